@@ -1,0 +1,168 @@
+package server
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// WouldBlock is the errno with which a FileSystem method says that it cannot
+// finish now without waiting (for a lock, a disk, a remote server) and has
+// changed nothing. The server then calls the method once more with the same
+// arguments and Request.MayWait set, on a thread that no queue depends on. It
+// never reaches the client, and a method must not return it when MayWait is set.
+const WouldBlock = unix.Errno(4096)
+
+// FileSystem answers FUSE requests, one method an opcode. Methods run
+// concurrently, one per Thread. Arguments (in, names, buffers, r itself) belong
+// to the thread and die when the method returns; out is zeroed before the call.
+// An errno of 0 is success. With any other errno nothing that the method put in
+// out is sent, and the method has left no lookup count or open handle behind.
+//
+// What a client may send wrongly is checked before: a body of full length, names
+// by fuseproto.ParseName, room for the reply, opcodes that change a read-only
+// share. Node IDs, file handles, offsets, sizes and flags are the client's words:
+// the file system checks them.
+//
+// Embed NotImplemented and write the methods that you have.
+type FileSystem interface {
+	Session
+	Names
+	Attributes
+	Files
+	Directories
+	Xattrs
+	Locks
+	Mappings
+}
+
+// InitParams is what INIT settles. The server fills in the client's side and
+// its own proposal; FileSystem.Init may lower or raise the proposal.
+type InitParams struct {
+	Minor   uint32       // agreed minor version, fp.MinMinorVersion to fp.KernelMinorVersion
+	Offered fp.InitFlags // what the client can do
+
+	// Flags goes back to the client, less what it did not offer. It comes with
+	// the flags that need nothing from the file system set.
+	Flags fp.InitFlags
+
+	MaxReadahead        uint32 // bytes
+	MaxWrite            uint32 // bytes of data in one READ or WRITE
+	MaxBackground       uint16
+	CongestionThreshold uint16
+	TimeGran            uint32 // granularity of timestamps, ns
+	MapAlignment        uint16 // log2 of the alignment of DAX mappings, with fp.InitMapAlignment
+	RequestTimeout      uint16 // seconds, with fp.InitRequestTimeout; 0 is none
+}
+
+// Session is the life of one mount and what concerns all of it.
+type Session interface {
+	// Init starts a session. No other method runs at the same time.
+	Init(p *InitParams) unix.Errno
+	// Destroy ends it: every node but the root and every handle is dropped.
+	// Requests on other threads may still be running.
+	Destroy()
+	Statfs(r *Request, out *fp.Kstatfs) unix.Errno
+	Syncfs(r *Request) unix.Errno
+}
+
+// Names makes, finds and removes directory entries. r.Header.NodeID is the
+// (old) parent directory.
+type Names interface {
+	// Lookup adds one to the lookup count of the node it answers with, as do
+	// all methods with an EntryOut or CreateOut.
+	Lookup(r *Request, name fp.Name, out *fp.EntryOut) unix.Errno
+	// Forget takes nlookup off the lookup count of nodeID; both may be forged.
+	Forget(nodeID, nlookup uint64)
+	Mknod(r *Request, in *fp.MknodIn, name fp.Name, out *fp.EntryOut) unix.Errno
+	Mkdir(r *Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno
+	Symlink(r *Request, name, target fp.Name, out *fp.EntryOut) unix.Errno
+	Link(r *Request, in *fp.LinkIn, newName fp.Name, out *fp.EntryOut) unix.Errno
+	Unlink(r *Request, name fp.Name) unix.Errno
+	Rmdir(r *Request, name fp.Name) unix.Errno
+	// Rename serves RENAME (Flags is 0) and RENAME2.
+	Rename(r *Request, in *fp.Rename2In, oldName, newName fp.Name) unix.Errno
+}
+
+// Attributes reads and changes the node r.Header.NodeID.
+type Attributes interface {
+	Getattr(r *Request, in *fp.GetattrIn, out *fp.AttrOut) unix.Errno
+	Setattr(r *Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno
+	Statx(r *Request, in *fp.StatxIn, out *fp.StatxOut) unix.Errno
+	Access(r *Request, in *fp.AccessIn) unix.Errno
+	// Readlink fills dst (PATH_MAX bytes) and returns the length, without NUL.
+	Readlink(r *Request, dst []byte) (int, unix.Errno)
+}
+
+// Files opens the node r.Header.NodeID and works on open files. An Fh is
+// checked to be a handle of that node.
+type Files interface {
+	Open(r *Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
+	Create(r *Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno
+	Tmpfile(r *Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno
+	// Read fills the client's buffers dst, of in.Size bytes together, from
+	// in.Offset on; less only at the end of the file.
+	Read(r *Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno)
+	// Write takes in.Size bytes from the client's buffers src.
+	Write(r *Request, in *fp.WriteIn, src []unix.Iovec) (int, unix.Errno)
+	Flush(r *Request, in *fp.FlushIn) unix.Errno
+	Release(r *Request, in *fp.ReleaseIn) unix.Errno
+	Fsync(r *Request, in *fp.FsyncIn) unix.Errno
+	Fallocate(r *Request, in *fp.FallocateIn) unix.Errno
+	Lseek(r *Request, in *fp.LseekIn, out *fp.LseekOut) unix.Errno
+	// CopyFileRange serves both forms; the server cuts what COPY_FILE_RANGE
+	// copies to what its 32-bit reply can say.
+	CopyFileRange(r *Request, in *fp.CopyFileRangeIn) (uint64, unix.Errno)
+	// Ioctl gets the argument data in in and puts out.Result and at most
+	// len(dst) bytes of data; it returns how many.
+	Ioctl(r *Request, in *fp.IoctlIn, data []byte, out *fp.IoctlOut, dst []byte) (int, unix.Errno)
+	Poll(r *Request, in *fp.PollIn, out *fp.PollOut) unix.Errno
+}
+
+// Directories lists directories. An Fh is checked to be a handle of the node.
+type Directories interface {
+	Opendir(r *Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
+	Readdir(r *Request, in *fp.ReadIn, out *DirWriter) unix.Errno
+	// Readdirplus adds one to the lookup count of each node that it could add
+	// to out, "." and ".." excepted.
+	Readdirplus(r *Request, in *fp.ReadIn, out *DirWriter) unix.Errno
+	Releasedir(r *Request, in *fp.ReleaseIn) unix.Errno
+	Fsyncdir(r *Request, in *fp.FsyncIn) unix.Errno
+}
+
+// Xattrs works on the extended attributes of the node r.Header.NodeID. Names
+// are non-empty and at most XATTR_NAME_MAX bytes.
+type Xattrs interface {
+	// Getxattr and Listxattr fill dst and return the length; with an empty dst
+	// they return the length that is needed. ERANGE when dst is too small.
+	Getxattr(r *Request, name fp.Name, dst []byte) (int, unix.Errno)
+	Listxattr(r *Request, dst []byte) (int, unix.Errno)
+	// Setxattr gets in.SetxattrFlags only when SETXATTR_EXT was agreed.
+	Setxattr(r *Request, in *fp.SetxattrIn, name fp.Name, value []byte) unix.Errno
+	Removexattr(r *Request, name fp.Name) unix.Errno
+}
+
+// Locks are advisory file locks, POSIX or flock (fp.LkFlock).
+type Locks interface {
+	Getlk(r *Request, in *fp.LkIn, out *fp.LkOut) unix.Errno
+	// Setlk takes or drops a lock. When wait is set and another owner holds the
+	// lock it returns WouldBlock, or waits when r.MayWait is set, until
+	// r.Canceled is closed (EINTR).
+	Setlk(r *Request, in *fp.LkIn, wait bool) unix.Errno
+}
+
+// Mappings maps file ranges into the client's DAX window.
+type Mappings interface {
+	SetupMapping(r *Request, in *fp.SetupMappingIn) unix.Errno
+	RemoveMapping(r *Request, list []fp.RemoveMappingOne) unix.Errno
+}
+
+// ThreadStarter is implemented by a FileSystem that keeps state per operating
+// system thread (credentials, umask, working directory). The server calls it on
+// each new Thread, on the goroutine that will use it and after that goroutine
+// was locked to its operating system thread; the state goes in t.Local.
+type ThreadStarter interface {
+	StartThread(t *Thread) error
+	// StopThread releases what StartThread took.
+	StopThread(t *Thread)
+}

@@ -1,0 +1,31 @@
+package server
+
+import (
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// Request is the request that a Thread is serving.
+type Request struct {
+	Header fp.InHeader
+
+	// Groups are the supplementary groups that FUSE_EXT_GROUPS brought.
+	Groups []uint32
+	// Security are the security contexts that a new file shall get, from the
+	// FUSE_SECURITY_CTX extension.
+	Security []SecurityContext
+
+	// MayWait says that the method may block; see WouldBlock.
+	MayWait bool
+	// Canceled is closed when nobody wants the answer any more (INTERRUPT, a
+	// stopped queue). It is nil unless MayWait is set.
+	Canceled <-chan struct{}
+
+	// Thread is the thread that serves this request.
+	Thread *Thread
+}
+
+// SecurityContext is one label: the name of an extended attribute and its value.
+type SecurityContext struct {
+	Name  fp.Name
+	Value []byte
+}
