@@ -1,0 +1,164 @@
+package virtqueue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrBadChain is wrapped by Pop's error for a descriptor chain that breaks a rule.
+// The chain's Head is valid: it is given back with Push and a length of 0, or with
+// an answer if enough of it could be read.
+var ErrBadChain = errors.New("malformed descriptor chain")
+
+// MaxChainBytes is the longest chain, in bytes (virtio 1.2, 2.7.5.2: "a driver
+// MUST NOT add a descriptor chain longer than 2^32 bytes in total").
+const MaxChainBytes = 1 << 32
+
+// maxIndirect bounds an indirect table's entries.
+const maxIndirect = 32768
+
+// Chain is one descriptor chain as buffers in this process. The caller keeps it
+// and passes it to Pop again, so the slices live until then.
+type Chain struct {
+	Head uint16
+
+	iov      []unix.Iovec
+	readable int // entries of iov that are device-readable; the others follow
+	readLen  uint64
+	writeLen uint64
+}
+
+// Readable are the device-readable buffers, in order.
+func (c *Chain) Readable() []unix.Iovec { return c.iov[:c.readable:c.readable] }
+
+// Writable are the device-writable buffers, in order.
+func (c *Chain) Writable() []unix.Iovec { return c.iov[c.readable:] }
+
+// ReadableLen and WritableLen are the buffers' lengths together, in bytes.
+func (c *Chain) ReadableLen() uint64 { return c.readLen }
+
+// WritableLen is the length of the device-writable buffers.
+func (c *Chain) WritableLen() uint64 { return c.writeLen }
+
+// Clone is a copy for a request that is finished after the next Pop. Its buffers
+// are valid as long as the caller holds a reference on the Memory.
+func (c *Chain) Clone() *Chain {
+	d := *c
+	d.iov = slices.Clone(c.iov)
+	return &d
+}
+
+func (c *Chain) reset(head uint16) {
+	c.Head = head
+	c.iov = c.iov[:0]
+	c.readable, c.readLen, c.writeLen = 0, 0, 0
+}
+
+func badChain(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrBadChain, fmt.Sprintf(format, args...))
+}
+
+// walk collects the chain that begins at c.Head (virtio 1.2, 2.7.5). A chain may be
+// direct descriptors, the last of which may point to an indirect table.
+func (q *Queue) walk(c *Chain) error {
+	table, indirect := q.ring.desc, false
+	i, left := int(c.Head), len(table)
+	for {
+		if left--; left < 0 {
+			return badChain("it has a loop")
+		}
+		d := table[i] // the only read of this descriptor
+		if d.flags&descIndirect != 0 {
+			if indirect {
+				return badChain("an indirect table in an indirect table")
+			}
+			var err error
+			if table, err = q.indirectTable(&d); err != nil {
+				return err
+			}
+			indirect, i, left = true, 0, len(table)
+			continue
+		}
+		if err := q.add(c, &d); err != nil {
+			return err
+		}
+		if d.flags&descNext == 0 {
+			return nil
+		}
+		if int(d.next) >= len(table) {
+			return badChain("next index %d of %d", d.next, len(table))
+		}
+		i = int(d.next)
+	}
+}
+
+// indirectTable is the table that an indirect descriptor points to (virtio 1.2,
+// 2.7.5.3). A table that lies across two regions is copied.
+func (q *Queue) indirectTable(d *desc) ([]desc, error) {
+	n := int(d.len / descSize)
+	switch {
+	case !q.cfg.Indirect:
+		return nil, badChain("an indirect descriptor, which was not negotiated")
+	case d.flags&descNext != 0:
+		return nil, badChain("an indirect descriptor with a next")
+	case n == 0 || d.len%descSize != 0 || n > maxIndirect:
+		return nil, badChain("an indirect table of %d bytes", d.len)
+	}
+	if b := q.mem.Guest(d.addr, uint64(d.len)); b != nil && uintptr(unsafe.Pointer(unsafe.SliceData(b)))%8 == 0 {
+		return unsafe.Slice((*desc)(unsafe.Pointer(unsafe.SliceData(b))), n), nil
+	}
+	if cap(q.table) < n {
+		q.table = make([]desc, n)
+	}
+	q.table = q.table[:n]
+	to := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(q.table))), n*descSize)
+	for addr := d.addr; len(to) > 0; {
+		r := q.mem.at(addr)
+		if r == nil {
+			return nil, badChain("an indirect table at guest address %#x, outside memory", d.addr)
+		}
+		copied := copy(to, r.Host[addr-r.GuestAddr:])
+		to, addr = to[copied:], addr+uint64(copied)
+	}
+	return q.table, nil
+}
+
+// add appends one descriptor's buffer, which may lie in several regions. Buffers of
+// length 0 are allowed by the specification, and skipped.
+func (q *Queue) add(c *Chain, d *desc) error {
+	addr, left := d.addr, uint64(d.len)
+	if d.flags&descWrite != 0 {
+		c.writeLen += left
+	} else {
+		if c.writeLen > 0 || len(c.iov) > c.readable {
+			return badChain("a device-readable buffer after a device-writable one")
+		}
+		c.readLen += left
+	}
+	if c.readLen+c.writeLen > MaxChainBytes {
+		return badChain("more than 2^32 bytes")
+	}
+	for left > 0 {
+		r := q.mem.at(addr)
+		if r == nil {
+			return badChain("a buffer of %d bytes at guest address %#x, outside memory", d.len, d.addr)
+		}
+		part := r.Host[addr-r.GuestAddr:]
+		if uint64(len(part)) > left {
+			part = part[:left]
+		}
+		iov := unix.Iovec{Base: unsafe.SliceData(part)}
+		iov.SetLen(len(part))
+		c.iov = append(c.iov, iov)
+		if d.flags&descWrite == 0 {
+			c.readable++
+		}
+		left -= uint64(len(part))
+		addr += uint64(len(part)) // can't wrap: regions don't
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package virtqueue
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// LogPage is the number of bytes that one bit of the dirty log stands for
+// (vhost-user, "Migration": VHOST_LOG_PAGE).
+const LogPage = 4096
+
+// Log is the bitmap of pages that the device wrote, shared with the front-end
+// during migration (SET_LOG_BASE). Safe for concurrent use.
+type Log struct {
+	words []uint32
+}
+
+// NewLog uses the mapping b, which must be aligned to 4 bytes; a rest of b that is
+// no whole word is not used.
+func NewLog(b []byte) *Log {
+	return &Log{words: unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)}
+}
+
+// Mark sets the bits of the pages with n bytes from a guest address on. Pages
+// beyond the bitmap are ignored.
+func (l *Log) Mark(guestAddr, n uint64) {
+	if n == 0 || guestAddr+n < guestAddr {
+		return
+	}
+	for page := guestAddr / LogPage; page <= (guestAddr+n-1)/LogPage; page++ {
+		if page/32 >= uint64(len(l.words)) {
+			return
+		}
+		atomic.OrUint32(&l.words[page/32], 1<<(page%32))
+	}
+}
+
+// logTarget is a log as a queue sees it.
+type logTarget struct{ log *Log }
+
+// SetLog starts logging to l, or ends it with nil. It may be called at any time
+// from any goroutine. The caller keeps the mapping until queues have passed a
+// batch boundary.
+func (q *Queue) SetLog(l *Log) {
+	if l == nil {
+		q.log.Store(nil)
+		return
+	}
+	q.log.Store(&logTarget{l})
+}
+
+// markChain marks the first written bytes of the chain's device-writable buffers.
+func (t *logTarget) markChain(m *Memory, c *Chain, written uint32) {
+	left := uint64(written)
+	for _, v := range c.Writable() {
+		if left == 0 {
+			return
+		}
+		n := min(left, uint64(v.Len))
+		if addr, ok := m.hostToGuest(unsafe.Pointer(v.Base)); ok {
+			t.log.Mark(addr, n)
+		}
+		left -= n
+	}
+}
+
+// markUsed marks what publishing entries old to now writes in the used ring.
+func (t *logTarget) markUsed(cfg *Config, old, now uint16) {
+	t.log.Mark(cfg.UsedLog, 4)
+	for i := old; i != now; i++ {
+		t.log.Mark(cfg.UsedLog+4+8*uint64(i&(cfg.Size-1)), 8)
+	}
+	t.log.Mark(cfg.UsedLog+4+8*uint64(cfg.Size), 2)
+}
