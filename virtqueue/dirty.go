@@ -36,17 +36,21 @@ func (l *Log) Mark(guestAddr, n uint64) {
 }
 
 // logTarget is a log as a queue sees it.
-type logTarget struct{ log *Log }
+type logTarget struct {
+	log     *Log
+	used    uint64 // guest address of the used ring
+	logUsed bool
+}
 
-// SetLog starts logging to l, or ends it with nil. It may be called at any time
-// from any goroutine. The caller keeps the mapping until queues have passed a
-// batch boundary.
-func (q *Queue) SetLog(l *Log) {
+// SetLog starts logging to l, or ends it with nil; used is the guest address of the
+// used ring, whose pages are marked when logUsed is set. It may be called at any
+// time from any goroutine. The caller keeps the mapping until the queue is stopped.
+func (q *Queue) SetLog(l *Log, used uint64, logUsed bool) {
 	if l == nil {
 		q.log.Store(nil)
 		return
 	}
-	q.log.Store(&logTarget{l})
+	q.log.Store(&logTarget{l, used, logUsed})
 }
 
 // markChain marks the first written bytes of the chain's device-writable buffers.
@@ -64,11 +68,14 @@ func (t *logTarget) markChain(m *Memory, c *Chain, written uint32) {
 	}
 }
 
-// markUsed marks what publishing entries old to now writes in the used ring.
-func (t *logTarget) markUsed(cfg *Config, old, now uint16) {
-	t.log.Mark(cfg.UsedLog, 4)
-	for i := old; i != now; i++ {
-		t.log.Mark(cfg.UsedLog+4+8*uint64(i&(cfg.Size-1)), 8)
+// markUsed marks what publishing entries old to now writes in a used ring of size.
+func (t *logTarget) markUsed(size, old, now uint16) {
+	if !t.logUsed {
+		return
 	}
-	t.log.Mark(cfg.UsedLog+4+8*uint64(cfg.Size), 2)
+	t.log.Mark(t.used, 4)
+	for i := old; i != now; i++ {
+		t.log.Mark(t.used+4+8*uint64(i&(size-1)), 8)
+	}
+	t.log.Mark(t.used+4+8*uint64(size), 2)
 }

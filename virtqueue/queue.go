@@ -18,8 +18,6 @@ const MaxSize = 32768
 type Config struct {
 	Size              uint16
 	Desc, Avail, Used uint64 // front-end addresses
-	UsedLog           uint64 // guest address of the used ring, for the dirty log
-	LogUsed           bool   // writes to the used ring are logged at UsedLog
 	Base              uint16 // next index of the available ring to read
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC
@@ -192,8 +190,8 @@ func (q *Queue) Flush() (notify bool) {
 	if old == now {
 		return false
 	}
-	if target := q.log.Load(); target != nil && q.cfg.LogUsed {
-		target.markUsed(&q.cfg, old, now)
+	if target := q.log.Load(); target != nil {
+		target.markUsed(q.cfg.Size, old, now)
 	}
 	q.ring.setUsed(0, now)
 	q.published = now

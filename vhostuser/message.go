@@ -1,0 +1,296 @@
+package vhostuser
+
+import (
+	"fmt"
+	"structs"
+	"unsafe"
+)
+
+// Header precedes every message, in both directions. All fields of this
+// protocol are in the machine's byte order (vhost-user, "Message Specification").
+type Header struct {
+	_       structs.HostLayout
+	Request uint32
+	Flags   uint32
+	Size    uint32 // of the body
+}
+
+// Bits of Header.Flags.
+const (
+	FlagVersionMask uint32 = 0x3
+	FlagVersion     uint32 = 0x1
+	FlagReply       uint32 = 1 << 2
+	FlagNeedReply   uint32 = 1 << 3 // with ProtocolReplyAck: answer even if the request has no reply of its own
+)
+
+// Limits of messages.
+const (
+	// HeaderSize is the size of Header on the wire.
+	HeaderSize = 12
+	// MaxBodySize bounds a body. The largest one defined is the reply to
+	// GET_SHMEM_CONFIG with 2056 bytes; requests carry at most a device's
+	// configuration space.
+	MaxBodySize = 4096
+	// MaxMessageFDs bounds the descriptors of one message: SET_MEM_TABLE with
+	// MaxTableRegions regions.
+	MaxMessageFDs = 8
+	// MaxTableRegions is how many regions SET_MEM_TABLE can hold.
+	MaxTableRegions = 8
+	// MaxConfigSize is the largest configuration space (VHOST_USER_MAX_CONFIG_SIZE).
+	MaxConfigSize = 256
+	// MaxSharedMemoryRegions is the length of SharedMemoryConfig.Sizes.
+	MaxSharedMemoryRegions = 256
+)
+
+// Request is the number of a request that the front-end sends.
+type Request uint32
+
+// Requests of the front-end (vhost-user, "Front-end message types").
+const (
+	GetFeatures         Request = 1
+	SetFeatures         Request = 2
+	SetOwner            Request = 3
+	ResetOwner          Request = 4
+	SetMemTable         Request = 5
+	SetLogBase          Request = 6
+	SetLogFD            Request = 7
+	SetVringNum         Request = 8
+	SetVringAddr        Request = 9
+	SetVringBase        Request = 10
+	GetVringBase        Request = 11
+	SetVringKick        Request = 12
+	SetVringCall        Request = 13
+	SetVringErr         Request = 14
+	GetProtocolFeatures Request = 15
+	SetProtocolFeatures Request = 16
+	GetQueueNum         Request = 17
+	SetVringEnable      Request = 18
+	SendRARP            Request = 19
+	NetSetMTU           Request = 20
+	SetBackendReqFD     Request = 21
+	IOTLBMsg            Request = 22
+	SetVringEndian      Request = 23
+	GetConfig           Request = 24
+	SetConfig           Request = 25
+	CreateCryptoSession Request = 26
+	CloseCryptoSession  Request = 27
+	PostcopyAdvise      Request = 28
+	PostcopyListen      Request = 29
+	PostcopyEnd         Request = 30
+	GetInflightFD       Request = 31
+	SetInflightFD       Request = 32
+	GPUSetSocket        Request = 33
+	ResetDevice         Request = 34
+	VringKick           Request = 35
+	GetMaxMemSlots      Request = 36
+	AddMemReg           Request = 37
+	RemMemReg           Request = 38
+	SetStatus           Request = 39
+	GetStatus           Request = 40
+	GetSharedObject     Request = 41
+	SetDeviceStateFD    Request = 42
+	CheckDeviceState    Request = 43
+	GetShmemConfig      Request = 44
+)
+
+// BackendRequest is the number of a request that the back-end sends over the
+// channel of SET_BACKEND_REQ_FD.
+type BackendRequest uint32
+
+// Requests of the back-end (vhost-user, "Back-end message types").
+const (
+	BackendIOTLBMsg           BackendRequest = 1
+	BackendConfigChange       BackendRequest = 2
+	BackendVringHostNotifier  BackendRequest = 3
+	BackendVringCall          BackendRequest = 4
+	BackendVringErr           BackendRequest = 5
+	BackendSharedObjectAdd    BackendRequest = 6
+	BackendSharedObjectRemove BackendRequest = 7
+	BackendSharedObjectLookup BackendRequest = 8
+	BackendSharedMemoryMap    BackendRequest = 9
+	BackendSharedMemoryUnmap  BackendRequest = 10
+)
+
+var requestNames = [...]string{
+	GetFeatures: "GET_FEATURES", SetFeatures: "SET_FEATURES", SetOwner: "SET_OWNER",
+	ResetOwner: "RESET_OWNER", SetMemTable: "SET_MEM_TABLE", SetLogBase: "SET_LOG_BASE",
+	SetLogFD: "SET_LOG_FD", SetVringNum: "SET_VRING_NUM", SetVringAddr: "SET_VRING_ADDR",
+	SetVringBase: "SET_VRING_BASE", GetVringBase: "GET_VRING_BASE", SetVringKick: "SET_VRING_KICK",
+	SetVringCall: "SET_VRING_CALL", SetVringErr: "SET_VRING_ERR",
+	GetProtocolFeatures: "GET_PROTOCOL_FEATURES", SetProtocolFeatures: "SET_PROTOCOL_FEATURES",
+	GetQueueNum: "GET_QUEUE_NUM", SetVringEnable: "SET_VRING_ENABLE", SendRARP: "SEND_RARP",
+	NetSetMTU: "NET_SET_MTU", SetBackendReqFD: "SET_BACKEND_REQ_FD", IOTLBMsg: "IOTLB_MSG",
+	SetVringEndian: "SET_VRING_ENDIAN", GetConfig: "GET_CONFIG", SetConfig: "SET_CONFIG",
+	CreateCryptoSession: "CREATE_CRYPTO_SESSION", CloseCryptoSession: "CLOSE_CRYPTO_SESSION",
+	PostcopyAdvise: "POSTCOPY_ADVISE", PostcopyListen: "POSTCOPY_LISTEN", PostcopyEnd: "POSTCOPY_END",
+	GetInflightFD: "GET_INFLIGHT_FD", SetInflightFD: "SET_INFLIGHT_FD", GPUSetSocket: "GPU_SET_SOCKET",
+	ResetDevice: "RESET_DEVICE", VringKick: "VRING_KICK", GetMaxMemSlots: "GET_MAX_MEM_SLOTS",
+	AddMemReg: "ADD_MEM_REG", RemMemReg: "REM_MEM_REG", SetStatus: "SET_STATUS",
+	GetStatus: "GET_STATUS", GetSharedObject: "GET_SHARED_OBJECT",
+	SetDeviceStateFD: "SET_DEVICE_STATE_FD", CheckDeviceState: "CHECK_DEVICE_STATE",
+	GetShmemConfig: "GET_SHMEM_CONFIG",
+}
+
+// String returns the specification's name without its prefix.
+func (r Request) String() string {
+	if int64(r) < int64(len(requestNames)) && requestNames[r] != "" {
+		return requestNames[r]
+	}
+	return fmt.Sprintf("request %d", uint32(r))
+}
+
+var backendRequestNames = [...]string{
+	BackendIOTLBMsg: "BACKEND_IOTLB_MSG", BackendConfigChange: "BACKEND_CONFIG_CHANGE_MSG",
+	BackendVringHostNotifier: "BACKEND_VRING_HOST_NOTIFIER_MSG",
+	BackendVringCall:         "BACKEND_VRING_CALL", BackendVringErr: "BACKEND_VRING_ERR",
+	BackendSharedObjectAdd: "BACKEND_SHARED_OBJECT_ADD", BackendSharedObjectRemove: "BACKEND_SHARED_OBJECT_REMOVE",
+	BackendSharedObjectLookup: "BACKEND_SHARED_OBJECT_LOOKUP",
+	BackendSharedMemoryMap:    "BACKEND_SHMEM_MAP", BackendSharedMemoryUnmap: "BACKEND_SHMEM_UNMAP",
+}
+
+// String returns the specification's name without its prefix.
+func (r BackendRequest) String() string {
+	if int64(r) < int64(len(backendRequestNames)) && backendRequestNames[r] != "" {
+		return backendRequestNames[r]
+	}
+	return fmt.Sprintf("back-end request %d", uint32(r))
+}
+
+// U64 is the body of requests and replies that are one number: features, acks,
+// queue counts, SET_VRING_KICK, CALL and ERR.
+type U64 struct {
+	_     structs.HostLayout
+	Value uint64
+}
+
+// Bits of U64 in SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
+const (
+	VringIndexMask uint64 = 0xff
+	VringNoFD      uint64 = 1 << 8 // no descriptor is attached: poll the ring, or do not notify
+)
+
+// VringState is a ring's index and one number: its size (SET_VRING_NUM), next
+// available index (SET and GET_VRING_BASE) or switch (SET_VRING_ENABLE). It is
+// also the body of VRING_KICK and of the back-end's VRING_CALL and VRING_ERR.
+type VringState struct {
+	_     structs.HostLayout
+	Index uint32
+	Num   uint32
+}
+
+// VringAddr says where a ring's three areas are, as front-end addresses. Log is
+// the guest address whose pages are marked when the used ring is written.
+type VringAddr struct {
+	_     structs.HostLayout
+	Index uint32
+	Flags uint32
+	Desc  uint64
+	Used  uint64
+	Avail uint64
+	Log   uint64
+}
+
+// VringAddrLog in VringAddr.Flags turns dirty logging of the used ring on.
+const VringAddrLog uint32 = 1
+
+// MemoryHeader begins the body of SET_MEM_TABLE; Regions MemoryRegion follow.
+type MemoryHeader struct {
+	_       structs.HostLayout
+	Regions uint32
+	_       uint32
+}
+
+// MemoryRegion is a range of guest memory and its place in an attached file.
+type MemoryRegion struct {
+	_          structs.HostLayout
+	GuestAddr  uint64
+	Size       uint64
+	UserAddr   uint64 // in the front-end
+	MmapOffset uint64 // in the file
+}
+
+// SingleRegion is the body of ADD_MEM_REG and REM_MEM_REG.
+type SingleRegion struct {
+	_      structs.HostLayout
+	_      uint64
+	Region MemoryRegion
+}
+
+// LogDescription is the body of SET_LOG_BASE with LOG_SHMFD.
+type LogDescription struct {
+	_      structs.HostLayout
+	Size   uint64
+	Offset uint64
+}
+
+// InflightDescription is the body of GET_INFLIGHT_FD and its reply, and of
+// SET_INFLIGHT_FD.
+type InflightDescription struct {
+	_          structs.HostLayout
+	MmapSize   uint64
+	MmapOffset uint64
+	NumQueues  uint16
+	QueueSize  uint16
+	_          [4]byte
+}
+
+// ConfigHeader begins the body of GET_CONFIG, its reply and SET_CONFIG; Size
+// bytes follow.
+type ConfigHeader struct {
+	_      structs.HostLayout
+	Offset uint32
+	Size   uint32
+	Flags  uint32
+}
+
+// TransferState is the body of SET_DEVICE_STATE_FD.
+type TransferState struct {
+	_         structs.HostLayout
+	Direction uint32
+	Phase     uint32
+}
+
+// Values of TransferState.Direction and TransferState.Phase.
+const (
+	TransferSave         uint32 = 0 // the back-end writes its state
+	TransferLoad         uint32 = 1 // the back-end reads its state
+	TransferPhaseStopped uint32 = 0 // rings are stopped; the only phase defined
+)
+
+// Bits of the reply to SET_DEVICE_STATE_FD.
+const TransferNoFD uint64 = 1 << 8 // no descriptor attached: use the one that was sent
+
+// SharedMemoryConfig is the reply to GET_SHMEM_CONFIG. The index in Sizes is the
+// region's id; Regions counts the sizes that are not 0.
+type SharedMemoryConfig struct {
+	_       structs.HostLayout
+	Regions uint32
+	_       uint32
+	Sizes   [MaxSharedMemoryRegions]uint64
+}
+
+// SharedMemoryMap is the body of the back-end's SHMEM_MAP and SHMEM_UNMAP.
+type SharedMemoryMap struct {
+	_          structs.HostLayout
+	ID         uint8
+	_          [7]byte
+	FileOffset uint64
+	Offset     uint64 // in the shared memory region
+	Length     uint64
+	Flags      uint64
+}
+
+// SharedMemoryWritable in SharedMemoryMap.Flags asks for a writable mapping.
+const SharedMemoryWritable uint64 = 1
+
+// Bytes is the memory of v, for reading it from or writing it to the wire. T is
+// one of the structs above: no pointers, and no padding beside blank fields.
+func Bytes[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+}
+
+// Decode copies a T from the start of b; ok is false when b is too short.
+func Decode[T any](b []byte) (v T, ok bool) {
+	ok = copy(Bytes(&v), b) == int(unsafe.Sizeof(v))
+	return v, ok
+}

@@ -1,0 +1,144 @@
+package virtiofs
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// Limits of a device.
+const (
+	// TagSize is the length of the tag field in the configuration space, in
+	// bytes (virtio 1.2, 5.11.4).
+	TagSize = 36
+	// MaxRequestQueues is the largest Options.RequestQueues.
+	MaxRequestQueues = 255
+	// MaxQueueSize is the largest ring, the limit of split virtqueues.
+	MaxQueueSize = 32768
+)
+
+// Options are a device's parameters.
+type Options struct {
+	// Tag names the share to the guest. With an empty tag the device offers no
+	// configuration space: QEMU has one of its own, other front-ends (crosvm,
+	// User-Mode Linux) need the device's.
+	Tag string
+	// RequestQueues is how many request queues the front-end may set up; 0 is 1.
+	RequestQueues int
+	Log           *logrus.Entry
+}
+
+// Device is one virtio-fs device; it implements vhostuser.Device. It outlives a
+// connection: after a front-end went away, the next one may be served.
+type Device struct {
+	server  *server.Server
+	opts    Options
+	config  []byte
+	workers []*worker // by queue; nil when stopped
+	stopped bool      // a queue was stopped since the last start
+}
+
+var _ vhostuser.Device = (*Device)(nil)
+
+// New returns a device that serves requests with s. The options are checked:
+// a tag is at most TagSize bytes without NUL.
+func New(s *server.Server, opts Options) (*Device, error) {
+	if opts.RequestQueues == 0 {
+		opts.RequestQueues = 1
+	}
+	if opts.RequestQueues < 0 || opts.RequestQueues > MaxRequestQueues {
+		return nil, fmt.Errorf("virtiofs: %d request queues: want 1 to %d", opts.RequestQueues, MaxRequestQueues)
+	}
+	if opts.Log == nil {
+		opts.Log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	d := &Device{server: s, opts: opts, workers: make([]*worker, 1+opts.RequestQueues)}
+	if opts.Tag != "" {
+		config, err := configSpace(opts.Tag, opts.RequestQueues)
+		if err != nil {
+			return nil, err
+		}
+		d.config = config
+	}
+	return d, nil
+}
+
+// configSpace is struct virtio_fs_config without notify_buf_size, which only
+// devices with VIRTIO_FS_F_NOTIFICATION have (virtio 1.2, 5.11.4).
+func configSpace(tag string, requestQueues int) ([]byte, error) {
+	b := make([]byte, TagSize+4)
+	if len(tag) > TagSize {
+		return nil, fmt.Errorf("virtiofs: tag %q has %d bytes, at most %d fit", tag, len(tag), TagSize)
+	}
+	for i := range len(tag) {
+		if tag[i] == 0 {
+			return nil, fmt.Errorf("virtiofs: tag %q has a NUL byte", tag)
+		}
+	}
+	copy(b, tag)
+	binary.LittleEndian.PutUint32(b[TagSize:], uint32(requestQueues))
+	return b, nil
+}
+
+// Serve serves one front-end until it disconnects or ctx ends, and closes conn.
+func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
+	err := vhostuser.NewConn(conn, d, d.opts.Log).Serve(ctx)
+	// The next front-end's guest may be another one, or the same one after a
+	// reboot: its INIT starts a new session.
+	d.server.Restarted()
+	return err
+}
+
+// Features implements vhostuser.Device; a virtio-fs device has none of its own
+// that a Linux driver knows.
+func (d *Device) Features() uint64 { return 0 }
+
+// ProtocolFeatures implements vhostuser.Device; nothing beyond Conn's own.
+func (d *Device) ProtocolFeatures() vhostuser.ProtocolFeatures { return 0 }
+
+// Negotiated implements vhostuser.Device.
+func (d *Device) Negotiated(uint64, vhostuser.ProtocolFeatures) error { return nil }
+
+// NumQueues implements vhostuser.Device: the high-priority queue and the
+// request queues.
+func (d *Device) NumQueues() int { return len(d.workers) }
+
+// MaxQueueSize implements vhostuser.Device.
+func (d *Device) MaxQueueSize() int { return MaxQueueSize }
+
+// Config implements vhostuser.Device; nil without a tag.
+func (d *Device) Config() []byte { return d.config }
+
+// StartQueue implements vhostuser.Device: it starts the queue's worker.
+func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
+	if d.stopped {
+		d.stopped = false
+		d.server.Restarted()
+	}
+	w, err := startWorker(d.server, index, v, d.opts.Log.WithField("queue", index))
+	if err != nil {
+		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
+	}
+	d.workers[index] = w
+	return nil
+}
+
+// StopQueue implements vhostuser.Device: it returns when the worker has ended
+// and no request of the queue is left.
+func (d *Device) StopQueue(index int) error {
+	if w := d.workers[index]; w != nil {
+		w.stop()
+		d.workers[index] = nil
+		d.stopped = true
+	}
+	return nil
+}
+
+// Reset implements vhostuser.Device: the guest's session is gone.
+func (d *Device) Reset() { d.server.Reset() }

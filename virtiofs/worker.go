@@ -1,0 +1,312 @@
+package virtiofs
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+	"github.com/govirtiofs/govirtiofs/virtqueue"
+
+	"golang.org/x/sys/unix"
+)
+
+// Replies are published, and the driver called, at the latest after so many
+// requests or bytes: a batch must not make its first reply wait for its last.
+const (
+	flushRequests = 16
+	flushBytes    = 64 << 10
+)
+
+// worker serves one running queue. Fields without a comment belong to its
+// goroutine.
+type worker struct {
+	server *server.Server
+	log    *logrus.Entry
+	vring  vhostuser.Vring
+	queue  *virtqueue.Queue
+	bell   *bell // shared, safe for concurrent use
+
+	thread    *server.Thread
+	chain     virtqueue.Chain
+	unflushed int
+	bytes     uint64
+	waiting   map[*waiting]struct{}
+	broken    bool // the ring makes no sense; nothing more is read from it
+	canceled  bool // the waiting requests have been told to end
+
+	badChain rate.Sometimes
+	ringGone rate.Sometimes
+	stopping atomic.Bool
+	exited   chan struct{} // closed when the goroutine and its requests are gone
+	hasDone  atomic.Bool   // done is not empty
+	mu       sync.Mutex    // guards done
+	done     []*waiting    // finished elsewhere, to be put in the used ring
+}
+
+// waiting is a request that left the queue's thread.
+type waiting struct {
+	worker   *worker
+	deferred *server.Deferred
+	chain    *virtqueue.Chain
+	memory   *virtqueue.Memory // kept until the chain is in the used ring
+	written  uint32
+}
+
+// startWorker starts the goroutine of a queue and waits until its thread is
+// ready.
+func startWorker(s *server.Server, index int, v vhostuser.Vring, log *logrus.Entry) (*worker, error) {
+	b, err := newBell(v.Kick)
+	if err != nil {
+		return nil, err
+	}
+	w := &worker{
+		server:   s,
+		log:      log,
+		vring:    v,
+		queue:    v.Queue,
+		bell:     b,
+		waiting:  make(map[*waiting]struct{}),
+		badChain: rate.Sometimes{Interval: time.Second},
+		ringGone: rate.Sometimes{Interval: time.Second},
+		exited:   make(chan struct{}),
+	}
+	ready := make(chan error)
+	go w.run(ready)
+	if err := <-ready; err != nil {
+		b.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// stop ends the worker and returns when nothing of the queue is in flight.
+func (w *worker) stop() {
+	w.stopping.Store(true)
+	w.bell.ring()
+	<-w.exited
+	w.bell.close()
+}
+
+// run is the queue's goroutine. It ends when the queue is stopped, or when its
+// thread is no longer fit and a successor has taken over.
+func (w *worker) run(ready chan<- error) {
+	thread, err := w.server.StartThread()
+	if ready != nil {
+		ready <- err
+	}
+	if err != nil {
+		if ready == nil { // a successor: the queue has no thread any more
+			w.log.WithError(err).Error("queue stopped: no new thread")
+			w.broken = true
+			go w.idle()
+		}
+		return
+	}
+	w.thread = thread
+	debug.SetPanicOnFault(true)
+	for {
+		timeout := w.batch()
+		if w.stopping.Load() && len(w.waiting) == 0 {
+			w.server.StopThread(thread)
+			close(w.exited)
+			return
+		}
+		if thread.Broken() {
+			w.server.StopThread(thread)
+			go w.run(nil)
+			return
+		}
+		w.bell.wait(timeout)
+	}
+}
+
+// idle stands in for run when there is no thread to serve with: it only gives
+// back what is still waiting, and ends with the queue.
+func (w *worker) idle() {
+	for !w.stopping.Load() || len(w.waiting) > 0 {
+		w.batch()
+		w.bell.wait(-1)
+	}
+	close(w.exited)
+}
+
+// batch serves all that is in the ring and returns how long the worker may
+// sleep at most, in milliseconds, or -1.
+func (w *worker) batch() (timeout int) {
+	if err := w.queue.Begin(); err != nil {
+		// The ring's memory is not mapped at the moment. The front-end may be
+		// about to map it elsewhere; a kick of meanwhile is not repeated.
+		w.ringGone.Do(func() { w.log.WithError(err).Warn("ring memory is gone; waiting for it") })
+		w.dropDone()
+		return 100
+	}
+	defer w.queue.End()
+	if err := w.drain(); err != nil {
+		w.broken = true
+		w.log.WithError(err).Error("queue stopped; it serves again after the front-end has set it up anew")
+		w.vring.Err.Notify()
+	}
+	return -1
+}
+
+// drain serves until the ring is empty. Its error means that the queue can't go
+// on: the driver wrote nonsense in the ring, or guest memory is gone.
+func (w *worker) drain() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = w.fault(r)
+		}
+	}()
+	for {
+		if w.broken {
+			w.dropDone()
+			return nil
+		}
+		w.queue.DisableKicks()
+		for !w.stopping.Load() && !w.thread.Broken() {
+			w.reap()
+			more, err := w.queue.Pop(&w.chain)
+			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) {
+				w.flush()
+				return err
+			}
+			if err != nil {
+				w.refuse(err)
+			} else if !more {
+				break
+			} else {
+				w.serve()
+			}
+		}
+		if w.stopping.Load() {
+			w.cancelWaiting()
+		}
+		w.reap()
+		w.flush()
+		if !w.queue.EnableKicks() || w.stopping.Load() || w.thread.Broken() {
+			return nil
+		}
+	}
+}
+
+// serve serves the chain that was popped.
+func (w *worker) serve() {
+	written, deferred := w.server.Handle(w.thread, w.chain.Readable(), w.chain.Writable())
+	if deferred != nil {
+		w.park(deferred)
+		return
+	}
+	w.push(&w.chain, written)
+}
+
+// refuse gives back a chain that is malformed.
+func (w *worker) refuse(err error) {
+	w.badChain.Do(func() { w.log.WithError(err).Warn("guest sent a malformed descriptor chain") })
+	w.push(&w.chain, w.server.Refuse(w.thread, w.chain.Readable(), w.chain.Writable(), unix.EIO))
+}
+
+// push puts a chain in the used ring and publishes if the batch is large.
+func (w *worker) push(c *virtqueue.Chain, written uint32) {
+	w.queue.Push(c, written)
+	w.unflushed++
+	w.bytes += uint64(written)
+	if w.unflushed >= flushRequests || w.bytes >= flushBytes {
+		w.flush()
+	}
+}
+
+// flush publishes what was pushed and calls the driver if it wants that.
+func (w *worker) flush() {
+	if w.unflushed == 0 {
+		return
+	}
+	w.unflushed, w.bytes = 0, 0
+	if w.queue.Flush() {
+		w.vring.Call.Notify()
+	}
+}
+
+// park takes a request that has to wait off the queue's thread.
+func (w *worker) park(d *server.Deferred) {
+	p := &waiting{worker: w, deferred: d, chain: w.chain.Clone(), memory: w.queue.Memory()}
+	p.memory.TryAcquire() // can't fail: the batch holds a reference
+	w.waiting[p] = struct{}{}
+	d.Start(p.finish)
+}
+
+// finish is called once, on any goroutine, when the request is done.
+func (p *waiting) finish(written uint32) {
+	p.written = written
+	w := p.worker
+	w.mu.Lock()
+	w.done = append(w.done, p)
+	w.hasDone.Store(true)
+	w.mu.Unlock()
+	w.bell.ring()
+}
+
+// takeDone empties the list of finished requests.
+func (w *worker) takeDone() []*waiting {
+	if !w.hasDone.Load() {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	done := w.done
+	w.done = nil
+	w.hasDone.Store(false)
+	return done
+}
+
+// reap puts finished requests in the used ring.
+func (w *worker) reap() {
+	for _, p := range w.takeDone() {
+		w.push(p.chain, p.written)
+		w.forget(p)
+	}
+}
+
+// dropDone lets go of finished requests whose ring is not usable.
+func (w *worker) dropDone() {
+	if w.stopping.Load() {
+		w.cancelWaiting()
+	}
+	for _, p := range w.takeDone() {
+		w.forget(p)
+	}
+}
+
+func (w *worker) forget(p *waiting) {
+	delete(w.waiting, p)
+	p.memory.Release()
+}
+
+// cancelWaiting tells the requests that wait for other clients to end, once.
+func (w *worker) cancelWaiting() {
+	if w.canceled {
+		return
+	}
+	w.canceled = true
+	for p := range w.waiting {
+		p.deferred.Cancel()
+	}
+}
+
+// fault turns a panic into the queue's error. A fault in guest memory is the
+// front-end's doing (it has cut off its memory file); anything else is a mistake
+// of ours, which costs this queue and leaves a stack in the log.
+func (w *worker) fault(r any) error {
+	if virtqueue.IsMemoryFault(r, w.queue.Memory()) {
+		return fmt.Errorf("guest memory is gone: %v", r)
+	}
+	w.log.Errorf("panic: %v\n%s", r, debug.Stack())
+	return fmt.Errorf("panic: %v", r)
+}
