@@ -47,50 +47,50 @@ type Request uint32
 
 // Requests of the front-end (vhost-user, "Front-end message types").
 const (
-	GetFeatures         Request = 1
-	SetFeatures         Request = 2
-	SetOwner            Request = 3
-	ResetOwner          Request = 4
-	SetMemTable         Request = 5
-	SetLogBase          Request = 6
-	SetLogFD            Request = 7
-	SetVringNum         Request = 8
-	SetVringAddr        Request = 9
-	SetVringBase        Request = 10
-	GetVringBase        Request = 11
-	SetVringKick        Request = 12
-	SetVringCall        Request = 13
-	SetVringErr         Request = 14
-	GetProtocolFeatures Request = 15
-	SetProtocolFeatures Request = 16
-	GetQueueNum         Request = 17
-	SetVringEnable      Request = 18
-	SendRARP            Request = 19
-	NetSetMTU           Request = 20
-	SetBackendReqFD     Request = 21
-	IOTLBMsg            Request = 22
-	SetVringEndian      Request = 23
-	GetConfig           Request = 24
-	SetConfig           Request = 25
-	CreateCryptoSession Request = 26
-	CloseCryptoSession  Request = 27
-	PostcopyAdvise      Request = 28
-	PostcopyListen      Request = 29
-	PostcopyEnd         Request = 30
-	GetInflightFD       Request = 31
-	SetInflightFD       Request = 32
-	GPUSetSocket        Request = 33
-	ResetDevice         Request = 34
-	VringKick           Request = 35
-	GetMaxMemSlots      Request = 36
-	AddMemReg           Request = 37
-	RemMemReg           Request = 38
-	SetStatus           Request = 39
-	GetStatus           Request = 40
-	GetSharedObject     Request = 41
-	SetDeviceStateFD    Request = 42
-	CheckDeviceState    Request = 43
-	GetShmemConfig      Request = 44
+	ReqGetFeatures         Request = 1
+	ReqSetFeatures         Request = 2
+	ReqSetOwner            Request = 3
+	ReqResetOwner          Request = 4
+	ReqSetMemTable         Request = 5
+	ReqSetLogBase          Request = 6
+	ReqSetLogFD            Request = 7
+	ReqSetVringNum         Request = 8
+	ReqSetVringAddr        Request = 9
+	ReqSetVringBase        Request = 10
+	ReqGetVringBase        Request = 11
+	ReqSetVringKick        Request = 12
+	ReqSetVringCall        Request = 13
+	ReqSetVringErr         Request = 14
+	ReqGetProtocolFeatures Request = 15
+	ReqSetProtocolFeatures Request = 16
+	ReqGetQueueNum         Request = 17
+	ReqSetVringEnable      Request = 18
+	ReqSendRARP            Request = 19
+	ReqNetSetMTU           Request = 20
+	ReqSetBackendReqFD     Request = 21
+	ReqIOTLBMsg            Request = 22
+	ReqSetVringEndian      Request = 23
+	ReqGetConfig           Request = 24
+	ReqSetConfig           Request = 25
+	ReqCreateCryptoSession Request = 26
+	ReqCloseCryptoSession  Request = 27
+	ReqPostcopyAdvise      Request = 28
+	ReqPostcopyListen      Request = 29
+	ReqPostcopyEnd         Request = 30
+	ReqGetInflightFD       Request = 31
+	ReqSetInflightFD       Request = 32
+	ReqGPUSetSocket        Request = 33
+	ReqResetDevice         Request = 34
+	ReqVringKick           Request = 35
+	ReqGetMaxMemSlots      Request = 36
+	ReqAddMemReg           Request = 37
+	ReqRemMemReg           Request = 38
+	ReqSetStatus           Request = 39
+	ReqGetStatus           Request = 40
+	ReqGetSharedObject     Request = 41
+	ReqSetDeviceStateFD    Request = 42
+	ReqCheckDeviceState    Request = 43
+	ReqGetShmemConfig      Request = 44
 )
 
 // BackendRequest is the number of a request that the back-end sends over the
@@ -107,28 +107,28 @@ const (
 	BackendSharedObjectAdd    BackendRequest = 6
 	BackendSharedObjectRemove BackendRequest = 7
 	BackendSharedObjectLookup BackendRequest = 8
-	BackendSharedMemoryMap    BackendRequest = 9
-	BackendSharedMemoryUnmap  BackendRequest = 10
+	BackendShmemMap           BackendRequest = 9
+	BackendShmemUnmap         BackendRequest = 10
 )
 
 var requestNames = [...]string{
-	GetFeatures: "GET_FEATURES", SetFeatures: "SET_FEATURES", SetOwner: "SET_OWNER",
-	ResetOwner: "RESET_OWNER", SetMemTable: "SET_MEM_TABLE", SetLogBase: "SET_LOG_BASE",
-	SetLogFD: "SET_LOG_FD", SetVringNum: "SET_VRING_NUM", SetVringAddr: "SET_VRING_ADDR",
-	SetVringBase: "SET_VRING_BASE", GetVringBase: "GET_VRING_BASE", SetVringKick: "SET_VRING_KICK",
-	SetVringCall: "SET_VRING_CALL", SetVringErr: "SET_VRING_ERR",
-	GetProtocolFeatures: "GET_PROTOCOL_FEATURES", SetProtocolFeatures: "SET_PROTOCOL_FEATURES",
-	GetQueueNum: "GET_QUEUE_NUM", SetVringEnable: "SET_VRING_ENABLE", SendRARP: "SEND_RARP",
-	NetSetMTU: "NET_SET_MTU", SetBackendReqFD: "SET_BACKEND_REQ_FD", IOTLBMsg: "IOTLB_MSG",
-	SetVringEndian: "SET_VRING_ENDIAN", GetConfig: "GET_CONFIG", SetConfig: "SET_CONFIG",
-	CreateCryptoSession: "CREATE_CRYPTO_SESSION", CloseCryptoSession: "CLOSE_CRYPTO_SESSION",
-	PostcopyAdvise: "POSTCOPY_ADVISE", PostcopyListen: "POSTCOPY_LISTEN", PostcopyEnd: "POSTCOPY_END",
-	GetInflightFD: "GET_INFLIGHT_FD", SetInflightFD: "SET_INFLIGHT_FD", GPUSetSocket: "GPU_SET_SOCKET",
-	ResetDevice: "RESET_DEVICE", VringKick: "VRING_KICK", GetMaxMemSlots: "GET_MAX_MEM_SLOTS",
-	AddMemReg: "ADD_MEM_REG", RemMemReg: "REM_MEM_REG", SetStatus: "SET_STATUS",
-	GetStatus: "GET_STATUS", GetSharedObject: "GET_SHARED_OBJECT",
-	SetDeviceStateFD: "SET_DEVICE_STATE_FD", CheckDeviceState: "CHECK_DEVICE_STATE",
-	GetShmemConfig: "GET_SHMEM_CONFIG",
+	ReqGetFeatures: "GET_FEATURES", ReqSetFeatures: "SET_FEATURES", ReqSetOwner: "SET_OWNER",
+	ReqResetOwner: "RESET_OWNER", ReqSetMemTable: "SET_MEM_TABLE", ReqSetLogBase: "SET_LOG_BASE",
+	ReqSetLogFD: "SET_LOG_FD", ReqSetVringNum: "SET_VRING_NUM", ReqSetVringAddr: "SET_VRING_ADDR",
+	ReqSetVringBase: "SET_VRING_BASE", ReqGetVringBase: "GET_VRING_BASE", ReqSetVringKick: "SET_VRING_KICK",
+	ReqSetVringCall: "SET_VRING_CALL", ReqSetVringErr: "SET_VRING_ERR",
+	ReqGetProtocolFeatures: "GET_PROTOCOL_FEATURES", ReqSetProtocolFeatures: "SET_PROTOCOL_FEATURES",
+	ReqGetQueueNum: "GET_QUEUE_NUM", ReqSetVringEnable: "SET_VRING_ENABLE", ReqSendRARP: "SEND_RARP",
+	ReqNetSetMTU: "NET_SET_MTU", ReqSetBackendReqFD: "SET_BACKEND_REQ_FD", ReqIOTLBMsg: "IOTLB_MSG",
+	ReqSetVringEndian: "SET_VRING_ENDIAN", ReqGetConfig: "GET_CONFIG", ReqSetConfig: "SET_CONFIG",
+	ReqCreateCryptoSession: "CREATE_CRYPTO_SESSION", ReqCloseCryptoSession: "CLOSE_CRYPTO_SESSION",
+	ReqPostcopyAdvise: "POSTCOPY_ADVISE", ReqPostcopyListen: "POSTCOPY_LISTEN", ReqPostcopyEnd: "POSTCOPY_END",
+	ReqGetInflightFD: "GET_INFLIGHT_FD", ReqSetInflightFD: "SET_INFLIGHT_FD", ReqGPUSetSocket: "GPU_SET_SOCKET",
+	ReqResetDevice: "RESET_DEVICE", ReqVringKick: "VRING_KICK", ReqGetMaxMemSlots: "GET_MAX_MEM_SLOTS",
+	ReqAddMemReg: "ADD_MEM_REG", ReqRemMemReg: "REM_MEM_REG", ReqSetStatus: "SET_STATUS",
+	ReqGetStatus: "GET_STATUS", ReqGetSharedObject: "GET_SHARED_OBJECT",
+	ReqSetDeviceStateFD: "SET_DEVICE_STATE_FD", ReqCheckDeviceState: "CHECK_DEVICE_STATE",
+	ReqGetShmemConfig: "GET_SHMEM_CONFIG",
 }
 
 // String returns the specification's name without its prefix.
@@ -145,7 +145,7 @@ var backendRequestNames = [...]string{
 	BackendVringCall:         "BACKEND_VRING_CALL", BackendVringErr: "BACKEND_VRING_ERR",
 	BackendSharedObjectAdd: "BACKEND_SHARED_OBJECT_ADD", BackendSharedObjectRemove: "BACKEND_SHARED_OBJECT_REMOVE",
 	BackendSharedObjectLookup: "BACKEND_SHARED_OBJECT_LOOKUP",
-	BackendSharedMemoryMap:    "BACKEND_SHMEM_MAP", BackendSharedMemoryUnmap: "BACKEND_SHMEM_UNMAP",
+	BackendShmemMap:           "BACKEND_SHMEM_MAP", BackendShmemUnmap: "BACKEND_SHMEM_UNMAP",
 }
 
 // String returns the specification's name without its prefix.

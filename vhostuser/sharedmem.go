@@ -21,13 +21,13 @@ func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable b
 	if writable {
 		m.Flags |= SharedMemoryWritable
 	}
-	return s.channel.call(BackendSharedMemoryMap, Bytes(&m), fd)
+	return s.channel.call(BackendShmemMap, Bytes(&m), fd)
 }
 
 // Unmap takes away what one Map has put at offset, exactly.
 func (s *SharedMemory) Unmap(offset, length uint64) error {
 	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
-	return s.channel.call(BackendSharedMemoryUnmap, Bytes(&m), -1)
+	return s.channel.call(BackendShmemUnmap, Bytes(&m), -1)
 }
 
 // attachSharedMemory gives the device its regions, or takes them away with nil.
