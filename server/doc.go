@@ -1,3 +1,25 @@
 // Package server turns FUSE request bytes into calls of a FileSystem and its
-// answers into reply bytes. It knows neither virtqueues nor files.
+// answers into reply bytes. It knows neither virtqueues nor files: a transport
+// presents a request as buffers to read and buffers to write.
+//
+// # Life of a request
+//
+// Handle copies the header and everything that is decided on (bodies, names,
+// extensions) out of the client's buffers once, into memory of the Thread, because
+// the client can change its buffers at any time. File data is not copied: the
+// FileSystem gets the client's own buffers, cut to the size that was asked for.
+//
+// One table, ops, says what each opcode needs. Its checks come before the method:
+// length of the body, session, read-only shares, and room for the reply. So a method
+// never does something that the client could not be told of, and a lookup count or
+// an open file is never lost.
+//
+// A method that would have to wait returns WouldBlock, and the request goes on as a
+// Deferred on a thread that no queue depends on.
+//
+// # Ownership
+//
+// A Thread belongs to one goroutine. Arguments of methods live in it and die with
+// the call. A Deferred owns copies of them; the memory behind the client's buffers
+// stays the transport's business.
 package server

@@ -1,56 +1,264 @@
 package server
 
 import (
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
+
+// DefaultMaxWrite is Options.MaxWrite when it is 0: what Linux can send with 256
+// pages.
+const DefaultMaxWrite = 1 << 20
 
 // Options are the parts of a Server's behaviour that no client decides.
 type Options struct {
 	ReadOnly bool   // refuse every opcode that changes something with EROFS
-	MaxWrite uint32 // bytes of data in one request; 0 is 1 MiB
+	MaxWrite uint32 // bytes of data in one request; 0 is DefaultMaxWrite
+	// MaxWaiting is how many requests may block in system calls at the same time
+	// outside the queues' threads; 0 is 32. More of them queue up.
+	MaxWaiting int
+	Log        *logrus.Entry
 }
 
 // Server serves FUSE requests from a FileSystem.
 type Server struct {
-	fs   FileSystem
-	opts Options
+	fs    FileSystem
+	opts  Options
+	log   *logrus.Entry
+	trace bool
+	oops  rate.Sometimes
+
+	session   atomic.Pointer[session] // nil before INIT
+	restarted atomic.Bool             // see Restarted
+	initMu    sync.Mutex              // INIT, DESTROY and Reset one at a time
+
+	pool    pool
+	waiting waitingTable
+
+	mu      sync.Mutex // guards threads and past
+	threads map[*Thread]struct{}
+	past    [fp.NumOpcodes + 1]OpStats // of threads that have ended
+}
+
+// session is what INIT has settled.
+type session struct {
+	flags    fp.InitFlags
+	maxWrite uint32
 }
 
 // New returns a server for fs.
-func New(fs FileSystem, opts Options) *Server { return &Server{fs: fs, opts: opts} }
-
-// StartThread makes the calling goroutine's Thread: it locks the goroutine to
-// its operating system thread for good and starts the file system's state.
-func (s *Server) StartThread() (*Thread, error) { return nil, nil }
-
-// StopThread releases t. The goroutine must end soon after, without unlocking
-// its operating system thread.
-func (s *Server) StopThread(t *Thread) {}
-
-// Handle serves the request in the device-readable buffers in and writes its
-// reply to the device-writable buffers out. It returns how many bytes it wrote.
-// When the request has to wait, d is not nil: nothing was written, and d.Start
-// finishes it elsewhere. Safe for concurrent use, one Thread each.
-func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Deferred) {
-	return 0, nil
+func New(fs FileSystem, opts Options) *Server {
+	if opts.MaxWrite == 0 {
+		opts.MaxWrite = DefaultMaxWrite
+	}
+	if opts.MaxWaiting == 0 {
+		opts.MaxWaiting = 32
+	}
+	if opts.Log == nil {
+		opts.Log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	s := &Server{
+		fs:      fs,
+		opts:    opts,
+		log:     opts.Log,
+		trace:   opts.Log.Logger.IsLevelEnabled(logrus.DebugLevel),
+		oops:    rate.Sometimes{Interval: time.Second},
+		threads: make(map[*Thread]struct{}),
+	}
+	s.pool.init(s, opts.MaxWaiting)
+	return s
 }
 
-// Deferred is a request that waits. It holds its own copy of everything but
-// the memory that in and out point to, which the caller keeps mapped until done
-// was called.
-type Deferred struct{}
+// Handle serves the request in the device-readable buffers in and writes its reply
+// to the device-writable buffers out. It returns how many bytes it wrote. When the
+// request has to wait, d is not nil: nothing was written, and d.Start finishes it
+// elsewhere. Safe for concurrent use, one Thread each.
+//
+// It panics when a buffer is not accessible; the transport, which owns the buffers,
+// recovers.
+func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Deferred) {
+	total := iovLen(in)
+	t.writeTo, t.room = out, iovLen(out)
+	if gather(t.header, in, 0) < headerSize {
+		clear(t.header)
+		h, _, _ := fp.View[fp.InHeader](t.header)
+		t.request.Header = *h
+		return t.fail(unix.EINVAL), nil
+	}
+	h, _, _ := fp.View[fp.InHeader](t.header)
+	t.request.Header = *h
+	o := opOf(fp.Opcode(h.Opcode))
+	errno := t.load(o, in, total)
+	if errno == 0 {
+		if s.trace {
+			t.traceRequest()
+		}
+		written, errno = t.run(o)
+		if errno == WouldBlock {
+			return 0, newDeferred(t, o)
+		}
+	} else {
+		written = t.fail(errno)
+		if o.noReply {
+			written = 0
+		}
+	}
+	t.count(errno)
+	return written, nil
+}
 
-// Start finishes the request on a goroutine of the server's and then calls done
-// there, once, with the length of the reply.
-func (d *Deferred) Start(done func(written uint32)) {}
+// Refuse answers a request that the transport can't make sense of, if its header
+// is there.
+func (s *Server) Refuse(t *Thread, in, out []unix.Iovec, errno unix.Errno) (written uint32) {
+	if gather(t.header, in, 0) < headerSize {
+		return 0
+	}
+	h, _, _ := fp.View[fp.InHeader](t.header)
+	t.request.Header = *h
+	t.writeTo, t.room = out, iovLen(out)
+	return t.fail(errno)
+}
 
-// Cancel makes a request that waits for another client end soon with EINTR. It
-// may be called at any time after Start, also after done.
-func (d *Deferred) Cancel() {}
+// load checks a request against its row of the table and copies what is decided
+// on. total is the length of in.
+func (t *Thread) load(o *op, in []unix.Iovec, total uint64) unix.Errno {
+	h := &t.request.Header
+	if uint64(h.Len) != total {
+		return unix.EINVAL
+	}
+	if errno := t.admit(o); errno != 0 {
+		return errno
+	}
+	n := total - uint64(headerSize)
+	if o.payload {
+		n = min(n, uint64(o.in))
+		t.dataLen = total - uint64(headerSize) - n
+		t.data = cut(t.data[:0], in, uint64(headerSize)+n, t.dataLen)
+	}
+	if n > maxArgs {
+		return unix.E2BIG
+	}
+	if n > uint64(len(t.scratch)) {
+		t.args = alignedBytes(int(n))
+	} else {
+		t.args = t.scratch[:n]
+	}
+	gather(t.args, in, uint64(headerSize))
+	return t.split(o)
+}
 
-// Restarted tells the server that the client's queues were stopped and started
-// again, so that an INIT without a DESTROY before it is a reboot and no mistake.
-func (s *Server) Restarted() {}
+// admit checks what does not need the request's body: the session, negotiated
+// features and room for the reply.
+func (t *Thread) admit(o *op) unix.Errno {
+	if o.handle == nil {
+		return unix.ENOSYS
+	}
+	s := t.server.session.Load()
+	if s == nil && !o.noSession {
+		return unix.EINVAL
+	}
+	if o.needs != 0 && s.flags&o.needs == 0 {
+		return unix.ENOSYS
+	}
+	if !o.noReply && t.room < uint64(outHeaderSize+o.out) {
+		return unix.EINVAL
+	}
+	return 0
+}
 
-// Reset ends the session, if there is one, as DESTROY does: the client is gone.
-func (s *Server) Reset() {}
+// split checks the body's length and takes the extensions off its end.
+func (t *Thread) split(o *op) unix.Errno {
+	r := &t.request
+	r.Groups, r.Security = r.Groups[:0], r.Security[:0]
+	if ext := int(r.Header.TotalExtLen) * 8; ext != 0 && !o.payload {
+		if ext > len(t.args)-o.in {
+			return unix.EINVAL
+		}
+		at := len(t.args) - ext
+		if errno := r.parseExtensions(t.args[at:]); errno != 0 {
+			return errno
+		}
+		t.args = t.args[:at:at]
+	}
+	if len(t.args) < o.in {
+		return unix.EINVAL
+	}
+	if t.server.opts.ReadOnly && o.modifies != nil && o.modifies(t) {
+		return unix.EROFS
+	}
+	return 0
+}
+
+// run calls the method and writes the reply.
+func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
+	clear(t.out[:o.out])
+	t.reply = nil
+	n, errno := t.call(o)
+	switch {
+	case o.noReply:
+		return 0, errno
+	case errno == WouldBlock && !t.request.MayWait:
+		return 0, errno
+	case errno != 0:
+		return t.fail(errno), errno
+	}
+	if uint64(outHeaderSize+n) > t.room { // a mistake of the method's: nothing is cut off silently
+		return t.fail(unix.EIO), unix.EIO
+	}
+	t.putHeader(uint32(outHeaderSize+n), 0)
+	if t.reply == nil && !o.inPlace {
+		t.reply = t.out[:n]
+	}
+	if t.reply != nil {
+		scatter(t.writeTo, uint64(outHeaderSize), t.reply[:n])
+	}
+	if t.server.trace {
+		t.traceReply(n, 0)
+	}
+	return uint32(outHeaderSize + n), 0
+}
+
+// call runs the method; a panic in it costs the request.
+func (t *Thread) call(o *op) (n int, errno unix.Errno) {
+	defer func() {
+		if r := recover(); r != nil {
+			n, errno = 0, unix.EIO
+			t.server.oops.Do(func() {
+				t.server.log.Errorf("%s: panic: %v\n%s", fp.Opcode(t.request.Header.Opcode), r, debug.Stack())
+			})
+		}
+	}()
+	return o.handle(t)
+}
+
+// fail answers with an error; it returns 0 when there is no room even for that.
+func (t *Thread) fail(errno unix.Errno) uint32 {
+	if t.room < uint64(outHeaderSize) {
+		return 0
+	}
+	if errno >= WouldBlock {
+		errno = unix.EIO
+	}
+	if t.server.trace {
+		t.traceReply(0, errno)
+	}
+	t.putHeader(uint32(outHeaderSize), errno)
+	return uint32(outHeaderSize)
+}
+
+func (t *Thread) putHeader(length uint32, errno unix.Errno) {
+	h := fp.OutHeader{Len: length, Error: -int32(errno), Unique: t.request.Header.Unique}
+	b := fp.Bytes(&h)
+	if v := &t.writeTo[0]; v.Len >= uint64(len(b)) {
+		copy(iovBytes(v), b)
+		return
+	}
+	scatter(t.writeTo, 0, b)
+}

@@ -1,0 +1,153 @@
+package server
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+func openFile(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.OpenIn](t)
+	return done[fp.OpenOut](t.server.fs.Open(&t.request, v, out[fp.OpenOut](t)))
+}
+
+func create(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.CreateIn](t)
+	name, _, errno := fp.ParseName(rest)
+	if errno != 0 {
+		return 0, errno
+	}
+	return done[fp.CreateOut](t.server.fs.Create(&t.request, v, name, out[fp.CreateOut](t)))
+}
+
+// tmpfile does not look at the name that Linux sends, "/", which names nothing.
+func tmpfile(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.CreateIn](t)
+	return done[fp.CreateOut](t.server.fs.Tmpfile(&t.request, v, out[fp.CreateOut](t)))
+}
+
+func read(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.ReadIn](t)
+	if v.Size > t.server.session.Load().maxWrite || uint64(v.Size) > t.room-uint64(outHeaderSize) {
+		return 0, unix.EINVAL
+	}
+	t.data = cut(t.data[:0], t.writeTo, uint64(outHeaderSize), uint64(v.Size))
+	return t.server.fs.Read(&t.request, v, t.data)
+}
+
+func write(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.WriteIn](t)
+	if v.Size > t.server.session.Load().maxWrite || uint64(v.Size) != t.dataLen {
+		return 0, unix.EINVAL
+	}
+	n, errno := t.server.fs.Write(&t.request, v, t.data)
+	out[fp.WriteOut](t).Size = uint32(n)
+	return done[fp.WriteOut](errno)
+}
+
+func flush(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.FlushIn](t)
+	return 0, t.server.fs.Flush(&t.request, v)
+}
+
+func release(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.ReleaseIn](t)
+	return 0, t.server.fs.Release(&t.request, v)
+}
+
+func fsync(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.FsyncIn](t)
+	return 0, t.server.fs.Fsync(&t.request, v)
+}
+
+func fallocate(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.FallocateIn](t)
+	return 0, t.server.fs.Fallocate(&t.request, v)
+}
+
+func lseek(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.LseekIn](t)
+	return done[fp.LseekOut](t.server.fs.Lseek(&t.request, v, out[fp.LseekOut](t)))
+}
+
+// copyFileRange answers with 32 bits: it copies no more than they can say, whole
+// pages, as the kernel's caller expects to go on from there.
+func copyFileRange(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.CopyFileRangeIn](t)
+	v.Len = min(v.Len, math.MaxUint32&^0xfff)
+	n, errno := t.server.fs.CopyFileRange(&t.request, v)
+	out[fp.WriteOut](t).Size = uint32(n)
+	return done[fp.WriteOut](errno)
+}
+
+func copyFileRange64(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.CopyFileRangeIn](t)
+	n, errno := t.server.fs.CopyFileRange(&t.request, v)
+	out[fp.CopyFileRangeOut](t).BytesCopied = n
+	return done[fp.CopyFileRangeOut](errno)
+}
+
+// ioctlMax bounds the data of an ioctl, each way, in bytes.
+const ioctlMax = 64 << 10
+
+func ioctl(t *Thread) (int, unix.Errno) {
+	v, data := in[fp.IoctlIn](t)
+	o := out[fp.IoctlOut](t)
+	head := size[fp.IoctlOut]()
+	if v.InSize > ioctlMax || v.OutSize > ioctlMax || uint64(v.InSize) != uint64(len(data)) ||
+		t.room < uint64(outHeaderSize+head)+uint64(v.OutSize) {
+		return 0, unix.EINVAL
+	}
+	buf := t.bulkBuf(head + int(v.OutSize))
+	clear(buf)
+	n, errno := t.server.fs.Ioctl(&t.request, v, data, o, buf[head:])
+	if errno != 0 {
+		return 0, errno
+	}
+	copy(buf, fp.Bytes(o))
+	t.reply = buf
+	return head + n, 0
+}
+
+func poll(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.PollIn](t)
+	return done[fp.PollOut](t.server.fs.Poll(&t.request, v, out[fp.PollOut](t)))
+}
+
+func getlk(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.LkIn](t)
+	return done[fp.LkOut](t.server.fs.Getlk(&t.request, v, out[fp.LkOut](t)))
+}
+
+func setlk(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.LkIn](t)
+	return 0, t.server.fs.Setlk(&t.request, v, false)
+}
+
+func setlkw(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.LkIn](t)
+	return 0, t.server.fs.Setlk(&t.request, v, true)
+}
+
+func setupMapping(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.SetupMappingIn](t)
+	return 0, t.server.fs.SetupMapping(&t.request, v)
+}
+
+func removeMapping(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.RemoveMappingIn](t)
+	// The list follows four bytes of count without padding, so it is not aligned
+	// and is copied.
+	rest := t.args[size[fp.RemoveMappingIn]():]
+	one := size[fp.RemoveMappingOne]()
+	if v.Count == 0 || uint64(v.Count)*uint64(one) > uint64(len(rest)) {
+		return 0, unix.EINVAL
+	}
+	list := make([]fp.RemoveMappingOne, v.Count)
+	for i := range list {
+		copy(fp.Bytes(&list[i]), rest[i*one:])
+	}
+	return 0, t.server.fs.RemoveMapping(&t.request, list)
+}

@@ -1,0 +1,117 @@
+package server
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// pathMax is the longest symbolic link target, its NUL not counted (PATH_MAX - 1).
+const pathMax = unix.PathMax - 1
+
+func lookup(t *Thread) (int, unix.Errno) {
+	name, _, errno := fp.ParseName(t.args)
+	if errno != 0 {
+		return 0, errno
+	}
+	return done[fp.EntryOut](t.server.fs.Lookup(&t.request, name, out[fp.EntryOut](t)))
+}
+
+func forget(t *Thread) (int, unix.Errno) {
+	v, _ := in[fp.ForgetIn](t)
+	t.server.fs.Forget(t.request.Header.NodeID, v.NLookup)
+	return 0, 0
+}
+
+func batchForget(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.BatchForgetIn](t)
+	if uint64(v.Count)*uint64(size[fp.ForgetOne]()) > uint64(len(rest)) {
+		return 0, unix.EINVAL
+	}
+	for range v.Count {
+		var one *fp.ForgetOne
+		one, rest, _ = fp.View[fp.ForgetOne](rest)
+		t.server.fs.Forget(one.NodeID, one.NLookup)
+	}
+	return 0, 0
+}
+
+func mknod(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.MknodIn](t)
+	name, _, errno := fp.ParseName(rest)
+	if errno != 0 {
+		return 0, errno
+	}
+	return done[fp.EntryOut](t.server.fs.Mknod(&t.request, v, name, out[fp.EntryOut](t)))
+}
+
+func mkdir(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.MkdirIn](t)
+	name, _, errno := fp.ParseName(rest)
+	if errno != 0 {
+		return 0, errno
+	}
+	return done[fp.EntryOut](t.server.fs.Mkdir(&t.request, v, name, out[fp.EntryOut](t)))
+}
+
+func symlink(t *Thread) (int, unix.Errno) {
+	name, rest, errno := fp.ParseName(t.args)
+	if errno != 0 {
+		return 0, errno
+	}
+	target, _, errno := fp.ParseString(rest, pathMax, unix.ENAMETOOLONG)
+	if errno != 0 {
+		return 0, errno
+	}
+	return done[fp.EntryOut](t.server.fs.Symlink(&t.request, name, target, out[fp.EntryOut](t)))
+}
+
+func link(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.LinkIn](t)
+	name, _, errno := fp.ParseName(rest)
+	if errno != 0 {
+		return 0, errno
+	}
+	return done[fp.EntryOut](t.server.fs.Link(&t.request, v, name, out[fp.EntryOut](t)))
+}
+
+func unlink(t *Thread) (int, unix.Errno) {
+	name, _, errno := fp.ParseName(t.args)
+	if errno != 0 {
+		return 0, errno
+	}
+	return 0, t.server.fs.Unlink(&t.request, name)
+}
+
+func rmdir(t *Thread) (int, unix.Errno) {
+	name, _, errno := fp.ParseName(t.args)
+	if errno != 0 {
+		return 0, errno
+	}
+	return 0, t.server.fs.Rmdir(&t.request, name)
+}
+
+func rename(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.RenameIn](t)
+	return renameNames(t, &fp.Rename2In{NewDir: v.NewDir}, rest)
+}
+
+func rename2(t *Thread) (int, unix.Errno) {
+	v, rest := in[fp.Rename2In](t)
+	if v.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE|unix.RENAME_WHITEOUT) != 0 {
+		return 0, unix.EINVAL
+	}
+	return renameNames(t, v, rest)
+}
+
+func renameNames(t *Thread, v *fp.Rename2In, names []byte) (int, unix.Errno) {
+	oldName, rest, errno := fp.ParseName(names)
+	if errno != 0 {
+		return 0, errno
+	}
+	newName, _, errno := fp.ParseName(rest)
+	if errno != 0 {
+		return 0, errno
+	}
+	return 0, t.server.fs.Rename(&t.request, v, oldName, newName)
+}

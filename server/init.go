@@ -1,0 +1,117 @@
+package server
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// baseFlags need nothing from a file system.
+const baseFlags = fp.InitAsyncRead | fp.InitAtomicOTrunc | fp.InitBigWrites |
+	fp.InitHasIoctlDir | fp.InitAutoInvalData | fp.InitAsyncDIO |
+	fp.InitParallelDirops | fp.InitMaxPages | fp.InitExt
+
+const (
+	maxBackground = 65535
+	pageSize      = 4096
+	// oldMaxPages is what one request may carry without MAX_PAGES
+	// (FUSE_DEFAULT_MAX_PAGES_PER_REQ).
+	oldMaxPages = 32
+)
+
+// initSession serves INIT (fs/fuse/inode.c: fuse_send_init, process_init_reply).
+func initSession(t *Thread) (int, unix.Errno) {
+	s := t.server
+	var req fp.InitIn
+	copy(fp.Bytes(&req), t.args) // older minors send less; the rest is zero
+	reply := out[fp.InitOut](t)
+	clear(fp.Bytes(reply))
+	reply.Major, reply.Minor = fp.KernelVersion, fp.KernelMinorVersion
+	if req.Major > fp.KernelVersion {
+		return fp.CompatInitOutSize, 0 // the client tries again with our major
+	}
+	if req.Major < fp.KernelVersion || req.Minor < fp.MinMinorVersion {
+		return 0, unix.EPROTO
+	}
+	if t.room < uint64(outHeaderSize+size[fp.InitOut]()) {
+		return 0, unix.EINVAL
+	}
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	if s.session.Load() != nil {
+		if !s.restarted.Load() {
+			return 0, unix.EINVAL // a second INIT in one session
+		}
+		s.end()
+	}
+	p := s.propose(&req)
+	if errno := s.fs.Init(p); errno != 0 {
+		return 0, errno
+	}
+	s.begin(p, reply)
+	return size[fp.InitOut](), 0
+}
+
+// propose is what we would like, before the file system has its say.
+func (s *Server) propose(req *fp.InitIn) *InitParams {
+	return &InitParams{
+		Minor:               min(req.Minor, fp.KernelMinorVersion),
+		Offered:             req.InitFlags(),
+		Flags:               baseFlags,
+		MaxReadahead:        req.MaxReadahead,
+		MaxWrite:            s.opts.MaxWrite,
+		MaxBackground:       maxBackground,
+		CongestionThreshold: maxBackground / 4 * 3,
+		TimeGran:            1,
+	}
+}
+
+// begin starts the session and fills in the reply.
+func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
+	flags := p.Flags & p.Offered
+	if flags&fp.InitMaxPages == 0 {
+		p.MaxWrite = min(p.MaxWrite, oldMaxPages*pageSize)
+	}
+	reply.Minor = p.Minor
+	reply.MaxReadahead = p.MaxReadahead
+	reply.Flags = uint32(flags)
+	if flags&fp.InitExt != 0 {
+		reply.Flags2 = uint32(flags >> 32)
+	}
+	reply.MaxBackground = p.MaxBackground
+	reply.CongestionThreshold = p.CongestionThreshold
+	reply.MaxWrite = p.MaxWrite
+	reply.TimeGran = p.TimeGran
+	reply.MaxPages = uint16((p.MaxWrite + pageSize - 1) / pageSize)
+	if flags&fp.InitMapAlignment != 0 {
+		reply.MapAlignment = p.MapAlignment
+	}
+	if flags&fp.InitRequestTimeout != 0 {
+		reply.RequestTimeout = p.RequestTimeout
+	}
+	s.restarted.Store(false)
+	s.session.Store(&session{flags: flags, maxWrite: p.MaxWrite})
+}
+
+// end ends the session, if there is one. initMu is held.
+func (s *Server) end() {
+	if s.session.Swap(nil) != nil {
+		s.fs.Destroy()
+	}
+}
+
+func destroy(t *Thread) (int, unix.Errno) {
+	t.server.Reset()
+	return 0, 0
+}
+
+// Restarted tells the server that the client's queues were stopped and started
+// again, so that an INIT without a DESTROY before it is a reboot and no mistake.
+func (s *Server) Restarted() { s.restarted.Store(true) }
+
+// Reset ends the session, if there is one, as DESTROY does: the client is gone.
+func (s *Server) Reset() {
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	s.end()
+}

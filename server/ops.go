@@ -1,0 +1,130 @@
+package server
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// op is what the server knows about one opcode.
+type op struct {
+	in      int  // least length of the body, in bytes
+	out     int  // length of the fixed reply: room that must be there
+	noReply bool // the client waits for no answer
+	payload bool // file data follows the body and is not copied
+	inPlace bool // the method writes its reply in the client's buffers
+	// noSession: served before INIT too.
+	noSession bool
+	// waits: the method waits in Go, not in a system call, when MayWait is set.
+	waits bool
+	// needs is a feature without which the opcode is not served.
+	needs fp.InitFlags
+	// modifies tells whether this request changes a share; nil is never. It is
+	// asked when the body has been copied.
+	modifies func(t *Thread) bool
+	handle   func(t *Thread) (n int, errno unix.Errno)
+}
+
+func always(*Thread) bool { return true }
+
+func size[T fp.Body]() int { var v T; return int(unsafe.Sizeof(v)) }
+
+// ops is indexed by opcode; a row without handle is not implemented.
+var ops [fp.NumOpcodes]op
+
+var unknownOp op
+
+func opOf(o fp.Opcode) *op {
+	if o < fp.NumOpcodes {
+		return &ops[o]
+	}
+	return &unknownOp
+}
+
+// The table is filled in at start-up because its handlers refer to it.
+func init() {
+	entry, attr, open := size[fp.EntryOut](), size[fp.AttrOut](), size[fp.OpenOut]()
+	ops = [fp.NumOpcodes]op{
+		fp.OpLookup:      {in: 1, out: entry, handle: lookup},
+		fp.OpForget:      {in: size[fp.ForgetIn](), noReply: true, handle: forget},
+		fp.OpGetattr:     {in: size[fp.GetattrIn](), out: attr, handle: getattr},
+		fp.OpSetattr:     {in: size[fp.SetattrIn](), out: attr, modifies: always, handle: setattr},
+		fp.OpReadlink:    {handle: readlink},
+		fp.OpSymlink:     {in: 2, out: entry, modifies: always, handle: symlink},
+		fp.OpMknod:       {in: size[fp.MknodIn](), out: entry, modifies: always, handle: mknod},
+		fp.OpMkdir:       {in: size[fp.MkdirIn](), out: entry, modifies: always, handle: mkdir},
+		fp.OpUnlink:      {in: 1, modifies: always, handle: unlink},
+		fp.OpRmdir:       {in: 1, modifies: always, handle: rmdir},
+		fp.OpRename:      {in: size[fp.RenameIn](), modifies: always, handle: rename},
+		fp.OpLink:        {in: size[fp.LinkIn](), out: entry, modifies: always, handle: link},
+		fp.OpOpen:        {in: size[fp.OpenIn](), out: open, modifies: opensForWriting, handle: openFile},
+		fp.OpRead:        {in: size[fp.ReadIn](), inPlace: true, handle: read},
+		fp.OpWrite:       {in: size[fp.WriteIn](), out: size[fp.WriteOut](), payload: true, modifies: always, handle: write},
+		fp.OpStatfs:      {out: size[fp.StatfsOut](), handle: statfs},
+		fp.OpRelease:     {in: size[fp.ReleaseIn](), handle: release},
+		fp.OpFsync:       {in: size[fp.FsyncIn](), handle: fsync},
+		fp.OpSetxattr:    {in: fp.CompatSetxattrInSize, modifies: always, handle: setxattr},
+		fp.OpGetxattr:    {in: size[fp.GetxattrIn](), handle: getxattr},
+		fp.OpListxattr:   {in: size[fp.GetxattrIn](), handle: listxattr},
+		fp.OpRemovexattr: {in: 1, modifies: always, handle: removexattr},
+		fp.OpFlush:       {in: size[fp.FlushIn](), handle: flush},
+		fp.OpInit:        {in: fp.CompatInitInSize, out: fp.CompatInitOutSize, noSession: true, handle: initSession},
+		fp.OpOpendir:     {in: size[fp.OpenIn](), out: open, handle: opendir},
+		fp.OpReaddir:     {in: size[fp.ReadIn](), handle: readdir},
+		fp.OpReleasedir:  {in: size[fp.ReleaseIn](), handle: releasedir},
+		fp.OpFsyncdir:    {in: size[fp.FsyncIn](), handle: fsyncdir},
+		fp.OpGetlk:       {in: size[fp.LkIn](), out: size[fp.LkOut](), handle: getlk},
+		fp.OpSetlk:       {in: size[fp.LkIn](), handle: setlk},
+		fp.OpSetlkw:      {in: size[fp.LkIn](), waits: true, handle: setlkw},
+		fp.OpAccess:      {in: size[fp.AccessIn](), handle: access},
+		fp.OpCreate:      {in: size[fp.CreateIn](), out: size[fp.CreateOut](), modifies: always, handle: create},
+		fp.OpInterrupt:   {in: size[fp.InterruptIn](), noReply: true, handle: interrupt},
+		fp.OpDestroy:     {noSession: true, handle: destroy},
+		fp.OpIoctl:       {in: size[fp.IoctlIn](), out: size[fp.IoctlOut](), handle: ioctl},
+		fp.OpPoll:        {in: size[fp.PollIn](), out: size[fp.PollOut](), handle: poll},
+		fp.OpBatchForget: {in: size[fp.BatchForgetIn](), noReply: true, handle: batchForget},
+		fp.OpFallocate:   {in: size[fp.FallocateIn](), modifies: always, handle: fallocate},
+		fp.OpReaddirplus: {in: size[fp.ReadIn](), needs: fp.InitDoReaddirplus, handle: readdirplus},
+		fp.OpRename2:     {in: size[fp.Rename2In](), modifies: always, handle: rename2},
+		fp.OpLseek:       {in: size[fp.LseekIn](), out: size[fp.LseekOut](), handle: lseek},
+		fp.OpCopyFileRange: {in: size[fp.CopyFileRangeIn](), out: size[fp.WriteOut](), modifies: always,
+			handle: copyFileRange},
+		fp.OpSetupMapping:  {in: size[fp.SetupMappingIn](), modifies: mapsForWriting, handle: setupMapping},
+		fp.OpRemoveMapping: {in: size[fp.RemoveMappingIn](), handle: removeMapping},
+		fp.OpSyncfs:        {handle: syncfs},
+		fp.OpTmpfile:       {in: size[fp.CreateIn](), out: size[fp.CreateOut](), modifies: always, handle: tmpfile},
+		fp.OpStatx:         {in: size[fp.StatxIn](), out: size[fp.StatxOut](), handle: statx},
+		fp.OpCopyFileRange64: {in: size[fp.CopyFileRangeIn](), out: size[fp.CopyFileRangeOut](), modifies: always,
+			handle: copyFileRange64},
+	}
+}
+
+// opensForWriting tells whether an OPEN could change the file.
+func opensForWriting(t *Thread) bool {
+	in, _, _ := fp.View[fp.OpenIn](t.args)
+	return in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0
+}
+
+func mapsForWriting(t *Thread) bool {
+	in, _, _ := fp.View[fp.SetupMappingIn](t.args)
+	return in.Flags&fp.SetupMappingWrite != 0
+}
+
+// in is the request's body, whose length was checked, and what follows it.
+func in[T fp.Body](t *Thread) (*T, []byte) {
+	v, rest, _ := fp.View[T](t.args)
+	return v, rest
+}
+
+// out is the reply's body, which is zero.
+func out[T fp.Body](t *Thread) *T {
+	v, _, _ := fp.View[T](t.out)
+	return v
+}
+
+// done is the result of a method with a fixed reply of T.
+func done[T fp.Body](errno unix.Errno) (int, unix.Errno) {
+	return size[T](), errno
+}
