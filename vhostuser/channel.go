@@ -89,7 +89,7 @@ func (ch *channel) read() {
 		var h Header
 		var ack U64
 		_, err := io.ReadFull(ch.sock, Bytes(&h))
-		if err == nil && (h.Flags&FlagReply == 0 || h.Size != sizeU64) {
+		if err == nil && (h.Flags&FlagReply == 0 || h.Size != uint32(sizeU64)) {
 			err = errors.New("unexpected answer")
 		}
 		if err == nil {
