@@ -11,122 +11,227 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errReplied tells serve that the handler has answered by itself.
-var errReplied = errors.New("already answered")
+// Errors of requests to the front-end, on which a caller may decide.
+var (
+	// ErrDisconnected ends requests to a front-end that is gone, or that has
+	// opened no back-end channel.
+	ErrDisconnected = errors.New("vhostuser: front-end disconnected")
+	// ErrRefused is wrapped when the front-end answers with a failure.
+	ErrRefused = errors.New("vhostuser: front-end refused")
+	// ErrInterrupted ends requests while the front-end stops a ring: it waits for
+	// the ring's requests to end and does not answer ours.
+	ErrInterrupted = errors.New("vhostuser: front-end is stopping the rings")
+)
 
-// ErrDisconnected ends requests to a front-end that is gone.
-var ErrDisconnected = errors.New("vhostuser: front-end disconnected")
-
-// ErrRefused is wrapped by the error of a request which the front-end answered
-// with a failure.
-var ErrRefused = errors.New("vhostuser: front-end refused")
-
-// channel carries our own requests to the front-end. The front-end answers in
-// order; a goroutine reads the answers.
+// channel carries our own requests to the front-end (vhost-user, "Back-end
+// communication"). Any goroutine may send; the front-end answers in order, and a
+// goroutine of the channel reads the answers. So nobody who waits for an answer
+// keeps Serve from reading the control socket, which the front-end may need us to do
+// before it answers.
 type channel struct {
-	sock *net.UnixConn
+	sock     *net.UnixConn
+	protocol ProtocolFeatures // as negotiated when the channel was opened
+	done     chan struct{}    // closed when the reader has ended
 
-	mu      sync.Mutex
-	waiting []chan error // in the order of the requests
+	sendMu sync.Mutex // held while sending, so that waiting has the order of the requests
+
+	mu      sync.Mutex // a leaf; guards what follows
+	waiting []*pending
 	closed  bool
+	paused  bool
 }
 
-// setBackendReqFD opens the back-end channel.
+// pending is a request without an answer yet.
+type pending struct {
+	request BackendRequest
+	answer  chan error // buffered; gets exactly one error or nil
+	left    bool       // guarded by channel.mu: the caller has been told ErrInterrupted
+	undo    func()     // called if it succeeds though the caller has left; may be nil
+	always  bool       // to be sent even while the channel is paused
+}
+
+// setBackendReqFD opens the back-end channel, in place of an earlier one.
 func (c *Conn) setBackendReqFD(m *message) ([]byte, error) {
 	f := os.NewFile(uintptr(m.takeFD(0)), "back-end channel")
 	defer f.Close()
 	conn, err := net.FileConn(f)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("not a socket: %w", err)
 	}
 	sock, ok := conn.(*net.UnixConn)
 	if !ok {
 		_ = conn.Close()
 		return nil, errors.New("not a unix socket")
 	}
-	if c.channel != nil {
-		c.closeChannel()
-	}
-	c.channel = &channel{sock: sock}
-	go c.channel.read()
-	c.attachSharedMemory(c.channel)
+	c.closeChannel()
+	ch := &channel{sock: sock, protocol: c.protocol, done: make(chan struct{})}
+	c.channel.Store(ch)
+	go ch.read()
+	c.attachSharedMemory(ch)
 	return nil, nil
 }
 
+// closeChannel closes the channel, if there is one, and waits for its goroutine.
 func (c *Conn) closeChannel() {
+	ch := c.channel.Swap(nil)
+	if ch == nil {
+		return
+	}
+	ch.close()
+	<-ch.done
 	c.attachSharedMemory(nil)
-	c.channel.close()
-	c.channel = nil
 }
 
-// call sends a request and waits for its acknowledgement. fd stays the caller's;
-// -1 is none.
-func (ch *channel) call(r BackendRequest, body []byte, fd int) error {
-	answer := make(chan error, 1)
-	ch.mu.Lock()
-	if ch.closed {
-		ch.mu.Unlock()
+// ConfigChanged tells the front-end to read the configuration space again. It may
+// be called from any goroutine.
+func (c *Conn) ConfigChanged() error {
+	ch := c.channel.Load()
+	if ch == nil {
 		return ErrDisconnected
 	}
-	// Under the lock, so that requests and waiters are in the same order.
-	err := sendMessage(ch.sock, uint32(r), FlagVersion|FlagNeedReply, body, fd)
-	if err == nil {
-		ch.waiting = append(ch.waiting, answer)
+	if !ch.protocol.Has(ProtocolConfig) {
+		return fmt.Errorf("vhostuser: %s was not negotiated", ProtocolConfig)
+	}
+	return ch.call(&pending{request: BackendConfigChange}, nil, -1)
+}
+
+// call sends a request and waits for its acknowledgement, if the front-end
+// acknowledges requests at all. fd stays the caller's; -1 is none.
+func (ch *channel) call(p *pending, body []byte, fd int) error {
+	if fd >= 0 && !ch.protocol.Has(ProtocolBackendSendFD) {
+		return fmt.Errorf("vhostuser: %s was not negotiated", ProtocolBackendSendFD)
+	}
+	p.answer = make(chan error, 1)
+	acked := ch.protocol.Has(ProtocolReplyAck)
+	if err := ch.send(p, body, fd, acked); err != nil {
+		return fmt.Errorf("%s: %w", p.request, err)
+	}
+	if !acked {
+		return nil
+	}
+	if err := <-p.answer; err != nil {
+		return fmt.Errorf("%s: %w", p.request, err)
+	}
+	return nil
+}
+
+// send writes the request and puts it in line for an answer.
+func (ch *channel) send(p *pending, body []byte, fd int, acked bool) error {
+	ch.sendMu.Lock()
+	defer ch.sendMu.Unlock()
+	ch.mu.Lock()
+	var err error
+	switch {
+	case ch.closed:
+		err = ErrDisconnected
+	case ch.paused && !p.always:
+		err = ErrInterrupted
+	case acked:
+		ch.waiting = append(ch.waiting, p)
 	}
 	ch.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("vhostuser: %s: %w", r, err)
+		return err
 	}
-	if err := <-answer; err != nil {
-		return fmt.Errorf("%s: %w", r, err)
+	flags := FlagVersion
+	if acked {
+		flags |= FlagNeedReply
+	}
+	if err := sendMessage(ch.sock, uint32(p.request), flags, body, fd); err != nil {
+		ch.close() // part of a message may have been sent
+		if disconnected(err) {
+			return ErrDisconnected
+		}
+		return fmt.Errorf("vhostuser: %w", err)
 	}
 	return nil
 }
 
 // read hands out answers until the channel ends.
 func (ch *channel) read() {
+	defer close(ch.done)
+	defer ch.close()
 	for {
 		var h Header
 		var ack U64
-		_, err := io.ReadFull(ch.sock, Bytes(&h))
-		if err == nil && (h.Flags&FlagReply == 0 || h.Size != uint32(sizeU64)) {
-			err = errors.New("unexpected answer")
-		}
-		if err == nil {
-			_, err = io.ReadFull(ch.sock, Bytes(&ack))
-		}
-		if err != nil {
-			ch.close()
+		// Without room for control messages the kernel drops descriptors.
+		if _, err := io.ReadFull(ch.sock, Bytes(&h)); err != nil {
 			return
 		}
-		ch.answer(ack.Value)
+		if h.Flags&(FlagReply|FlagVersionMask) != FlagReply|FlagVersion || int(h.Size) != sizeU64 {
+			return // not an acknowledgement, so what follows can't be told
+		}
+		if _, err := io.ReadFull(ch.sock, Bytes(&ack)); err != nil {
+			return
+		}
+		if !ch.deliver(BackendRequest(h.Request), ack.Value) {
+			return
+		}
 	}
 }
 
-func (ch *channel) answer(ack uint64) {
+// deliver gives an acknowledgement to the first in line; false when it is for
+// another request.
+func (ch *channel) deliver(r BackendRequest, ack uint64) bool {
 	ch.mu.Lock()
-	var first chan error
-	if len(ch.waiting) > 0 {
-		first, ch.waiting = ch.waiting[0], ch.waiting[1:]
+	defer ch.mu.Unlock()
+	if len(ch.waiting) == 0 || ch.waiting[0].request != r {
+		return false
 	}
-	ch.mu.Unlock()
+	p := ch.waiting[0]
+	ch.waiting = ch.waiting[1:]
 	switch {
-	case first == nil:
-	case ack != 0:
-		first <- fmt.Errorf("%w with %d (%s)", ErrRefused, int64(ack), unix.Errno(-int64(ack)))
-	default:
-		first <- nil
+	case !p.left && ack == 0:
+		p.answer <- nil
+	case !p.left:
+		p.answer <- refusal(ack)
+	case ack == 0 && p.undo != nil:
+		go p.undo() // it sends, which must not keep us from reading
 	}
+	return true
+}
+
+// refusal is the error for a failure; QEMU answers with a negated errno, others
+// with any number.
+func refusal(ack uint64) error {
+	if errno := unix.Errno(-ack); errno < 4096 {
+		return fmt.Errorf("%w: %w", ErrRefused, errno)
+	}
+	return fmt.Errorf("%w with %#x", ErrRefused, ack)
+}
+
+// pause lets those who wait for an answer go, with ErrInterrupted, and sends no more
+// requests until resume. A front-end that stops a ring waits for the ring's last
+// request, which may be the one that waits here.
+func (ch *channel) pause() {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.paused = true
+	for _, p := range ch.waiting {
+		if !p.left {
+			p.left = true
+			p.answer <- ErrInterrupted
+		}
+	}
+}
+
+func (ch *channel) resume() {
+	ch.mu.Lock()
+	ch.paused = false
+	ch.mu.Unlock()
 }
 
 // close ends the channel and all that wait for an answer.
 func (ch *channel) close() {
-	ch.mu.Lock()
-	waiting := ch.waiting
-	ch.waiting, ch.closed = nil, true
-	ch.mu.Unlock()
+	// Not under mu: this is what ends a send that blocks.
 	_ = ch.sock.Close()
-	for _, w := range waiting {
-		w <- ErrDisconnected
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.closed = true
+	for _, p := range ch.waiting {
+		if !p.left {
+			p.answer <- ErrDisconnected
+		}
 	}
+	ch.waiting = nil
 }

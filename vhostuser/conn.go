@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,34 +17,44 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// Conn is one front-end's connection.
+// Conn is one front-end's connection. All its state belongs to Serve's goroutine,
+// except channel.
 type Conn struct {
-	sock    *net.UnixConn
-	device  Device
-	log     *logrus.Entry
-	grumble rate.Sometimes // for messages that were refused
+	sock     *net.UnixConn
+	device   Device
+	stateful StateTransferrer   // device, if it can
+	sharing  SharedMemoryDevice // device, if it can
+	log      *logrus.Entry
+	grumble  rate.Sometimes  // for messages that were refused
+	ended    <-chan struct{} // closed when Serve's context ends
 
 	features uint64 // acknowledged
 	protocol ProtocolFeatures
 	status   uint64
 	space    virtqueue.Space
-	regions  []*virtqueue.Region
+	regions  []*virtqueue.Region // those in space
 	rings    []ring
 	dirty    dirtyLog
 	inflight inflightArea
-	channel  *channel
 	transfer transfer
+	channel  atomic.Pointer[channel] // nil until SET_BACKEND_REQ_FD
 }
 
-// NewConn prepares to serve a front-end; it takes over sock.
+// NewConn prepares to serve a front-end; Serve closes sock.
 func NewConn(sock *net.UnixConn, d Device, log *logrus.Entry) *Conn {
-	return &Conn{
+	c := &Conn{
 		sock:    sock,
 		device:  d,
 		log:     log,
 		grumble: rate.Sometimes{First: 20, Interval: time.Second},
 		rings:   make([]ring, d.NumQueues()),
 	}
+	c.stateful, _ = d.(StateTransferrer)
+	c.sharing, _ = d.(SharedMemoryDevice)
+	for i := range c.rings {
+		c.rings[i].kick = -1
+	}
+	return c
 }
 
 // Serve serves the front-end until it disconnects (nil), ctx ends (its error) or
@@ -51,91 +63,121 @@ func NewConn(sock *net.UnixConn, d Device, log *logrus.Entry) *Conn {
 func (c *Conn) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.sock.Close() })
 	defer stop()
+	c.ended = ctx.Done()
+	// Starting a queue looks at memory that a front-end may take away meanwhile.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer c.teardown()
 	for {
-		m, err := c.receive()
-		if err != nil {
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, net.ErrClosed):
-				return nil
-			}
+		err := c.next()
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case disconnected(err):
+			return nil
+		default:
 			return fmt.Errorf("vhostuser: %w", err)
-		}
-		err = c.serve(m)
-		m.closeFDs()
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("vhostuser: %s: %w", m.request, err)
 		}
 	}
 }
 
-// serve handles one message. Its error ends the connection.
-func (c *Conn) serve(m *message) error {
+// disconnected reports whether err only says that the other side is gone.
+func disconnected(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
+// next serves one message. Its error ends the connection.
+func (c *Conn) next() error {
+	m := &message{}
+	defer m.close()
+	if err := c.receive(m); err != nil {
+		return err
+	}
 	if c.log.Logger.IsLevelEnabled(logrus.DebugLevel) {
 		c.log.Debugf("vhost-user: %s, %d bytes, %d descriptors", m.request, len(m.body), len(m.fds))
 	}
-	row, err := c.lookup(m)
-	var reply []byte
-	if err == nil {
-		reply, err = row.handle(c, m)
-	}
-	if errors.Is(err, errReplied) {
+	if m.flags&FlagReply != 0 {
+		// Nothing that we send on this socket is a request. To answer an answer may
+		// go on for ever.
+		c.refused(m, errors.New("it is marked as a reply"))
 		return nil
 	}
-	if err != nil {
-		c.grumble.Do(func() { c.log.Warnf("vhost-user: %s refused: %v", m.request, err) })
+	row, err := c.lookup(m)
+	var body []byte
+	if err == nil {
+		body, err = row.handle(c, m)
 	}
-	switch {
-	case row != nil && row.replies:
-		// A refused request that the front-end waits for is answered with an empty
-		// body, which it takes for a failure.
-		return c.reply(m.request, reply, -1)
-	case m.flags&FlagNeedReply != 0 && c.protocol.Has(ProtocolReplyAck):
-		ack := uint64(0)
-		if err != nil {
-			ack = 1
-		}
-		return c.reply(m.request, u64(ack), -1)
+	if err != nil {
+		c.refused(m, err)
+	}
+	if err := c.answer(row, m, body, err); err != nil {
+		return fmt.Errorf("%s: answer: %w", m.request, err)
 	}
 	return nil
 }
 
-// receive reads one message. Descriptors come with the header.
-func (c *Conn) receive() (*message, error) {
-	m := &message{}
-	var h Header
-	err := c.readFull(Bytes(&h), m)
-	if err == nil {
-		m.request, m.flags = Request(h.Request), h.Flags
-		switch {
-		case h.Flags&FlagVersionMask != FlagVersion:
-			err = fmt.Errorf("%s has version %d, want %d: not a vhost-user front-end?", m.request, h.Flags&FlagVersionMask, FlagVersion)
-		case h.Size > MaxBodySize:
-			err = fmt.Errorf("%s has a body of %d bytes, more than %d", m.request, h.Size, MaxBodySize)
-		default:
-			m.body = make([]byte, h.Size)
-			if err = c.readFull(m.body, m); errors.Is(err, io.EOF) && h.Size > 0 {
-				err = fmt.Errorf("%s: connection ends within a message: %w", m.request, err)
-			}
-		}
-	}
-	if err != nil {
-		m.closeFDs()
-		return nil, err
-	}
-	return m, nil
+func (c *Conn) refused(m *message, err error) {
+	c.grumble.Do(func() { c.log.Warnf("vhost-user: %s refused: %v", m.request, err) })
 }
 
-// readFull fills b and collects descriptors that come with it.
+// answer sends what the front-end waits for. row is nil for an unknown request, err
+// what came of the request.
+func (c *Conn) answer(row *request, m *message, body []byte, err error) error {
+	fd := -1
+	switch {
+	case row != nil && row.answer != ackIfAsked:
+		if err != nil {
+			body = nil
+		}
+		if err != nil && row.answer == replyStatus {
+			body = replyU64(1 | TransferNoFD)
+		}
+		if err == nil && m.hasReply {
+			fd = m.replyFD
+		}
+	case m.flags&FlagNeedReply != 0 && c.protocol.Has(ProtocolReplyAck):
+		var ack uint64
+		if err != nil {
+			ack = 1
+		}
+		body = replyU64(ack)
+	default:
+		return nil
+	}
+	return sendMessage(c.sock, uint32(m.request), FlagVersion|FlagReply, body, fd)
+}
+
+// receive reads one message. What it returns as an error ends the connection: the
+// start of the next message could not be found.
+func (c *Conn) receive(m *message) error {
+	var h Header
+	if err := c.readFull(Bytes(&h), m); err != nil {
+		return err
+	}
+	m.request, m.flags = Request(h.Request), h.Flags
+	switch {
+	case h.Flags&FlagVersionMask != FlagVersion:
+		return fmt.Errorf("%s has version %d, want %d: is this a vhost-user front-end?", m.request, h.Flags&FlagVersionMask, FlagVersion)
+	case h.Size > MaxBodySize:
+		return fmt.Errorf("%s has a body of %d bytes, more than %d", m.request, h.Size, MaxBodySize)
+	}
+	m.body = make([]byte, h.Size)
+	if err := c.readFull(m.body, m); err != nil {
+		return fmt.Errorf("%s: within the message: %w", m.request, err)
+	}
+	return nil
+}
+
+// oobSize has room for one descriptor more than allowed, so that a surplus is seen.
+var oobSize = unix.CmsgSpace(4 * (MaxMessageFDs + 1))
+
+// readFull fills b and collects the descriptors that come with it, whether with the
+// header, as they should, or later.
 func (c *Conn) readFull(b []byte, m *message) error {
-	// One more than allowed, so that a surplus is seen and not cut off.
-	oob := make([]byte, unix.CmsgSpace(4*(MaxMessageFDs+1)))
+	oob := make([]byte, oobSize)
 	for len(b) > 0 {
+		// ReadMsgUnix sets MSG_CMSG_CLOEXEC.
 		n, oobn, flags, _, err := c.sock.ReadMsgUnix(b, oob)
 		if oobn > 0 {
 			if err := m.addFDs(oob[:oobn]); err != nil {
@@ -149,13 +191,15 @@ func (c *Conn) readFull(b []byte, m *message) error {
 			return io.EOF
 		}
 		if flags&unix.MSG_CTRUNC != 0 {
-			return fmt.Errorf("more than %d descriptors attached", MaxMessageFDs+1)
+			m.fdsLost = true // the kernel has closed those that did not fit
 		}
 		b = b[n:]
 	}
 	return nil
 }
 
+// addFDs takes the descriptors out of a control message. There may be one in every
+// byte of a message; a front-end that does so is up to no good.
 func (m *message) addFDs(oob []byte) error {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -166,18 +210,13 @@ func (m *message) addFDs(oob []byte) error {
 			m.fds = append(m.fds, fds...)
 		}
 	}
-	if len(m.fds) > 4*MaxMessageFDs {
-		return errors.New("too many descriptors in one message")
+	if len(m.fds) > 2*MaxMessageFDs {
+		return fmt.Errorf("%s comes with more than %d descriptors", m.request, 2*MaxMessageFDs)
 	}
 	return nil
 }
 
-// reply sends the answer to a request, with a descriptor if fd is not -1.
-func (c *Conn) reply(r Request, body []byte, fd int) error {
-	return sendMessage(c.sock, uint32(r), FlagVersion|FlagReply, body, fd)
-}
-
-// sendMessage writes header and body at once. fd stays the caller's.
+// sendMessage writes header and body at once. fd stays the caller's; -1 is none.
 func sendMessage(sock *net.UnixConn, request, flags uint32, body []byte, fd int) error {
 	h := Header{Request: request, Flags: flags, Size: uint32(len(body))}
 	b := append(append(make([]byte, 0, HeaderSize+len(body)), Bytes(&h)...), body...)
@@ -186,26 +225,27 @@ func sendMessage(sock *net.UnixConn, request, flags uint32, body []byte, fd int)
 		oob = unix.UnixRights(fd)
 	}
 	n, _, err := sock.WriteMsgUnix(b, oob, nil)
-	for err == nil && n < len(b) {
-		b = b[n:]
-		n, err = sock.Write(b)
+	if err == nil && n < len(b) {
+		_, err = sock.Write(b[n:])
 	}
 	return err
 }
 
-// teardown gives everything back.
+// teardown gives everything back. The channel goes first: a queue may wait for an
+// answer that does not come any more.
 func (c *Conn) teardown() {
+	_ = c.sock.Close()
+	if ch := c.channel.Load(); ch != nil {
+		ch.close()
+	}
 	for i := range c.rings {
 		c.stopRing(i)
 		c.rings[i].close()
 	}
-	c.transfer.wait()
-	if c.channel != nil {
-		c.closeChannel()
-	}
+	c.transfer.abort()
+	c.closeChannel()
 	c.space.Store(nil)
 	c.regions = nil
 	c.dirty.close()
 	c.inflight.close()
-	_ = c.sock.Close()
 }

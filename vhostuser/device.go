@@ -22,9 +22,12 @@ type Device interface {
 	// Config is the configuration space; nil when the device offers none.
 	Config() []byte
 
-	// StartQueue hands over a running ring; the device owns it until StopQueue
-	// returns, which is when nothing of it is in flight.
+	// StartQueue hands over a ring that is configured and enabled and has memory;
+	// there may be requests in it without a kick. The device owns it until
+	// StopQueue returns. After an error it is not running.
 	StartQueue(index int, v Vring) error
+	// StopQueue returns when nothing of the ring is in flight any more. The guest's
+	// state stays: a paused guest goes on where it was.
 	StopQueue(index int) error
 	// Reset drops the guest's state: the driver has reset the device. All queues
 	// are stopped.
@@ -35,7 +38,9 @@ type Device interface {
 type Vring struct {
 	Queue *virtqueue.Queue
 	// Kick is the driver's eventfd, or -1 when the ring must be polled. It stays
-	// Conn's and may be in blocking or non-blocking mode.
+	// Conn's, and open until StopQueue returns. It may be in blocking or
+	// non-blocking mode, and the front-end may read it, so a device should wait for
+	// it together with a descriptor of its own and not count on what it reads.
 	Kick int
 	// Call and Err are notified to reach the driver; their descriptors may change
 	// while the ring runs.
@@ -43,19 +48,25 @@ type Vring struct {
 }
 
 // StateTransferrer is a Device that can be migrated (VHOST_USER_PROTOCOL_F_DEVICE_STATE).
-// The methods run on a goroutine of their own while the rings are stopped.
+// NewConn asserts it once. The methods run one at a time, on a goroutine of their
+// own while no queue runs; StartQueue and Reset wait until they have returned.
 type StateTransferrer interface {
-	// SaveState writes the device's state and returns; the file is closed by Conn.
+	// SaveState writes the device's state. Conn closes f afterwards; a front-end
+	// that gives up makes writing fail.
 	SaveState(f *os.File) error
+	// LoadState reads up to the end of the file what SaveState has written. An error
+	// fails the migration.
 	LoadState(f *os.File) error
 }
 
 // SharedMemoryDevice is a Device with memory regions that the front-end shows to
-// the guest (VHOST_USER_PROTOCOL_F_SHMEM).
+// the guest (VHOST_USER_PROTOCOL_F_SHMEM). NewConn asserts it once.
 type SharedMemoryDevice interface {
-	// SharedMemory is the size of each region in bytes, by id; 0 is none.
+	// SharedMemory is the size of each region in bytes, by id; 0 is none. Sizes are
+	// multiples of the page size and stay the same.
 	SharedMemory() []uint64
-	// AttachSharedMemory hands over the way to map into region id; nil when the
-	// front-end is gone.
+	// AttachSharedMemory hands over the way to map into region id, from Serve's
+	// goroutine. It comes again with nil when the front-end is gone or has exchanged
+	// its channel: all mappings are gone too. Queues may be running.
 	AttachSharedMemory(id uint8, s *SharedMemory)
 }

@@ -3,79 +3,124 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// maxOldLogs bounds the mappings of earlier logs that running queues may still
-// write to.
-const maxOldLogs = 64
+// minLogRoom is the address space set aside for the first log: enough for a guest
+// of 512 GiB.
+const minLogRoom = 16 << 20
 
-// dirtyLog is the bitmap of SET_LOG_BASE.
+// dirtyLog is the bitmap of SET_LOG_BASE. Each migration, and each growth of the
+// guest during one, brings a new file for it, while running queues may still be
+// about to mark a page in the one before. So a log is mapped over the one before,
+// at the same address: a late mark ends up in the new log, where a page too much
+// does no harm.
 type dirtyLog struct {
 	log  *virtqueue.Log
-	maps [][]byte // all mappings, the current one last
+	room []byte   // where logs are mapped; anonymous memory where none is
+	old  [][]byte // earlier rooms, which were too small
 }
 
-// setLogBase maps the bitmap. The answer has a body, which says nothing.
+// setLogBase maps the bitmap. The front-end waits for an answer, which says nothing
+// but that we are done with the log before (vhost-user, VHOST_USER_SET_LOG_BASE).
 func (c *Conn) setLogBase(m *message) ([]byte, error) {
 	d := body[LogDescription](m)
 	fd := m.takeFD(0)
 	defer unix.Close(fd)
-	if d.Size == 0 || d.Size > maxMapping || d.Offset > maxMapping || d.Offset%4 != 0 {
-		return nil, fmt.Errorf("log of %#x bytes at offset %#x", d.Size, d.Offset)
+	if err := c.dirty.open(fd, d.Offset, d.Size); err != nil {
+		return nil, err
 	}
-	if len(c.dirty.maps) >= maxOldLogs {
-		return nil, errors.New("too many logs; stop the rings first")
-	}
-	b, err := mapShared(fd, d.Offset+d.Size)
-	if err != nil {
-		return nil, fmt.Errorf("mmap: %w", err)
-	}
-	c.dirty.maps = append(c.dirty.maps, b)
-	c.dirty.log = virtqueue.NewLog(b[d.Offset:])
 	c.updateLogs()
-	c.dropOldLogs()
-	return u64(0), nil
+	return replyU64(0), nil
 }
 
-// setLogFD is accepted and its descriptor closed: nobody waits for it.
+// setLogFD is accepted and its descriptor closed: an eventfd on which nobody waits.
 func (c *Conn) setLogFD(*message) ([]byte, error) { return nil, nil }
 
 // updateLogs tells the running queues where to log, if at all.
 func (c *Conn) updateLogs() {
+	log := c.dirty.log
+	if c.features&FeatureLogAll == 0 {
+		log = nil
+	}
 	for i := range c.rings {
-		r := &c.rings[i]
-		if r.queue == nil {
-			continue
+		if r := &c.rings[i]; r.queue != nil {
+			r.queue.SetLog(log, r.addr.Log, r.addr.Flags&VringAddrLog != 0)
 		}
-		log := c.dirty.log
-		if c.features&FeatureLogAll == 0 {
-			log = nil
-		}
-		r.queue.SetLog(log, r.addr.Log, r.addr.Flags&VringAddrLog != 0)
 	}
 }
 
-// dropOldLogs unmaps earlier logs when no queue runs that may write to them.
-func (c *Conn) dropOldLogs() {
-	for i := range c.rings {
-		if c.rings[i].queue != nil {
-			return
-		}
+// open makes size bytes of the file at offset the log; fd stays the caller's.
+func (d *dirtyLog) open(fd int, offset, size uint64) error {
+	page := uint64(unix.Getpagesize())
+	if offset%page != 0 {
+		return fmt.Errorf("offset %#x is not a multiple of the page size", offset)
 	}
-	for len(c.dirty.maps) > 1 {
-		_ = unix.Munmap(c.dirty.maps[0])
-		c.dirty.maps = c.dirty.maps[1:]
+	// A mapping of the usual kind first: it makes all checks.
+	trial, err := mapFile(fd, offset, size)
+	if err != nil {
+		return err
 	}
+	length := uint64(len(trial.all))
+	trial.unmap()
+	if err := d.makeRoom(length); err != nil {
+		return err
+	}
+	d.log = nil
+	if err := d.fill(0, length, fd, int64(offset), unix.MAP_SHARED); err != nil {
+		return err
+	}
+	if err := d.fill(length, uint64(len(d.room)), -1, 0, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+		return err
+	}
+	d.log = virtqueue.NewLog(d.room[:size])
+	return nil
+}
+
+// makeRoom provides room for a log of n bytes. What queues still mark in a room that
+// was too small is not lost on anybody, because the front-end has left its log.
+func (d *dirtyLog) makeRoom(n uint64) error {
+	if n <= uint64(len(d.room)) {
+		return nil
+	}
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
+	room, err := unix.Mmap(-1, 0, int(max(n, 2*uint64(len(d.room)), minLogRoom)), prot, flags)
+	if err != nil {
+		return fmt.Errorf("mmap of %#x bytes: %w", n, err)
+	}
+	if d.room != nil {
+		d.old = append(d.old, d.room)
+	}
+	d.room = room
+	return nil
+}
+
+// fill maps a file, or nothing, over [from, to) of the room.
+func (d *dirtyLog) fill(from, to uint64, fd int, offset int64, flags int) error {
+	if from == to {
+		return nil
+	}
+	at := unsafe.Pointer(&d.room[from])
+	got, err := unix.MmapPtr(fd, offset, at, uintptr(to-from), unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_FIXED|unix.MAP_NORESERVE)
+	if err == nil && got != at {
+		err = errors.New("mapped elsewhere")
+	}
+	if err != nil {
+		return fmt.Errorf("mmap of the log: %w", err)
+	}
+	return nil
 }
 
 // close unmaps everything; no queue runs any more.
 func (d *dirtyLog) close() {
-	for _, b := range d.maps {
-		_ = unix.Munmap(b)
+	for _, b := range append(d.old, d.room) {
+		if b != nil {
+			_ = unix.Munmap(b)
+		}
 	}
-	d.maps, d.log = nil, nil
+	*d = dirtyLog{}
 }

@@ -9,81 +9,100 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// inflightArea is the memory of SET_INFLIGHT_FD.
+// inflightArea is the memory of SET_INFLIGHT_FD, one part for each queue.
 type inflightArea struct {
-	mapping []byte
-	area    []byte
+	mapping mapping
 	queues  int
 	size    uint16
 }
 
 // queue is one queue's part, or nil when there is none that fits.
 func (a *inflightArea) queue(index int, size uint16) []byte {
-	if a.area == nil || index >= a.queues || size > a.size {
+	if a.mapping.part == nil || index >= a.queues || size > a.size {
 		return nil
 	}
 	n := virtqueue.InflightSize(a.size)
-	return a.area[uint64(index)*n : uint64(index+1)*n]
+	return a.mapping.part[uint64(index)*n : uint64(index+1)*n]
 }
 
 func (a *inflightArea) close() {
-	if a.mapping != nil {
-		_ = unix.Munmap(a.mapping)
-	}
+	a.mapping.unmap()
 	*a = inflightArea{}
 }
 
-func checkInflight(d *InflightDescription, queues, maxSize int) error {
-	if d.NumQueues == 0 || int(d.NumQueues) > queues || d.QueueSize == 0 || int(d.QueueSize) > maxSize {
-		return fmt.Errorf("%d queues of %d entries", d.NumQueues, d.QueueSize)
+// inflightNeed checks the description and returns the size of its area.
+func (c *Conn) inflightNeed(d *InflightDescription) (uint64, error) {
+	if d.NumQueues == 0 || int(d.NumQueues) > len(c.rings) || d.QueueSize == 0 || int(d.QueueSize) > c.device.MaxQueueSize() {
+		return 0, fmt.Errorf("%d queues of %d entries", d.NumQueues, d.QueueSize)
 	}
-	return nil
+	return uint64(d.NumQueues) * virtqueue.InflightSize(d.QueueSize), nil
 }
 
-// getInflightFD makes the area; the front-end keeps it, and gives it back with
-// SET_INFLIGHT_FD now and to our successor.
+// getInflightFD makes an area; the front-end keeps it, and gives it back with
+// SET_INFLIGHT_FD, now to us and after a crash to our successor (vhost-user,
+// "Inflight I/O tracking").
 func (c *Conn) getInflightFD(m *message) ([]byte, error) {
 	d := body[InflightDescription](m)
-	if err := checkInflight(&d, len(c.rings), c.device.MaxQueueSize()); err != nil {
-		return nil, err
-	}
-	size := uint64(d.NumQueues) * virtqueue.InflightSize(d.QueueSize)
-	fd, err := unix.MemfdCreate("vhost-user-inflight", unix.MFD_CLOEXEC)
+	need, err := c.inflightNeed(&d)
 	if err != nil {
-		return nil, fmt.Errorf("memfd_create: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return nil, fmt.Errorf("ftruncate: %w", err)
-	}
-	d.MmapSize, d.MmapOffset = size, 0
-	if err := c.reply(m.request, Bytes(&d), fd); err != nil {
 		return nil, err
 	}
-	return nil, errReplied
+	fd, err := newInflightFile(int64(need))
+	if err != nil {
+		return nil, err
+	}
+	m.attach(fd)
+	d.MmapSize, d.MmapOffset = need, 0
+	return reply(d)[:len(m.body)], nil
 }
 
+// newInflightFile makes a file of zeros whose size nobody can change, so that
+// writing to a mapping of it is no fault.
+func newInflightFile(size int64) (fd int, err error) {
+	fd, err = unix.MemfdCreate("vhost-user-inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	if err = unix.Ftruncate(fd, size); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("in-flight area of %d bytes: %w", size, err)
+	}
+	return fd, nil
+}
+
+// setInflightFD takes an area into use with the next start of the rings.
 func (c *Conn) setInflightFD(m *message) ([]byte, error) {
 	d := body[InflightDescription](m)
 	fd := m.takeFD(0)
 	defer unix.Close(fd)
-	if err := checkInflight(&d, len(c.rings), c.device.MaxQueueSize()); err != nil {
+	need, err := c.inflightNeed(&d)
+	if err != nil {
 		return nil, err
 	}
-	need := uint64(d.NumQueues) * virtqueue.InflightSize(d.QueueSize)
-	if d.MmapSize < need || d.MmapSize > maxMapping || d.MmapOffset > maxMapping || d.MmapOffset%8 != 0 {
-		return nil, fmt.Errorf("area of %d bytes at offset %d, want %d", d.MmapSize, d.MmapOffset, need)
+	if d.MmapSize < need || d.MmapOffset%8 != 0 {
+		return nil, fmt.Errorf("area of %#x bytes at offset %#x, want %#x", d.MmapSize, d.MmapOffset, need)
 	}
-	for i := range c.rings {
-		if c.rings[i].queue != nil {
-			return nil, errors.New("a ring is running")
-		}
+	if c.running() {
+		return nil, errors.New("a ring is running")
 	}
-	b, err := mapShared(fd, d.MmapOffset+d.MmapSize)
+	area, err := mapFile(fd, d.MmapOffset, d.MmapSize)
 	if err != nil {
-		return nil, fmt.Errorf("mmap: %w", err)
+		return nil, err
 	}
 	c.inflight.close()
-	c.inflight = inflightArea{mapping: b, area: b[d.MmapOffset:], queues: int(d.NumQueues), size: d.QueueSize}
+	c.inflight = inflightArea{mapping: area, queues: int(d.NumQueues), size: d.QueueSize}
 	return nil, nil
+}
+
+// running reports whether a ring runs.
+func (c *Conn) running() bool {
+	for i := range c.rings {
+		if c.rings[i].queue != nil {
+			return true
+		}
+	}
+	return false
 }

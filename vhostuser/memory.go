@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -15,46 +14,54 @@ const (
 	// memSlots is what GET_MAX_MEM_SLOTS answers: the same as other back-ends,
 	// which front-ends were tested with.
 	memSlots = 509
-	// maxRegions is where ADD_MEM_REG ends. QEMU adds the mappings of a shared
-	// memory window beyond the announced slots.
+	// maxRegions is where ADD_MEM_REG ends. QEMU adds each mapping in a shared
+	// memory window as a region, beyond the announced slots.
 	maxRegions = 8192
-	// maxMapping bounds offset and size of one mapping to what an address space
-	// can hold.
-	maxMapping = 1 << 46
 )
 
-func (c *Conn) getMaxMemSlots(*message) ([]byte, error) { return u64(memSlots), nil }
+// errNotShared is what a front-end's user has to know when no descriptors come with
+// memory.
+var errNotShared = errors.New("no descriptor: guest memory is not shared; with QEMU use -object memory-backend-memfd,share=on")
 
-// setMemTable replaces all memory. Running queues see the new memory with their
-// next batch.
+func (c *Conn) getMaxMemSlots(*message) ([]byte, error) { return replyU64(memSlots), nil }
+
+// setMemTable replaces all memory, or nothing if one region is wrong. Running
+// queues see the new memory with their next batch.
 func (c *Conn) setMemTable(m *message) ([]byte, error) {
-	h, ok := Decode[MemoryHeader](m.body)
-	const regionSize = int(unsafe.Sizeof(MemoryRegion{}))
-	if !ok || h.Regions > MaxTableRegions || len(m.body) < 8+int(h.Regions)*regionSize {
-		return nil, fmt.Errorf("%d regions in %d bytes", h.Regions, len(m.body))
+	n := body[MemoryHeader](m).Regions
+	switch {
+	case n > MaxTableRegions || len(m.body) != sizeMemory+int(n)*sizeRegion:
+		return nil, fmt.Errorf("%d regions in %d bytes", n, len(m.body))
+	case n > 0 && len(m.fds) == 0:
+		return nil, errNotShared
+	case int(n) != len(m.fds):
+		return nil, fmt.Errorf("%d regions with %d descriptors", n, len(m.fds))
 	}
-	if int(h.Regions) != len(m.fds) {
-		return nil, fmt.Errorf("%d regions with %d descriptors: is the guest's memory shared (QEMU: memory-backend-memfd,share=on)?", h.Regions, len(m.fds))
-	}
-	var regions []*virtqueue.Region
-	for i := range int(h.Regions) {
-		r, _ := Decode[MemoryRegion](m.body[8+i*regionSize:])
-		region, err := mapRegion(&r, m.takeFD(i))
-		if err != nil {
-			releaseAll(regions)
-			return nil, fmt.Errorf("region %d: %w", i, err)
+	regions := make([]*virtqueue.Region, 0, n)
+	err := func() error {
+		for i := range int(n) {
+			r, _ := Decode[MemoryRegion](m.body[sizeMemory+i*sizeRegion:])
+			region, err := mapRegion(&r, m.takeFD(i))
+			if err != nil {
+				return fmt.Errorf("region %d: %w", i, err)
+			}
+			regions = append(regions, region)
 		}
-		regions = append(regions, region)
+		return c.publish(regions)
+	}()
+	if err != nil {
+		for _, r := range regions {
+			r.Release()
+		}
 	}
-	if err := c.publish(regions); err != nil {
-		releaseAll(regions)
-		return nil, err
-	}
-	return nil, nil
+	return nil, err
 }
 
 func (c *Conn) addMemReg(m *message) ([]byte, error) {
-	if len(c.regions) >= maxRegions {
+	switch {
+	case len(m.fds) == 0:
+		return nil, errNotShared
+	case len(c.regions) >= maxRegions:
 		return nil, fmt.Errorf("more than %d regions", maxRegions)
 	}
 	s := body[SingleRegion](m)
@@ -69,18 +76,22 @@ func (c *Conn) addMemReg(m *message) ([]byte, error) {
 	return nil, nil
 }
 
+// remMemReg finds the region by its addresses and size (vhost-user,
+// VHOST_USER_REM_MEM_REG). A descriptor, which old front-ends send, is closed with
+// the message.
 func (c *Conn) remMemReg(m *message) ([]byte, error) {
 	r := body[SingleRegion](m).Region
 	i := slices.IndexFunc(c.regions, func(have *virtqueue.Region) bool {
 		return have.GuestAddr == r.GuestAddr && have.UserAddr == r.UserAddr && uint64(len(have.Host)) == r.Size
 	})
 	if i < 0 {
-		return nil, fmt.Errorf("no region of %d bytes at guest address %#x", r.Size, r.GuestAddr)
+		return nil, fmt.Errorf("no region of %#x bytes at guest address %#x", r.Size, r.GuestAddr)
 	}
 	return nil, c.publish(slices.Delete(slices.Clone(c.regions), i, i+1))
 }
 
-// publish makes a new Memory current.
+// publish makes a new Memory current, and starts the rings that waited for it. On
+// error the regions are the caller's.
 func (c *Conn) publish(regions []*virtqueue.Region) error {
 	memory, err := virtqueue.NewMemory(regions)
 	if err != nil {
@@ -88,45 +99,24 @@ func (c *Conn) publish(regions []*virtqueue.Region) error {
 	}
 	c.space.Store(memory)
 	c.regions = regions
+	c.startReady()
 	return nil
 }
 
-func releaseAll(regions []*virtqueue.Region) {
-	for _, r := range regions {
-		r.Release()
-	}
-}
-
-// mapRegion maps a region and closes fd. The file is mapped from its start, not
-// from MmapOffset, because with huge pages only the front-end knows the alignment.
+// mapRegion maps a region and closes fd.
 func mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
-	if fd < 0 {
-		return nil, errors.New("no descriptor")
-	}
 	defer unix.Close(fd)
-	if r.Size == 0 || r.Size > maxMapping || r.MmapOffset > maxMapping {
-		return nil, fmt.Errorf("%#x bytes at offset %#x can't be mapped", r.Size, r.MmapOffset)
-	}
 	if r.GuestAddr+r.Size < r.GuestAddr || r.UserAddr+r.Size < r.UserAddr {
-		return nil, fmt.Errorf("region at guest address %#x wraps around", r.GuestAddr)
+		return nil, fmt.Errorf("%#x bytes at guest address %#x, front-end address %#x wrap around", r.Size, r.GuestAddr, r.UserAddr)
 	}
-	b, err := mapShared(fd, r.MmapOffset+r.Size)
+	m, err := mapFile(fd, r.MmapOffset, r.Size)
 	if err != nil {
-		return nil, fmt.Errorf("mmap of %#x bytes: %w", r.MmapOffset+r.Size, err)
+		return nil, err
 	}
 	return &virtqueue.Region{
 		GuestAddr: r.GuestAddr,
 		UserAddr:  r.UserAddr,
-		Host:      b[r.MmapOffset:],
-		Release:   func() { _ = unix.Munmap(b) },
+		Host:      m.part,
+		Release:   func() { m.unmap() },
 	}, nil
-}
-
-func mapShared(fd int, size uint64) ([]byte, error) {
-	b, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-	if err != nil {
-		return nil, err
-	}
-	_ = unix.Madvise(b, unix.MADV_DONTDUMP) // a core dump of ours is not for the guest's secrets
-	return b, nil
 }

@@ -1,10 +1,12 @@
 package vhostuser
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // connProtocolFeatures are offered whatever the device is.
+//
+// INBAND_NOTIFICATIONS is not among them: QEMU acknowledges every bit that it knows,
+// and would then get VRING_CALL messages which it takes for an error. PAGEFAULT
+// (postcopy migration) and GPA_ADDRESSES are not implemented.
 const connProtocolFeatures = ProtocolMQ | ProtocolLogShmFD | ProtocolReplyAck |
 	ProtocolBackendReq | ProtocolBackendSendFD | ProtocolResetDevice |
 	ProtocolInflightShmFD | ProtocolConfigureMemSlots | ProtocolStatus
@@ -16,16 +18,16 @@ func (c *Conn) offeredProtocol() ProtocolFeatures {
 	if c.device.Config() != nil {
 		p |= ProtocolConfig
 	}
-	if _, ok := c.device.(StateTransferrer); ok {
+	if c.stateful != nil {
 		p |= ProtocolDeviceState
 	}
-	if _, ok := c.device.(SharedMemoryDevice); ok {
+	if c.sharing != nil {
 		p |= ProtocolSharedMemory
 	}
 	return p
 }
 
-func (c *Conn) getFeatures(*message) ([]byte, error) { return u64(c.offeredFeatures()), nil }
+func (c *Conn) getFeatures(*message) ([]byte, error) { return replyU64(c.offeredFeatures()), nil }
 
 // setFeatures may come again while rings run, to switch FeatureLogAll at the start
 // and end of a migration; the other bits count when a ring is started.
@@ -39,11 +41,23 @@ func (c *Conn) setFeatures(m *message) ([]byte, error) {
 	}
 	c.features = f
 	c.updateLogs()
+	if !c.ringsSwitched() {
+		for i := range c.rings {
+			c.rings[i].enabled = true
+		}
+		c.startReady()
+	}
 	return nil, nil
 }
 
+// ringsSwitched reports whether rings wait for SET_VRING_ENABLE. A SET_FEATURES
+// without FeatureProtocolFeatures enables them all (vhost-user, "Ring states").
+func (c *Conn) ringsSwitched() bool {
+	return c.features == 0 || c.features&FeatureProtocolFeatures != 0
+}
+
 func (c *Conn) getProtocolFeatures(*message) ([]byte, error) {
-	return u64(uint64(c.offeredProtocol())), nil
+	return replyU64(uint64(c.offeredProtocol())), nil
 }
 
 func (c *Conn) setProtocolFeatures(m *message) ([]byte, error) {
@@ -51,23 +65,41 @@ func (c *Conn) setProtocolFeatures(m *message) ([]byte, error) {
 	if extra := p &^ c.offeredProtocol(); extra != 0 {
 		return nil, fmt.Errorf("protocol features %s were not offered", extra)
 	}
+	if err := c.device.Negotiated(c.features, p); err != nil {
+		return nil, err
+	}
 	c.protocol = p
-	return nil, c.device.Negotiated(c.features, p)
-}
-
-func (c *Conn) getQueueNum(*message) ([]byte, error) { return u64(uint64(len(c.rings))), nil }
-
-func (c *Conn) setOwner(*message) ([]byte, error) { return nil, nil }
-
-// resetOwner stops all rings; the request is deprecated and its meaning was never
-// more than that (vhost-user, VHOST_USER_RESET_OWNER).
-func (c *Conn) resetOwner(*message) ([]byte, error) {
-	c.disableRings()
 	return nil, nil
 }
 
+func (c *Conn) getQueueNum(*message) ([]byte, error) { return replyU64(uint64(len(c.rings))), nil }
+
+func (c *Conn) setOwner(*message) ([]byte, error) { return nil, nil }
+
+// resetOwner disables all rings and nothing else: what some back-ends did beyond
+// that led to bugs (vhost-user, VHOST_USER_RESET_OWNER).
+func (c *Conn) resetOwner(*message) ([]byte, error) {
+	for i := range c.rings {
+		c.stopRing(i)
+		if c.ringsSwitched() {
+			c.rings[i].enabled = false
+		} else {
+			c.rings[i].dropKick() // nothing but a new one starts it again
+		}
+	}
+	return nil, nil
+}
+
+// resetDevice brings rings and device to their initial state. Memory stays: QEMU
+// tells only what has changed since.
 func (c *Conn) resetDevice(*message) ([]byte, error) {
-	c.disableRings()
+	for i := range c.rings {
+		c.stopRing(i)
+		r := &c.rings[i]
+		r.dropKick()
+		r.enabled, r.base = !c.ringsSwitched(), 0
+	}
+	c.transfer.abort()
 	c.status = 0
 	c.device.Reset()
 	return nil, nil
@@ -81,40 +113,4 @@ func (c *Conn) setStatus(m *message) ([]byte, error) {
 	return nil, nil
 }
 
-func (c *Conn) getStatus(*message) ([]byte, error) { return u64(c.status), nil }
-
-// getConfig answers with exactly the bytes that were asked for; beyond the end of
-// the configuration space they are 0.
-func (c *Conn) getConfig(m *message) ([]byte, error) {
-	h, err := configHeader(m)
-	if err != nil {
-		return nil, err
-	}
-	reply := make([]byte, 12+h.Size)
-	copy(reply, Bytes(&h))
-	if config := c.device.Config(); int(h.Offset) < len(config) {
-		copy(reply[12:], config[h.Offset:])
-	}
-	return reply, nil
-}
-
-// setConfig is refused: a virtio-fs configuration space has no writable field
-// (virtio 1.2, 5.11.4).
-func (c *Conn) setConfig(m *message) ([]byte, error) {
-	if _, err := configHeader(m); err != nil {
-		return nil, err
-	}
-	return nil, fmt.Errorf("the configuration space is read-only")
-}
-
-func configHeader(m *message) (ConfigHeader, error) {
-	h, ok := Decode[ConfigHeader](m.body)
-	if !ok {
-		return h, fmt.Errorf("body of %d bytes is shorter than its header", len(m.body))
-	}
-	// The bytes that follow may be left out of GET_CONFIG by some front-ends.
-	if h.Size == 0 || h.Size > MaxConfigSize || h.Offset > MaxConfigSize || h.Offset+h.Size > MaxConfigSize {
-		return h, fmt.Errorf("%d bytes at offset %d of the configuration space", h.Size, h.Offset)
-	}
-	return h, nil
-}
+func (c *Conn) getStatus(*message) ([]byte, error) { return replyU64(c.status), nil }

@@ -1,10 +1,14 @@
 package vhostuser
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // SharedMemory maps files into one memory region that the front-end shows to the
 // guest. Its methods wait for the front-end and may be called from any goroutine
-// but Serve's.
+// but Serve's. They fail with ErrDisconnected when the front-end is gone, and with
+// ErrInterrupted while it stops a ring; nothing is mapped then.
 type SharedMemory struct {
 	channel *channel
 	id      uint8
@@ -15,49 +19,73 @@ type SharedMemory struct {
 func (s *SharedMemory) Size() uint64 { return s.size }
 
 // Map shows length bytes of the file fd from fileOffset on at offset in the region.
-// fd stays the caller's.
+// fd stays the caller's. The range must be free: front-ends refuse to map over a
+// mapping, and past the end of the file.
 func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable bool) error {
+	if err := s.check(offset, length); err != nil {
+		return err
+	}
 	m := SharedMemoryMap{ID: s.id, FileOffset: fileOffset, Offset: offset, Length: length}
 	if writable {
 		m.Flags |= SharedMemoryWritable
 	}
-	return s.channel.call(BackendShmemMap, Bytes(&m), fd)
+	// If we were told to give up waiting, nobody knows of the mapping: take it away.
+	undo := func() { _ = s.unmap(offset, length, true) }
+	return s.channel.call(&pending{request: BackendShmemMap, undo: undo}, Bytes(&m), fd)
 }
 
 // Unmap takes away what one Map has put at offset, exactly.
 func (s *SharedMemory) Unmap(offset, length uint64) error {
+	if err := s.check(offset, length); err != nil {
+		return err
+	}
+	return s.unmap(offset, length, false)
+}
+
+func (s *SharedMemory) unmap(offset, length uint64, always bool) error {
 	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
-	return s.channel.call(BackendShmemUnmap, Bytes(&m), -1)
+	return s.channel.call(&pending{request: BackendShmemUnmap, always: always}, Bytes(&m), -1)
+}
+
+func (s *SharedMemory) check(offset, length uint64) error {
+	if length == 0 || length > s.size || offset > s.size-length {
+		return fmt.Errorf("vhostuser: %#x bytes at offset %#x of a window of %#x", length, offset, s.size)
+	}
+	return nil
 }
 
 // attachSharedMemory gives the device its regions, or takes them away with nil.
 func (c *Conn) attachSharedMemory(ch *channel) {
-	d, ok := c.device.(SharedMemoryDevice)
-	if !ok {
+	if c.sharing == nil || ch != nil && !ch.protocol.Has(ProtocolSharedMemory) {
 		return
 	}
-	for id, size := range d.SharedMemory() {
+	for id, size := range c.sharedMemory() {
 		switch {
 		case size == 0:
 		case ch == nil:
-			d.AttachSharedMemory(uint8(id), nil)
+			c.sharing.AttachSharedMemory(uint8(id), nil)
 		default:
-			d.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, id: uint8(id), size: size})
+			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, id: uint8(id), size: size})
 		}
 	}
 }
 
+// sharedMemory is the size of each region of the device.
+func (c *Conn) sharedMemory() []uint64 {
+	sizes := c.sharing.SharedMemory()
+	return sizes[:min(len(sizes), MaxSharedMemoryRegions)]
+}
+
 func (c *Conn) getShmemConfig(*message) ([]byte, error) {
-	d, ok := c.device.(SharedMemoryDevice)
-	if !ok {
+	if c.sharing == nil {
 		return nil, errors.New("the device has no shared memory")
 	}
 	var config SharedMemoryConfig
-	for id, size := range d.SharedMemory() {
-		if size > 0 && id < len(config.Sizes) {
-			config.Sizes[id] = size
+	for id, size := range c.sharedMemory() {
+		config.Sizes[id] = size
+		if size > 0 {
 			config.Regions++
 		}
 	}
-	return append([]byte(nil), Bytes(&config)...), nil
+	return reply(config), nil
 }

@@ -11,10 +11,22 @@ import (
 )
 
 // ring is what the front-end has said about one ring. It runs when all parts are
-// there and it is enabled.
+// there and it is enabled:
+//
+//	     NUM, ADDR, KICK known, ENABLE 1, memory there
+//	   +---------------------------------------------+
+//	   |                                             v
+//	stopped                                       running
+//	   ^                                             |
+//	   +---------------------------------------------+
+//	     GET_VRING_BASE (forgets KICK), ENABLE 0, reset
+//
+// The specification starts a ring with its first kick. Starting before it does no
+// harm, because an empty ring is only looked at, and saves waiting for a kick that a
+// front-end may have taken back.
 type ring struct {
-	size    uint16
-	base    uint16
+	size    uint16 // 0: not known
+	base    uint16 // where it starts or has stopped; 0 unless SET_VRING_BASE says so
 	addr    VringAddr
 	hasAddr bool
 	hasKick bool
@@ -33,7 +45,7 @@ func (r *ring) close() {
 }
 
 func (r *ring) dropKick() {
-	if r.hasKick && r.kick >= 0 {
+	if r.kick >= 0 {
 		_ = unix.Close(r.kick)
 	}
 	r.hasKick, r.kick = false, -1
@@ -46,30 +58,32 @@ func (c *Conn) ring(index uint64) (*ring, error) {
 	return &c.rings[index], nil
 }
 
-// ringState decodes a request about a ring that is not running.
-func (c *Conn) ringState(m *message) (*ring, VringState, error) {
+// stoppedRing decodes a request that only a stopped ring can follow. To stop it
+// here would hide a front-end's mistake and start the ring half set up with the
+// next message; a number that changes nothing is no mistake.
+func (c *Conn) stoppedRing(m *message, same func(*ring, uint32) bool) (*ring, VringState, error) {
 	s := body[VringState](m)
 	r, err := c.ring(uint64(s.Index))
-	if err == nil && r.queue != nil {
-		err = errors.New("the ring is running")
+	if err == nil && r.queue != nil && !same(r, s.Num) {
+		err = errors.New("the ring is running; GET_VRING_BASE stops it")
 	}
 	return r, s, err
 }
 
 func (c *Conn) setVringNum(m *message) ([]byte, error) {
-	r, s, err := c.ringState(m)
+	r, s, err := c.stoppedRing(m, func(r *ring, n uint32) bool { return n == uint32(r.size) })
 	if err != nil {
 		return nil, err
 	}
-	if s.Num == 0 || s.Num > uint32(c.device.MaxQueueSize()) || s.Num > virtqueue.MaxSize || s.Num&(s.Num-1) != 0 {
+	if s.Num == 0 || int64(s.Num) > int64(c.device.MaxQueueSize()) || s.Num > virtqueue.MaxSize || s.Num&(s.Num-1) != 0 {
 		return nil, fmt.Errorf("size %d: want a power of two up to %d", s.Num, c.device.MaxQueueSize())
 	}
 	r.size = uint16(s.Num)
-	return nil, nil
+	return nil, c.startRing(int(s.Index))
 }
 
 func (c *Conn) setVringBase(m *message) ([]byte, error) {
-	r, s, err := c.ringState(m)
+	r, s, err := c.stoppedRing(m, func(*ring, uint32) bool { return false })
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +95,14 @@ func (c *Conn) setVringBase(m *message) ([]byte, error) {
 }
 
 // setVringAddr comes again for a running ring when only the logging of its used
-// ring changes; a ring that moves is stopped and started.
+// ring changes (vhost-user, "Migration"); a ring that moves is stopped and started.
 func (c *Conn) setVringAddr(m *message) ([]byte, error) {
 	a := body[VringAddr](m)
 	r, err := c.ring(uint64(a.Index))
 	if err != nil {
 		return nil, err
 	}
-	moved := a.Desc != r.addr.Desc || a.Used != r.addr.Used || a.Avail != r.addr.Avail
-	if moved {
+	if a.Desc != r.addr.Desc || a.Used != r.addr.Used || a.Avail != r.addr.Avail {
 		c.stopRing(int(a.Index))
 	}
 	r.addr, r.hasAddr = a, true
@@ -115,7 +128,7 @@ func (c *Conn) setVringEnable(m *message) ([]byte, error) {
 }
 
 // getVringBase stops the ring and answers where it stopped. It starts again with a
-// new kick descriptor.
+// new SET_VRING_KICK.
 func (c *Conn) getVringBase(m *message) ([]byte, error) {
 	s := body[VringState](m)
 	r, err := c.ring(uint64(s.Index))
@@ -124,8 +137,7 @@ func (c *Conn) getVringBase(m *message) ([]byte, error) {
 	}
 	c.stopRing(int(s.Index))
 	r.dropKick()
-	reply := VringState{Index: s.Index, Num: uint32(r.base)}
-	return append([]byte(nil), Bytes(&reply)...), nil
+	return reply(VringState{Index: s.Index, Num: uint32(r.base)}), nil
 }
 
 // vringFD decodes SET_VRING_KICK, CALL or ERR. fd is -1 when none is attached;
@@ -136,13 +148,18 @@ func (c *Conn) vringFD(m *message) (index int, r *ring, fd int, err error) {
 	if r, err = c.ring(uint64(index)); err != nil {
 		return 0, nil, -1, err
 	}
-	noFD := v&VringNoFD != 0
-	if noFD != (len(m.fds) == 0) {
+	if noFD := v&VringNoFD != 0; noFD != (len(m.fds) == 0) {
 		return 0, nil, -1, fmt.Errorf("%d descriptors attached, flags %#x", len(m.fds), v)
 	}
 	return index, r, m.takeFD(0), nil
 }
 
+// setVringKick restarts a running ring on the new descriptor.
+//
+// The descriptor's O_NONBLOCK stays as the front-end made it. The flag belongs to
+// the description which both sides share, and QEMU reads its own kick eventfd when
+// it takes a ring back (event_notifier_test_and_clear): made blocking, that would
+// stop QEMU for ever.
 func (c *Conn) setVringKick(m *message) ([]byte, error) {
 	index, r, fd, err := c.vringFD(m)
 	if err != nil {
@@ -151,12 +168,11 @@ func (c *Conn) setVringKick(m *message) ([]byte, error) {
 	c.stopRing(index)
 	r.dropKick()
 	r.kick, r.hasKick = fd, true
-	if c.features&FeatureProtocolFeatures == 0 {
-		r.enabled = true // vhost-user, "Ring states"
-	}
 	return nil, c.startRing(index)
 }
 
+// setVringCall exchanges the call descriptor, at any time: QEMU does it whenever
+// the guest masks or unmasks its interrupt.
 func (c *Conn) setVringCall(m *message) ([]byte, error) {
 	_, r, fd, err := c.vringFD(m)
 	if err != nil {
@@ -185,7 +201,38 @@ func (c *Conn) startRing(index int) error {
 	if r.queue != nil || r.size == 0 || !r.hasAddr || !r.hasKick || !r.enabled {
 		return nil
 	}
-	q, err := virtqueue.New(&c.space, virtqueue.Config{
+	q, err := c.newQueue(index)
+	if err != nil {
+		return fmt.Errorf("ring %d: %w", index, err)
+	}
+	// A transfer of the device's state belongs to stopped rings. One that nobody
+	// has asked the result of was given up by the front-end.
+	c.transfer.abort()
+	r.queue = q
+	c.updateLogs()
+	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err}
+	if err := c.device.StartQueue(index, v); err != nil {
+		r.queue = nil
+		return fmt.Errorf("ring %d: %w", index, err)
+	}
+	c.log.Debugf("vhost-user: ring %d runs: %d entries from index %d on", index, r.size, r.base)
+	return nil
+}
+
+// newQueue makes the queue of a ring. That reads the ring, and memory that the
+// front-end has cut off meanwhile is its mistake, not a fault of ours.
+func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
+	r := &c.rings[index]
+	defer func() {
+		if p := recover(); p != nil {
+			fault, ok := p.(interface{ Addr() uintptr })
+			if !ok || !c.isShared(fault.Addr()) {
+				panic(p)
+			}
+			err = errors.New("its memory is gone: was the file truncated?")
+		}
+	}()
+	return virtqueue.New(&c.space, virtqueue.Config{
 		Size:     r.size,
 		Desc:     r.addr.Desc,
 		Avail:    r.addr.Avail,
@@ -195,36 +242,46 @@ func (c *Conn) startRing(index int) error {
 		Indirect: c.features&FeatureIndirectDesc != 0,
 		Inflight: c.inflight.queue(index, r.size),
 	})
-	if err != nil {
-		return err
-	}
-	r.queue = q
-	c.updateLogs()
-	if err := c.device.StartQueue(index, Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err}); err != nil {
-		r.queue = nil
-		return err
-	}
-	return nil
 }
 
-// stopRing stops a ring and keeps where it stopped.
+// isShared reports whether an address of ours lies in memory of the front-end.
+func (c *Conn) isShared(addr uintptr) bool {
+	if c.inflight.mapping.contains(addr) {
+		return true
+	}
+	memory := c.space.Load()
+	if memory == nil {
+		return false
+	}
+	defer memory.Release()
+	return memory.Contains(addr)
+}
+
+// startReady starts the rings that waited for something beside themselves: memory,
+// or features. Those that still can't be started wait on.
+func (c *Conn) startReady() {
+	for i := range c.rings {
+		if err := c.startRing(i); err != nil {
+			c.log.WithError(err).Debug("vhost-user: ring not started yet")
+		}
+	}
+}
+
+// stopRing stops a ring and keeps where it stopped. Meanwhile no queue may wait for
+// the front-end, which waits for us.
 func (c *Conn) stopRing(index int) {
 	r := &c.rings[index]
 	if r.queue == nil {
 		return
+	}
+	if ch := c.channel.Load(); ch != nil {
+		ch.pause()
+		defer ch.resume()
 	}
 	if err := c.device.StopQueue(index); err != nil {
 		c.log.WithError(err).Warnf("stopping queue %d", index)
 	}
 	r.base = r.queue.Base()
 	r.queue = nil
-}
-
-// disableRings stops all rings until the front-end sets them up again.
-func (c *Conn) disableRings() {
-	for i := range c.rings {
-		c.stopRing(i)
-		c.rings[i].enabled = false
-		c.rings[i].base = 0
-	}
+	c.log.Debugf("vhost-user: ring %d has stopped at index %d", index, r.base)
 }
