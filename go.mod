@@ -11,4 +11,4 @@ require (
 	kernel.org/pub/linux/libs/security/libcap/cap v1.2.78
 )
 
-require kernel.org/pub/linux/libs/security/libcap/psx v1.2.78 // indirect
+require kernel.org/pub/linux/libs/security/libcap/psx v1.2.78
