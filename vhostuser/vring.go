@@ -3,6 +3,7 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -220,7 +221,7 @@ func (c *Conn) startRing(index int) error {
 }
 
 // newQueue makes the queue of a ring. That reads the ring, and memory that the
-// front-end has cut off meanwhile is its mistake, not a fault of ours.
+// front-end has cut off is its mistake, not a fault of ours.
 func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
 	r := &c.rings[index]
 	defer func() {
@@ -232,6 +233,10 @@ func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
 			err = errors.New("its memory is gone: was the file truncated?")
 		}
 	}()
+	// Once here, where a fault leaves nothing behind.
+	if err := c.touch(r.addr.Used); err != nil {
+		return nil, err
+	}
 	return virtqueue.New(&c.space, virtqueue.Config{
 		Size:     r.size,
 		Desc:     r.addr.Desc,
@@ -243,6 +248,24 @@ func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
 		Inflight: c.inflight.queue(index, r.size),
 	})
 }
+
+// touch reads a byte at a front-end's address.
+func (c *Conn) touch(userAddr uint64) error {
+	memory := c.space.Load()
+	if memory == nil {
+		return errors.New("no guest memory yet")
+	}
+	defer memory.Release()
+	b := memory.User(userAddr, 1)
+	if b == nil {
+		return fmt.Errorf("front-end address %#x is not in guest memory", userAddr)
+	}
+	touched.Store(uint32(b[0]))
+	return nil
+}
+
+// touched keeps the compiler from leaving the read in touch out.
+var touched atomic.Uint32
 
 // isShared reports whether an address of ours lies in memory of the front-end.
 func (c *Conn) isShared(addr uintptr) bool {
