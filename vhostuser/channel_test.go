@@ -252,14 +252,14 @@ func TestStopInterrupts(t *testing.T) {
 	result := make(chan error, 1)
 	go func() { result <- window.Map(fd, 0, 4096, 0, false) }()
 	expect(t, sock, BackendShmemMap, 1)
-	d.stopping = func(int) {
+	d.whenStopped(func(int) {
 		if err := <-result; !errors.Is(err, ErrInterrupted) {
 			t.Errorf("Map: %v", err)
 		}
 		if err := window.Unmap(4096, 4096); !errors.Is(err, ErrInterrupted) {
 			t.Errorf("Unmap while stopping: %v", err)
 		}
-	}
+	})
 	if b := fe.ask(ReqGetVringBase, state(0, 0)); len(b) == 0 {
 		t.Error("GET_VRING_BASE was refused")
 	}

@@ -87,11 +87,11 @@ func FuzzMessage(f *testing.F) {
 // fuzzSession plays the input to a Conn, until the input ends or Serve hangs up.
 func fuzzSession(t *testing.T, input []byte) {
 	d := &fuzzDevice{newFakeDevice()}
-	d.stopping = func(index int) {
+	d.whenStopped(func(index int) {
 		if q := d.vring(index).Queue; q.Begin() == nil {
 			q.End()
 		}
-	}
+	})
 	back, front := socketPair(t)
 	c := NewConn(back, d, testLog())
 	served := make(chan error, 1)

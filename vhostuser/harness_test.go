@@ -24,9 +24,10 @@ type fakeDevice struct {
 	calls   []string
 	running map[int]Vring
 
-	config   []byte
 	startErr error
 	stopping func(int) // called by StopQueue, if set
+
+	config []byte
 }
 
 const (
@@ -53,6 +54,20 @@ func (d *fakeDevice) takeCalls() string {
 	return s
 }
 
+// failStart lets StartQueue fail, with nil no longer.
+func (d *fakeDevice) failStart(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.startErr = err
+}
+
+// whenStopped has f called by StopQueue.
+func (d *fakeDevice) whenStopped(f func(int)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopping = f
+}
+
 func (d *fakeDevice) vring(index int) Vring {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -68,11 +83,11 @@ func (d *fakeDevice) Config() []byte                                { return d.c
 
 func (d *fakeDevice) StartQueue(index int, v Vring) error {
 	d.note("start%d@%d", index, v.Queue.Base())
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.startErr != nil {
 		return d.startErr
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if _, ok := d.running[index]; ok {
 		panic("queue started twice")
 	}
@@ -82,8 +97,11 @@ func (d *fakeDevice) StartQueue(index int, v Vring) error {
 
 func (d *fakeDevice) StopQueue(index int) error {
 	d.note("stop%d", index)
-	if d.stopping != nil {
-		d.stopping(index)
+	d.mu.Lock()
+	stopping := d.stopping
+	d.mu.Unlock()
+	if stopping != nil {
+		stopping(index)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

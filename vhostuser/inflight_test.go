@@ -68,6 +68,7 @@ func TestInflight(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 	})
+	d.takeCalls()       // its lock hands the queue back
 	_ = fe.sock.Close() // the back-end dies, and the request with it
 	if err := fe.wait(); err != nil {
 		t.Fatal(err)

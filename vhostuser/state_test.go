@@ -55,10 +55,12 @@ func TestSaveState(t *testing.T) {
 
 func TestLoadState(t *testing.T) {
 	d := newFullDevice()
-	var got []byte
+	loaded := make(chan string, 1)
 	fail := errors.New("of another version")
-	d.load = func(f *os.File) (err error) {
-		if got, err = io.ReadAll(f); err == nil && len(got) == 0 {
+	d.load = func(f *os.File) error {
+		got, err := io.ReadAll(f)
+		loaded <- string(got)
+		if err == nil && len(got) == 0 {
 			err = fail
 		}
 		return err
@@ -75,7 +77,7 @@ func TestLoadState(t *testing.T) {
 		if v := fe.number(ReqCheckDeviceState, nil); (v == 0) != (data != "") {
 			t.Errorf("CHECK_DEVICE_STATE: %d after %q", v, data)
 		}
-		if string(got) != data {
+		if got := <-loaded; got != data {
 			t.Errorf("loaded %q, want %q", got, data)
 		}
 	}

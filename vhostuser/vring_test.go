@@ -70,7 +70,7 @@ func TestRingBase(t *testing.T) {
 	fe := serve(t, d)
 	fe.negotiate()
 	_, ram := fe.ram()
-	d.stopping = func(int) {
+	d.whenStopped(func(int) {
 		q := d.vring(0).Queue
 		if err := q.Begin(); err != nil {
 			t.Error(err)
@@ -86,7 +86,7 @@ func TestRingBase(t *testing.T) {
 			q.Push(&c, 4)
 		}
 		q.Flush()
-	}
+	})
 	// Two descriptors of 4 bytes at 0x1000 of ring 0's area, made available.
 	for i := range 2 {
 		desc := ram[16*i:]
@@ -103,7 +103,7 @@ func TestRingBase(t *testing.T) {
 	if used := binary.LittleEndian.Uint16(ram[0x8000+2:]); used != 2 {
 		t.Errorf("used index %d, want 2", used)
 	}
-	d.stopping = nil
+	d.whenStopped(nil)
 	fe.must(ReqSetVringKick, replyU64(0), eventFD(t))
 	d.takeCalls()
 	if q := d.vring(0).Queue; q.Base() != 2 {
@@ -263,13 +263,11 @@ func TestStartFails(t *testing.T) {
 	fe := serve(t, d)
 	fe.negotiate()
 	fe.ram()
-	d.startErr = errors.New("no")
+	d.failStart(errors.New("no"))
 	fe.setUpRing(0)
 	fe.mustNot(ReqSetVringEnable, state(0, 1))
 	wantCalls(t, d, "start0@0")
-	d.mu.Lock()
-	d.startErr = nil
-	d.mu.Unlock()
+	d.failStart(nil)
 	fe.must(ReqSetVringEnable, state(0, 1))
 	wantCalls(t, d, "start0@0")
 }
@@ -303,7 +301,7 @@ func TestStopWaits(t *testing.T) {
 	fe.negotiate()
 	fe.ram()
 	release := make(chan struct{})
-	d.stopping = func(int) { <-release }
+	d.whenStopped(func(int) { <-release })
 	fe.startRing(0)
 	fe.send(ReqGetVringBase, state(0, 0))
 	_ = fe.sock.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
