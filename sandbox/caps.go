@@ -1,0 +1,110 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+)
+
+// DefaultCapabilities are what a daemon needs to act for a guest's users: to set
+// owners, modes and file capabilities, make nodes, and pass as any user.
+func DefaultCapabilities() []cap.Value {
+	return []cap.Value{
+		cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.FSETID,
+		cap.SETGID, cap.SETUID, cap.MKNOD, cap.SETFCAP,
+	}
+}
+
+// ModifyCapabilities applies a list like "+sys_admin:-mknod" to a set. Names are
+// without CAP_, in any case.
+func ModifyCapabilities(set []cap.Value, changes string) ([]cap.Value, error) {
+	set = slices.Clone(set)
+	for _, change := range strings.Split(changes, ":") {
+		if change == "" || (change[0] != '+' && change[0] != '-') {
+			return nil, fmt.Errorf("%q: want + or - and the name of a capability", change)
+		}
+		v, err := cap.FromName("cap_" + strings.ToLower(change[1:]))
+		if err != nil {
+			return nil, fmt.Errorf("%q: no such capability", change)
+		}
+		set = slices.DeleteFunc(set, func(c cap.Value) bool { return c == v })
+		if change[0] == '+' {
+			set = append(set, v)
+		}
+	}
+	return set, nil
+}
+
+// SetCapabilities takes all capabilities but keep from every thread, and the
+// possibility to get others from every program that it might start. What the
+// process does not have it does not get.
+func SetCapabilities(keep []cap.Value) error {
+	if err := cap.ResetAmbient(); err != nil {
+		return fmt.Errorf("capabilities: clear ambient set: %w", err)
+	}
+	if err := dropBounding(keep); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	now, set := cap.GetProc(), cap.NewSet()
+	for _, v := range keep {
+		permitted, err := now.GetFlag(cap.Permitted, v)
+		if err != nil {
+			return fmt.Errorf("capabilities: %s: %w", v, err)
+		}
+		if !permitted {
+			continue
+		}
+		for _, f := range [...]cap.Flag{cap.Effective, cap.Permitted} {
+			if err := set.SetFlag(f, true, v); err != nil {
+				return fmt.Errorf("capabilities: %s: %w", v, err)
+			}
+		}
+	}
+	if err := set.SetProc(); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	return nil
+}
+
+// dropBounding shrinks the bounding set, which takes CAP_SETPCAP; who has not got
+// that has little that is worth bounding.
+func dropBounding(keep []cap.Value) error {
+	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.SETPCAP); err != nil || !ok {
+		return err
+	}
+	for v := range cap.MaxBits() {
+		if slices.Contains(keep, v) {
+			continue
+		}
+		if err := cap.DropBound(v); err != nil {
+			return fmt.Errorf("drop %s from the bounding set: %w", v, err)
+		}
+	}
+	return nil
+}
+
+// NoNewPrivileges makes setuid programs and file capabilities of no use to every
+// thread.
+func NoNewPrivileges() error {
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("set no_new_privs: %w", errno)
+	}
+	return nil
+}
+
+// DropGroups leaves all supplementary groups: a file that the daemon makes, or a
+// directory that it may read, must not depend on the groups of whoever started it.
+// Without CAP_SETGID, or in a user namespace that forbids it, they stay.
+func DropGroups() error {
+	err := syscall.Setgroups(nil)
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("setgroups: %w", err)
+	}
+	return nil
+}
