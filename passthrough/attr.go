@@ -1,0 +1,247 @@
+package passthrough
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// fillAttr puts st in the protocol's form (fs/fuse/inode.c: fuse_change_attributes).
+func fillAttr(st *unix.Statx_t, a *fp.Attr) {
+	a.Ino, a.Size, a.Blocks = st.Ino, st.Size, st.Blocks
+	a.Atime, a.AtimeNsec = uint64(st.Atime.Sec), st.Atime.Nsec
+	a.Mtime, a.MtimeNsec = uint64(st.Mtime.Sec), st.Mtime.Nsec
+	a.Ctime, a.CtimeNsec = uint64(st.Ctime.Sec), st.Ctime.Nsec
+	a.Mode, a.Nlink = uint32(st.Mode), st.Nlink
+	a.UID, a.GID = st.Uid, st.Gid
+	a.Rdev = encodeDev(st.Rdev_major, st.Rdev_minor)
+	a.Blksize = st.Blksize
+}
+
+// encodeDev is the kernel's new_encode_dev.
+func encodeDev(major, minor uint32) uint32 {
+	return minor&0xff | major<<8 | minor&^0xff<<12
+}
+
+// stat fills ts.st with the node's attributes: one system call, even for a node
+// without a descriptor.
+func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
+	if fd := n.fd.Load(); fd >= 0 {
+		return statxFD(int(fd), &ts.st)
+	}
+	if fs.statInPlace(ts, n) {
+		return 0
+	}
+	fd, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return errno
+	}
+	return statxFD(fd, &ts.st)
+}
+
+// statInPlace looks at the place where the node was last seen, and reports whether
+// it is still there.
+func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
+	parent, name := fs.location(n)
+	if parent == nil {
+		return false
+	}
+	defer fs.release(parent)
+	fd := parent.fd.Load()
+	return fd >= 0 && sysStatx(int(fd), &name[0], 0, &ts.st) == 0 &&
+		keyOf(&ts.st) == n.key && birthOf(&ts.st) == n.birth
+}
+
+// Getattr implements server.Attributes.
+func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
+	ts := threadOf(r)
+	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh); errno != 0 {
+		return errno
+	}
+	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	fillAttr(&ts.st, &out.Attr)
+	return 0
+}
+
+// statNode fills ts.st for a request that may name an open file.
+func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint64) unix.Errno {
+	if flags&fp.GetattrFh != 0 {
+		h, errno := fs.handle(r, fh)
+		if errno != 0 {
+			return errno
+		}
+		defer fs.releaseHandle(h)
+		return statxFD(h.fd, &ts.st)
+	}
+	n, errno := fs.get(r.Header.NodeID)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	return fs.stat(ts, n)
+}
+
+// Statx implements server.Attributes.
+func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Errno {
+	ts := threadOf(r)
+	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh); errno != 0 {
+		return errno
+	}
+	st, o := &ts.st, &out.Stat
+	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	o.Mask = st.Mask & (unix.STATX_BASIC_STATS | unix.STATX_BTIME)
+	o.Blksize, o.Nlink, o.UID, o.GID, o.Mode = st.Blksize, st.Nlink, st.Uid, st.Gid, st.Mode
+	o.Ino, o.Size, o.Blocks = st.Ino, st.Size, st.Blocks
+	o.Attributes, o.AttributesMask = st.Attributes, st.Attributes_mask
+	o.Atime, o.Btime = sxTime(st.Atime), sxTime(st.Btime)
+	o.Ctime, o.Mtime = sxTime(st.Ctime), sxTime(st.Mtime)
+	o.RdevMajor, o.RdevMinor = st.Rdev_major, st.Rdev_minor
+	o.DevMajor, o.DevMinor = st.Dev_major, st.Dev_minor
+	return 0
+}
+
+func sxTime(t unix.StatxTimestamp) fp.SxTime { return fp.SxTime{Sec: t.Sec, Nsec: t.Nsec} }
+
+// Setattr implements server.Attributes. The owner is changed before the mode: the
+// kernel clears setuid bits with a change of owner, and a mode that comes with it is
+// what shall be in the end.
+func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
+	ts, n, fd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
+		errno = fs.chown(n, fd, in)
+	}
+	if errno == 0 && in.Valid&fp.FattrMode != 0 {
+		fs.setFsetid(ts, true)
+		errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
+	}
+	if errno == 0 && in.Valid&fp.FattrSize != 0 {
+		errno = fs.truncate(r, ts, n, fd, in)
+	}
+	if errno == 0 && in.Valid&(fp.FattrAtime|fp.FattrMtime) != 0 {
+		times := [2]unix.Timespec{
+			timespec(in.Valid, fp.FattrAtime, fp.FattrAtimeNow, in.Atime, in.AtimeNsec),
+			timespec(in.Valid, fp.FattrMtime, fp.FattrMtimeNow, in.Mtime, in.MtimeNsec),
+		}
+		errno = sysUtimensat(fs.cfg.ProcFD, procName(&ts.num, fd), &times)
+	}
+	if errno == 0 {
+		errno = statxFD(fd, &ts.st)
+	}
+	if errno != 0 {
+		return errno
+	}
+	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	fillAttr(&ts.st, &out.Attr)
+	return 0
+}
+
+func (fs *FS) chown(_ *inode, fd int, in *fp.SetattrIn) unix.Errno {
+	uid, gid := ^uint32(0), ^uint32(0)
+	if in.Valid&fp.FattrUID != 0 {
+		uid = in.UID
+	}
+	if in.Valid&fp.FattrGID != 0 {
+		gid = in.GID
+	}
+	return sysFchownFD(fd, uid, gid)
+}
+
+// truncate sets the size. Devices and FIFOs are not touched: truncate(2) opens
+// nothing, and refuses them.
+func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno {
+	if in.Size > math.MaxInt64 {
+		return unix.EINVAL
+	}
+	if n.isDir() {
+		return unix.EISDIR
+	}
+	if !n.isReg() {
+		return unix.EINVAL
+	}
+	fs.setFsetid(ts, in.Valid&fp.FattrKillSuidgid == 0)
+	if in.Valid&fp.FattrFh != 0 {
+		h, errno := fs.handle(r, in.Fh)
+		if errno != 0 {
+			return errno
+		}
+		defer fs.releaseHandle(h)
+		return sysFtruncate(h.fd, int64(in.Size))
+	}
+	return sysTruncate(ts.procPath(fd), int64(in.Size))
+}
+
+// timespec is one time for utimensat. Nanoseconds out of range are the kernel's to
+// refuse, the special values are not the client's to use.
+func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
+	switch {
+	case valid&set == 0:
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	case valid&now != 0:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	case nsec > 999_999_999:
+		return unix.Timespec{Nsec: -1}
+	}
+	return unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
+}
+
+// Access implements server.Attributes. Linux guests check permissions themselves
+// and do not ask (default_permissions); others get the classic answer by mode bits.
+func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
+	ts := threadOf(r)
+	n, errno := fs.get(r.Header.NodeID)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	if errno := fs.stat(ts, n); errno != 0 {
+		return errno
+	}
+	want := uint16(in.Mask & (unix.R_OK | unix.W_OK | unix.X_OK))
+	mode := ts.st.Mode
+	switch {
+	case want == unix.F_OK:
+		return 0
+	case r.Header.UID == 0:
+		if want&unix.X_OK != 0 && !n.isDir() && mode&0o111 == 0 {
+			return unix.EACCES
+		}
+		return 0
+	case r.Header.UID == ts.st.Uid:
+		mode >>= 6
+	case r.Header.GID == ts.st.Gid || contains(r.Groups, ts.st.Gid):
+		mode >>= 3
+	}
+	if want&^mode != 0 {
+		return unix.EACCES
+	}
+	return 0
+}
+
+func contains(groups []uint32, gid uint32) bool {
+	for _, g := range groups {
+		if g == gid {
+			return true
+		}
+	}
+	return false
+}
+
+// Readlink implements server.Attributes.
+func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
+	_, n, fd, errno := fs.enter(r)
+	if errno != 0 {
+		return 0, errno
+	}
+	defer fs.release(n)
+	if n.birth.kind != unix.S_IFLNK {
+		return 0, unix.EINVAL
+	}
+	return sysReadlinkat(fd, &emptyName[0], dst)
+}

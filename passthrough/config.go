@@ -1,0 +1,95 @@
+package passthrough
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// CachePolicy says how long a guest may keep what it has seen.
+type CachePolicy int
+
+// The policies and their timeouts for names and attributes.
+const (
+	CacheAuto     CachePolicy = iota // 1 s; file data is checked at open
+	CacheNever                       // 0; file data is not cached at all
+	CacheMetadata                    // 1 day; file data is not cached
+	CacheAlways                      // 1 day; file data stays cached
+)
+
+var cacheNames = map[string]CachePolicy{
+	"auto": CacheAuto, "never": CacheNever, "metadata": CacheMetadata, "always": CacheAlways,
+	"none": CacheNever,
+}
+
+// ParseCachePolicy reads a policy's name, in any case; "none" is "never".
+func ParseCachePolicy(s string) (CachePolicy, error) {
+	if p, ok := cacheNames[strings.ToLower(s)]; ok {
+		return p, nil
+	}
+	return 0, fmt.Errorf("unknown cache policy %q: want never, metadata, auto or always", s)
+}
+
+func (p CachePolicy) timeout() time.Duration {
+	switch p {
+	case CacheNever:
+		return 0
+	case CacheAuto:
+		return time.Second
+	}
+	return 24 * time.Hour
+}
+
+// Negotiation says whether a feature is used that needs the guest's support.
+type Negotiation int
+
+// Never, if the guest can, or refuse a guest that can't.
+const (
+	Never Negotiation = iota
+	Auto
+	Always
+)
+
+// ParseNegotiation reads never, auto or always, in any case.
+func ParseNegotiation(s string) (Negotiation, error) {
+	switch strings.ToLower(s) {
+	case "never":
+		return Never, nil
+	case "auto":
+		return Auto, nil
+	case "always":
+		return Always, nil
+	}
+	return 0, fmt.Errorf("unknown value %q: want never, auto or always", s)
+}
+
+// Config describes a share.
+type Config struct {
+	// RootFD is an O_PATH descriptor of the shared directory or file. ProcFD is one
+	// of the directory /proc/self/fd: a sandbox may have taken /proc away. FS keeps
+	// both.
+	RootFD, ProcFD int
+
+	Cache CachePolicy
+	// Timeouts, where they differ from the policy's. A negative timeout is how long
+	// the guest may believe that a name does not exist; nil is not at all.
+	EntryTimeout, AttrTimeout, NegativeTimeout *time.Duration
+
+	Xattr             bool // extended attributes
+	PosixACL          Negotiation
+	SecurityLabel     Negotiation
+	Writeback         bool // the guest collects writes (FUSE_WRITEBACK_CACHE)
+	AllowDirectIO     bool // O_DIRECT reaches the host's files
+	AllowMmap         bool // shared mappings of files that are not cached
+	AnnounceSubmounts bool
+	ReadOnly          bool // the server refuses changes; here for what it can't see
+	KillprivV2        bool // we clear setuid, setgid and capabilities for the guest
+	NoReaddirplus     bool
+	PreserveNoatime   bool // O_NOATIME reaches the host's files
+	PosixLocks        bool // fcntl locks are taken on the host
+	Flocks            bool // flock locks are taken on the host
+
+	// MaxFDs is how many descriptors FS tries not to exceed; 0 is all that the
+	// process may have, less a reserve.
+	MaxFDs int
+}

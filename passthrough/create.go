@@ -1,0 +1,194 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+const permBits = 0o7777
+
+// mask is the umask to create with: the guest has applied it already, unless
+// DONT_MASK was agreed for the sake of default ACLs.
+func (fs *FS) mask(umask uint32) uint32 {
+	if fs.agreed(fp.InitDontMask) {
+		return umask
+	}
+	return 0
+}
+
+// makeNode runs a call that makes name in the request's directory and answers with
+// the new node.
+func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.EntryOut, call func(dirfd int) unix.Errno) unix.Errno {
+	ts, parent, fd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(parent)
+	if errno := fs.asCaller(r, fs.mask(umask), func() unix.Errno { return call(fd) }); errno != 0 {
+		return errno
+	}
+	if errno := fs.label(r, ts, fd, name); errno != 0 {
+		return errno
+	}
+	return fs.lookupLazy(ts, parent, fd, name, out)
+}
+
+// Mknod implements server.Names.
+func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.EntryOut) unix.Errno {
+	switch in.Mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK, 0:
+	default:
+		return unix.EINVAL
+	}
+	dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
+	return fs.makeNode(r, in.Umask, name, out, func(dirfd int) unix.Errno {
+		return sysMknodat(dirfd, name.CString(), in.Mode&(unix.S_IFMT|permBits), dev)
+	})
+}
+
+// Mkdir implements server.Names.
+func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.makeNode(r, in.Umask, name, out, func(dirfd int) unix.Errno {
+		return sysMkdirat(dirfd, name.CString(), in.Mode&permBits)
+	})
+}
+
+// Symlink implements server.Names.
+func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.makeNode(r, 0, name, out, func(dirfd int) unix.Errno {
+		return sysSymlinkat(target.CString(), dirfd, name.CString())
+	})
+}
+
+// Create implements server.Files: it makes and opens a file in one step, so that the
+// mode of the new file does not matter for the open (git creates files with mode
+// 0444 to write to them).
+func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	ts, parent, dirfd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(parent)
+	if !parent.isDir() {
+		return unix.ENOTDIR
+	}
+	fd := -1
+	flags := fs.hostFlags(in.Flags)
+	errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
+		fd, errno = fs.open(dirfd, name.CString(), flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&permBits)
+		return errno
+	})
+	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		return fs.createExisting(r, ts, parent, dirfd, in, name, out)
+	}
+	if errno != 0 {
+		return errno
+	}
+	if errno = fs.label(r, ts, dirfd, name); errno == 0 {
+		errno = statxFD(fd, &ts.st)
+	}
+	if errno != 0 {
+		fs.closeFD(fd)
+		return errno
+	}
+	return fs.created(ts, parent, fd, in, name, out)
+}
+
+// createExisting serves a CREATE of a file that is there already: lookup and open.
+func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	if errno := fs.lookup(ts, parent, dirfd, name, &out.Entry); errno != 0 {
+		return errno
+	}
+	n, errno := fs.get(out.Entry.NodeID)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	if errno = fs.openNode(r, ts, n, in.Flags, in.OpenFlags, &out.Open); errno != 0 {
+		fs.forget(n, 1)
+		return errno
+	}
+	if in.Flags&unix.O_TRUNC != 0 {
+		if errno := fs.stat(ts, n); errno == 0 {
+			fillAttr(&ts.st, &out.Entry.Attr)
+		}
+	}
+	return 0
+}
+
+// created answers with the file behind fd, whose attributes are in ts.st. Its node
+// has no descriptor of its own: the handle serves while it is open.
+func (fs *FS) created(ts *threadState, parent *inode, fd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	n, errno := fs.intern(&ts.st, -1, parent, name)
+	if errno != 0 {
+		fs.closeFD(fd)
+		return errno
+	}
+	fh, errno := fs.addHandle(n, fd, in.Flags)
+	if errno != 0 {
+		fs.closeFD(fd)
+		fs.forget(n, 1)
+		fs.release(n)
+		return errno
+	}
+	out.Open.Fh = fh
+	out.Open.OpenFlags = fs.openOutFlags(in.Flags)
+	fs.entryOut(ts, parent, n, name, &out.Entry)
+	return 0
+}
+
+// Tmpfile implements server.Files.
+func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
+	ts, parent, dirfd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(parent)
+	if !parent.isDir() {
+		return unix.ENOTDIR
+	}
+	fd := -1
+	dot := [2]byte{'.', 0}
+	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
+	flags := fs.hostFlags(in.Flags)&^unix.O_TRUNC | unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
+	errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
+		fd, errno = fs.open(dirfd, &dot[0], flags, in.Mode&permBits)
+		return errno
+	})
+	if errno == unix.EISDIR { // a file system without O_TMPFILE sees an open of "."
+		errno = unix.EOPNOTSUPP
+	}
+	if errno != 0 {
+		return errno
+	}
+	if errno := statxFD(fd, &ts.st); errno != 0 {
+		fs.closeFD(fd)
+		return errno
+	}
+	return fs.created(ts, nil, fd, in, nil, out)
+}
+
+// label gives a new file the security contexts that the guest's policy says. If it
+// can't, the file is taken away again: a file without its label may be open to more
+// than it should.
+func (fs *FS) label(r *server.Request, ts *threadState, dirfd int, name fp.Name) unix.Errno {
+	if fs.cfg.SecurityLabel == Never || len(r.Security) == 0 {
+		return 0
+	}
+	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.closeFD(fd)
+	for _, c := range r.Security {
+		if errno = sysSetxattr(ts.procPath(fd), c.Name.CString(), c.Value, 0); errno != 0 {
+			if errno := sysUnlinkat(dirfd, name.CString(), 0); errno == unix.EISDIR {
+				_ = sysUnlinkat(dirfd, name.CString(), unix.AT_REMOVEDIR)
+			}
+			return errno
+		}
+	}
+	return 0
+}

@@ -1,0 +1,190 @@
+package passthrough
+
+import (
+	"runtime"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// Acting as the guest's user. New files belong to the user and group that the
+// thread's credentials say, and a default ACL or a set-group-ID directory then works
+// by itself. Credentials are changed with raw system calls: in Linux they belong to
+// the thread, while x/sys changes them for the whole process.
+
+// capSet is the effective capabilities as the kernel's capset takes them.
+type capSet struct {
+	effective, permitted, inheritable [2]uint32
+}
+
+type capHeader struct {
+	version uint32
+	pid     int32
+}
+
+type capData struct{ effective, permitted, inheritable uint32 }
+
+const capVersion3 = 0x20080522
+
+func capget() (c capSet, errno unix.Errno) {
+	h := capHeader{version: capVersion3}
+	var d [2]capData
+	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, ptr(&h), ptr(&d[0]), 0)
+	for i := range d {
+		c.effective[i], c.permitted[i], c.inheritable[i] = d[i].effective, d[i].permitted, d[i].inheritable
+	}
+	return c, errno
+}
+
+// capset sets the calling thread's capabilities.
+func capset(c *capSet) unix.Errno {
+	h := capHeader{version: capVersion3}
+	var d [2]capData
+	for i := range d {
+		d[i] = capData{c.effective[i], c.permitted[i], c.inheritable[i]}
+	}
+	_, errno := nonblocking(unix.SYS_CAPSET, ptr(&h), ptr(&d[0]), 0)
+	return errno
+}
+
+func (c *capSet) has(bit uint) bool { return c.effective[bit/32]&(1<<(bit%32)) != 0 }
+
+func (c capSet) with(bit uint, on bool) capSet {
+	if on {
+		c.effective[bit/32] |= 1 << (bit % 32) & c.permitted[bit/32]
+	} else {
+		c.effective[bit/32] &^= 1 << (bit % 32)
+	}
+	return c
+}
+
+// setPrivileges finds out what the daemon may do.
+func (fs *FS) setPrivileges() error {
+	caps, errno := capget()
+	if errno != 0 {
+		return errno
+	}
+	fs.effective = caps
+	fs.canSwitch = caps.has(unix.CAP_SETUID) && caps.has(unix.CAP_SETGID)
+	fs.privateThreads = canUnshareFS()
+	if !fs.privateThreads {
+		unix.Umask(0)
+	}
+	return nil
+}
+
+// canUnshareFS tries on a thread of its own whether threads may have their own
+// working directory: some containers forbid unshare.
+func canUnshareFS() bool {
+	result := make(chan bool)
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread ends here
+		result <- unix.Unshare(unix.CLONE_FS) == nil
+	}()
+	return <-result
+}
+
+// setFsetid gives the thread CAP_FSETID or takes it away. With it, writing to a file
+// leaves its setuid and setgid bits alone; without it the kernel clears them, as it
+// does for users without privilege. The thread stays as it is until another request
+// wants it otherwise.
+func (fs *FS) setFsetid(ts *threadState, on bool) {
+	if ts.caps.has(unix.CAP_FSETID) == on || !fs.effective.has(unix.CAP_FSETID) {
+		return
+	}
+	if want := ts.caps.with(unix.CAP_FSETID, on); capset(&want) == 0 {
+		ts.caps = want
+	}
+}
+
+// asCaller runs f with the credentials of the request's user. The guest's kernel has
+// checked permissions already, with knowledge that we don't have (all groups of the
+// user, capabilities in the guest); if the host then refuses, f runs once more with
+// leave to override permissions of files.
+func (fs *FS) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (errno unix.Errno) {
+	ts := threadOf(r)
+	fs.setFsetid(ts, true)
+	if umask = umask & 0o777; ts.private && umask != ts.umask {
+		unix.Umask(int(umask))
+		ts.umask = umask
+	}
+	uid, gid := r.Header.UID, r.Header.GID
+	if uid == fs.uid && gid == fs.gid && len(r.Groups) == 0 || uid == 0 && gid == 0 && len(r.Groups) == 0 {
+		return f()
+	}
+	if !fs.canSwitch {
+		if uid == fs.uid || uid == 0 {
+			return f()
+		}
+		return unix.EPERM
+	}
+	if errno := fs.become(ts, r.Thread, uid, gid, r.Groups); errno != 0 {
+		return errno
+	}
+	defer fs.comeBack(ts, r.Thread, len(r.Groups) > 0)
+	errno = f()
+	if errno == unix.EACCES && uid != 0 && fs.effective.has(unix.CAP_DAC_OVERRIDE) {
+		c := capSet{permitted: ts.caps.permitted, inheritable: ts.caps.inheritable}
+		c = c.with(unix.CAP_DAC_OVERRIDE, true)
+		if capset(&c) == 0 {
+			errno = f()
+		}
+	}
+	return errno
+}
+
+const keepID = ^uintptr(0)
+
+// become takes the user's identity. On error the thread is as it was, or broken.
+func (fs *FS) become(ts *threadState, t *server.Thread, uid, gid uint32, groups []uint32) (errno unix.Errno) {
+	if len(groups) > 0 {
+		// A copy without the group itself keeps the list in the thread's memory.
+		ts.groups = append(ts.groups[:0], groups...)
+		slices.Sort(ts.groups)
+		if errno = setgroups(ts.groups); errno != 0 {
+			return errno
+		}
+	}
+	if gid != fs.gid {
+		_, errno = nonblocking(unix.SYS_SETRESGID, keepID, uintptr(gid), keepID)
+	}
+	if errno == 0 && uid != fs.uid {
+		_, errno = nonblocking(unix.SYS_SETRESUID, keepID, uintptr(uid), keepID)
+	}
+	if errno != 0 {
+		fs.comeBack(ts, t, len(groups) > 0)
+	}
+	return errno
+}
+
+// comeBack takes the daemon's own identity again. A thread that can't is not used
+// for another request.
+func (fs *FS) comeBack(ts *threadState, t *server.Thread, groups bool) {
+	_, errno := nonblocking(unix.SYS_SETRESUID, keepID, uintptr(fs.uid), keepID)
+	if errno == 0 {
+		_, errno = nonblocking(unix.SYS_SETRESGID, keepID, uintptr(fs.gid), keepID)
+	}
+	if errno == 0 && groups {
+		errno = setgroups(nil)
+	}
+	// The kernel has dropped the effective capabilities when the user changed from
+	// 0, and given all permitted ones back with 0 again. Any other daemon's user,
+	// or a raised capability, needs them set.
+	if errno == 0 {
+		if fs.uid != 0 || ts.caps != fs.effective || fs.effective.effective != fs.effective.permitted {
+			errno = capset(&fs.effective)
+		}
+		ts.caps = fs.effective
+	}
+	if errno != 0 {
+		t.Break()
+	}
+}
+
+func setgroups(groups []uint32) unix.Errno {
+	_, errno := nonblocking(unix.SYS_SETGROUPS, uintptr(len(groups)), ptr(unsafe.SliceData(groups)), 0)
+	return errno
+}

@@ -1,0 +1,42 @@
+// Package passthrough is a server.FileSystem over a directory tree of the host. Both
+// the client and the tree are hostile: the client may send any number for any node,
+// handle, offset or flag, and the tree may change at any moment, names turning into
+// symbolic links and back.
+//
+// # Safety of names
+//
+// Every call names one path component, checked by fuseproto.ParseName, in a directory
+// that a descriptor stands for, and follows no symbolic link. There is no way out of
+// the share, with or without a sandbox. A file is opened for I/O only through the
+// O_PATH descriptor of its node, whose kind is known, by way of /proc/self/fd.
+//
+// # Identity and life of a node
+//
+// A node is a file of the host: mount, device, inode number. Its number for the client
+// is never used again. It lives while something refers to it:
+//
+//	the table       while the client's lookup count is above 0
+//	a request       while it runs
+//	a handle        while it is open
+//	a child         while it lives, because its location is a name in its parent
+//
+// A node need not have a descriptor. A listing (READDIRPLUS) makes nodes with one
+// statx a name; a node that was created has the descriptor of its handle; and when
+// there are too many descriptors, those of nodes that nobody uses at the moment are
+// closed. Such a node is opened where it was last seen when it is needed, and must
+// then be the same file, by number, time of birth and kind. If it is not, the client
+// gets ESTALE and looks the name up again, as Linux does by itself.
+//
+// # Locks
+//
+// From the outside in; a lock is never taken while one further in is held.
+//
+//	dirStream.mu
+//	  shard.mu                 a part of the table of nodes by identity
+//	    slots.mu               numbers of nodes
+//	inode.mu                   location, handles, lock owners of a node
+//	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
+//	FS.destroyExcluded
+//
+// Finding a node or handle by number takes no lock.
+package passthrough

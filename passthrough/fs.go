@@ -1,0 +1,221 @@
+package passthrough
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// FS is a server.FileSystem over a directory tree of the host.
+type FS struct {
+	cfg             Config
+	root            *inode
+	nodes           *slots[inode]
+	handles         *slots[handle]
+	shards          [shardCount]shard
+	hints           *[hintCount]atomic.Uint64
+	entry, attr     timeout
+	negative        timeout
+	flags           atomic.Uint64 // fp.InitFlags agreed with the client
+	fds             atomic.Int64  // descriptors of nodes, handles and lock owners
+	evictMu         sync.Mutex    // guards hand
+	hand            uint32        // slot at which the evictor goes on
+	remote          sync.Map      // mount id → whether closing a file can report errors
+	canSwitch       bool          // the daemon may act as another user
+	uid, gid        uint32        // the daemon's own
+	effective       capSet        // capabilities that threads start with
+	privateThreads  bool          // threads have a working directory and umask of their own
+	destroyExcluded sync.Mutex    // one Destroy at a time
+}
+
+var (
+	_ server.FileSystem    = (*FS)(nil)
+	_ server.ThreadStarter = (*FS)(nil)
+)
+
+// timeout is a duration as the protocol has it.
+type timeout struct {
+	sec  uint64
+	nsec uint32
+}
+
+func newTimeout(d time.Duration) timeout {
+	return timeout{sec: uint64(d / time.Second), nsec: uint32(d % time.Second)}
+}
+
+// fdReserve is what FS leaves for the rest of the process when Config.MaxFDs is 0.
+const fdReserve = 512
+
+// New returns a file system for the share; it takes over the descriptors of cfg
+// when it succeeds.
+func New(cfg Config) (*FS, error) {
+	fs := &FS{
+		cfg:     cfg,
+		nodes:   newSlots[inode](),
+		handles: newSlots[handle](),
+		hints:   new([hintCount]atomic.Uint64),
+		uid:     uint32(unix.Geteuid()),
+		gid:     uint32(unix.Getegid()),
+	}
+	for i := range fs.shards {
+		fs.shards[i].nodes = make(map[key]*inode)
+	}
+	fs.setTimeouts()
+	if err := fs.setBudget(); err != nil {
+		return nil, err
+	}
+	if err := fs.setPrivileges(); err != nil {
+		return nil, err
+	}
+	return fs, fs.setRoot()
+}
+
+func (fs *FS) setTimeouts() {
+	d := fs.cfg.Cache.timeout()
+	pick := func(own *time.Duration, policy time.Duration) timeout {
+		if own != nil {
+			return newTimeout(*own)
+		}
+		return newTimeout(policy)
+	}
+	fs.entry = pick(fs.cfg.EntryTimeout, d)
+	fs.attr = pick(fs.cfg.AttrTimeout, d)
+	fs.negative = pick(fs.cfg.NegativeTimeout, 0)
+}
+
+func (fs *FS) setBudget() error {
+	if fs.cfg.MaxFDs > 0 {
+		return nil
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("passthrough: getrlimit: %w", err)
+	}
+	n := int(min(limit.Cur, 1<<30))
+	fs.cfg.MaxFDs = n - min(fdReserve, n/2)
+	return nil
+}
+
+// setRoot makes the root node, which is never forgotten.
+func (fs *FS) setRoot() error {
+	var st unix.Statx_t
+	if errno := statxFD(fs.cfg.RootFD, &st); errno != 0 {
+		return fmt.Errorf("passthrough: statx of the shared directory: %w", errno)
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
+		return errors.New("passthrough: the share is neither a directory nor a file")
+	}
+	n, errno := fs.intern(&st, fs.cfg.RootFD, nil, nil)
+	if errno != 0 {
+		return errno
+	}
+	fs.fds.Add(1)
+	fs.root = n // the reference of intern is kept
+	return nil
+}
+
+// Init implements server.Session.
+func (fs *FS) Init(p *server.InitParams) unix.Errno {
+	want := fp.InitCreateSuppGroup | fp.InitNoExportSupport
+	add := func(on bool, flags fp.InitFlags) {
+		if on {
+			want |= flags
+		}
+	}
+	add(!fs.cfg.NoReaddirplus && fs.cfg.Cache != CacheNever, fp.InitDoReaddirplus|fp.InitReaddirplusAuto)
+	add(fs.cfg.AnnounceSubmounts, fp.InitSubmounts)
+	add(fs.cfg.KillprivV2, fp.InitHandleKillprivV2)
+	add(fs.cfg.Writeback, fp.InitWritebackCache)
+	add(fs.cfg.AllowMmap, fp.InitDirectIOAllowMmap)
+	add(fs.cfg.PosixLocks, fp.InitPosixLocks)
+	add(fs.cfg.Flocks, fp.InitFlockLocks)
+	const acl = fp.InitPosixACL | fp.InitDontMask | fp.InitSetxattrExt
+	canACL := p.Offered&acl == acl && fs.privateThreads
+	if fs.cfg.PosixACL == Always && !canACL ||
+		fs.cfg.SecurityLabel == Always && p.Offered&fp.InitSecurityCtx == 0 {
+		return unix.EPROTO
+	}
+	add(fs.cfg.PosixACL != Never && canACL, acl)
+	add(fs.cfg.SecurityLabel != Never, fp.InitSecurityCtx)
+	p.Flags |= want
+	fs.flags.Store(uint64(p.Flags & p.Offered))
+	return 0
+}
+
+// agreed reports whether a feature was settled with the client.
+func (fs *FS) agreed(f fp.InitFlags) bool { return fp.InitFlags(fs.flags.Load())&f != 0 }
+
+// Destroy implements server.Session. Requests that still run keep what they use.
+func (fs *FS) Destroy() {
+	fs.destroyExcluded.Lock()
+	defer fs.destroyExcluded.Unlock()
+	for slot := range fs.handles.end() {
+		if h := fs.handles.at(slot); h != nil && h.acquire() {
+			fs.closeHandle(h)
+			fs.releaseHandle(h)
+		}
+	}
+	for slot := range fs.nodes.end() {
+		if n := fs.nodes.at(slot); n != nil && n.id != fp.RootID && n.acquire() {
+			fs.forget(n, ^uint64(0))
+			fs.release(n)
+		}
+	}
+}
+
+// Statfs implements server.Session.
+func (fs *FS) Statfs(r *server.Request, out *fp.Kstatfs) unix.Errno {
+	ts, n, fd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	st := &ts.statfs
+	if errno := sysFstatfs(fd, st); errno != 0 {
+		return errno
+	}
+	*out = fp.Kstatfs{Blocks: st.Blocks, Bfree: st.Bfree, Bavail: st.Bavail, Files: st.Files,
+		Ffree: st.Ffree, Bsize: uint32(st.Bsize), NameLen: uint32(st.Namelen), Frsize: uint32(st.Frsize)}
+	return 0
+}
+
+// Syncfs implements server.Session.
+func (fs *FS) Syncfs(r *server.Request) unix.Errno {
+	if !r.MayWait {
+		return server.WouldBlock
+	}
+	ts, n, fd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	if !n.isDir() && !n.isReg() {
+		return 0
+	}
+	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.closeFD(f)
+	_, errno = syscall6(unix.SYS_SYNCFS, uintptr(f), 0, 0, 0, 0, 0)
+	return errno
+}
+
+// enter finds the node of a request and its descriptor; the caller releases n.
+func (fs *FS) enter(r *server.Request) (ts *threadState, n *inode, fd int, errno unix.Errno) {
+	ts = threadOf(r)
+	if n, errno = fs.get(r.Header.NodeID); errno != 0 {
+		return
+	}
+	if fd, errno = fs.fdOf(ts, n); errno != 0 {
+		fs.release(n)
+	}
+	return
+}

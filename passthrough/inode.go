@@ -1,0 +1,253 @@
+package passthrough
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// key is the identity of a file on the host. The mount is part of it: the same file
+// seen through two mounts is two nodes, as it is in two file systems of the guest.
+type key struct {
+	mount uint64
+	dev   uint64
+	ino   uint64
+}
+
+func keyOf(st *unix.Statx_t) key {
+	return key{mount: st.Mnt_id, dev: uint64(st.Dev_major)<<32 | uint64(st.Dev_minor), ino: st.Ino}
+}
+
+// birth tells two files apart that had the same inode number one after the other.
+type birth struct {
+	sec  int64
+	nsec uint32
+	kind uint16 // S_IFMT bits
+}
+
+func birthOf(st *unix.Statx_t) birth {
+	b := birth{kind: st.Mode & unix.S_IFMT}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		b.sec, b.nsec = st.Btime.Sec, st.Btime.Nsec
+	}
+	return b
+}
+
+// inode is a node that the client knows. See the package comment for its life.
+type inode struct {
+	id    uint64
+	key   key
+	birth birth
+
+	// refs counts requests that use the node, in its lower half, and what holds it
+	// (the table, children, handles), in units of refHold. At 0 it is dead.
+	refs    atomic.Int64
+	fd      atomic.Int32 // O_PATH descriptor, or -1
+	touched atomic.Bool  // used since the evictor came by
+
+	nlookup uint64 // guarded by the shard of key
+	stale   bool   // not in the key table any more; guarded by the shard
+
+	mu      sync.Mutex // guards the following
+	parent  *inode     // held; nil for the root and for files without a name
+	name    []byte     // with its NUL
+	handles *handle    // open files and directories, a list
+	owners  []lockOwner
+	unlocks chan struct{} // closed when a lock on the file is dropped
+}
+
+const (
+	refHold  = 1 << 32
+	refEvict = 1 << 31 // the descriptor is being closed
+)
+
+// acquire takes a reference for a request; false when the node is dead.
+func (n *inode) acquire() bool {
+	for {
+		v := n.refs.Load()
+		switch {
+		case v == 0:
+			return false
+		case v&refEvict != 0:
+			runtime.Gosched()
+		case n.refs.CompareAndSwap(v, v+1):
+			return true
+		}
+	}
+}
+
+// release drops what acquire took.
+func (fs *FS) release(n *inode) {
+	if n.refs.Add(-1) == 0 {
+		fs.bury(n)
+	}
+}
+
+// hold keeps the node alive; the caller has a reference or a hold.
+func (n *inode) hold() { n.refs.Add(refHold) }
+
+func (fs *FS) unhold(n *inode) {
+	if n.refs.Add(-refHold) == 0 {
+		fs.bury(n)
+	}
+}
+
+// bury frees what a dead node has. Chains of parents are freed in a loop: they may
+// be as long as a hostile tree is deep.
+func (fs *FS) bury(n *inode) {
+	for n != nil {
+		if fd := n.fd.Swap(-1); fd >= 0 {
+			fs.closeFD(int(fd))
+		}
+		for i := range n.owners {
+			fs.closeFD(n.owners[i].fd)
+		}
+		n.owners = nil
+		parent := n.parent
+		n.parent = nil
+		if parent == nil || parent.refs.Add(-refHold) != 0 {
+			return
+		}
+		n = parent
+	}
+}
+
+// get finds the node of a request and takes a reference. A node that the client
+// does not have, or no more, is ESTALE, as with a network file system.
+func (fs *FS) get(id uint64) (*inode, unix.Errno) {
+	n := fs.nodes.get(id)
+	if n == nil || !n.acquire() {
+		return nil, unix.ESTALE
+	}
+	return n, 0
+}
+
+// locate notes where a node was last seen, to find it again when it has no
+// descriptor.
+func (fs *FS) locate(n, parent *inode, name []byte) {
+	n.mu.Lock()
+	if n.parent == parent && string(n.name) == string(name) || n.id == fp.RootID {
+		n.mu.Unlock()
+		return
+	}
+	old := n.parent
+	parent.hold()
+	n.parent, n.name = parent, append([]byte(nil), name...)
+	n.mu.Unlock()
+	if old != nil {
+		fs.unhold(old)
+	}
+}
+
+const shardCount = 64
+
+// shard is a part of the table of nodes by identity.
+type shard struct {
+	mu    sync.Mutex
+	nodes map[key]*inode
+}
+
+func (fs *FS) shard(k key) *shard {
+	h := (k.ino ^ k.dev<<7 ^ k.mount<<13) * 0x9e3779b97f4a7c15
+	return &fs.shards[h>>58]
+}
+
+// known finds a node by its identity and adds one to its lookup count. The caller
+// gets a reference.
+func (fs *FS) known(st *unix.Statx_t) *inode {
+	k := keyOf(st)
+	s := fs.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[k]
+	if n == nil || !s.same(n, st) || !n.acquire() {
+		return nil
+	}
+	n.nlookup++
+	return n
+}
+
+// same reports whether n is the file of st, and not one that had its number
+// before. A descriptor pins the number, so only nodes without one are compared.
+func (s *shard) same(n *inode, st *unix.Statx_t) bool {
+	return n.fd.Load() >= 0 || n.birth == birthOf(st)
+}
+
+// intern returns the node of st with its lookup count raised and a reference taken,
+// making it when it is new. fd, if not -1, becomes the node's descriptor or is
+// closed.
+func (fs *FS) intern(st *unix.Statx_t, fd int, parent *inode, name []byte) (*inode, unix.Errno) {
+	k := keyOf(st)
+	s := fs.shard(k)
+	s.mu.Lock()
+	n := s.nodes[k]
+	if n != nil && s.same(n, st) && n.acquire() {
+		n.nlookup++
+		s.mu.Unlock()
+		if fd >= 0 && !n.fd.CompareAndSwap(-1, int32(fd)) {
+			fs.closeFD(fd)
+		}
+	} else {
+		if n != nil {
+			n.stale = true // its file is gone, and its number is another's
+		}
+		n = &inode{key: k, birth: birthOf(st), nlookup: 1}
+		n.fd.Store(int32(fd))
+		n.refs.Store(refHold + 1)
+		if fs.nodes.add(n, func(id uint64) { n.id = id }) == 0 {
+			s.mu.Unlock()
+			n.refs.Store(0)
+			fs.bury(n)
+			return nil, unix.ENOMEM
+		}
+		s.nodes[k] = n
+		s.mu.Unlock()
+	}
+	if parent != nil {
+		fs.locate(n, parent, name)
+	}
+	return n, 0
+}
+
+// Forget implements server.Names. Counts that were never given out do no harm.
+func (fs *FS) Forget(nodeID, nlookup uint64) {
+	if nodeID == fp.RootID {
+		return
+	}
+	n, errno := fs.get(nodeID)
+	if errno != 0 {
+		return
+	}
+	defer fs.release(n)
+	fs.forget(n, nlookup)
+}
+
+// forget takes nlookup off the count; at 0 the table lets go of the node.
+func (fs *FS) forget(n *inode, nlookup uint64) {
+	s := fs.shard(n.key)
+	s.mu.Lock()
+	if n.nlookup == 0 {
+		s.mu.Unlock()
+		return
+	}
+	n.nlookup -= min(nlookup, n.nlookup)
+	dead := n.nlookup == 0
+	if dead {
+		if !n.stale {
+			delete(s.nodes, n.key)
+		}
+		fs.nodes.remove(n.id)
+	}
+	s.mu.Unlock()
+	if dead {
+		fs.unhold(n)
+	}
+}
+
+// isDir and isReg tell the kind that the node has had from the start.
+func (n *inode) isDir() bool { return n.birth.kind == unix.S_IFDIR }
+func (n *inode) isReg() bool { return n.birth.kind == unix.S_IFREG }

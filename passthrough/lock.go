@@ -1,0 +1,244 @@
+package passthrough
+
+import (
+	"math"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// POSIX locks of the guest become open-file-description locks: an owner (a process
+// of the guest) has one description a file, which only holds its locks, so that two
+// owners exclude each other although one process of the host acts for both. flock
+// locks go on the handle's own description, of which there is one an open.
+
+// lockOwner is the description that holds an owner's locks on a file.
+type lockOwner struct {
+	owner    uint64
+	fd       int
+	writable bool
+}
+
+// Waiting for a lock of another process is polling: there is no call that waits for
+// such a lock and can be ended.
+const (
+	lockPollMin = time.Millisecond
+	lockPollMax = 50 * time.Millisecond
+)
+
+// Getlk implements server.Locks.
+func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
+	h, lk, errno := fs.lockArgs(r, in)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.releaseHandle(h)
+	if lk.Type == unix.F_UNLCK {
+		return unix.EINVAL
+	}
+	n := h.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fd := h.fd // no lock is held by the handle's description: any is another owner's
+	if o := n.lockOwner(in.Owner); o != nil {
+		fd = o.fd
+	}
+	if errno := sysFcntlLock(fd, unix.F_OFD_GETLK, lk); errno != 0 {
+		return errno
+	}
+	out.Lk = fp.FileLock{Type: uint32(uint16(lk.Type))}
+	if lk.Type != unix.F_UNLCK {
+		out.Lk.Start, out.Lk.End = uint64(lk.Start), math.MaxInt64
+		if lk.Len > 0 {
+			out.Lk.End = uint64(lk.Start + lk.Len - 1)
+		}
+	}
+	return 0
+}
+
+// Setlk implements server.Locks.
+func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
+	h, lk, errno := fs.lockArgs(r, in)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.releaseHandle(h)
+	ts := threadOf(r)
+	try := func() unix.Errno { return fs.posixLock(ts, h, in.Owner, lk) }
+	if in.LkFlags&fp.LkFlock != 0 {
+		try = func() unix.Errno { return flockLock(h, in.Lk.Type) }
+	}
+	if lk.Type == unix.F_UNLCK {
+		errno = try()
+		h.node.unlocked()
+		return errno
+	}
+	errno = try()
+	switch {
+	case errno != unix.EAGAIN || !wait:
+		return errno
+	case !r.MayWait:
+		return server.WouldBlock
+	}
+	return h.node.waitForLock(r.Canceled, try)
+}
+
+// lockArgs checks a request about a lock and finds its handle, which the caller
+// releases.
+func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (*handle, *unix.Flock_t, unix.Errno) {
+	lk := &unix.Flock_t{Type: int16(in.Lk.Type), Whence: unix.SEEK_SET}
+	switch in.Lk.Type {
+	case unix.F_RDLCK, unix.F_WRLCK, unix.F_UNLCK:
+	default:
+		return nil, nil, unix.EINVAL
+	}
+	if in.LkFlags&fp.LkFlock == 0 {
+		if !fs.cfg.PosixLocks {
+			return nil, nil, unix.ENOSYS
+		}
+		if in.Lk.Start > math.MaxInt64 || in.Lk.End < in.Lk.Start {
+			return nil, nil, unix.EINVAL
+		}
+		lk.Start = int64(in.Lk.Start)
+		if in.Lk.End < math.MaxInt64 { // else to the end of the file: length 0
+			lk.Len = int64(in.Lk.End-in.Lk.Start) + 1
+		}
+	} else if !fs.cfg.Flocks {
+		return nil, nil, unix.ENOSYS
+	}
+	h, errno := fs.fileHandle(r, in.Fh)
+	return h, lk, errno
+}
+
+// lockOwner finds an owner's description. n.mu is held.
+func (n *inode) lockOwner(owner uint64) *lockOwner {
+	for i := range n.owners {
+		if n.owners[i].owner == owner {
+			return &n.owners[i]
+		}
+	}
+	return nil
+}
+
+// posixLock takes or drops a lock, and does not wait.
+func (fs *FS) posixLock(ts *threadState, h *handle, owner uint64, lk *unix.Flock_t) unix.Errno {
+	n := h.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	o := n.lockOwner(owner)
+	if o == nil {
+		if lk.Type == unix.F_UNLCK {
+			return 0
+		}
+		fd, writable, errno := fs.openForLocks(ts, h)
+		if errno != 0 {
+			return errno
+		}
+		n.owners = append(n.owners, lockOwner{owner: owner, fd: fd, writable: writable})
+		o = &n.owners[len(n.owners)-1]
+	}
+	if lk.Type == unix.F_WRLCK && !o.writable {
+		return unix.EBADF
+	}
+	errno := sysFcntlLock(o.fd, unix.F_OFD_SETLK, lk)
+	if errno == unix.EACCES {
+		errno = unix.EAGAIN
+	}
+	return errno
+}
+
+// openForLocks opens the file again for an owner, for reading and writing if that is
+// possible. n.mu is held, so that the handle's descriptor is good.
+func (fs *FS) openForLocks(ts *threadState, h *handle) (fd int, writable bool, errno unix.Errno) {
+	for _, flags := range [...]int{unix.O_RDWR, int(h.flags) & unix.O_ACCMODE, unix.O_RDONLY} {
+		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, h.fd), flags|unix.O_NONBLOCK, 0)
+		if errno == 0 {
+			return fd, flags != unix.O_RDONLY, 0
+		}
+		if errno == unix.ENFILE {
+			return -1, false, unix.ENOLCK
+		}
+	}
+	return -1, false, errno
+}
+
+// flockLock takes or drops a flock lock, and does not wait.
+func flockLock(h *handle, typ uint32) unix.Errno {
+	switch typ {
+	case unix.F_RDLCK:
+		return sysFlock(h.fd, unix.LOCK_SH|unix.LOCK_NB)
+	case unix.F_WRLCK:
+		return sysFlock(h.fd, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	return sysFlock(h.fd, unix.LOCK_UN)
+}
+
+// unlocked wakes those of this share that wait for a lock on the file.
+func (n *inode) unlocked() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.unlocks != nil {
+		close(n.unlocks)
+		n.unlocks = nil
+	}
+}
+
+// nextUnlock is closed when a lock on the file is dropped through this share.
+func (n *inode) nextUnlock() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.unlocks == nil {
+		n.unlocks = make(chan struct{})
+	}
+	return n.unlocks
+}
+
+// waitForLock tries until it gets the lock, fails otherwise or is canceled.
+func (n *inode) waitForLock(canceled <-chan struct{}, try func() unix.Errno) unix.Errno {
+	pause := lockPollMin
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		unlocked := n.nextUnlock()
+		if errno := try(); errno != unix.EAGAIN {
+			return errno
+		}
+		timer.Reset(pause)
+		select {
+		case <-canceled:
+			return unix.EINTR
+		case <-unlocked:
+			pause = lockPollMin
+		case <-timer.C:
+			pause = min(2*pause, lockPollMax)
+		}
+	}
+}
+
+// dropOwner ends all locks of an owner on the file.
+func (fs *FS) dropOwner(n *inode, owner uint64) {
+	n.mu.Lock()
+	var gone []lockOwner
+	for i := range n.owners {
+		if n.owners[i].owner == owner {
+			gone = append(gone, n.owners[i])
+			n.owners = append(n.owners[:i], n.owners[i+1:]...)
+			break
+		}
+	}
+	n.mu.Unlock()
+	fs.dropOwners(n, gone)
+}
+
+// dropOwners closes descriptions that hold locks, and so ends the locks.
+func (fs *FS) dropOwners(n *inode, owners []lockOwner) {
+	for i := range owners {
+		fs.closeFD(owners[i].fd)
+	}
+	if len(owners) > 0 {
+		n.unlocked()
+	}
+}

@@ -1,0 +1,89 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// Lookup implements server.Names. A name that was seen before takes one system
+// call, a new one two, a missing one one.
+func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errno {
+	ts, parent, fd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(parent)
+	errno = fs.lookup(ts, parent, fd, name, out)
+	if errno == unix.ENOENT && fs.negative != (timeout{}) {
+		*out = fp.EntryOut{EntryValid: fs.negative.sec, EntryValidNsec: fs.negative.nsec}
+		return 0
+	}
+	return errno
+}
+
+// lookup finds name in the directory behind fd and fills out.
+func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
+	if !parent.isDir() {
+		return unix.ENOTDIR
+	}
+	if fs.hinted(parent, name) != nil {
+		if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
+			return errno
+		}
+		if n := fs.known(&ts.st); n != nil {
+			fs.locate(n, parent, name)
+			fs.entryOut(ts, parent, n, name, out)
+			return 0
+		}
+	}
+	child, errno := fs.open(fd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errno == unix.ENFILE {
+		// No descriptor to be had: the node can be known without one.
+		return fs.lookupLazy(ts, parent, fd, name, out)
+	}
+	if errno != 0 {
+		return errno
+	}
+	if errno := statxFD(child, &ts.st); errno != 0 {
+		fs.closeFD(child)
+		return errno
+	}
+	n, errno := fs.intern(&ts.st, child, parent, name)
+	if errno != 0 {
+		return errno
+	}
+	fs.entryOut(ts, parent, n, name, out)
+	return 0
+}
+
+// lookupLazy is lookup without opening the file: one system call, no descriptor. The
+// node is opened when it is used, and checked then.
+func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
+	if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
+		return errno
+	}
+	n, errno := fs.intern(&ts.st, -1, parent, name)
+	if errno != 0 {
+		return errno
+	}
+	fs.entryOut(ts, parent, n, name, out)
+	return 0
+}
+
+// entryOut fills the reply about n, whose attributes are in ts.st, and gives up the
+// caller's reference.
+func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.EntryOut) {
+	if parent != nil {
+		fs.hint(parent, name).Store(n.id)
+	}
+	out.NodeID = n.id
+	out.EntryValid, out.EntryValidNsec = fs.entry.sec, fs.entry.nsec
+	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	fillAttr(&ts.st, &out.Attr)
+	if parent != nil && n.key.mount != parent.key.mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
+		out.Attr.Flags |= fp.AttrSubmount
+	}
+	fs.release(n)
+}

@@ -1,0 +1,144 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// Link implements server.Names. The file is named by its descriptor, so that it is
+// the one which the guest means, and no symbolic link is followed.
+func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.EntryOut) unix.Errno {
+	ts, parent, dirfd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(parent)
+	n, errno := fs.get(in.OldNodeID)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	if errno = fs.linkNode(ts, n, dirfd, newName); errno != 0 {
+		return errno
+	}
+	fd, errno := fs.fdOf(ts, n)
+	if errno == 0 {
+		errno = statxFD(fd, &ts.st)
+	}
+	if errno != 0 {
+		return errno
+	}
+	m := fs.known(&ts.st)
+	if m == nil { // forgotten meanwhile, by another queue
+		return unix.ESTALE
+	}
+	fs.locate(m, parent, newName)
+	fs.entryOut(ts, parent, m, newName, out)
+	return 0
+}
+
+// linkNode links n at name. A file without a name (O_TMPFILE) can be linked through
+// an open descriptor only, not through an O_PATH one made from it.
+func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.Errno {
+	fd, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return errno
+	}
+	errno = sysLinkat(fs.cfg.ProcFD, procName(&ts.num, fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	if errno != unix.ENOENT {
+		return errno
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.handles == nil {
+		return errno
+	}
+	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, n.handles.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+}
+
+// Unlink implements server.Names.
+func (fs *FS) Unlink(r *server.Request, name fp.Name) unix.Errno {
+	return fs.remove(r, name, 0)
+}
+
+// Rmdir implements server.Names.
+func (fs *FS) Rmdir(r *server.Request, name fp.Name) unix.Errno {
+	return fs.remove(r, name, unix.AT_REMOVEDIR)
+}
+
+func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
+	_, parent, dirfd, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(parent)
+	if errno := sysUnlinkat(dirfd, name.CString(), flags); errno != 0 {
+		return errno
+	}
+	fs.hint(parent, name).Store(0)
+	return 0
+}
+
+// Rename implements server.Names.
+func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Name) unix.Errno {
+	ts, from, fromFD, errno := fs.enter(r)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(from)
+	to, errno := fs.get(in.NewDir)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(to)
+	toFD, errno := fs.fdOf(ts, to)
+	if errno != 0 {
+		return errno
+	}
+	if errno := sysRenameat2(fromFD, oldName.CString(), toFD, newName.CString(), in.Flags); errno != 0 {
+		return errno
+	}
+	a, b := fs.namedSo(from, oldName), fs.namedSo(to, newName)
+	fs.renamed(a, to, newName)
+	if in.Flags&unix.RENAME_EXCHANGE != 0 {
+		fs.renamed(b, from, oldName)
+	} else {
+		fs.hint(from, oldName).Store(0)
+	}
+	if b != nil {
+		fs.release(b)
+	}
+	if a != nil {
+		fs.release(a)
+	}
+	return 0
+}
+
+// namedSo finds the node that was last seen as name in parent, with a reference.
+// With bad luck it is not found; then the node's next use without a descriptor is
+// ESTALE, and the guest looks its name up.
+func (fs *FS) namedSo(parent *inode, name fp.Name) *inode {
+	n := fs.hinted(parent, name)
+	if n == nil || !n.acquire() {
+		return nil
+	}
+	n.mu.Lock()
+	same := n.parent == parent && string(n.name) == string(name)
+	n.mu.Unlock()
+	if !same {
+		fs.release(n)
+		return nil
+	}
+	return n
+}
+
+// renamed notes the new place of a node; nil is none.
+func (fs *FS) renamed(n, parent *inode, name fp.Name) {
+	if n == nil || n == parent {
+		return
+	}
+	fs.locate(n, parent, name)
+	fs.hint(parent, name).Store(n.id)
+}

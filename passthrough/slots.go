@@ -1,0 +1,103 @@
+package passthrough
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	slotBits = 12
+	slotPage = 1 << slotBits
+	maxPages = 1 << 16 // 268 million entries
+)
+
+// slots hands out numbers for values and finds a value by its number without a
+// lock. A number is a slot and the slot's generation, so it is not used twice: a
+// client that keeps, guesses or forges one finds nothing.
+type slots[T any] struct {
+	pages []atomic.Pointer[slotsPage[T]]
+
+	mu   sync.Mutex // guards the following, and changes
+	next uint32     // first slot that was never used
+	free []uint32
+}
+
+type slotsPage[T any] struct {
+	values      [slotPage]atomic.Pointer[T]
+	generations [slotPage]atomic.Uint32
+}
+
+// newSlots makes a table whose first number is 1.
+func newSlots[T any]() *slots[T] {
+	return &slots[T]{pages: make([]atomic.Pointer[slotsPage[T]], maxPages), next: 1}
+}
+
+// add puts v in and returns its number; 0 when the table is full.
+func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var slot uint32
+	if n := len(s.free); n > 0 {
+		slot, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		if s.next == maxPages*slotPage {
+			return 0
+		}
+		slot = s.next
+		s.next++
+	}
+	p := s.pages[slot>>slotBits].Load()
+	if p == nil {
+		p = new(slotsPage[T])
+		s.pages[slot>>slotBits].Store(p)
+	}
+	number := uint64(p.generations[slot%slotPage].Load())<<32 | uint64(slot)
+	set(number)
+	p.values[slot%slotPage].Store(v)
+	return number
+}
+
+// get finds a value; nil when there is none with this number.
+func (s *slots[T]) get(number uint64) *T {
+	slot := uint32(number)
+	if slot>>slotBits >= maxPages {
+		return nil
+	}
+	p := s.pages[slot>>slotBits].Load()
+	if p == nil || uint64(p.generations[slot%slotPage].Load()) != number>>32 {
+		return nil
+	}
+	return p.values[slot%slotPage].Load()
+}
+
+// remove takes the value out and reports whether it was there.
+func (s *slots[T]) remove(number uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.get(number) == nil {
+		return false
+	}
+	slot := uint32(number)
+	p := s.pages[slot>>slotBits].Load()
+	p.values[slot%slotPage].Store(nil)
+	// A slot whose generations are used up is not used again.
+	if p.generations[slot%slotPage].Add(1) != 0 {
+		s.free = append(s.free, slot)
+	}
+	return true
+}
+
+// end is one more than the largest slot in use.
+func (s *slots[T]) end() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
+}
+
+// at is the value in a slot, if there is one.
+func (s *slots[T]) at(slot uint32) *T {
+	if p := s.pages[slot>>slotBits].Load(); p != nil {
+		return p.values[slot%slotPage].Load()
+	}
+	return nil
+}
