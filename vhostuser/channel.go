@@ -215,6 +215,7 @@ func (ch *channel) pause() {
 	}
 }
 
+// resume ends pause.
 func (ch *channel) resume() {
 	ch.mu.Lock()
 	ch.paused = false

@@ -45,6 +45,7 @@ func (r *ring) close() {
 	r.err.Close()
 }
 
+// dropKick forgets the kick descriptor; without a new one the ring does not start.
 func (r *ring) dropKick() {
 	if r.kick >= 0 {
 		_ = unix.Close(r.kick)
@@ -52,6 +53,7 @@ func (r *ring) dropKick() {
 	r.hasKick, r.kick = false, -1
 }
 
+// ring checks an index that came with a message.
 func (c *Conn) ring(index uint64) (*ring, error) {
 	if index >= uint64(len(c.rings)) {
 		return nil, fmt.Errorf("ring %d of %d: does the VMM ask for more queues than the daemon offers?", index, len(c.rings))
@@ -71,6 +73,7 @@ func (c *Conn) stoppedRing(m *message, same func(*ring, uint32) bool) (*ring, Vr
 	return r, s, err
 }
 
+// setVringNum sets the size (virtio 1.2, 2.7: a power of two up to 32768).
 func (c *Conn) setVringNum(m *message) ([]byte, error) {
 	r, s, err := c.stoppedRing(m, func(r *ring, n uint32) bool { return n == uint32(r.size) })
 	if err != nil {
@@ -83,6 +86,8 @@ func (c *Conn) setVringNum(m *message) ([]byte, error) {
 	return nil, c.startRing(int(s.Index))
 }
 
+// setVringBase sets the next entry of the available ring to read. The place in the
+// used ring is read from the ring itself (vhost-user, VHOST_USER_SET_VRING_BASE).
 func (c *Conn) setVringBase(m *message) ([]byte, error) {
 	r, s, err := c.stoppedRing(m, func(*ring, uint32) bool { return false })
 	if err != nil {
@@ -111,6 +116,8 @@ func (c *Conn) setVringAddr(m *message) ([]byte, error) {
 	return nil, c.startRing(int(a.Index))
 }
 
+// setVringEnable is a switch of its own, beside start and stop: QEMU disables the
+// rings of a paused guest, and enables them again with new descriptors.
 func (c *Conn) setVringEnable(m *message) ([]byte, error) {
 	s := body[VringState](m)
 	r, err := c.ring(uint64(s.Index))
@@ -187,6 +194,7 @@ func (c *Conn) setVringCall(m *message) ([]byte, error) {
 	return nil, nil
 }
 
+// setVringErr exchanges the error descriptor, at any time.
 func (c *Conn) setVringErr(m *message) ([]byte, error) {
 	_, r, fd, err := c.vringFD(m)
 	if err != nil {
