@@ -218,3 +218,33 @@ func TestMapFile(t *testing.T) {
 		t.Error("mapped nothing")
 	}
 }
+
+// TestHugePages maps parts of a file of huge pages, of which only whole ones can be
+// mapped and unmapped. Nothing is touched, so the machine need not have any.
+func TestHugePages(t *testing.T) {
+	checkLeaks(t)
+	fd, err := unix.MemfdCreate("vhostuser-test", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
+	if err != nil {
+		t.Skipf("no huge pages in this kernel: %v", err)
+	}
+	defer unix.Close(fd)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		t.Fatal(err)
+	}
+	huge := uint64(fs.Bsize)
+	if err := unix.Ftruncate(fd, int64(2*huge)); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ offset, size, pages uint64 }{{0, 4096, 1}, {4096, 4096, 1}, {huge - 4096, 8192, 2}, {huge, huge, 1}} {
+		m, err := mapFile(fd, test.offset, test.size)
+		if err != nil {
+			t.Errorf("%+v: %v", test, err)
+			continue
+		}
+		if uint64(len(m.all)) != test.pages*huge || uint64(len(m.part)) != test.size {
+			t.Errorf("%+v: %d and %d bytes", test, len(m.all), len(m.part))
+		}
+		m.unmap()
+	}
+}

@@ -15,7 +15,7 @@ const connProtocolFeatures = ProtocolMQ | ProtocolLogShmFD | ProtocolReplyAck |
 func (c *Conn) offeredFeatures() uint64 { return connFeatures | c.device.Features() }
 
 // offeredProtocol are the protocol features of the device and ours. What the device
-// can do says its methods.
+// can do shows in its methods.
 func (c *Conn) offeredProtocol() ProtocolFeatures {
 	p := connProtocolFeatures | c.device.ProtocolFeatures()
 	if c.device.Config() != nil {
