@@ -1,0 +1,338 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
+	"github.com/govirtiofs/govirtiofs/virtiofs"
+)
+
+// maxRequestQueues is --num-request-queues when nothing in the configuration
+// space depends on it: the front-end takes as many as it likes.
+const maxRequestQueues = 64
+
+// options are the command line.
+type options struct {
+	help, version, printCapabilities bool
+
+	sharedDir     string
+	readOnly      bool
+	socketPath    string
+	oldSocket     string
+	socketGroup   string
+	fd            int
+	keepListening bool
+	tag           string
+	requestQueues int
+	threadPool    uint
+
+	cache                          string
+	entryTimeout, attrTimeout      *time.Duration
+	negativeTimeout                *time.Duration
+	writeback, directIO, allowMmap bool
+	readdirplus                    bool
+
+	xattr               bool
+	posixACL, label     string
+	killpriv, noatime   bool
+	submounts           bool
+	posixLocks, flocks  bool
+	fileHandles         string
+	sandbox, seccomp    string
+	modcaps             string
+	uidMaps, gidMaps    []string
+	noFile              uint64
+	logLevel            string
+	syslog, debug, fore bool
+	compat              []string
+
+	// What follows is worked out of the above.
+	sandboxMode  sandbox.Mode
+	filter       sandbox.FilterAction
+	namespace    sandbox.Namespace
+	capabilities []cap.Value
+	noFileSet    bool
+	warnings     []string // said once there is a log
+}
+
+// errUsage marks errors of the command line, which exit with 2.
+var errUsage = errors.New("usage")
+
+func usagef(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errUsage}, args...)...)
+}
+
+// group is a part of the options with a heading in the help text.
+type group struct {
+	title string
+	flags *pflag.FlagSet
+}
+
+// parse reads the command line without the program's name. It says nothing itself.
+func parse(args []string) (*options, error) {
+	o := &options{}
+	all := pflag.NewFlagSet("govirtiofsd", pflag.ContinueOnError)
+	all.SetOutput(io.Discard)
+	all.Usage = func() {}
+	for _, g := range o.groups() {
+		all.AddFlagSet(g.flags)
+	}
+	o.addUnsupported(all)
+	if err := all.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			o.help = true
+			return o, nil
+		}
+		if errors.Is(err, errUsage) {
+			return nil, err
+		}
+		return nil, usagef("%v", err)
+	}
+	if o.help || o.version || o.printCapabilities {
+		return o, o.checkAlone()
+	}
+	if all.NArg() > 0 {
+		return nil, usagef("unexpected argument %q: every value belongs to an option", all.Arg(0))
+	}
+	if err := o.applyCompat(); err != nil {
+		return nil, err
+	}
+	o.noFileSet = all.Changed("rlimit-nofile")
+	return o, o.check(all)
+}
+
+// groups declares the options. Defaults are those of virtiofsd.
+func (o *options) groups() []group {
+	return []group{
+		{"The share", o.shareFlags()},
+		{"The connection", o.connectionFlags()},
+		{"Caching", o.cacheFlags()},
+		{"Features of the file system", o.featureFlags()},
+		{"Security", o.securityFlags()},
+		{"Messages", o.messageFlags()},
+		{"Accepted for compatibility", o.compatFlags()},
+	}
+}
+
+func newSet(title string) *pflag.FlagSet {
+	f := pflag.NewFlagSet(title, pflag.ContinueOnError)
+	f.SortFlags = false
+	return f
+}
+
+func (o *options) shareFlags() *pflag.FlagSet {
+	f := newSet("share")
+	f.StringVar(&o.sharedDir, "shared-dir", "", "`DIR` Share this directory. A regular file can be shared, too.")
+	f.BoolVar(&o.readOnly, "readonly", false, "Let the guest change nothing, whatever its mount says.")
+	f.StringVar(&o.tag, "tag", "", "`NAME` Name of the share in the device's configuration space, 1 to 36 bytes, for VMMs that have no option for it (crosvm, User-Mode Linux).")
+	enable(f, &o.submounts, true, "announce-submounts", "no-announce-submounts",
+		"Do not tell the guest where other file systems are mounted in the share.")
+	return f
+}
+
+func (o *options) connectionFlags() *pflag.FlagSet {
+	f := newSet("connection")
+	f.StringVar(&o.socketPath, "socket-path", "", "`PATH` Make a vhost-user socket at PATH, and PATH.pid with the process id.")
+	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` Let this group connect to the socket.")
+	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket.")
+	f.BoolVar(&o.keepListening, "keep-listening", false, "When a front-end disconnects, wait for the next one instead of ending.")
+	f.IntVar(&o.requestQueues, "num-request-queues", 0, fmt.Sprintf(
+		"`N` How many request queues the front-end may use, 1 to %d. Usually it decides how many that are, and %d are offered. With --tag the number is in the configuration space, and is 1.",
+		virtiofs.MaxRequestQueues, maxRequestQueues))
+	return f
+}
+
+func (o *options) cacheFlags() *pflag.FlagSet {
+	f := newSet("caching")
+	choice(f, &o.cache, "auto", "cache", "", []string{"never", "metadata", "auto", "always"},
+		"`never|metadata|auto|always` How long the guest may trust what it knows: not at all; names and attributes for a day; for a second; for a day, data included. Default auto.")
+	timeout(f, &o.entryTimeout, "entry-timeout", "`TIME` How long the guest may keep names, instead of what --cache says: seconds, or with a unit (500ms, 2h).")
+	timeout(f, &o.attrTimeout, "attr-timeout", "`TIME` The same for attributes.")
+	timeout(f, &o.negativeTimeout, "negative-timeout", "`TIME` How long the guest may remember that a name does not exist. Default 0.")
+	f.BoolVar(&o.writeback, "writeback", false, "Let the guest collect writes in its page cache. Only if nobody else writes to the share.")
+	f.BoolVar(&o.directIO, "allow-direct-io", false, "Pass O_DIRECT on to the host.")
+	f.BoolVar(&o.allowMmap, "allow-mmap", false, "Let the guest map files shared although --cache=never or metadata bypasses its page cache.")
+	enable(f, &o.readdirplus, true, "readdirplus", "no-readdirplus", "Answer listings without attributes.")
+	return f
+}
+
+func (o *options) featureFlags() *pflag.FlagSet {
+	f := newSet("features")
+	f.BoolVar(&o.xattr, "xattr", false, "Serve extended attributes.")
+	choice(f, &o.posixACL, "never", "posix-acl", "always", negotiation,
+		"`never|auto|always` Serve access control lists, and extended attributes with them: never; if the guest can; or refuse a guest that can't. Default never; always without a value.")
+	choice(f, &o.label, "never", "security-label", "always", negotiation,
+		"`never|auto|always` Make files with the guest's security label, in the same way.")
+	enable(f, &o.killpriv, false, "killpriv-v2", "no-killpriv-v2", "Clear set-user-ID bits here when a file is written, which saves the guest a request each time.")
+	f.BoolVar(&o.noatime, "preserve-noatime", false, "Pass O_NOATIME on to the host.")
+	enable(f, &o.posixLocks, false, "posix-lock", "no-posix-lock", "Make fcntl locks hold between guests and host.")
+	enable(f, &o.flocks, false, "flock", "no-flock", "Make flock locks hold between guests and host.")
+	return f
+}
+
+func (o *options) securityFlags() *pflag.FlagSet {
+	f := newSet("security")
+	choice(f, &o.sandbox, "namespace", "sandbox", "", []string{"namespace", "chroot", "none"},
+		"`namespace|chroot|none` What the daemon can see: the share and nothing else; the share as its root directory; all files. Default namespace.")
+	choice(f, &o.seccomp, "kill", "seccomp", "", []string{"none", "kill", "log", "trap"},
+		"`none|kill|log|trap` What happens at a system call that is not on the daemon's list. Default kill.")
+	f.StringVar(&o.modcaps, "modcaps", "", "`LIST` Keep other capabilities than usual, for example +sys_admin:-mknod.")
+	f.StringArrayVar(&o.uidMaps, "uid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
+	f.StringArrayVar(&o.gidMaps, "gid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
+	f.Uint64Var(&o.noFile, "rlimit-nofile", 0, "`N` Limit of open files; 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if less.")
+	return f
+}
+
+func (o *options) messageFlags() *pflag.FlagSet {
+	f := newSet("messages")
+	choice(f, &o.logLevel, "info", "log-level", "", logLevels,
+		"`error|warn|info|debug|trace|off` How much to say; RUST_LOG in the environment goes before. Default info.")
+	f.BoolVar(&o.syslog, "syslog", false, "Write messages to the system log instead of standard error.")
+	f.BoolVar(&o.printCapabilities, "print-capabilities", false, "Print vhost-user capabilities as JSON.")
+	f.BoolVarP(&o.version, "version", "V", false, "Print the version.")
+	f.BoolVarP(&o.help, "help", "h", false, "Print this.")
+	return f
+}
+
+func (o *options) compatFlags() *pflag.FlagSet {
+	f := newSet("compatibility")
+	f.StringVar(&o.oldSocket, "socket", "", "`PATH` Old name of --socket-path.")
+	f.StringArrayVarP(&o.compat, "option", "o", nil, "`LIST` Options of the first virtiofsd with commas between them: source=DIR, cache=WORD, xattr, no_xattr...")
+	f.BoolVarP(&o.debug, "debug", "d", false, "The same as --log-level=debug.")
+	f.BoolVarP(&o.fore, "foreground", "f", false, "No effect: the daemon never goes to the background.")
+	f.UintVar(&o.threadPool, "thread-pool-size", 0, "`N` No effect: every queue has a thread, and slow requests get threads as they need them.")
+	choice(f, &o.fileHandles, "prefer", "inode-file-handles", "", []string{"never", "prefer", "fallback"},
+		"`never|prefer|fallback` No effect: files that are only known need no descriptor anyway.")
+	return f
+}
+
+var (
+	negotiation = []string{"never", "auto", "always"}
+	logLevels   = []string{"error", "warn", "info", "debug", "trace", "off"}
+)
+
+// check settles what depends on more than one option.
+func (o *options) check(set *pflag.FlagSet) error {
+	for _, c := range []func(*pflag.FlagSet) error{
+		o.checkShare, o.checkSocket, o.checkDevice, o.checkFeatures, o.checkSecurity,
+	} {
+		if err := c(set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *options) checkShare(*pflag.FlagSet) error {
+	if o.sharedDir == "" {
+		return usagef("nothing to share: give --shared-dir DIR")
+	}
+	return nil
+}
+
+func (o *options) checkSocket(set *pflag.FlagSet) error {
+	if set.Changed("socket") {
+		if o.socketPath != "" {
+			return usagef("--socket and --socket-path are the same: give --socket-path only")
+		}
+		o.warn("--socket is deprecated: use --socket-path")
+		o.socketPath = o.oldSocket
+	}
+	byFD := set.Changed("fd")
+	switch {
+	case byFD && o.socketPath != "":
+		return usagef("--fd and --socket-path exclude each other")
+	case byFD && o.socketGroup != "":
+		return usagef("--socket-group is for --socket-path: the socket of --fd exists already")
+	case byFD && o.fd < 0:
+		return usagef("--fd %d: want the number of an open socket", o.fd)
+	case !byFD && o.socketPath == "":
+		return usagef("no way to reach a front-end: give --socket-path PATH or --fd N")
+	}
+	return nil
+}
+
+func (o *options) checkDevice(set *pflag.FlagSet) error {
+	if set.Changed("tag") && (o.tag == "" || len(o.tag) > virtiofs.TagSize || strings.ContainsRune(o.tag, 0)) {
+		return usagef("--tag %q has %d bytes: want 1 to %d", o.tag, len(o.tag), virtiofs.TagSize)
+	}
+	if set.Changed("num-request-queues") {
+		if o.requestQueues < 1 || o.requestQueues > virtiofs.MaxRequestQueues {
+			return usagef("--num-request-queues %d: want 1 to %d", o.requestQueues, virtiofs.MaxRequestQueues)
+		}
+		return nil
+	}
+	o.requestQueues = maxRequestQueues
+	if o.tag != "" {
+		o.requestQueues = 1
+	}
+	return nil
+}
+
+func (o *options) checkFeatures(*pflag.FlagSet) error {
+	if o.posixACL != "never" || o.label != "never" {
+		o.xattr = true
+	}
+	if o.debug {
+		o.warn("-d is deprecated: use --log-level=debug")
+		o.logLevel = "debug"
+	}
+	if o.fore {
+		o.warn("-f is deprecated and has no effect")
+	}
+	return nil
+}
+
+func (o *options) checkSecurity(*pflag.FlagSet) error {
+	o.sandboxMode = map[string]sandbox.Mode{
+		"namespace": sandbox.ModeNamespace, "chroot": sandbox.ModeChroot, "none": sandbox.ModeNone,
+	}[o.sandbox]
+	o.filter = map[string]sandbox.FilterAction{
+		"none": sandbox.FilterNone, "kill": sandbox.FilterKill, "log": sandbox.FilterLog, "trap": sandbox.FilterTrap,
+	}[o.seccomp]
+	o.capabilities = sandbox.DefaultCapabilities()
+	if o.modcaps != "" {
+		set, err := sandbox.ModifyCapabilities(o.capabilities, o.modcaps)
+		if err != nil {
+			return usagef("--modcaps: %v", err)
+		}
+		o.capabilities = set
+	}
+	if len(o.uidMaps)+len(o.gidMaps) > 0 && o.sandboxMode != sandbox.ModeNamespace {
+		return usagef("--uid-map and --gid-map are for --sandbox=namespace")
+	}
+	o.namespace.ReadOnly = o.readOnly
+	return errors.Join(
+		idMaps("--uid-map", o.uidMaps, &o.namespace.UIDs),
+		idMaps("--gid-map", o.gidMaps, &o.namespace.GIDs))
+}
+
+func idMaps(option string, values []string, to *[]sandbox.IDMap) error {
+	for _, v := range values {
+		m, err := sandbox.ParseIDMap(v)
+		if err != nil {
+			return usagef("%s: %v", option, err)
+		}
+		*to = append(*to, m)
+	}
+	return nil
+}
+
+// checkAlone checks the options that only print something.
+func (o *options) checkAlone() error {
+	if o.printCapabilities && o.socketGroup != "" {
+		return usagef("--print-capabilities and --socket-group exclude each other")
+	}
+	return nil
+}
+
+func (o *options) warn(format string, args ...any) {
+	o.warnings = append(o.warnings, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// endpoint is where the front-end is found: a socket to accept connections from,
+// or one connection. file is the descriptor in either case.
+type endpoint struct {
+	file      *os.File
+	connected bool
+	socket    *entry   // nil when the socket is not ours to remove
+	pid       *pidFile // nil with --fd
+}
+
+// openEndpoint makes or takes over the socket that the options name.
+func openEndpoint(o *options) (*endpoint, error) {
+	if o.socketPath == "" {
+		return adoptEndpoint(o.fd)
+	}
+	pid, err := createPIDFile(o.socketPath + ".pid")
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoint{pid: pid}
+	if e.file, err = bind(o.socketPath, o.socketGroup); err != nil {
+		e.remove()
+		return nil, err
+	}
+	if e.socket, err = findEntry(o.socketPath); err != nil {
+		e.remove()
+		return nil, err
+	}
+	return e, nil
+}
+
+// bind makes a listening socket that its owner may connect to, and group if there
+// is one.
+func bind(path, group string) (*os.File, error) {
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	old := unix.Umask(0o077)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	defer l.Close() // File is another descriptor of the same socket
+	l.SetUnlinkOnClose(false)
+	if group != "" {
+		if err := giveToGroup(path, group); err != nil {
+			_ = os.Remove(path)
+			return nil, err
+		}
+	}
+	return l.File()
+}
+
+// removeStale removes the socket of a daemon that is gone. The pid file says that
+// it is; anything but a socket is somebody's file.
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("socket: %w", err)
+	case fi.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("socket %s: there is a file that is not a socket; remove it or choose another path", path)
+	}
+	return os.Remove(path)
+}
+
+func giveToGroup(path, name string) error {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return fmt.Errorf("socket group: %w", err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return fmt.Errorf("socket group %s: %w", name, err)
+	}
+	if err := os.Lchown(path, -1, gid); err != nil {
+		return fmt.Errorf("socket group %s: %w", name, err)
+	}
+	return os.Chmod(path, 0o770)
+}
+
+// adoptEndpoint takes over an open descriptor.
+func adoptEndpoint(fd int) (*endpoint, error) {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	switch {
+	case errors.Is(err, unix.EBADF):
+		return nil, fmt.Errorf("descriptor %d is not open", fd)
+	case errors.Is(err, unix.ENOTSOCK):
+		return nil, fmt.Errorf("descriptor %d is not a socket", fd)
+	case err != nil:
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || domain != unix.AF_UNIX || kind != unix.SOCK_STREAM {
+		return nil, fmt.Errorf("descriptor %d is not a unix stream socket", fd)
+	}
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	unix.CloseOnExec(fd)
+	return &endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket"), connected: listening == 0}, nil
+}
+
+// remove removes the files that belong to the endpoint and closes it.
+func (e *endpoint) remove() {
+	if e.socket != nil {
+		e.socket.remove()
+	}
+	if e.pid != nil {
+		e.pid.remove()
+	}
+	if e.file != nil {
+		e.file.Close()
+	}
+}
+
+// acceptor yields the connections of an endpoint, one after the other.
+type acceptor struct {
+	listener *net.UnixListener
+	first    *net.UnixConn
+}
+
+// newAcceptor takes the endpoint's descriptor.
+func newAcceptor(e *endpoint) (*acceptor, error) {
+	defer e.file.Close()
+	if e.connected {
+		c, err := net.FileConn(e.file)
+		if err != nil {
+			return nil, fmt.Errorf("vhost-user socket: %w", err)
+		}
+		return &acceptor{first: c.(*net.UnixConn)}, nil
+	}
+	l, err := net.FileListener(e.file)
+	if err != nil {
+		return nil, fmt.Errorf("vhost-user socket: %w", err)
+	}
+	return &acceptor{listener: l.(*net.UnixListener)}, nil
+}
+
+// next waits for a connection or the end of ctx.
+func (a *acceptor) next(ctx context.Context) (*net.UnixConn, error) {
+	if c := a.first; c != nil {
+		a.first = nil
+		return c, nil
+	}
+	stop := context.AfterFunc(ctx, func() { a.listener.Close() })
+	defer stop()
+	c, err := a.listener.AcceptUnix()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("accept: %w", err)
+	}
+	return c, nil
+}
+
+// close stops listening; who tries to connect is refused.
+func (a *acceptor) close() {
+	if a.listener != nil {
+		a.listener.Close()
+	}
+}

@@ -1,0 +1,89 @@
+// Command govirtiofsd shares a directory of the host with a virtual machine: it is a
+// vhost-user back-end for virtio-fs devices, and takes the options of virtiofsd.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/sirupsen/logrus"
+)
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+// Exit statuses. Scripts that start virtiofsd tell them apart.
+const (
+	exitOK    = 0 // the front-end has disconnected, or a signal said to end
+	exitStart = 1 // could not start, or could not go on
+	exitUsage = 2
+)
+
+func init() {
+	// The main goroutine stays on the main thread: the sandboxed child process is
+	// tied to the life of the thread that starts it.
+	runtime.LockOSThread()
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program; it returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		printHelp(stderr)
+		return exitUsage
+	}
+	o, err := parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "govirtiofsd: %v\n%s\nTry govirtiofsd --help.\n", usageMessage(err), usageLine)
+		return exitUsage
+	}
+	switch {
+	case o.help:
+		printHelp(stdout)
+		return exitOK
+	case o.version:
+		fmt.Fprintln(stdout, "govirtiofsd", version)
+		return exitOK
+	case o.printCapabilities:
+		if err := printCapabilities(stdout); err != nil {
+			fmt.Fprintf(stderr, "govirtiofsd: %v\n", err)
+			return exitStart
+		}
+		return exitOK
+	}
+	log := newLog(o, stderr, os.Getenv("RUST_LOG"))
+	if err := start(o, log); err != nil {
+		return exitStatus(log, err)
+	}
+	return exitOK
+}
+
+// usageMessage is what was wrong, without the mark.
+func usageMessage(err error) string {
+	const mark = "usage: "
+	s := err.Error()
+	if len(s) > len(mark) && s[:len(mark)] == mark {
+		s = s[len(mark):]
+	}
+	return s
+}
+
+// exitStatus logs why the daemon ends and returns its exit status.
+func exitStatus(log *logrus.Logger, err error) int {
+	var child *childStatus
+	switch {
+	case errors.As(err, &child): // it has said why
+		return child.code
+	case errors.Is(err, errSignal):
+		log.Info("Ended by a signal")
+		return exitOK
+	}
+	explain(log, err)
+	return exitStart
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+	"unsafe"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/sandbox"
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/virtiofs"
+)
+
+// minNoFile is what the daemon needs beside the guest's files: the front-end may
+// send a descriptor for each of 509 memory regions.
+const minNoFile = 609
+
+// serve confines this process, then serves front-ends until it is told to end.
+func serve(o *options, e *endpoint, log *logrus.Logger, signals <-chan os.Signal) error {
+	ctx, cancel := untilSignal(signals)
+	defer cancel(nil)
+	if err := limitFiles(o, log); err != nil {
+		return err
+	}
+	view, err := enterSandbox(o)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	a, err := newAcceptor(e)
+	if err != nil {
+		return err
+	}
+	if err := dropPrivileges(o); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	device, err := newDevice(o, view, log)
+	if err != nil {
+		return err
+	}
+	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.filter, Accept: true}); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return within(ctx, log, func() error { return serveAll(ctx, o, a, device, log) })
+}
+
+// limitFiles sets the limit of open files.
+func limitFiles(o *options, log *logrus.Logger) error {
+	want := o.noFile
+	if !o.noFileSet {
+		want = sandbox.DefaultNoFile()
+	}
+	limit, err := sandbox.NoFile()
+	if want != 0 {
+		limit, err = sandbox.SetNoFile(want)
+	}
+	if err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
+	}
+	if limit < want && o.noFileSet {
+		log.Warnf("limit of open files is %d: no privilege to raise the hard limit to %d", limit, want)
+	}
+	if need := uint64(minNoFile + min(o.requestQueues, 8)); limit < need {
+		return fmt.Errorf("limit of open files is %d: at least %d are needed (--rlimit-nofile, or raise the hard limit)", limit, need)
+	}
+	return nil
+}
+
+// enterSandbox limits what can be reached by name.
+func enterSandbox(o *options) (sandbox.View, error) {
+	switch o.sandboxMode {
+	case sandbox.ModeNamespace:
+		return o.namespace.Enter(o.sharedDir)
+	case sandbox.ModeChroot:
+		return sandbox.Chroot(o.sharedDir)
+	}
+	return sandbox.Open(o.sharedDir)
+}
+
+// dropPrivileges leaves the process what it needs to act for the guest's users.
+func dropPrivileges(o *options) error {
+	if err := sandbox.DropGroups(); err != nil {
+		return err
+	}
+	if err := sandbox.NoNewPrivileges(); err != nil {
+		return err
+	}
+	return sandbox.SetCapabilities(o.capabilities)
+}
+
+// newDevice joins file system, server and device.
+func newDevice(o *options, v sandbox.View, log *logrus.Logger) (*virtiofs.Device, error) {
+	cfg, err := o.shareConfig(v)
+	if err != nil {
+		return nil, err
+	}
+	fs, err := passthrough.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	entry := logrus.NewEntry(log)
+	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
+	return virtiofs.New(s, virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, Log: entry})
+}
+
+// shareConfig is the options in the file system's terms.
+func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
+	cache, err1 := passthrough.ParseCachePolicy(o.cache)
+	acl, err2 := passthrough.ParseNegotiation(o.posixACL)
+	label, err3 := passthrough.ParseNegotiation(o.label)
+	return passthrough.Config{
+		RootFD:            v.Root,
+		ProcFD:            v.Proc,
+		Cache:             cache,
+		EntryTimeout:      o.entryTimeout,
+		AttrTimeout:       o.attrTimeout,
+		NegativeTimeout:   o.negativeTimeout,
+		Xattr:             o.xattr,
+		PosixACL:          acl,
+		SecurityLabel:     label,
+		Writeback:         o.writeback,
+		AllowDirectIO:     o.directIO,
+		AllowMmap:         o.allowMmap,
+		AnnounceSubmounts: o.submounts,
+		ReadOnly:          o.readOnly,
+		KillprivV2:        o.killpriv,
+		NoReaddirplus:     !o.readdirplus,
+		PreserveNoatime:   o.noatime,
+		PosixLocks:        o.posixLocks,
+		Flocks:            o.flocks,
+	}, errors.Join(err1, err2, err3)
+}
+
+// within runs f. When ctx has ended f gets endGrace to return; a request that hangs
+// in a system call of a dead file server would keep it for ever.
+func within(ctx context.Context, log *logrus.Logger, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(endGrace):
+		log.Warn("a request does not end: leaving it")
+		return context.Cause(ctx)
+	}
+}
+
+// serveAll serves one front-end, or one after the other.
+func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
+	for {
+		log.Info("Waiting for vhost-user socket connection...")
+		conn, err := a.next(ctx)
+		if err != nil {
+			return signalOr(ctx, err)
+		}
+		if !o.keepListening {
+			a.close()
+		}
+		log.Info("Client connected, servicing requests")
+		if err := d.Serve(ctx, conn); err != nil {
+			if !o.keepListening || ctx.Err() != nil {
+				return signalOr(ctx, err)
+			}
+			log.WithError(err).Error("Front-end dropped")
+		}
+		if !o.keepListening {
+			log.Info("Client disconnected, shutting down")
+			return nil
+		}
+		log.Info("Client disconnected")
+	}
+}
+
+// signalOr returns what has ended ctx, or else err.
+func signalOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func ptrTo(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }
