@@ -1,75 +1,110 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
-	"os"
+	"slices"
 	"strings"
+	"syscall"
 
+	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// CapChange is one item of --modcaps.
-type CapChange struct {
-	value cap.Value
-	add   bool
+// DefaultCapabilities are what a daemon needs to act for a guest's users: to set
+// owners, modes and file capabilities, make nodes, and pass as any user.
+func DefaultCapabilities() []cap.Value {
+	return []cap.Value{
+		cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.FSETID,
+		cap.SETGID, cap.SETUID, cap.MKNOD, cap.SETFCAP,
+	}
 }
 
-// ParseModcaps reads a list like "+sys_admin:-mknod".
-func ParseModcaps(s string) ([]CapChange, error) {
-	if s == "" {
-		return nil, nil
-	}
-	var changes []CapChange
-	for _, item := range strings.Split(s, ":") {
-		if len(item) < 2 || item[0] != '+' && item[0] != '-' {
-			return nil, fmt.Errorf("%q: want +NAME or -NAME", item)
+// ModifyCapabilities applies a list like "+sys_admin:-mknod" to a set. Names are
+// without CAP_, in any case.
+func ModifyCapabilities(set []cap.Value, changes string) ([]cap.Value, error) {
+	set = slices.Clone(set)
+	for _, change := range strings.Split(changes, ":") {
+		if change == "" || (change[0] != '+' && change[0] != '-') {
+			return nil, fmt.Errorf("%q: want + or - and the name of a capability", change)
 		}
-		v, err := cap.FromName("cap_" + strings.ToLower(item[1:]))
+		v, err := cap.FromName("cap_" + strings.ToLower(change[1:]))
 		if err != nil {
-			return nil, fmt.Errorf("unknown capability %q (names are like sys_admin)", item[1:])
+			return nil, fmt.Errorf("%q: no such capability", change)
 		}
-		changes = append(changes, CapChange{value: v, add: item[0] == '+'})
+		set = slices.DeleteFunc(set, func(c cap.Value) bool { return c == v })
+		if change[0] == '+' {
+			set = append(set, v)
+		}
 	}
-	return changes, nil
+	return set, nil
 }
 
-// needed are the capabilities for acting as the guest's users on the share.
-var needed = []cap.Value{
-	cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.FSETID, cap.SETGID, cap.SETUID,
-	cap.MKNOD, cap.SETFCAP, cap.DAC_READ_SEARCH,
-}
-
-// DropCapabilities leaves every thread of the process with what serving a share
-// needs, changed as the list says, and not more than it has. It does nothing for a
-// process that is not root. New privileges can't be had any more (PR_SET_NO_NEW_PRIVS).
-func DropCapabilities(changes []CapChange) error {
-	if err := setNoNewPrivs(); err != nil {
-		return err
+// SetCapabilities takes all capabilities but keep from every thread, and the
+// possibility to get others from every program that it might start. What the
+// process does not have it does not get.
+func SetCapabilities(keep []cap.Value) error {
+	if err := cap.ResetAmbient(); err != nil {
+		return fmt.Errorf("capabilities: clear ambient set: %w", err)
 	}
-	if os.Geteuid() != 0 {
-		return nil
+	if err := dropBounding(keep); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
 	}
-	have := cap.GetProc()
-	keep := cap.NewSet()
-	want := map[cap.Value]bool{}
-	for _, v := range needed {
-		want[v] = true
-	}
-	for _, c := range changes {
-		want[c.value] = c.add
-	}
-	for v, on := range want {
-		if ok, err := have.GetFlag(cap.Permitted, v); err != nil || !ok || !on {
+	now, set := cap.GetProc(), cap.NewSet()
+	for _, v := range keep {
+		permitted, err := now.GetFlag(cap.Permitted, v)
+		if err != nil {
+			return fmt.Errorf("capabilities: %s: %w", v, err)
+		}
+		if !permitted {
 			continue
 		}
-		for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
-			if err := keep.SetFlag(flag, true, v); err != nil {
-				return fmt.Errorf("capability %s: %w", v, err)
+		for _, f := range [...]cap.Flag{cap.Effective, cap.Permitted} {
+			if err := set.SetFlag(f, true, v); err != nil {
+				return fmt.Errorf("capabilities: %s: %w", v, err)
 			}
 		}
 	}
-	if err := keep.SetProc(); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
+	if err := set.SetProc(); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	return nil
+}
+
+// dropBounding shrinks the bounding set, which takes CAP_SETPCAP; who has not got
+// that has little that is worth bounding.
+func dropBounding(keep []cap.Value) error {
+	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.SETPCAP); err != nil || !ok {
+		return err
+	}
+	for v := range cap.MaxBits() {
+		if slices.Contains(keep, v) {
+			continue
+		}
+		if err := cap.DropBound(v); err != nil {
+			return fmt.Errorf("drop %s from the bounding set: %w", v, err)
+		}
+	}
+	return nil
+}
+
+// NoNewPrivileges makes setuid programs and file capabilities of no use to every
+// thread.
+func NoNewPrivileges() error {
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("set no_new_privs: %w", errno)
+	}
+	return nil
+}
+
+// DropGroups leaves all supplementary groups: a file that the daemon makes, or a
+// directory that it may read, must not depend on the groups of whoever started it.
+// Without CAP_SETGID, or in a user namespace that forbids it, they stay.
+func DropGroups() error {
+	err := syscall.Setgroups(nil)
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("setgroups: %w", err)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,185 +9,257 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// The namespace sandbox is two processes, because a process with threads can't move
-// into a new process or user namespace: the parent starts itself again in new
-// namespaces, waits, and ends with the child's status. The child moves the share to
-// the root of its mount namespace and unmounts everything else.
+// Namespace is a sandbox in which the share is the whole file system, no other
+// process can be seen and there is no network. Start and Enter are called with the
+// same value, in the two processes that are needed for it.
+type Namespace struct {
+	// UIDs and GIDs are the maps of the user namespace that a caller other than
+	// root gets; empty is one's own id only.
+	UIDs, GIDs []IDMap
+	// ReadOnly makes the share read-only for the kernel, too.
+	ReadOnly bool
+}
 
-// childEnv marks the child; its value is the absolute path of the share.
-const childEnv = "GOVIRTIOFSD_SANDBOX_SHARE"
+// namespaces are those that every caller gets.
+const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// firstFile is the number of the first descriptor that RunChild passes on.
-const firstFile = 3
+// syncEnv carries the number of the pipe on which the new process waits for its
+// id maps.
+const syncEnv = "GOVIRTIOFSD_SYNC_FD"
 
-// InChild reports whether this process is the child that RunChild started.
-func InChild() bool { return os.Getenv(childEnv) != "" }
+// Start runs the program once more in new namespaces, with the same arguments and
+// standard files, env added to the environment, and files as descriptors 3 and up.
+// The new process gets SIGTERM when the calling thread ends, so the caller keeps
+// its goroutine locked to it.
+func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = os.Args
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), env...)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, files...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: unix.SIGTERM}
+	if os.Geteuid() == 0 {
+		if len(n.UIDs)+len(n.GIDs) > 0 {
+			return nil, errors.New("id maps are for callers other than root")
+		}
+		return cmd, startError(cmd.Start())
+	}
+	return cmd, n.startUnprivileged(cmd)
+}
 
-// RunChild starts this program again in new namespaces with the same arguments, and
-// waits for it. files become descriptors 3 and up in the child. A signal to the
-// parent ends the child; its exit status is returned as an *ExitError.
-func RunChild(ctx context.Context, share string, files []*os.File) error {
-	abs, err := filepath.Abs(share)
+// startUnprivileged starts cmd in a user namespace as well.
+func (n *Namespace) startUnprivileged(cmd *exec.Cmd) error {
+	uid, gid := os.Geteuid(), os.Getegid()
+	uids, gids := n.maps()
+	attr := cmd.SysProcAttr
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	// Only ambient capabilities get through the exec of a user other than root.
+	for _, v := range append(DefaultCapabilities(), cap.DAC_READ_SEARCH, cap.SETPCAP, cap.SYS_ADMIN) {
+		attr.AmbientCaps = append(attr.AmbientCaps, uintptr(v))
+	}
+	if isOwn(uids, uid) && isOwn(gids, gid) {
+		attr.UidMappings, attr.GidMappings = sysMaps(uids), sysMaps(gids)
+		return startError(cmd.Start())
+	}
+	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), childEnv+"="+abs)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = files
-	cmd.SysProcAttr = namespaces()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("--sandbox=namespace: %w; where namespaces are not allowed use --sandbox=chroot or --sandbox=none", err)
+	defer w.Close()
+	cmd.ExtraFiles = append(cmd.ExtraFiles, r)
+	cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", syncEnv, 2+len(cmd.ExtraFiles)))
+	err = cmd.Start()
+	r.Close()
+	if err != nil {
+		return startError(err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
-	defer stop()
-	err = cmd.Wait()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	pid := cmd.Process.Pid
+	if err := errors.Join(runIDMap("newuidmap", pid, uids), runIDMap("newgidmap", pid, gids)); err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 		return err
 	}
-	status := exit.ExitCode()
-	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		status = 128 + int(ws.Signal())
-	}
-	return &ExitError{Status: status}
+	_, err = w.Write([]byte{1})
+	return err
 }
 
-// namespaces are those of the child. Without privileges it gets a user namespace, in
-// which our own user is root and owns nothing else.
-func namespaces() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC,
-		Pdeathsig:  syscall.SIGTERM,
+// maps returns the id maps with their default.
+func (n *Namespace) maps() (uids, gids []IDMap) {
+	uids, gids = n.UIDs, n.GIDs
+	if len(uids) == 0 {
+		uids = own(os.Geteuid())
 	}
-	if os.Geteuid() != 0 {
-		attr.Cloneflags |= unix.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	if len(gids) == 0 {
+		gids = own(os.Getegid())
 	}
-	return attr
+	return uids, gids
 }
 
-// Root is where the share is once the process is shut in: the root directory, or
-// the file of this name in it.
-func Root(share string) string {
-	abs := os.Getenv(childEnv)
-	if abs == "" {
-		abs = share
+func startError(err error) error {
+	if err == nil {
+		return nil
 	}
-	if st, err := os.Stat("/" + filepath.Base(abs)); err == nil && st.Mode().IsRegular() && rootIsFile {
-		return "/" + filepath.Base(abs)
-	}
-	return "/"
+	return fmt.Errorf("make namespaces: %w", notPermitted(err))
 }
 
-// rootIsFile says that the share is a single file and the root its directory.
-var rootIsFile bool
-
-// Enter completes the namespace sandbox in the child: it makes the share the root,
-// and keeps one descriptor of the new process namespace's /proc, which is not visible
-// any more. It returns the descriptors that were passed on.
-func Enter() ([]*os.File, error) {
-	share := os.Getenv(childEnv)
-	dir, err := shareDir(share)
+// Enter makes the share the root directory of the process that Start has started,
+// and gives up every other mount. What must be reached by name elsewhere has to be
+// open already.
+func (n *Namespace) Enter(share string) (View, error) {
+	if err := n.becomeRoot(); err != nil {
+		return View{}, err
+	}
+	// Mounts that the host makes in the share later still appear; ours stay here.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return View{}, fmt.Errorf("make mounts private: %w", notPermitted(err))
+	}
+	// A thread that died of its credentials must not take the process with it:
+	// PDEATHSIG belongs to the thread and is lost when ids change.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
+		return View{}, fmt.Errorf("set parent death signal: %w", err)
+	}
+	if err := CheckShare(share); err != nil {
+		return View{}, err
+	}
+	proc, err := openProc()
 	if err != nil {
-		return nil, err
+		return View{}, err
 	}
-	// Nothing that is mounted here goes back to the host; what the host mounts within
-	// the share still appears.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return nil, fmt.Errorf("sandbox: make mounts private: %w", err)
+	root, err := n.pivot(share)
+	if err != nil {
+		_ = unix.Close(proc)
+		return View{}, fmt.Errorf("make %s the root directory: %w", share, notPermitted(err))
 	}
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return nil, fmt.Errorf("sandbox: bind mount of %s: %w", dir, err)
-	}
-	if err := mountProc(); err != nil {
-		return nil, err
-	}
-	if err := pivot(dir); err != nil {
-		return nil, err
-	}
-	f := os.NewFile(firstFile, "front-end socket")
-	unix.CloseOnExec(firstFile)
-	return []*os.File{f}, nil
+	return View{Root: root, Proc: proc}, nil
 }
 
-// shareDir is the directory that becomes the root.
-func shareDir(share string) (string, error) {
-	st, err := os.Stat(share)
-	if err != nil {
-		return "", fmt.Errorf("shared directory: %w", err)
+// becomeRoot waits for the id maps of a user namespace, when Start sets them
+// later, and takes on the ids 0 if they are mapped.
+func (n *Namespace) becomeRoot() error {
+	s, ok := os.LookupEnv(syncEnv)
+	if !ok {
+		return nil
 	}
-	if !st.IsDir() {
-		rootIsFile = true
-		return filepath.Dir(share), nil
+	var fd int
+	if _, err := fmt.Sscan(s, &fd); err != nil {
+		return fmt.Errorf("%s: %w", syncEnv, err)
 	}
-	return share, nil
-}
-
-// procFD is /proc/self/fd of the new process namespace.
-var procFD = -1
-
-// mountProc opens /proc/self/fd of the new process namespace. It is mounted over the
-// old /proc, which goes with the old root.
-func mountProc() error {
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("sandbox: mount /proc: %w", err)
+	var b [1]byte
+	count, err := unix.Read(fd, b[:])
+	_ = unix.Close(fd)
+	if err != nil || count == 0 {
+		return errors.New("no id maps were set")
 	}
-	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("sandbox: open /proc/self/fd: %w", err)
+	uids, gids := n.maps()
+	if has(gids, 0) {
+		if err := syscall.Setresgid(0, 0, 0); err != nil {
+			return fmt.Errorf("setresgid: %w", err)
+		}
 	}
-	procFD = fd
+	if has(uids, 0) {
+		if err := syscall.Setresuid(0, 0, 0); err != nil {
+			return fmt.Errorf("setresuid: %w", err)
+		}
+	}
 	return nil
 }
 
-// ProcFD is an O_PATH descriptor of /proc/self/fd, in and out of the sandbox.
-func ProcFD() (int, error) {
-	if procFD >= 0 {
-		return procFD, nil
-	}
-	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// pivot makes a copy of the share's mounts the root, and returns the share. A
+// shared file becomes a mount that is nowhere, and the root an empty directory.
+func (n *Namespace) pivot(share string) (fd int, err error) {
+	tree, err := n.cloneShare(share)
 	if err != nil {
-		return -1, fmt.Errorf("open /proc/self/fd: %w; is /proc mounted?", err)
+		return -1, err
 	}
-	return fd, nil
+	defer func() {
+		if err != nil {
+			_ = unix.Close(tree)
+		}
+	}()
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return tree, changeRoot(tree)
+	}
+	empty, err := emptyDir()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(empty)
+	return tree, changeRoot(empty)
 }
 
-// pivot makes dir the root and unmounts what was there before (pivot_root(2), the
-// way without a directory for the old root).
-func pivot(dir string) error {
-	if err := unix.Chdir(dir); err != nil {
-		return fmt.Errorf("sandbox: chdir to %s: %w", dir, err)
-	}
-	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// cloneShare copies the mounts at and below share, with less allowed in them: the
+// daemon never follows a symbolic link, opens a device or runs a program there.
+func (n *Namespace) cloneShare(share string) (int, error) {
+	share, err := filepath.EvalSymlinks(share)
 	if err != nil {
-		return err
+		return -1, err
 	}
-	defer unix.Close(old)
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("sandbox: pivot_root to %s: %w", dir, err)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, share, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open_tree: %w", err)
 	}
-	if err := unix.Fchdir(old); err != nil {
-		return err
+	attrs := []uint64{unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NOSYMFOLLOW}
+	if n.ReadOnly {
+		attrs = append(attrs, unix.MOUNT_ATTR_RDONLY)
 	}
+	for _, a := range attrs {
+		err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: a})
+		// Linux before 5.12 has no such call, before 5.14 no NOSYMFOLLOW. All of
+		// this is a second line: no link is followed and nothing is written anyway.
+		if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+			_ = unix.Close(tree)
+			return -1, fmt.Errorf("mount_setattr %#x: %w", a, err)
+		}
+	}
+	return tree, nil
+}
+
+// emptyDir makes a read-only file system with nothing in it.
+func emptyDir() (int, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen: %w", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("fsconfig: %w", err)
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC,
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+}
+
+// changeRoot mounts tree over the root directory, makes it the root and lets go
+// of what was there.
+func changeRoot(tree int) error {
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	if err := unix.Fchdir(tree); err != nil {
+		return fmt.Errorf("fchdir: %w", err)
+	}
+	err := unix.PivotRoot(".", ".")
+	if errors.Is(err, unix.EINVAL) {
+		// The old root is the initial ramfs, which can't be moved away. The mount
+		// that covers it can only be left by a process with CAP_SYS_CHROOT, or with
+		// a descriptor of the old root.
+		if err := unix.Chroot("."); err != nil {
+			return fmt.Errorf("chroot: %w", err)
+		}
+		return unix.Chdir("/")
+	}
+	if err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	// The old root lies on top of the new one now, and "." still is the old one.
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("sandbox: unmount the old root: %w", err)
-	}
-	return unix.Chdir("/")
-}
-
-// EnterChroot makes the share, or the directory of a shared file, the root.
-func EnterChroot(share string) error {
-	dir, err := shareDir(share)
-	if err != nil {
-		return err
-	}
-	if err := unix.Chroot(dir); err != nil {
-		return fmt.Errorf("--sandbox=chroot: %w; without privileges use --sandbox=namespace", err)
+		return fmt.Errorf("unmount the old root: %w", err)
 	}
 	return unix.Chdir("/")
 }

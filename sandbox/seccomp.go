@@ -2,137 +2,181 @@ package sandbox
 
 import (
 	"fmt"
-	"runtime"
-	"strings"
+	"slices"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// SeccompAction is what happens on a system call that is not allowed.
-type SeccompAction int
+// FilterAction is what becomes of a thread that makes a system call which is not
+// on the list.
+type FilterAction int
 
 // The actions.
 const (
-	SeccompKill SeccompAction = iota
-	SeccompLog
-	SeccompTrap
-	SeccompNone
+	FilterNone FilterAction = iota // no filter
+	FilterKill                     // the process dies at once
+	FilterLog                      // the call is done and the kernel logs it
+	FilterTrap                     // SIGSYS: the process dies and prints its stacks
 )
 
-// ParseSeccomp reads an action's name, in any case.
-func ParseSeccomp(s string) (SeccompAction, error) {
-	switch strings.ToLower(s) {
-	case "kill":
-		return SeccompKill, nil
-	case "log":
-		return SeccompLog, nil
-	case "trap":
-		return SeccompTrap, nil
-	case "none":
-		return SeccompNone, nil
+// verdict is the action in the kernel's terms.
+func (a FilterAction) verdict() uint32 {
+	switch a {
+	case FilterLog:
+		return unix.SECCOMP_RET_LOG
+	case FilterTrap:
+		return unix.SECCOMP_RET_TRAP
 	}
-	return 0, fmt.Errorf("unknown seccomp action %q: want kill, log, trap or none", s)
+	return unix.SECCOMP_RET_KILL_PROCESS
 }
 
-var seccompReturns = map[SeccompAction]uint32{
-	SeccompKill: unix.SECCOMP_RET_KILL_PROCESS,
-	SeccompLog:  unix.SECCOMP_RET_LOG,
-	SeccompTrap: unix.SECCOMP_RET_TRAP,
+// FilterOptions say what the list of allowed system calls has to include.
+type FilterOptions struct {
+	Action FilterAction
+	Accept bool // more connections: accept4 on the listening socket
+	Extra  []uintptr
 }
 
-// Offsets in struct seccomp_data.
-const (
-	seccompNr   = 0
-	seccompArch = 4
-)
-
-// setNoNewPrivs makes every thread unable to gain privileges by execve.
-func setNoNewPrivs() error {
-	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("no_new_privs: %w", errno)
-	}
-	return nil
-}
-
-// Seccomp allows every thread of the process the system calls that serving a share
-// and the Go runtime need, and nothing else. syslog allows those for the system log.
-func Seccomp(action SeccompAction, syslog bool) error {
-	if action == SeccompNone {
+// Filter limits the system calls of every thread, now and later, to those that
+// serving a share takes. It sets no_new_privs.
+func Filter(o FilterOptions) error {
+	if o.Action == FilterNone {
 		return nil
 	}
-	allowed := append([]uintptr(nil), allowedCalls...)
-	allowed = append(allowed, archCalls...)
-	if syslog {
-		allowed = append(allowed, unix.SYS_SENDTO, unix.SYS_CONNECT, unix.SYS_SOCKET)
+	if err := NoNewPrivileges(); err != nil {
+		return err
 	}
-	prog, err := assemble(allowed, seccompReturns[action])
-	if err != nil {
-		return fmt.Errorf("seccomp filter: %w", err)
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	p := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	// TSYNC: the filter is for all threads at once, or the call fails.
-	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&p))); errno != 0 {
+	prog := program(o)
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	tid, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
+	if errno != 0 {
 		return fmt.Errorf("seccomp: %w", errno)
+	}
+	if tid != 0 {
+		return fmt.Errorf("seccomp: thread %d has a filter of its own", tid)
 	}
 	return nil
 }
 
-// assemble builds the filter: another architecture's calls are killed, calls in the
-// list are allowed, and the rest gets the action.
-func assemble(allowed []uintptr, action uint32) ([]unix.SockFilter, error) {
-	prog := []bpf.Instruction{
-		bpf.LoadAbsolute{Off: seccompArch, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
-		bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS},
-		bpf.LoadAbsolute{Off: seccompNr, Size: 4},
-	}
-	for _, nr := range allowed {
-		prog = append(prog,
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(nr), SkipTrue: 1},
-			bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})
-	}
-	prog = append(prog, bpf.RetConstant{Val: action})
-	raw, err := bpf.Assemble(prog)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		out[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	return out, nil
+// Offsets in struct seccomp_data; arguments are little-endian 64-bit words.
+const (
+	dataNumber = 0
+	dataArch   = 4
+	dataArgs   = 16
+)
+
+// argRule allows a system call when its argument, cut to 32 bits, has none of the
+// bits (deny) or has one of the values (allow). Anything else gets the verdict
+// otherwise.
+type argRule struct {
+	number    uintptr
+	arg       int
+	deny      uint32
+	allow     []uint32
+	otherwise uint32 // 0: the filter's action
 }
 
-// allowedCalls are the same on all architectures. The hot ones come first: a filter
-// is a list that is gone through from the start.
-var allowedCalls = []uintptr{
-	// serving
-	unix.SYS_PREADV2, unix.SYS_PWRITEV2, unix.SYS_STATX, unix.SYS_OPENAT, unix.SYS_CLOSE,
-	unix.SYS_WRITE, unix.SYS_READ, unix.SYS_EPOLL_PWAIT, unix.SYS_FUTEX, unix.SYS_GETDENTS64,
-	unix.SYS_LSEEK, unix.SYS_READLINKAT, unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_SYMLINKAT,
-	unix.SYS_UNLINKAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_FCHMODAT, unix.SYS_FCHOWNAT,
-	unix.SYS_UTIMENSAT, unix.SYS_TRUNCATE, unix.SYS_FTRUNCATE, unix.SYS_FSTATFS, unix.SYS_SYNCFS,
-	unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FALLOCATE, unix.SYS_COPY_FILE_RANGE,
-	unix.SYS_IOCTL, unix.SYS_FLOCK, unix.SYS_FCNTL, unix.SYS_GETXATTR, unix.SYS_SETXATTR,
-	unix.SYS_LISTXATTR, unix.SYS_REMOVEXATTR, unix.SYS_SETRESUID, unix.SYS_SETRESGID,
-	unix.SYS_SETGROUPS, unix.SYS_CAPGET, unix.SYS_CAPSET, unix.SYS_UMASK, unix.SYS_UNSHARE, unix.SYS_FCHDIR,
-	unix.SYS_FSTAT, unix.SYS_NEWFSTATAT,
-	// the front-end's socket and memory
-	unix.SYS_ACCEPT4, unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
-	unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_SHUTDOWN, unix.SYS_MMAP, unix.SYS_MUNMAP,
-	unix.SYS_MADVISE, unix.SYS_MEMFD_CREATE, unix.SYS_EVENTFD2, unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL,
-	unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_PIPE2,
-	// the Go runtime
-	unix.SYS_CLONE, unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_TGKILL,
-	unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK,
-	unix.SYS_NANOSLEEP, unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_SCHED_YIELD,
-	unix.SYS_SCHED_GETAFFINITY, unix.SYS_MPROTECT, unix.SYS_MINCORE, unix.SYS_SET_ROBUST_LIST,
-	unix.SYS_RSEQ, unix.SYS_PRCTL, unix.SYS_GETRANDOM, unix.SYS_UNAME, unix.SYS_RESTART_SYSCALL,
-	unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_DELETE, unix.SYS_SETITIMER,
-	unix.SYS_PRLIMIT64, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
+const cloneNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
+	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+
+// refuse makes a system call fail where a program is known to go on without it.
+func refuse(errno unix.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(errno) }
+
+// argRules are the system calls of which only a part is allowed.
+func argRules() []argRule {
+	return []argRule{
+		// No memory that is or becomes executable.
+		{number: unix.SYS_MMAP, arg: 2, deny: unix.PROT_EXEC},
+		{number: unix.SYS_MPROTECT, arg: 2, deny: unix.PROT_EXEC},
+		// Threads, but no namespaces. clone3's flags can't be seen by a filter; its
+		// users fall back to clone.
+		{number: unix.SYS_CLONE, arg: 0, deny: cloneNamespaces},
+		{number: unix.SYS_CLONE3, allow: []uint32{}, otherwise: refuse(unix.ENOSYS)},
+		{number: unix.SYS_UNSHARE, arg: 0, deny: ^uint32(unix.CLONE_FS)},
+		// File attributes and flags, nothing for terminals and devices.
+		{number: unix.SYS_IOCTL, arg: 1, allow: allowedIoctls, otherwise: refuse(unix.ENOTTY)},
+		{number: unix.SYS_PRCTL, arg: 0, allow: []uint32{
+			unix.PR_SET_NAME, unix.PR_SET_VMA, unix.PR_SET_PDEATHSIG, unix.PR_GET_DUMPABLE, unix.PR_CAPBSET_READ,
+		}, otherwise: refuse(unix.EINVAL)},
+	}
+}
+
+// allowedIoctls are requests on files and directories of the share.
+var allowedIoctls = []uint32{
+	unix.FS_IOC_GETFLAGS, unix.FS_IOC_SETFLAGS,
+	0x801c581f, // FS_IOC_FSGETXATTR
+	0x401c5820, // FS_IOC_FSSETXATTR
+	unix.FICLONE, unix.FICLONERANGE, unix.FIDEDUPERANGE,
+	unix.FS_IOC_ENABLE_VERITY, unix.FS_IOC_MEASURE_VERITY,
+	unix.FS_IOC_GET_ENCRYPTION_POLICY_EX,
+	0x80087601, // FS_IOC_GETVERSION
+}
+
+// program assembles the filter. Calls that are allowed whatever their arguments
+// come out of the kernel's bitmap without the program being run (Linux 5.11).
+func program(o FilterOptions) []unix.SockFilter {
+	a := assembler{verdict: o.Action.verdict()}
+	a.load(dataArch)
+	a.emit(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, 1, 0, auditArch)
+	a.ret(unix.SECCOMP_RET_KILL_PROCESS)
+	a.load(dataNumber)
+	for _, r := range argRules() {
+		a.argRule(r)
+	}
+	for _, nr := range allowed(o) {
+		a.emit(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, 0, 1, uint32(nr))
+		a.ret(unix.SECCOMP_RET_ALLOW)
+	}
+	a.ret(a.verdict)
+	return a.prog
+}
+
+// allowed lists the system calls that need no look at their arguments.
+func allowed(o FilterOptions) []uintptr {
+	list := slices.Concat(runtimeCalls, fileCalls, socketCalls, credentialCalls, archCalls, o.Extra)
+	if o.Accept {
+		list = append(list, unix.SYS_ACCEPT4)
+	}
+	if o.Action == FilterTrap {
+		list = append(list, unix.SYS_RT_SIGQUEUEINFO)
+	}
+	return list
+}
+
+type assembler struct {
+	prog    []unix.SockFilter
+	verdict uint32
+}
+
+func (a *assembler) emit(code uint16, jt, jf uint8, k uint32) {
+	a.prog = append(a.prog, unix.SockFilter{Code: code, Jt: jt, Jf: jf, K: k})
+}
+
+func (a *assembler) load(offset uint32) { a.emit(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, 0, 0, offset) }
+func (a *assembler) ret(verdict uint32) { a.emit(unix.BPF_RET|unix.BPF_K, 0, 0, verdict) }
+
+// argRule emits a block which ends in a verdict, and is jumped over by other
+// system calls.
+func (a *assembler) argRule(r argRule) {
+	otherwise := r.otherwise
+	if otherwise == 0 {
+		otherwise = a.verdict
+	}
+	start := len(a.prog)
+	a.emit(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, 0, 0, uint32(r.number))
+	if r.deny != 0 {
+		a.load(uint32(dataArgs + 8*r.arg))
+		a.emit(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, 1, 0, r.deny)
+		a.ret(unix.SECCOMP_RET_ALLOW)
+	} else if len(r.allow) > 0 {
+		a.load(uint32(dataArgs + 8*r.arg))
+		for _, v := range r.allow {
+			a.emit(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, 0, 1, v)
+			a.ret(unix.SECCOMP_RET_ALLOW)
+		}
+	}
+	a.ret(otherwise)
+	a.prog[start].Jf = uint8(len(a.prog) - start - 1)
 }

@@ -2,7 +2,11 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-const auditArch = unix.AUDIT_ARCH_X86_64
+const (
+	auditArch     = unix.AUDIT_ARCH_X86_64
+	sysNewfstatat = unix.SYS_NEWFSTATAT
+)
 
-// archCalls are what the runtime and library use on this architecture only.
-var archCalls = []uintptr{unix.SYS_EPOLL_WAIT, unix.SYS_ARCH_PRCTL, unix.SYS_POLL, unix.SYS_UNLINK}
+// archCalls are old forms that the Go runtime and packages use on amd64 only.
+// Numbers of the x32 interface (bit 30 set) are on no list.
+var archCalls = []uintptr{unix.SYS_ARCH_PRCTL, unix.SYS_EPOLL_WAIT, unix.SYS_POLL, unix.SYS_GETRLIMIT}

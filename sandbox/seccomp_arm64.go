@@ -2,7 +2,10 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-const auditArch = unix.AUDIT_ARCH_AARCH64
+const (
+	auditArch     = unix.AUDIT_ARCH_AARCH64
+	sysNewfstatat = unix.SYS_FSTATAT
+)
 
-// archCalls are what the runtime and library use on this architecture only.
-var archCalls = []uintptr{unix.SYS_PPOLL}
+// archCalls is empty: arm64 never had the old forms.
+var archCalls []uintptr

@@ -59,9 +59,9 @@ func (c *Conn) setBackendReqFD(m *message) ([]byte, error) {
 		return nil, fmt.Errorf("not a socket: %w", err)
 	}
 	sock, ok := conn.(*net.UnixConn)
-	if !ok {
+	if !ok || conn.LocalAddr().Network() != "unix" {
 		_ = conn.Close()
-		return nil, errors.New("not a unix socket")
+		return nil, errors.New("not a unix stream socket")
 	}
 	c.closeChannel()
 	ch := &channel{sock: sock, protocol: c.protocol, done: make(chan struct{})}
@@ -215,6 +215,7 @@ func (ch *channel) pause() {
 	}
 }
 
+// resume ends pause.
 func (ch *channel) resume() {
 	ch.mu.Lock()
 	ch.paused = false

@@ -117,6 +117,8 @@ func (c *Conn) next() error {
 	return nil
 }
 
+// refused logs what is wrong with a message: in words that help whoever set up the
+// VMM, and not without end, because the front-end decides how often.
 func (c *Conn) refused(m *message, err error) {
 	c.grumble.Do(func() { c.log.Warnf("vhost-user: %s refused: %v", m.request, err) })
 }

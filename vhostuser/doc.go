@@ -2,21 +2,42 @@
 // a front-end's messages, keeps the state of memory and rings, and starts and stops
 // the queues of a Device.
 //
+// Titles in comments are those of QEMU's docs/interop/vhost-user.rst.
+//
 // # Life of a connection
 //
-// Serve reads one message after the other on one goroutine. A row of the request
-// table says what a message may look like; what does not fit is refused without
-// reaching a handler, and the connection lives on. Only framing that can't be
-// followed ends it. A second goroutine reads the replies of the front-end to our own
-// requests on the back-end channel, so that waiting for one never stops the first.
+// Serve reads one message after the other. A row of the request table says what a
+// message may look like; what does not fit is refused without reaching a handler,
+// and the connection lives on. Only framing that can't be followed ends it: a wrong
+// version, a body larger than any that is defined.
 //
-// A ring runs when it has a size, addresses and a kick descriptor and is enabled.
-// The Device then owns it until StopQueue returns. Only the call and error
-// descriptors and the dirty log are changed while it runs.
+//	bytes, descriptors -> receive -> lookup -> handler -> answer
+//	                      framing    table     state      reply or acknowledgement
 //
-// # Descriptors
+// A ring runs when it has a size, addresses and a kick descriptor, is enabled, and
+// its memory is there. The Device then owns it until StopQueue returns. Only the
+// call and error descriptors and the dirty log are changed while it runs, and memory
+// beside it: a queue takes up the new memory with its next batch.
+//
+// The guest's session is not tied to rings. ENABLE 0, GET_VRING_BASE and SET_STATUS 0
+// come for a guest that is paused, too, and only stop queues; RESET_DEVICE also calls
+// Device.Reset.
+//
+// # Goroutines
+//
+//   - Serve's reads the control socket and makes all calls of Device. It waits for
+//     nothing but StopQueue and the front-end's CHECK_DEVICE_STATE.
+//   - The back-end channel has a reader, which hands out the answers to our own
+//     requests. Those who wait for one let go when a ring is stopped.
+//   - A transfer of the device's state has one while it lasts.
+//
+// None is left when Serve returns.
+//
+// # Descriptors and mappings
 //
 // A message owns the descriptors that came with it until a handler takes one; what
-// is left is closed. Conn closes kick, call and error descriptors and unmaps all
-// memory before Serve returns.
+// is left is closed with the message. Files of memory, logs and in-flight areas are
+// closed as soon as they are mapped. Kick, call and error descriptors are a ring's,
+// and closed with its successor or when Serve returns. A region of memory is
+// unmapped when the last user of a virtqueue.Memory that holds it is gone.
 package vhostuser

@@ -9,13 +9,15 @@ import (
 // Virtio feature bits that Conn adds to those of the device.
 const (
 	FeatureLogAll           uint64 = 1 << 26 // VHOST_F_LOG_ALL: log written pages
-	FeatureIndirectDesc     uint64 = 1 << 28
-	FeatureEventIdx         uint64 = 1 << 29
+	FeatureIndirectDesc     uint64 = 1 << 28 // VIRTIO_F_INDIRECT_DESC
+	FeatureEventIdx         uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
 	FeatureProtocolFeatures uint64 = 1 << 30 // VHOST_USER_F_PROTOCOL_FEATURES
-	FeatureVersion1         uint64 = 1 << 32
+	FeatureVersion1         uint64 = 1 << 32 // VIRTIO_F_VERSION_1
 )
 
-// connFeatures are offered whatever the device is.
+// connFeatures are offered whatever the device is: they are matters of rings and of
+// this protocol. RING_PACKED (34) and others that would change the rings are not,
+// because a front-end may pass any of them on to the guest.
 const connFeatures = FeatureLogAll | FeatureIndirectDesc | FeatureEventIdx |
 	FeatureProtocolFeatures | FeatureVersion1
 
@@ -24,29 +26,29 @@ type ProtocolFeatures uint64
 
 // Protocol feature bits (vhost-user, "Protocol features").
 const (
-	ProtocolMQ                   ProtocolFeatures = 1 << 0
-	ProtocolLogShmFD             ProtocolFeatures = 1 << 1
-	ProtocolRARP                 ProtocolFeatures = 1 << 2
-	ProtocolReplyAck             ProtocolFeatures = 1 << 3
-	ProtocolMTU                  ProtocolFeatures = 1 << 4
-	ProtocolBackendReq           ProtocolFeatures = 1 << 5
-	ProtocolCrossEndian          ProtocolFeatures = 1 << 6
-	ProtocolCryptoSession        ProtocolFeatures = 1 << 7
-	ProtocolPageFault            ProtocolFeatures = 1 << 8
-	ProtocolConfig               ProtocolFeatures = 1 << 9
-	ProtocolBackendSendFD        ProtocolFeatures = 1 << 10
-	ProtocolHostNotifier         ProtocolFeatures = 1 << 11
-	ProtocolInflightShmFD        ProtocolFeatures = 1 << 12
-	ProtocolResetDevice          ProtocolFeatures = 1 << 13
-	ProtocolInbandNotifications  ProtocolFeatures = 1 << 14
-	ProtocolConfigureMemSlots    ProtocolFeatures = 1 << 15
-	ProtocolStatus               ProtocolFeatures = 1 << 16
-	ProtocolXenMmap              ProtocolFeatures = 1 << 17
-	ProtocolSharedObject         ProtocolFeatures = 1 << 18
-	ProtocolDeviceState          ProtocolFeatures = 1 << 19
-	ProtocolGetVringBaseInflight ProtocolFeatures = 1 << 20
-	ProtocolGPAAddresses         ProtocolFeatures = 1 << 21
-	ProtocolSharedMemory         ProtocolFeatures = 1 << 22
+	ProtocolMQ                   ProtocolFeatures = 1 << 0  // GET_QUEUE_NUM
+	ProtocolLogShmFD             ProtocolFeatures = 1 << 1  // SET_LOG_BASE carries a descriptor
+	ProtocolRARP                 ProtocolFeatures = 1 << 2  // network devices only
+	ProtocolReplyAck             ProtocolFeatures = 1 << 3  // FlagNeedReply
+	ProtocolMTU                  ProtocolFeatures = 1 << 4  // network devices only
+	ProtocolBackendReq           ProtocolFeatures = 1 << 5  // SET_BACKEND_REQ_FD
+	ProtocolCrossEndian          ProtocolFeatures = 1 << 6  // legacy devices only
+	ProtocolCryptoSession        ProtocolFeatures = 1 << 7  // crypto devices only
+	ProtocolPageFault            ProtocolFeatures = 1 << 8  // postcopy migration
+	ProtocolConfig               ProtocolFeatures = 1 << 9  // GET_CONFIG, SET_CONFIG
+	ProtocolBackendSendFD        ProtocolFeatures = 1 << 10 // our requests carry descriptors
+	ProtocolHostNotifier         ProtocolFeatures = 1 << 11 // doorbells of hardware
+	ProtocolInflightShmFD        ProtocolFeatures = 1 << 12 // GET_INFLIGHT_FD, SET_INFLIGHT_FD
+	ProtocolResetDevice          ProtocolFeatures = 1 << 13 // RESET_DEVICE
+	ProtocolInbandNotifications  ProtocolFeatures = 1 << 14 // kicks and calls as messages
+	ProtocolConfigureMemSlots    ProtocolFeatures = 1 << 15 // ADD_MEM_REG, REM_MEM_REG
+	ProtocolStatus               ProtocolFeatures = 1 << 16 // SET_STATUS, GET_STATUS
+	ProtocolXenMmap              ProtocolFeatures = 1 << 17 // Xen grants as memory
+	ProtocolSharedObject         ProtocolFeatures = 1 << 18 // dma-bufs by UUID
+	ProtocolDeviceState          ProtocolFeatures = 1 << 19 // SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE
+	ProtocolGetVringBaseInflight ProtocolFeatures = 1 << 20 // GET_VRING_BASE does not wait for requests
+	ProtocolGPAAddresses         ProtocolFeatures = 1 << 21 // ring addresses are guest addresses
+	ProtocolSharedMemory         ProtocolFeatures = 1 << 22 // GET_SHMEM_CONFIG, SHMEM_MAP; older texts have it as 20
 )
 
 var protocolNames = [...]string{

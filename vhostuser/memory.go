@@ -23,6 +23,7 @@ const (
 // memory.
 var errNotShared = errors.New("no descriptor: guest memory is not shared; with QEMU use -object memory-backend-memfd,share=on")
 
+// getMaxMemSlots answers how many regions a front-end should count on.
 func (c *Conn) getMaxMemSlots(*message) ([]byte, error) { return replyU64(memSlots), nil }
 
 // setMemTable replaces all memory, or nothing if one region is wrong. Running
@@ -57,6 +58,7 @@ func (c *Conn) setMemTable(m *message) ([]byte, error) {
 	return nil, err
 }
 
+// addMemReg adds a region; it must not overlap with those that are there.
 func (c *Conn) addMemReg(m *message) ([]byte, error) {
 	switch {
 	case len(m.fds) == 0:

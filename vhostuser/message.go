@@ -183,11 +183,11 @@ type VringState struct {
 type VringAddr struct {
 	_     structs.HostLayout
 	Index uint32
-	Flags uint32
-	Desc  uint64
-	Used  uint64
-	Avail uint64
-	Log   uint64
+	Flags uint32 // VringAddrLog
+	Desc  uint64 // descriptor table
+	Used  uint64 // used ring
+	Avail uint64 // available ring
+	Log   uint64 // guest address of the used ring
 }
 
 // VringAddrLog in VringAddr.Flags turns dirty logging of the used ring on.
@@ -203,9 +203,9 @@ type MemoryHeader struct {
 // MemoryRegion is a range of guest memory and its place in an attached file.
 type MemoryRegion struct {
 	_          structs.HostLayout
-	GuestAddr  uint64
-	Size       uint64
-	UserAddr   uint64 // in the front-end
+	GuestAddr  uint64 // guest physical
+	Size       uint64 // in bytes
+	UserAddr   uint64 // in the front-end; ring addresses are of this kind
 	MmapOffset uint64 // in the file
 }
 
@@ -219,18 +219,18 @@ type SingleRegion struct {
 // LogDescription is the body of SET_LOG_BASE with LOG_SHMFD.
 type LogDescription struct {
 	_      structs.HostLayout
-	Size   uint64
-	Offset uint64
+	Size   uint64 // of the bitmap, in bytes
+	Offset uint64 // in the file
 }
 
 // InflightDescription is the body of GET_INFLIGHT_FD and its reply, and of
 // SET_INFLIGHT_FD.
 type InflightDescription struct {
 	_          structs.HostLayout
-	MmapSize   uint64
-	MmapOffset uint64
+	MmapSize   uint64 // of the area, in bytes; filled in by the back-end
+	MmapOffset uint64 // in the file
 	NumQueues  uint16
-	QueueSize  uint16
+	QueueSize  uint16 // entries of the largest ring
 	_          [4]byte
 }
 
@@ -238,16 +238,16 @@ type InflightDescription struct {
 // bytes follow.
 type ConfigHeader struct {
 	_      structs.HostLayout
-	Offset uint32
-	Size   uint32
-	Flags  uint32
+	Offset uint32 // in the configuration space
+	Size   uint32 // of what follows
+	Flags  uint32 // of SET_CONFIG: 0 from the driver, 1 from a migration
 }
 
 // TransferState is the body of SET_DEVICE_STATE_FD.
 type TransferState struct {
 	_         structs.HostLayout
-	Direction uint32
-	Phase     uint32
+	Direction uint32 // TransferSave or TransferLoad
+	Phase     uint32 // TransferPhaseStopped
 }
 
 // Values of TransferState.Direction and TransferState.Phase.
@@ -257,8 +257,9 @@ const (
 	TransferPhaseStopped uint32 = 0 // rings are stopped; the only phase defined
 )
 
-// Bits of the reply to SET_DEVICE_STATE_FD.
-const TransferNoFD uint64 = 1 << 8 // no descriptor attached: use the one that was sent
+// TransferNoFD in the reply to SET_DEVICE_STATE_FD says that no descriptor is
+// attached, so that the one which was sent is used. Bits 0 to 7 are an error.
+const TransferNoFD uint64 = 1 << 8
 
 // SharedMemoryConfig is the reply to GET_SHMEM_CONFIG. The index in Sizes is the
 // region's id; Regions counts the sizes that are not 0.
@@ -274,10 +275,10 @@ type SharedMemoryMap struct {
 	_          structs.HostLayout
 	ID         uint8
 	_          [7]byte
-	FileOffset uint64
+	FileOffset uint64 // in the attached file; 0 for SHMEM_UNMAP
 	Offset     uint64 // in the shared memory region
-	Length     uint64
-	Flags      uint64
+	Length     uint64 // in bytes
+	Flags      uint64 // SharedMemoryWritable
 }
 
 // SharedMemoryWritable in SharedMemoryMap.Flags asks for a writable mapping.

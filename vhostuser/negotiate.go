@@ -11,8 +11,11 @@ const connProtocolFeatures = ProtocolMQ | ProtocolLogShmFD | ProtocolReplyAck |
 	ProtocolBackendReq | ProtocolBackendSendFD | ProtocolResetDevice |
 	ProtocolInflightShmFD | ProtocolConfigureMemSlots | ProtocolStatus
 
+// offeredFeatures are the virtio features of the device and ours.
 func (c *Conn) offeredFeatures() uint64 { return connFeatures | c.device.Features() }
 
+// offeredProtocol are the protocol features of the device and ours. What the device
+// can do shows in its methods.
 func (c *Conn) offeredProtocol() ProtocolFeatures {
 	p := connProtocolFeatures | c.device.ProtocolFeatures()
 	if c.device.Config() != nil {
@@ -60,6 +63,8 @@ func (c *Conn) getProtocolFeatures(*message) ([]byte, error) {
 	return replyU64(uint64(c.offeredProtocol())), nil
 }
 
+// setProtocolFeatures refuses what was not offered. It needs no SET_FEATURES before
+// it (vhost-user, VHOST_USER_SET_PROTOCOL_FEATURES).
 func (c *Conn) setProtocolFeatures(m *message) ([]byte, error) {
 	p := ProtocolFeatures(body[U64](m).Value)
 	if extra := p &^ c.offeredProtocol(); extra != 0 {
@@ -74,6 +79,7 @@ func (c *Conn) setProtocolFeatures(m *message) ([]byte, error) {
 
 func (c *Conn) getQueueNum(*message) ([]byte, error) { return replyU64(uint64(len(c.rings))), nil }
 
+// setOwner begins a session, which a connection is anyway.
 func (c *Conn) setOwner(*message) ([]byte, error) { return nil, nil }
 
 // resetOwner disables all rings and nothing else: what some back-ends did beyond

@@ -165,4 +165,5 @@ func body[T any](m *message) T {
 // reply is v as the body of a reply.
 func reply[T any](v T) []byte { return Bytes(&v) }
 
+// replyU64 is a number as the body of a reply.
 func replyU64(v uint64) []byte { return reply(U64{Value: v}) }

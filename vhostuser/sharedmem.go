@@ -42,11 +42,13 @@ func (s *SharedMemory) Unmap(offset, length uint64) error {
 	return s.unmap(offset, length, false)
 }
 
+// unmap sends the request; with always even while a ring is being stopped.
 func (s *SharedMemory) unmap(offset, length uint64, always bool) error {
 	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
 	return s.channel.call(&pending{request: BackendShmemUnmap, always: always}, Bytes(&m), -1)
 }
 
+// check keeps ranges inside the region: the guest chooses them.
 func (s *SharedMemory) check(offset, length uint64) error {
 	if length == 0 || length > s.size || offset > s.size-length {
 		return fmt.Errorf("vhostuser: %#x bytes at offset %#x of a window of %#x", length, offset, s.size)
@@ -76,6 +78,7 @@ func (c *Conn) sharedMemory() []uint64 {
 	return sizes[:min(len(sizes), MaxSharedMemoryRegions)]
 }
 
+// getShmemConfig tells the regions; the index of a size is the region's id.
 func (c *Conn) getShmemConfig(*message) ([]byte, error) {
 	if c.sharing == nil {
 		return nil, errors.New("the device has no shared memory")

@@ -1,83 +1,133 @@
 package main
 
 import (
-	"fmt"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 )
 
-// compatFlags are the old -o forms without a value, and the option each stands for.
-var compatFlags = map[string]string{
-	"xattr": "xattr", "readdirplus": "", "no_readdirplus": "no-readdirplus",
-	"writeback": "writeback", "allow_direct_io": "allow-direct-io",
-	"announce_submounts": "announce-submounts", "no_announce_submounts": "no-announce-submounts",
-	"killpriv_v2": "killpriv-v2", "no_killpriv_v2": "no-killpriv-v2",
-	"posix_acl": "posix-acl", "security_label": "security-label",
-	"posix_lock": "posix-lock", "no_posix_lock": "no-posix-lock",
-	"flock": "flock", "no_flock": "no-flock",
-	// What is off by default.
-	"no_xattr": "", "no_writeback": "", "no_allow_direct_io": "", "no_posix_acl": "", "no_security_label": "",
+// unsupported are options of virtiofsd whose feature is not there. Ignoring one
+// would share files in another way than was asked for.
+var unsupported = map[string]string{
+	"xattrmap":                 "attribute names can't be mapped",
+	"translate-uid":            "user ids can't be translated; a user other than root can use --uid-map",
+	"translate-gid":            "group ids can't be translated; a user other than root can use --gid-map",
+	"migration-mode":           "guests can't be migrated",
+	"migration-on-error":       "guests can't be migrated",
+	"migration-verify-handles": "guests can't be migrated",
+	"migration-confirm-paths":  "guests can't be migrated",
 }
 
-// compatValues are those with a value.
-var compatValues = map[string]string{
-	"source": "shared-dir", "cache": "cache", "sandbox": "sandbox", "modcaps": "modcaps",
-	"loglevel": "log-level", "log_level": "log-level",
-}
-
-// applyCompat applies the old forms of options: -o, -d.
-func (o *options) applyCompat(f *pflag.FlagSet) error {
-	if debug, _ := f.GetBool("debug"); debug {
-		o.logLevel = "debug"
+// addUnsupported declares the options of virtiofsd that are refused.
+func (o *options) addUnsupported(f *pflag.FlagSet) {
+	for name, why := range unsupported {
+		f.Var(refusedValue{why}, name, "")
+		f.Lookup(name).Hidden = true
+		if name == "migration-verify-handles" || name == "migration-confirm-paths" {
+			f.Lookup(name).NoOptDefVal = "true"
+		}
 	}
+}
+
+type refusedValue struct{ why string }
+
+func (v refusedValue) String() string   { return "" }
+func (v refusedValue) Type() string     { return "string" }
+func (v refusedValue) Set(string) error { return errors.New("not supported yet: " + v.why) }
+
+// applyCompat applies the words of -o, the only form that the first virtiofsd had.
+func (o *options) applyCompat() error {
+	if len(o.compat) == 0 {
+		return nil
+	}
+	o.warn("-o is deprecated: use the options' own names")
 	for _, list := range o.compat {
-		for _, item := range strings.Split(list, ",") {
-			if err := o.applyCompatOne(f, item); err != nil {
+		for word := range strings.SplitSeq(list, ",") {
+			if err := o.applyWord(word); err != nil {
 				return err
 			}
 		}
 	}
-	if len(o.compat) > 0 {
-		o.warnings = append(o.warnings, "-o is deprecated, use the options that --help lists")
-	}
 	return nil
 }
 
-func (o *options) applyCompatOne(f *pflag.FlagSet, item string) error {
-	name, value, hasValue := strings.Cut(item, "=")
-	if item == "debug" {
+func (o *options) applyWord(word string) error {
+	name, value, hasValue := strings.Cut(word, "=")
+	switch {
+	case hasValue:
+		return o.applyValue(name, value)
+	case o.applySwitch(name):
+		return nil
+	}
+	return usagef("-o %s: no such option", word)
+}
+
+// applySwitch applies words without a value, which no_ turns around.
+func (o *options) applySwitch(word string) bool {
+	name, off := strings.CutPrefix(word, "no_")
+	switches := map[string]*bool{
+		"xattr": &o.xattr, "readdirplus": &o.readdirplus, "writeback": &o.writeback,
+		"allow_direct_io": &o.directIO, "announce_submounts": &o.submounts, "killpriv_v2": &o.killpriv,
+		"posix_lock": &o.posixLocks, "flock": &o.flocks,
+	}
+	if to, ok := switches[name]; ok {
+		*to = !off
+		return true
+	}
+	negotiated := map[string]*string{"posix_acl": &o.posixACL, "security_label": &o.label}
+	if to, ok := negotiated[name]; ok {
+		*to = "always"
+		if off {
+			*to = "never"
+		}
+		return true
+	}
+	if word == "debug" {
 		o.logLevel = "debug"
+		return true
+	}
+	return false
+}
+
+func (o *options) applyValue(name, value string) error {
+	oneOf := func(to *string, words ...string) error {
+		if !slices.Contains(words, strings.ToLower(value)) {
+			return usagef("-o %s=%s: want %s", name, value, strings.Join(words, ", "))
+		}
+		*to = strings.ToLower(value)
 		return nil
 	}
-	if hasValue {
-		if name == "timeout" {
-			if err := f.Set("entry-timeout", value+"s"); err != nil {
-				return fmt.Errorf("-o %s: %w", item, err)
-			}
-			return f.Set("attr-timeout", value+"s")
+	switch name {
+	case "source":
+		o.sharedDir = value
+	case "modcaps":
+		o.modcaps = value
+	case "cache":
+		err := oneOf(&o.cache, "auto", "always", "none", "metadata", "never")
+		if o.cache == "none" {
+			o.cache = "never"
 		}
-		option, ok := compatValues[name]
-		if !ok {
-			return fmt.Errorf("-o %s: unknown option", item)
+		return err
+	case "sandbox":
+		return oneOf(&o.sandbox, "namespace", "chroot", "none")
+	case "loglevel", "log_level":
+		err := oneOf(&o.logLevel, "debug", "info", "warn", "err")
+		if o.logLevel == "err" {
+			o.logLevel = "error"
 		}
-		if option == "log-level" && value == "err" {
-			value = "error"
+		return err
+	case "timeout":
+		d, err := parseTimeout(value)
+		if err != nil {
+			return usagef("-o timeout=%s: %v", value, err)
 		}
-		return f.Set(option, value)
+		o.entryTimeout, o.attrTimeout = &d, &d
+	case "xattrmap":
+		return usagef("-o xattrmap: not supported yet: %s", unsupported["xattrmap"])
+	default:
+		return usagef("-o %s=%s: no such option", name, value)
 	}
-	option, ok := compatFlags[name]
-	if !ok {
-		return fmt.Errorf("-o %s: unknown option", item)
-	}
-	if option == "" {
-		return nil
-	}
-	if positive, found := strings.CutPrefix(option, "no-"); found && f.Lookup(positive) != nil {
-		return f.Set(positive, "false")
-	}
-	if def := f.Lookup(option).NoOptDefVal; def != "" {
-		return f.Set(option, def)
-	}
-	return f.Set(option, "true")
+	return nil
 }

@@ -3,284 +3,336 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
-	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// errHelp asks for the help text.
-var errHelp = errors.New("help requested")
+// maxRequestQueues is --num-request-queues when nothing in the configuration
+// space depends on it: the front-end takes as many as it likes.
+const maxRequestQueues = 64
 
-// defaultRequestQueues is how many request queues a front-end may set up. It is a
-// limit: the front-end chooses how many it uses, mostly one.
-const defaultRequestQueues = 64
-
-// options are the command line, checked.
+// options are the command line.
 type options struct {
-	sharedDir, tag                string
-	socketPath, socketGroup       string
-	fd                            int
-	requestQueues                 int
-	keepListening                 bool
-	fs                            passthrough.Config
-	sandbox                       sandbox.Mode
-	seccomp                       sandbox.SeccompAction
-	modcaps                       []sandbox.CapChange
-	logLevel                      string
-	syslog                        bool
-	rlimitNofile                  int64 // -1: choose
-	showVersion                   bool
-	printCapabilities             bool
-	warnings                      []string
-	cache, posixACL, label        string
-	sandboxName, seccompName      string
-	modcapsText, socketDeprecated string
-	fileHandles                   string
-	compat                        []string
-	entry, attr, negative         time.Duration
-	threadPoolSize                int
+	help, version, printCapabilities bool
+
+	sharedDir     string
+	readOnly      bool
+	socketPath    string
+	oldSocket     string
+	socketGroup   string
+	fd            int
+	keepListening bool
+	tag           string
+	requestQueues int
+	threadPool    uint
+
+	cache                          string
+	entryTimeout, attrTimeout      *time.Duration
+	negativeTimeout                *time.Duration
+	writeback, directIO, allowMmap bool
+	readdirplus                    bool
+
+	xattr               bool
+	posixACL, label     string
+	killpriv, noatime   bool
+	submounts           bool
+	posixLocks, flocks  bool
+	fileHandles         string
+	sandbox, seccomp    string
+	modcaps             string
+	uidMaps, gidMaps    []string
+	noFile              uint64
+	logLevel            string
+	syslog, debug, fore bool
+	compat              []string
+
+	// What follows is worked out of the above.
+	sandboxMode  sandbox.Mode
+	filter       sandbox.FilterAction
+	namespace    sandbox.Namespace
+	capabilities []cap.Value
+	noFileSet    bool
+	warnings     []string // said once there is a log
 }
 
-// newFlags declares every option, in groups as --help shows them.
-func newFlags(o *options) *pflag.FlagSet {
-	f := pflag.NewFlagSet("govirtiofsd", pflag.ContinueOnError)
+// errUsage marks errors of the command line, which exit with 2.
+var errUsage = errors.New("usage")
+
+func usagef(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errUsage}, args...)...)
+}
+
+// group is a part of the options with a heading in the help text.
+type group struct {
+	title string
+	flags *pflag.FlagSet
+}
+
+// parse reads the command line without the program's name. It says nothing itself.
+func parse(args []string) (*options, error) {
+	o := &options{}
+	all := pflag.NewFlagSet("govirtiofsd", pflag.ContinueOnError)
+	all.SetOutput(io.Discard)
+	all.Usage = func() {}
+	for _, g := range o.groups() {
+		all.AddFlagSet(g.flags)
+	}
+	o.addUnsupported(all)
+	if err := all.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			o.help = true
+			return o, nil
+		}
+		if errors.Is(err, errUsage) {
+			return nil, err
+		}
+		return nil, usagef("%v", err)
+	}
+	if o.help || o.version || o.printCapabilities {
+		return o, o.checkAlone()
+	}
+	if all.NArg() > 0 {
+		return nil, usagef("unexpected argument %q: every value belongs to an option", all.Arg(0))
+	}
+	if err := o.applyCompat(); err != nil {
+		return nil, err
+	}
+	o.noFileSet = all.Changed("rlimit-nofile")
+	return o, o.check(all)
+}
+
+// groups declares the options. Defaults are those of virtiofsd.
+func (o *options) groups() []group {
+	return []group{
+		{"The share", o.shareFlags()},
+		{"The connection", o.connectionFlags()},
+		{"Caching", o.cacheFlags()},
+		{"Features of the file system", o.featureFlags()},
+		{"Security", o.securityFlags()},
+		{"Messages", o.messageFlags()},
+		{"Accepted for compatibility", o.compatFlags()},
+	}
+}
+
+func newSet(title string) *pflag.FlagSet {
+	f := pflag.NewFlagSet(title, pflag.ContinueOnError)
 	f.SortFlags = false
-	f.Usage = func() {}
-	f.StringVar(&o.sharedDir, "shared-dir", "", "`DIR`ectory, or single file, to share (required)")
-	f.StringVar(&o.tag, "tag", "", "name of the share for the guest, 1 to 36 bytes; QEMU sets its own, crosvm and others need this")
-	f.BoolVar(&o.fs.ReadOnly, "readonly", false, "refuse every change, whatever the guest's mount options are")
-	f.StringVar(&o.socketPath, "socket-path", "", "listen on this unix socket (`PATH`); PATH.pid holds the process number")
-	f.StringVar(&o.socketDeprecated, "socket", "", "old name of --socket-path")
-	f.StringVar(&o.socketGroup, "socket-group", "", "let this `GROUP` use the socket too")
-	f.IntVar(&o.fd, "fd", -1, "use this descriptor, a listening or connected unix socket (`N`)")
-	f.BoolVar(&o.keepListening, "keep-listening", false, "serve the next front-end when one has disconnected, instead of exiting")
-	f.IntVar(&o.requestQueues, "num-request-queues", defaultRequestQueues, "most request queues that the front-end may set up (`N`); it chooses how many it uses")
-
-	f.StringVar(&o.cache, "cache", "auto", "what the guest may cache: never, metadata, auto or always (`POLICY`)")
-	f.DurationVar(&o.entry, "entry-timeout", 0, "how long the guest may trust a name, e.g. 5s; default by --cache (`TIME`)")
-	f.DurationVar(&o.attr, "attr-timeout", 0, "how long the guest may trust attributes; default by --cache (`TIME`)")
-	f.DurationVar(&o.negative, "negative-timeout", 0, "how long the guest may trust that a name is missing; default 0 (`TIME`)")
-	f.BoolVar(&o.fs.Writeback, "writeback", false, "let the guest collect writes before it sends them")
-	f.BoolVar(&o.fs.AllowDirectIO, "allow-direct-io", false, "pass O_DIRECT on to the host's files")
-	f.BoolVar(&o.fs.AllowMmap, "allow-mmap", false, "allow shared mappings of files that are not cached")
-	f.BoolVar(&o.fs.NoReaddirplus, "no-readdirplus", false, "list directories without attributes")
-
-	f.BoolVar(&o.fs.Xattr, "xattr", false, "extended attributes")
-	f.StringVar(&o.posixACL, "posix-acl", "never", "POSIX ACLs: never, auto or always (`WHEN`); alone: always; implies --xattr")
-	f.Lookup("posix-acl").NoOptDefVal = "always"
-	f.StringVar(&o.label, "security-label", "never", "label new files as the guest says: never, auto or always (`WHEN`); alone: always; implies --xattr")
-	f.Lookup("security-label").NoOptDefVal = "always"
-	f.Bool("posix-lock", true, "take the guest's fcntl locks on the host, where other guests see them")
-	f.Bool("no-posix-lock", false, "keep fcntl locks in the guest")
-	f.Bool("flock", true, "take the guest's flock locks on the host")
-	f.Bool("no-flock", false, "keep flock locks in the guest")
-	f.Bool("killpriv-v2", true, "clear setuid, setgid and capabilities of written files here")
-	f.Bool("no-killpriv-v2", false, "leave that to the guest")
-	f.Bool("announce-submounts", true, "show mounts within the share as mounts to the guest")
-	f.Bool("no-announce-submounts", false, "show them as plain directories")
-	f.BoolVar(&o.fs.PreserveNoatime, "preserve-noatime", false, "pass O_NOATIME on to the host's files")
-
-	f.StringVar(&o.sandboxName, "sandbox", "namespace", "shut the daemon in: namespace, chroot or none (`MODE`)")
-	f.StringVar(&o.seccompName, "seccomp", "kill", "on a forbidden system call: kill, log, trap or none (`ACTION`)")
-	f.StringVar(&o.modcapsText, "modcaps", "", "capabilities to keep or drop, like +sys_admin:-mknod (`LIST`)")
-	f.Int64Var(&o.rlimitNofile, "rlimit-nofile", -1, "most open descriptors; 0 leaves the limit as it is (`N`)")
-
-	f.StringVar(&o.logLevel, "log-level", "info", "error, warn, info, debug, trace or off (`LEVEL`)")
-	f.BoolVar(&o.syslog, "syslog", false, "log to the system's log instead of stderr")
-	f.BoolVar(&o.printCapabilities, "print-capabilities", false, "print what this daemon can do, as JSON, and exit")
-	f.BoolP("help", "h", false, "print this help and exit")
-	f.BoolVarP(&o.showVersion, "version", "V", false, "print the version and exit")
-
-	f.IntVar(&o.threadPoolSize, "thread-pool-size", 0, "accepted for compatibility: what would wait gets a thread by itself (`N`)")
-	f.StringVar(&o.fileHandles, "inode-file-handles", "prefer", "accepted for compatibility: never, prefer or fallback (`MODE`)")
-	f.StringArrayVarP(&o.compat, "option", "o", nil, "old form of options (`OPT`[,OPT])")
-	f.BoolP("debug", "d", false, "old form of --log-level=debug")
-	f.BoolP("foreground", "f", false, "accepted for compatibility: the daemon stays in the foreground")
 	return f
 }
 
-// usage is the help text.
-func usage() string {
-	return `govirtiofsd ` + version + `: share a host directory with a virtual machine (virtio-fs)
-
-Usage: govirtiofsd --shared-dir DIR --socket-path PATH [OPTION]...
-
-Start it, then the VMM with the same socket and shared memory, for QEMU:
-  -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem
-  -chardev socket,id=c0,path=PATH -device vhost-user-fs-pci,chardev=c0,tag=TAG
-and in the guest: mount -t virtiofs TAG /mnt
-
-Options:
-` + newFlags(&options{}).FlagUsages() + `
-Exit status: 0 after the front-end has disconnected or on SIGTERM, 2 for a wrong
-command line, 1 for any other failure.
-`
+func (o *options) shareFlags() *pflag.FlagSet {
+	f := newSet("share")
+	f.StringVar(&o.sharedDir, "shared-dir", "", "`DIR` Share this directory. A regular file can be shared, too.")
+	f.BoolVar(&o.readOnly, "readonly", false, "Let the guest change nothing, whatever its mount says.")
+	f.StringVar(&o.tag, "tag", "", "`NAME` Name of the share in the device's configuration space, 1 to 36 bytes, for VMMs that have no option for it (crosvm, User-Mode Linux).")
+	enable(f, &o.submounts, true, "announce-submounts", "no-announce-submounts",
+		"Do not tell the guest where other file systems are mounted in the share.")
+	return f
 }
 
-// parseArgs reads and checks the command line.
-func parseArgs(args []string) (*options, error) {
-	o := &options{fd: -1, rlimitNofile: -1}
-	f := newFlags(o)
-	if len(args) == 0 {
-		return nil, errors.New("nothing to do: --shared-dir and --socket-path or --fd are required")
-	}
-	if err := f.Parse(args); err != nil {
-		return nil, err
-	}
-	if help, _ := f.GetBool("help"); help {
-		return nil, errHelp
-	}
-	if o.showVersion || o.printCapabilities {
-		return o, nil
-	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	if err := o.applyCompat(f); err != nil {
-		return nil, err
-	}
-	return o, o.check(f, args)
+func (o *options) connectionFlags() *pflag.FlagSet {
+	f := newSet("connection")
+	f.StringVar(&o.socketPath, "socket-path", "", "`PATH` Make a vhost-user socket at PATH, and PATH.pid with the process id.")
+	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` Let this group connect to the socket.")
+	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket.")
+	f.BoolVar(&o.keepListening, "keep-listening", false, "When a front-end disconnects, wait for the next one instead of ending.")
+	f.IntVar(&o.requestQueues, "num-request-queues", 0, fmt.Sprintf(
+		"`N` How many request queues the front-end may use, 1 to %d. Usually it decides how many that are, and %d are offered. With --tag the number is in the configuration space, and is 1.",
+		virtiofs.MaxRequestQueues, maxRequestQueues))
+	return f
 }
 
-// check turns texts into values and finds what does not fit together.
-func (o *options) check(f *pflag.FlagSet, args []string) (err error) {
-	o.fs.KillprivV2 = lastOf(f, args, "killpriv-v2")
-	o.fs.AnnounceSubmounts = lastOf(f, args, "announce-submounts")
-	o.fs.PosixLocks = lastOf(f, args, "posix-lock")
-	o.fs.Flocks = lastOf(f, args, "flock")
-	o.checkTimeouts(f)
-	steps := []func() error{
-		func() (err error) {
-			o.fs.Cache, err = passthrough.ParseCachePolicy(o.cache)
-			return wrap("--cache", err)
-		},
-		func() (err error) {
-			o.fs.PosixACL, err = passthrough.ParseNegotiation(o.posixACL)
-			return wrap("--posix-acl", err)
-		},
-		func() (err error) {
-			o.fs.SecurityLabel, err = passthrough.ParseNegotiation(o.label)
-			return wrap("--security-label", err)
-		},
-		func() (err error) { o.sandbox, err = sandbox.ParseMode(o.sandboxName); return wrap("--sandbox", err) },
-		func() (err error) {
-			o.seccomp, err = sandbox.ParseSeccomp(o.seccompName)
-			return wrap("--seccomp", err)
-		},
-		func() (err error) {
-			o.modcaps, err = sandbox.ParseModcaps(o.modcapsText)
-			return wrap("--modcaps", err)
-		},
-		o.checkSocket, o.checkShare, o.checkNumbers,
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
+func (o *options) cacheFlags() *pflag.FlagSet {
+	f := newSet("caching")
+	choice(f, &o.cache, "auto", "cache", "", []string{"never", "metadata", "auto", "always"},
+		"`never|metadata|auto|always` How long the guest may trust what it knows: not at all; names and attributes for a day; for a second; for a day, data included. Default auto.")
+	timeout(f, &o.entryTimeout, "entry-timeout", "`TIME` How long the guest may keep names, instead of what --cache says: seconds, or with a unit (500ms, 2h).")
+	timeout(f, &o.attrTimeout, "attr-timeout", "`TIME` The same for attributes.")
+	timeout(f, &o.negativeTimeout, "negative-timeout", "`TIME` How long the guest may remember that a name does not exist. Default 0.")
+	f.BoolVar(&o.writeback, "writeback", false, "Let the guest collect writes in its page cache. Only if nobody else writes to the share.")
+	f.BoolVar(&o.directIO, "allow-direct-io", false, "Pass O_DIRECT on to the host.")
+	f.BoolVar(&o.allowMmap, "allow-mmap", false, "Let the guest map files shared although --cache=never or metadata bypasses its page cache.")
+	enable(f, &o.readdirplus, true, "readdirplus", "no-readdirplus", "Answer listings without attributes.")
+	return f
+}
+
+func (o *options) featureFlags() *pflag.FlagSet {
+	f := newSet("features")
+	f.BoolVar(&o.xattr, "xattr", false, "Serve extended attributes.")
+	choice(f, &o.posixACL, "never", "posix-acl", "always", negotiation,
+		"`never|auto|always` Serve access control lists, and extended attributes with them: never; if the guest can; or refuse a guest that can't. Default never; always without a value.")
+	choice(f, &o.label, "never", "security-label", "always", negotiation,
+		"`never|auto|always` Make files with the guest's security label, in the same way.")
+	enable(f, &o.killpriv, false, "killpriv-v2", "no-killpriv-v2", "Clear set-user-ID bits here when a file is written, which saves the guest a request each time.")
+	f.BoolVar(&o.noatime, "preserve-noatime", false, "Pass O_NOATIME on to the host.")
+	enable(f, &o.posixLocks, false, "posix-lock", "no-posix-lock", "Make fcntl locks hold between guests and host.")
+	enable(f, &o.flocks, false, "flock", "no-flock", "Make flock locks hold between guests and host.")
+	return f
+}
+
+func (o *options) securityFlags() *pflag.FlagSet {
+	f := newSet("security")
+	choice(f, &o.sandbox, "namespace", "sandbox", "", []string{"namespace", "chroot", "none"},
+		"`namespace|chroot|none` What the daemon can see: the share and nothing else; the share as its root directory; all files. Default namespace.")
+	choice(f, &o.seccomp, "kill", "seccomp", "", []string{"none", "kill", "log", "trap"},
+		"`none|kill|log|trap` What happens at a system call that is not on the daemon's list. Default kill.")
+	f.StringVar(&o.modcaps, "modcaps", "", "`LIST` Keep other capabilities than usual, for example +sys_admin:-mknod.")
+	f.StringArrayVar(&o.uidMaps, "uid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
+	f.StringArrayVar(&o.gidMaps, "gid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
+	f.Uint64Var(&o.noFile, "rlimit-nofile", 0, "`N` Limit of open files; 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if less.")
+	return f
+}
+
+func (o *options) messageFlags() *pflag.FlagSet {
+	f := newSet("messages")
+	choice(f, &o.logLevel, "info", "log-level", "", logLevels,
+		"`error|warn|info|debug|trace|off` How much to say; RUST_LOG in the environment goes before. Default info.")
+	f.BoolVar(&o.syslog, "syslog", false, "Write messages to the system log instead of standard error.")
+	f.BoolVar(&o.printCapabilities, "print-capabilities", false, "Print vhost-user capabilities as JSON.")
+	f.BoolVarP(&o.version, "version", "V", false, "Print the version.")
+	f.BoolVarP(&o.help, "help", "h", false, "Print this.")
+	return f
+}
+
+func (o *options) compatFlags() *pflag.FlagSet {
+	f := newSet("compatibility")
+	f.StringVar(&o.oldSocket, "socket", "", "`PATH` Old name of --socket-path.")
+	f.StringArrayVarP(&o.compat, "option", "o", nil, "`LIST` Options of the first virtiofsd with commas between them: source=DIR, cache=WORD, xattr, no_xattr...")
+	f.BoolVarP(&o.debug, "debug", "d", false, "The same as --log-level=debug.")
+	f.BoolVarP(&o.fore, "foreground", "f", false, "No effect: the daemon never goes to the background.")
+	f.UintVar(&o.threadPool, "thread-pool-size", 0, "`N` No effect: every queue has a thread, and slow requests get threads as they need them.")
+	choice(f, &o.fileHandles, "prefer", "inode-file-handles", "", []string{"never", "prefer", "fallback"},
+		"`never|prefer|fallback` No effect: files that are only known need no descriptor anyway.")
+	return f
+}
+
+var (
+	negotiation = []string{"never", "auto", "always"}
+	logLevels   = []string{"error", "warn", "info", "debug", "trace", "off"}
+)
+
+// check settles what depends on more than one option.
+func (o *options) check(set *pflag.FlagSet) error {
+	for _, c := range []func(*pflag.FlagSet) error{
+		o.checkShare, o.checkSocket, o.checkDevice, o.checkFeatures, o.checkSecurity,
+	} {
+		if err := c(set); err != nil {
 			return err
 		}
 	}
-	if o.fs.PosixACL != passthrough.Never || o.fs.SecurityLabel != passthrough.Never {
-		o.fs.Xattr = true
-	}
 	return nil
 }
 
-func wrap(option string, err error) error {
-	if err != nil {
-		return fmt.Errorf("%s: %w", option, err)
-	}
-	return nil
-}
-
-// lastOf decides between --NAME and --no-NAME: the last one given wins.
-func lastOf(f *pflag.FlagSet, args []string, name string) bool {
-	yes, _ := f.GetBool(name)
-	for i := len(args) - 1; i >= 0; i-- {
-		switch {
-		case args[i] == "--no-"+name:
-			return false
-		case args[i] == "--"+name, strings.HasPrefix(args[i], "--"+name+"="):
-			return yes
-		}
-	}
-	return yes
-}
-
-func (o *options) checkTimeouts(f *pflag.FlagSet) {
-	for name, t := range map[string]struct {
-		value *time.Duration
-		to    **time.Duration
-	}{
-		"entry-timeout":    {&o.entry, &o.fs.EntryTimeout},
-		"attr-timeout":     {&o.attr, &o.fs.AttrTimeout},
-		"negative-timeout": {&o.negative, &o.fs.NegativeTimeout},
-	} {
-		if f.Changed(name) {
-			*t.to = t.value
-		}
-	}
-}
-
-func (o *options) checkSocket() error {
-	if o.socketDeprecated != "" {
-		o.warnings = append(o.warnings, "--socket is deprecated, use --socket-path")
-		if o.socketPath == "" {
-			o.socketPath = o.socketDeprecated
-		}
-	}
-	switch {
-	case o.fd >= 0 && o.socketPath != "":
-		return errors.New("--fd and --socket-path exclude each other")
-	case o.fd < 0 && o.socketPath == "":
-		return errors.New("no socket: give --socket-path PATH or --fd N")
-	case o.fd >= 0 && o.socketGroup != "":
-		return errors.New("--socket-group needs --socket-path")
-	}
-	return nil
-}
-
-func (o *options) checkShare() error {
+func (o *options) checkShare(*pflag.FlagSet) error {
 	if o.sharedDir == "" {
-		return errors.New("no shared directory: give --shared-dir DIR")
-	}
-	if sandbox.InChild() {
-		return nil // checked by the parent, and not visible from here
-	}
-	st, err := os.Stat(o.sharedDir)
-	if err != nil {
-		return fmt.Errorf("--shared-dir: %w", err)
-	}
-	if !st.IsDir() && !st.Mode().IsRegular() {
-		return fmt.Errorf("--shared-dir: %s is neither a directory nor a regular file", o.sharedDir)
+		return usagef("nothing to share: give --shared-dir DIR")
 	}
 	return nil
 }
 
-func (o *options) checkNumbers() error {
+func (o *options) checkSocket(set *pflag.FlagSet) error {
+	if set.Changed("socket") {
+		if o.socketPath != "" {
+			return usagef("--socket and --socket-path are the same: give --socket-path only")
+		}
+		o.warn("--socket is deprecated: use --socket-path")
+		o.socketPath = o.oldSocket
+	}
+	byFD := set.Changed("fd")
 	switch {
-	case len(o.tag) > virtiofs.TagSize:
-		return fmt.Errorf("--tag: %d bytes, at most %d", len(o.tag), virtiofs.TagSize)
-	case o.requestQueues < 1 || o.requestQueues > virtiofs.MaxRequestQueues:
-		return fmt.Errorf("--num-request-queues: %d, want 1 to %d", o.requestQueues, virtiofs.MaxRequestQueues)
-	case o.threadPoolSize < 0:
-		return fmt.Errorf("--thread-pool-size: %d is negative", o.threadPoolSize)
-	}
-	switch strings.ToLower(o.fileHandles) {
-	case "never", "prefer", "fallback":
-	case "mandatory":
-		return errors.New("--inode-file-handles=mandatory: file handles are not implemented; nodes are found again by name and checked")
-	default:
-		return fmt.Errorf("--inode-file-handles: unknown value %q", o.fileHandles)
-	}
-	switch strings.ToLower(o.logLevel) {
-	case "error", "warn", "info", "debug", "trace", "off":
-	default:
-		return fmt.Errorf("--log-level: unknown level %q: want error, warn, info, debug, trace or off", o.logLevel)
+	case byFD && o.socketPath != "":
+		return usagef("--fd and --socket-path exclude each other")
+	case byFD && o.socketGroup != "":
+		return usagef("--socket-group is for --socket-path: the socket of --fd exists already")
+	case byFD && o.fd < 0:
+		return usagef("--fd %d: want the number of an open socket", o.fd)
+	case !byFD && o.socketPath == "":
+		return usagef("no way to reach a front-end: give --socket-path PATH or --fd N")
 	}
 	return nil
+}
+
+func (o *options) checkDevice(set *pflag.FlagSet) error {
+	if set.Changed("tag") && (o.tag == "" || len(o.tag) > virtiofs.TagSize || strings.ContainsRune(o.tag, 0)) {
+		return usagef("--tag %q has %d bytes: want 1 to %d", o.tag, len(o.tag), virtiofs.TagSize)
+	}
+	if set.Changed("num-request-queues") {
+		if o.requestQueues < 1 || o.requestQueues > virtiofs.MaxRequestQueues {
+			return usagef("--num-request-queues %d: want 1 to %d", o.requestQueues, virtiofs.MaxRequestQueues)
+		}
+		return nil
+	}
+	o.requestQueues = maxRequestQueues
+	if o.tag != "" {
+		o.requestQueues = 1
+	}
+	return nil
+}
+
+func (o *options) checkFeatures(*pflag.FlagSet) error {
+	if o.posixACL != "never" || o.label != "never" {
+		o.xattr = true
+	}
+	if o.debug {
+		o.warn("-d is deprecated: use --log-level=debug")
+		o.logLevel = "debug"
+	}
+	if o.fore {
+		o.warn("-f is deprecated and has no effect")
+	}
+	return nil
+}
+
+func (o *options) checkSecurity(*pflag.FlagSet) error {
+	o.sandboxMode = map[string]sandbox.Mode{
+		"namespace": sandbox.ModeNamespace, "chroot": sandbox.ModeChroot, "none": sandbox.ModeNone,
+	}[o.sandbox]
+	o.filter = map[string]sandbox.FilterAction{
+		"none": sandbox.FilterNone, "kill": sandbox.FilterKill, "log": sandbox.FilterLog, "trap": sandbox.FilterTrap,
+	}[o.seccomp]
+	o.capabilities = sandbox.DefaultCapabilities()
+	if o.modcaps != "" {
+		set, err := sandbox.ModifyCapabilities(o.capabilities, o.modcaps)
+		if err != nil {
+			return usagef("--modcaps: %v", err)
+		}
+		o.capabilities = set
+	}
+	if len(o.uidMaps)+len(o.gidMaps) > 0 && o.sandboxMode != sandbox.ModeNamespace {
+		return usagef("--uid-map and --gid-map are for --sandbox=namespace")
+	}
+	o.namespace.ReadOnly = o.readOnly
+	return errors.Join(
+		idMaps("--uid-map", o.uidMaps, &o.namespace.UIDs),
+		idMaps("--gid-map", o.gidMaps, &o.namespace.GIDs))
+}
+
+func idMaps(option string, values []string, to *[]sandbox.IDMap) error {
+	for _, v := range values {
+		m, err := sandbox.ParseIDMap(v)
+		if err != nil {
+			return usagef("%s: %v", option, err)
+		}
+		*to = append(*to, m)
+	}
+	return nil
+}
+
+// checkAlone checks the options that only print something.
+func (o *options) checkAlone() error {
+	if o.printCapabilities && o.socketGroup != "" {
+		return usagef("--print-capabilities and --socket-group exclude each other")
+	}
+	return nil
+}
+
+func (o *options) warn(format string, args ...any) {
+	o.warnings = append(o.warnings, fmt.Sprintf(format, args...))
 }

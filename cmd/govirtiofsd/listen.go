@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/user"
@@ -12,121 +12,169 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listener is the daemon's socket and what it leaves in the file system.
-type listener struct {
-	file  *os.File
-	path  string   // to remove; empty with --fd
-	pid   *os.File // locked while the daemon lives
-	inode uint64   // of the socket, so that a successor's is not removed
+// endpoint is where the front-end is found: a socket to accept connections from,
+// or one connection. file is the descriptor in either case.
+type endpoint struct {
+	file      *os.File
+	connected bool
+	socket    *entry   // nil when the socket is not ours to remove
+	pid       *pidFile // nil with --fd
 }
 
-// listen makes the socket of --socket-path, or takes the one of --fd.
-func listen(opts *options) (*listener, error) {
-	if opts.fd >= 0 {
-		unix.CloseOnExec(opts.fd)
-		return &listener{file: os.NewFile(uintptr(opts.fd), "front-end socket")}, nil
+// openEndpoint makes or takes over the socket that the options name.
+func openEndpoint(o *options) (*endpoint, error) {
+	if o.socketPath == "" {
+		return adoptEndpoint(o.fd)
 	}
-	l := &listener{path: opts.socketPath}
-	if err := l.writePid(); err != nil {
+	pid, err := createPIDFile(o.socketPath + ".pid")
+	if err != nil {
 		return nil, err
 	}
-	if err := l.bind(opts.socketGroup); err != nil {
-		l.close()
+	e := &endpoint{pid: pid}
+	if e.file, err = bind(o.socketPath, o.socketGroup); err != nil {
+		e.remove()
 		return nil, err
 	}
-	return l, nil
+	if e.socket, err = findEntry(o.socketPath); err != nil {
+		e.remove()
+		return nil, err
+	}
+	return e, nil
 }
 
-// writePid makes the file PATH.pid with our process number, locked for as long as we
-// live. A second daemon on the same path is refused.
-func (l *listener) writePid() error {
-	path := l.path + ".pid"
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("pid file: %w", err)
+// bind makes a listening socket that its owner may connect to, and group if there
+// is one.
+func bind(path, group string) (*os.File, error) {
+	if err := removeStale(path); err != nil {
+		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return fmt.Errorf("pid file %s is locked: another daemon serves %s", path, l.path)
-	}
-	err = f.Truncate(0)
-	if err == nil {
-		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
-	}
-	if err != nil {
-		_ = f.Close()
-		return fmt.Errorf("pid file: %w", err)
-	}
-	l.pid = f
-	return nil
-}
-
-// bind makes the socket, for the owner only or for a group too. A socket that is
-// there already is replaced; anything else is not ours to remove.
-func (l *listener) bind(group string) error {
-	if st, err := os.Lstat(l.path); err == nil {
-		if st.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("%s is there and is not a socket; remove it or choose another --socket-path", l.path)
-		}
-		if err := os.Remove(l.path); err != nil {
-			return fmt.Errorf("old socket: %w", err)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	mask := 0o077
-	if group != "" {
-		mask = 0o007
-	}
-	old := unix.Umask(mask)
-	sock, err := net.ListenUnix("unix", &net.UnixAddr{Name: l.path, Net: "unix"})
+	old := unix.Umask(0o077)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	unix.Umask(old)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", l.path, err)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	defer sock.Close()
-	sock.SetUnlinkOnClose(false)
-	if l.file, err = sock.File(); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if unix.Lstat(l.path, &st) == nil {
-		l.inode = st.Ino
-	}
-	if group == "" {
-		return nil
-	}
-	gid, err := groupID(group)
-	if err != nil {
-		return err
-	}
-	if err := os.Chown(l.path, -1, gid); err != nil {
-		return fmt.Errorf("--socket-group: %w", err)
-	}
-	return nil
-}
-
-func groupID(name string) (int, error) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, fmt.Errorf("--socket-group: %w", err)
-	}
-	return strconv.Atoi(g.Gid)
-}
-
-// close removes the socket and the pid file, if they are still ours.
-func (l *listener) close() {
-	if l.path != "" {
-		var st unix.Stat_t
-		if unix.Lstat(l.path, &st) == nil && st.Ino == l.inode {
-			_ = os.Remove(l.path)
+	defer l.Close() // File is another descriptor of the same socket
+	l.SetUnlinkOnClose(false)
+	if group != "" {
+		if err := giveToGroup(path, group); err != nil {
+			_ = os.Remove(path)
+			return nil, err
 		}
 	}
-	if l.pid != nil {
-		_ = os.Remove(l.path + ".pid")
-		_ = l.pid.Close()
+	return l.File()
+}
+
+// removeStale removes the socket of a daemon that is gone. The pid file says that
+// it is; anything but a socket is somebody's file.
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("socket: %w", err)
+	case fi.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("socket %s: there is a file that is not a socket; remove it or choose another path", path)
 	}
-	if l.file != nil {
-		_ = l.file.Close()
+	return os.Remove(path)
+}
+
+func giveToGroup(path, name string) error {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return fmt.Errorf("socket group: %w", err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return fmt.Errorf("socket group %s: %w", name, err)
+	}
+	if err := os.Lchown(path, -1, gid); err != nil {
+		return fmt.Errorf("socket group %s: %w", name, err)
+	}
+	return os.Chmod(path, 0o770)
+}
+
+// adoptEndpoint takes over an open descriptor.
+func adoptEndpoint(fd int) (*endpoint, error) {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	switch {
+	case errors.Is(err, unix.EBADF):
+		return nil, fmt.Errorf("descriptor %d is not open", fd)
+	case errors.Is(err, unix.ENOTSOCK):
+		return nil, fmt.Errorf("descriptor %d is not a socket", fd)
+	case err != nil:
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || domain != unix.AF_UNIX || kind != unix.SOCK_STREAM {
+		return nil, fmt.Errorf("descriptor %d is not a unix stream socket", fd)
+	}
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	unix.CloseOnExec(fd)
+	return &endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket"), connected: listening == 0}, nil
+}
+
+// remove removes the files that belong to the endpoint and closes it.
+func (e *endpoint) remove() {
+	if e.socket != nil {
+		e.socket.remove()
+	}
+	if e.pid != nil {
+		e.pid.remove()
+	}
+	if e.file != nil {
+		e.file.Close()
+	}
+}
+
+// acceptor yields the connections of an endpoint, one after the other.
+type acceptor struct {
+	listener *net.UnixListener
+	first    *net.UnixConn
+}
+
+// newAcceptor takes the endpoint's descriptor.
+func newAcceptor(e *endpoint) (*acceptor, error) {
+	defer e.file.Close()
+	if e.connected {
+		c, err := net.FileConn(e.file)
+		if err != nil {
+			return nil, fmt.Errorf("vhost-user socket: %w", err)
+		}
+		return &acceptor{first: c.(*net.UnixConn)}, nil
+	}
+	l, err := net.FileListener(e.file)
+	if err != nil {
+		return nil, fmt.Errorf("vhost-user socket: %w", err)
+	}
+	return &acceptor{listener: l.(*net.UnixListener)}, nil
+}
+
+// next waits for a connection or the end of ctx.
+func (a *acceptor) next(ctx context.Context) (*net.UnixConn, error) {
+	if c := a.first; c != nil {
+		a.first = nil
+		return c, nil
+	}
+	stop := context.AfterFunc(ctx, func() { a.listener.Close() })
+	defer stop()
+	c, err := a.listener.AcceptUnix()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("accept: %w", err)
+	}
+	return c, nil
+}
+
+// close stops listening; who tries to connect is refused.
+func (a *acceptor) close() {
+	if a.listener != nil {
+		a.listener.Close()
 	}
 }

@@ -4,64 +4,109 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log/syslog"
-	"os"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	lsyslog "github.com/sirupsen/logrus/hooks/syslog"
 )
 
-// lineFormat writes lines as virtiofsd does, which some runtimes read:
+// lineFormatter writes the lines that programs which start the daemon look for on
+// its standard error:
 //
 //	[2026-11-21T01:51:28Z INFO  govirtiofsd] Waiting for vhost-user socket connection...
-type lineFormat struct{}
-
-var levelNames = map[logrus.Level]string{
-	logrus.ErrorLevel: "ERROR", logrus.WarnLevel: "WARN ", logrus.InfoLevel: "INFO ",
-	logrus.DebugLevel: "DEBUG", logrus.TraceLevel: "TRACE", logrus.FatalLevel: "ERROR", logrus.PanicLevel: "ERROR",
+type lineFormatter struct {
+	plain bool // without time and program, which the system log adds itself
 }
 
-func (lineFormat) Format(e *logrus.Entry) ([]byte, error) {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "[%s %s govirtiofsd] %s", e.Time.UTC().Format(time.RFC3339), levelNames[e.Level], e.Message)
-	if q, ok := e.Data["queue"]; ok {
-		fmt.Fprintf(&b, " (queue %v)", q)
+// Format implements logrus.Formatter.
+func (f lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
+	b := &bytes.Buffer{}
+	if !f.plain {
+		fmt.Fprintf(b, "[%s %-5s govirtiofsd] ", e.Time.UTC().Format(time.RFC3339), levelName(e.Level))
 	}
-	if err, ok := e.Data[logrus.ErrorKey]; ok {
-		fmt.Fprintf(&b, ": %v", err)
+	b.WriteString(e.Message)
+	for _, k := range slices.Sorted(maps.Keys(e.Data)) {
+		if k == logrus.ErrorKey {
+			fmt.Fprintf(b, ": %v", e.Data[k])
+			continue
+		}
+		fmt.Fprintf(b, " %s=%v", k, e.Data[k])
 	}
 	b.WriteByte('\n')
 	return b.Bytes(), nil
 }
 
-// newLog logs to stderr, or to the system's log. RUST_LOG, which callers of virtiofsd
-// set, stands for --log-level on stderr.
-func newLog(opts *options) *logrus.Entry {
-	l := logrus.New()
-	l.SetOutput(os.Stderr)
-	l.SetFormatter(lineFormat{})
-	level := opts.logLevel
-	if opts.syslog {
-		hook, err := lsyslog.NewSyslogHook("", "", syslog.LOG_USER|syslog.LOG_INFO, "govirtiofsd")
-		if err == nil {
-			l.AddHook(hook)
-			l.SetOutput(io.Discard)
-		} else {
-			opts.warnings = append(opts.warnings, fmt.Sprintf("no system log (%v), logging to stderr", err))
-		}
-	} else if env := os.Getenv("RUST_LOG"); env != "" {
-		level = env
+func levelName(l logrus.Level) string {
+	if l == logrus.WarnLevel {
+		return "WARN"
 	}
-	switch strings.ToLower(level) {
-	case "off":
-		l.SetOutput(io.Discard)
-		l.SetLevel(logrus.PanicLevel)
-	default:
-		if lv, err := logrus.ParseLevel(strings.ToLower(level)); err == nil {
-			l.SetLevel(lv)
-		}
-	}
-	return logrus.NewEntry(l)
+	return strings.ToUpper(l.String())
 }
+
+// newLog makes the daemon's log. w is where it goes without --syslog.
+func newLog(o *options, w io.Writer, rustLog string) *logrus.Logger {
+	l := logrus.New()
+	l.SetOutput(w)
+	l.SetFormatter(lineFormatter{})
+	level := o.logLevel
+	if o.syslog {
+		s, err := openSyslog()
+		if err == nil {
+			s.attach(l)
+			setLevel(l, level)
+			return l
+		}
+		o.warn("messages go to standard error: %v", err)
+	}
+	if found := rustLogLevel(rustLog); found != "" {
+		level = found
+	}
+	setLevel(l, level)
+	return l
+}
+
+func setLevel(l *logrus.Logger, name string) {
+	level, err := logrus.ParseLevel(name)
+	if err != nil { // "off"
+		l.SetOutput(io.Discard)
+		level = logrus.PanicLevel
+	}
+	l.SetLevel(level)
+}
+
+// rustLogLevel finds the level for this program in RUST_LOG, which has the form
+// of env_logger: "warn", or "virtiofsd=debug,vhost=info,warn". Empty is none.
+func rustLogLevel(s string) string {
+	found, own := "", ""
+	directives, _, _ := strings.Cut(s, "/") // what follows would be a pattern
+	for d := range strings.SplitSeq(directives, ",") {
+		module, level, hasModule := strings.Cut(strings.ToLower(strings.TrimSpace(d)), "=")
+		if !hasModule {
+			module, level = "", module
+		}
+		if !slices.Contains(logLevels, level) {
+			continue
+		}
+		switch module {
+		case "":
+			found = level
+		case "virtiofsd", "govirtiofsd":
+			own = level
+		}
+	}
+	if own != "" {
+		return own
+	}
+	return found
+}
+
+// explain logs an error and says what to do about it.
+func explain(l *logrus.Logger, err error) {
+	l.Error(err)
+	for _, hint := range hints(err) {
+		l.Error(hint)
+	}
+}
+

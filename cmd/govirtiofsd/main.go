@@ -1,80 +1,89 @@
-// Command govirtiofsd shares a host directory with a virtual machine: a vhost-user
-// back-end for the virtio-fs device, and a drop-in replacement for virtiofsd.
+// Command govirtiofsd shares a directory of the host with a virtual machine: it is a
+// vhost-user back-end for virtio-fs devices, and takes the options of virtiofsd.
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
-	"syscall"
+	"runtime"
 
 	"github.com/sirupsen/logrus"
-
-	"github.com/govirtiofs/govirtiofs/sandbox"
-)
-
-// Exit statuses, which scripts and supervisors rely on.
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
 )
 
 // version is set by the linker.
 var version = "0.1.0-dev"
 
-func main() { os.Exit(run(os.Args[1:])) }
+// Exit statuses. Scripts that start virtiofsd tell them apart.
+const (
+	exitOK    = 0 // the front-end has disconnected, or a signal said to end
+	exitStart = 1 // could not start, or could not go on
+	exitUsage = 2
+)
 
-func run(args []string) int {
-	opts, err := parseArgs(args)
-	switch {
-	case errors.Is(err, errHelp):
-		fmt.Print(usage())
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(os.Stderr, "govirtiofsd: %v\nTry 'govirtiofsd --help'.\n", err)
+func init() {
+	// The main goroutine stays on the main thread: the sandboxed child process is
+	// tied to the life of the thread that starts it.
+	runtime.LockOSThread()
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program; it returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		printHelp(stderr)
 		return exitUsage
-	case opts.showVersion:
-		fmt.Printf("govirtiofsd %s\n", version)
-		return exitOK
-	case opts.printCapabilities:
-		fmt.Println(capabilities)
-		return exitOK
 	}
-	log := newLog(opts)
-	for _, w := range opts.warnings {
-		log.Warn(w)
+	o, err := parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "govirtiofsd: %v\n%s\nTry govirtiofsd --help.\n", usageMessage(err), usageLine)
+		return exitUsage
 	}
-	if err := start(opts, log); err != nil {
-		var status *sandbox.ExitError
-		if errors.As(err, &status) {
-			return status.Status // the child has said why
+	switch {
+	case o.help:
+		printHelp(stdout)
+		return exitOK
+	case o.version:
+		fmt.Fprintln(stdout, "govirtiofsd", version)
+		return exitOK
+	case o.printCapabilities:
+		if err := printCapabilities(stdout); err != nil {
+			fmt.Fprintf(stderr, "govirtiofsd: %v\n", err)
+			return exitStart
 		}
-		log.Error(err)
-		return exitFailure
+		return exitOK
+	}
+	log := newLog(o, stderr, os.Getenv("RUST_LOG"))
+	if err := start(o, log); err != nil {
+		return exitStatus(log, err)
 	}
 	return exitOK
 }
 
-// start serves until the front-end has gone or a signal ends it.
-func start(opts *options, log *logrus.Entry) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer stop()
-	if sandbox.InChild() {
-		return serveInside(ctx, opts, log)
+// usageMessage is what was wrong, without the mark.
+func usageMessage(err error) string {
+	const mark = "usage: "
+	s := err.Error()
+	if len(s) > len(mark) && s[:len(mark)] == mark {
+		s = s[len(mark):]
 	}
-	l, err := listen(opts)
-	if err != nil {
-		return err
+	return s
+}
+
+// exitStatus logs why the daemon ends and returns its exit status.
+func exitStatus(log *logrus.Logger, err error) int {
+	var child *childStatus
+	switch {
+	case errors.As(err, &child): // it has said why
+		return child.code
+	case errors.Is(err, errSignal):
+		log.Info("Ended by a signal")
+		return exitOK
 	}
-	defer l.close()
-	if err := sandbox.RaiseNofile(opts.rlimitNofile, log); err != nil {
-		return err
-	}
-	if opts.sandbox == sandbox.Namespace {
-		return sandbox.RunChild(ctx, opts.sharedDir, []*os.File{l.file})
-	}
-	return serve(ctx, opts, l.file, log)
+	explain(log, err)
+	return exitStart
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
+	"time"
+	"unsafe"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -16,81 +16,163 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// serveInside is the daemon in the child of the namespace sandbox.
-func serveInside(ctx context.Context, opts *options, log *logrus.Entry) error {
-	files, err := sandbox.Enter()
+// minNoFile is what the daemon needs beside the guest's files: the front-end may
+// send a descriptor for each of 509 memory regions.
+const minNoFile = 609
+
+// serve confines this process, then serves front-ends until it is told to end.
+func serve(o *options, e *endpoint, log *logrus.Logger, signals <-chan os.Signal) error {
+	ctx, cancel := untilSignal(signals)
+	defer cancel(nil)
+	if err := limitFiles(o, log); err != nil {
+		return err
+	}
+	view, err := enterSandbox(o)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	a, err := newAcceptor(e)
 	if err != nil {
 		return err
 	}
-	opts.sharedDir = sandbox.Root(opts.sharedDir)
-	return serve(ctx, opts, files[0], log)
+	if err := dropPrivileges(o); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	device, err := newDevice(o, view, log)
+	if err != nil {
+		return err
+	}
+	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.filter, Accept: true}); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return within(ctx, log, func() error { return serveAll(ctx, o, a, device, log) })
 }
 
-// serve shuts the process in, as far as the options say, and serves front-ends on
-// sock, a listening or a connected socket.
-func serve(ctx context.Context, opts *options, sock *os.File, log *logrus.Entry) error {
-	proc, err := sandbox.ProcFD()
+// limitFiles sets the limit of open files.
+func limitFiles(o *options, log *logrus.Logger) error {
+	want := o.noFile
+	if !o.noFileSet {
+		want = sandbox.DefaultNoFile()
+	}
+	limit, err := sandbox.NoFile()
+	if want != 0 {
+		limit, err = sandbox.SetNoFile(want)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("limit of open files: %w", err)
 	}
-	if opts.sandbox == sandbox.Chroot {
-		if err := sandbox.EnterChroot(opts.sharedDir); err != nil {
-			return err
-		}
-		opts.sharedDir = sandbox.Root(opts.sharedDir)
+	if limit < want && o.noFileSet {
+		log.Warnf("limit of open files is %d: no privilege to raise the hard limit to %d", limit, want)
 	}
-	root, err := unix.Open(opts.sharedDir, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open shared directory %s: %w", opts.sharedDir, err)
+	if need := uint64(minNoFile + min(o.requestQueues, 8)); limit < need {
+		return fmt.Errorf("limit of open files is %d: at least %d are needed (--rlimit-nofile, or raise the hard limit)", limit, need)
 	}
-	if err := sandbox.DropCapabilities(opts.modcaps); err != nil {
-		return err
-	}
-	opts.fs.RootFD, opts.fs.ProcFD = root, proc
-	fs, err := passthrough.New(opts.fs)
-	if err != nil {
-		return err
-	}
-	device, err := virtiofs.New(
-		server.New(fs, server.Options{ReadOnly: opts.fs.ReadOnly, Log: log}),
-		virtiofs.Options{Tag: opts.tag, RequestQueues: opts.requestQueues, Log: log})
-	if err != nil {
-		return err
-	}
-	if err := sandbox.Seccomp(opts.seccomp, opts.syslog); err != nil {
-		return err
-	}
-	return accept(ctx, opts, device, sock, log)
+	return nil
 }
 
-// accept serves one front-end after the other: one, unless --keep-listening.
-func accept(ctx context.Context, opts *options, device *virtiofs.Device, sock *os.File, log *logrus.Entry) error {
-	next, stop, err := connections(ctx, sock)
-	if err != nil {
+// enterSandbox limits what can be reached by name.
+func enterSandbox(o *options) (sandbox.View, error) {
+	switch o.sandboxMode {
+	case sandbox.ModeNamespace:
+		return o.namespace.Enter(o.sharedDir)
+	case sandbox.ModeChroot:
+		return sandbox.Chroot(o.sharedDir)
+	}
+	return sandbox.Open(o.sharedDir)
+}
+
+// dropPrivileges leaves the process what it needs to act for the guest's users.
+func dropPrivileges(o *options) error {
+	if err := sandbox.DropGroups(); err != nil {
 		return err
 	}
-	defer stop()
+	if err := sandbox.NoNewPrivileges(); err != nil {
+		return err
+	}
+	return sandbox.SetCapabilities(o.capabilities)
+}
+
+// newDevice joins file system, server and device.
+func newDevice(o *options, v sandbox.View, log *logrus.Logger) (*virtiofs.Device, error) {
+	cfg, err := o.shareConfig(v)
+	if err != nil {
+		return nil, err
+	}
+	fs, err := passthrough.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	entry := logrus.NewEntry(log)
+	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
+	return virtiofs.New(s, virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, Log: entry})
+}
+
+// shareConfig is the options in the file system's terms.
+func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
+	cache, err1 := passthrough.ParseCachePolicy(o.cache)
+	acl, err2 := passthrough.ParseNegotiation(o.posixACL)
+	label, err3 := passthrough.ParseNegotiation(o.label)
+	return passthrough.Config{
+		RootFD:            v.Root,
+		ProcFD:            v.Proc,
+		Cache:             cache,
+		EntryTimeout:      o.entryTimeout,
+		AttrTimeout:       o.attrTimeout,
+		NegativeTimeout:   o.negativeTimeout,
+		Xattr:             o.xattr,
+		PosixACL:          acl,
+		SecurityLabel:     label,
+		Writeback:         o.writeback,
+		AllowDirectIO:     o.directIO,
+		AllowMmap:         o.allowMmap,
+		AnnounceSubmounts: o.submounts,
+		ReadOnly:          o.readOnly,
+		KillprivV2:        o.killpriv,
+		NoReaddirplus:     !o.readdirplus,
+		PreserveNoatime:   o.noatime,
+		PosixLocks:        o.posixLocks,
+		Flocks:            o.flocks,
+	}, errors.Join(err1, err2, err3)
+}
+
+// within runs f. When ctx has ended f gets endGrace to return; a request that hangs
+// in a system call of a dead file server would keep it for ever.
+func within(ctx context.Context, log *logrus.Logger, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(endGrace):
+		log.Warn("a request does not end: leaving it")
+		return context.Cause(ctx)
+	}
+}
+
+// serveAll serves one front-end, or one after the other.
+func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
 	for {
 		log.Info("Waiting for vhost-user socket connection...")
-		conn, err := next()
-		if ctx.Err() != nil {
-			return nil
-		}
+		conn, err := a.next(ctx)
 		if err != nil {
-			return fmt.Errorf("accept: %w", err)
+			return signalOr(ctx, err)
+		}
+		if !o.keepListening {
+			a.close()
 		}
 		log.Info("Client connected, servicing requests")
-		err = device.Serve(ctx, conn)
-		if ctx.Err() != nil {
-			return nil
+		if err := d.Serve(ctx, conn); err != nil {
+			if !o.keepListening || ctx.Err() != nil {
+				return signalOr(ctx, err)
+			}
+			log.WithError(err).Error("Front-end dropped")
 		}
-		if err != nil && !opts.keepListening {
-			return err
-		}
-		if err != nil {
-			log.Error(err)
-		}
-		if !opts.keepListening {
+		if !o.keepListening {
 			log.Info("Client disconnected, shutting down")
 			return nil
 		}
@@ -98,42 +180,12 @@ func accept(ctx context.Context, opts *options, device *virtiofs.Device, sock *o
 	}
 }
 
-// connections returns a function that gives the next front-end. A socket that is
-// connected already gives itself, once.
-func connections(ctx context.Context, sock *os.File) (next func() (*net.UnixConn, error), stop func(), err error) {
-	listening, err := unix.GetsockoptInt(int(sock.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err != nil {
-		return nil, nil, fmt.Errorf("descriptor %d: %w; want a unix socket", sock.Fd(), err)
+// signalOr returns what has ended ctx, or else err.
+func signalOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	if listening == 0 {
-		c, err := net.FileConn(sock)
-		if err != nil {
-			return nil, nil, err
-		}
-		_ = sock.Close()
-		conn, ok := c.(*net.UnixConn)
-		if !ok {
-			return nil, nil, errors.New("the descriptor is not a unix socket")
-		}
-		used := false
-		return func() (*net.UnixConn, error) {
-			if used {
-				return nil, errors.New("the front-end of a connected descriptor does not come back; --keep-listening needs a listening socket")
-			}
-			used = true
-			return conn, nil
-		}, func() {}, nil
-	}
-	l, err := net.FileListener(sock)
-	if err != nil {
-		return nil, nil, err
-	}
-	_ = sock.Close()
-	ul, ok := l.(*net.UnixListener)
-	if !ok {
-		return nil, nil, errors.New("the descriptor is not a unix socket")
-	}
-	ul.SetUnlinkOnClose(false)
-	cancel := context.AfterFunc(ctx, func() { _ = ul.Close() })
-	return ul.AcceptUnix, func() { cancel(); _ = ul.Close() }, nil
+	return err
 }
+
+func ptrTo(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }

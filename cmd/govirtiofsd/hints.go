@@ -1,0 +1,25 @@
+package main
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
+)
+
+// hints says what to do about an error.
+func hints(err error) []string {
+	var out []string
+	if errors.Is(err, sandbox.ErrNotPermitted) {
+		out = append(out, "This sandbox can't be made here, for example inside a container or without user namespaces. "+
+			"If something else confines the daemon, choose --sandbox=chroot (as root) or --sandbox=none.")
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		out = append(out, "Another process has made this socket in the meantime.")
+	}
+	if errors.Is(err, unix.EINVAL) && !errors.Is(err, sandbox.ErrNotPermitted) {
+		out = append(out, "A socket's path has at most 107 bytes; a relative path may be shorter.")
+	}
+	return out
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidFile is the file PATH.pid beside a socket. Its lock tells whether a daemon
+// serves the socket; its content is for those who want to end the daemon.
+type pidFile struct {
+	entry
+	file *os.File
+}
+
+// createPIDFile makes and locks the file. It fails when another daemon holds it.
+func createPIDFile(path string) (*pidFile, error) {
+	for {
+		p, err := tryPIDFile(path)
+		if p != nil || err != nil {
+			return p, err
+		}
+	}
+}
+
+// tryPIDFile returns nil and no error when the file was removed by its last owner
+// between opening and locking.
+func tryPIDFile(path string) (*pidFile, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("pid file: %w", err)
+	}
+	if err := lockPIDFile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	e, err := findEntry(path)
+	if err == nil && !e.isFile(f) {
+		e.close()
+		err = os.ErrNotExist
+	}
+	if err != nil {
+		f.Close()
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("pid file: %w", err)
+	}
+	p := &pidFile{entry: *e, file: f}
+	if err := p.write(os.Getpid()); err != nil {
+		p.remove()
+		return nil, fmt.Errorf("pid file: %w", err)
+	}
+	return p, nil
+}
+
+func lockPIDFile(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("pid file: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("pid file: %s is not a regular file", f.Name())
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		pid, _ := io.ReadAll(io.LimitReader(f, 20))
+		return fmt.Errorf("pid file: %s is locked: process %s serves this socket already", f.Name(), strings.TrimSpace(string(pid)))
+	}
+	if err != nil {
+		return fmt.Errorf("pid file: lock %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+func (p *pidFile) write(pid int) error {
+	if err := p.file.Truncate(0); err != nil {
+		return err
+	}
+	_, err := p.file.WriteAt(fmt.Appendf(nil, "%d\n", pid), 0)
+	return err
+}
+
+// remove unlinks the file and gives up the lock.
+func (p *pidFile) remove() {
+	p.entry.remove()
+	p.file.Close()
+}

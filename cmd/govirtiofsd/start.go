@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
+)
+
+// childEnv tells a process that it is the one in the namespace sandbox: the socket
+// is descriptor childSocket.
+const (
+	childEnv    = "GOVIRTIOFSD_SANDBOXED"
+	childSocket = 3
+)
+
+// errSignal says that a signal ended the daemon.
+var errSignal = errors.New("ended by a signal")
+
+// childStatus is the exit status of the sandboxed process, when it is not 0.
+type childStatus struct{ code int }
+
+func (s *childStatus) Error() string { return fmt.Sprintf("sandboxed process exited with %d", s.code) }
+
+// endSignals ask the daemon to end.
+var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
+
+// start opens the endpoint and serves it, in this process or in a sandboxed one.
+func start(o *options, log *logrus.Logger) error {
+	if _, ok := os.LookupEnv(childEnv); ok {
+		_ = os.Unsetenv(childEnv)
+		nameProcess()
+		return startChild(o, log)
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, endSignals...)
+	for _, w := range o.warnings {
+		log.Warn(w)
+	}
+	if err := sandbox.CheckShare(o.sharedDir); err != nil {
+		return fmt.Errorf("shared directory: %w", err)
+	}
+	e, err := openEndpoint(o)
+	if err != nil {
+		return err
+	}
+	defer e.remove()
+	if e.connected && o.keepListening {
+		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
+	}
+	if o.sandboxMode == sandbox.ModeNamespace {
+		return superviseChild(o, e, log, signals)
+	}
+	return serve(o, e, log, signals)
+}
+
+// startChild is start in the sandboxed process.
+func startChild(o *options, log *logrus.Logger) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, endSignals...)
+	e, err := adoptEndpoint(childSocket)
+	if err != nil {
+		return err
+	}
+	return serve(o, e, log, signals)
+}
+
+// nameProcess gives the process its name in ps back, which is "exe" after it was
+// started through /proc.
+func nameProcess() {
+	name, err := unix.BytePtrFromString("govirtiofsd")
+	if err == nil {
+		_ = unix.Prctl(unix.PR_SET_NAME, ptrTo(name), 0, 0, 0)
+	}
+}
+
+// endGrace is how long requests that are being served may take after a signal.
+const endGrace = 5 * time.Second
+
+// superviseChild runs the sandboxed process and returns when it ends. Signals are
+// passed on.
+func superviseChild(o *options, e *endpoint, log *logrus.Logger, signals <-chan os.Signal) error {
+	cmd, err := o.namespace.Start([]string{childEnv + "=1"}, []*os.File{e.file})
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	// The child alone listens: when it is gone, front-ends are to notice.
+	e.file.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var kill <-chan time.Time
+	for {
+		select {
+		case err := <-ended:
+			return childError(cmd, err)
+		case <-signals:
+			_ = cmd.Process.Signal(unix.SIGTERM)
+			if kill == nil {
+				kill = time.After(endGrace + time.Second)
+			}
+		case <-kill:
+			log.Warn("the sandboxed process does not end: killing it")
+			_ = cmd.Process.Kill()
+		}
+	}
+}
+
+// childError is nil when the child exited with 0.
+func childError(cmd *exec.Cmd, err error) error {
+	if err == nil {
+		return nil
+	}
+	status, ok := cmd.ProcessState.Sys().(interface {
+		Signaled() bool
+	})
+	if ok && status.Signaled() {
+		return fmt.Errorf("sandboxed process: %w", err)
+	}
+	return &childStatus{max(cmd.ProcessState.ExitCode(), exitStart)}
+}
+
+// untilSignal returns a context that ends at the first signal.
+func untilSignal(signals <-chan os.Signal) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	go func() {
+		<-signals
+		cancel(errSignal)
+	}()
+	return ctx, cancel
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// choiceValue is one of a few words, in any case.
+type choiceValue struct {
+	to    *string
+	words []string
+}
+
+// choice declares an option with one of words as its value. With bare, the option
+// alone means that word, and other values need the form with "=".
+func choice(f *pflag.FlagSet, to *string, initial, name, bare string, words []string, usage string) {
+	*to = initial
+	f.Var(&choiceValue{to, words}, name, usage)
+	f.Lookup(name).NoOptDefVal = bare
+}
+
+func (v *choiceValue) String() string {
+	if v.to == nil {
+		return ""
+	}
+	return *v.to
+}
+
+func (v *choiceValue) Type() string { return "string" }
+
+func (v *choiceValue) Set(s string) error {
+	word := strings.ToLower(s)
+	if !slices.Contains(v.words, word) {
+		return fmt.Errorf("want %s", strings.Join(v.words, ", "))
+	}
+	*v.to = word
+	return nil
+}
+
+// switchValue is an option without a value that sets a variable to one of its two
+// states.
+type switchValue struct {
+	to *bool
+	on bool
+}
+
+// enable declares a pair of options that turn one thing on and off; the last one
+// given wins. The one that changes the initial state is in the help text.
+func enable(f *pflag.FlagSet, to *bool, initial bool, on, off, usage string) {
+	*to = initial
+	f.Var(&switchValue{to, true}, on, usage)
+	f.Var(&switchValue{to, false}, off, usage)
+	f.Lookup(on).NoOptDefVal, f.Lookup(off).NoOptDefVal = "true", "true"
+	f.Lookup(on).Hidden, f.Lookup(off).Hidden = initial, !initial
+}
+
+// String is empty, as an option of a pair has no state of its own to show.
+func (v *switchValue) String() string { return "" }
+func (v *switchValue) Type() string   { return "bool" }
+
+func (v *switchValue) Set(s string) error {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return fmt.Errorf("takes no value")
+	}
+	*v.to = b == v.on
+	return nil
+}
+
+// timeoutValue is a time, in seconds or with a unit.
+type timeoutValue struct{ to **time.Duration }
+
+func timeout(f *pflag.FlagSet, to **time.Duration, name, usage string) {
+	f.Var(timeoutValue{to}, name, usage)
+}
+
+func (v timeoutValue) String() string {
+	if v.to == nil || *v.to == nil {
+		return ""
+	}
+	return (*v.to).String()
+}
+
+func (v timeoutValue) Type() string { return "time" }
+
+func (v timeoutValue) Set(s string) error {
+	d, err := parseTimeout(s)
+	if err != nil {
+		return err
+	}
+	*v.to = &d
+	return nil
+}
+
+// maxTimeout is about as long as a time.Duration can be.
+const maxTimeout = 290 * 365 * 24 * time.Hour
+
+func parseTimeout(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if seconds, ferr := strconv.ParseFloat(s, 64); ferr == nil {
+		if !(seconds >= 0 && seconds <= maxTimeout.Seconds()) {
+			return 0, fmt.Errorf("want 0 or more seconds, at most %.0f", maxTimeout.Seconds())
+		}
+		return time.Duration(seconds * float64(time.Second)), nil
+	}
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("want seconds, or a number with a unit such as 500ms")
+	}
+	return d, nil
+}

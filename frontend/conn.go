@@ -1,0 +1,318 @@
+package frontend
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	vu "github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// Addresses of the shared memory for the guest and for the front-end. They are far
+// apart and not what the memory is mapped at here, so that a mix-up shows.
+const (
+	GuestBase = 0x4000_0000
+	UserBase  = 0x7f12_0000_0000
+)
+
+// Options say how a Frontend sets up the device. The zero value is one request queue
+// of 128 entries with EVENT_IDX and indirect descriptors as offered.
+type Options struct {
+	Queues    int    // request queues; 0 is 1
+	QueueSize uint16 // 0 is 128
+	Data      int    // bytes of file data a request can carry; 0 is 1 MiB
+	Slots     int    // requests at the same time, per queue; 0 is 32
+	// NoEventIdx and NoIndirect leave features out that the back-end offers.
+	NoEventIdx, NoIndirect bool
+	// MemReg uses ADD_MEM_REG instead of SET_MEM_TABLE.
+	MemReg bool
+	// Indirect puts each request in an indirect table.
+	Indirect bool
+}
+
+// Frontend is a connection to a back-end.
+type Frontend struct {
+	Features uint64
+	Protocol vu.ProtocolFeatures
+	Queues   []*Queue // the first is the high-priority queue
+
+	opts  Options
+	sock  *net.UnixConn
+	memfd int
+	mem   []byte
+}
+
+// Dial connects to the back-end's socket and starts the device.
+func Dial(path string, opts Options) (*Frontend, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	return New(c, opts)
+}
+
+// New starts the device over a connection, which it takes over.
+func New(c *net.UnixConn, opts Options) (*Frontend, error) {
+	f, err := Connect(c, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Start(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Connect negotiates features and shares memory, and starts no queue yet.
+func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
+	if opts.Queues == 0 {
+		opts.Queues = 1
+	}
+	if opts.QueueSize == 0 {
+		opts.QueueSize = 128
+	}
+	if opts.Data == 0 {
+		opts.Data = 1 << 20
+	}
+	if opts.Slots == 0 {
+		opts.Slots = 32
+	}
+	f := &Frontend{opts: opts, sock: c, memfd: -1}
+	err := f.allocate()
+	if err == nil {
+		err = f.negotiate()
+	}
+	if err == nil {
+		err = f.ShareMemory()
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// allocate makes the guest's memory and lays out the queues in it.
+func (f *Frontend) allocate() (err error) {
+	n := f.opts.Queues + 1
+	per := queueBytes(&f.opts)
+	if f.memfd, err = unix.MemfdCreate("guest", unix.MFD_CLOEXEC); err != nil {
+		return err
+	}
+	if err = unix.Ftruncate(f.memfd, int64(n*per)); err != nil {
+		return err
+	}
+	if f.mem, err = unix.Mmap(f.memfd, 0, n*per, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return err
+	}
+	for i := range n {
+		q, err := newQueue(f, i, i*per)
+		if err != nil {
+			return err
+		}
+		f.Queues = append(f.Queues, q)
+	}
+	return nil
+}
+
+// Memory is the guest's memory; its first byte is at GuestBase.
+func (f *Frontend) Memory() []byte { return f.mem }
+
+// MemoryFD is the file behind Memory; it stays the Frontend's.
+func (f *Frontend) MemoryFD() int { return f.memfd }
+
+func (f *Frontend) negotiate() error {
+	offered, err := f.GetU64(vu.ReqGetFeatures)
+	if err != nil {
+		return err
+	}
+	f.Features = offered & (vu.FeatureVersion1 | vu.FeatureProtocolFeatures | vu.FeatureEventIdx | vu.FeatureIndirectDesc)
+	if f.opts.NoEventIdx {
+		f.Features &^= vu.FeatureEventIdx
+	}
+	if f.opts.NoIndirect {
+		f.Features &^= vu.FeatureIndirectDesc
+	}
+	if f.Features&vu.FeatureProtocolFeatures != 0 {
+		p, err := f.GetU64(vu.ReqGetProtocolFeatures)
+		if err != nil {
+			return err
+		}
+		const known = vu.ProtocolMQ | vu.ProtocolReplyAck | vu.ProtocolConfigureMemSlots | vu.ProtocolConfig |
+			vu.ProtocolInflightShmFD | vu.ProtocolLogShmFD | vu.ProtocolResetDevice | vu.ProtocolStatus |
+			vu.ProtocolBackendReq | vu.ProtocolBackendSendFD
+		f.Protocol = vu.ProtocolFeatures(p) & known
+		if err := f.SetU64(vu.ReqSetProtocolFeatures, uint64(f.Protocol)); err != nil {
+			return err
+		}
+	}
+	if err := f.Send(vu.ReqSetOwner, nil); err != nil {
+		return err
+	}
+	return f.SetU64(vu.ReqSetFeatures, f.Features)
+}
+
+// Region describes the shared memory as the back-end gets it.
+func (f *Frontend) Region() vu.MemoryRegion {
+	return vu.MemoryRegion{GuestAddr: GuestBase, Size: uint64(len(f.mem)), UserAddr: UserBase}
+}
+
+// ShareMemory sends the memory.
+func (f *Frontend) ShareMemory() error {
+	r := f.Region()
+	if f.opts.MemReg {
+		s := vu.SingleRegion{Region: r}
+		return f.Acked(vu.ReqAddMemReg, vu.Bytes(&s), f.memfd)
+	}
+	h := vu.MemoryHeader{Regions: 1}
+	return f.Acked(vu.ReqSetMemTable, append(append([]byte(nil), vu.Bytes(&h)...), vu.Bytes(&r)...), f.memfd)
+}
+
+// Start starts all queues. After Stop they go on where they stopped.
+func (f *Frontend) Start() error {
+	for _, q := range f.Queues {
+		if err := q.start(); err != nil {
+			return fmt.Errorf("queue %d: %w", q.index, err)
+		}
+	}
+	return nil
+}
+
+// Stop stops all queues; requests under way are finished by then.
+func (f *Frontend) Stop() error {
+	for _, q := range f.Queues {
+		if err := q.stop(); err != nil {
+			return fmt.Errorf("queue %d: %w", q.index, err)
+		}
+	}
+	return nil
+}
+
+// Close disconnects.
+func (f *Frontend) Close() {
+	_ = f.sock.Close()
+	for _, q := range f.Queues {
+		q.close()
+	}
+	if f.mem != nil {
+		_ = unix.Munmap(f.mem)
+		f.mem = nil
+	}
+	if f.memfd >= 0 {
+		_ = unix.Close(f.memfd)
+		f.memfd = -1
+	}
+}
+
+// Send sends a message without waiting for an answer. fds stay the caller's.
+func (f *Frontend) Send(r vu.Request, body []byte, fds ...int) error {
+	return f.SendFlags(r, vu.FlagVersion, body, fds...)
+}
+
+// SendFlags is Send with any flags.
+func (f *Frontend) SendFlags(r vu.Request, flags uint32, body []byte, fds ...int) error {
+	h := vu.Header{Request: uint32(r), Flags: flags, Size: uint32(len(body))}
+	b := append(append([]byte(nil), vu.Bytes(&h)...), body...)
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err := f.sock.WriteMsgUnix(b, oob, nil)
+	return err
+}
+
+// Receive reads one answer.
+func (f *Frontend) Receive() (vu.Request, []byte, error) {
+	var h vu.Header
+	if _, err := io.ReadFull(f.sock, vu.Bytes(&h)[:vu.HeaderSize]); err != nil {
+		return 0, nil, err
+	}
+	if h.Size > 1<<16 {
+		return 0, nil, fmt.Errorf("answer of %d bytes", h.Size)
+	}
+	body := make([]byte, h.Size)
+	_, err := io.ReadFull(f.sock, body)
+	return vu.Request(h.Request), body, err
+}
+
+// Call sends a message that has an answer and returns it.
+func (f *Frontend) Call(r vu.Request, body []byte, fds ...int) ([]byte, error) {
+	if err := f.Send(r, body, fds...); err != nil {
+		return nil, err
+	}
+	got, answer, err := f.Receive()
+	if err == nil && got != r {
+		err = fmt.Errorf("answer to %s when %s was asked", got, r)
+	}
+	return answer, err
+}
+
+// ErrRefused is the answer of a back-end that does not want to.
+var ErrRefused = errors.New("refused by the back-end")
+
+// Acked sends a message and waits until the back-end has acted on it.
+func (f *Frontend) Acked(r vu.Request, body []byte, fds ...int) error {
+	if !f.Protocol.Has(vu.ProtocolReplyAck) {
+		if err := f.Send(r, body, fds...); err != nil {
+			return err
+		}
+		_, err := f.GetU64(vu.ReqGetFeatures) // messages are served in order
+		return err
+	}
+	if err := f.SendFlags(r, vu.FlagVersion|vu.FlagNeedReply, body, fds...); err != nil {
+		return err
+	}
+	_, answer, err := f.Receive()
+	if err != nil {
+		return err
+	}
+	if u, ok := vu.Decode[vu.U64](answer); !ok || u.Value != 0 {
+		return fmt.Errorf("%s: %w", r, ErrRefused)
+	}
+	return nil
+}
+
+// GetU64 asks for a number.
+func (f *Frontend) GetU64(r vu.Request) (uint64, error) {
+	answer, err := f.Call(r, nil)
+	u, _ := vu.Decode[vu.U64](answer)
+	return u.Value, err
+}
+
+// SetU64 sends a number.
+func (f *Frontend) SetU64(r vu.Request, v uint64, fds ...int) error {
+	u := vu.U64{Value: v}
+	return f.Send(r, vu.Bytes(&u), fds...)
+}
+
+func (f *Frontend) setState(r vu.Request, index int, num uint32) error {
+	s := vu.VringState{Index: uint32(index), Num: num}
+	return f.Send(r, vu.Bytes(&s))
+}
+
+// PeerPID is the process number of the back-end, for measuring it.
+func (f *Frontend) PeerPID() (int, error) {
+	raw, err := f.sock.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if cerr != nil || err != nil {
+		return 0, errors.Join(cerr, err)
+	}
+	return int(cred.Pid), nil
+}
+
+// guestAddr is the guest's address of an offset in the memory.
+func guestAddr(off int) uint64 { return GuestBase + uint64(off) }
+
+func userAddr(off int) uint64 { return UserBase + uint64(off) }
+
+func at[T any](mem []byte, off int) *T { return (*T)(unsafe.Pointer(&mem[off])) }
+

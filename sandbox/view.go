@@ -1,0 +1,116 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mode is how the daemon's view of the file system is limited.
+type Mode int
+
+// The modes, strongest first.
+const (
+	ModeNamespace Mode = iota // the share is all there is: see Namespace
+	ModeChroot                // the share is the root directory: see Chroot
+	ModeNone                  // see Open
+)
+
+// String returns the option's word for m.
+func (m Mode) String() string {
+	switch m {
+	case ModeNamespace:
+		return "namespace"
+	case ModeChroot:
+		return "chroot"
+	case ModeNone:
+		return "none"
+	}
+	return fmt.Sprintf("sandbox.Mode(%d)", int(m))
+}
+
+// View is what a sandboxed file system works with: two O_PATH descriptors. They
+// belong to whoever got the View.
+type View struct {
+	Root int // the shared directory, or the shared regular file
+	Proc int // /proc/self/fd
+}
+
+// Close closes both descriptors.
+func (v View) Close() {
+	_ = unix.Close(v.Root)
+	_ = unix.Close(v.Proc)
+}
+
+// Open opens a share without limiting what the process can reach by name.
+func Open(share string) (View, error) {
+	root, err := openShare(share)
+	if err != nil {
+		return View{}, err
+	}
+	proc, err := openProc()
+	if err != nil {
+		_ = unix.Close(root)
+		return View{}, err
+	}
+	return View{Root: root, Proc: proc}, nil
+}
+
+// CheckShare tells whether a path can be shared: a directory or a regular file.
+func CheckShare(share string) error {
+	fi, err := os.Stat(share)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() && !fi.Mode().IsRegular() {
+		return fmt.Errorf("%s is neither a directory nor a regular file", share)
+	}
+	return nil
+}
+
+// openShare opens what is shared. The name may be a symbolic link: it is the
+// operator's.
+func openShare(share string) (int, error) {
+	if err := CheckShare(share); err != nil {
+		return -1, err
+	}
+	fd, err := unix.Open(share, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", share, err)
+	}
+	return fd, nil
+}
+
+const selfFD = "/proc/self/fd"
+
+// openProc opens /proc/self/fd as a mount of its own, from which ".." does not
+// lead to the rest of /proc. Without the privilege for that it opens the plain
+// directory.
+func openProc() (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, selfFD, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		fd, err = unix.Open(selfFD, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open %s (is /proc mounted?): %w", selfFD, err)
+	}
+	return fd, nil
+}
+
+// ErrNotPermitted says that the caller may not make the sandbox that was asked
+// for. The caller should say which other sandboxes there are, not take one.
+var ErrNotPermitted = errors.New("not permitted here")
+
+// notPermitted marks err if it says that the sandbox can't be had, whoever
+// is to blame: no privilege, a container's system call filter, a limit of 0 user
+// namespaces, a kernel without namespaces.
+func notPermitted(err error) error {
+	for _, e := range [...]error{unix.EPERM, unix.EACCES, unix.ENOSYS, unix.ENOSPC, unix.EUSERS, unix.EINVAL} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", ErrNotPermitted, err)
+		}
+	}
+	return err
+}
