@@ -315,4 +315,3 @@ func guestAddr(off int) uint64 { return GuestBase + uint64(off) }
 func userAddr(off int) uint64 { return UserBase + uint64(off) }
 
 func at[T any](mem []byte, off int) *T { return (*T)(unsafe.Pointer(&mem[off])) }
-

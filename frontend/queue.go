@@ -364,4 +364,3 @@ func (q *Queue) startReaper() {
 		go q.reap()
 	}
 }
-
