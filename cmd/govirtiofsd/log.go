@@ -109,3 +109,4 @@ func explain(l *logrus.Logger, err error) {
 		l.Error(hint)
 	}
 }
+

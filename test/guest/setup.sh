@@ -180,7 +180,7 @@ setup_qemu11() {
 	[ -n "$image" ] || die "sid's cloud kernel was not found"
 	# shellcheck disable=SC2086
 	unpack_sid "$d/kernel" $image
-	k=$(find "$d/kernel" -name 'vmlinuz*' -type f | head -n 1)
+	k=$(find "$d/kernel" -name 'vmlinuz-*' -type f | head -n 1)
 	[ -n "$k" ] || die "no kernel in $image"
 	vmlinux "$k" "$d/vmlinux"
 	initramfs "$d"
