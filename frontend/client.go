@@ -167,3 +167,27 @@ func reply[T fp.Body](b []byte, err error) (v T, _ error) {
 	}
 	return *p, nil
 }
+
+// DoRaw sends any body and returns how much the device has written to a reply buffer
+// of room bytes, and the buffer.
+func (c *Client) DoRaw(q *Queue, op fp.Opcode, node uint64, b []byte, room int) (uint32, []byte) {
+	s := <-q.free
+	select {
+	case <-s.done:
+	default:
+	}
+	r := &Request{Op: op, NodeID: node, Body: b, Reply: -1}
+	bufs := c.build(s, r)
+	if room > 0 {
+		bufs = append(bufs, Buf{At: s.inAt, Len: room, Write: true})
+	}
+	q.Submit(s, bufs)
+	select {
+	case n := <-s.done:
+		out := append([]byte(nil), s.In[:room]...)
+		q.free <- s
+		return n, out
+	case <-time.After(timeout):
+		return 0, nil
+	}
+}

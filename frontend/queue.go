@@ -364,3 +364,9 @@ func (q *Queue) startReaper() {
 		go q.reap()
 	}
 }
+
+// Offset is where the queue's memory begins, with its descriptor table.
+func (q *Queue) Offset() int { return q.base }
+
+// DataAddr is the guest's address of Data.
+func (s *Slot) DataAddr() uint64 { return guestAddr(s.dataAt) }

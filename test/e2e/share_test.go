@@ -1,0 +1,123 @@
+// Package e2e tests the whole daemon, but for its command line, against a driver in
+// user space: device, server and file system in this process, over a real vhost-user
+// socket and real virtqueues.
+package e2e
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/virtiofs"
+)
+
+// share is a served directory and a client of it.
+type share struct {
+	*frontend.Client
+	dir    string
+	server *server.Server
+	device *virtiofs.Device
+	done   chan error
+}
+
+func quiet() *logrus.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
+}
+
+// defaults are a share with everything on.
+func defaults() passthrough.Config {
+	return passthrough.Config{Xattr: true, AllowDirectIO: true, AnnounceSubmounts: true, KillprivV2: true,
+		PosixLocks: true, Flocks: true}
+}
+
+// newDevice makes a device for dir.
+func newDevice(t testing.TB, dir string, cfg passthrough.Config, queues int) (*virtiofs.Device, *server.Server) {
+	t.Helper()
+	var err error
+	if cfg.RootFD, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.ProcFD, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := passthrough.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := server.New(fs, server.Options{ReadOnly: cfg.ReadOnly, Log: quiet()})
+	d, err := virtiofs.New(s, virtiofs.Options{Tag: "test", RequestQueues: queues, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, s
+}
+
+// connect serves one front-end of the device.
+func connect(t testing.TB, d *virtiofs.Device, opts frontend.Options) (*frontend.Frontend, chan error) {
+	t.Helper()
+	a, b := socketpair(t)
+	done := make(chan error, 1)
+	go func() { done <- d.Serve(context.Background(), a) }()
+	f, err := frontend.New(b, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, done
+}
+
+func socketpair(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := func(fd int) *net.UnixConn {
+		f := os.NewFile(uintptr(fd), "socketpair")
+		defer f.Close()
+		c, err := net.FileConn(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.(*net.UnixConn)
+	}
+	return conn(fds[0]), conn(fds[1])
+}
+
+// open serves a new temporary directory to a new client, which has said INIT.
+func open(t testing.TB, cfg passthrough.Config, opts frontend.Options) *share {
+	t.Helper()
+	return openDir(t, t.TempDir(), cfg, opts)
+}
+
+func openDir(t testing.TB, dir string, cfg passthrough.Config, opts frontend.Options) *share {
+	t.Helper()
+	s := &share{dir: dir}
+	s.device, s.server = newDevice(t, dir, cfg, max(opts.Queues, 1))
+	f, done := connect(t, s.device, opts)
+	s.Client, s.done = frontend.NewClient(f), done
+	if err := s.Handshake(frontend.AllFlags &^ passthroughOff); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.end)
+	return s
+}
+
+// passthroughOff are features that the tests' own client does not have.
+const passthroughOff = 0
+
+// end disconnects and waits until the device has noticed.
+func (s *share) end() {
+	s.Close()
+	<-s.done
+	s.server.Reset()
+}
