@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 	if name == "" {
 		os.Exit(m.Run())
 	}
+	// A process that the filter kills would leave a core.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	if err := helpers[name](arg); err != nil {
 		fmt.Fprintln(os.Stderr, name+":", err)
 		os.Exit(3)
@@ -61,7 +63,7 @@ func needRoot(t *testing.T) {
 func helper(t *testing.T, name, arg string, uid uint32) (string, error) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), helperEnv+"="+name+":"+arg)
+	cmd.Env = append(os.Environ(), helperEnv+"="+name+":"+arg, "GORACE=atexit_sleep_ms=0")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	if uid != 0 {
