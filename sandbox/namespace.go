@@ -41,6 +41,9 @@ func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
 	cmd.Env = append(os.Environ(), env...)
 	cmd.ExtraFiles = append(cmd.ExtraFiles, files...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: unix.SIGTERM}
+	// A descriptor that our own parent has left open is no business of the child's.
+	// Linux before 5.11 can't do this; then it stays.
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if os.Geteuid() == 0 {
 		if len(n.UIDs)+len(n.GIDs) > 0 {
 			return nil, errors.New("id maps are for callers other than root")
@@ -116,8 +119,7 @@ func (n *Namespace) Enter(share string) (View, error) {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return View{}, fmt.Errorf("make mounts private: %w", notPermitted(err))
 	}
-	// A thread that died of its credentials must not take the process with it:
-	// PDEATHSIG belongs to the thread and is lost when ids change.
+	// Taking on other ids has cleared what Start has set.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		return View{}, fmt.Errorf("set parent death signal: %w", err)
 	}
