@@ -78,9 +78,11 @@ func startWorker(s *server.Server, index int, v vhostuser.Vring, log *logrus.Ent
 		ringGone: rate.Sometimes{Interval: time.Second},
 		exited:   make(chan struct{}),
 	}
+	addProcs(1)
 	ready := make(chan error)
 	go w.run(ready)
 	if err := <-ready; err != nil {
+		addProcs(-1)
 		b.close()
 		return nil, err
 	}
@@ -93,6 +95,7 @@ func (w *worker) stop() {
 	w.bell.ring()
 	<-w.exited
 	w.bell.close()
+	addProcs(-1)
 }
 
 // run is the queue's goroutine. It ends when the queue is stopped, or when its
@@ -124,9 +127,16 @@ func (w *worker) run(ready chan<- error) {
 			go w.run(nil)
 			return
 		}
+		if w.vring.Kick < 0 {
+			timeout = pollInterval
+		}
 		w.bell.wait(timeout)
 	}
 }
+
+// pollInterval is how often a ring without a kick eventfd is looked at, in
+// milliseconds.
+const pollInterval = 1
 
 // idle stands in for run when there is no thread to serve with: it only gives
 // back what is still waiting, and ends with the queue.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/sirupsen/logrus"
@@ -18,6 +19,13 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
+
+// TestMain makes room for the driver's own goroutines, which sleep in system calls
+// like the device's workers do.
+func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 8)
+	os.Exit(m.Run())
+}
 
 // share is a served directory and a client of it.
 type share struct {
