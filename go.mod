@@ -10,3 +10,5 @@ require (
 	kernel.org/pub/linux/libs/security/libcap/cap v1.2.78
 	kernel.org/pub/linux/libs/security/libcap/psx v1.2.78
 )
+
+require github.com/hanwen/go-fuse/v2 v2.12.1

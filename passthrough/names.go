@@ -69,16 +69,53 @@ func (fs *FS) Rmdir(r *server.Request, name fp.Name) unix.Errno {
 }
 
 func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
-	_, parent, dirfd, errno := fs.enter(r)
+	ts, parent, dirfd, errno := fs.enter(r)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(parent)
-	if errno := sysUnlinkat(dirfd, name.CString(), flags); errno != 0 {
-		return errno
+	victim := fs.pinVictim(ts, parent, name)
+	errno = sysUnlinkat(dirfd, name.CString(), flags)
+	if errno == 0 {
+		fs.hint(parent, name).Store(0)
+		fs.unnamed(victim)
 	}
-	fs.hint(parent, name).Store(0)
-	return 0
+	if victim != nil {
+		fs.release(victim)
+	}
+	return errno
+}
+
+// pinVictim makes sure that a node which is about to lose its name can be used
+// afterwards, as the working directory of a process, say: without a name or an open
+// handle only a descriptor leads to it. It returns the node with a reference, or nil
+// when the client does not know it.
+func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
+	n := fs.namedSo(parent, name)
+	if n == nil || n.fd.Load() >= 0 {
+		return n
+	}
+	n.mu.Lock()
+	open := n.handles != nil
+	n.mu.Unlock()
+	if !open {
+		_, _ = fs.fdOf(ts, n) // if it can't be had, the node is lost with its name
+	}
+	return n
+}
+
+// unnamed notes that a node's name is gone; nil is none.
+func (fs *FS) unnamed(n *inode) {
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	parent := n.parent
+	n.parent, n.name = nil, nil
+	n.mu.Unlock()
+	if parent != nil {
+		fs.unhold(parent)
+	}
 }
 
 // Rename implements server.Names.
@@ -97,22 +134,27 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	if errno != 0 {
 		return errno
 	}
+	victim := fs.pinVictim(ts, to, newName)
+	if victim != nil {
+		defer fs.release(victim)
+	}
 	if errno := sysRenameat2(fromFD, oldName.CString(), toFD, newName.CString(), in.Flags); errno != 0 {
 		return errno
 	}
-	a, b := fs.namedSo(from, oldName), fs.namedSo(to, newName)
-	fs.renamed(a, to, newName)
-	if in.Flags&unix.RENAME_EXCHANGE != 0 {
-		fs.renamed(b, from, oldName)
-	} else {
+	moved := fs.namedSo(from, oldName)
+	if moved != nil {
+		defer fs.release(moved)
+	}
+	switch {
+	case moved != nil && moved == victim: // two names of one file: nothing has moved
+		return 0
+	case in.Flags&unix.RENAME_EXCHANGE != 0:
+		fs.renamed(victim, from, oldName)
+	default:
 		fs.hint(from, oldName).Store(0)
+		fs.unnamed(victim)
 	}
-	if b != nil {
-		fs.release(b)
-	}
-	if a != nil {
-		fs.release(a)
-	}
+	fs.renamed(moved, to, newName)
 	return 0
 }
 
