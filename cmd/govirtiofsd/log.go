@@ -109,4 +109,3 @@ func explain(l *logrus.Logger, err error) {
 		l.Error(hint)
 	}
 }
-

@@ -1,224 +1,313 @@
 #!/bin/sh
-# Prepare real guests for the tests and the demo: setup.sh [uml|qemu72|qemu11|peers|all]...
+# Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-#   uml     Debian sid's User-Mode Linux kernel: a real FUSE client that starts in a second
-#   qemu72  Debian 12's QEMU 7.2 and kernel 6.1
-#   qemu11  Debian sid's QEMU 11.1 and kernel 7.2, run with sid's own C library
-#   peers   the Rust and C virtiofsd, to compare with
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|peers|all]...
 #
-# Everything is kept in .cache/guests, outside of the system, except Debian 12 packages
-# that the scripts themselves need. Packages come from the mirror that this machine is
-# set up with. It needs root, and is safe to run twice at the same time.
+#   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
+#   qemu72  QEMU 7.2 and kernel 6.1 of Debian 12
+#   qemu11  QEMU 11.1 and kernel 7.2 of Debian sid (DAX, several queues)
+#   peers   other back-ends to compare with: virtiofsd in Rust and in C
+#
+# Nothing is installed on the machine. Packages are downloaded from the mirror
+# that the machine's own apt is configured with, by an apt that keeps its state
+# in the cache, and are unpacked there. A program then runs on the machine with
+# the C library of its own suite, to which patchelf points it.
+#
+# A part that is ready is left alone, so a second run takes no time. Each part is
+# made in a temporary directory and renamed, and one run at a time works on the
+# cache: an interrupted or a concurrent run does no harm.
 set -eu
 
-top=$(cd "$(dirname "$0")/../.." && pwd)
-cache=$top/.cache/guests
-mkdir -p "$cache"
-say() { echo "guest setup: $*" >&2; }
-die() { say "$*"; exit 1; }
+# Raise the number when the contents of a part change, to have it made again.
+layout=1
 
-exec 9>"$cache/lock"
-command -v flock >/dev/null && flock 9
+root=$(cd "$(dirname "$0")/../.." && pwd -P)
+cache=$root/.cache/guests
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-[ "$(uname -m)" = x86_64 ] || die "guests are set up on x86_64 only"
+say() { printf 'guest setup: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
 
-# need COMMAND PACKAGE: install a Debian 12 package if its command is missing.
-need() {
-	command -v "$1" >/dev/null 2>&1 && return
-	[ "$(id -u)" = 0 ] || die "$1 is missing; install the package $2 or run this as root"
-	say "installing $2"
-	[ -e "$cache/apt-updated" ] || { apt-get update -qq; touch "$cache/apt-updated"; }
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null
+usage() {
+	echo "usage: $0 [uml|qemu72|qemu11|peers|all]..." >&2
+	exit 2
 }
 
-# mirror: the archive URI of the machine's own configuration.
+# stamp PART prints what the stamp of a finished part holds. The path is in it
+# because patched programs hold it too: a moved repository needs new ones.
+stamp() { printf 'layout %s at %s\n' "$layout" "$cache/$1"; }
+
+ready() { [ -f "$cache/$1.ok" ] && [ "$(cat "$cache/$1.ok")" = "$(stamp "$1")" ]; }
+
+check_machine() {
+	[ "$(uname -m)" = x86_64 ] || die "the guests need an x86-64 machine"
+	for tool in apt-get dpkg-deb flock od; do
+		command -v "$tool" >/dev/null || die "$tool is missing: this needs Debian 12 or a system with its apt"
+	done
+	[ -f "$keyring" ] || die "$keyring is missing: apt-get install debian-archive-keyring"
+}
+
+# mirror prints the URI of the Debian archive that this machine's apt uses: the
+# first source that is neither an update nor a security suite.
 mirror() {
-	uri=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
-		sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb  *\(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-		grep -v security | grep '/debian/*$' | head -n 1)
-	[ -n "$uri" ] || die "no Debian mirror found in /etc/apt"
-	echo "$uri"
+	apt-get update --print-uris 2>/dev/null |
+		sed -n "s|^'\(.*\)/dists/[a-z]*/InRelease'.*|\1|p" |
+		grep -v security | head -n 1
 }
 
-# sid_apt ARGS: apt-get of a private configuration that knows sid only.
-sid_apt() {
-	d=$cache/sid-apt
-	if [ ! -e "$d/ready" ]; then
-		rm -rf "$d"
-		mkdir -p "$d/state/lists/partial" "$d/cache/archives/partial"
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) sid main" >"$d/sources.list"
-		: >"$d/status"
-		say "reading the package lists of sid"
-		sid_apt_raw "$d" update -qq >/dev/null
-		touch "$d/ready"
-	fi
-	sid_apt_raw "$d" "$@"
-}
-
-sid_apt_raw() {
-	d=$1
+# private_apt SUITE ARG... runs apt-get on SUITE only, with its state in the cache
+# and no package known as installed.
+private_apt() {
+	apt_dir=$cache/apt/$1
 	shift
-	apt-get -o Dir::State="$d/state" -o Dir::State::status="$d/status" -o Dir::Cache="$d/cache" \
-		-o Dir::Etc::sourcelist="$d/sources.list" -o Dir::Etc::sourceparts=- \
-		-o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root "$@"
+	apt-get -qq \
+		-o Dir::Etc::sourcelist="$apt_dir/sources.list" \
+		-o Dir::Etc::sourceparts="$apt_dir/empty" \
+		-o Dir::State="$apt_dir" \
+		-o Dir::State::lists="$apt_dir/lists" \
+		-o Dir::State::status="$apt_dir/status" \
+		-o Dir::Cache="$apt_dir/cache" \
+		-o Acquire::Check-Valid-Until=false \
+		-o Acquire::Languages=none \
+		-o Acquire::Retries=3 \
+		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false \
+		-o APT::Sandbox::User=root \
+		-o APT::Architecture=amd64 \
+		"$@"
 }
 
-# unpack_sid DIR PACKAGE...: unpack packages of sid below DIR.
-unpack_sid() {
-	to=$1
+updated=
+# update SUITE reads the package lists of SUITE, once per run.
+update() {
+	case " $updated " in *" $1 "*) return ;; esac
+	uri=$(mirror)
+	[ -n "$uri" ] || die "no Debian archive in this machine's apt configuration"
+	say "reading the package lists of $1"
+	mkdir -p "$cache/apt/$1/lists/partial" "$cache/apt/$1/cache/archives/partial" "$cache/apt/$1/empty"
+	: >"$cache/apt/$1/status"
+	echo "deb [arch=amd64 signed-by=$keyring] $uri $1 main" >"$cache/apt/$1/sources.list"
+	private_apt "$1" update || die "apt-get update failed for $1"
+	updated="$updated $1"
+}
+
+# closure SUITE PACKAGE... prints PACKAGEs and all that they depend on.
+closure() {
+	suite=$1
 	shift
-	mkdir -p "$to" "$cache/debs"
-	(cd "$cache/debs" && sid_apt download -qq "$@" >/dev/null)
-	for p in "$@"; do
-		dpkg-deb -x "$(ls -t "$cache/debs/${p}"_*.deb | head -n 1)" "$to"
+	private_apt "$suite" install -y --no-install-recommends --print-uris "$@" |
+		sed -n "s/^'[^']*' \([^_]*\)_.*/\1/p"
+}
+
+# unpack SUITE DIR PACKAGE... unpacks exactly these packages into DIR.
+unpack() {
+	suite=$1 dir=$2
+	shift 2
+	[ $# -gt 0 ] || die "no package found in $suite"
+	mkdir -p "$dir" "$tmp/debs"
+	say "downloading $# packages of $suite for $part"
+	(cd "$tmp/debs" && private_apt "$suite" download "$@") || die "download from $suite failed"
+	for deb in "$tmp"/debs/*.deb; do
+		dpkg-deb -x "$deb" "$dir"
+	done
+	rm -rf "$tmp/debs"
+}
+
+# unpack_all SUITE DIR PACKAGE... unpacks packages and all that they depend on.
+unpack_all() {
+	all_suite=$1 all_dir=$2
+	shift 2
+	update "$all_suite"
+	list=$(closure "$all_suite" "$@") || die "$*: not installable from $all_suite"
+	# shellcheck disable=SC2086 # a list of package names
+	unpack "$all_suite" "$all_dir" $list
+}
+
+# loader DIR prints the path below DIR of the dynamic loader that is unpacked there.
+loader() {
+	for l in lib/x86_64-linux-gnu usr/lib/x86_64-linux-gnu; do
+		if [ -f "$1/$l/ld-linux-x86-64.so.2" ]; then
+			echo "$l/ld-linux-x86-64.so.2"
+			return
+		fi
+	done
+	die "no C library in $1"
+}
+
+# tool NAME ARG... runs a program of the tools part.
+tool() {
+	name=$1
+	shift
+	t=$cache/tools
+	"$t/$(loader "$t")" --library-path "$t/lib/x86_64-linux-gnu:$t/usr/lib/x86_64-linux-gnu" "$t/usr/bin/$name" "$@"
+}
+
+# patch FILE TREE FINAL makes FILE run with the libraries of TREE, which will be
+# at FINAL when the part is done.
+patch() {
+	tool patchelf --set-interpreter "$3/$(loader "$2")" --force-rpath \
+		--set-rpath "$3/lib/x86_64-linux-gnu:$3/usr/lib/x86_64-linux-gnu" "$1" ||
+		die "cannot patch $1"
+}
+
+# number FILE OFFSET LENGTH prints an unsigned little-endian number.
+number() { od -An -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
+
+# extract_kernel BZIMAGE VMLINUX unpacks the ELF kernel, which QEMU starts
+# directly (PVH): the emulated processor need not decompress it at each boot.
+# The header fields are setup_sects, payload_offset and payload_length of the
+# Linux boot protocol. The payload ends with its unpacked size in 4 bytes, which
+# the decompressors would take for garbage.
+extract_kernel() {
+	start=$((($(number "$1" 497 1) + 1) * 512 + $(number "$1" 584 4)))
+	length=$(($(number "$1" 588 4) - 4))
+	tail -c +$((start + 1)) "$1" | head -c "$length" >"$tmp/payload"
+	case $(od -An -t x1 -N 4 "$tmp/payload" | tr -d ' ') in
+	28b52ffd) tool zstd -qdcf "$tmp/payload" >"$2" ;;
+	02214c18) tool lz4 -qdcf "$tmp/payload" >"$2" ;;
+	fd377a58) tool xz -dcf "$tmp/payload" >"$2" ;;
+	*) die "$1: unknown compression" ;;
+	esac
+	rm -f "$tmp/payload"
+	[ "$(od -An -t x1 -N 4 "$2" | tr -d ' ')" = 7f454c46 ] || die "$1 holds no ELF kernel"
+}
+
+# copy_modules FROM TO NAME... copies the modules that exist below FROM, unpacked,
+# to TO. One that is missing is built into the kernel.
+copy_modules() {
+	from=$1 to=$2
+	shift 2
+	mkdir -p "$to"
+	for module in "$@"; do
+		file=$(find "$from" -name "$module.ko*" | head -n 1)
+		case $file in
+		'') ;;
+		*.xz) tool xz -dc "$file" >"$to/$module.ko" ;;
+		*.zst) tool zstd -qdc "$file" >"$to/$module.ko" ;;
+		*) cp "$file" "$to/$module.ko" ;;
+		esac
 	done
 }
 
-# unpack_closure DIR PACKAGE...: the same with all that they depend on.
-unpack_closure() {
-	to=$1
-	shift
-	mkdir -p "$to" "$cache/debs"
-	(cd "$cache/debs" && sid_apt --print-uris -y -qq --no-install-recommends install "$@" |
-		sed -n "s/^'\([^']*\)' \([^ ]*\) .*/\2/p" | sed 's/_.*//' | sort -u >"$to.packages")
-	# shellcheck disable=SC2046
-	unpack_sid "$to" $(cat "$to.packages")
+# copy_busybox puts the static busybox into the part: the first program of a guest
+# uses it, since a machine may have no insmod and a QEMU guest has nothing else.
+copy_busybox() {
+	cp "$(find "$cache/tools" -path '*bin/busybox' | head -n 1)" "$tmp/out/busybox"
 }
 
-done_with() { [ -e "$cache/$1/.done" ]; }
-
-# begin and finish: a folder appears when it is complete.
-begin() { rm -rf "$cache/$1.new" && mkdir -p "$cache/$1.new"; }
-finish() { touch "$cache/$1.new/.done" && rm -rf "${cache:?}/$1" && mv "$cache/$1.new" "$cache/$1"; }
-
-setup_uml() {
-	need insmod kmod
-	done_with uml && return
-	need patchelf patchelf
-	need xz xz-utils
-	begin uml
-	d=$cache/uml.new
-	say "User-Mode Linux"
-	unpack_sid "$d/root" user-mode-linux libc6
-	uml=$(find "$d/root/usr/bin" -name 'linux*' -type f | head -n 1)
-	cp "$uml" "$d/linux"
-	lib=$(dirname "$(find "$d/root" -name libc.so.6 | head -n 1)")
-	cp -rL "$lib" "$d/lib"
-	patchelf --set-interpreter "$cache/uml/lib/ld-linux-x86-64.so.2" --set-rpath "$cache/uml/lib" "$d/linux"
-	find "$d/root" \( -name 'fuse.ko*' -o -name 'virtiofs.ko*' \) -exec cp {} "$d/" \;
-	for m in "$d"/*.ko.xz; do [ ! -e "$m" ] || xz -d "$m"; done
-	[ -e "$d/virtiofs.ko" ] || die "the UML package has no virtiofs.ko"
-	rm -rf "$d/root"
-	finish uml
+# make_tools: programs that this script needs and that a machine may lack.
+make_tools() {
+	unpack_all bookworm "$tmp/out" patchelf xz-utils zstd lz4 busybox-static
 }
 
-# vmlinux IMAGE FILE: the ELF kernel inside a compressed one.
-vmlinux() {
-	"$top/test/guest/extract-vmlinux.sh" "$1" >"$2"
+make_uml() {
+	unpack_all sid "$tmp/out/tree" user-mode-linux
+	cp "$tmp/out/tree/usr/bin/linux.uml" "$tmp/out/linux.uml"
+	patch "$tmp/out/linux.uml" "$tmp/out/tree" "$cache/uml/tree"
+	copy_modules "$tmp/out/tree/usr/lib/uml" "$tmp/out/modules" fuse virtiofs
+	copy_busybox
+	rm -rf "$tmp/out/tree/usr/lib/uml" "$tmp/out/tree/usr/lib/debug"
 }
 
-# initramfs DIR MODULES: busybox and the modules that the kernel has not built in.
-initramfs() {
-	d=$1
-	mkdir -p "$d/initrd/bin" "$d/initrd/modules" "$d/initrd/proc" "$d/initrd/sys" "$d/initrd/dev" "$d/initrd/mnt" "$d/initrd/tmp" "$d/initrd/run"
-	cp "$(command -v busybox)" "$d/initrd/bin/busybox"
-	ln -sf busybox "$d/initrd/bin/sh"
-	cp "$top/test/guest/init.sh" "$d/initrd/init"
-	chmod +x "$d/initrd/init"
+# make_qemu PART SUITE: QEMU and a guest kernel of SUITE.
+make_qemu() {
+	out=$tmp/out
+	unpack_all "$2" "$out/tree" qemu-system-x86
+	patch "$out/tree/usr/bin/qemu-system-x86_64" "$out/tree" "$cache/$1/tree"
+	kernel=$(closure "$2" linux-image-cloud-amd64 | grep -E '^linux-(image|binary|modules)-[0-9]') ||
+		die "no kernel package in $2"
+	# shellcheck disable=SC2086 # a list of package names
+	unpack "$2" "$tmp/kernel" $kernel
+	bzimage=$(find "$tmp/kernel" -name 'vmlinuz*' | head -n 1)
+	[ -n "$bzimage" ] || die "no kernel image in: $kernel"
+	say "unpacking the kernel of $(echo "$kernel" | grep cloud | head -n 1)"
+	extract_kernel "$bzimage" "$out/vmlinux"
+	# Several modules of one kernel depend on each other: this is their order.
+	copy_modules "$tmp/kernel" "$out/modules" virtio virtio_ring \
+		virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci fuse virtiofs
+	copy_busybox
 }
 
-# kernel_modules ROOT DEST: modules needed to mount virtiofs, in load order.
-kernel_modules() {
-	: >"$2/order"
-	for m in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci fuse virtiofs; do
-		f=$(find "$1" -name "$m.ko*" | head -n 1)
-		[ -n "$f" ] || continue
-		cp "$f" "$2/"
-		case $f in *.xz) xz -d -f "$2/$m.ko.xz" ;; *.zst) zstd -q -d --rm -f "$2/$m.ko.zst" ;; esac
-		echo "$m" >>"$2/order"
-	done
+make_peers() {
+	unpack_all sid "$tmp/out/rust" virtiofsd
+	unpack_all bookworm "$tmp/out/c" qemu-system-common
+	rust=$(find "$tmp/out/rust" -name virtiofsd -type f -perm -u+x | head -n 1)
+	c=$tmp/out/c/usr/lib/qemu/virtiofsd
+	patch "$rust" "$tmp/out/rust" "$cache/peers/rust"
+	patch "$c" "$tmp/out/c" "$cache/peers/c"
+	# Links, so that a test which starts a peer knows its process.
+	mkdir -p "$cache/bin"
+	ln -sfn "../peers/${rust#"$tmp/out/"}" "$cache/bin/virtiofsd-rust"
+	ln -sfn "../peers/c/usr/lib/qemu/virtiofsd" "$cache/bin/virtiofsd-c"
 }
 
-need_static_busybox() {
-	need cpio cpio
-	need zstd zstd
-	need xz xz-utils
-	if ! busybox 2>/dev/null | head -n 1 | grep -q BusyBox || ldd "$(command -v busybox)" >/dev/null 2>&1; then
-		need busybox-static-missing busybox-static 2>/dev/null || true
+# make_part PART makes a part if it is not there, in $tmp/out, and puts it in place.
+make_part() {
+	part=$1
+	if ready "$part"; then
+		say "$part is ready"
+		return
 	fi
-	command -v busybox >/dev/null || die "busybox is missing; install the package busybox-static"
+	mkdir -p "$tmp/out"
+	case $part in
+	tools) make_tools ;;
+	uml) make_uml ;;
+	qemu72) make_qemu qemu72 bookworm ;;
+	qemu11) make_qemu qemu11 sid ;;
+	peers) make_peers ;;
+	esac
+	rm -f "$cache/$part.ok"
+	rm -rf "${cache:?}/$part" "$tmp/kernel"
+	mv "$tmp/out" "$cache/$part"
+	check_part "$part"
+	stamp "$part" >"$tmp/ok"
+	mv "$tmp/ok" "$cache/$part.ok"
+	say "$part is made"
 }
 
-setup_qemu72() {
-	need qemu-system-x86_64 qemu-system-x86
-	done_with qemu72 && return
-	need_static_busybox
-	begin qemu72
-	d=$cache/qemu72.new
-	say "kernel 6.1 of Debian 12"
-	[ -e "$cache/apt-updated" ] || { apt-get update -qq; touch "$cache/apt-updated"; }
-	image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-6[^ ]*cloud-amd64\).*/\1/p' | head -n 1)
-	[ -n "$image" ] || die "Debian 12's cloud kernel was not found"
-	(cd "$d" && apt-get download -qq -o APT::Sandbox::User=root "$image" >/dev/null && dpkg-deb -x ./*.deb root)
-	vmlinux "$(ls "$d"/root/boot/vmlinuz-*)" "$d/vmlinux"
-	initramfs "$d"
-	kernel_modules "$d/root" "$d/initrd/modules"
-	rm -rf "$d/root" "$d"/*.deb
-	finish qemu72
+# check_part PART runs the programs of a part that was just put in place.
+check_part() {
+	case $1 in
+	uml) say "uml: kernel $("$cache/uml/linux.uml" --version | tail -n 1)" ;;
+	qemu*) say "$1: $("$cache/$1/tree/usr/bin/qemu-system-x86_64" --version | head -n 1)" ;;
+	peers)
+		say "peers: $("$cache/bin/virtiofsd-rust" --version)"
+		say "peers: $("$cache/bin/virtiofsd-c" --version 2>&1 | head -n 1)"
+		;;
+	esac
 }
 
-setup_qemu11() {
-	done_with qemu11 && return
-	need_static_busybox
-	begin qemu11
-	d=$cache/qemu11.new
-	say "QEMU 11 of sid"
-	unpack_closure "$d/root" qemu-system-x86
-	say "kernel of sid"
-	image=$(cd "$cache" && sid_apt --print-uris -y -qq --no-install-recommends install linux-image-cloud-amd64 |
-		sed -n "s/^'[^']*' \(linux-\(image\|binary\)-[0-9][^_]*cloud-amd64\)_.*/\1/p")
-	[ -n "$image" ] || die "sid's cloud kernel was not found"
-	# shellcheck disable=SC2086
-	unpack_sid "$d/kernel" $image
-	k=$(find "$d/kernel" -name 'vmlinuz-*' -type f | head -n 1)
-	[ -n "$k" ] || die "no kernel in $image"
-	vmlinux "$k" "$d/vmlinux"
-	initramfs "$d"
-	kernel_modules "$d/kernel" "$d/initrd/modules"
-	rm -rf "$d/kernel"
-	cat >"$d/qemu" <<-EOF
-		#!/bin/sh
-		r=$cache/qemu11/root
-		exec "\$r/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "\$r/usr/lib/x86_64-linux-gnu:\$r/lib/x86_64-linux-gnu" "\$r/usr/bin/qemu-system-x86_64" -L "\$r/usr/share/qemu" -L "\$r/usr/share/seabios" "\$@"
-	EOF
-	chmod +x "$d/qemu"
-	finish qemu11
-}
-
-setup_peers() {
-	done_with peers && return
-	begin peers
-	d=$cache/peers.new
-	say "virtiofsd of sid, and the C one of Debian 12"
-	unpack_closure "$d/root" virtiofsd
-	(cd "$d" && apt-get download -qq -o APT::Sandbox::User=root qemu-system-common >/dev/null && dpkg-deb -x ./qemu-system-common*.deb c && rm -f ./*.deb)
-	need qemu-system-x86_64 qemu-system-x86 # brings the libraries of the C one
-	mkdir -p "$d/bin"
-	cat >"$d/bin/virtiofsd-rust" <<-EOF
-		#!/bin/sh
-		r=$cache/peers/root
-		exec "\$r/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "\$r/usr/lib/x86_64-linux-gnu" "\$r/usr/libexec/virtiofsd" "\$@"
-	EOF
-	printf '#!/bin/sh\nexec "%s/peers/c/usr/lib/qemu/virtiofsd" "$@"\n' "$cache" >"$d/bin/virtiofsd-c"
-	chmod +x "$d"/bin/*
-	finish peers
-}
-
+parts=
 [ $# -gt 0 ] || set -- all
-for what; do
-	case $what in
-	uml | qemu72 | qemu11 | peers) "setup_$what" ;;
-	all) setup_uml && setup_qemu72 && setup_qemu11 && setup_peers ;;
-	*) die "usage: setup.sh [uml|qemu72|qemu11|peers|all]..." ;;
+for arg in "$@"; do
+	case $arg in
+	uml | qemu72 | qemu11 | peers) parts="$parts $arg" ;;
+	all) parts="uml qemu72 qemu11 peers" ;;
+	*) usage ;;
 	esac
 done
+
+missing=
+for p in $parts; do
+	ready "$p" || missing="$missing $p"
+done
+if [ -z "$missing" ]; then
+	say "ready:$parts"
+	exit 0
+fi
+
+check_machine
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+if ! flock -n 9; then
+	say "waiting for another run"
+	flock 9
+fi
+rm -rf "$cache"/tmp.*
+tmp=$(mktemp -d "$cache/tmp.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+for p in tools $missing; do
+	make_part "$p"
+done
+say "ready:$parts"

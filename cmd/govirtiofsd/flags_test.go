@@ -1,0 +1,263 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// usual is the least that is needed, which each test adds to.
+var usual = []string{"--shared-dir", "/s", "--socket-path", "/x"}
+
+func TestParse(t *testing.T) {
+	same := func(get func(*options) any, want any) func(*options) bool {
+		return func(o *options) bool { return get(o) == want }
+	}
+	for _, test := range []struct {
+		args string
+		ok   func(*options) bool
+	}{
+		{"", func(o *options) bool {
+			return o.sharedDir == "/s" && o.socketPath == "/x" && o.cache == "auto" && !o.readOnly && o.fd == -1 &&
+				o.requestQueues == 64 && o.sandboxMode == sandbox.ModeNamespace && o.filter == sandbox.FilterKill &&
+				o.submounts && o.readdirplus && !o.xattr && o.posixACL == "never" && o.label == "never" &&
+				!o.killpriv && !o.noatime && !o.posixLocks && !o.flocks && !o.noFileSet && o.logLevel == "info" &&
+				len(o.warnings) == 0 && slices.Equal(o.capabilities, sandbox.DefaultCapabilities())
+		}},
+		{"--shared-dir=.", same(func(o *options) any { return o.sharedDir }, ".")},
+		{"--shared-dir /a --shared-dir=/b", same(func(o *options) any { return o.sharedDir }, "/b")},
+		{"--cache NEVER", same(func(o *options) any { return o.cache }, "never")},
+		{"--cache=always --cache=metadata", same(func(o *options) any { return o.cache }, "metadata")},
+		{"--readonly", func(o *options) bool { return o.readOnly && o.namespace.ReadOnly }},
+		{"--tag=a", func(o *options) bool { return o.tag == "a" && o.requestQueues == 1 }},
+		{"--tag " + strings.Repeat("x", 36), func(o *options) bool { return len(o.tag) == 36 }},
+		{"--tag a --num-request-queues 4", same(func(o *options) any { return o.requestQueues }, 4)},
+		{"--num-request-queues=255", same(func(o *options) any { return o.requestQueues }, 255)},
+		{"--thread-pool-size=16", func(o *options) bool { return len(o.warnings) == 0 }},
+		{"--thread-pool-size 0", func(o *options) bool { return len(o.warnings) == 0 }},
+		{"--xattr", same(func(o *options) any { return o.xattr }, true)},
+		{"--posix-acl", func(o *options) bool { return o.posixACL == "always" && o.xattr }},
+		{"--posix-acl=auto", func(o *options) bool { return o.posixACL == "auto" && o.xattr }},
+		{"--posix-acl=never", func(o *options) bool { return o.posixACL == "never" && !o.xattr }},
+		{"--posix-acl --security-label=Auto", func(o *options) bool { return o.label == "auto" && o.posixACL == "always" }},
+		{"--security-label", func(o *options) bool { return o.label == "always" && o.xattr }},
+		{"--writeback --allow-direct-io --allow-mmap --preserve-noatime", func(o *options) bool {
+			return o.writeback && o.directIO && o.allowMmap && o.noatime
+		}},
+		{"--no-readdirplus", same(func(o *options) any { return o.readdirplus }, false)},
+		{"--announce-submounts", same(func(o *options) any { return o.submounts }, true)},
+		{"--no-announce-submounts", same(func(o *options) any { return o.submounts }, false)},
+		{"--no-announce-submounts --announce-submounts", same(func(o *options) any { return o.submounts }, true)},
+		{"--announce-submounts --no-announce-submounts", same(func(o *options) any { return o.submounts }, false)},
+		{"--killpriv-v2", same(func(o *options) any { return o.killpriv }, true)},
+		{"--killpriv-v2 --no-killpriv-v2", same(func(o *options) any { return o.killpriv }, false)},
+		{"--posix-lock --flock", func(o *options) bool { return o.posixLocks && o.flocks }},
+		{"--posix-lock --flock --no-posix-lock --no-flock", func(o *options) bool { return !o.posixLocks && !o.flocks }},
+		{"--sandbox=Chroot", same(func(o *options) any { return o.sandboxMode }, sandbox.ModeChroot)},
+		{"--sandbox none", same(func(o *options) any { return o.sandboxMode }, sandbox.ModeNone)},
+		{"--seccomp=none", same(func(o *options) any { return o.filter }, sandbox.FilterNone)},
+		{"--seccomp log", same(func(o *options) any { return o.filter }, sandbox.FilterLog)},
+		{"--seccomp trap", same(func(o *options) any { return o.filter }, sandbox.FilterTrap)},
+		{"--modcaps=-mknod:+SYS_ADMIN", func(o *options) bool {
+			return !slices.Contains(o.capabilities, cap.MKNOD) && slices.Contains(o.capabilities, cap.SYS_ADMIN)
+		}},
+		{"--uid-map :0:1000:1: --uid-map=/1/100000/9/", func(o *options) bool {
+			return slices.Equal(o.namespace.UIDs, []sandbox.IDMap{{Inside: 0, Outside: 1000, Count: 1}, {Inside: 1, Outside: 100000, Count: 9}})
+		}},
+		{"--gid-map :0:1000:1", func(o *options) bool { return len(o.namespace.GIDs) == 1 }},
+		{"--rlimit-nofile 0", func(o *options) bool { return o.noFileSet && o.noFile == 0 }},
+		{"--rlimit-nofile=1048576", func(o *options) bool { return o.noFileSet && o.noFile == 1048576 }},
+		{"--log-level ERROR", same(func(o *options) any { return o.logLevel }, "error")},
+		{"--syslog", same(func(o *options) any { return o.syslog }, true)},
+		{"--inode-file-handles=never", same(func(o *options) any { return o.fileHandles }, "never")},
+		{"--inode-file-handles=prefer --inode-file-handles=fallback", same(func(o *options) any { return o.fileHandles }, "fallback")},
+		{"--keep-listening", same(func(o *options) any { return o.keepListening }, true)},
+		{"--entry-timeout 1.5 --attr-timeout=200ms --negative-timeout=0", func(o *options) bool {
+			return *o.entryTimeout == 1500*time.Millisecond && *o.attrTimeout == 200*time.Millisecond && *o.negativeTimeout == 0
+		}},
+		{"-d", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 1 }},
+		{"-f", func(o *options) bool { return len(o.warnings) == 1 }},
+		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 1 }},
+		{"-o source=/o=1,cache=none,xattr,no_readdirplus", func(o *options) bool {
+			return o.sharedDir == "/o=1" && o.cache == "never" && o.xattr && !o.readdirplus
+		}},
+		{"-o flock -o posix_lock", func(o *options) bool { return o.flocks && o.posixLocks }},
+		{"-o no_flock,no_posix_lock,no_posix_acl,no_security_label", func(o *options) bool { return !o.flocks && !o.posixLocks }},
+		{"-o posix_acl,security_label", func(o *options) bool { return o.posixACL == "always" && o.label == "always" && o.xattr }},
+		{"-o sandbox=chroot,loglevel=err,modcaps=-mknod", func(o *options) bool {
+			return o.sandboxMode == sandbox.ModeChroot && o.logLevel == "error" && !slices.Contains(o.capabilities, cap.MKNOD)
+		}},
+		{"-o timeout=2.5", func(o *options) bool {
+			return *o.entryTimeout == 2500*time.Millisecond && *o.attrTimeout == *o.entryTimeout
+		}},
+		{"-o writeback,allow_direct_io,killpriv_v2", func(o *options) bool { return o.writeback && o.directIO && o.killpriv }},
+	} {
+		o, err := parse(slices.Concat(usual, strings.Fields(test.args)))
+		if err != nil || !test.ok(o) {
+			t.Errorf("%s: got %+v, %v", test.args, o, err)
+		}
+	}
+}
+
+// Command lines of programs that start virtiofsd.
+func TestParseIntegrators(t *testing.T) {
+	for name, args := range map[string]string{
+		"Kata Go":     "--syslog --cache=auto --shared-dir=/d --fd=3 --thread-pool-size=1 --announce-submounts --xattr",
+		"Kata Rust":   "--socket-path S --shared-dir D --cache auto --thread-pool-size=1 -o announce_submounts --xattr",
+		"libvirt":     "--fd=23 --shared-dir /d --cache always --sandbox chroot --xattr --thread-pool-size=4 --rlimit-nofile=1024 --log-level debug --readonly",
+		"libvirt uid": "--fd=23 --shared-dir /d --uid-map=:0:1000:1: --uid-map=:1:100000:65536: --gid-map=:0:1000:1:",
+		"libvirt old": "--fd=23 -o source=/d,cache=always,sandbox=namespace,xattr,flock,no_posix_lock -d",
+		"virtme-ng":   "--syslog --no-announce-submounts --posix-acl --readonly --socket-path S --shared-dir P --sandbox none --cache always",
+		"Incus":       "--fd=3 --cache=metadata --shared-dir=D --posix-acl=auto",
+		"LXD":         "--fd=3 --shared-dir D --cache auto --allow-direct-io --thread-pool-size 8 --xattr",
+		"Lima":        "--socket-path S --shared-dir D",
+		"Podman":      "--sandbox none --socket-path S --shared-dir . --seccomp=none",
+		"mkosi":       "--shared-dir D --xattr --no-announce-submounts --sandbox=chroot --inode-file-handles=prefer --log-level=error --modcaps=-mknod --security-label --fd 3",
+		"vmspawn":     "--shared-dir D --xattr --fd 3 --no-announce-submounts --log-level=error --modcaps=-mknod",
+		"Proxmox":     "--fd=7 --shared-dir=P --xattr --posix-acl --announce-submounts --allow-direct-io --cache=auto --inode-file-handles=prefer --syslog",
+		"microvm.nix": "--socket-path=S --socket-group=kvm --shared-dir=D --rlimit-nofile 1048576 --thread-pool-size 4 --posix-acl --xattr --cache=auto --inode-file-handles=never --tag=T --readonly",
+		"bcvk":        "--socket-path S --shared-dir D --cache=never --allow-mmap --sandbox=none --readonly --inode-file-handles=fallback",
+	} {
+		if o, err := parse(strings.Fields(args)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if o.sharedDir == "" || (o.socketPath == "") == (o.fd < 0) {
+			t.Errorf("%s: got %+v", name, o)
+		}
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, test := range []struct{ args, says string }{
+		{"--socket-path /x", "--shared-dir"},
+		{"--shared-dir /s", "--socket-path"},
+		{"--shared-dir", "needs an argument"},
+		{"--shared-dir /s --socket-path /x extra", "extra"},
+		{"--shared-dir /s --socket-path /x --fd 3", "exclude"},
+		{"--shared-dir /s --socket-path /x --socket /y", "the same"},
+		{"--shared-dir /s --fd 3 --socket-group kvm", "--socket-group"},
+		{"--shared-dir /s --fd -3", "--fd"},
+		{"--shared-dir /s --fd x", "--fd"},
+		{"--nosuch", "nosuch"},
+		{"+ --cache=some", "never, metadata, auto, always"},
+		{"+ --cache=none", "never, metadata, auto, always"},
+		{"+ --tag=", "1 to 36"},
+		{"+ --tag " + strings.Repeat("x", 37), "1 to 36"},
+		{"+ --num-request-queues 0", "1 to 255"},
+		{"+ --num-request-queues 256", "1 to 255"},
+		{"+ --posix-acl=yes", "never, auto, always"},
+		{"+ --sandbox=jail", "namespace, chroot, none"},
+		{"+ --seccomp=on", "none, kill, log, trap"},
+		{"+ --modcaps=mknod", "+ or -"},
+		{"+ --modcaps=-nosuch", "no such capability"},
+		{"+ --uid-map 0:0", "uid-map"},
+		{"+ --sandbox none --uid-map :0:1:1:", "--sandbox=namespace"},
+		{"+ --rlimit-nofile -1", "rlimit-nofile"},
+		{"+ --log-level loud", "error, warn"},
+		{"+ --entry-timeout -1", "0 or more seconds"},
+		{"+ --entry-timeout -1s", "a unit"},
+		{"+ --attr-timeout NaN", "0 or more seconds"},
+		{"+ --attr-timeout 1e300", "0 or more seconds"},
+		{"+ --negative-timeout x", "a unit"},
+		{"+ --inode-file-handles=mandatory", "never, prefer, fallback"},
+		{"+ --thread-pool-size -1", "thread-pool-size"},
+		{"+ --xattrmap :ok:all:::", "not supported yet"},
+		{"+ --translate-uid map:0:1:1", "not supported yet"},
+		{"+ --migration-mode=file-handles", "not supported yet"},
+		{"+ --migration-verify-handles", "not supported yet"},
+		{"+ -o nosuch", "nosuch"},
+		{"+ -o nosuch=1", "nosuch"},
+		{"+ -o cache=some", "want auto"},
+		{"+ -o sandbox=jail", "want namespace"},
+		{"+ -o xattrmap=x", "not supported yet"},
+		{"+ -o timeout=soon", "a unit"},
+		{"--print-capabilities --socket-group kvm", "exclude"},
+	} {
+		args := strings.Fields(test.args)
+		if args[0] == "+" {
+			args = slices.Concat(usual, args[1:])
+		}
+		o, err := parse(args)
+		if err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: got %+v, %v, want an error with %q", test.args, o, err, test.says)
+		}
+		if err != nil && !errors.Is(err, errUsage) {
+			t.Errorf("%s: %v is not a usage error", test.args, err)
+		}
+	}
+}
+
+// What only prints needs no share.
+func TestRunPrints(t *testing.T) {
+	for _, test := range []struct {
+		args   string
+		status int
+		stdout string
+		stderr string
+	}{
+		{"", exitUsage, "", "Usage: govirtiofsd"},
+		{"--help", exitOK, "--readonly", ""},
+		{"-h", exitOK, "--shared-dir DIR", ""},
+		{"--version", exitOK, "govirtiofsd " + version + "\n", ""},
+		{"-V", exitOK, "govirtiofsd ", ""},
+		{"--print-capabilities", exitOK, `"type": "fs"`, ""},
+		{"--print-capabilities --shared-dir /s", exitOK, `"separate-options"`, ""},
+		{"--nosuch", exitUsage, "", "--help"},
+		{"--socket-path /x", exitUsage, "", "nothing to share"},
+	} {
+		var stdout, stderr bytes.Buffer
+		status := run(strings.Fields(test.args), &stdout, &stderr)
+		if status != test.status || !strings.Contains(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) ||
+			(test.stdout == "") != (stdout.Len() == 0) || (test.stderr == "") != (stderr.Len() == 0) {
+			t.Errorf("%q: got status %d, stdout %q, stderr %q", test.args, status, stdout.String(), stderr.String())
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var b bytes.Buffer
+	printHelp(&b)
+	for line := range strings.Lines(b.String()) {
+		if len(line) > 84 {
+			t.Errorf("long line: %s", line)
+		}
+		if strings.Contains(line, "`") {
+			t.Errorf("quote left over: %s", line)
+		}
+	}
+}
+
+func TestPrintCapabilities(t *testing.T) {
+	var b bytes.Buffer
+	if err := printCapabilities(&b); err != nil {
+		t.Fatal(err)
+	}
+	var got capabilities
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Type != "fs" || !slices.Contains(got.Features, "separate-options") || !slices.IsSorted(got.Features) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestParseTimeout(t *testing.T) {
+	for in, want := range map[string]*time.Duration{
+		"0": ptr(time.Duration(0)), "1": ptr(time.Second), "0.25": ptr(time.Second / 4), "2h": ptr(2 * time.Hour),
+		"86400": ptr(24 * time.Hour), "1us": ptr(time.Microsecond), "": nil, "s": nil, "-0.5": nil, "Inf": nil,
+	} {
+		got, err := parseTimeout(in)
+		if (err == nil) != (want != nil) || want != nil && got != *want {
+			t.Errorf("%q: got %v, %v", in, got, err)
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func atPath(path string) *options { return &options{socketPath: path, fd: -1} }
+
+func TestEndpointByPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	e, err := openEndpoint(atPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{path: os.ModeSocket | 0o700, path + ".pid": 0o600} {
+		if fi, err := os.Lstat(name); err != nil || fi.Mode() != want {
+			t.Errorf("%s: got %v, %v, want %v", name, fi.Mode(), err, want)
+		}
+	}
+	if b, _ := os.ReadFile(path + ".pid"); string(b) != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("pid file has %q", b)
+	}
+	if c, err := net.Dial("unix", path); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	// A second daemon does not take the socket away.
+	if _, err := openEndpoint(atPath(path)); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d serves", os.Getpid())) {
+		t.Errorf("second daemon: got %v", err)
+	}
+	e.remove()
+	if left, _ := filepath.Glob(path + "*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// A daemon that was killed leaves its files, which the next one takes over.
+func TestEndpointStale(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if err := os.WriteFile(path+".pid", []byte("999999999\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := openEndpoint(atPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.remove()
+	if b, _ := os.ReadFile(path + ".pid"); string(b) != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("pid file has %q", b)
+	}
+}
+
+// Nothing but a socket is removed, before or after.
+func TestEndpointForeignFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := errors.Join(os.WriteFile(file, []byte("precious"), 0o600), os.Symlink(file, filepath.Join(dir, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"file", "link"} {
+		if _, err := openEndpoint(atPath(filepath.Join(dir, name))); err == nil || !strings.Contains(err.Error(), "not a socket") {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, name+".pid")); err == nil {
+			t.Errorf("%s: pid file left", name)
+		}
+	}
+	if err := os.Symlink(file, filepath.Join(dir, "s.pid")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openEndpoint(atPath(filepath.Join(dir, "s"))); err == nil {
+		t.Error("pid file through a symbolic link")
+	}
+	if b, _ := os.ReadFile(file); string(b) != "precious" {
+		t.Errorf("file has %q", b)
+	}
+
+	path := filepath.Join(dir, "mine")
+	e, err := openEndpoint(atPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	e.remove()
+	if _, err := os.Lstat(path); err != nil {
+		t.Error("somebody else's file was removed")
+	}
+}
+
+func TestEndpointGroup(t *testing.T) {
+	dir := t.TempDir()
+	o := atPath(filepath.Join(dir, "s"))
+	o.socketGroup = "no-such-group-here"
+	if _, err := openEndpoint(o); err == nil || !strings.Contains(err.Error(), o.socketGroup) {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := filepath.Glob(dir + "/*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	needRoot(t)
+	o.socketGroup = "daemon"
+	e, err := openEndpoint(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.remove()
+	var st unix.Stat_t
+	if err := unix.Lstat(o.socketPath, &st); err != nil || st.Mode&0o777 != 0o770 || st.Gid == 0 {
+		t.Errorf("mode %o, group %d, %v", st.Mode, st.Gid, err)
+	}
+}
+
+func TestEndpointLongPath(t *testing.T) {
+	o := atPath(filepath.Join(t.TempDir(), strings.Repeat("x", 120)))
+	_, err := openEndpoint(o)
+	if err == nil || len(hints(err)) == 0 {
+		t.Errorf("got %v, %q", err, hints(err))
+	}
+}
+
+func TestEndpointByFD(t *testing.T) {
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	tcpFile, err := tcp.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcpFile.Close()
+	for fd, says := range map[int]string{
+		1 << 20: "not open", int(file.Fd()): "not a socket", int(tcpFile.Fd()): "not a unix stream socket",
+	} {
+		if _, err := adoptEndpoint(fd); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("got %v, want %s", err, says)
+		}
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	e, err := adoptEndpoint(pair[0])
+	if err != nil || !e.connected {
+		t.Errorf("connected socket: got %+v, %v", e, err)
+	}
+	e.remove()
+}

@@ -1,0 +1,173 @@
+package guest
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The lines by which init.sh encloses the output of the script.
+const (
+	scriptBegin = "@@ script\n"
+	scriptEnd   = "@@ end\n"
+)
+
+// console collects what a guest writes. It is safe for concurrent use.
+type console struct {
+	mu     sync.Mutex
+	buf    strings.Builder
+	notify chan struct{} // closed at the next write, nil if nobody waits
+}
+
+// Write adds output. Serial ports give carriage returns, which are dropped.
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range p {
+		if b != '\r' {
+			c.buf.WriteByte(b)
+		}
+	}
+	if c.notify != nil {
+		close(c.notify)
+		c.notify = nil
+	}
+	return len(p), nil
+}
+
+// text returns all output up to now.
+func (c *console) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.String()
+}
+
+// changed returns a channel that is closed at the next output.
+func (c *console) changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.notify == nil {
+		c.notify = make(chan struct{})
+	}
+	return c.notify
+}
+
+// scriptOutput returns the part of a console that is of the script, of its last run
+// if the guest was rebooted.
+func scriptOutput(console string) string {
+	_, rest, found := cutLast(console, scriptBegin)
+	if !found {
+		return ""
+	}
+	output, _, _ := cutLast(rest, scriptEnd)
+	return output
+}
+
+// cutLast slices s around the last occurrence of sep. Without one all is before it.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// tail returns the last lines of a console, for an error message.
+func tail(s string) string {
+	const most = 2000
+	if len(s) > most {
+		s = "..." + s[len(s)-most:]
+	}
+	return s
+}
+
+// unpackResults unpacks a guest's /run/host into dir. Links and special files are
+// left out: what a guest sends must not lead outside of dir.
+func unpackResults(archive, dir string) error {
+	f, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	r := tar.NewReader(f)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = unpackEntry(root, h, r)
+		}
+		if err != nil {
+			return fmt.Errorf("guest: results: %w", err)
+		}
+	}
+}
+
+// unpackEntry unpacks one member of an archive.
+func unpackEntry(root *os.Root, h *tar.Header, contents io.Reader) error {
+	name := filepath.Clean(h.Name)
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return root.MkdirAll(name, 0o755)
+	case tar.TypeReg:
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, h.FileInfo().Mode().Perm())
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, contents)
+		return errors.Join(err, f.Close())
+	}
+	return nil
+}
+
+// waitListening waits up to ten seconds until a back-end listens on a socket. It
+// must not connect to find out: a back-end may serve its first connection only.
+func waitListening(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for !listening(socket) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("guest: nobody listens on %s: %w", socket, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// listening reports whether a socket listens. The kernel's table has a socket's flags
+// in the fourth column, 10000 for one that listens, and at the end the path that it
+// was bound to, which may have been a relative one.
+func listening(socket string) bool {
+	if _, err := os.Stat(socket); err != nil {
+		return false
+	}
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return true
+	}
+	base, found := "/"+filepath.Base(socket), false
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) < 8 || !strings.HasSuffix("/"+fields[7], base) {
+			continue
+		}
+		if fields[3] == "00010000" {
+			return true
+		}
+		found = true
+	}
+	return !found
+}

@@ -1,0 +1,171 @@
+// Package guest boots real guests against vhost-user-fs back-ends and runs scripts
+// in them. It is the integration level of the tests: the front-end is the virtio
+// code of User-Mode Linux or of QEMU, and the client is Linux.
+//
+// A guest needs no hardware virtualisation. What it is made of is prepared by
+// test/guest/setup.sh in .cache/guests of the repository.
+//
+// A script finds each share on /mnt/TAG, /tmp and /run empty and writable, and may
+// leave files for the host in /run/host. In a UML guest the rest of the file system
+// is the host's own, read-only, with all its programs; what is in /tmp, /run, /mnt
+// and /dev of the host is hidden. In a QEMU guest there are busybox and
+// Options.Files.
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Kind is a sort of guest.
+type Kind int
+
+const (
+	// UML is User-Mode Linux 7.2: a Linux process that is itself a vhost-user
+	// front-end. One CPU, no DAX. It needs about 1.5 seconds.
+	UML Kind = iota + 1
+	// QEMU72 is QEMU 7.2 with Linux 6.1, both of Debian 12. No DAX, and Linux
+	// uses one request queue.
+	QEMU72
+	// QEMU11 is QEMU 11.1 with Linux 7.2: several request queues, and DAX.
+	QEMU11
+)
+
+var kindNames = map[Kind]string{UML: "uml", QEMU72: "qemu72", QEMU11: "qemu11"}
+
+// String returns the name of k, which is also its part in test/guest/setup.sh.
+func (k Kind) String() string {
+	if name, ok := kindNames[k]; ok {
+		return name
+	}
+	return fmt.Sprintf("Kind(%d)", int(k))
+}
+
+// ParseKind returns the kind that has this name.
+func ParseKind(name string) (Kind, error) {
+	for kind, n := range kindNames {
+		if n == name {
+			return kind, nil
+		}
+	}
+	return 0, fmt.Errorf("guest: no kind %q: want uml, qemu72 or qemu11", name)
+}
+
+// Share is a back-end that a guest connects to.
+type Share struct {
+	// Tag names the share in the guest. A UML guest asks the back-end for its tag,
+	// so both must be equal.
+	Tag string
+	// Socket is the path of the vhost-user socket. The back-end may start to
+	// listen up to ten seconds after the guest is asked for. For UML it must not
+	// be below /tmp, see TempDir.
+	Socket string
+	// Queues is the number of request queues, 0 for one. UML takes the number
+	// from the back-end instead.
+	Queues int
+	// QueueSize is the number of descriptors in a queue, 0 for QEMU's own default
+	// of 128. UML takes the largest that the back-end has.
+	QueueSize int
+	// NoMount leaves it to the script to mount the share.
+	NoMount bool
+}
+
+// Options say how a guest is made and what it runs.
+type Options struct {
+	// Shares are the back-ends, each used by this guest only.
+	Shares []Share
+	// Script is run by the guest's /bin/sh, with nothing on its standard input.
+	Script string
+	// Files maps a host file to its absolute path in the guest. A QEMU guest has
+	// a copy in memory; programs must be static. In a UML guest, or with
+	// RootShare, the path must be below /run. No blanks in the names.
+	Files map[string]string
+	// HostDir, if not empty, is a host directory that gets what the script leaves
+	// in /run/host. UML writes there directly; QEMU sends it over a serial port
+	// when the script has ended, about 1 MB per second.
+	HostDir string
+	// RootShare, if not empty, is the tag of one of Shares: it is the root of the
+	// script's file system, writable, instead of being mounted below /mnt. It
+	// needs a shell and the directories dev, mnt, proc, run, sys and tmp.
+	RootShare string
+	// MountOptions are given to mount -o for every share.
+	MountOptions string
+	// Mem is the guest's memory in MiB, 0 for 512.
+	Mem int
+	// CPUs is the number of processors, 0 for 2 or the most Queues of a share,
+	// whichever is more. UML has one.
+	CPUs int
+	// Timeout bounds the life of the guest, 0 for two minutes.
+	Timeout time.Duration
+	// DAX connects the shares by a device that has a shared memory window.
+	// QEMU11 only. The back-end must offer the tag itself.
+	DAX bool
+	// Reboots lets the guest reboot, as by "reboot -f" in the script, which then
+	// runs again from its beginning. Without it a reboot ends a QEMU guest. UML
+	// always can, and connects anew.
+	Reboots bool
+	// Interactive connects the console to this process's standard input and
+	// output and ends the script by a shell. There is no Result.Output then.
+	Interactive bool
+	// ExtraArgs are added to the command line of QEMU, or of the UML kernel.
+	ExtraArgs []string
+}
+
+// Result is what a guest left.
+type Result struct {
+	// Status is the exit status of the script.
+	Status int
+	// Output is what the script wrote to its standard output and error. A message
+	// of the kernel may be among it.
+	Output string
+	// Console is all that came from the guest's console and from the VMM.
+	Console string
+	// Duration is the time from the start of the VMM to its end.
+	Duration time.Duration
+}
+
+var (
+	// ErrTimeout is the error of a guest that had not ended in time.
+	ErrTimeout = errors.New("guest: did not end in time")
+	// ErrMount is the error of a guest that could not mount a share.
+	ErrMount = errors.New("guest: mount failed")
+	// ErrNoStatus is the error of a guest that ended before its script did: it
+	// crashed, or was ended by Kill or by its context.
+	ErrNoStatus = errors.New("guest: ended without a status")
+)
+
+// Run boots a guest, runs the script in it and waits for its end. An error means
+// that there is no status of the script; the Result has the output in any case.
+// When ctx is done the guest is killed.
+func Run(ctx context.Context, kind Kind, o Options) (Result, error) {
+	vm, err := Start(ctx, kind, o)
+	if err != nil {
+		return Result{}, err
+	}
+	return vm.Wait()
+}
+
+// check completes o with defaults and returns an error for what kind cannot do.
+func (o *Options) check(kind Kind) error {
+	if _, ok := kindNames[kind]; !ok {
+		return fmt.Errorf("guest: no such kind: %d", int(kind))
+	}
+	if o.Mem == 0 {
+		o.Mem = 512
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 2 * time.Minute
+	}
+	if o.CPUs == 0 {
+		o.CPUs = 2
+		for _, s := range o.Shares {
+			o.CPUs = max(o.CPUs, s.Queues)
+		}
+	}
+	if o.DAX && kind != QEMU11 {
+		return fmt.Errorf("guest: %v has no DAX", kind)
+	}
+	return o.checkPaths(kind)
+}

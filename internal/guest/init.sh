@@ -1,0 +1,112 @@
+# The first program of a guest. The package writes a line with the interpreter and
+# these variables before it:
+#
+#   kind         uml or qemu
+#   bb           the path of a static busybox
+#   modules      directory of the kernel modules
+#   shares       tags to mount, separated by blanks
+#   options      mount options, or nothing
+#   root         tag of the share to take as root, or nothing
+#   script       the script to run, or nothing
+#   interactive  not empty: a shell follows on the console
+#   state        uml: host directory for the status
+#   hostdir      uml: host directory to mount on /run/host; qemu: not empty if the
+#                contents of /run/host go to the third serial port at the end
+#   links        uml: "HOSTFILE GUESTFILE" lines
+#
+# It reports one line: "status N" of the script, or "mount TAG".
+
+export HOME=/tmp LC_ALL=C.UTF-8 TERM="${TERM:-linux}"
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+report() {
+	if [ "$kind" = uml ]; then
+		echo "$1" >/run/guest/status
+	else
+		echo "$1" >/dev/ttyS1
+	fi
+}
+
+# results sends /run/host through the third serial port. The port must not change
+# line ends in the archive.
+results() {
+	[ "$kind" = qemu ] && [ -n "$hostdir" ] || return 0
+	stty -F /dev/ttyS2 raw
+	tar -c -f - -C /run/host . >/dev/ttyS2
+}
+
+# finish REPORT ends the guest.
+finish() {
+	cd /
+	results
+	$bb umount -a -r -t virtiofs 2>/dev/null
+	report "$1"
+	$bb sync
+	$bb poweroff -n -f
+	$bb sleep 60
+}
+
+start_uml() {
+	$bb mount -t devtmpfs devtmpfs /dev 2>/dev/null
+	for d in /tmp /run /mnt; do $bb mount -t tmpfs tmpfs $d; done
+	$bb mkdir -p /run/guest /run/host
+	$bb mount -t hostfs -o "$state" none /run/guest
+	[ -z "$hostdir" ] || $bb mount -t hostfs -o "$hostdir" none /run/host
+	printf '%s' "$links" | while read -r from to; do
+		$bb mkdir -p "${to%/*}"
+		if [ -n "$root" ]; then $bb cp "$from" "$to"; else $bb ln -s "$from" "$to"; fi
+	done
+}
+
+start_qemu() {
+	$bb mkdir -p /sbin /usr/bin /usr/sbin /tmp /run/host /etc /root
+	$bb --install -s /bin
+	$bb mount -t devtmpfs devtmpfs /dev
+}
+
+# take_root mounts the root share on /run/root with the kernel's file systems in it.
+take_root() {
+	$bb mkdir -p $root_dir
+	$bb mount -t virtiofs ${options:+-o "$options"} "$root" $root_dir || finish "mount $root"
+	for d in dev proc run sys; do $bb mount --rbind /$d $root_dir/$d; done
+	for d in mnt tmp; do $bb mount -t tmpfs tmpfs $root_dir/$d; done
+}
+
+mount_shares() {
+	for tag in $shares; do
+		$bb mkdir -p "$prefix/mnt/$tag"
+		$bb mount -t virtiofs ${options:+-o "$options"} "$tag" "$prefix/mnt/$tag" || finish "mount $tag"
+	done
+}
+
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sysfs /sys
+"start_$kind"
+$bb mkdir -p /dev/shm /dev/pts
+$bb mount -t tmpfs tmpfs /dev/shm
+$bb mount -t devpts devpts /dev/pts
+for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci fuse virtiofs; do
+	[ ! -f "$modules/$module.ko" ] || $bb insmod "$modules/$module.ko"
+done
+
+prefix='' enter='' root_dir=/run/root
+if [ -n "$root" ]; then
+	take_root
+	prefix=$root_dir enter="$bb chroot $root_dir"
+fi
+mount_shares
+
+status=0
+echo "@@ script"
+if [ -n "$script" ]; then
+	# shellcheck disable=SC2086 # nothing or a command with its arguments
+	$enter /bin/sh "$script" </dev/null
+	status=$?
+fi
+echo "@@ end"
+if [ -n "$interactive" ]; then
+	echo "The shares are below /mnt. 'exit' ends the guest."
+	[ -z "$shares" ] || cd "/mnt/${shares%% *}" || cd /
+	$bb setsid $bb cttyhack $bb sh
+fi
+finish "status $status"

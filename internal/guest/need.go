@@ -1,0 +1,103 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The parts that test/guest/setup.sh makes beside the kinds, and programs in them.
+const (
+	peersPart = "peers"
+
+	// RustPeer is the name of virtiofsd 1.14, see Peer.
+	RustPeer = "virtiofsd-rust"
+	// CPeer is the name of the virtiofsd that was part of QEMU 7.2, see Peer.
+	CPeer = "virtiofsd-c"
+)
+
+// setupTimeout bounds one run of setup.sh, which downloads up to 80 MB.
+const setupTimeout = 10 * time.Minute
+
+// Need makes sure that the test can run guests of this kind. If it cannot, the test
+// is skipped, or fails when the environment variable GOVIRTIOFS_REQUIRE is 1.
+//
+// What is missing is downloaded only when GOVIRTIOFS_GUESTS or GOVIRTIOFS_REQUIRE
+// is 1: a plain "go test" uses no network.
+func Need(t testing.TB, kind Kind) {
+	t.Helper()
+	need(t, kind.String())
+}
+
+// Peer makes sure, as Need does, that another back-end is there and returns the path
+// of its program: RustPeer or CPeer.
+func Peer(t testing.TB, name string) string {
+	t.Helper()
+	need(t, peersPart)
+	path, err := partFile("bin", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Setup runs test/guest/setup.sh for a part: the name of a kind, or "peers". A part
+// that is ready costs nothing.
+func Setup(ctx context.Context, part string) error {
+	root, err := Root()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "test/guest/setup.sh"), part)
+	// The script's children end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("test/guest/setup.sh %s: %w\n%s", part, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// setups holds for each part the function that sets it up once in this process.
+var setups sync.Map
+
+// need sets a part up if the environment or what is there allows it.
+func need(t testing.TB, part string) {
+	t.Helper()
+	require := os.Getenv("GOVIRTIOFS_REQUIRE") == "1"
+	err := available(part, require || os.Getenv("GOVIRTIOFS_GUESTS") == "1")
+	switch {
+	case err == nil:
+	case require:
+		t.Fatal(err)
+	default:
+		t.Skip(err)
+	}
+}
+
+// available returns nil if a part is ready, or was made ready as allowed by download.
+func available(part string, download bool) error {
+	if !download {
+		root, err := Root()
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(root, ".cache/guests", part+".ok")); err != nil {
+			return fmt.Errorf("guest %s is not set up: run test/guest/setup.sh %[1]s, or set GOVIRTIOFS_GUESTS=1", part)
+		}
+	}
+	once, _ := setups.LoadOrStore(part, sync.OnceValue(func() error {
+		return Setup(context.Background(), part)
+	}))
+	return once.(func() error)()
+}
