@@ -68,7 +68,7 @@ func New(fs FileSystem, opts Options) *Server {
 		fs:      fs,
 		opts:    opts,
 		log:     opts.Log,
-		trace:   opts.Log.Logger.IsLevelEnabled(logrus.DebugLevel),
+		trace:   opts.Log.Logger.IsLevelEnabled(logrus.TraceLevel),
 		oops:    rate.Sometimes{Interval: time.Second},
 		threads: make(map[*Thread]struct{}),
 	}

@@ -6,7 +6,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// A debug line per request and per reply:
+// A trace line per request and per reply:
 //
 //	rx 12: LOOKUP n1 15b u1000 g1000 p412   request 12, node 1, 15 bytes of arguments, ids
 //	tx 12: 128b                             its reply with 128 bytes after the header
@@ -14,14 +14,14 @@ import (
 
 func (t *Thread) traceRequest() {
 	h := &t.request.Header
-	t.server.log.Debugf("rx %d: %s n%d %db u%d g%d p%d", h.Unique, fp.Opcode(h.Opcode), h.NodeID,
+	t.server.log.Tracef("rx %d: %s n%d %db u%d g%d p%d", h.Unique, fp.Opcode(h.Opcode), h.NodeID,
 		len(t.args), h.UID, h.GID, h.PID)
 }
 
 func (t *Thread) traceReply(n int, errno unix.Errno) {
 	if errno != 0 {
-		t.server.log.Debugf("tx %d: %s", t.request.Header.Unique, unix.ErrnoName(errno))
+		t.server.log.Tracef("tx %d: %s", t.request.Header.Unique, unix.ErrnoName(errno))
 		return
 	}
-	t.server.log.Debugf("tx %d: %db", t.request.Header.Unique, n)
+	t.server.log.Tracef("tx %d: %db", t.request.Header.Unique, n)
 }

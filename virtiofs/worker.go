@@ -39,8 +39,9 @@ type worker struct {
 	unflushed int
 	bytes     uint64
 	waiting   map[*waiting]struct{}
-	broken    bool // the ring makes no sense; nothing more is read from it
-	canceled  bool // the waiting requests have been told to end
+	served    uint64 // chains given back
+	broken    bool   // the ring makes no sense; nothing more is read from it
+	canceled  bool   // the waiting requests have been told to end
 
 	badChain rate.Sometimes
 	ringGone rate.Sometimes
@@ -96,6 +97,7 @@ func (w *worker) stop() {
 	<-w.exited
 	w.bell.close()
 	addProcs(-1)
+	w.log.Debugf("queue stopped after %d requests", w.served)
 }
 
 // run is the queue's goroutine. It ends when the queue is stopped, or when its
@@ -226,6 +228,7 @@ func (w *worker) refuse(err error) {
 // push puts a chain in the used ring and publishes if the batch is large.
 func (w *worker) push(c *virtqueue.Chain, written uint32) {
 	w.queue.Push(c, written)
+	w.served++
 	w.unflushed++
 	w.bytes += uint64(written)
 	if w.unflushed >= flushRequests || w.bytes >= flushBytes {
