@@ -6,7 +6,8 @@
 // test/guest/setup.sh in .cache/guests of the repository.
 //
 // A script finds each share on /mnt/TAG, /tmp and /run empty and writable, and may
-// leave files for the host in /run/host. In a UML guest the rest of the file system
+// leave files for the host in /run/host. $BUSYBOX is a busybox with all its commands,
+// insmod and "reboot -f" among them. In a UML guest the rest of the file system
 // is the host's own, read-only, with all its programs; what is in /tmp, /run, /mnt
 // and /dev of the host is hidden. In a QEMU guest there are busybox and
 // Options.Files.
@@ -102,7 +103,7 @@ type Options struct {
 	// DAX connects the shares by a device that has a shared memory window.
 	// QEMU11 only. The back-end must offer the tag itself.
 	DAX bool
-	// Reboots lets the guest reboot, as by "reboot -f" in the script, which then
+	// Reboots lets the guest reboot, as by "$BUSYBOX reboot -f" in the script, which then
 	// runs again from its beginning. Without it a reboot ends a QEMU guest. UML
 	// always can, and connects anew.
 	Reboots bool

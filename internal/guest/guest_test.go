@@ -18,20 +18,26 @@ import (
 // kinds are all kinds, the quickest first.
 var kinds = []guest.Kind{guest.UML, guest.QEMU72, guest.QEMU11}
 
-// backend runs a back-end on a new directory with the tag fs until the end of the
-// test: the program in the environment variable GOVIRTIOFSD, or the Rust virtiofsd.
-// It returns the socket and the directory.
+// backend runs a back-end on a new directory and returns its socket and the directory.
 func backend(t *testing.T) (socket, dir string) {
+	t.Helper()
+	dir = filepath.Join(guest.TempDir(t), "share")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return backendOn(t, dir), dir
+}
+
+// backendOn runs a back-end on dir with the tag fs until the end of the test: the
+// program in the environment variable GOVIRTIOFSD, or the Rust virtiofsd. It returns
+// the socket.
+func backendOn(t *testing.T, dir string) string {
 	t.Helper()
 	program := os.Getenv("GOVIRTIOFSD")
 	if program == "" {
 		program = guest.Peer(t, guest.RustPeer)
 	}
-	top := guest.TempDir(t)
-	socket, dir = filepath.Join(top, "sock"), filepath.Join(top, "share")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	socket := filepath.Join(guest.TempDir(t), "sock")
 	var log bytes.Buffer
 	cmd := exec.Command(program, "--socket-path="+socket, "--shared-dir="+dir,
 		"--sandbox=none", "--seccomp=none", "--tag=fs")
@@ -47,7 +53,7 @@ func backend(t *testing.T) (socket, dir string) {
 			t.Logf("back-end: %s", log.String())
 		}
 	})
-	return socket, dir
+	return socket
 }
 
 // forEach runs a test for every kind that is set up.
@@ -193,5 +199,122 @@ func TestMountFails(t *testing.T) {
 	})
 	if !errors.Is(err, guest.ErrMount) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+func TestReboot(t *testing.T) {
+	for _, kind := range []guest.Kind{guest.QEMU72, guest.QEMU11} {
+		t.Run(kind.String(), func(t *testing.T) {
+			if testing.Short() {
+				t.Skip("slow")
+			}
+			guest.Need(t, kind)
+			socket, dir := backend(t)
+			result := run(t, kind, guest.Options{
+				Shares:  []guest.Share{{Tag: "fs", Socket: socket}},
+				Reboots: true,
+				Script: `
+					echo boot >>/mnt/fs/boots
+					sync
+					[ "$(wc -l </mnt/fs/boots)" = 3 ] || $BUSYBOX reboot -f
+					exit 3`,
+			})
+			if result.Status != 3 {
+				t.Errorf("status is %d", result.Status)
+			}
+			wantFile(t, filepath.Join(dir, "boots"), "boot\nboot\nboot\n")
+		})
+	}
+}
+
+// TestTwoGuests runs two guests on one directory, each of which waits for the other.
+func TestTwoGuests(t *testing.T) {
+	guest.Need(t, guest.UML)
+	socket, dir := backend(t)
+	sockets := map[string]string{"a": socket, "b": backendOn(t, dir)}
+	other := map[string]string{"a": "b", "b": "a"}
+	for name, socket := range sockets {
+		vm, err := guest.Start(t.Context(), guest.UML, guest.Options{
+			Shares: []guest.Share{{Tag: "fs", Socket: socket}},
+			Script: "touch /mnt/fs/" + name + "; until [ -e /mnt/fs/" + other[name] + " ]; do sleep 0.1; done",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if result, err := vm.Wait(); err != nil || result.Status != 0 {
+				t.Errorf("guest %s: %v, status %d", name, err, result.Status)
+			}
+		}()
+	}
+}
+
+// TestRootShare runs a script with the share as its root.
+func TestRootShare(t *testing.T) {
+	forEach(t, func(t *testing.T, kind guest.Kind) {
+		socket, dir := backend(t)
+		for _, d := range []string{"bin", "dev", "mnt", "proc", "run", "sys", "tmp"} {
+			if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		busybox := filepath.Join(cacheDir(t), kind.String(), "busybox")
+		for _, command := range []string{"sh", "cat"} {
+			copyProgram(t, busybox, filepath.Join(dir, "bin", command))
+		}
+		results := guest.TempDir(t)
+		result := run(t, kind, guest.Options{
+			Shares:    []guest.Share{{Tag: "fs", Socket: socket}},
+			RootShare: "fs",
+			HostDir:   results,
+			Files:     map[string]string{busybox: "/run/busybox"},
+			Script:    "echo yes >/here; cat /here >/run/host/result; exec /run/busybox [ -d /proc/self ]",
+		})
+		if result.Status != 0 {
+			t.Errorf("status is %d", result.Status)
+		}
+		wantFile(t, filepath.Join(dir, "here"), "yes\n")
+		wantFile(t, filepath.Join(results, "result"), "yes\n")
+	})
+}
+
+// cacheDir returns the directory of the parts that are set up.
+func cacheDir(t *testing.T) string {
+	t.Helper()
+	root, err := guest.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, ".cache/guests")
+}
+
+// copyProgram copies an executable file.
+func copyProgram(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSharedMemoryDevice uses the device that can have a shared memory window. The
+// back-end may have none, then the guest works without.
+func TestSharedMemoryDevice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
+	guest.Need(t, guest.QEMU11)
+	socket, dir := backend(t)
+	put(t, filepath.Join(dir, "in"), "from the host\n")
+	result := run(t, guest.QEMU11, guest.Options{
+		Shares: []guest.Share{{Tag: "fs", Socket: socket}},
+		DAX:    true,
+		Script: "cat /mnt/fs/in; dmesg | grep virtiofs",
+	})
+	if !strings.HasPrefix(result.Output, "from the host\n") {
+		t.Errorf("output is %q", result.Output)
 	}
 }

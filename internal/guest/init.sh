@@ -17,6 +17,7 @@
 # It reports one line: "status N" of the script, or "mount TAG".
 
 export HOME=/tmp LC_ALL=C.UTF-8 TERM="${TERM:-linux}"
+export BUSYBOX="$bb"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 report() {
@@ -97,14 +98,15 @@ fi
 mount_shares
 
 status=0
-echo "@@ script"
+[ -n "$interactive" ] || echo "@@ script"
 if [ -n "$script" ]; then
 	# shellcheck disable=SC2086 # nothing or a command with its arguments
 	$enter /bin/sh "$script" </dev/null
 	status=$?
 fi
-echo "@@ end"
-if [ -n "$interactive" ]; then
+if [ -z "$interactive" ]; then
+	echo "@@ end"
+else
 	echo "The shares are below /mnt. 'exit' ends the guest."
 	[ -z "$shares" ] || cd "/mnt/${shares%% *}" || cd /
 	$bb setsid $bb cttyhack $bb sh
