@@ -31,7 +31,11 @@ type Options struct {
 	Tag string
 	// RequestQueues is how many request queues the front-end may set up; 0 is 1.
 	RequestQueues int
-	Log           *logrus.Entry
+	// ConfigQueues is the number in the configuration space; 0 is RequestQueues. A
+	// driver uses as many, so it can be less than what a front-end with a
+	// configuration space of its own may have.
+	ConfigQueues int
+	Log          *logrus.Entry
 }
 
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a
@@ -60,7 +64,10 @@ func New(s *server.Server, opts Options) (*Device, error) {
 	}
 	d := &Device{server: s, opts: opts, workers: make([]*worker, 1+opts.RequestQueues)}
 	if opts.Tag != "" {
-		config, err := configSpace(opts.Tag, opts.RequestQueues)
+		if opts.ConfigQueues == 0 {
+			opts.ConfigQueues = opts.RequestQueues
+		}
+		config, err := configSpace(opts.Tag, opts.ConfigQueues)
 		if err != nil {
 			return nil, err
 		}

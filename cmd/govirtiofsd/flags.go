@@ -31,6 +31,7 @@ type options struct {
 	keepListening bool
 	tag           string
 	requestQueues int
+	configQueues  int // what the configuration space says; 0 is requestQueues
 	threadPool    uint
 
 	cache                          string
@@ -144,7 +145,7 @@ func (o *options) connectionFlags() *pflag.FlagSet {
 	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket.")
 	f.BoolVar(&o.keepListening, "keep-listening", false, "When a front-end disconnects, wait for the next one instead of ending.")
 	f.IntVar(&o.requestQueues, "num-request-queues", 0, fmt.Sprintf(
-		"`N` How many request queues the front-end may use, 1 to %d. Usually it decides how many that are, and %d are offered. With --tag the number is in the configuration space, and is 1.",
+		"`N` How many request queues the front-end may use, 1 to %d. It decides how many that are, and %d are offered. The configuration space that comes with --tag says N, or 1.",
 		virtiofs.MaxRequestQueues, maxRequestQueues))
 	return f
 }
@@ -172,8 +173,8 @@ func (o *options) featureFlags() *pflag.FlagSet {
 		"`never|auto|always` Make files with the guest's security label, in the same way.")
 	enable(f, &o.killpriv, false, "killpriv-v2", "no-killpriv-v2", "Clear set-user-ID bits here when a file is written, which saves the guest a request each time.")
 	f.BoolVar(&o.noatime, "preserve-noatime", false, "Pass O_NOATIME on to the host.")
-	enable(f, &o.posixLocks, false, "posix-lock", "no-posix-lock", "Make fcntl locks hold between guests and host.")
-	enable(f, &o.flocks, false, "flock", "no-flock", "Make flock locks hold between guests and host.")
+	enable(f, &o.posixLocks, true, "posix-lock", "no-posix-lock", "Keep fcntl locks within the guest. Without this they hold between guests and host.")
+	enable(f, &o.flocks, true, "flock", "no-flock", "Keep flock locks within the guest, too.")
 	return f
 }
 
@@ -269,10 +270,7 @@ func (o *options) checkDevice(set *pflag.FlagSet) error {
 		}
 		return nil
 	}
-	o.requestQueues = maxRequestQueues
-	if o.tag != "" {
-		o.requestQueues = 1
-	}
+	o.requestQueues, o.configQueues = maxRequestQueues, 1
 	return nil
 }
 

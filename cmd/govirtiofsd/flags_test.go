@@ -31,7 +31,7 @@ func TestParse(t *testing.T) {
 			return o.sharedDir == "/s" && o.socketPath == "/x" && o.cache == "auto" && !o.readOnly && o.fd == -1 &&
 				o.requestQueues == 64 && o.sandboxMode == sandbox.ModeNamespace && o.filter == sandbox.FilterKill &&
 				o.submounts && o.readdirplus && !o.xattr && o.posixACL == "never" && o.label == "never" &&
-				!o.killpriv && !o.noatime && !o.posixLocks && !o.flocks && !o.noFileSet && o.logLevel == "info" &&
+				!o.killpriv && !o.noatime && o.posixLocks && o.flocks && !o.noFileSet && o.logLevel == "info" &&
 				len(o.warnings) == 0 && slices.Equal(o.capabilities, sandbox.DefaultCapabilities())
 		}},
 		{"--shared-dir=.", same(func(o *options) any { return o.sharedDir }, ".")},
@@ -39,7 +39,7 @@ func TestParse(t *testing.T) {
 		{"--cache NEVER", same(func(o *options) any { return o.cache }, "never")},
 		{"--cache=always --cache=metadata", same(func(o *options) any { return o.cache }, "metadata")},
 		{"--readonly", func(o *options) bool { return o.readOnly && o.namespace.ReadOnly }},
-		{"--tag=a", func(o *options) bool { return o.tag == "a" && o.requestQueues == 1 }},
+		{"--tag=a", func(o *options) bool { return o.tag == "a" && o.requestQueues == 64 && o.configQueues == 1 }},
 		{"--tag " + strings.Repeat("x", 36), func(o *options) bool { return len(o.tag) == 36 }},
 		{"--tag a --num-request-queues 4", same(func(o *options) any { return o.requestQueues }, 4)},
 		{"--num-request-queues=255", same(func(o *options) any { return o.requestQueues }, 255)},

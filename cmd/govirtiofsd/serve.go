@@ -104,7 +104,7 @@ func newDevice(o *options, v sandbox.View, log *logrus.Logger) (*virtiofs.Device
 	}
 	entry := logrus.NewEntry(log)
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
-	return virtiofs.New(s, virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, Log: entry})
+	return virtiofs.New(s, virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, Log: entry})
 }
 
 // shareConfig is the options in the file system's terms.
