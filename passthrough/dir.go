@@ -3,6 +3,7 @@ package passthrough
 import (
 	"bytes"
 	"encoding/binary"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,7 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 	if !n.isDir() {
 		return unix.ENOTDIR
 	}
-	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -45,6 +46,19 @@ func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	return fs.closeHandle(h)
 }
 
+// Fsyncdir implements server.Directories.
+func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
+	h, errno := fs.dirHandle(r, in.Fh)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.releaseHandle(h)
+	if !r.MayWait {
+		return server.WouldBlock
+	}
+	return sysFsync(h.fd, in.FsyncFlags&fp.FsyncFdatasync != 0)
+}
+
 // Readdir implements server.Directories.
 func (fs *FS) Readdir(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
 	return fs.list(r, in, out, false)
@@ -53,6 +67,125 @@ func (fs *FS) Readdir(r *server.Request, in *fp.ReadIn, out *server.DirWriter) u
 // Readdirplus implements server.Directories.
 func (fs *FS) Readdirplus(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
 	return fs.list(r, in, out, true)
+}
+
+// dirBuffer is memory for getdents64: about 1000 entries with names of usual length.
+type dirBuffer [32 << 10]byte
+
+// dirBuffers are those that no listing uses at the moment.
+var dirBuffers = sync.Pool{New: func() any { return new(dirBuffer) }}
+
+// maxDirBuffers is how many listings may keep entries between two requests: 32 MiB of
+// them. A client with more directories half read costs the others a second read of
+// what did not fit.
+const maxDirBuffers = 1024
+
+// dirStream is where a directory handle is in its directory.
+type dirStream struct {
+	mu  sync.Mutex // one listing at a time; guards the rest
+	buf *dirBuffer // entries that were read and not delivered yet, from pos to end
+	pos int
+	end int
+	// next is the cookie after the last entry delivered. The descriptor, or what the
+	// buffer has of it, goes on from there unless lost is set.
+	next uint64
+	lost bool
+	used bool // something was read since the descriptor was last positioned
+}
+
+// list delivers entries from in.Offset on. What the host returned and the reply has
+// no room for waits in the handle's buffer for the next request, which normally
+// begins right there.
+func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus bool) unix.Errno {
+	h, errno := fs.dirHandle(r, in.Fh)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.releaseHandle(h)
+	d := h.dir
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if errno := d.seek(h.fd, in.Offset); errno != 0 {
+		return errno
+	}
+	defer fs.restBuffer(d)
+	errno = fs.deliverAll(threadOf(r), h, out, plus)
+	if out.Len() > 0 {
+		return 0 // the names are out, with their lookup counts; an error comes again
+	}
+	return errno
+}
+
+// deliverAll moves entries to out until that is full or the directory ends.
+func (fs *FS) deliverAll(ts *threadState, h *handle, out *server.DirWriter, plus bool) unix.Errno {
+	d := h.dir
+	for {
+		if d.pos == d.end {
+			// After a buffer that was not filled comes, as a rule, the end: the
+			// client will ask for it, and again if there is more.
+			if out.Len() > 0 && d.end < len(d.buf)/2 {
+				return 0
+			}
+			if errno := fs.fill(d, h.fd); errno != 0 || d.end == 0 {
+				return errno
+			}
+		}
+		e, size := parseDirent(d.buf[d.pos:d.end])
+		if !fs.deliver(ts, h, &e, out, plus) {
+			return unix.EINVAL // which is sent only if not even one entry fits
+		}
+		d.pos += size
+		d.next = e.off
+	}
+}
+
+// seek goes to the position off. A listing from the start is read anew (rewinddir).
+// Cookies are the host's; some file systems use all 64 bits, and the kernel takes
+// them as they are.
+func (d *dirStream) seek(fd int, off uint64) unix.Errno {
+	if off == d.next && !d.lost && (off != 0 || !d.used) {
+		return 0
+	}
+	d.pos, d.end, d.lost = 0, 0, true
+	if _, errno := sysLseek(fd, int64(off), unix.SEEK_SET); errno != 0 {
+		return errno
+	}
+	d.next, d.lost, d.used = off, false, false
+	return 0
+}
+
+// fill reads the next entries from the host; at the end of the directory there are
+// none.
+func (fs *FS) fill(d *dirStream, fd int) unix.Errno {
+	if d.buf == nil {
+		d.buf = dirBuffers.Get().(*dirBuffer)
+		fs.io.dirBuffers.Add(1)
+	}
+	d.used = true
+	n, errno := sysGetdents64(fd, d.buf[:])
+	d.pos, d.end = 0, n
+	return errno
+}
+
+// restBuffer gives the buffer back if nothing waits in it, or if too many are kept.
+func (fs *FS) restBuffer(d *dirStream) {
+	switch {
+	case d.pos == d.end:
+	case fs.io.dirBuffers.Load() <= maxDirBuffers:
+		return
+	default:
+		d.lost = true
+	}
+	fs.dropBuffer(d)
+}
+
+func (fs *FS) dropBuffer(d *dirStream) {
+	d.pos, d.end = 0, 0
+	if d.buf != nil {
+		dirBuffers.Put(d.buf)
+		d.buf = nil
+		fs.io.dirBuffers.Add(-1)
+	}
 }
 
 // dirent is an entry as getdents64 returns it; name has its NUL.
@@ -65,96 +198,50 @@ type dirent struct {
 const direntHeader = 19 // d_ino, d_off, d_reclen, d_type
 
 // parseDirent reads the entry at the front of b. The kernel wrote it.
-func parseDirent(b []byte) (d dirent, length int) {
-	length = int(binary.NativeEndian.Uint16(b[16:]))
-	name := b[direntHeader:length]
+func parseDirent(b []byte) (d dirent, size int) {
+	size = int(binary.NativeEndian.Uint16(b[16:]))
+	name := b[direntHeader:size]
 	return dirent{
 		ino:  binary.NativeEndian.Uint64(b),
 		off:  binary.NativeEndian.Uint64(b[8:]),
 		typ:  b[18],
 		name: fp.Name(name[:bytes.IndexByte(name, 0)+1]),
-	}, length
-}
-
-// list delivers entries from in.Offset on. What the host returned and the reply has
-// no room for waits in the handle's buffer for the next request, which normally
-// begins right there.
-func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus bool) unix.Errno {
-	h, errno := fs.dirHandle(r, in.Fh)
-	if errno != 0 {
-		return errno
-	}
-	defer fs.releaseHandle(h)
-	ts, d := threadOf(r), h.dir
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if errno := d.seek(h.fd, in.Offset); errno != 0 {
-		return errno
-	}
-	for {
-		if d.pos == d.end {
-			// What is there is delivered before more is read, unless it is little:
-			// the client will ask again in any case.
-			if out.Len() > 0 && d.end < len(d.buf)/2 {
-				return 0
-			}
-			if errno := d.fill(h.fd); errno != 0 || d.end == 0 {
-				return errno
-			}
-		}
-		e, length := parseDirent(d.buf[d.pos:d.end])
-		if !fs.deliver(ts, h, &e, out, plus) {
-			if out.Len() == 0 {
-				return unix.EINVAL // not even one entry fits
-			}
-			return 0
-		}
-		d.pos += length
-		d.next = e.off
-	}
-}
-
-// seek goes to the position off. A listing from the start is read anew.
-func (d *dirStream) seek(fd int, off uint64) unix.Errno {
-	if off == d.next && (off != 0 || !d.started) {
-		return 0
-	}
-	if _, errno := sysLseek(fd, int64(off), unix.SEEK_SET); errno != 0 {
-		return errno
-	}
-	d.pos, d.end, d.next = 0, 0, off
-	return 0
-}
-
-// fill reads the next entries from the host; at the end of the directory there are
-// none.
-func (d *dirStream) fill(fd int) unix.Errno {
-	if d.buf == nil {
-		d.buf = dirBuffers.Get().(*dirBuffer)
-	}
-	d.started = true
-	n, errno := sysGetdents64(fd, d.buf[:])
-	d.pos, d.end = 0, n
-	return errno
+	}, size
 }
 
 // deliver appends one entry; false when it does not fit. A name whose attributes
-// can't be had is listed all the same: a listing is never short of a name.
+// can't be had (a limit, a race, a broken mount) is listed all the same: a listing is
+// never short of a name.
 func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWriter, plus bool) bool {
 	name := e.name.Bytes()
-	dots := len(name) == 1 && name[0] == '.' || len(name) == 2 && name[0] == '.' && name[1] == '.'
-	if dots && h.node.id == fp.RootID {
-		e.ino = h.node.key.ino // what is above the share is not the guest's to know
+	dot := len(name) == 1 && name[0] == '.'
+	dotdot := len(name) == 2 && name[0] == '.' && name[1] == '.'
+	if dotdot {
+		e.ino = fs.inoAbove(h.node, e.ino)
 	}
 	if !plus {
 		return out.Add(e.ino, e.off, uint32(e.typ), name)
 	}
 	if !out.Fits(len(name)) {
-		return false
+		return false // before a lookup that the client would not hear of
 	}
 	var entry fp.EntryOut
-	if !dots && fs.lookupLazy(ts, h.node, h.fd, e.name, &entry) != 0 {
+	if !dot && !dotdot && fs.lookupLazy(ts, h.node, h.fd, e.name, &entry) != 0 {
 		entry = fp.EntryOut{}
 	}
 	return out.AddPlus(&entry, e.ino, e.off, uint32(e.typ), name)
+}
+
+// inoAbove is the inode number of "..". What is above the share, or above what is
+// mounted in it, is not the guest's to know: there it is what the guest sees above.
+func (fs *FS) inoAbove(n *inode, host uint64) uint64 {
+	if n.id == fp.RootID {
+		return n.key.ino
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.parent != nil && n.parent.key.mount != n.key.mount {
+		return n.parent.key.ino
+	}
+	return host
 }

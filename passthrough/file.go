@@ -9,35 +9,34 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// hostFlags are the flags to open a file with on the host.
+// hostFlags are the flags to open a file with on the host. Everything that is not
+// named here stays away from it: O_CREAT, O_PATH, O_TMPFILE, O_DIRECTORY and so on.
+//
+// O_APPEND, O_SYNC and O_DSYNC are not either: each WRITE says what holds for it, as
+// a process may change them while the file is open, see writeFlags. O_NONBLOCK
+// concerns only a lease that somebody on the host holds.
 func (fs *FS) hostFlags(guest uint32) int {
-	const keep = unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_DSYNC | unix.O_SYNC
-	flags := int(guest)&keep | unix.O_NONBLOCK
+	flags := int(guest)&(unix.O_ACCMODE|unix.O_TRUNC) | unix.O_NONBLOCK
 	if fs.cfg.AllowDirectIO {
 		flags |= int(guest) & unix.O_DIRECT
 	}
 	if fs.cfg.PreserveNoatime {
 		flags |= int(guest) & unix.O_NOATIME
 	}
-	if fs.agreed(fp.InitWritebackCache) {
-		// The guest reads pages of a file that was opened for writing, and decides
-		// itself where the end is.
-		flags &^= unix.O_APPEND
-		if flags&unix.O_ACCMODE == unix.O_WRONLY {
-			flags = flags&^unix.O_ACCMODE | unix.O_RDWR
-		}
+	if fs.agreed(fp.InitWritebackCache) && flags&unix.O_ACCMODE == unix.O_WRONLY {
+		// The guest fills up pages that a process writes a part of.
+		flags = flags&^unix.O_ACCMODE | unix.O_RDWR
 	}
 	return flags
 }
 
 // openOutFlags are FOPEN flags by cache policy.
-func (fs *FS) openOutFlags(flags uint32) uint32 {
-	switch {
-	case fs.cfg.Cache == CacheNever, fs.cfg.Cache == CacheMetadata:
-		return fp.FopenDirectIO
-	case fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0:
-		return fp.FopenDirectIO
-	case fs.cfg.Cache == CacheAlways:
+func (fs *FS) openOutFlags(uint32) uint32 {
+	switch fs.cfg.Cache {
+	case CacheNever, CacheMetadata:
+		// The host's file system orders writes; the guest need not.
+		return fp.FopenDirectIO | fp.FopenParallelDirectWrites
+	case CacheAlways:
 		return fp.FopenKeepCache
 	}
 	return 0
@@ -45,6 +44,10 @@ func (fs *FS) openOutFlags(flags uint32) uint32 {
 
 // Open implements server.Files.
 func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
+	const tmpfile = unix.O_TMPFILE &^ unix.O_DIRECTORY
+	if in.Flags&(unix.O_PATH|tmpfile) != 0 {
+		return unix.EINVAL
+	}
 	ts := threadOf(r)
 	n, errno := fs.get(r.Header.NodeID)
 	if errno != 0 {
@@ -64,7 +67,7 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	case n.birth.kind == unix.S_IFLNK:
 		return unix.ELOOP
 	case !n.isReg():
-		return unix.EBADF
+		return unix.ENXIO
 	}
 	fd, errno := fs.fdOf(ts, n)
 	if errno != 0 {
@@ -74,12 +77,12 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	if flags&unix.O_TRUNC != 0 {
 		fs.setFsetid(ts, openFlags&fp.OpenKillSuidgid == 0)
 	}
-	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
-	if errno == unix.EACCES && guest&unix.O_ACCMODE == unix.O_WRONLY && flags&unix.O_ACCMODE == unix.O_RDWR {
-		// A daemon without privileges may write and not read: better without
-		// the guest's read-modify-write than not at all.
-		flags = flags&^unix.O_ACCMODE | unix.O_WRONLY
-		f, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
+	f, errno := fs.openAgain(ts, fd, flags, guest)
+	if errno == unix.EAGAIN { // a lease, which the open has begun to break
+		if !r.MayWait {
+			return server.WouldBlock
+		}
+		f, errno = fs.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
 	}
 	if errno != 0 {
 		return errno
@@ -88,8 +91,47 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 		fs.closeFD(f)
 		return errno
 	}
-	out.OpenFlags = fs.openOutFlags(guest)
+	out.OpenFlags = fs.openOutFlags(guest) | fs.noFlush(out.Fh, guest)
 	return 0
+}
+
+// openAgain opens the file behind an O_PATH descriptor, and where it is not allowed
+// to do that as it should, does what comes next best.
+func (fs *FS) openAgain(ts *threadState, fd, flags int, guest uint32) (int, unix.Errno) {
+	open := func(flags int) (int, unix.Errno) {
+		return fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
+	}
+	if fs.cfg.ReadOnly && flags&unix.O_NOATIME == 0 {
+		// Reading a share that is not to be changed should not change its times.
+		if f, errno := open(flags | unix.O_NOATIME); errno != unix.EPERM {
+			return f, errno
+		}
+	}
+	f, errno := open(flags)
+	if errno == unix.EPERM && guest&unix.O_APPEND != 0 {
+		f, errno = open(flags | unix.O_APPEND) // chattr +a wants to see it
+	}
+	if errno == unix.EACCES && guest&unix.O_ACCMODE == unix.O_WRONLY && flags&unix.O_ACCMODE == unix.O_RDWR {
+		// A daemon without privileges may write and not read: better without
+		// the guest's read-modify-write than not at all.
+		f, errno = open(flags&^unix.O_ACCMODE | unix.O_WRONLY)
+	}
+	return f, errno
+}
+
+// noFlush tells the guest to save the FLUSH when a process closes a file that it can
+// only read and whose file system has nothing to report. A file that can be written
+// to keeps it: with the flag the guest would also leave pages of shared mappings
+// unwritten at close (fs/fuse/file.c: fuse_flush). POSIX locks end with FLUSH.
+func (fs *FS) noFlush(fh uint64, guest uint32) uint32 {
+	if guest&unix.O_ACCMODE != unix.O_RDONLY || fs.agreed(fp.InitPosixLocks) {
+		return 0
+	}
+	h := fs.handles.get(fh)
+	if h == nil || h.mount == nil || h.mount.closeReports {
+		return 0
+	}
+	return fp.FopenNoflush
 }
 
 // Release implements server.Files.
@@ -99,6 +141,12 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 		return errno
 	}
 	defer fs.releaseHandle(h)
+	if h.mount.closeReports && !r.MayWait {
+		return server.WouldBlock // the close may talk to a server
+	}
+	if in.ReleaseFlags&fp.ReleaseFlush != 0 {
+		fs.dropOwner(h.node, in.LockOwner)
+	}
 	if in.ReleaseFlags&fp.ReleaseFlockUnlock != 0 {
 		// The lock ends with the descriptor anyway; those that wait are told now.
 		_ = sysFlock(h.fd, unix.LOCK_UN)
@@ -115,86 +163,40 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	}
 	defer fs.releaseHandle(h)
 	fs.dropOwner(h.node, in.LockOwner)
-	if !fs.closeReports(h) {
+	if !h.mount.closeReports {
 		return 0
 	}
 	if !r.MayWait {
 		return server.WouldBlock
 	}
 	// Network file systems report at close what became of earlier writes.
-	fd, errno := syscall6(unix.SYS_FCNTL, uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0, 0, 0, 0)
+	fd, errno := sysDup(h.fd)
 	if errno != 0 {
 		return 0
 	}
-	return sysClose(int(fd))
-}
-
-// File systems of the host's own disks and memory (statfs(2)): closing a file there
-// reports nothing.
-var localFS = map[int64]bool{
-	unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true,
-	unix.TMPFS_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true,
-	unix.EROFS_SUPER_MAGIC_V1: true, unix.SQUASHFS_MAGIC: true, unix.RAMFS_MAGIC: true,
-	unix.BCACHEFS_SUPER_MAGIC: true, zfsMagic: true,
-}
-
-const zfsMagic = 0x2fc12fc1
-
-// closeReports reports whether the file's file system may answer close with an
-// error of an earlier write. It is asked once a mount.
-func (fs *FS) closeReports(h *handle) bool {
-	if v, ok := fs.remote.Load(h.node.key.mount); ok {
-		return v.(bool)
-	}
-	var st unix.Statfs_t
-	if sysFstatfs(h.fd, &st) != 0 {
-		return true
-	}
-	reports := !localFS[int64(st.Type)]
-	fs.remote.Store(h.node.key.mount, reports)
-	return reports
+	return sysClose(fd)
 }
 
 // Fsync implements server.Files.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
-	if !r.MayWait {
-		return server.WouldBlock
-	}
-	h, errno := fs.handle(r, in.Fh)
-	if errno != 0 {
-		return errno
-	}
-	defer fs.releaseHandle(h)
-	return sysFsync(h.fd, in.FsyncFlags&fp.FsyncFdatasync != 0)
-}
-
-// Fsyncdir implements server.Directories.
-func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno { return fs.Fsync(r, in) }
-
-// Fallocate implements server.Files.
-func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
-	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64 || in.Length == 0 {
-		return unix.EINVAL
-	}
-	if !r.MayWait && in.Length > inlineBytes {
-		return server.WouldBlock
-	}
 	h, errno := fs.fileHandle(r, in.Fh)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	return sysFallocate(h.fd, in.Mode, int64(in.Offset), int64(in.Length))
+	if !r.MayWait {
+		return server.WouldBlock
+	}
+	return sysFsync(h.fd, in.FsyncFlags&fp.FsyncFdatasync != 0)
 }
 
 // inlineBytes is how much a call that copies or allocates may do on a queue's
 // thread.
 const inlineBytes = 1 << 20
 
-// Lseek implements server.Files. Linux asks for holes and data only; it knows the
-// other positions itself.
-func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Errno {
-	if in.Offset > math.MaxInt64 || in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE && in.Whence != unix.SEEK_END && in.Whence != unix.SEEK_SET {
+// Fallocate implements server.Files.
+func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
+	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset || in.Length == 0 {
 		return unix.EINVAL
 	}
 	h, errno := fs.fileHandle(r, in.Fh)
@@ -202,38 +204,73 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 		return errno
 	}
 	defer fs.releaseHandle(h)
+	if !r.MayWait && in.Length > inlineBytes {
+		return server.WouldBlock
+	}
+	fs.changesData(r)
+	return sysFallocate(h.fd, in.Mode, int64(in.Offset), int64(in.Length))
+}
+
+// changesData prepares the thread for a call that changes a file's data in a way for
+// which the protocol has no flag "kill setuid and setgid": whoever is not root in the
+// guest loses the bits, if it is us who clear them.
+func (fs *FS) changesData(r *server.Request) {
+	fs.setFsetid(threadOf(r), !fs.agreed(fp.InitHandleKillprivV2) || r.Header.UID == 0)
+}
+
+// Lseek implements server.Files. Linux asks for holes and data only; it knows the
+// other positions itself.
+func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Errno {
+	switch in.Whence {
+	case unix.SEEK_SET, unix.SEEK_END, unix.SEEK_DATA, unix.SEEK_HOLE:
+	default:
+		return unix.EINVAL // SEEK_CUR: the position is the guest's
+	}
+	h, errno := fs.fileHandle(r, in.Fh)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.releaseHandle(h)
+	// Backwards from the end is the only offset below 0.
+	if in.Offset > math.MaxInt64 && in.Whence != unix.SEEK_END {
+		return unix.EINVAL
+	}
 	off, errno := sysLseek(h.fd, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return errno
 }
 
-// CopyFileRange implements server.Files.
+// CopyFileRange implements server.Files. Whether the two files are on one file system,
+// and what that one can do, is for the host's kernel to say: with EXDEV or EOPNOTSUPP
+// the guest copies by itself.
 func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, unix.Errno) {
 	if in.OffIn > math.MaxInt64 || in.OffOut > math.MaxInt64 || in.Flags != 0 {
 		return 0, unix.EINVAL
-	}
-	if !r.MayWait && in.Len > inlineBytes {
-		return 0, server.WouldBlock
 	}
 	from, errno := fs.fileHandle(r, in.FhIn)
 	if errno != 0 {
 		return 0, errno
 	}
 	defer fs.releaseHandle(from)
-	to, errno := fs.handleOf(in.NodeIDOut, in.FhOut)
+	to, errno := fs.fileHandleOf(in.NodeIDOut, in.FhOut)
 	if errno != 0 {
 		return 0, errno
 	}
 	defer fs.releaseHandle(to)
-	if to.dir != nil {
-		return 0, unix.EISDIR
+	if !r.MayWait && in.Len > inlineBytes {
+		return 0, server.WouldBlock
 	}
-	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
-	n, errno := sysCopyFileRange(from.fd, &offIn, to.fd, &offOut, int(min(in.Len, math.MaxInt32&^0xfff)))
+	fs.changesData(r)
+	const most = math.MaxInt32 &^ 0xfff // MAX_RW_COUNT
+	n, errno := sysCopyFileRange(from.fd, int64(in.OffIn), to.fd, int64(in.OffOut), int(min(in.Len, most)))
 	return uint64(n), errno
 }
 
-// Poll implements server.Files: files and directories are always ready.
+// pollAlways are the events that files and directories always have: POLLIN, POLLOUT,
+// POLLRDNORM and POLLWRNORM (include/uapi/asm-generic/poll.h).
+const pollAlways = unix.POLLIN | unix.POLLOUT | 0x40 | 0x100
+
+// Poll implements server.Files.
 func (fs *FS) Poll(r *server.Request, in *fp.PollIn, out *fp.PollOut) unix.Errno {
 	h, errno := fs.handle(r, in.Fh)
 	if errno != 0 {
@@ -243,13 +280,3 @@ func (fs *FS) Poll(r *server.Request, in *fp.PollIn, out *fp.PollOut) unix.Errno
 	out.Revents = in.Events & pollAlways
 	return 0
 }
-
-// SetupMapping implements server.Mappings: there is no window yet.
-func (fs *FS) SetupMapping(*server.Request, *fp.SetupMappingIn) unix.Errno { return unix.ENOSYS }
-
-// RemoveMapping implements server.Mappings.
-func (fs *FS) RemoveMapping(*server.Request, []fp.RemoveMappingOne) unix.Errno { return unix.ENOSYS }
-
-// pollAlways are the events that are always there: POLLIN, POLLOUT, POLLRDNORM and
-// POLLWRNORM (include/uapi/asm-generic/poll.h).
-const pollAlways = unix.POLLIN | unix.POLLOUT | 0x40 | 0x100

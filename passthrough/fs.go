@@ -27,7 +27,8 @@ type FS struct {
 	fds             atomic.Int64  // descriptors of nodes, handles and lock owners
 	evictMu         sync.Mutex    // guards hand
 	hand            uint32        // slot at which the evictor goes on
-	remote          sync.Map      // mount id → whether closing a file can report errors
+	mounts          sync.Map      // mountKey → *mountInfo, see handle.go
+	io              ioState       // of open files
 	canSwitch       bool          // the daemon may act as another user
 	uid, gid        uint32        // the daemon's own
 	effective       capSet        // capabilities that threads start with

@@ -1,7 +1,6 @@
 package passthrough
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -11,20 +10,39 @@ import (
 
 // handle is an open file or directory of the client.
 type handle struct {
-	id    uint64
-	fd    int
-	node  *inode // held
-	flags uint32 // as the client asked for
-	dir   *dirStream
+	id     uint64
+	fd     int
+	node   *inode     // held
+	mount  *mountInfo // of a file; nil for a directory
+	dir    *dirStream // of a directory
+	flags  uint32     // as the client asked for
+	direct bool       // I/O goes past the page cache
 
 	// refs counts the table, while the handle is open, and requests that use it. The
 	// last one closes the descriptor: RELEASE may come on another queue than a READ.
-	refs   atomic.Int32
-	noWait atomic.Bool // reads with RWF_NOWAIT do not work
+	refs atomic.Int32
 
 	next, prev *handle // of the node's open handles; guarded by node.mu
 }
 
+// ioState is what FS keeps about open files.
+type ioState struct {
+	opens      atomic.Int64 // descriptors of handles and lock owners
+	dirBuffers atomic.Int64 // buffers that listings keep between requests
+}
+
+// open counts a descriptor that the client can keep for as long as it likes. These may
+// be no more than 15 of 16 that FS may have: what remains serves requests. Descriptors
+// of nodes are closed to make room, these can't be.
+func (fs *FS) keepFD() unix.Errno {
+	if fs.io.opens.Add(1) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) {
+		fs.io.opens.Add(-1)
+		return unix.ENFILE
+	}
+	return 0
+}
+
+// acquire takes a reference for a request; false when the handle was released.
 func (h *handle) acquire() bool {
 	for {
 		v := h.refs.Load()
@@ -45,18 +63,25 @@ func (fs *FS) releaseHandle(h *handle) {
 	n := h.node
 	owners := n.removeHandle(h)
 	fs.closeFD(h.fd)
+	fs.io.opens.Add(-1)
 	fs.dropOwners(n, owners)
 	if h.dir != nil {
-		h.dir.free()
+		fs.dropBuffer(h.dir)
 	}
 	fs.unhold(n)
 }
 
 // addHandle puts an open descriptor in the table; on error it stays the caller's.
 func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
+	if errno := fs.keepFD(); errno != 0 {
+		return 0, errno
+	}
 	h := &handle{fd: fd, node: n, flags: flags}
 	if n.isDir() {
 		h.dir = &dirStream{}
+	} else {
+		h.mount = fs.mountOf(n, fd)
+		h.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
 	h.refs.Store(1)
 	n.hold()
@@ -65,6 +90,7 @@ func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.E
 	if fh == 0 {
 		n.removeHandle(h)
 		fs.unhold(n)
+		fs.io.opens.Add(-1)
 		return 0, unix.ENFILE
 	}
 	return fh, 0
@@ -103,9 +129,11 @@ func (fs *FS) handle(r *server.Request, fh uint64) (*handle, unix.Errno) {
 	return fs.handleOf(r.Header.NodeID, fh)
 }
 
+// handleOf finds an open handle of a node. The number is compared once more after the
+// reference was taken: the slot may have got another handle while it was looked up.
 func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 	h := fs.handles.get(fh)
-	if h == nil || h.node.id != nodeID || !h.acquire() {
+	if h == nil || h.id != fh || h.node.id != nodeID || !h.acquire() {
 		return nil, unix.EBADF
 	}
 	return h, 0
@@ -113,7 +141,11 @@ func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 
 // fileHandle and dirHandle are handle for one kind only.
 func (fs *FS) fileHandle(r *server.Request, fh uint64) (*handle, unix.Errno) {
-	h, errno := fs.handle(r, fh)
+	return fs.fileHandleOf(r.Header.NodeID, fh)
+}
+
+func (fs *FS) fileHandleOf(nodeID, fh uint64) (*handle, unix.Errno) {
+	h, errno := fs.handleOf(nodeID, fh)
 	if errno == 0 && h.dir != nil {
 		fs.releaseHandle(h)
 		return nil, unix.EISDIR
@@ -139,24 +171,39 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 	return 0
 }
 
-// dirStream is where a directory handle is in its directory.
-type dirStream struct {
-	mu      sync.Mutex // guards the rest
-	buf     *dirBuffer // what was read and not delivered yet, from pos to end
-	pos     int
-	end     int
-	next    uint64 // position after the last entry delivered
-	started bool   // the descriptor was read from
+// mountInfo is what FS learnt about a mount by using it.
+type mountInfo struct {
+	closeReports bool        // closing a file may report that a write has failed
+	noNowait     atomic.Bool // reads with RWF_NOWAIT do not work
 }
 
-// dirBuffer is memory for getdents64.
-type dirBuffer [32 << 10]byte
+// mountKey names a mount. Numbers of mounts are used again, so the device is looked at
+// too.
+type mountKey struct{ mount, dev uint64 }
 
-var dirBuffers = sync.Pool{New: func() any { return new(dirBuffer) }}
+// localFS are file systems of the host's own disks and memory (statfs(2)): closing a
+// file there reports nothing.
+var localFS = map[int64]bool{
+	unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true,
+	unix.TMPFS_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true,
+	unix.EROFS_SUPER_MAGIC_V1: true, unix.SQUASHFS_MAGIC: true, unix.RAMFS_MAGIC: true,
+	unix.BCACHEFS_SUPER_MAGIC: true, zfsMagic: true,
+}
 
-func (d *dirStream) free() {
-	if d.buf != nil {
-		dirBuffers.Put(d.buf)
-		d.buf = nil
+const zfsMagic = 0x2fc12fc1
+
+// mountOf is what is known about the mount of n, which fd has open. The file system
+// is asked once a mount.
+func (fs *FS) mountOf(n *inode, fd int) *mountInfo {
+	k := mountKey{n.key.mount, n.key.dev}
+	if m, ok := fs.mounts.Load(k); ok {
+		return m.(*mountInfo)
 	}
+	st := new(unix.Statfs_t)
+	m := &mountInfo{closeReports: true}
+	if sysFstatfs(fd, st) == 0 {
+		m.closeReports = !localFS[int64(st.Type)]
+	}
+	known, _ := fs.mounts.LoadOrStore(k, m)
+	return known.(*mountInfo)
 }

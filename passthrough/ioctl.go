@@ -1,7 +1,7 @@
 package passthrough
 
 import (
-	"unsafe"
+	"encoding/binary"
 
 	"golang.org/x/sys/unix"
 
@@ -9,8 +9,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// The ioctls that are served (include/uapi/linux/fs.h). The flags are 32 bits wide
-// whatever the command number says, and the 32-bit numbers mean the same.
+// The ioctls that are served (include/uapi/linux/fs.h): attributes of files as chattr,
+// lsattr and xfs_io use them. The flags are 32 bits wide whatever the command number
+// says (fs/ioctl.c: ioctl_getflags), and the numbers of 32-bit processes mean the same.
 const (
 	fsIocGetflags   = 0x80086601
 	fsIocSetflags   = 0x40086602
@@ -20,46 +21,80 @@ const (
 	fsIocFssetxattr = 0x401c5820
 )
 
-const fsxattrSize = 28
+const (
+	flagsSize    = 4
+	fsxattrSize  = 28 // struct fsxattr
+	fsxProjid    = 12 // offset of fsx_projid
+	projinherit  = 0x20000000
+	fsxProjinher = 0x00000200 // FS_XFLAG_PROJINHERIT
+)
+
+// ioctlArg has room for the argument of every ioctl served.
+type ioctlArg [32]byte
+
+func (a *ioctlArg) word(at int) uint32 { return binary.NativeEndian.Uint32(a[at:]) }
 
 // Ioctl implements server.Files.
-func (fs *FS) Ioctl(r *server.Request, in *fp.IoctlIn, data []byte, out *fp.IoctlOut, dst []byte) (int, unix.Errno) {
-	var cmd uint32
-	var set bool
-	size := 4
+func (fs *FS) Ioctl(r *server.Request, in *fp.IoctlIn, data []byte, _ *fp.IoctlOut, dst []byte) (int, unix.Errno) {
 	switch in.Cmd {
 	case fsIocGetflags, fsIoc32Getflags:
-		cmd = fsIocGetflags
-	case fsIocSetflags, fsIoc32Setflags:
-		cmd, set = fsIocSetflags, true
+		return fs.getIoctl(r, in.Fh, fsIocGetflags, dst, flagsSize)
 	case fsIocFsgetxattr:
-		cmd, size = fsIocFsgetxattr, fsxattrSize
+		return fs.getIoctl(r, in.Fh, fsIocFsgetxattr, dst, fsxattrSize)
+	case fsIocSetflags, fsIoc32Setflags:
+		return 0, fs.setIoctl(r, in.Fh, fsIocGetflags, fsIocSetflags, data, flagsSize)
 	case fsIocFssetxattr:
-		cmd, size, set = fsIocFssetxattr, fsxattrSize, true
-	default:
-		return 0, unix.ENOTTY
+		return 0, fs.setIoctl(r, in.Fh, fsIocFsgetxattr, fsIocFssetxattr, data, fsxattrSize)
 	}
-	switch {
-	case set && fs.cfg.ReadOnly:
-		return 0, unix.EROFS
-	case set && len(data) < size, !set && len(dst) < size:
+	return 0, unix.ENOTTY
+}
+
+func (fs *FS) getIoctl(r *server.Request, fh uint64, cmd uint32, dst []byte, size int) (int, unix.Errno) {
+	if len(dst) < size {
 		return 0, unix.EINVAL
 	}
-	h, errno := fs.handle(r, in.Fh)
+	h, errno := fs.handle(r, fh)
 	if errno != 0 {
 		return 0, errno
 	}
 	defer fs.releaseHandle(h)
-	// The kernel reads or writes up to 8 bytes for the flags on some architectures.
-	var arg [32]byte
-	if set {
-		copy(arg[:size], data)
-	}
-	if errno := sysIoctl(h.fd, cmd, unsafe.Pointer(&arg)); errno != 0 {
+	var arg ioctlArg
+	if errno := sysIoctl(h.fd, cmd, &arg); errno != 0 {
 		return 0, errno
 	}
-	if set {
-		return 0, 0
-	}
 	return copy(dst, arg[:size]), 0
+}
+
+// setIoctl changes attributes. The project that a file belongs to stays as it is: the
+// host limits with it how much of a disk a share may use. EINVAL is what the kernel
+// answers to a container that tries (fs/file_attr.c: fileattr_set_prepare).
+func (fs *FS) setIoctl(r *server.Request, fh uint64, get, set uint32, data []byte, size int) unix.Errno {
+	switch {
+	case fs.cfg.ReadOnly:
+		return unix.EROFS // the server can't tell which ioctls change something
+	case len(data) < size:
+		return unix.EINVAL
+	}
+	h, errno := fs.handle(r, fh)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.releaseHandle(h)
+	var old, arg ioctlArg
+	copy(arg[:size], data)
+	if errno := sysIoctl(h.fd, get, &old); errno != 0 {
+		return errno
+	}
+	if changesProject(set, &old, &arg) {
+		return unix.EINVAL
+	}
+	return sysIoctl(h.fd, set, &arg)
+}
+
+func changesProject(set uint32, old, arg *ioctlArg) bool {
+	changed := old.word(0) ^ arg.word(0)
+	if set == fsIocSetflags {
+		return changed&projinherit != 0
+	}
+	return changed&fsxProjinher != 0 || old.word(fsxProjid) != arg.word(fsxProjid)
 }

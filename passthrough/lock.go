@@ -29,16 +29,17 @@ const (
 	lockPollMax = 50 * time.Millisecond
 )
 
-// Getlk implements server.Locks.
+// Getlk implements server.Locks. It names no process that holds the lock: its number
+// would be another guest's or the host's.
 func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
+	if in.Lk.Type == unix.F_UNLCK || in.LkFlags&fp.LkFlock != 0 {
+		return unix.EINVAL
+	}
 	h, lk, errno := fs.lockArgs(r, in)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	if lk.Type == unix.F_UNLCK {
-		return unix.EINVAL
-	}
 	n := h.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -71,13 +72,13 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	if in.LkFlags&fp.LkFlock != 0 {
 		try = func() unix.Errno { return flockLock(h, in.Lk.Type) }
 	}
-	if lk.Type == unix.F_UNLCK {
-		errno = try()
-		h.node.unlocked()
-		return errno
-	}
 	errno = try()
 	switch {
+	case errno == 0:
+		if lk.Type != unix.F_WRLCK {
+			h.node.unlocked() // a lock less, or one that others can share now
+		}
+		return 0
 	case errno != unix.EAGAIN || !wait:
 		return errno
 	case !r.MayWait:
@@ -87,7 +88,8 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 }
 
 // lockArgs checks a request about a lock and finds its handle, which the caller
-// releases.
+// releases. The guest's kernel checks that the file is open for writing when it shall
+// be locked for it; that is checked again where the lock is taken.
 func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (*handle, *unix.Flock_t, unix.Errno) {
 	lk := &unix.Flock_t{Type: int16(in.Lk.Type), Whence: unix.SEEK_SET}
 	switch in.Lk.Type {
@@ -153,14 +155,25 @@ func (fs *FS) posixLock(ts *threadState, h *handle, owner uint64, lk *unix.Flock
 // openForLocks opens the file again for an owner, for reading and writing if that is
 // possible. n.mu is held, so that the handle's descriptor is good.
 func (fs *FS) openForLocks(ts *threadState, h *handle) (fd int, writable bool, errno unix.Errno) {
-	for _, flags := range [...]int{unix.O_RDWR, int(h.flags) & unix.O_ACCMODE, unix.O_RDONLY} {
-		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, h.fd), flags|unix.O_NONBLOCK, 0)
+	if fs.keepFD() != 0 {
+		return -1, false, unix.ENOLCK
+	}
+	modes := [...]int{unix.O_RDWR, int(h.flags) & unix.O_ACCMODE, unix.O_RDONLY}
+	for i, mode := range modes {
+		if fs.cfg.ReadOnly && mode != unix.O_RDONLY {
+			continue
+		}
+		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, h.fd), mode|unix.O_NONBLOCK, 0)
 		if errno == 0 {
-			return fd, flags != unix.O_RDONLY, 0
+			return fd, mode != unix.O_RDONLY, 0
 		}
-		if errno == unix.ENFILE {
-			return -1, false, unix.ENOLCK
+		if errno == unix.ENFILE || i == len(modes)-1 {
+			break
 		}
+	}
+	fs.io.opens.Add(-1)
+	if errno == unix.ENFILE {
+		errno = unix.ENOLCK
 	}
 	return -1, false, errno
 }
@@ -237,6 +250,7 @@ func (fs *FS) dropOwner(n *inode, owner uint64) {
 func (fs *FS) dropOwners(n *inode, owners []lockOwner) {
 	for i := range owners {
 		fs.closeFD(owners[i].fd)
+		fs.io.opens.Add(-1)
 	}
 	if len(owners) > 0 {
 		n.unlocked()

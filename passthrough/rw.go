@@ -9,7 +9,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// hostPage is the unit in which the page cache has data or has not.
+// hostPage divides every unit in which the page cache has data or has not.
 const hostPage = 4096
 
 // Read implements server.Files. Data that is in memory is read at once, with one
@@ -20,51 +20,48 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 		return 0, errno
 	}
 	defer fs.releaseHandle(h)
-	if in.Offset > math.MaxInt64 || in.Offset+uint64(in.Size) > math.MaxInt64 {
+	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
+	if h.direct && !r.MayWait {
+		return 0, server.WouldBlock // past the page cache is always a wait
+	}
+	return h.read(dst, int64(in.Offset), r.MayWait)
+}
+
+// read fills dst from the file, from off on. Without mayWait it answers WouldBlock for
+// data that is not in memory, as far as the file system can tell.
+func (h *handle) read(dst []unix.Iovec, off int64, mayWait bool) (done int, errno unix.Errno) {
 	flags := 0
-	if !r.MayWait && !h.noWait.Load() {
+	if !mayWait && !h.mount.noNowait.Load() {
 		flags = unix.RWF_NOWAIT
 	}
-	done, off := 0, int64(in.Offset)
 	for len(dst) > 0 {
-		n, errno := vectored(unix.SYS_PREADV2, h.fd, dst[:min(len(dst), maxIovecs)], off+int64(done), flags)
+		batch := dst[:min(len(dst), maxIovecs)]
+		want := iovecBytes(batch)
+		n, errno := vectored(unix.SYS_PREADV2, h.fd, batch, off, flags)
 		switch {
 		case errno == unix.EAGAIN && flags != 0:
-			return 0, server.WouldBlock
-		case (errno == unix.EOPNOTSUPP || errno == unix.EINVAL) && flags != 0:
-			h.noWait.Store(true) // this file system can't say whether it would wait
+			return 0, server.WouldBlock // the retry reads all of it again
+		case errno == unix.EOPNOTSUPP && flags != 0:
+			h.mount.noNowait.Store(true)
 			flags = 0
 			continue
-		case errno != 0 && done > 0:
-			return done, 0
-		case errno != 0:
+		case errno != 0 && done == 0:
 			return 0, errno
+		case errno != 0:
+			return done, 0
 		}
-		done += n
-		// A short read ends at the end of the file, or where the page cache ends;
-		// the latter is a page boundary.
-		if n == 0 || done == int(in.Size) || (off+int64(done))%hostPage != 0 {
+		done, off = done+n, off+int64(n)
+		// A short read ends at the end of the file or where the page cache ends. The
+		// latter is a page boundary, and so is every 4096th end of a file: only those
+		// need a second call to know.
+		if n == 0 || n < want && off%hostPage != 0 {
 			break
 		}
 		dst = skip(dst, n)
 	}
 	return done, 0
-}
-
-// skip is the buffers after the first n bytes. It changes dst, which is the
-// request's own list.
-func skip(dst []unix.Iovec, n int) []unix.Iovec {
-	for len(dst) > 0 && uint64(n) >= dst[0].Len {
-		n -= int(dst[0].Len)
-		dst = dst[1:]
-	}
-	if n > 0 && len(dst) > 0 {
-		dst[0].Base = addBytes(dst[0].Base, n)
-		dst[0].SetLen(int(dst[0].Len) - n)
-	}
-	return dst
 }
 
 // Write implements server.Files.
@@ -74,25 +71,73 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 		return 0, errno
 	}
 	defer fs.releaseHandle(h)
-	if in.Offset > math.MaxInt64 || in.Offset+uint64(in.Size) > math.MaxInt64 {
+	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
-	ts := threadOf(r)
-	fs.setFsetid(ts, in.WriteFlags&fp.WriteKillSuidgid == 0)
-	done, off := 0, int64(in.Offset)
+	flags := fs.writeFlags(in)
+	if !r.MayWait && (h.direct || flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0) {
+		return 0, server.WouldBlock // it ends when the disk has the data
+	}
+	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
+	return h.write(src, int64(in.Offset), flags)
+}
+
+// writeFlags are the flags of pwritev2 for the open file's flags as they are at this
+// write. With O_APPEND the host finds the end of the file, so that writers in several
+// guests do not overwrite each other; the guest's offset is where it believed the end
+// to be. A page that comes from the guest's cache has a place of its own: it must not
+// go to the end, whichever open file the guest sends it through.
+func (fs *FS) writeFlags(in *fp.WriteIn) (flags int) {
+	if in.WriteFlags&fp.WriteCache != 0 {
+		return 0
+	}
+	if in.Flags&unix.O_APPEND != 0 && !fs.agreed(fp.InitWritebackCache) {
+		flags |= unix.RWF_APPEND
+	}
+	switch {
+	case in.Flags&unix.O_SYNC == unix.O_SYNC: // holds the bit of O_DSYNC too
+		flags |= unix.RWF_SYNC
+	case in.Flags&unix.O_DSYNC != 0:
+		flags |= unix.RWF_DSYNC
+	}
+	return flags
+}
+
+// write puts src in the file, from off on. A disk that fills up makes a short write:
+// the error comes with the next one.
+func (h *handle) write(src []unix.Iovec, off int64, flags int) (done int, errno unix.Errno) {
 	for len(src) > 0 {
-		n, errno := vectored(unix.SYS_PWRITEV2, h.fd, src[:min(len(src), maxIovecs)], off+int64(done), 0)
+		n, errno := vectored(unix.SYS_PWRITEV2, h.fd, src[:min(len(src), maxIovecs)], off, flags)
 		if errno != 0 && done == 0 {
 			return 0, errno
 		}
 		if errno != 0 || n == 0 {
 			break
 		}
-		done += n
-		if done == int(in.Size) {
-			break
-		}
+		done, off = done+n, off+int64(n)
 		src = skip(src, n)
 	}
 	return done, 0
+}
+
+// iovecBytes is the length of the buffers together.
+func iovecBytes(iov []unix.Iovec) (n int) {
+	for i := range iov {
+		n += int(iov[i].Len)
+	}
+	return n
+}
+
+// skip is the buffers after the first n bytes. It changes the list, which is the
+// request's own, and not the buffers.
+func skip(iov []unix.Iovec, n int) []unix.Iovec {
+	for len(iov) > 0 && uint64(n) >= iov[0].Len {
+		n -= int(iov[0].Len)
+		iov = iov[1:]
+	}
+	if n > 0 && len(iov) > 0 {
+		iov[0].Base = addBytes(iov[0].Base, n)
+		iov[0].SetLen(int(iov[0].Len) - n)
+	}
+	return iov
 }

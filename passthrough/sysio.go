@@ -6,25 +6,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxIovecs is UIO_MAXIOV: the most buffers that one vectored call takes.
-const maxIovecs = 1024
+// System calls on open files. Each wrapper makes its pointers into numbers in the
+// call of unix.Syscall itself: only there does the compiler keep them alive and the
+// stack that they may point into where it is.
 
-// vectored is preadv2 or pwritev2. On 64-bit architectures the kernel takes the
-// offset from the first of its two arguments.
-func vectored(nr uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int, unix.Errno) {
-	n, errno := syscall6(nr, uintptr(fd), ptr(unsafe.SliceData(iov)), uintptr(len(iov)), uintptr(off), 0, uintptr(flags))
+// counted adds to the count of system calls that a test has set.
+func counted() {
+	if n := calls.Load(); n != nil {
+		n.Add(1)
+	}
+}
+
+// length is the result of a call that returns how many bytes it did.
+func length(n uintptr, errno unix.Errno) (int, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), 0
 }
 
-func sysGetdents64(fd int, buf []byte) (int, unix.Errno) {
-	n, errno := syscall6(unix.SYS_GETDENTS64, uintptr(fd), ptr(unsafe.SliceData(buf)), uintptr(len(buf)), 0, 0, 0)
-	if errno != 0 {
-		return 0, errno
+// maxIovecs is UIO_MAXIOV: the most buffers that one vectored call takes.
+const maxIovecs = 1024
+
+// vectored is preadv2 or pwritev2. On 64-bit architectures the kernel takes the
+// whole offset from the first of its two arguments (fs/read_write.c: pos_from_hilo).
+func vectored(nr uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	for {
+		counted()
+		n, _, errno := unix.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
+			uintptr(off), 0, uintptr(flags))
+		if errno != unix.EINTR {
+			return length(n, errno)
+		}
 	}
-	return int(n), 0
+}
+
+func sysGetdents64(fd int, buf []byte) (int, unix.Errno) {
+	for {
+		counted()
+		n, _, errno := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))),
+			uintptr(len(buf)))
+		if errno != unix.EINTR {
+			return length(n, errno)
+		}
+	}
 }
 
 func sysLseek(fd int, off int64, whence int) (int64, unix.Errno) {
@@ -41,56 +66,78 @@ func sysFsync(fd int, dataOnly bool) unix.Errno {
 	return errno
 }
 
-func sysFallocate(fd int, mode uint32, off, length int64) unix.Errno {
-	_, errno := syscall6(unix.SYS_FALLOCATE, uintptr(fd), uintptr(mode), uintptr(off), uintptr(length), 0, 0)
+func sysFallocate(fd int, mode uint32, off, size int64) unix.Errno {
+	_, errno := syscall6(unix.SYS_FALLOCATE, uintptr(fd), uintptr(mode), uintptr(off), uintptr(size), 0, 0)
 	return errno
 }
 
-func sysCopyFileRange(in int, offIn *int64, out int, offOut *int64, length int) (int, unix.Errno) {
-	n, errno := syscall6(unix.SYS_COPY_FILE_RANGE, uintptr(in), ptr(offIn), uintptr(out), ptr(offOut), uintptr(length), 0)
+func sysCopyFileRange(in int, offIn int64, out int, offOut int64, size int) (int, unix.Errno) {
+	for {
+		counted()
+		n, _, errno := unix.Syscall6(unix.SYS_COPY_FILE_RANGE, uintptr(in), uintptr(unsafe.Pointer(&offIn)),
+			uintptr(out), uintptr(unsafe.Pointer(&offOut)), uintptr(size), 0)
+		if errno != unix.EINTR {
+			return length(n, errno)
+		}
+	}
+}
+
+// sysDup makes another descriptor of the same open file.
+func sysDup(fd int) (int, unix.Errno) {
+	n, errno := syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, 0, 0, 0, 0)
 	if errno != 0 {
-		return 0, errno
+		return -1, errno
 	}
 	return int(n), 0
 }
 
-func sysIoctl(fd int, cmd uint32, arg unsafe.Pointer) unix.Errno {
-	_, errno := syscall6(unix.SYS_IOCTL, uintptr(fd), uintptr(cmd), uintptr(arg), 0, 0, 0)
+// sysIoctl is for ioctls that take a pointer to at most len(ioctlArg) bytes.
+func sysIoctl(fd int, cmd uint32, arg *ioctlArg) unix.Errno {
+	counted()
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(cmd), uintptr(unsafe.Pointer(arg)))
 	return errno
 }
 
+// sysFlock must not wait: how has LOCK_NB or is LOCK_UN.
 func sysFlock(fd, how int) unix.Errno {
 	_, errno := syscall6(unix.SYS_FLOCK, uintptr(fd), uintptr(how), 0, 0, 0, 0)
 	return errno
 }
 
+// sysFcntlLock is fcntl with F_OFD_SETLK or F_OFD_GETLK.
 func sysFcntlLock(fd, cmd int, lk *unix.Flock_t) unix.Errno {
-	_, errno := syscall6(unix.SYS_FCNTL, uintptr(fd), uintptr(cmd), ptr(lk), 0, 0, 0)
-	return errno
+	for {
+		counted()
+		_, _, errno := unix.Syscall(unix.SYS_FCNTL, uintptr(fd), uintptr(cmd), uintptr(unsafe.Pointer(lk)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
 }
 
 func sysGetxattr(path, name *byte, dst []byte) (int, unix.Errno) {
-	n, errno := syscall6(unix.SYS_GETXATTR, ptr(path), ptr(name), ptr(unsafe.SliceData(dst)), uintptr(len(dst)), 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
+	counted()
+	n, _, errno := unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)), 0, 0)
+	return length(n, errno)
 }
 
 func sysListxattr(path *byte, dst []byte) (int, unix.Errno) {
-	n, errno := syscall6(unix.SYS_LISTXATTR, ptr(path), ptr(unsafe.SliceData(dst)), uintptr(len(dst)), 0, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
+	counted()
+	n, _, errno := unix.Syscall(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(path)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)))
+	return length(n, errno)
 }
 
 func sysSetxattr(path, name *byte, value []byte, flags uint32) unix.Errno {
-	_, errno := syscall6(unix.SYS_SETXATTR, ptr(path), ptr(name), ptr(unsafe.SliceData(value)), uintptr(len(value)), uintptr(flags), 0)
+	counted()
+	_, _, errno := unix.Syscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), uintptr(flags), 0)
 	return errno
 }
 
 func sysRemovexattr(path, name *byte) unix.Errno {
-	_, errno := syscall6(unix.SYS_REMOVEXATTR, ptr(path), ptr(name), 0, 0, 0, 0)
+	counted()
+	_, _, errno := unix.Syscall(unix.SYS_REMOVEXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), 0)
 	return errno
 }

@@ -2,7 +2,6 @@ package passthrough
 
 import (
 	"bytes"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -10,23 +9,37 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-const aclPrefix = "system.posix_acl_"
+// Extended attributes are reached through a path of one component in the thread's
+// working directory, /proc/self/fd: it leads to exactly the file of the node's
+// descriptor, of whatever kind. A symbolic link's own attributes are reached so too,
+// as the path ends at the link (fs/namei.c: nd_jump_link).
 
-// hostXattr checks a name that the guest uses. ACLs exist for a guest that agreed to
-// them only: another one would change them without knowing what they do to modes.
-func (fs *FS) hostXattr(name fp.Name) unix.Errno {
+const xattrListMax = 65536 // XATTR_LIST_MAX
+
+var aclPrefix = []byte("system.posix_acl_")
+
+// hostXattrName is the host's name of an attribute that the guest names. ACLs exist
+// only for a guest that agreed to them: another one would change them without knowing
+// what they do to a file's mode.
+func (fs *FS) hostXattrName(name fp.Name) (fp.Name, unix.Errno) {
 	if !fs.cfg.Xattr {
-		return unix.ENOSYS
+		return nil, unix.ENOSYS
 	}
-	if bytes.HasPrefix(name, []byte(aclPrefix)) && !fs.agreed(fp.InitPosixACL) {
-		return unix.EOPNOTSUPP
+	if !fs.guestSees(name) {
+		return nil, unix.EOPNOTSUPP
 	}
-	return 0
+	return name, 0
+}
+
+// guestSees reports whether a name of the host's is shown to the guest.
+func (fs *FS) guestSees(name []byte) bool {
+	return !bytes.HasPrefix(name, aclPrefix) || fs.agreed(fp.InitPosixACL)
 }
 
 // Getxattr implements server.Xattrs.
 func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.Errno) {
-	if errno := fs.hostXattr(name); errno != 0 {
+	name, errno := fs.hostXattrName(name)
+	if errno != 0 {
 		return 0, errno
 	}
 	ts, n, fd, errno := fs.enter(r)
@@ -39,7 +52,8 @@ func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.E
 
 // Setxattr implements server.Xattrs.
 func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value []byte) unix.Errno {
-	if errno := fs.hostXattr(name); errno != 0 {
+	name, errno := fs.hostXattrName(name)
+	if errno != 0 {
 		return errno
 	}
 	ts, n, fd, errno := fs.enter(r)
@@ -50,10 +64,10 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	// With SETXATTR_ACL_KILL_SGID the caller is not in the file's group: setting the
 	// ACL clears the set-group-ID bit, which the kernel does without CAP_FSETID for a
 	// thread that is not in the group either.
-	fs.setFsetid(ts, in.SetxattrFlags&fp.SetxattrACLKillSgid == 0)
+	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
+	fs.setFsetid(ts, !kill)
 	errno = sysSetxattr(ts.procPath(fd), name.CString(), value, in.Flags)
-	fs.setFsetid(ts, true)
-	if errno == 0 && in.SetxattrFlags&fp.SetxattrACLKillSgid != 0 {
+	if errno == 0 && kill {
 		errno = fs.clearSgid(ts, fd)
 	}
 	return errno
@@ -73,7 +87,8 @@ func (fs *FS) clearSgid(ts *threadState, fd int) unix.Errno {
 
 // Removexattr implements server.Xattrs.
 func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
-	if errno := fs.hostXattr(name); errno != 0 {
+	name, errno := fs.hostXattrName(name)
+	if errno != 0 {
 		return errno
 	}
 	ts, n, fd, errno := fs.enter(r)
@@ -84,7 +99,8 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 	return sysRemovexattr(ts.procPath(fd), name.CString())
 }
 
-// Listxattr implements server.Xattrs.
+// Listxattr implements server.Xattrs. Where names are left out, all of them are read
+// first: the client's buffer may have room for those that it may see only.
 func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 	if !fs.cfg.Xattr {
 		return 0, unix.ENOSYS
@@ -94,27 +110,38 @@ func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 		return 0, errno
 	}
 	defer fs.release(n)
-	length, errno := sysListxattr(ts.procPath(fd), dst)
-	if errno != 0 || dst == nil || fs.agreed(fp.InitPosixACL) {
-		return length, errno
+	if fs.agreed(fp.InitPosixACL) {
+		return sysListxattr(ts.procPath(fd), dst)
 	}
-	return dropACLs(dst[:length]), 0
+	buf := dirBuffers.Get().(*dirBuffer)
+	defer dirBuffers.Put(buf)
+	all := buf[:]
+	size, errno := sysListxattr(ts.procPath(fd), all)
+	if errno == unix.ERANGE {
+		all = make([]byte, xattrListMax)
+		size, errno = sysListxattr(ts.procPath(fd), all)
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	return fs.filterXattrs(dst, all[:size])
 }
 
-// dropACLs takes names that the guest may not use out of a list.
-func dropACLs(list []byte) int {
-	kept := 0
-	for len(list[kept:]) > 0 {
-		rest := list[kept:]
-		n := bytes.IndexByte(rest, 0) + 1
+// filterXattrs copies the names that the guest sees to dst, and returns their length,
+// for an empty dst too.
+func (fs *FS) filterXattrs(dst, all []byte) (size int, errno unix.Errno) {
+	for len(all) > 0 {
+		n := bytes.IndexByte(all, 0) + 1
 		if n == 0 {
-			return kept
+			break
 		}
-		if strings.HasPrefix(string(rest[:n]), aclPrefix) {
-			list = append(list[:kept], rest[n:]...)
-			continue
+		if fs.guestSees(all[:n]) {
+			if len(dst) > 0 && copy(dst[size:], all[:n]) < n {
+				return 0, unix.ERANGE
+			}
+			size += n
 		}
-		kept += n
+		all = all[n:]
 	}
-	return kept
+	return size, 0
 }

@@ -19,11 +19,11 @@ type IDMap struct {
 func ParseIDMap(s string) (IDMap, error) {
 	sep, n := utf8.DecodeRuneInString(s)
 	if n == 0 {
-		return IDMap{}, fmt.Errorf("empty id map: want :namespace-id:host-id:count:")
+		return IDMap{}, fmt.Errorf("empty id map: want :INSIDE:OUTSIDE:COUNT: with numbers")
 	}
 	fields := strings.Split(strings.TrimSuffix(s[n:], string(sep)), string(sep))
 	if len(fields) != 3 {
-		return IDMap{}, fmt.Errorf("id map %q: want :namespace-id:host-id:count:", s)
+		return IDMap{}, fmt.Errorf("id map %q: want :INSIDE:OUTSIDE:COUNT: with numbers", s)
 	}
 	var v [3]uint32
 	for i, f := range fields {

@@ -18,14 +18,32 @@ import (
 	"github.com/govirtiofs/govirtiofs/frontend"
 )
 
-// daemonEnv makes this test binary be the daemon.
-const daemonEnv = "GOVIRTIOFSD_TEST_DAEMON"
+// program is the daemon as it is shipped: built without cgo, which the race detector
+// needs.
+var program string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(daemonEnv) != "" {
-		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	dir, err := os.MkdirTemp("/tmp", "govirtiofsd")
+	if err == nil {
+		program = filepath.Join(dir, "govirtiofsd")
+		err = errors.Join(os.Chmod(dir, 0o755), buildDaemon())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build the daemon:", err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+func buildDaemon() error {
+	cmd := exec.Command("go", "build", "-o", program, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
 }
 
 // needRoot skips, or fails where everything has to run.
@@ -72,8 +90,8 @@ func tempDir(t *testing.T) string {
 // command prepares a daemon; setup may change the command.
 func command(t *testing.T, setup func(*exec.Cmd), args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), daemonEnv+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd := exec.Command(program, args...)
+	cmd.Env = os.Environ()
 	if setup != nil {
 		setup(cmd)
 	}
@@ -406,13 +424,8 @@ func TestIntegrationUnprivileged(t *testing.T) {
 // Options that close standard input, as systemd's tools do.
 func TestIntegrationClosedStdin(t *testing.T) {
 	dir := tempDir(t)
-	cmd := exec.Command("/bin/sh", "-c", `exec "$0" "$@" <&-`, "/proc/self/exe")
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	d := startDaemon(t, func(c *exec.Cmd) {
-		c.Path, c.Args = cmd.Path, append([]string{"sh", "-c", `exec "$0" "$@" <&-`, exe}, c.Args[1:]...)
+		c.Path, c.Args = "/bin/sh", append([]string{"sh", "-c", `exec "$0" "$@" <&-`}, c.Args...)
 	}, "--socket-path", dir+"/s", "--shared-dir", dir)
 	d.waitLine(waitingLine)
 	connect(t, dir+"/s").Close()

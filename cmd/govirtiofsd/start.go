@@ -57,6 +57,9 @@ func start(o *options, log *logrus.Logger) error {
 		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
 	}
 	if o.sandboxMode == sandbox.ModeNamespace {
+		if builtWithCgo {
+			return errors.New("this program was built with cgo and can't make the namespace sandbox: build it with CGO_ENABLED=0")
+		}
 		return superviseChild(o, e, log, signals)
 	}
 	return serve(o, e, log, signals)

@@ -191,6 +191,20 @@ func TestKill(t *testing.T) {
 	wantGone(t, vm.PID())
 }
 
+// TestLeftProcess runs a script that leaves a process on the share.
+func TestLeftProcess(t *testing.T) {
+	forEach(t, func(t *testing.T, kind guest.Kind) {
+		socket, _ := backend(t)
+		result := run(t, kind, guest.Options{
+			Shares: []guest.Share{{Tag: "fs", Socket: socket}},
+			Script: "cd /mnt/fs; sleep 1000 >f & exit 4",
+		})
+		if result.Status != 4 || strings.Contains(result.Console, "cannot unmount") {
+			t.Errorf("status is %d\n%s", result.Status, result.Console)
+		}
+	})
+}
+
 func TestMountFails(t *testing.T) {
 	guest.Need(t, guest.UML)
 	socket, _ := backend(t)

@@ -36,11 +36,25 @@ results() {
 	tar -c -f - -C /run/host . >/dev/ttyS2
 }
 
+# unmount takes the shares down, the last mount first: the back-end sees a proper end.
+unmount() {
+	mounts=
+	while read -r _ point _; do
+		case $point in /mnt/*) mounts="$point $mounts" ;; esac
+	done </proc/mounts
+	for point in $mounts; do
+		$bb umount "$point" || echo "init: cannot unmount $point"
+	done
+}
+
 # finish REPORT ends the guest.
 finish() {
 	cd /
+	# What the script left running would keep its share busy. This is the first
+	# process, which the signal spares.
+	kill -KILL -1 2>/dev/null
 	results
-	$bb umount -a -r -t virtiofs 2>/dev/null
+	unmount
 	report "$1"
 	$bb sync
 	$bb poweroff -n -f
@@ -65,7 +79,7 @@ start_qemu() {
 	$bb mount -t devtmpfs devtmpfs /dev
 }
 
-# take_root mounts the root share on /run/root with the kernel's file systems in it.
+# take_root mounts the root share on /mnt/.root with the kernel's file systems in it.
 take_root() {
 	$bb mkdir -p $root_dir
 	$bb mount -t virtiofs ${options:+-o "$options"} "$root" $root_dir || finish "mount $root"
@@ -90,7 +104,7 @@ for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev vir
 	[ ! -f "$modules/$module.ko" ] || $bb insmod "$modules/$module.ko"
 done
 
-prefix='' enter='' root_dir=/run/root
+prefix='' enter='' root_dir=/mnt/.root
 if [ -n "$root" ]; then
 	take_root
 	prefix=$root_dir enter="$bb chroot $root_dir"

@@ -133,16 +133,14 @@ func (vm *VM) finish(ctx context.Context, waitErr error) {
 	vm.result.Console = vm.console.text()
 	vm.result.Output = scriptOutput(vm.result.Console)
 	vm.result.Status, vm.err = readStatus(vm.command.status)
-	if errors.Is(vm.err, ErrNoStatus) {
-		switch {
-		case errors.Is(ctx.Err(), context.DeadlineExceeded):
-			vm.err = fmt.Errorf("%w (%v)", ErrTimeout, vm.timeout)
-		case ctx.Err() != nil:
-			vm.err = fmt.Errorf("%w: %w", ErrNoStatus, ctx.Err())
-		default:
-			vm.err = fmt.Errorf("%w: %s: %v\n%s", ErrNoStatus, vm.command.path, waitErr, tail(vm.result.Console))
-		}
-		return
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		// Also when there is a status: the guest hangs on its way down.
+		vm.err = fmt.Errorf("%w (%v)", ErrTimeout, vm.timeout)
+	case errors.Is(vm.err, ErrNoStatus) && ctx.Err() != nil:
+		vm.err = fmt.Errorf("%w: %w", ErrNoStatus, ctx.Err())
+	case errors.Is(vm.err, ErrNoStatus):
+		vm.err = fmt.Errorf("%w: %s: %v\n%s", ErrNoStatus, vm.command.path, waitErr, tail(vm.result.Console))
 	}
 	if vm.err == nil && vm.command.archive != "" {
 		vm.err = unpackResults(vm.command.archive, vm.command.hostDir)

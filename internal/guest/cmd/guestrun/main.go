@@ -71,6 +71,7 @@ func parse(args []string) (guest.Kind, guest.Options, error) {
 	f.IntVar(&share.Queues, "queues", 1, "request queues of each share")
 	f.IntVar(&share.QueueSize, "queue-size", 0, "descriptors in a queue (0: the VMM's default)")
 	f.IntVar(&o.Mem, "mem", 512, "memory in MiB")
+	f.StringVar(&o.RootShare, "root", "", "`tag` of the share that is the script's root file system")
 	f.StringVar(&o.MountOptions, "options", "", "mount options")
 	f.StringVar(&o.HostDir, "results", "", "host `directory` that gets what is left in /run/host")
 	f.BoolVar(&o.DAX, "dax", false, "use a device with a shared memory window (qemu11)")

@@ -1,0 +1,24 @@
+# Each target is one line; what takes more is a script that can be run by itself.
+# See CONTRIBUTING.md.
+
+VERSION  ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null)
+PREFIX   ?= /usr/local
+LIBEXEC  ?= $(PREFIX)/libexec
+GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(if $(VERSION),-X main.version=$(VERSION:v%=%))"
+FUZZTIME ?= 1m
+LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: all build test race fuzz bench lint vet install clean demo guests
+
+all: build
+build: ; $(GOBUILD) -o bin/govirtiofsd ./cmd/govirtiofsd
+test: ; .ci/run
+race: ; go test -race ./...
+fuzz: ; .ci/fuzz $(FUZZTIME)
+bench: ; go test -run '^$$' -bench . -benchmem ./...
+lint: ; $(LINT) run ./...
+vet: ; go vet ./... && GOARCH=arm64 go vet ./... && test -z "$$(gofmt -l .)"
+install: build ; doc/install.sh "$(DESTDIR)" "$(PREFIX)" "$(LIBEXEC)"
+clean: ; rm -rf bin dist
+demo: build ; doc/demo.sh
+guests: ; test/guest/setup.sh all

@@ -1,0 +1,6 @@
+//go:build !cgo
+
+package main
+
+// builtWithCgo is as it should be.
+const builtWithCgo = false
