@@ -22,7 +22,7 @@ type capSet struct {
 
 type capHeader struct {
 	version uint32
-	pid     int32
+	_       int32 // process; 0 is the calling thread
 }
 
 type capData struct{ effective, permitted, inheritable uint32 }
