@@ -2,7 +2,6 @@ package guest
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 )
 
 // The lines by which init.sh encloses the output of the script.
@@ -130,44 +128,4 @@ func unpackEntry(root *os.Root, h *tar.Header, contents io.Reader) error {
 		return errors.Join(err, f.Close())
 	}
 	return nil
-}
-
-// waitListening waits up to ten seconds until a back-end listens on a socket. It
-// must not connect to find out: a back-end may serve its first connection only.
-func waitListening(ctx context.Context, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for !listening(socket) {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("guest: nobody listens on %s: %w", socket, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
-}
-
-// listening reports whether a socket listens. The kernel's table has a socket's flags
-// in the fourth column, 10000 for one that listens, and at the end the path that it
-// was bound to, which may have been a relative one.
-func listening(socket string) bool {
-	if _, err := os.Stat(socket); err != nil {
-		return false
-	}
-	table, err := os.ReadFile("/proc/net/unix")
-	if err != nil {
-		return true
-	}
-	base, found := "/"+filepath.Base(socket), false
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		if len(fields) < 8 || !strings.HasSuffix("/"+fields[7], base) {
-			continue
-		}
-		if fields[3] == "00010000" {
-			return true
-		}
-		found = true
-	}
-	return !found
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // umlDeviceID is the number of virtio-fs in the virtio specification.
@@ -44,7 +46,20 @@ func prepareUML(dir string, o *Options) (*command, error) {
 		path:   kernel,
 		args:   umlArgs(dir, init, o),
 		status: filepath.Join(state, "status"),
+		env:    umlEnv(dir, o),
 	}, nil
+}
+
+// umlEnv returns the environment of the kernel. Its memory is a file that it maps
+// with the right to execute: in /dev/shm, or, where a container has that small or
+// forbids this, in dir.
+func umlEnv(dir string, o *Options) []string {
+	var fs unix.Statfs_t
+	if unix.Statfs("/dev/shm", &fs) == nil && fs.Type == unix.TMPFS_MAGIC &&
+		fs.Flags&unix.ST_NOEXEC == 0 && fs.Bavail*uint64(fs.Bsize) >= uint64(o.Mem)<<20 {
+		return nil
+	}
+	return []string{"TMPDIR=" + dir}
 }
 
 // umlArgs returns the kernel's command line. The root is the host's, read-only.

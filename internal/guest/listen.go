@@ -1,0 +1,65 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// waitListening waits up to ten seconds until a back-end listens on a socket. It
+// must not connect to find out: a back-end may serve its first connection only.
+func waitListening(ctx context.Context, socket string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for !listening(socket) {
+		if time.Now().After(deadline) {
+			// A back-end in another network namespace is not in our table. If this
+			// one is dead the front-end will say so.
+			if _, err := os.Stat(socket); err != nil {
+				return fmt.Errorf("guest: nobody listens: %w", err)
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("guest: nobody listens on %s: %w", socket, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// listening reports whether a socket listens. The kernel's table has a socket's flags
+// in the fourth column, 10000 for one that listens, and at the end the path that it
+// was bound to.
+func listening(socket string) bool {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) == 8 && fields[3] == "00010000" && mayBe(fields[7], socket) {
+			_, err := os.Stat(socket)
+			return err == nil
+		}
+	}
+	return false
+}
+
+// mayBe reports whether a socket bound to the path bound can be the one at path. A
+// relative path, or one by a file descriptor as in /proc/self/fd/3/sock, shows only
+// its last element.
+func mayBe(bound, path string) bool {
+	if filepath.Base(bound) != filepath.Base(path) {
+		return false
+	}
+	if !filepath.IsAbs(bound) || strings.HasPrefix(bound, "/proc/") {
+		return true
+	}
+	a, errA := filepath.EvalSymlinks(filepath.Dir(bound))
+	b, errB := filepath.EvalSymlinks(filepath.Dir(path))
+	return errA == nil && errB == nil && a == b
+}
