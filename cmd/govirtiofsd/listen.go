@@ -42,14 +42,25 @@ func openEndpoint(o *options) (*endpoint, error) {
 	return e, nil
 }
 
+// maxSocketPath is the longest path that a socket's address can hold, in bytes.
+const maxSocketPath = 107
+
 // bind makes a listening socket that its owner may connect to, and group if there
-// is one.
+// is one. The path appears when the socket listens: those who start the daemon wait
+// for the path and connect at once.
 func bind(path, group string) (*os.File, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
+	tmp := path + ".new"
+	if len(tmp) > maxSocketPath {
+		tmp = path
+	}
+	if err := removeStale(tmp); err != nil {
+		return nil, err
+	}
 	old := unix.Umask(0o077)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
 	unix.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
@@ -57,10 +68,14 @@ func bind(path, group string) (*os.File, error) {
 	defer l.Close() // File is another descriptor of the same socket
 	l.SetUnlinkOnClose(false)
 	if group != "" {
-		if err := giveToGroup(path, group); err != nil {
-			_ = os.Remove(path)
-			return nil, err
-		}
+		err = giveToGroup(tmp, group)
+	}
+	if err == nil && tmp != path {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	return l.File()
 }
