@@ -75,7 +75,9 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	}
 	flags := fs.hostFlags(guest)
 	if flags&unix.O_TRUNC != 0 {
-		fs.setFsetid(ts, openFlags&fp.OpenKillSuidgid == 0)
+		// Without HANDLE_KILLPRIV_V2 the guest does not say who may keep the bits,
+		// and leaves them to us all the same: ATOMIC_O_TRUNC.
+		fs.setFsetid(ts, openFlags&fp.OpenKillSuidgid == 0 && r.Header.UID == 0)
 	}
 	f, errno := fs.openAgain(ts, fd, flags, guest)
 	if errno == unix.EAGAIN { // a lease, which the open has begun to break
