@@ -56,10 +56,10 @@ func start(o *options, log *logrus.Logger) error {
 	if e.connected && o.keepListening {
 		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
 	}
+	if builtWithCgo && o.sandboxMode != sandbox.ModeNone {
+		return errors.New("this program was built with cgo and can't take privileges off its threads in a sandbox: build it with CGO_ENABLED=0")
+	}
 	if o.sandboxMode == sandbox.ModeNamespace {
-		if builtWithCgo {
-			return errors.New("this program was built with cgo and can't make the namespace sandbox: build it with CGO_ENABLED=0")
-		}
 		return superviseChild(o, e, log, signals)
 	}
 	return serve(o, e, log, signals)
