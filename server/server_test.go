@@ -1,0 +1,355 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// fakeFS checks what reaches it and answers what a test wants.
+type fakeFS struct {
+	NotImplemented
+	t       testing.TB
+	want    fp.InitFlags
+	lookup  func(r *Request, name fp.Name, out *fp.EntryOut) unix.Errno
+	setlk   func(r *Request, wait bool) unix.Errno
+	fsync   func(r *Request) unix.Errno
+	destroy int
+}
+
+func (f *fakeFS) Init(p *InitParams) unix.Errno { p.Flags |= f.want; return 0 }
+func (f *fakeFS) Destroy()                      { f.destroy++ }
+
+func (f *fakeFS) checkName(n fp.Name) {
+	s := n.String()
+	if s == "" || s == "." || s == ".." || strings.ContainsAny(s, "/\x00") || len(s) > fp.NameMax || n[len(n)-1] != 0 {
+		f.t.Errorf("the name %q reaches the file system", s)
+	}
+}
+
+func (f *fakeFS) Lookup(r *Request, name fp.Name, out *fp.EntryOut) unix.Errno {
+	if f.lookup != nil {
+		return f.lookup(r, name, out)
+	}
+	f.checkName(name)
+	out.NodeID = 7
+	return 0
+}
+
+func (f *fakeFS) Getattr(_ *Request, _ *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
+	out.Attr.Ino = 9
+	return 0
+}
+
+func (f *fakeFS) Mkdir(_ *Request, _ *fp.MkdirIn, name fp.Name, _ *fp.EntryOut) unix.Errno {
+	f.checkName(name)
+	return 0
+}
+
+func (f *fakeFS) Rename(_ *Request, _ *fp.Rename2In, a, b fp.Name) unix.Errno {
+	f.checkName(a)
+	f.checkName(b)
+	return 0
+}
+
+func (f *fakeFS) Read(_ *Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno) {
+	if iovLen(dst) != uint64(in.Size) {
+		f.t.Errorf("READ of %d bytes gets buffers of %d", in.Size, iovLen(dst))
+	}
+	for i := range dst {
+		b := iovBytes(&dst[i])
+		for j := range b {
+			b[j] = 'r'
+		}
+	}
+	return int(in.Size), 0
+}
+
+func (f *fakeFS) Write(_ *Request, in *fp.WriteIn, src []unix.Iovec) (int, unix.Errno) {
+	if iovLen(src) != uint64(in.Size) {
+		f.t.Errorf("WRITE of %d bytes gets buffers of %d", in.Size, iovLen(src))
+	}
+	return int(in.Size), 0
+}
+
+func (f *fakeFS) Readdirplus(_ *Request, _ *fp.ReadIn, out *DirWriter) unix.Errno {
+	var e fp.EntryOut
+	for i := range uint64(10) {
+		out.AddPlus(&e, i, i, 0, []byte("name"))
+	}
+	return 0
+}
+
+func (f *fakeFS) Setlk(r *Request, _ *fp.LkIn, wait bool) unix.Errno { return f.setlk(r, wait) }
+func (f *fakeFS) Fsync(r *Request, _ *fp.FsyncIn) unix.Errno         { return f.fsync(r) }
+
+// newServer is a server with a session.
+func newServer(t testing.TB, fs *fakeFS, opts Options) (*Server, *Thread) {
+	t.Helper()
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	opts.Log = logrus.NewEntry(l)
+	fs.t = t
+	s := New(fs, opts)
+	thread := newThread(s)
+	in := fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0), Flags2: ^uint32(0)}
+	if _, errno := serve(s, thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 {
+		t.Fatal("INIT:", errno)
+	}
+	return s, thread
+}
+
+// message is a request's bytes.
+func message(op fp.Opcode, body []byte) []byte {
+	h := fp.InHeader{Len: uint32(headerSize + len(body)), Opcode: uint32(op), Unique: 5, NodeID: 1}
+	return append(append([]byte(nil), fp.Bytes(&h)...), body...)
+}
+
+// split makes buffers of at most n bytes.
+func split(b []byte, n int) (iov []unix.Iovec) {
+	for len(b) > 0 {
+		k := min(n, len(b))
+		v := unix.Iovec{Base: unsafe.SliceData(b)}
+		v.SetLen(k)
+		iov, b = append(iov, v), b[k:]
+	}
+	return iov
+}
+
+// serve sends one request and returns the reply's body.
+func serve(s *Server, t *Thread, op fp.Opcode, body []byte, room int) ([]byte, unix.Errno) {
+	out := alignedBytes(room)
+	n, d := s.Handle(t, split(message(op, body), 1<<20), split(out, 1<<20))
+	if d != nil {
+		done := make(chan uint32)
+		d.Start(func(n uint32) { done <- n })
+		n = <-done
+	}
+	if n < 16 {
+		return nil, unix.ENODATA
+	}
+	h, rest, _ := fp.View[fp.OutHeader](out)
+	return rest[:n-16], unix.Errno(-h.Error)
+}
+
+// TestSplits cuts requests and replies at every byte.
+func TestSplits(t *testing.T) {
+	s, thread := newServer(t, &fakeFS{}, Options{})
+	for n := 1; n < 60; n++ {
+		out := make([]byte, 16+128)
+		written, _ := s.Handle(thread, split(message(fp.OpLookup, []byte("name\x00")), n), split(out, 61-n))
+		if written != 16+128 || out[8] != 5 || out[16] != 7 {
+			t.Fatalf("cut every %d bytes: %d bytes, % x", n, written, out[:24])
+		}
+		in := fp.ReadIn{Size: 100}
+		clear(out)
+		written, _ = s.Handle(thread, split(message(fp.OpRead, fp.Bytes(&in)), n), split(out, 61-n))
+		if written != 116 || out[16] != 'r' || out[115] != 'r' || out[116] != 0 {
+			t.Fatalf("READ cut every %d bytes: %d, % x", n, written, out)
+		}
+	}
+}
+
+func TestInit(t *testing.T) {
+	for _, c := range []struct {
+		major, minor uint32
+		size         int
+		errno        unix.Errno
+		minorOut     uint32
+	}{
+		{7, 45, 64, 0, 45}, {7, 99, 64, 0, 45}, {7, 27, 16, 0, 27}, {7, 31, 16, 0, 31},
+		{7, 26, 16, unix.EPROTO, 0}, {6, 45, 64, unix.EPROTO, 0}, {7, 45, 15, unix.EINVAL, 0},
+	} {
+		l := logrus.New()
+		l.SetOutput(io.Discard)
+		s := New(&fakeFS{t: t}, Options{Log: logrus.NewEntry(l)})
+		in := fp.InitIn{Major: c.major, Minor: c.minor, Flags: uint32(fp.InitMaxPages)}
+		b, errno := serve(s, newThread(s), fp.OpInit, fp.Bytes(&in)[:c.size], 80)
+		if errno != c.errno {
+			t.Errorf("%+v: %v", c, errno)
+		}
+		if errno == 0 {
+			if out, _, _ := fp.View[fp.InitOut](b); out.Minor != c.minorOut || out.MaxPages != 256 || out.MaxWrite != 1<<20 {
+				t.Errorf("%+v: %+v", c, out)
+			}
+		}
+	}
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	s := New(&fakeFS{t: t}, Options{Log: logrus.NewEntry(l)})
+	thread := newThread(s)
+	in := fp.InitIn{Major: 8}
+	if b, errno := serve(s, thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 || len(b) != 8 || b[0] != 7 {
+		t.Errorf("a newer major: %v, %v", b, errno)
+	}
+	if _, errno := serve(s, thread, fp.OpGetattr, make([]byte, 16), 200); errno == 0 {
+		t.Error("a session has begun without agreement")
+	}
+}
+
+// TestNeeds refuses what was not agreed, and what changes a read-only share.
+func TestNeeds(t *testing.T) {
+	s, thread := newServer(t, &fakeFS{}, Options{ReadOnly: true})
+	in := fp.ReadIn{Size: 4096}
+	if _, errno := serve(s, thread, fp.OpReaddirplus, fp.Bytes(&in), 4200); errno != unix.ENOSYS {
+		t.Errorf("READDIRPLUS: %v", errno)
+	}
+	for op, body := range map[fp.Opcode][]byte{
+		fp.OpMkdir: append(make([]byte, 8), "d\x00"...), fp.OpSetattr: make([]byte, 88), fp.OpUnlink: []byte("x\x00"),
+		fp.OpWrite: make([]byte, 40), fp.OpFallocate: make([]byte, 32), fp.OpOpen: {2, 0, 0, 0, 0, 0, 0, 0},
+		fp.OpTmpfile: make([]byte, 18), fp.OpCopyFileRange64: make([]byte, 56), fp.OpRemovexattr: []byte("user.a\x00"),
+	} {
+		if _, errno := serve(s, thread, op, body, 300); errno != unix.EROFS {
+			t.Errorf("%s on a read-only share: %v", op, errno)
+		}
+	}
+	truncating := []byte{0, 2, 0, 0, 0, 0, 0, 0} // O_RDONLY|O_TRUNC
+	if _, errno := serve(s, thread, fp.OpOpen, truncating, 300); errno != unix.EROFS {
+		t.Errorf("O_RDONLY|O_TRUNC: %v", errno)
+	}
+}
+
+// TestWaiting: a request that would block is finished elsewhere, once, and can be
+// interrupted.
+func TestWaiting(t *testing.T) {
+	fs := &fakeFS{}
+	s, thread := newServer(t, fs, Options{MaxWaiting: 2})
+	fs.fsync = func(r *Request) unix.Errno {
+		if !r.MayWait {
+			return WouldBlock
+		}
+		time.Sleep(5 * time.Millisecond)
+		return unix.ENOSPC
+	}
+	results := make(chan uint32, 20)
+	var replies [20][16]byte
+	for i := range replies {
+		in := fp.FsyncIn{}
+		_, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(replies[i][:], 100))
+		if d == nil {
+			t.Fatal("not deferred")
+		}
+		d.Start(func(n uint32) { results <- n })
+	}
+	for range replies {
+		if n := <-results; n != 16 {
+			t.Errorf("reply of %d bytes", n)
+		}
+	}
+	if h, _, _ := fp.View[fp.OutHeader](replies[19][:]); h.Error != -int32(unix.ENOSPC) {
+		t.Errorf("errno %d", h.Error)
+	}
+	fs.setlk = func(r *Request, wait bool) unix.Errno {
+		if !wait || !r.MayWait {
+			return WouldBlock
+		}
+		<-r.Canceled
+		return unix.EINTR
+	}
+	in := fp.LkIn{}
+	_, d := s.Handle(thread, split(message(fp.OpSetlkw, fp.Bytes(&in)), 100), split(replies[0][:], 100))
+	d.Start(func(n uint32) { results <- n })
+	stop := fp.InterruptIn{Unique: 5}
+	s.Handle(thread, split(message(fp.OpInterrupt, fp.Bytes(&stop)), 100), nil)
+	<-results
+	if h, _, _ := fp.View[fp.OutHeader](replies[0][:]); h.Error != -int32(unix.EINTR) {
+		t.Errorf("interrupted: errno %d", h.Error)
+	}
+	d.Cancel()
+}
+
+// TestPanic: a mistake in a method costs the request.
+func TestPanic(t *testing.T) {
+	s, thread := newServer(t, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { panic("oops") }}, Options{})
+	if _, errno := serve(s, thread, fp.OpLookup, []byte("x\x00"), 200); errno != unix.EIO {
+		t.Error(errno)
+	}
+	if _, errno := serve(s, thread, fp.OpGetattr, make([]byte, 16), 200); errno != 0 {
+		t.Error(errno)
+	}
+}
+
+func TestExtensions(t *testing.T) {
+	groups := func(size, n uint32, list ...byte) []byte {
+		return append(append(append([]byte(nil), fp.Bytes(&fp.ExtHeader{Size: size, Type: fp.ExtGroups})...),
+			fp.Bytes(&fp.SuppGroups{NrGroups: n})...), list...)
+	}
+	var r Request
+	if errno := r.parseExtensions(groups(16, 1, 4, 1, 0, 0)); errno != 0 || len(r.Groups) != 1 || r.Groups[0] != 260 {
+		t.Error(errno, r.Groups)
+	}
+	for i, bad := range [][]byte{
+		{1, 2, 3}, groups(7, 0), groups(100, 1, 1, 2, 3, 4), groups(16, 2, 1, 2, 3, 4), groups(16, 0xffffffff, 1, 2, 3, 4),
+		fp.Bytes(&fp.ExtHeader{Size: 8, Type: 99}), fp.Bytes(&fp.SecctxHeader{Size: 8, NrSecctx: 3}),
+	} {
+		var r Request
+		if errno := r.parseExtensions(bad); errno != unix.EINVAL {
+			t.Errorf("malformed extension %d: %v", i, errno)
+		}
+	}
+}
+
+func TestAllocations(t *testing.T) {
+	fs := &fakeFS{want: fp.InitDoReaddirplus}
+	s, thread := newServer(t, fs, Options{})
+	read, write := fp.ReadIn{Size: 4096}, fp.WriteIn{Size: 4096}
+	for op, body := range map[fp.Opcode][]byte{
+		fp.OpLookup: []byte("name\x00"), fp.OpGetattr: make([]byte, 16), fp.OpRead: fp.Bytes(&read),
+		fp.OpWrite: append(append([]byte(nil), fp.Bytes(&write)...), make([]byte, 4096)...), fp.OpReaddirplus: fp.Bytes(&read),
+	} {
+		fs.lookup = func(*Request, fp.Name, *fp.EntryOut) unix.Errno { return 0 }
+		in, out := split(message(op, body), 1<<20), split(make([]byte, 16+4096), 512)
+		if n := testing.AllocsPerRun(200, func() { s.Handle(thread, in, out) }); n != 0 {
+			t.Errorf("%s: %v allocations", op, n)
+		}
+	}
+}
+
+func BenchmarkHandle(b *testing.B) {
+	s, thread := newServer(b, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { return 0 }}, Options{})
+	read := fp.ReadIn{Size: 4096}
+	for op, body := range map[fp.Opcode][]byte{fp.OpLookup: []byte("name\x00"), fp.OpGetattr: make([]byte, 16), fp.OpRead: fp.Bytes(&read)} {
+		b.Run(op.String(), func(b *testing.B) {
+			in, out := split(message(op, body), 1<<20), split(make([]byte, 16+4096), 1<<20)
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Handle(thread, in, out)
+			}
+		})
+	}
+}
+
+// FuzzHandle sends any bytes, cut in any way, with any room for the reply.
+func FuzzHandle(f *testing.F) {
+	f.Add(message(fp.OpLookup, []byte("name\x00")), uint16(200), uint8(7))
+	f.Add(message(fp.OpRename2, append(make([]byte, 16), "a\x00b\x00"...)), uint16(16), uint8(100))
+	f.Add(message(fp.OpBatchForget, append([]byte{2, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 32)...)), uint16(0), uint8(1))
+	for op := range fp.Opcode(fp.NumOpcodes) {
+		f.Add(message(op, make([]byte, 90)), uint16(300), uint8(50))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, room uint16, cutAt uint8) {
+		fs := &fakeFS{want: fp.InitDoReaddirplus | fp.InitSetxattrExt}
+		fs.setlk = func(r *Request, _ bool) unix.Errno { return unix.EAGAIN }
+		fs.fsync = func(r *Request) unix.Errno { return 0 }
+		s, thread := newServer(t, fs, Options{})
+		if len(b) >= 4 && cutAt%2 == 0 { // a length that is true gets further
+			b[0], b[1], b[2], b[3] = byte(len(b)), byte(len(b)>>8), byte(len(b)>>16), 0
+		}
+		written, d := s.Handle(thread, split(b, int(cutAt)+1), split(make([]byte, room), rand.IntN(200)+1))
+		if d != nil {
+			t.Fatal("deferred")
+		}
+		if written > uint32(room) || written > 0 && written < 16 {
+			t.Fatal(fmt.Sprint(written, " bytes written, room for ", room))
+		}
+	})
+}
