@@ -1,0 +1,202 @@
+package fstest_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/passthrough/fstest"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// The share is served by a process of its own: a program that faults on a mapping of a
+// file which it serves itself stops its own garbage collector for ever.
+
+func TestMain(m *testing.M) {
+	if args := os.Getenv("FSTEST_DAEMON"); args != "" {
+		if err := daemon(strings.Split(args, ",")); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestHost runs the suite on a directory of the host: what fails there is wrong in the
+// suite.
+func TestHost(t *testing.T) {
+	dir := t.TempDir()
+	fstest.Run(t, dir, dir)
+}
+
+// configs are shares to run the suite on.
+var configs = map[string]func(*passthrough.Config){
+	"default":   func(*passthrough.Config) {},
+	"never":     func(c *passthrough.Config) { c.Cache = passthrough.CacheNever; c.AllowMmap = true },
+	"writeback": func(c *passthrough.Config) { c.Writeback = true },
+	"locks": func(c *passthrough.Config) {
+		c.PosixLocks, c.Flocks = true, true
+		c.KillprivV2 = true
+		c.PosixACL = passthrough.Auto
+	},
+	// Few descriptors: nodes are opened again and again.
+	"poor": func(c *passthrough.Config) { c.MaxFDs = 100; c.NoReaddirplus = true },
+}
+
+// TestFuse runs the suite on shares mounted with /dev/fuse.
+func TestFuse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip(err)
+	}
+	for name := range configs {
+		t.Run(name, func(t *testing.T) {
+			source, target := t.TempDir(), t.TempDir()
+			var skip []string
+			switch {
+			case testing.Short() && name != "default":
+				t.Skip("short")
+			case name == "writeback":
+				// The guest believes in its own sizes then (fs/fuse/inode.c:
+				// fuse_change_attributes): a file is changed on one side only.
+				skip = []string{"HostCoherence"}
+			}
+			mount(t, name, source, target)
+			fstest.Run(t, target, source, skip...)
+		})
+	}
+}
+
+// mount starts a daemon and waits until its share is mounted.
+func mount(t *testing.T, config, source, target string) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "FSTEST_DAEMON="+strings.Join([]string{config, source, target}, ","))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(target, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+			_ = unix.Unmount(target, unix.MNT_DETACH)
+			_ = cmd.Process.Kill()
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("daemon: %v", err)
+		}
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("daemon: %q, %v", line, err)
+	}
+}
+
+// daemon mounts a share and serves it until it is unmounted.
+func daemon(args []string) error {
+	source, target := args[1], args[2]
+	root, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	proc, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true}
+	configs[args[0]](&cfg)
+	fs, err := passthrough.New(cfg)
+	if err != nil {
+		return err
+	}
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", dev)
+	if err := unix.Mount(filepath.Base(source), target, "fuse.fstest", unix.MS_NODEV, options); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	srv := server.New(fs, server.Options{})
+	var wg sync.WaitGroup
+	errs := make(chan error, workers)
+	for range workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs <- serve(srv, dev)
+		}()
+	}
+	wg.Wait()
+	srv.Reset()
+	return <-errs
+}
+
+const (
+	workers    = 3
+	bufferSize = server.DefaultMaxWrite + 64<<10
+)
+
+// serve is one thread of the daemon.
+func serve(srv *server.Server, dev int) error {
+	t, err := srv.StartThread()
+	if err != nil {
+		return err
+	}
+	in, out := make([]byte, bufferSize), make([]byte, bufferSize)
+	for {
+		n, err := unix.Read(dev, in)
+		switch err {
+		case nil:
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was taken back
+			continue
+		case unix.ENODEV: // unmounted
+			srv.StopThread(t)
+			return nil
+		default:
+			return fmt.Errorf("read of /dev/fuse: %w", err)
+		}
+		reply := out
+		written, d := srv.Handle(t, vector(in[:n]), vector(out))
+		if d == nil {
+			answer(dev, reply[:written])
+			continue
+		}
+		in, out = make([]byte, bufferSize), make([]byte, bufferSize) // the others stay with d
+		d.Start(func(written uint32) { answer(dev, reply[:written]) })
+	}
+}
+
+func answer(dev int, reply []byte) {
+	if len(reply) == 0 {
+		return
+	}
+	// ENOENT: the request was interrupted. Others are mistakes of the reply.
+	if _, err := unix.Write(dev, reply); err != nil && err != unix.ENOENT {
+		fmt.Fprintf(os.Stderr, "reply of %s bytes: %v\n", strconv.Itoa(len(reply)), err)
+	}
+}
+
+func vector(b []byte) []unix.Iovec {
+	v := unix.Iovec{Base: &b[0]}
+	v.SetLen(len(b))
+	return []unix.Iovec{v}
+}
