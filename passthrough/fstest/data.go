@@ -2,12 +2,12 @@ package fstest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -313,7 +313,7 @@ func fileID(fd int) (id [2]uint64, err error) {
 
 // direntName reads the name and the cookie of the record at the front of b.
 func direntName(b []byte) (name string, off int64, size int) {
-	d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
-	raw := b[19:d.Reclen]
-	return string(raw[:bytes.IndexByte(raw, 0)]), d.Off, int(d.Reclen)
+	size = int(binary.NativeEndian.Uint16(b[16:])) // d_reclen
+	raw := b[19:size]
+	return string(raw[:bytes.IndexByte(raw, 0)]), int64(binary.NativeEndian.Uint64(b[8:])), size
 }
