@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -302,18 +301,4 @@ func (e *env) eventually(what string, f func() bool) {
 			return
 		}
 	}
-}
-
-// fileID tells two files apart.
-func fileID(fd int) (id [2]uint64, err error) {
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	return [2]uint64{st.Dev, st.Ino}, err
-}
-
-// direntName reads the name and the cookie of the record at the front of b.
-func direntName(b []byte) (name string, off int64, size int) {
-	d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
-	raw := b[19:d.Reclen]
-	return string(raw[:bytes.IndexByte(raw, 0)]), d.Off, int(d.Reclen)
 }
