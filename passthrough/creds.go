@@ -32,7 +32,7 @@ const capVersion3 = 0x20080522
 func capget() (c capSet, errno unix.Errno) {
 	h := capHeader{version: capVersion3}
 	var d [2]capData
-	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, ptr(&h), ptr(&d[0]), 0)
+	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&d[0])), 0)
 	for i := range d {
 		c.effective[i], c.permitted[i], c.inheritable[i] = d[i].effective, d[i].permitted, d[i].inheritable
 	}
@@ -46,7 +46,8 @@ func capset(c *capSet) unix.Errno {
 	for i := range d {
 		d[i] = capData{c.effective[i], c.permitted[i], c.inheritable[i]}
 	}
-	_, errno := nonblocking(unix.SYS_CAPSET, ptr(&h), ptr(&d[0]), 0)
+	counted()
+	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&d[0])), 0)
 	return errno
 }
 
@@ -185,6 +186,6 @@ func (fs *FS) comeBack(ts *threadState, t *server.Thread, groups bool) {
 }
 
 func setgroups(groups []uint32) unix.Errno {
-	_, errno := nonblocking(unix.SYS_SETGROUPS, uintptr(len(groups)), ptr(unsafe.SliceData(groups)), 0)
+	_, errno := nonblocking(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
 	return errno
 }

@@ -13,10 +13,13 @@ import (
 // calls counts system calls while a test has set it.
 var calls atomic.Pointer[atomic.Int64]
 
+// syscall6 repeats a call that was interrupted. Pointers are made into numbers in the
+// call of this function: with the directive the compiler then keeps what they point to
+// alive, and on the heap. A stack may move while the call is under way.
+//
+//go:uintptrescapes
 func syscall6(nr, a, b, c, d, e, f uintptr) (uintptr, unix.Errno) {
-	if n := calls.Load(); n != nil {
-		n.Add(1)
-	}
+	counted()
 	for {
 		r, _, errno := unix.Syscall6(nr, a, b, c, d, e, f)
 		// The runtime's own signals interrupt some calls.
@@ -27,15 +30,13 @@ func syscall6(nr, a, b, c, d, e, f uintptr) (uintptr, unix.Errno) {
 }
 
 // nonblocking is for calls that can't block: no hand-over to the scheduler.
+//
+//go:uintptrescapes
 func nonblocking(nr, a, b, c uintptr) (uintptr, unix.Errno) {
-	if n := calls.Load(); n != nil {
-		n.Add(1)
-	}
+	counted()
 	r, _, errno := unix.RawSyscall(nr, a, b, c)
 	return r, errno
 }
-
-func ptr[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }
 
 var emptyName = [1]byte{}
 
@@ -43,8 +44,8 @@ var emptyName = [1]byte{}
 const statxMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME | unix.STATX_MNT_ID
 
 func sysStatx(dirfd int, name *byte, flags int, st *unix.Statx_t) unix.Errno {
-	_, errno := syscall6(unix.SYS_STATX, uintptr(dirfd), ptr(name), uintptr(flags|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT),
-		statxMask, ptr(st), 0)
+	_, errno := syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
+		uintptr(flags|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT), statxMask, uintptr(unsafe.Pointer(st)), 0)
 	return errno
 }
 
@@ -54,7 +55,7 @@ func statxFD(fd int, st *unix.Statx_t) unix.Errno {
 }
 
 func sysOpenat(dirfd int, name *byte, flags int, mode uint32) (int, unix.Errno) {
-	fd, errno := syscall6(unix.SYS_OPENAT, uintptr(dirfd), ptr(name), uintptr(flags|unix.O_CLOEXEC), uintptr(mode), 0, 0)
+	fd, errno := syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(flags|unix.O_CLOEXEC), uintptr(mode), 0, 0)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -62,46 +63,47 @@ func sysOpenat(dirfd int, name *byte, flags int, mode uint32) (int, unix.Errno) 
 }
 
 func sysClose(fd int) unix.Errno {
-	if n := calls.Load(); n != nil {
-		n.Add(1)
-	}
+	counted()
 	// Not repeated after EINTR: the descriptor is gone by then.
 	_, _, errno := unix.Syscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
 	return errno
 }
 
 func sysMkdirat(dirfd int, name *byte, mode uint32) unix.Errno {
-	_, errno := syscall6(unix.SYS_MKDIRAT, uintptr(dirfd), ptr(name), uintptr(mode), 0, 0, 0)
+	_, errno := syscall6(unix.SYS_MKDIRAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(mode), 0, 0, 0)
 	return errno
 }
 
 func sysMknodat(dirfd int, name *byte, mode uint32, dev uint64) unix.Errno {
-	_, errno := syscall6(unix.SYS_MKNODAT, uintptr(dirfd), ptr(name), uintptr(mode), uintptr(dev), 0, 0)
+	_, errno := syscall6(unix.SYS_MKNODAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(mode), uintptr(dev), 0, 0)
 	return errno
 }
 
 func sysSymlinkat(target *byte, dirfd int, name *byte) unix.Errno {
-	_, errno := syscall6(unix.SYS_SYMLINKAT, ptr(target), uintptr(dirfd), ptr(name), 0, 0, 0)
+	_, errno := syscall6(unix.SYS_SYMLINKAT, uintptr(unsafe.Pointer(target)), uintptr(dirfd), uintptr(unsafe.Pointer(name)), 0, 0, 0)
 	return errno
 }
 
 func sysUnlinkat(dirfd int, name *byte, flags int) unix.Errno {
-	_, errno := syscall6(unix.SYS_UNLINKAT, uintptr(dirfd), ptr(name), uintptr(flags), 0, 0, 0)
+	_, errno := syscall6(unix.SYS_UNLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(flags), 0, 0, 0)
 	return errno
 }
 
 func sysRenameat2(olddir int, oldName *byte, newdir int, newName *byte, flags uint32) unix.Errno {
-	_, errno := syscall6(unix.SYS_RENAMEAT2, uintptr(olddir), ptr(oldName), uintptr(newdir), ptr(newName), uintptr(flags), 0)
+	_, errno := syscall6(unix.SYS_RENAMEAT2, uintptr(olddir), uintptr(unsafe.Pointer(oldName)),
+		uintptr(newdir), uintptr(unsafe.Pointer(newName)), uintptr(flags), 0)
 	return errno
 }
 
 func sysLinkat(olddir int, oldName *byte, newdir int, newName *byte, flags int) unix.Errno {
-	_, errno := syscall6(unix.SYS_LINKAT, uintptr(olddir), ptr(oldName), uintptr(newdir), ptr(newName), uintptr(flags), 0)
+	_, errno := syscall6(unix.SYS_LINKAT, uintptr(olddir), uintptr(unsafe.Pointer(oldName)),
+		uintptr(newdir), uintptr(unsafe.Pointer(newName)), uintptr(flags), 0)
 	return errno
 }
 
 func sysReadlinkat(dirfd int, name *byte, dst []byte) (int, unix.Errno) {
-	n, errno := syscall6(unix.SYS_READLINKAT, uintptr(dirfd), ptr(name), ptr(unsafe.SliceData(dst)), uintptr(len(dst)), 0, 0)
+	n, errno := syscall6(unix.SYS_READLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)), 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -110,23 +112,23 @@ func sysReadlinkat(dirfd int, name *byte, dst []byte) (int, unix.Errno) {
 
 // sysFchmodat follows a symbolic link: it is used on /proc/self/fd only.
 func sysFchmodat(dirfd int, name *byte, mode uint32) unix.Errno {
-	_, errno := syscall6(unix.SYS_FCHMODAT, uintptr(dirfd), ptr(name), uintptr(mode), 0, 0, 0)
+	_, errno := syscall6(unix.SYS_FCHMODAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(mode), 0, 0, 0)
 	return errno
 }
 
 func sysFchownFD(fd int, uid, gid uint32) unix.Errno {
-	_, errno := syscall6(unix.SYS_FCHOWNAT, uintptr(fd), ptr(&emptyName[0]), uintptr(uid), uintptr(gid), unix.AT_EMPTY_PATH, 0)
+	_, errno := syscall6(unix.SYS_FCHOWNAT, uintptr(fd), uintptr(unsafe.Pointer(&emptyName[0])), uintptr(uid), uintptr(gid), unix.AT_EMPTY_PATH, 0)
 	return errno
 }
 
 // sysUtimensat follows a symbolic link: it is used on /proc/self/fd only.
 func sysUtimensat(dirfd int, name *byte, times *[2]unix.Timespec) unix.Errno {
-	_, errno := syscall6(unix.SYS_UTIMENSAT, uintptr(dirfd), ptr(name), ptr(times), 0, 0, 0)
+	_, errno := syscall6(unix.SYS_UTIMENSAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(times)), 0, 0, 0)
 	return errno
 }
 
 func sysTruncate(path *byte, size int64) unix.Errno {
-	_, errno := syscall6(unix.SYS_TRUNCATE, ptr(path), uintptr(size), 0, 0, 0, 0)
+	_, errno := syscall6(unix.SYS_TRUNCATE, uintptr(unsafe.Pointer(path)), uintptr(size), 0, 0, 0, 0)
 	return errno
 }
 
@@ -136,7 +138,7 @@ func sysFtruncate(fd int, size int64) unix.Errno {
 }
 
 func sysFstatfs(fd int, st *unix.Statfs_t) unix.Errno {
-	_, errno := syscall6(unix.SYS_FSTATFS, uintptr(fd), ptr(st), 0, 0, 0, 0)
+	_, errno := syscall6(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0, 0, 0, 0)
 	return errno
 }
 

@@ -2,7 +2,6 @@ package fstest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -302,18 +301,4 @@ func (e *env) eventually(what string, f func() bool) {
 			return
 		}
 	}
-}
-
-// fileID tells two files apart.
-func fileID(fd int) (id [2]uint64, err error) {
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	return [2]uint64{st.Dev, st.Ino}, err
-}
-
-// direntName reads the name and the cookie of the record at the front of b.
-func direntName(b []byte) (name string, off int64, size int) {
-	size = int(binary.NativeEndian.Uint16(b[16:])) // d_reclen
-	raw := b[19:size]
-	return string(raw[:bytes.IndexByte(raw, 0)]), int64(binary.NativeEndian.Uint64(b[8:])), size
 }

@@ -1,6 +1,8 @@
 package fstest
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -31,6 +33,14 @@ func getdents(fd, size int) (list []entry, err error) {
 		b = b[length:]
 	}
 	return list, nil
+}
+
+// direntName reads the name and the cookie of the record at the front of b (struct
+// linux_dirent64).
+func direntName(b []byte) (name string, off int64, size int) {
+	size = int(binary.NativeEndian.Uint16(b[16:]))
+	raw := b[19:size]
+	return string(raw[:bytes.IndexByte(raw, 0)]), int64(binary.NativeEndian.Uint64(b[8:])), size
 }
 
 // list reads a directory to its end from where fd is.
@@ -203,7 +213,8 @@ func (e *env) stormFile(path string, worker int) {
 	if n, err := unix.Pread(fd, buf, off); string(buf[:n]) != want || err != nil {
 		e.Errorf("read %q, %v, want %q", buf[:n], err, want)
 	}
-	if _, err := fileID(fd); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		e.Errorf("fstat: %v", err)
 	}
 }
