@@ -1,6 +1,7 @@
 #!/bin/sh
 # Shows a share in a real virtual machine: starts govirtiofsd on a new directory and
-# QEMU with a small Linux guest, whose shell is on this terminal. "exit" ends both.
+# QEMU with a small Linux guest, which reads and writes there. On a terminal the
+# guest's shell comes then; "exit" ends both.
 #
 # Usage: doc/demo.sh [DIRECTORY]      share DIRECTORY instead of a new one
 set -eu
@@ -25,5 +26,17 @@ while [ ! -S "$run/socket" ]; do
 	kill -0 "$daemon" || exit 1
 	sleep 0.1
 done
-echo "The guest has $share on /mnt/demo. Its shell comes in about 10 seconds."
-"$root/test/guest/run.sh" qemu72 --socket "$run/socket" --tag demo --interactive
+cat >"$run/script" <<'EOF'
+echo "== in the guest: $(uname -sr), the share is on /mnt/demo"
+mount | grep virtiofs
+ls -la /mnt/demo
+[ ! -e /mnt/demo/hello ] || cat /mnt/demo/hello
+echo "This file was written in the guest." >/mnt/demo/from-guest
+EOF
+echo "The guest has $share on /mnt/demo. It starts in about 10 seconds."
+interactive=
+[ ! -t 0 ] || interactive=--interactive
+"$root/test/guest/run.sh" qemu72 --socket "$run/socket" --tag demo --script "$run/script" $interactive
+echo "== on the host: $share"
+ls -la "$share"
+cat "$share/from-guest"
