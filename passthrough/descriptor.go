@@ -156,7 +156,11 @@ func (fs *FS) evictOne(n *inode) (closed bool) {
 			fs.bury(n)
 		}
 	}()
-	n.mu.Lock()
+	// Whoever makes room may hold the lock, of this node or of one whose holder makes
+	// room too.
+	if !n.mu.TryLock() {
+		return false
+	}
 	canFind := n.parent != nil || n.handles != nil
 	n.mu.Unlock()
 	if !canFind {

@@ -21,6 +21,7 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 	if !n.isDir() {
 		return unix.ENOTDIR
 	}
+	// Through the node's descriptor, as with files: the name may be a link by now.
 	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return errno
@@ -116,7 +117,9 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 	return errno
 }
 
-// deliverAll moves entries to out until that is full or the directory ends.
+// deliverAll moves entries to out until that is full or the directory ends. Position
+// and cookie move together, after an entry has its place in the reply: one that did not
+// fit is the first of the next reply, and none comes twice.
 func (fs *FS) deliverAll(ts *threadState, h *handle, out *server.DirWriter, plus bool) unix.Errno {
 	d := h.dir
 	for {

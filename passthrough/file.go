@@ -136,7 +136,8 @@ func (fs *FS) noFlush(fh uint64, guest uint32) uint32 {
 	return fp.FopenNoflush
 }
 
-// Release implements server.Files.
+// Release implements server.Files. The descriptor is closed when the last request that
+// uses it is done, which may be this one or a READ on another queue.
 func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	h, errno := fs.fileHandle(r, in.Fh)
 	if errno != 0 {
@@ -179,7 +180,8 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	return sysClose(fd)
 }
 
-// Fsync implements server.Files.
+// Fsync implements server.Files. It waits for a disk, so it never runs on a queue's
+// thread; a forged handle is refused there at once.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
 	h, errno := fs.fileHandle(r, in.Fh)
 	if errno != 0 {
@@ -196,7 +198,8 @@ func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
 // thread.
 const inlineBytes = 1 << 20
 
-// Fallocate implements server.Files.
+// Fallocate implements server.Files. Which modes there are is the host's file system's
+// to say; a guest that may write to the file may do all of them.
 func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset || in.Length == 0 {
 		return unix.EINVAL

@@ -31,7 +31,7 @@ type ioState struct {
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 }
 
-// open counts a descriptor that the client can keep for as long as it likes. These may
+// keepFD counts a descriptor that the client can keep for as long as it likes. These may
 // be no more than 15 of 16 that FS may have: what remains serves requests. Descriptors
 // of nodes are closed to make room, these can't be.
 func (fs *FS) keepFD() unix.Errno {
@@ -83,7 +83,7 @@ func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.E
 		h.mount = fs.mountOf(n, fd)
 		h.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
-	h.refs.Store(1)
+	h.refs.Store(1) // the table's
 	n.hold()
 	n.addHandle(h)
 	fh = fs.handles.add(h, func(id uint64) { h.id = id })
@@ -171,7 +171,8 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 	return 0
 }
 
-// mountInfo is what FS learnt about a mount by using it.
+// mountInfo is what FS learnt about a mount by using it. It is never forgotten: there
+// are few mounts, and a wrong guess about a later one costs time only.
 type mountInfo struct {
 	closeReports bool        // closing a file may report that a write has failed
 	noNowait     atomic.Bool // reads with RWF_NOWAIT do not work

@@ -14,12 +14,21 @@ import (
 // of the guest) has one description a file, which only holds its locks, so that two
 // owners exclude each other although one process of the host acts for both. flock
 // locks go on the handle's own description, of which there is one an open.
+//
+// The locks are the host's: other guests, other daemons and processes of the host see
+// them, and they end with this process. A circle of waiting owners is not found
+// (EDEADLK): the host's kernel does not look for one among open file descriptions.
+//
+// Nobody waits in a system call. A client could otherwise hold as many threads as it
+// likes, and nothing could end their wait.
 
-// lockOwner is the description that holds an owner's locks on a file.
+// lockOwner is the description that holds an owner's locks on a file. It is made with
+// the first lock and closed, which ends all of them, with the FLUSH that each close in
+// the guest brings, or with the file's last handle.
 type lockOwner struct {
-	owner    uint64
+	owner    uint64 // the guest's number of a process
 	fd       int
-	writable bool
+	writable bool // open for writing, which an exclusive lock needs
 }
 
 // Waiting for a lock of another process is polling: there is no call that waits for
@@ -52,6 +61,7 @@ func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
 	}
 	out.Lk = fp.FileLock{Type: uint32(uint16(lk.Type))}
 	if lk.Type != unix.F_UNLCK {
+		// Length 0 of the host is up to the largest offset in the protocol.
 		out.Lk.Start, out.Lk.End = uint64(lk.Start), math.MaxInt64
 		if lk.Len > 0 {
 			out.Lk.End = uint64(lk.Start + lk.Len - 1)
@@ -68,6 +78,7 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	}
 	defer fs.releaseHandle(h)
 	ts := threadOf(r)
+	// Each try is made anew: the owner may have lost its description meanwhile.
 	try := func() unix.Errno { return fs.posixLock(ts, h, in.Owner, lk) }
 	if in.LkFlags&fp.LkFlock != 0 {
 		try = func() unix.Errno { return flockLock(h, in.Lk.Type) }
@@ -215,6 +226,7 @@ func (n *inode) waitForLock(canceled <-chan struct{}, try func() unix.Errno) uni
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
+		// First the channel, then the try: an unlock in between is not missed.
 		unlocked := n.nextUnlock()
 		if errno := try(); errno != unix.EAGAIN {
 			return errno

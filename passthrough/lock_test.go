@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -296,4 +297,33 @@ func TestLockStorm(t *testing.T) {
 	if n := turns.Load(); n != 400 {
 		t.Errorf("%d turns", n)
 	}
+}
+
+// TestLockWithoutRoom takes locks when each new descriptor has to displace another one:
+// the node itself is one whose descriptor may be closed then.
+func TestLockWithoutRoom(t *testing.T) {
+	g := newShare(t, func(c *Config) { c.MaxFDs = 64 }, fp.InitPosixLocks).guest()
+	type opened struct{ node, fh uint64 }
+	var files []opened
+	for i := range 25 {
+		node, fh := g.openName(fmt.Sprint(i), "x", unix.O_RDWR)
+		files = append(files, opened{node, fh})
+	}
+	done := make(chan struct{})
+	time.AfterFunc(10*time.Second, func() {
+		select {
+		case <-done:
+		default:
+			panic("a lock is waited for by its holder")
+		}
+	})
+	for round := range uint64(3) {
+		for _, f := range files {
+			errno := g.fs.Setlk(g.on(f.node), lkIn(f.fh, round, unix.F_RDLCK, 0, 9), false)
+			if errno != 0 && errno != unix.ENOLCK {
+				t.Errorf("lock: %v", errno)
+			}
+		}
+	}
+	close(done)
 }

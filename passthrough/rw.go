@@ -24,7 +24,8 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 		return 0, unix.EINVAL
 	}
 	if h.direct && !r.MayWait {
-		return 0, server.WouldBlock // past the page cache is always a wait
+		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
+		return 0, server.WouldBlock
 	}
 	return h.read(dst, int64(in.Offset), r.MayWait)
 }
@@ -42,8 +43,12 @@ func (h *handle) read(dst []unix.Iovec, off int64, mayWait bool) (done int, errn
 		n, errno := vectored(unix.SYS_PREADV2, h.fd, batch, off, flags)
 		switch {
 		case errno == unix.EAGAIN && flags != 0:
-			return 0, server.WouldBlock // the retry reads all of it again
+			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
+			// retry reads all of it again.
+			return 0, server.WouldBlock
 		case errno == unix.EOPNOTSUPP && flags != 0:
+			// tmpfs, FUSE, network file systems: better in the way of others at
+			// times than on another thread each time.
 			h.mount.noNowait.Store(true)
 			flags = 0
 			continue
@@ -78,6 +83,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	if !r.MayWait && (h.direct || flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0) {
 		return 0, server.WouldBlock // it ends when the disk has the data
 	}
+	// The kernel clears setuid and setgid bits for a writer without CAP_FSETID.
 	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
 	return h.write(src, int64(in.Offset), flags)
 }
