@@ -6,7 +6,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -346,4 +348,47 @@ func BenchmarkReaddirplus(b *testing.B) {
 		g.fs.Readdirplus(r, in, server.NewDirWriter(bytes))
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/names, "ns/name")
+}
+
+// TestSharedListing has several threads list with one handle, forget what they got and
+// close the handle in the end. Each reply is good by itself: it goes on where it was
+// asked to.
+func TestSharedListing(t *testing.T) {
+	s := newShare(t, nil, 0)
+	g := s.guest()
+	for i := range 300 {
+		g.write(fmt.Sprint(i), "")
+	}
+	fh := g.open(fp.RootID, unix.O_DIRECTORY)
+	_, all := g.listAll(fh, 4096, false)
+	var wg sync.WaitGroup
+	for worker := range 3 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			g := s.guest()
+			for range 200 {
+				i := rand.IntN(len(all) - 1)
+				list, errno := g.list(fp.RootID, fh, all[i].off, 2000, worker != 0)
+				if errno == unix.EBADF {
+					return // the handle was closed
+				}
+				if errno != 0 || len(list) == 0 || list[0].name != all[i+1].name {
+					t.Errorf("after %q: %v, %v", all[i].name, list, errno)
+					return
+				}
+				for _, l := range list {
+					if l.entry.NodeID != 0 {
+						g.fs.Forget(l.entry.NodeID, 1)
+					}
+				}
+			}
+		}()
+	}
+	time.Sleep(20 * time.Millisecond)
+	wantErrno(t, "release", g.fs.Releasedir(g.on(fp.RootID), &fp.ReleaseIn{Fh: fh}), 0)
+	wg.Wait()
+	if n := g.fs.io.dirBuffers.Load(); n != 0 {
+		t.Errorf("%d buffers are left", n)
+	}
 }

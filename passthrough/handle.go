@@ -172,7 +172,7 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 }
 
 // mountInfo is what FS learnt about a mount by using it. It is never forgotten: there
-// are few mounts, and a wrong guess about a later one costs time only.
+// are few mounts.
 type mountInfo struct {
 	closeReports bool        // closing a file may report that a write has failed
 	noNowait     atomic.Bool // reads with RWF_NOWAIT do not work
