@@ -4,7 +4,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +16,7 @@ import (
 type Deferred struct {
 	server   *Server
 	op       *op
+	session  *session
 	header   fp.InHeader
 	args     []byte
 	data     []unix.Iovec
@@ -30,13 +30,14 @@ type Deferred struct {
 	canceled chan struct{}
 }
 
-// newDeferred copies the request that t is serving.
+// newDeferred copies the request that t is serving. From here on INTERRUPT finds it.
 func newDeferred(t *Thread, o *op) *Deferred {
 	args := alignedBytes(len(t.args))
 	copy(args, t.args)
 	d := &Deferred{
 		server:   t.server,
 		op:       o,
+		session:  t.session,
 		header:   t.request.Header,
 		args:     args,
 		data:     slices.Clone(t.data),
@@ -49,6 +50,7 @@ func newDeferred(t *Thread, o *op) *Deferred {
 	for _, c := range t.request.Security {
 		d.security = append(d.security, SecurityContext{Name: slices.Clone(c.Name), Value: slices.Clone(c.Value)})
 	}
+	t.server.waiting.add(d)
 	return d
 }
 
@@ -56,49 +58,76 @@ func newDeferred(t *Thread, o *op) *Deferred {
 // there, once, with the length of the reply.
 func (d *Deferred) Start(done func(written uint32)) {
 	d.done = done
-	d.server.waiting.add(d)
-	if d.op.waits {
-		// It sleeps in Go, possibly for ever: it gets no thread.
-		go d.finish(newThread(d.server))
+	if !d.op.waits {
+		d.server.pool.submit(d)
 		return
 	}
-	d.server.pool.submit(d)
+	// It sleeps in Go, possibly for ever: it gets no thread.
+	go func() {
+		t := newWaiter(d.server)
+		d.finish(t)
+		d.server.removeThread(t)
+	}()
 }
 
 // Cancel makes a request that waits for another client end soon with EINTR. It may
-// be called at any time after Start, also after done.
+// be called at any time, also after done.
 func (d *Deferred) Cancel() { d.once.Do(func() { close(d.canceled) }) }
 
 // finish serves the request on t and reports it.
 func (d *Deferred) finish(t *Thread) {
-	written := d.serve(t)
+	written := d.attempt(t, func() (uint32, unix.Errno) {
+		if d.server.session.Load() != d.session {
+			// Its nodes and handles are gone, or other files' by now.
+			return t.fail(unix.ENOTCONN), unix.ENOTCONN
+		}
+		return t.run(d.op)
+	})
 	d.server.waiting.remove(d)
 	d.done(written)
 }
 
-// serve runs the method again, now with leave to wait. Buffers that are gone cost
-// the reply.
-func (d *Deferred) serve(t *Thread) (written uint32) {
-	debug.SetPanicOnFault(true)
+// refuse answers the request with an error instead.
+func (d *Deferred) refuse(errno unix.Errno) {
+	t := newWaiter(d.server)
+	written := d.attempt(t, func() (uint32, unix.Errno) { return t.fail(errno), errno })
+	d.server.waiting.remove(d)
+	d.server.removeThread(t)
+	d.done(written)
+}
+
+// attempt lends t the request, and leave to wait, while f serves it. Buffers that are
+// gone cost the reply.
+func (d *Deferred) attempt(t *Thread, f func() (uint32, unix.Errno)) (written uint32) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			written = 0
-			d.server.oops.Do(func() { d.server.log.Warnf("reply lost: %v", r) })
+			// A method may have been cut off half-way.
+			t.Break()
+			d.server.oops.Do(func() { d.server.log.Warnf("%s: reply lost: %v", fp.Opcode(d.header.Opcode), r) })
 		}
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
 		MayWait: true, Canceled: d.canceled, Thread: t}
+	t.session, t.moved = d.session, 0
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
-	written, errno := t.run(d.op)
-	t.count(errno)
+	written, errno := f()
+	t.count(d.op, errno)
 	return written
 }
 
 // waitingTable finds the waiting requests by their unique number, for INTERRUPT.
 type waitingTable struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the following; a leaf
 	table map[uint64]*Deferred
+
+	// early are numbers that were interrupted while no such request waited, the
+	// latest at next-1. With /dev/fuse another thread may have the request and not be
+	// here yet.
+	early [16]uint64
+	next  int
 }
 
 func (w *waitingTable) add(d *Deferred) {
@@ -109,6 +138,10 @@ func (w *waitingTable) add(d *Deferred) {
 	}
 	// A client that uses a number twice can interrupt only one of the two.
 	w.table[d.header.Unique] = d
+	if i := slices.Index(w.early[:], d.header.Unique); i >= 0 && d.header.Unique != 0 {
+		w.early[i] = 0
+		d.Cancel()
+	}
 }
 
 func (w *waitingTable) remove(d *Deferred) {
@@ -121,112 +154,27 @@ func (w *waitingTable) remove(d *Deferred) {
 
 func (w *waitingTable) cancel(unique uint64) {
 	w.mu.Lock()
-	d := w.table[unique]
-	w.mu.Unlock()
-	if d != nil {
+	defer w.mu.Unlock()
+	if d := w.table[unique]; d != nil {
+		d.Cancel()
+		return
+	}
+	w.early[w.next] = unique
+	w.next = (w.next + 1) % len(w.early)
+}
+
+// cancelAll ends what waits for other clients, at the end of a session.
+func (w *waitingTable) cancelAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.table {
 		d.Cancel()
 	}
+	w.early = [16]uint64{}
 }
 
 func interrupt(t *Thread) (int, unix.Errno) {
 	v, _ := in[fp.InterruptIn](t)
 	t.server.waiting.cancel(v.Unique)
 	return 0, 0
-}
-
-// poolIdle is how long a thread of the pool stays without work.
-const poolIdle = 5 * time.Second
-
-// pool is the threads on which requests may block in system calls: as many as
-// needed, up to a limit.
-type pool struct {
-	server *Server
-	max    int
-	idle   chan *Deferred // taken by threads that have nothing to do
-
-	mu      sync.Mutex // guards the following
-	threads int
-	queue   []*Deferred // when all threads are busy
-}
-
-func (p *pool) init(s *Server, max int) {
-	p.server, p.max, p.idle = s, max, make(chan *Deferred)
-}
-
-// submit has d finished by an idle thread, a new one, or the next that is done.
-func (p *pool) submit(d *Deferred) {
-	select {
-	case p.idle <- d:
-		return
-	default:
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.threads >= p.max {
-		p.queue = append(p.queue, d)
-		return
-	}
-	p.threads++
-	go p.run(d)
-}
-
-// next is the next queued request; without one the thread counts as idle no more
-// once it has waited in vain.
-func (p *pool) next() *Deferred {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
-		return nil
-	}
-	d := p.queue[0]
-	p.queue = p.queue[1:]
-	return d
-}
-
-// run is one thread of the pool.
-func (p *pool) run(d *Deferred) {
-	t, err := p.server.StartThread()
-	if err != nil {
-		p.server.log.WithError(err).Error("no thread for waiting requests")
-		t = newThread(p.server)
-	}
-	timer := time.NewTimer(poolIdle)
-	for d != nil {
-		if err != nil {
-			t.writeTo, t.room, t.request.Header = d.writeTo, d.room, d.header
-			d.server.waiting.remove(d)
-			d.done(t.fail(unix.EIO))
-		} else {
-			d.finish(t)
-		}
-		if t.Broken() {
-			break
-		}
-		if d = p.next(); d != nil {
-			continue
-		}
-		timer.Reset(poolIdle)
-		select {
-		case d = <-p.idle:
-		case <-timer.C:
-		}
-	}
-	if err == nil {
-		p.server.StopThread(t)
-	}
-	p.leave()
-}
-
-// leave takes a thread off the count. What was queued while it was leaving goes to
-// a new one.
-func (p *pool) leave() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.queue) > 0 {
-		d := p.queue[0]
-		p.queue = p.queue[1:]
-		go p.run(d)
-		return
-	}
-	p.threads--
 }

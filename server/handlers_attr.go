@@ -47,6 +47,9 @@ func variable(t *Thread, size int, f func(dst []byte) (int, unix.Errno)) (int, u
 	if errno != 0 {
 		return 0, errno
 	}
+	if n < 0 || n > len(dst) {
+		return 0, unix.EIO
+	}
 	if uint64(outHeaderSize+n) > t.room {
 		return 0, unix.ERANGE
 	}
@@ -55,9 +58,10 @@ func variable(t *Thread, size int, f func(dst []byte) (int, unix.Errno)) (int, u
 }
 
 func setxattr(t *Thread) (int, unix.Errno) {
-	v := &fp.SetxattrIn{}
+	v := &t.setxattr
+	*v = fp.SetxattrIn{}
 	n := fp.CompatSetxattrInSize
-	if t.server.session.Load().flags&fp.InitSetxattrExt != 0 {
+	if t.session.flags&fp.InitSetxattrExt != 0 {
 		n = size[fp.SetxattrIn]()
 	}
 	if len(t.args) < n {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"math"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -30,19 +31,31 @@ func tmpfile(t *Thread) (int, unix.Errno) {
 
 func read(t *Thread) (int, unix.Errno) {
 	v, _ := in[fp.ReadIn](t)
-	if v.Size > t.server.session.Load().maxWrite || uint64(v.Size) > t.room-uint64(outHeaderSize) {
+	if v.Size > t.session.maxRead || uint64(v.Size) > t.room-uint64(outHeaderSize) {
 		return 0, unix.EINVAL
 	}
 	t.data = cut(t.data[:0], t.writeTo, uint64(outHeaderSize), uint64(v.Size))
-	return t.server.fs.Read(&t.request, v, t.data)
+	n, errno := t.server.fs.Read(&t.request, v, t.data)
+	return t.move(n, v.Size, errno)
+}
+
+// move notes that n bytes of file data were moved, of size that were asked for. More
+// is a mistake of the method's.
+func (t *Thread) move(n int, size uint32, errno unix.Errno) (int, unix.Errno) {
+	if errno == 0 && (n < 0 || uint64(n) > uint64(size)) {
+		return 0, unix.EIO
+	}
+	t.moved = uint64(n)
+	return n, errno
 }
 
 func write(t *Thread) (int, unix.Errno) {
 	v, _ := in[fp.WriteIn](t)
-	if v.Size > t.server.session.Load().maxWrite || uint64(v.Size) != t.dataLen {
+	if v.Size > t.session.maxWrite || uint64(v.Size) != t.dataLen {
 		return 0, unix.EINVAL
 	}
 	n, errno := t.server.fs.Write(&t.request, v, t.data)
+	n, errno = t.move(n, v.Size, errno)
 	out[fp.WriteOut](t).Size = uint32(n)
 	return done[fp.WriteOut](errno)
 }
@@ -106,6 +119,9 @@ func ioctl(t *Thread) (int, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
+	if n < 0 || n > int(v.OutSize) {
+		return 0, unix.EIO
+	}
 	copy(buf, fp.Bytes(o))
 	t.reply = buf
 	return head + n, 0
@@ -145,9 +161,9 @@ func removeMapping(t *Thread) (int, unix.Errno) {
 	if v.Count == 0 || uint64(v.Count)*uint64(one) > uint64(len(rest)) {
 		return 0, unix.EINVAL
 	}
-	list := make([]fp.RemoveMappingOne, v.Count)
-	for i := range list {
-		copy(fp.Bytes(&list[i]), rest[i*one:])
+	t.mappings = slices.Grow(t.mappings[:0], int(v.Count))[:v.Count]
+	for i := range t.mappings {
+		copy(fp.Bytes(&t.mappings[i]), rest[i*one:])
 	}
-	return 0, t.server.fs.RemoveMapping(&t.request, list)
+	return 0, t.server.fs.RemoveMapping(&t.request, t.mappings)
 }

@@ -93,7 +93,8 @@ func rmdir(t *Thread) (int, unix.Errno) {
 
 func rename(t *Thread) (int, unix.Errno) {
 	v, rest := in[fp.RenameIn](t)
-	return renameNames(t, &fp.Rename2In{NewDir: v.NewDir}, rest)
+	t.rename = fp.Rename2In{NewDir: v.NewDir}
+	return renameNames(t, &t.rename, rest)
 }
 
 func rename2(t *Thread) (int, unix.Errno) {

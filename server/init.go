@@ -1,6 +1,8 @@
 package server
 
 import (
+	"math"
+
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -14,6 +16,9 @@ const baseFlags = fp.InitAsyncRead | fp.InitAtomicOTrunc | fp.InitBigWrites |
 const (
 	maxBackground = 65535
 	pageSize      = 4096
+	// largestPage is the largest page of any client. What it may READ at once is
+	// limited in its pages, not in bytes: MaxWrite says nothing of it.
+	largestPage = 64 << 10
 	// oldMaxPages is what one request may carry without MAX_PAGES
 	// (FUSE_DEFAULT_MAX_PAGES_PER_REQ).
 	oldMaxPages = 32
@@ -69,20 +74,23 @@ func (s *Server) propose(req *fp.InitIn) *InitParams {
 // begin starts the session and fills in the reply.
 func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
 	flags := p.Flags & p.Offered
-	if flags&fp.InitMaxPages == 0 {
-		p.MaxWrite = min(p.MaxWrite, oldMaxPages*pageSize)
+	if flags&fp.InitExt == 0 {
+		flags &= 1<<32 - 1
 	}
+	maxPages := uint32(oldMaxPages)
+	if flags&fp.InitMaxPages != 0 {
+		maxPages = min((p.MaxWrite+pageSize-1)/pageSize, math.MaxUint16)
+	}
+	maxPages = max(maxPages, 1)
+	p.MaxWrite = max(min(p.MaxWrite, maxPages*pageSize), pageSize)
 	reply.Minor = p.Minor
 	reply.MaxReadahead = p.MaxReadahead
-	reply.Flags = uint32(flags)
-	if flags&fp.InitExt != 0 {
-		reply.Flags2 = uint32(flags >> 32)
-	}
+	reply.Flags, reply.Flags2 = uint32(flags), uint32(flags>>32)
 	reply.MaxBackground = p.MaxBackground
 	reply.CongestionThreshold = p.CongestionThreshold
 	reply.MaxWrite = p.MaxWrite
 	reply.TimeGran = p.TimeGran
-	reply.MaxPages = uint16((p.MaxWrite + pageSize - 1) / pageSize)
+	reply.MaxPages = uint16(maxPages)
 	if flags&fp.InitMapAlignment != 0 {
 		reply.MapAlignment = p.MapAlignment
 	}
@@ -90,14 +98,20 @@ func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
 		reply.RequestTimeout = p.RequestTimeout
 	}
 	s.restarted.Store(false)
-	s.session.Store(&session{flags: flags, maxWrite: p.MaxWrite})
+	s.session.Store(&session{
+		flags:    flags,
+		maxWrite: p.MaxWrite,
+		maxRead:  uint32(min(uint64(maxPages)*largestPage, math.MaxInt32)),
+	})
 }
 
 // end ends the session, if there is one. initMu is held.
 func (s *Server) end() {
-	if s.session.Swap(nil) != nil {
-		s.fs.Destroy()
+	if s.session.Swap(nil) == nil {
+		return
 	}
+	s.waiting.cancelAll()
+	s.fs.Destroy()
 }
 
 func destroy(t *Thread) (int, unix.Errno) {

@@ -24,16 +24,20 @@ type Options struct {
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
-	Log        *logrus.Entry
+	// IsGuestFault tells whether addr lies in memory that clients' buffers are in. A
+	// method that touches such a buffer itself can fault; the fault is then the
+	// transport's to handle, as one in Handle is, and not a mistake of the method's.
+	IsGuestFault func(addr uintptr) bool
+	Log          *logrus.Entry
 }
 
 // Server serves FUSE requests from a FileSystem.
 type Server struct {
-	fs    FileSystem
-	opts  Options
-	log   *logrus.Entry
-	trace bool
-	oops  rate.Sometimes
+	fs     FileSystem
+	opts   Options
+	log    *logrus.Entry
+	oops   rate.Sometimes
+	panics atomic.Uint64
 
 	session   atomic.Pointer[session] // nil before INIT
 	restarted atomic.Bool             // see Restarted
@@ -51,6 +55,7 @@ type Server struct {
 type session struct {
 	flags    fp.InitFlags
 	maxWrite uint32
+	maxRead  uint32
 }
 
 // New returns a server for fs.
@@ -68,7 +73,6 @@ func New(fs FileSystem, opts Options) *Server {
 		fs:      fs,
 		opts:    opts,
 		log:     opts.Log,
-		trace:   opts.Log.Logger.IsLevelEnabled(logrus.TraceLevel),
 		oops:    rate.Sometimes{Interval: time.Second},
 		threads: make(map[*Thread]struct{}),
 	}
@@ -78,72 +82,78 @@ func New(fs FileSystem, opts Options) *Server {
 
 // Handle serves the request in the device-readable buffers in and writes its reply
 // to the device-writable buffers out. It returns how many bytes it wrote. When the
-// request has to wait, d is not nil: nothing was written, and d.Start finishes it
-// elsewhere. Safe for concurrent use, one Thread each.
+// request has to wait, d is not nil: nothing was written, and d.Start, which must be
+// called, finishes it elsewhere. Safe for concurrent use, one Thread each.
 //
 // It panics when a buffer is not accessible; the transport, which owns the buffers,
-// recovers.
+// recovers. After each call the transport looks at Thread.Broken.
 func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Deferred) {
-	total := iovLen(in)
-	t.writeTo, t.room = out, iovLen(out)
-	if gather(t.header, in, 0) < headerSize {
-		clear(t.header)
-		h, _, _ := fp.View[fp.InHeader](t.header)
-		t.request.Header = *h
-		return t.fail(unix.EINVAL), nil
+	o, errno := t.load(in, out)
+	if s.tracing() {
+		t.traceRequest(o)
 	}
-	h, _, _ := fp.View[fp.InHeader](t.header)
-	t.request.Header = *h
-	o := opOf(fp.Opcode(h.Opcode))
-	errno := t.load(o, in, total)
 	if errno == 0 {
-		if s.trace {
-			t.traceRequest()
-		}
 		written, errno = t.run(o)
 		if errno == WouldBlock {
 			return 0, newDeferred(t, o)
 		}
-	} else {
+	} else if !o.noReply {
 		written = t.fail(errno)
-		if o.noReply {
-			written = 0
-		}
 	}
-	t.count(errno)
+	t.count(o, errno)
 	return written, nil
 }
 
 // Refuse answers a request that the transport can't make sense of, if its header
 // is there.
 func (s *Server) Refuse(t *Thread, in, out []unix.Iovec, errno unix.Errno) (written uint32) {
-	if gather(t.header, in, 0) < headerSize {
+	if !t.begin(in, out) {
 		return 0
 	}
-	h, _, _ := fp.View[fp.InHeader](t.header)
-	t.request.Header = *h
-	t.writeTo, t.room = out, iovLen(out)
+	o := opOf(fp.Opcode(t.request.Header.Opcode))
+	t.count(o, errno)
+	if o.noReply {
+		return 0
+	}
 	return t.fail(errno)
 }
 
-// load checks a request against its row of the table and copies what is decided
-// on. total is the length of in.
-func (t *Thread) load(o *op, in []unix.Iovec, total uint64) unix.Errno {
-	h := &t.request.Header
-	if uint64(h.Len) != total {
-		return unix.EINVAL
+// begin forgets the last request and reads the header of the next.
+func (t *Thread) begin(in, out []unix.Iovec) bool {
+	t.writeTo, t.room = out, iovLen(out)
+	t.args, t.data, t.dataLen, t.moved = nil, t.data[:0], 0, 0
+	r := &t.request
+	r.Groups, r.Security = r.Groups[:0], r.Security[:0]
+	if gather(t.header, in, 0) < headerSize {
+		r.Header = fp.InHeader{}
+		return false
+	}
+	h, _, _ := fp.View[fp.InHeader](t.header)
+	r.Header = *h
+	return true
+}
+
+// load checks a request against its row of the table and copies what is decided on.
+func (t *Thread) load(in, out []unix.Iovec) (*op, unix.Errno) {
+	if !t.begin(in, out) {
+		return &unknownOp, unix.EINVAL
+	}
+	o := opOf(fp.Opcode(t.request.Header.Opcode))
+	total := iovLen(in)
+	if uint64(t.request.Header.Len) != total {
+		return o, unix.EINVAL
 	}
 	if errno := t.admit(o); errno != 0 {
-		return errno
+		return o, errno
 	}
 	n := total - uint64(headerSize)
 	if o.payload {
 		n = min(n, uint64(o.in))
 		t.dataLen = total - uint64(headerSize) - n
-		t.data = cut(t.data[:0], in, uint64(headerSize)+n, t.dataLen)
+		t.data = cut(t.data, in, uint64(headerSize)+n, t.dataLen)
 	}
 	if n > maxArgs {
-		return unix.E2BIG
+		return o, unix.E2BIG
 	}
 	if n > uint64(len(t.scratch)) {
 		t.args = alignedBytes(int(n))
@@ -151,24 +161,25 @@ func (t *Thread) load(o *op, in []unix.Iovec, total uint64) unix.Errno {
 		t.args = t.scratch[:n]
 	}
 	gather(t.args, in, uint64(headerSize))
-	return t.split(o)
+	return o, t.split(o)
 }
 
 // admit checks what does not need the request's body: the session, negotiated
 // features and room for the reply.
 func (t *Thread) admit(o *op) unix.Errno {
+	if !o.noReply && t.room < uint64(outHeaderSize+o.out) {
+		return unix.EINVAL
+	}
 	if o.handle == nil {
 		return unix.ENOSYS
 	}
-	s := t.server.session.Load()
-	if s == nil && !o.noSession {
-		return unix.EINVAL
+	// The whole request goes by this session, even if it ends meanwhile.
+	t.session = t.server.session.Load()
+	if t.session == nil && !o.noSession {
+		return unix.EINVAL // not ENOSYS: clients remember that for good
 	}
-	if o.needs != 0 && s.flags&o.needs == 0 {
+	if o.needs != 0 && t.session.flags&o.needs == 0 {
 		return unix.ENOSYS
-	}
-	if !o.noReply && t.room < uint64(outHeaderSize+o.out) {
-		return unix.EINVAL
 	}
 	return 0
 }
@@ -176,7 +187,6 @@ func (t *Thread) admit(o *op) unix.Errno {
 // split checks the body's length and takes the extensions off its end.
 func (t *Thread) split(o *op) unix.Errno {
 	r := &t.request
-	r.Groups, r.Security = r.Groups[:0], r.Security[:0]
 	if ext := int(r.Header.TotalExtLen) * 8; ext != 0 && !o.payload {
 		if ext > len(t.args)-o.in {
 			return unix.EINVAL
@@ -209,7 +219,7 @@ func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
 	case errno != 0:
 		return t.fail(errno), errno
 	}
-	if uint64(outHeaderSize+n) > t.room { // a mistake of the method's: nothing is cut off silently
+	if n < 0 || uint64(outHeaderSize+n) > t.room { // a mistake of the method's: nothing is cut off silently
 		return t.fail(unix.EIO), unix.EIO
 	}
 	t.putHeader(uint32(outHeaderSize+n), 0)
@@ -219,34 +229,53 @@ func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
 	if t.reply != nil {
 		scatter(t.writeTo, uint64(outHeaderSize), t.reply[:n])
 	}
-	if t.server.trace {
+	if t.server.tracing() {
 		t.traceReply(n, 0)
 	}
 	return uint32(outHeaderSize + n), 0
 }
 
-// call runs the method; a panic in it costs the request.
+// call runs the method. A panic in it costs the request, and the thread: nobody knows
+// whose credentials it was left with.
 func (t *Thread) call(o *op) (n int, errno unix.Errno) {
 	defer func() {
-		if r := recover(); r != nil {
-			n, errno = 0, unix.EIO
-			t.server.oops.Do(func() {
-				t.server.log.Errorf("%s: panic: %v\n%s", fp.Opcode(t.request.Header.Opcode), r, debug.Stack())
-			})
+		r := recover()
+		if r == nil {
+			return
 		}
+		s := t.server
+		if s.guestFault(r) {
+			panic(r)
+		}
+		n, errno = 0, unix.EIO
+		t.Break()
+		s.panics.Add(1)
+		s.oops.Do(func() {
+			s.log.Errorf("%s: panic: %v\n%s", fp.Opcode(t.request.Header.Opcode), r, debug.Stack())
+		})
 	}()
 	return o.handle(t)
 }
+
+// guestFault tells whether a panic comes from a client's buffer that is gone.
+func (s *Server) guestFault(r any) bool {
+	fault, ok := r.(interface{ Addr() uintptr })
+	return ok && s.opts.IsGuestFault != nil && s.opts.IsGuestFault(fault.Addr())
+}
+
+// maxErrno is the largest errno that goes over the wire: what is above is the kernel's
+// own (fs/fuse/dev.c: fuse_dev_do_write).
+const maxErrno = 511
 
 // fail answers with an error; it returns 0 when there is no room even for that.
 func (t *Thread) fail(errno unix.Errno) uint32 {
 	if t.room < uint64(outHeaderSize) {
 		return 0
 	}
-	if errno >= WouldBlock {
+	if errno > maxErrno {
 		errno = unix.EIO
 	}
-	if t.server.trace {
+	if t.server.tracing() {
 		t.traceReply(0, errno)
 	}
 	t.putHeader(uint32(outHeaderSize), errno)

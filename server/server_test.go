@@ -221,7 +221,7 @@ func TestNeeds(t *testing.T) {
 // TestWaiting: a request that would block is finished elsewhere, once, and can be
 // interrupted.
 func TestWaiting(t *testing.T) {
-	fs := &fakeFS{}
+	fs := &fakeFS{want: fp.InitPosixLocks}
 	s, thread := newServer(t, fs, Options{MaxWaiting: 2})
 	fs.fsync = func(r *Request) unix.Errno {
 		if !r.MayWait {

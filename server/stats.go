@@ -8,16 +8,24 @@ import (
 
 // OpStats counts the requests of one opcode.
 type OpStats struct {
-	Requests uint64
-	Errors   uint64 // answered with an errno
+	Requests   uint64
+	Errors     uint64 // answered with an errno
+	Unanswered uint64 // of Errors, those whose reply had no room at all
+	Bytes      uint64 // of file data; READ and WRITE only
 }
 
-// count adds the request that t has served.
-func (t *Thread) count(errno unix.Errno) {
+// count adds the request that t has served. Each counter has one writer; the atomic
+// operations are for those who read meanwhile.
+func (t *Thread) count(o *op, errno unix.Errno) {
 	c := &t.stats[min(t.request.Header.Opcode, fp.NumOpcodes)]
 	c.requests.Add(1)
 	if errno != 0 {
 		c.errors.Add(1)
+		if !o.noReply && t.room < uint64(outHeaderSize) {
+			c.unanswered.Add(1)
+		}
+	} else if t.moved != 0 {
+		c.bytes.Add(t.moved)
 	}
 }
 
@@ -27,6 +35,7 @@ func (s *Server) addThread(t *Thread) {
 	s.threads[t] = struct{}{}
 }
 
+// removeThread keeps what a thread has counted. It need not have been added.
 func (s *Server) removeThread(t *Thread) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -36,13 +45,16 @@ func (s *Server) removeThread(t *Thread) {
 
 func (t *Thread) addTo(sum *[fp.NumOpcodes + 1]OpStats) {
 	for i := range sum {
-		sum[i].Requests += t.stats[i].requests.Load()
-		sum[i].Errors += t.stats[i].errors.Load()
+		c := &t.stats[i]
+		sum[i].Requests += c.requests.Load()
+		sum[i].Errors += c.errors.Load()
+		sum[i].Unanswered += c.unanswered.Load()
+		sum[i].Bytes += c.bytes.Load()
 	}
 }
 
 // Stats are the requests served so far, by opcode; fp.NumOpcodes stands for all
-// unknown ones.
+// unknown ones. Requests too short for a header count as opcode 0.
 func (s *Server) Stats() [fp.NumOpcodes + 1]OpStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,3 +64,6 @@ func (s *Server) Stats() [fp.NumOpcodes + 1]OpStats {
 	}
 	return sum
 }
+
+// Panics is how many methods have panicked, which cost a request each.
+func (s *Server) Panics() uint64 { return s.panics.Load() }

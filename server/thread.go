@@ -48,22 +48,32 @@ type Thread struct {
 	room    uint64       // of the client's reply buffers, header included
 	writeTo []unix.Iovec // the client's reply buffers
 	dir     DirWriter
+	session *session // that the request belongs to
+	moved   uint64   // bytes of file data that the request moved
 	stats   [fp.NumOpcodes + 1]opCounters
+
+	// Bodies that the wire has in another form than the method wants them.
+	rename   fp.Rename2In
+	setxattr fp.SetxattrIn
+	mappings []fp.RemoveMappingOne
 }
 
 // opCounters count one opcode's requests on one thread; written by the thread,
 // read by anybody.
 type opCounters struct {
-	requests, errors atomic.Uint64
+	requests, errors, unanswered, bytes atomic.Uint64
 }
 
 func newThread(s *Server) *Thread {
-	t := &Thread{
-		server:  s,
-		header:  alignedBytes(headerSize),
-		scratch: alignedBytes(argsSize),
-		out:     alignedBytes(outSize),
-	}
+	t := newWaiter(s)
+	t.header = alignedBytes(headerSize)
+	t.scratch = alignedBytes(argsSize)
+	return t
+}
+
+// newWaiter is a Thread that only finishes a request that was received on another.
+func newWaiter(s *Server) *Thread {
+	t := &Thread{server: s, out: alignedBytes(outSize)}
 	t.request.Thread = t
 	return t
 }

@@ -1,6 +1,9 @@
 package server
 
 import (
+	"strconv"
+
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -8,20 +11,68 @@ import (
 
 // A trace line per request and per reply:
 //
-//	rx 12: LOOKUP n1 15b u1000 g1000 p412   request 12, node 1, 15 bytes of arguments, ids
-//	tx 12: 128b                             its reply with 128 bytes after the header
-//	tx 13: ENOENT                           an error
+//	rx 12: LOOKUP n1 "zurl" 5b u1000 g1000 p412   request 12, node 1, a name, 5 bytes of
+//	                                              arguments, user, group, process
+//	rx 14: WRITE n9 40b+4096b u0 g0 p412          40 bytes of arguments, 4096 of data
+//	tx 12: 128b                                   its reply with 128 bytes after the header
+//	tx 13: ENOENT                                 an error
+//
+// Names are quoted and escaped: they are the client's, and the log is ours.
 
-func (t *Thread) traceRequest() {
+// tracing is asked for each request: the level may change while the server runs.
+func (s *Server) tracing() bool { return s.log.Logger.IsLevelEnabled(logrus.TraceLevel) }
+
+func (t *Thread) traceRequest(o *op) {
 	h := &t.request.Header
-	t.server.log.Tracef("rx %d: %s n%d %db u%d g%d p%d", h.Unique, fp.Opcode(h.Opcode), h.NodeID,
-		len(t.args), h.UID, h.GID, h.PID)
+	b := make([]byte, 0, 128)
+	b = append(b, "rx "...)
+	b = strconv.AppendUint(b, h.Unique, 10)
+	b = append(b, ": "...)
+	b = append(b, fp.Opcode(h.Opcode).String()...)
+	b = appendNumber(b, " n", h.NodeID)
+	b = t.appendNames(b, o)
+	b = appendNumber(b, " ", uint64(len(t.args)))
+	b = append(b, 'b')
+	if t.dataLen != 0 {
+		b = appendNumber(b, "+", t.dataLen)
+		b = append(b, 'b')
+	}
+	b = appendNumber(b, " u", uint64(h.UID))
+	b = appendNumber(b, " g", uint64(h.GID))
+	b = appendNumber(b, " p", uint64(h.PID))
+	t.server.log.Trace(string(b))
+}
+
+func appendNumber(b []byte, before string, n uint64) []byte {
+	return strconv.AppendUint(append(b, before...), n, 10)
+}
+
+// appendNames appends the names that follow the body, as far as they are there.
+func (t *Thread) appendNames(b []byte, o *op) []byte {
+	rest := t.args[min(o.in, len(t.args)):]
+	for range o.names {
+		name, after, errno := fp.ParseString(rest, unix.PathMax, unix.ENAMETOOLONG)
+		if errno != 0 {
+			break
+		}
+		b = append(b, ' ')
+		b = strconv.AppendQuoteToASCII(b, string(name.Bytes()))
+		rest = after
+	}
+	return b
 }
 
 func (t *Thread) traceReply(n int, errno unix.Errno) {
 	if errno != 0 {
-		t.server.log.Tracef("tx %d: %s", t.request.Header.Unique, unix.ErrnoName(errno))
+		t.server.log.Tracef("tx %d: %s", t.request.Header.Unique, errnoName(errno))
 		return
 	}
 	t.server.log.Tracef("tx %d: %db", t.request.Header.Unique, n)
+}
+
+func errnoName(errno unix.Errno) string {
+	if name := unix.ErrnoName(errno); name != "" {
+		return name
+	}
+	return "errno " + strconv.Itoa(int(errno))
 }

@@ -1,0 +1,139 @@
+package server
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// poolIdle is how long a thread of the pool stays without work.
+const poolIdle = 5 * time.Second
+
+// pool is the threads on which requests may block in system calls: as many as
+// needed, up to a limit.
+type pool struct {
+	server *Server
+	max    int
+	wake   chan struct{} // a token for a sleeping thread; never full
+
+	mu      sync.Mutex // guards the following; a leaf
+	threads int
+	idle    int // threads that sleep and for which no token is on its way
+	queue   []*Deferred
+}
+
+func (p *pool) init(s *Server, max int) {
+	p.server, p.max, p.wake = s, max, make(chan struct{}, max)
+}
+
+// submit has d finished by an idle thread, a new one, or the next that is done.
+func (p *pool) submit(d *Deferred) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue = append(p.queue, d)
+	switch {
+	case p.idle > 0:
+		p.idle--
+		p.wake <- struct{}{}
+	case p.threads < p.max:
+		p.threads++
+		go p.run()
+	}
+}
+
+// run is one thread of the pool. It leaves when it had nothing to do for a while or is
+// not fit any more.
+func (p *pool) run() {
+	defer p.leave()
+	t, err := p.server.StartThread()
+	if err != nil {
+		p.server.oops.Do(func() { p.server.log.WithError(err).Error("no thread for waiting requests") })
+		if d := p.next(); d != nil {
+			d.refuse(unix.EIO)
+		}
+		return
+	}
+	defer p.server.StopThread(t)
+	timer := time.NewTimer(poolIdle)
+	defer timer.Stop()
+	for d := p.take(timer); d != nil; d = p.take(timer) {
+		d.finish(t)
+		if t.Broken() {
+			return
+		}
+	}
+}
+
+// take waits for a request; nil means that there was none for long.
+func (p *pool) take(timer *time.Timer) *Deferred {
+	for {
+		timer.Reset(poolIdle)
+		if d := p.nextOrIdle(); d != nil {
+			return d
+		}
+		select {
+		case <-p.wake: // another thread may be faster: look again
+		case <-timer.C:
+			if p.dismiss() {
+				return nil
+			}
+		}
+	}
+}
+
+// next is the next request in the queue.
+func (p *pool) next() *Deferred {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pop()
+}
+
+// nextOrIdle counts the calling thread as idle when it gets none. Both happen under
+// one lock, so that submit either sees the thread or leaves it the request.
+func (p *pool) nextOrIdle() *Deferred {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.pop()
+	if d == nil {
+		p.idle++
+	}
+	return d
+}
+
+// pop is called with mu held.
+func (p *pool) pop() *Deferred {
+	if len(p.queue) == 0 {
+		return nil
+	}
+	d := p.queue[0]
+	p.queue[0] = nil // the array may live on
+	p.queue = p.queue[1:]
+	return d
+}
+
+// dismiss takes an idle thread off the count. It fails, and takes the token, when
+// every sleeping thread was just told to wake up.
+func (p *pool) dismiss() bool {
+	p.mu.Lock()
+	if p.idle > 0 {
+		p.idle--
+		p.mu.Unlock()
+		return true
+	}
+	p.mu.Unlock()
+	<-p.wake
+	return false
+}
+
+// leave takes a thread off the count. What was queued while it was leaving goes to
+// a new one.
+func (p *pool) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) > 0 && p.idle == 0 {
+		go p.run()
+		return
+	}
+	p.threads--
+}
