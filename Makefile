@@ -11,7 +11,7 @@ LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.
 .PHONY: all build test race fuzz bench lint vet install clean demo guests
 
 all: build
-build: ; $(GOBUILD) -o bin/govirtiofsd ./cmd/govirtiofsd
+build: ; $(GOBUILD) -o bin/ ./cmd/govirtiofsd ./cmd/govirtiofs
 test: ; .ci/run
 race: ; go test -race ./...
 fuzz: ; .ci/fuzz $(FUZZTIME)
