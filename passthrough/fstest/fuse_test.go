@@ -5,15 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/fstest"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -126,77 +124,13 @@ func daemon(args []string) error {
 	if err != nil {
 		return err
 	}
-	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true})
 	if err != nil {
 		return err
 	}
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", dev)
-	if err := unix.Mount(filepath.Base(source), target, "fuse.fstest", unix.MS_NODEV, options); err != nil {
-		return err
-	}
+	defer func() { _ = m.Close() }()
 	fmt.Println("ready")
-	srv := server.New(fs, server.Options{})
-	var wg sync.WaitGroup
-	errs := make(chan error, workers)
-	for range workers {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs <- serve(srv, dev)
-		}()
-	}
-	wg.Wait()
-	srv.Reset()
-	return <-errs
+	return m.Serve(server.New(fs, server.Options{}), workers)
 }
 
-const (
-	workers    = 3
-	bufferSize = server.DefaultMaxWrite + 64<<10
-)
-
-// serve is one thread of the daemon.
-func serve(srv *server.Server, dev int) error {
-	t, err := srv.StartThread()
-	if err != nil {
-		return err
-	}
-	in, out := make([]byte, bufferSize), make([]byte, bufferSize)
-	for {
-		n, err := unix.Read(dev, in)
-		switch err {
-		case nil:
-		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was taken back
-			continue
-		case unix.ENODEV: // unmounted
-			srv.StopThread(t)
-			return nil
-		default:
-			return fmt.Errorf("read of /dev/fuse: %w", err)
-		}
-		reply := out
-		written, d := srv.Handle(t, vector(in[:n]), vector(out))
-		if d == nil {
-			answer(dev, reply[:written])
-			continue
-		}
-		in, out = make([]byte, bufferSize), make([]byte, bufferSize) // the others stay with d
-		d.Start(func(written uint32) { answer(dev, reply[:written]) })
-	}
-}
-
-func answer(dev int, reply []byte) {
-	if len(reply) == 0 {
-		return
-	}
-	// ENOENT: the request was interrupted. Others are mistakes of the reply.
-	if _, err := unix.Write(dev, reply); err != nil && err != unix.ENOENT {
-		fmt.Fprintf(os.Stderr, "reply of %s bytes: %v\n", strconv.Itoa(len(reply)), err)
-	}
-}
-
-func vector(b []byte) []unix.Iovec {
-	v := unix.Iovec{Base: &b[0]}
-	v.SetLen(len(b))
-	return []unix.Iovec{v}
-}
+const workers = 3

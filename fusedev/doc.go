@@ -1,0 +1,24 @@
+// Package fusedev is the FUSE client of this machine's kernel as a transport: it
+// mounts a directory with /dev/fuse, reads the kernel's requests and writes the
+// replies. Serve answers them with a server.Server, the same that serves
+// virtqueues; others read and answer requests themselves.
+//
+// # Ownership
+//
+// A Mount owns its descriptor of /dev/fuse. Each goroutine of Serve owns one
+// server.Thread and two buffers; a request that waits takes both buffers with it.
+//
+// # End of a mount
+//
+// When the file system is unmounted (Mount.Unmount, umount(8), or the kernel's abort
+// through /sys/fs/fuse/connections), reads of /dev/fuse fail with ENODEV and every
+// goroutine of Serve ends. When the process ends first, the kernel answers ENOTCONN to
+// everybody until somebody unmounts the directory.
+//
+// A process must not touch the files of a mount that it serves itself: the Go runtime
+// can't stop a thread that sleeps in the kernel for an answer of its own process while
+// it handles a page fault.
+//
+// Sources: fs/fuse/dev.c, fs/fuse/inode.c of Linux; libfuse's fusermount3 for mounts
+// without root.
+package fusedev

@@ -1,0 +1,188 @@
+package fusedev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of a mount.
+type Options struct {
+	Source   string // shown as the mount's source; "govirtiofs" if empty
+	Subtype  string // the file system shows as fuse.Subtype, if not empty
+	ReadOnly bool
+	// AllowOther lets every user of this machine in, not only the one who mounts. For
+	// others than root /etc/fuse.conf must allow it.
+	AllowOther bool
+	// Permissions makes the kernel check owners and modes, as a virtio-fs guest does
+	// (fs/fuse/virtio_fs.c: default_permissions).
+	Permissions bool
+	// MaxRead, if not 0, is how many bytes the kernel asks for in one READ at most. It
+	// must say the same as what INIT's reply allows.
+	MaxRead uint32
+}
+
+// Mount is a directory that shows what /dev/fuse is told.
+type Mount struct {
+	target string
+	file   *os.File
+	helper bool // unmounted by fusermount3
+}
+
+// New mounts on the directory target. Root mounts by itself; for other users
+// fusermount3, which is set-user-ID root, must be installed.
+func New(target string, o Options) (*Mount, error) {
+	if o.Source == "" {
+		o.Source = "govirtiofs"
+	}
+	st, err := os.Stat(target)
+	if err != nil {
+		return nil, err
+	}
+	mode := uint32(unix.S_IFREG)
+	if st.IsDir() {
+		mode = unix.S_IFDIR
+	}
+	m := &Mount{target: target}
+	if os.Geteuid() == 0 {
+		err = m.direct(mode, o)
+	} else {
+		err = m.byHelper(o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", target, err)
+	}
+	return m, nil
+}
+
+// common are the options that both ways of mounting take.
+func (o *Options) common() (list []string) {
+	if o.AllowOther {
+		list = append(list, "allow_other")
+	}
+	if o.Permissions {
+		list = append(list, "default_permissions")
+	}
+	if o.MaxRead != 0 {
+		list = append(list, fmt.Sprintf("max_read=%d", o.MaxRead))
+	}
+	return list
+}
+
+func (m *Mount) direct(mode uint32, o Options) error {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/fuse", Err: err}
+	}
+	m.file = os.NewFile(uintptr(fd), "/dev/fuse")
+	fstype := "fuse"
+	if o.Subtype != "" {
+		fstype += "." + o.Subtype
+	}
+	flags := uintptr(unix.MS_NODEV | unix.MS_NOSUID)
+	if o.ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	data := append([]string{
+		fmt.Sprintf("fd=%d", fd), fmt.Sprintf("rootmode=%o", mode),
+		"user_id=0", "group_id=0",
+	}, o.common()...)
+	if err := unix.Mount(o.Source, m.target, fstype, flags, strings.Join(data, ",")); err != nil {
+		_ = m.file.Close()
+		return err
+	}
+	return nil
+}
+
+// byHelper lets fusermount3 mount; it sends its descriptor of /dev/fuse over the socket
+// that is named in its environment.
+func (m *Mount) byHelper(o Options) error {
+	list := append(o.common(), "fsname="+escape(o.Source))
+	if o.Subtype != "" {
+		list = append(list, "subtype="+escape(o.Subtype))
+	}
+	if o.ReadOnly {
+		list = append(list, "ro")
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "fusermount3"), os.NewFile(uintptr(pair[1]), "fusermount3")
+	defer func() { _ = ours.Close() }()
+	cmd := exec.Command("fusermount3", "-o", strings.Join(list, ","), "--", m.target)
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3") // the first of ExtraFiles
+	cmd.ExtraFiles = []*os.File{theirs}
+	var message strings.Builder
+	cmd.Stderr = &message
+	err = cmd.Run()
+	_ = theirs.Close()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return errors.New("only root can mount, or fusermount3 must be installed (package fuse3)")
+	case err != nil:
+		return fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(message.String()))
+	}
+	fd, err := receiveFD(pair[0])
+	if err != nil {
+		return fmt.Errorf("fusermount3 sent no descriptor: %w", err)
+	}
+	m.file, m.helper = os.NewFile(uintptr(fd), "/dev/fuse"), true
+	return nil
+}
+
+// escape protects what separates options from each other.
+func escape(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(s)
+}
+
+func receiveFD(socket int) (int, error) {
+	control := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, make([]byte, 1), control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil {
+		return -1, err
+	}
+	if len(messages) == 0 {
+		return -1, errors.New("connection closed")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return -1, err
+	}
+	return fds[0], nil
+}
+
+// Unmount takes the directory away again; a mount that is in use is EBUSY. Close comes
+// after it.
+func (m *Mount) Unmount() error {
+	if !m.helper {
+		if err := unix.Unmount(m.target, unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount %s: %w", m.target, err)
+		}
+		return nil
+	}
+	out, err := exec.Command("fusermount3", "-u", "--", m.target).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("unmount %s: fusermount3: %w: %s", m.target, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// Detach takes the directory away from sight even while it is in use.
+func (m *Mount) Detach() error {
+	if !m.helper {
+		return unix.Unmount(m.target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	return exec.Command("fusermount3", "-u", "-z", "--", m.target).Run()
+}
+
+// Close closes /dev/fuse: whoever uses the mount gets ENOTCONN from now on.
+func (m *Mount) Close() error { return m.file.Close() }

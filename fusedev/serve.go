@@ -1,0 +1,180 @@
+package fusedev
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// BufferSize is enough for any request to a server with server.DefaultMaxWrite, and for
+// its reply: data, header and body. The kernel refuses to hand a request out into less
+// than what INIT has settled (fs/fuse/dev.c: fuse_dev_do_read). Kernels with larger pages
+// than 4 KiB need Options.MaxRead, or they ask for more in one READ.
+const BufferSize = server.DefaultMaxWrite + 64<<10
+
+// Read reads the next request into b, which must be BufferSize long or longer. It waits
+// for one. The error is io.EOF when the file system has been unmounted.
+func (m *Mount) Read(b []byte) (int, error) { return readRequest(int(m.file.Fd()), b) }
+
+func readRequest(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was taken back
+		case unix.ENODEV:
+			return 0, io.EOF
+		default:
+			return 0, &os.PathError{Op: "read", Path: "/dev/fuse", Err: err}
+		}
+	}
+}
+
+// Answer writes a reply, header first. A reply to a request that was taken back is
+// dropped without an error.
+func (m *Mount) Answer(reply []byte) error { return answer(int(m.file.Fd()), reply) }
+
+func answer(fd int, reply []byte) error {
+	_, err := unix.Write(fd, reply)
+	if err == nil || err == unix.ENOENT || err == unix.ENODEV {
+		return nil
+	}
+	return &os.PathError{Op: "write", Path: "/dev/fuse", Err: err}
+}
+
+// queue is one goroutine's way to the kernel.
+type queue struct {
+	fd      int
+	in, out []byte
+}
+
+// clone opens the same mount once more, with a queue of its own for replies
+// (fs/fuse/dev.c: fuse_dev_ioctl_clone). Without it, all goroutines share one.
+func (m *Mount) clone() (*os.File, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	session := uint32(m.file.Fd())
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), devIocClone, uintptr(unsafe.Pointer(&session)))
+	if errno != 0 {
+		_ = unix.Close(fd)
+		return nil, errno
+	}
+	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
+}
+
+// devIocClone is FUSE_DEV_IOC_CLONE.
+const devIocClone = 0x8004e500
+
+// Serve answers the kernel's requests with s on so many goroutines until the file
+// system is unmounted, and ends the session. A failure of one goroutine aborts the
+// mount and is returned.
+func (m *Mount) Serve(s *server.Server, threads int) error {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex // guards first
+		first error
+	)
+	for i := range max(threads, 1) {
+		file := m.file
+		if i > 0 {
+			// Not worth failing for: without a clone it shares the first descriptor.
+			if c, err := m.clone(); err == nil {
+				defer func() { _ = c.Close() }()
+				file = c
+			}
+		}
+		wg.Go(func() {
+			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize)}
+			if err := q.serve(s); err != nil {
+				mu.Lock()
+				first = errors.Join(first, err)
+				mu.Unlock()
+				_ = m.Detach() // the others would wait for ever
+			}
+		})
+	}
+	wg.Wait()
+	s.Reset()
+	return first
+}
+
+// serve is one goroutine of Serve. A thread that is no longer fit ends, and another
+// goroutine goes on in its place.
+func (q *queue) serve(s *server.Server) error {
+	for {
+		ended := make(chan error)
+		var again bool
+		go func() {
+			t, err := s.StartThread()
+			if err != nil {
+				ended <- err
+				return
+			}
+			again, err = q.loop(s, t)
+			s.StopThread(t)
+			ended <- err
+		}()
+		if err := <-ended; err != nil || !again {
+			return err
+		}
+	}
+}
+
+// loop serves requests on t; again tells that t is broken and another has to go on.
+func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error) {
+	for !t.Broken() {
+		n, err := readRequest(q.fd, q.in)
+		if err == io.EOF {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		fd, out := q.fd, q.out
+		written, d := s.Handle(t, vector(q.in[:n]), vector(out))
+		if d != nil {
+			q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are d's
+			d.Start(func(written uint32) { _ = reply(fd, out[:written]) })
+			continue
+		}
+		if err := reply(fd, out[:written]); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// reply answers, unless the request wants none. A reply that the kernel calls malformed
+// is turned into an error for the one who asked.
+func reply(fd int, b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	err := answer(fd, b)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	h, _, ok := fp.View[fp.OutHeader](b)
+	if !ok {
+		return fmt.Errorf("reply of %d bytes: %w", len(b), err)
+	}
+	failed := fp.OutHeader{Len: uint32(unsafe.Sizeof(*h)), Error: -int32(unix.EIO), Unique: h.Unique}
+	return answer(fd, fp.Bytes(&failed))
+}
+
+func vector(b []byte) []unix.Iovec {
+	v := unix.Iovec{Base: &b[0]}
+	v.SetLen(len(b))
+	return []unix.Iovec{v}
+}
