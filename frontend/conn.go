@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,8 @@ type Options struct {
 	MemReg bool
 	// Indirect puts each request in an indirect table.
 	Indirect bool
+	// Window, if not nil, maps the back-end's shared memory region in this process.
+	Window *WindowOptions
 }
 
 // Frontend is a connection to a back-end.
@@ -39,11 +42,16 @@ type Frontend struct {
 	Features uint64
 	Protocol vu.ProtocolFeatures
 	Queues   []*Queue // the first is the high-priority queue
+	Window   *Window  // nil without Options.Window
 
 	opts  Options
 	sock  *net.UnixConn
 	memfd int
 	mem   []byte
+
+	// control is held from a request to its answer, and while a request of the
+	// back-end is carried out.
+	control sync.Mutex
 }
 
 // Dial connects to the back-end's socket and starts the device.
@@ -86,6 +94,9 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 	err := f.allocate()
 	if err == nil {
 		err = f.negotiate()
+	}
+	if err == nil && opts.Window != nil {
+		err = f.openWindow()
 	}
 	if err == nil {
 		err = f.ShareMemory()
@@ -147,6 +158,9 @@ func (f *Frontend) negotiate() error {
 			vu.ProtocolInflightShmFD | vu.ProtocolLogShmFD | vu.ProtocolResetDevice | vu.ProtocolStatus |
 			vu.ProtocolBackendReq | vu.ProtocolBackendSendFD
 		f.Protocol = vu.ProtocolFeatures(p) & known
+		if f.opts.Window != nil {
+			f.Protocol |= vu.ProtocolFeatures(p) & vu.ProtocolSharedMemory
+		}
 		if err := f.SetU64(vu.ReqSetProtocolFeatures, uint64(f.Protocol)); err != nil {
 			return err
 		}
@@ -196,6 +210,10 @@ func (f *Frontend) Stop() error {
 // Close disconnects.
 func (f *Frontend) Close() {
 	_ = f.sock.Close()
+	if f.Window != nil {
+		f.Window.close()
+		f.Window = nil
+	}
 	for _, q := range f.Queues {
 		q.close()
 	}
@@ -242,6 +260,13 @@ func (f *Frontend) Receive() (vu.Request, []byte, error) {
 
 // Call sends a message that has an answer and returns it.
 func (f *Frontend) Call(r vu.Request, body []byte, fds ...int) ([]byte, error) {
+	f.control.Lock()
+	defer f.control.Unlock()
+	return f.call(r, body, fds...)
+}
+
+// call is Call with the control lock held.
+func (f *Frontend) call(r vu.Request, body []byte, fds ...int) ([]byte, error) {
 	if err := f.Send(r, body, fds...); err != nil {
 		return nil, err
 	}
@@ -257,11 +282,18 @@ var ErrRefused = errors.New("refused by the back-end")
 
 // Acked sends a message and waits until the back-end has acted on it.
 func (f *Frontend) Acked(r vu.Request, body []byte, fds ...int) error {
+	f.control.Lock()
+	defer f.control.Unlock()
+	return f.acked(r, body, fds...)
+}
+
+// acked is Acked with the control lock held.
+func (f *Frontend) acked(r vu.Request, body []byte, fds ...int) error {
 	if !f.Protocol.Has(vu.ProtocolReplyAck) {
 		if err := f.Send(r, body, fds...); err != nil {
 			return err
 		}
-		_, err := f.GetU64(vu.ReqGetFeatures) // messages are served in order
+		_, err := f.call(vu.ReqGetFeatures, nil) // messages are served in order
 		return err
 	}
 	if err := f.SendFlags(r, vu.FlagVersion|vu.FlagNeedReply, body, fds...); err != nil {
