@@ -16,6 +16,16 @@ func iovLen(iov []unix.Iovec) (n uint64) {
 
 func iovBytes(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
 
+// inBuffers reports whether an address lies in one of the buffers.
+func inBuffers(iov []unix.Iovec, addr uintptr) bool {
+	for i := range iov {
+		if start := uintptr(unsafe.Pointer(iov[i].Base)); addr >= start && addr-start < uintptr(iov[i].Len) {
+			return true
+		}
+	}
+	return false
+}
+
 // gather copies len(dst) bytes from iov, after the first skip ones; it returns how
 // many there were.
 func gather(dst []byte, iov []unix.Iovec, skip uint64) (n int) {

@@ -24,11 +24,7 @@ type Options struct {
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
-	// IsGuestFault tells whether addr lies in memory that clients' buffers are in. A
-	// method that touches such a buffer itself can fault; the fault is then the
-	// transport's to handle, as one in Handle is, and not a mistake of the method's.
-	IsGuestFault func(addr uintptr) bool
-	Log          *logrus.Entry
+	Log        *logrus.Entry
 }
 
 // Server serves FUSE requests from a FileSystem.
@@ -244,7 +240,7 @@ func (t *Thread) call(o *op) (n int, errno unix.Errno) {
 			return
 		}
 		s := t.server
-		if s.guestFault(r) {
+		if t.clientFault(r) {
 			panic(r)
 		}
 		n, errno = 0, unix.EIO
@@ -257,10 +253,12 @@ func (t *Thread) call(o *op) (n int, errno unix.Errno) {
 	return o.handle(t)
 }
 
-// guestFault tells whether a panic comes from a client's buffer that is gone.
-func (s *Server) guestFault(r any) bool {
+// clientFault tells whether a panic comes from touching a buffer of the client's that
+// is gone. That is the transport's to handle, as a fault in Handle itself is, and not a
+// mistake of the method's.
+func (t *Thread) clientFault(r any) bool {
 	fault, ok := r.(interface{ Addr() uintptr })
-	return ok && s.opts.IsGuestFault != nil && s.opts.IsGuestFault(fault.Addr())
+	return ok && (inBuffers(t.data, fault.Addr()) || inBuffers(t.writeTo, fault.Addr()))
 }
 
 // maxErrno is the largest errno that goes over the wire: what is above is the kernel's

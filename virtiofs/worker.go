@@ -49,7 +49,8 @@ type worker struct {
 	exited   chan struct{} // closed when the goroutine and its requests are gone
 	hasDone  atomic.Bool   // done is not empty
 	mu       sync.Mutex    // guards done
-	done     []*waiting    // finished elsewhere, to be put in the used ring
+	done     []*waiting    // finished elsewhere
+	finished []*waiting    // taken from done, to be put in the used ring
 }
 
 // waiting is a request that left the queue's thread.
@@ -266,25 +267,36 @@ func (p *waiting) finish(written uint32) {
 	w.bell.ring()
 }
 
-// takeDone empties the list of finished requests.
-func (w *worker) takeDone() []*waiting {
+// takeDone moves what was finished elsewhere to finished.
+func (w *worker) takeDone() {
 	if !w.hasDone.Load() {
-		return nil
+		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	done := w.done
-	w.done = nil
+	w.finished = append(w.finished, w.done...)
+	clear(w.done)
+	w.done = w.done[:0]
 	w.hasDone.Store(false)
-	return done
 }
 
-// reap puts finished requests in the used ring.
+// reap puts finished requests in the used ring. Each is off the list before the ring
+// is touched: should that fault, the queue can still be stopped.
 func (w *worker) reap() {
-	for _, p := range w.takeDone() {
-		w.push(p.chain, p.written)
-		w.forget(p)
+	w.takeDone()
+	for i, p := range w.finished {
+		w.finished[i] = nil
+		w.giveBack(p)
 	}
+	w.finished = w.finished[:0]
+}
+
+// giveBack puts the chain of a finished request in the used ring. The dirty log needs
+// its memory until then.
+func (w *worker) giveBack(p *waiting) {
+	delete(w.waiting, p)
+	defer p.memory.Release()
+	w.push(p.chain, p.written)
 }
 
 // dropDone lets go of finished requests whose ring is not usable.
@@ -292,14 +304,15 @@ func (w *worker) dropDone() {
 	if w.stopping.Load() {
 		w.cancelWaiting()
 	}
-	for _, p := range w.takeDone() {
-		w.forget(p)
+	w.takeDone()
+	for _, p := range w.finished {
+		if p != nil {
+			delete(w.waiting, p)
+			p.memory.Release()
+		}
 	}
-}
-
-func (w *worker) forget(p *waiting) {
-	delete(w.waiting, p)
-	p.memory.Release()
+	clear(w.finished)
+	w.finished = w.finished[:0]
 }
 
 // cancelWaiting tells the requests that wait for other clients to end, once.
@@ -313,12 +326,12 @@ func (w *worker) cancelWaiting() {
 	}
 }
 
-// fault turns a panic into the queue's error. A fault in guest memory is the
-// front-end's doing (it has cut off its memory file); anything else is a mistake
-// of ours, which costs this queue and leaves a stack in the log.
+// fault turns a panic into the queue's error. A fault in memory that the front-end
+// shares is its own doing (it has cut off the file); anything else is a mistake of
+// ours, which costs this queue and leaves a stack in the log.
 func (w *worker) fault(r any) error {
-	if virtqueue.IsMemoryFault(r, w.queue.Memory()) {
-		return fmt.Errorf("guest memory is gone: %v", r)
+	if w.queue.IsMemoryFault(r) {
+		return fmt.Errorf("%w: %v", virtqueue.ErrMemoryGone, r)
 	}
 	w.log.Errorf("panic: %v\n%s", r, debug.Stack())
 	return fmt.Errorf("panic: %v", r)

@@ -21,6 +21,12 @@ func NewLog(b []byte) *Log {
 	return &Log{words: unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)}
 }
 
+// contains reports whether an address lies in the bitmap.
+func (l *Log) contains(addr uintptr) bool {
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(l.words)))
+	return addr >= start && addr-start < 4*uintptr(len(l.words))
+}
+
 // Mark sets the bits of the pages with n bytes from a guest address on. Pages
 // beyond the bitmap are ignored.
 func (l *Log) Mark(guestAddr, n uint64) {

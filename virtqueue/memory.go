@@ -159,19 +159,11 @@ func (m *Memory) hostToGuest(p unsafe.Pointer) (guestAddr uint64, ok bool) {
 // Contains reports whether a host address lies in a region.
 func (m *Memory) Contains(addr uintptr) bool {
 	for _, r := range m.regions {
-		if start := uintptr(unsafe.Pointer(unsafe.SliceData(r.Host))); addr >= start && addr-start < uintptr(len(r.Host)) {
+		if within(r.Host, addr) {
 			return true
 		}
 	}
 	return false
-}
-
-// IsMemoryFault reports whether a recovered panic is a fault at an address in m: a
-// front-end that cut off its memory file, not a mistake of ours. Workers turn
-// faults into panics with debug.SetPanicOnFault.
-func IsMemoryFault(recovered any, m *Memory) bool {
-	fault, ok := recovered.(interface{ Addr() uintptr })
-	return ok && m != nil && m.Contains(fault.Addr())
 }
 
 // Space holds the current Memory of a device. The zero Space has none.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"unsafe"
 )
 
 // ErrBrokenRing is wrapped by Pop's error when the available ring itself makes no
@@ -35,6 +36,7 @@ type Queue struct {
 	table    []desc // scratch for indirect tables
 	inflight *inflight
 	log      atomic.Pointer[logTarget]
+	marking  *logTarget // the last that was written to; SetLog may have replaced it
 
 	nextAvail uint16 // next entry of the available ring to read
 	availIdx  uint16 // driver's index when it was last read
@@ -61,12 +63,8 @@ func New(space *Space, cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("virtqueue: size %d: want a power of two up to %d", cfg.Size, MaxSize)
 	}
 	q := &Queue{space: space, cfg: cfg, nextAvail: cfg.Base, availIdx: cfg.Base}
-	if cfg.Inflight != nil {
-		in, err := newInflight(cfg.Inflight, cfg.Size)
-		if err != nil {
-			return nil, err
-		}
-		q.inflight = in
+	if err := q.openInflight(); err != nil {
+		return nil, err
 	}
 	if err := q.Begin(); err != nil {
 		return nil, err
@@ -75,7 +73,18 @@ func New(space *Space, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
-// Begin takes the current Memory for a batch. It fails when the ring is not in it.
+// openInflight takes the in-flight area into use.
+func (q *Queue) openInflight() (err error) {
+	if q.cfg.Inflight == nil {
+		return nil
+	}
+	defer q.catch(&err)
+	q.inflight, err = newInflight(q.cfg.Inflight, q.cfg.Size)
+	return err
+}
+
+// Begin takes the current Memory for a batch. It fails when the ring is not in it, and
+// then there is nothing to End.
 func (q *Queue) Begin() error {
 	m := q.space.Load()
 	if m == nil {
@@ -90,15 +99,60 @@ func (q *Queue) Begin() error {
 		q.ring, q.resolved = r, m
 	}
 	q.mem = m
-	if !q.usedKnown {
-		q.nextUsed = q.ring.usedIdx()
-		q.published = q.nextUsed
-		q.usedKnown = true
-		if q.inflight != nil {
-			q.inflight.sync(q.nextUsed)
-		}
+	if q.usedKnown {
+		return nil
+	}
+	if err := q.adopt(); err != nil {
+		q.End()
+		return err
 	}
 	return nil
+}
+
+// adopt goes on in the used ring where the device before us has stopped.
+func (q *Queue) adopt() (err error) {
+	defer q.catch(&err)
+	q.nextUsed = q.ring.usedIdx()
+	q.published = q.nextUsed
+	if q.inflight != nil {
+		q.inflight.sync(q.nextUsed)
+	}
+	q.usedKnown = true
+	return nil
+}
+
+// catch, deferred, turns a fault in the front-end's memory into an error.
+func (q *Queue) catch(err *error) {
+	if r := recover(); r != nil {
+		if !q.IsMemoryFault(r) {
+			panic(r)
+		}
+		*err = fmt.Errorf("virtqueue: %w: %v", ErrMemoryGone, r)
+	}
+}
+
+// ErrMemoryGone is wrapped by the error of New and Begin when the front-end has cut off
+// the file behind memory that it shares. Such a fault is an error only in a goroutine
+// with debug.SetPanicOnFault; elsewhere it ends the process.
+var ErrMemoryGone = errors.New("shared memory is gone")
+
+// IsMemoryFault reports whether a recovered panic is a fault at an address that the
+// front-end shares with this queue: guest memory of the batch, the dirty log or the
+// in-flight area. It is then the front-end's doing and no mistake of ours.
+func (q *Queue) IsMemoryFault(recovered any) bool {
+	fault, ok := recovered.(interface{ Addr() uintptr })
+	if !ok {
+		return false
+	}
+	addr := fault.Addr()
+	return q.mem != nil && q.mem.Contains(addr) || within(q.cfg.Inflight, addr) ||
+		q.marking != nil && q.marking.log.contains(addr)
+}
+
+// within reports whether an address lies in b.
+func within(b []byte, addr uintptr) bool {
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return addr >= start && addr-start < uintptr(len(b))
 }
 
 // End gives the Memory back. Nothing of the ring or of a Chain may be touched
@@ -173,6 +227,7 @@ func (q *Queue) take(c *Chain, head uint16) error {
 // device-writable buffers. The driver sees it after Flush.
 func (q *Queue) Push(c *Chain, written uint32) {
 	if target := q.log.Load(); target != nil {
+		q.marking = target
 		target.markChain(q.mem, c, written)
 	}
 	if q.inflight != nil {
@@ -191,6 +246,7 @@ func (q *Queue) Flush() (notify bool) {
 		return false
 	}
 	if target := q.log.Load(); target != nil {
+		q.marking = target
 		target.markUsed(q.cfg.Size, old, now)
 	}
 	q.ring.setUsed(0, now)

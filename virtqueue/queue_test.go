@@ -1,17 +1,25 @@
-package virtqueue
+package virtqueue_test
 
 import (
 	"errors"
+	"runtime/debug"
+	"slices"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/virtqueue"
+	"github.com/govirtiofs/govirtiofs/virtqueue/vqtest"
 )
 
-func newQueue(t testing.TB, d *driver, edit func(*Config)) *Queue {
+func newQueue(t testing.TB, d *vqtest.Driver, edit func(*virtqueue.Config)) *virtqueue.Queue {
 	t.Helper()
-	cfg := d.config()
+	cfg := d.Config()
 	if edit != nil {
 		edit(&cfg)
 	}
-	q, err := New(&d.space, cfg)
+	q, err := virtqueue.New(&d.Space, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,22 +29,22 @@ func newQueue(t testing.TB, d *driver, edit func(*Config)) *Queue {
 	return q
 }
 
-// request is a chain of one readable and one writable buffer at descriptor i.
-func (d *driver) request(i int) {
-	at := uint64(guestBase + d.dataAt() + 256*(i/2)%(1<<20))
-	d.set(descAt, i, desc{addr: at, len: 64, flags: descNext, next: uint16(i + 1)})
-	d.set(descAt, i+1, desc{addr: at + 64, len: 100, flags: descWrite})
+func desc(addr uint64, n uint32, flags, next uint16) vqtest.Desc {
+	return vqtest.Desc{Addr: addr, Len: n, Flags: flags, Next: next}
 }
+
+// request makes a chain of one readable and one writable buffer at descriptor i.
+func request(d *vqtest.Driver, i int) { d.Request(i, d.DataAt()+256*(i/2)%(1<<20), 64, 100) }
 
 // TestWrap runs more requests than an index can count, in rings of all sizes.
 func TestWrap(t *testing.T) {
 	for _, size := range []uint16{2, 128, 32768} {
-		d := newDriver(size)
-		q := newQueue(t, d, func(c *Config) { c.Indirect = false })
-		d.request(0)
-		var c Chain
+		d := vqtest.New(t, size)
+		q := newQueue(t, d, func(c *virtqueue.Config) { c.Indirect = false })
+		request(d, 0)
+		var c virtqueue.Chain
 		for i := range 70_000 {
-			d.offer(0)
+			d.Offer(0)
 			if ok, err := q.Pop(&c); !ok || err != nil {
 				t.Fatalf("size %d, request %d: %v, %v", size, i, ok, err)
 			}
@@ -45,7 +53,7 @@ func TestWrap(t *testing.T) {
 			}
 			q.Push(&c, uint32(i%100))
 			q.Flush()
-			if id, n, ok := d.reap(); !ok || id != 0 || n != uint32(i%100) {
+			if id, n, ok := d.Reap(); !ok || id != 0 || n != uint32(i%100) {
 				t.Fatalf("used: %d, %d, %v", id, n, ok)
 			}
 		}
@@ -60,13 +68,13 @@ func TestWrap(t *testing.T) {
 
 // TestFullRing fills the ring and gives all back in one batch.
 func TestFullRing(t *testing.T) {
-	d := newDriver(64)
+	d := vqtest.New(t, 64)
 	q := newQueue(t, d, nil)
 	for i := 0; i < 64; i += 2 {
-		d.request(i)
-		d.offer(uint16(i))
+		request(d, i)
+		d.Offer(uint16(i))
 	}
-	var chains [32]Chain
+	var chains [32]virtqueue.Chain
 	for i := range chains {
 		if ok, err := q.Pop(&chains[i]); !ok || err != nil {
 			t.Fatal(ok, err)
@@ -75,12 +83,12 @@ func TestFullRing(t *testing.T) {
 	for i := range chains {
 		q.Push(&chains[len(chains)-1-i], 1)
 	}
-	if _, _, ok := d.reap(); ok {
+	if _, _, ok := d.Reap(); ok {
 		t.Error("used entries are visible before Flush")
 	}
 	q.Flush()
 	for n := 0; ; n++ {
-		if _, _, ok := d.reap(); !ok {
+		if _, _, ok := d.Reap(); !ok {
 			if n != 32 {
 				t.Errorf("%d used entries, want 32", n)
 			}
@@ -91,13 +99,13 @@ func TestFullRing(t *testing.T) {
 
 // TestNotifications checks when the driver is called and when it must kick.
 func TestNotifications(t *testing.T) {
-	d := newDriver(16)
+	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
-	d.request(0)
+	request(d, 0)
 	serve := func(n int) bool {
-		var c Chain
+		var c virtqueue.Chain
 		for range n {
-			d.offer(0)
+			d.Offer(0)
 			if ok, err := q.Pop(&c); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
@@ -106,91 +114,91 @@ func TestNotifications(t *testing.T) {
 		return q.Flush()
 	}
 	serve(1) // what was before is not known: it calls
-	d.setUsedEvent(1)
+	d.SetUsedEvent(1)
 	if !serve(1) {
 		t.Error("no call at the entry that was asked for")
 	}
 	if serve(1) {
 		t.Error("a call without need")
 	}
-	d.setUsedEvent(5)
+	d.SetUsedEvent(5)
 	if serve(2) || !serve(3) || serve(1) {
 		t.Error("a batch calls when it passes the event, and only then")
 	}
 	if q.EnableKicks() {
 		t.Error("an empty ring has more")
 	}
-	if d.availEvent() != q.Base() {
-		t.Errorf("avail_event %d, want %d", d.availEvent(), q.Base())
+	if d.AvailEvent() != q.Base() {
+		t.Errorf("avail_event %d, want %d", d.AvailEvent(), q.Base())
 	}
-	d.offer(0)
+	d.Offer(0)
 	if !q.EnableKicks() {
 		t.Error("a chain that arrived meanwhile is not seen")
 	}
 
-	d = newDriver(16)
-	d.request(0)
-	q = newQueue(t, d, func(c *Config) { c.EventIdx = false })
+	d = vqtest.New(t, 16)
+	request(d, 0)
+	q = newQueue(t, d, func(c *virtqueue.Config) { c.EventIdx = false })
 	if !serve(1) {
 		t.Error("no call without EVENT_IDX")
 	}
-	d.setAvailFlags(availNoInterrupt)
+	d.SetAvailFlags(vqtest.NoInterrupt)
 	if serve(1) {
 		t.Error("a call in spite of NO_INTERRUPT")
 	}
 	q.DisableKicks()
-	if d.usedFlags() != usedNoNotify {
+	if d.UsedFlags() != vqtest.NoNotify {
 		t.Error("DisableKicks does not say so")
 	}
 	q.EnableKicks()
-	if d.usedFlags() != 0 {
+	if d.UsedFlags() != 0 {
 		t.Error("EnableKicks does not say so")
 	}
 }
 
 // TestBadChains: each mistake of the driver costs its chain, and the ring goes on.
 func TestBadChains(t *testing.T) {
-	d := newDriver(16)
+	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
-	data := uint64(guestBase + d.dataAt())
-	table := uint64(guestBase + d.dataAt() + 4096)
-	inTable := d.dataAt() + 4096
-	bad := map[string][]desc{
-		"loop":             {{data, 8, descNext, 0}},
-		"long loop":        {{data, 8, descNext, 1}, {data, 8, descNext, 0}},
-		"outside":          {{0, 8, 0, 0}},
-		"end outside":      {{guestBase + memSize - 4, 8, 0, 0}},
-		"wraps around":     {{^uint64(0) - 4, 8, 0, 0}},
-		"next beyond":      {{data, 8, descNext, 16}},
-		"readable after":   {{data, 8, descWrite | descNext, 1}, {data, 8, 0, 0}},
-		"empty table":      {{table, 0, descIndirect, 0}},
-		"odd table":        {{table, 24, descIndirect, 0}},
-		"huge table":       {{table, 0xffff_fff0, descIndirect, 0}},
-		"table outside":    {{0, 16, descIndirect, 0}},
-		"table with next":  {{table, 16, descIndirect | descNext, 1}},
-		"table in a table": {{table, 32, descIndirect, 0}},
-		"too long":         {{data, 0xffff_ffff, descNext, 1}, {data, 0xffff_ffff, 0, 0}},
+	data := uint64(vqtest.GuestBase + d.DataAt())
+	table := uint64(vqtest.GuestBase + d.DataAt() + 4096)
+	inTable := d.DataAt() + 4096
+	bad := map[string][]vqtest.Desc{
+		"loop":             {desc(data, 8, vqtest.Next, 0)},
+		"long loop":        {desc(data, 8, vqtest.Next, 1), desc(data, 8, vqtest.Next, 0)},
+		"outside":          {desc(0, 8, 0, 0)},
+		"end outside":      {desc(vqtest.GuestBase+vqtest.MemSize-4, 8, 0, 0)},
+		"wraps around":     {desc(^uint64(0)-4, 8, 0, 0)},
+		"next beyond":      {desc(data, 8, vqtest.Next, 16)},
+		"readable after":   {desc(data, 8, vqtest.Write|vqtest.Next, 1), desc(data, 8, 0, 0)},
+		"empty table":      {desc(table, 0, vqtest.Indirect, 0)},
+		"odd table":        {desc(table, 24, vqtest.Indirect, 0)},
+		"huge table":       {desc(table, 0xffff_fff0, vqtest.Indirect, 0)},
+		"table outside":    {desc(0, 16, vqtest.Indirect, 0)},
+		"table with next":  {desc(table, 16, vqtest.Indirect|vqtest.Next, 1)},
+		"table in a table": {desc(table, 32, vqtest.Indirect, 0)},
+		"too long":         {desc(data, 0xffff_ffff, vqtest.Next, 1), desc(data, 0xffff_ffff, 0, 0)},
 	}
-	d.set(inTable, 0, desc{table, 16, descIndirect, 0})
-	var c Chain
+	d.SetAt(inTable, 0, desc(table, 16, vqtest.Indirect, 0))
+	var c virtqueue.Chain
 	n := uint64(0)
 	for what, list := range bad {
 		for i, v := range list {
-			d.set(descAt, i, v)
+			d.Set(i, v)
 		}
-		d.offer(0)
+		d.Offer(0)
 		ok, err := q.Pop(&c)
-		if !ok || !errors.Is(err, ErrBadChain) || c.Head != 0 {
+		if !ok || !errors.Is(err, virtqueue.ErrBadChain) || c.Head != 0 {
 			t.Errorf("%s: %v, %v, head %d", what, ok, err, c.Head)
 		}
 		q.Push(&c, 0)
 		q.Flush()
 		n++
 	}
-	d.offer(16) // heads that name nothing are skipped
-	d.offer(0xffff)
-	d.request(4)
-	d.offer(4)
+	d.Offer(16) // heads that name nothing are skipped
+	d.Offer(0xffff)
+	request(d, 4)
+	d.Offer(4)
 	if ok, err := q.Pop(&c); !ok || err != nil || c.Head != 4 {
 		t.Errorf("after all that: %v, %v, head %d", ok, err, c.Head)
 	}
@@ -201,55 +209,55 @@ func TestBadChains(t *testing.T) {
 
 // TestBrokenRing: an index that jumps, and more requests than there are descriptors.
 func TestBrokenRing(t *testing.T) {
-	d := newDriver(16)
+	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
-	var c Chain
-	d.request(0)
+	var c virtqueue.Chain
+	request(d, 0)
 	for range 17 {
-		d.offer(0)
+		d.Offer(0)
 	}
-	if _, err := q.Pop(&c); !errors.Is(err, ErrBrokenRing) {
+	if _, err := q.Pop(&c); !errors.Is(err, virtqueue.ErrBrokenRing) {
 		t.Errorf("17 entries in a ring of 16: %v", err)
 	}
-	d = newDriver(16)
-	d.request(0)
+	d = vqtest.New(t, 16)
+	request(d, 0)
 	q = newQueue(t, d, nil)
 	var err error
 	for n := 0; err == nil; n++ {
 		if n > 16 {
 			t.Fatal("any number of requests can be under way")
 		}
-		d.offer(0)
+		d.Offer(0)
 		_, err = q.Pop(&c)
 	}
-	if !errors.Is(err, ErrBrokenRing) {
+	if !errors.Is(err, virtqueue.ErrBrokenRing) {
 		t.Error(err)
 	}
 }
 
 // TestIndirect reads a table, also one that lies across two regions.
 func TestIndirect(t *testing.T) {
-	d := newDriver(16)
-	half := memSize / 2
-	m, err := NewMemory([]*Region{
-		{GuestAddr: guestBase, UserAddr: userBase, Host: d.mem[:half]},
-		{GuestAddr: guestBase + uint64(half), UserAddr: userBase + uint64(half), Host: d.mem[half:]},
+	d := vqtest.New(t, 16)
+	half := vqtest.MemSize / 2
+	m, err := virtqueue.NewMemory([]*virtqueue.Region{
+		{GuestAddr: vqtest.GuestBase, UserAddr: vqtest.UserBase, Host: d.Mem[:half]},
+		{GuestAddr: vqtest.GuestBase + uint64(half), UserAddr: vqtest.UserBase + uint64(half), Host: d.Mem[half:]},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.space.Store(m)
-	if d.freed != 1 {
-		t.Errorf("the old region was released %d times", d.freed)
+	d.Space.Store(m)
+	if d.Released != 1 {
+		t.Errorf("the old region was released %d times", d.Released)
 	}
 	q := newQueue(t, d, nil)
 	table := half - 16 // its second entry is in the second region
-	data := uint64(guestBase + half - 100)
-	d.set(table, 0, desc{data, 60, descNext, 1})
-	d.set(table, 1, desc{data, 200, descWrite, 0}) // as is this buffer's end
-	d.set(descAt, 3, desc{guestBase + uint64(table), 32, descIndirect, 0})
-	d.offer(3)
-	var c Chain
+	data := uint64(vqtest.GuestBase + half - 100)
+	d.SetAt(table, 0, desc(data, 60, vqtest.Next, 1))
+	d.SetAt(table, 1, desc(data, 200, vqtest.Write, 0)) // as is this buffer's end
+	d.Set(3, desc(vqtest.GuestBase+uint64(table), 32, vqtest.Indirect, 0))
+	d.Offer(3)
+	var c virtqueue.Chain
 	if ok, err := q.Pop(&c); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
@@ -260,24 +268,24 @@ func TestIndirect(t *testing.T) {
 
 // TestMemoryReplaced keeps a region until the last user has gone.
 func TestMemoryReplaced(t *testing.T) {
-	d := newDriver(16)
+	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
 	held := q.Memory()
 	held.TryAcquire()
-	d.space.Store(nil)
-	if d.freed != 0 {
+	d.Space.Store(nil)
+	if d.Released != 0 {
 		t.Fatal("released while a batch runs")
 	}
 	q.End()
 	if err := q.Begin(); err == nil {
 		t.Error("a batch without memory begins")
 	}
-	if d.freed != 0 {
+	if d.Released != 0 {
 		t.Fatal("released while a request holds it")
 	}
 	held.Release()
-	if d.freed != 1 {
-		t.Errorf("released %d times", d.freed)
+	if d.Released != 1 {
+		t.Errorf("released %d times", d.Released)
 	}
 	if held.TryAcquire() {
 		t.Error("a dead Memory can be had")
@@ -285,45 +293,45 @@ func TestMemoryReplaced(t *testing.T) {
 }
 
 func TestDirtyLog(t *testing.T) {
-	d := newDriver(16)
+	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
 	bitmap := make([]byte, 4096)
-	q.SetLog(NewLog(bitmap), guestBase+uint64(d.usedAt()), true)
-	at := uint64(guestBase + 1<<20)
-	d.set(descAt, 0, desc{at, 3 * LogPage, descWrite, 0})
-	d.offer(0)
-	var c Chain
+	q.SetLog(virtqueue.NewLog(bitmap), vqtest.GuestBase+uint64(d.UsedAt()), true)
+	at := uint64(vqtest.GuestBase + 1<<20)
+	d.Set(0, desc(at, 3*virtqueue.LogPage, vqtest.Write, 0))
+	d.Offer(0)
+	var c virtqueue.Chain
 	if ok, err := q.Pop(&c); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	q.Push(&c, LogPage+1)
+	q.Push(&c, virtqueue.LogPage+1)
 	q.Flush()
 	dirty := func(page uint64) bool { return bitmap[page/8]&(1<<(page%8)) != 0 }
-	first := at / LogPage
+	first := at / virtqueue.LogPage
 	if !dirty(first) || !dirty(first+1) || dirty(first+2) {
 		t.Error("the pages written are not the pages marked")
 	}
-	if !dirty((guestBase + uint64(d.usedAt())) / LogPage) {
+	if !dirty((vqtest.GuestBase + uint64(d.UsedAt())) / virtqueue.LogPage) {
 		t.Error("the used ring is not marked")
 	}
 }
 
 // TestInflight stops at each step of giving requests back and recovers.
 func TestInflight(t *testing.T) {
-	area := make([]byte, InflightSize(16))
-	d := newDriver(16)
-	q := newQueue(t, d, func(c *Config) { c.Inflight = area })
-	var chains [3]Chain
+	area := make([]byte, virtqueue.InflightSize(16))
+	d := vqtest.New(t, 16)
+	q := newQueue(t, d, func(c *virtqueue.Config) { c.Inflight = area })
+	var chains [3]virtqueue.Chain
 	for i := range chains {
-		d.request(2 * i)
-		d.offer(uint16(2 * i))
+		request(d, 2*i)
+		d.Offer(uint16(2 * i))
 		if ok, err := q.Pop(&chains[i]); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 	}
 	q.Push(&chains[1], 0)
 	again := func() []uint16 {
-		return newQueue(t, d, func(c *Config) { c.Inflight = area }).Recover()
+		return newQueue(t, d, func(c *virtqueue.Config) { c.Inflight = area }).Recover()
 	}
 	if got := again(); len(got) != 3 {
 		t.Errorf("pushed but not published: %v", got)
@@ -335,33 +343,33 @@ func TestInflight(t *testing.T) {
 }
 
 func TestPopAllocations(t *testing.T) {
-	d := newDriver(16)
+	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
 	q.End()
-	d.request(0)
-	var c Chain
+	request(d, 0)
+	var c virtqueue.Chain
 	if n := testing.AllocsPerRun(1000, func() { cycle(q, d, &c) }); n != 0 {
 		t.Errorf("%v allocations a request", n)
 	}
 }
 
-func cycle(q *Queue, d *driver, c *Chain) {
-	d.offer(0)
+func cycle(q *virtqueue.Queue, d *vqtest.Driver, c *virtqueue.Chain) {
+	d.Offer(0)
 	_ = q.Begin()
 	_, _ = q.Pop(c)
 	q.Push(c, 10)
 	q.Flush()
 	q.EnableKicks()
 	q.End()
-	d.reap()
+	d.Reap()
 }
 
 func BenchmarkPopPush(b *testing.B) {
-	d := newDriver(128)
+	d := vqtest.New(b, 128)
 	q := newQueue(b, d, nil)
 	q.End()
-	d.request(0)
-	var c Chain
+	request(d, 0)
+	var c virtqueue.Chain
 	b.ReportAllocs()
 	for b.Loop() {
 		cycle(q, d, &c)
@@ -374,24 +382,24 @@ func FuzzChain(f *testing.F) {
 	f.Add([]byte{0, 0, 16, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 1, 0}, uint16(3))
 	f.Add([]byte{0, 0, 16, 0, 0, 0, 0, 0, 32, 0, 0, 0, 4, 0, 0, 0}, uint16(1))
 	f.Fuzz(func(t *testing.T, b []byte, heads uint16) {
-		d := newDriver(16)
+		d := vqtest.New(t, 16)
 		q := newQueue(t, d, nil)
-		copy(d.mem[descAt:descAt+256], b)
-		copy(d.mem[d.dataAt():d.dataAt()+4096], b)
+		copy(d.Mem[:256], b)
+		copy(d.Mem[d.DataAt():d.DataAt()+4096], b)
 		for i := range uint16(16) {
-			d.offer(i * heads % 20)
+			d.Offer(i * heads % 20)
 		}
-		var c Chain
+		var c virtqueue.Chain
 		for range 40 {
 			ok, err := q.Pop(&c)
-			if err != nil && !errors.Is(err, ErrBadChain) || !ok {
+			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) || !ok {
 				break
 			}
 			total := uint64(0)
-			for _, v := range append(append(c.iov[:0:0], c.Readable()...), c.Writable()...) {
-				at, ok := q.Memory().hostToGuest(unsafePointer(v.Base))
-				if !ok || at+v.Len > guestBase+memSize {
-					t.Fatalf("a buffer outside of memory: %#x, %d bytes", at, v.Len)
+			for _, v := range slices.Concat(c.Readable(), c.Writable()) {
+				first := uintptr(unsafe.Pointer(v.Base))
+				if !q.Memory().Contains(first) || !q.Memory().Contains(first+uintptr(v.Len)-1) {
+					t.Fatalf("a buffer outside of memory: %d bytes", v.Len)
 				}
 				total += v.Len
 			}
@@ -403,4 +411,87 @@ func FuzzChain(f *testing.F) {
 		q.Flush()
 		q.End()
 	})
+}
+
+// TestMemoryGone: the front-end cuts off the files behind the ring, the dirty log and
+// the in-flight area. That is an error, or a fault that is known for what it is, and
+// costs no reference.
+func TestMemoryGone(t *testing.T) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	d := vqtest.New(t, 16)
+	if err := d.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := virtqueue.New(&d.Space, d.Config()); !errors.Is(err, virtqueue.ErrMemoryGone) {
+		t.Errorf("a ring without memory: %v", err)
+	}
+	if d.Space.Store(nil); d.Released != 1 {
+		t.Errorf("released %d times: a reference was lost", d.Released)
+	}
+
+	area, cut := mapped(t)
+	cut()
+	d = vqtest.New(t, 16)
+	cfg := d.Config()
+	cfg.Inflight = area
+	if _, err := virtqueue.New(&d.Space, cfg); !errors.Is(err, virtqueue.ErrMemoryGone) {
+		t.Errorf("an in-flight area without memory: %v", err)
+	}
+
+	area, cut = mapped(t)
+	q := newQueue(t, d, func(c *virtqueue.Config) { c.Inflight = area })
+	cut()
+	var c virtqueue.Chain
+	request(d, 0)
+	d.Offer(0)
+	if !faults(q, func() { _, _ = q.Pop(&c) }) {
+		t.Error("a fault in the in-flight area is not known")
+	}
+
+	q = newQueue(t, d, nil)
+	if ok, err := q.Pop(&c); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	bitmap, cut := mapped(t)
+	q.SetLog(virtqueue.NewLog(bitmap), d.Guest(d.UsedAt()), true)
+	cut()
+	if !faults(q, func() { q.Push(&c, 100); q.SetLog(nil, 0, false) }) {
+		t.Error("a fault in the dirty log is not known")
+	}
+	if q.IsMemoryFault("any other panic") || faults(q, func() { panic(errors.New("ours")) }) {
+		t.Error("a mistake of ours is taken for the front-end's")
+	}
+}
+
+// faults runs f and reports whether it faulted in memory that q knows.
+func faults(q *virtqueue.Queue, f func()) (known bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			known = q.IsMemoryFault(r)
+		}
+	}()
+	f()
+	return false
+}
+
+// mapped is a mapping of a file, and a function that cuts the file off.
+func mapped(t *testing.T) (b []byte, cut func()) {
+	t.Helper()
+	fd, err := unix.MemfdCreate("area", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Ftruncate(fd, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	b, err = unix.Mmap(fd, 0, 64<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(b); _ = unix.Close(fd) })
+	return b, func() {
+		if err := unix.Ftruncate(fd, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
