@@ -240,11 +240,10 @@ func (o *options) checkShare(*pflag.FlagSet) error {
 
 func (o *options) checkSocket(set *pflag.FlagSet) error {
 	if set.Changed("socket") {
-		if o.socketPath != "" {
-			return usagef("--socket and --socket-path are the same: give --socket-path only")
-		}
 		o.warn("--socket is deprecated: use --socket-path")
-		o.socketPath = o.oldSocket
+		if o.socketPath == "" {
+			o.socketPath = o.oldSocket
+		}
 	}
 	byFD := set.Changed("fd")
 	switch {
@@ -254,8 +253,11 @@ func (o *options) checkSocket(set *pflag.FlagSet) error {
 		return usagef("--socket-group is for --socket-path: the socket of --fd exists already")
 	case byFD && o.fd < 0:
 		return usagef("--fd %d: want the number of an open socket", o.fd)
-	case !byFD && o.socketPath == "":
-		return usagef("no way to reach a front-end: give --socket-path PATH or --fd N")
+	case byFD || o.socketPath != "":
+	case !socketsPassed() && !inChild():
+		return usagef("no way to reach a front-end: give --socket-path PATH or --fd N, or start it with a systemd socket unit")
+	case o.socketGroup != "":
+		return usagef("--socket-group is for --socket-path: use SocketGroup= in the socket unit")
 	}
 	return nil
 }

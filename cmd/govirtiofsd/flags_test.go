@@ -34,6 +34,24 @@ func TestParse(t *testing.T) {
 				!o.killpriv && !o.noatime && o.posixLocks && o.flocks && !o.noFileSet && o.logLevel == "info" &&
 				len(o.warnings) == 0 && slices.Equal(o.capabilities, sandbox.DefaultCapabilities())
 		}},
+		{"--socket /y", func(o *options) bool { return o.socketPath == "/x" && len(o.warnings) == 1 }},
+		{"--socket-path /a --socket-path=/b", same(func(o *options) any { return o.socketPath }, "/b")},
+		{"--sandbox none --sandbox chroot --seccomp none --seccomp=log", func(o *options) bool {
+			return o.sandboxMode == sandbox.ModeChroot && o.filter == sandbox.FilterLog
+		}},
+		{"--xattr --xattr --readonly --readonly", func(o *options) bool { return o.xattr && o.readOnly }},
+		{"--posix-acl=never --posix-acl --posix-acl=auto", same(func(o *options) any { return o.posixACL }, "auto")},
+		{"--modcaps=-mknod --modcaps=-chown", func(o *options) bool {
+			return slices.Contains(o.capabilities, cap.MKNOD) && !slices.Contains(o.capabilities, cap.CHOWN)
+		}},
+		{"--rlimit-nofile 5 --rlimit-nofile 6000", same(func(o *options) any { return o.noFile }, uint64(6000))},
+		{"--tag a --tag=b", same(func(o *options) any { return o.tag }, "b")},
+		{"-df", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 2 }},
+		{"-oxattr -o=readdirplus --option writeback", func(o *options) bool { return o.xattr && o.readdirplus && o.writeback }},
+		{"--cache=never -o cache=always", same(func(o *options) any { return o.cache }, "always")}, // -o comes last
+		{"-o cache=never,sandbox=none,log_level=debug,debug,timeout=1,flock,posix_lock", func(o *options) bool {
+			return o.cache == "never" && o.sandboxMode == sandbox.ModeNone && o.logLevel == "debug" && *o.attrTimeout == time.Second
+		}},
 		{"--shared-dir=.", same(func(o *options) any { return o.sharedDir }, ".")},
 		{"--shared-dir /a --shared-dir=/b", same(func(o *options) any { return o.sharedDir }, "/b")},
 		{"--cache NEVER", same(func(o *options) any { return o.cache }, "never")},
@@ -143,7 +161,15 @@ func TestParseErrors(t *testing.T) {
 		{"--shared-dir", "needs an argument"},
 		{"--shared-dir /s --socket-path /x extra", "extra"},
 		{"--shared-dir /s --socket-path /x --fd 3", "exclude"},
-		{"--shared-dir /s --socket-path /x --socket /y", "the same"},
+		{"--shared-dir /s --fd 3 --socket /y", "exclude"},
+		{"--shared-dir /s --socket-group kvm", "no way"},
+		{"+ --posix-acl auto", "auto"}, // a value needs the equals sign
+		{"+ --security-label always", "always"},
+		{"+ --shared", "shared"}, // no abbreviations
+		{"+ -o xattr,", "no such option"},
+		{"+ -o source", "no such option"},
+		{"+ -x", "unknown shorthand"},
+		{"+ --tag", "needs an argument"},
 		{"--shared-dir /s --fd 3 --socket-group kvm", "--socket-group"},
 		{"--shared-dir /s --fd -3", "--fd"},
 		{"--shared-dir /s --fd x", "--fd"},

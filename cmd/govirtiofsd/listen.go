@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,12 +19,15 @@ type endpoint struct {
 	file      *os.File
 	connected bool
 	socket    *entry   // nil when the socket is not ours to remove
-	pid       *pidFile // nil with --fd
+	pid       *pidFile // nil unless the socket is ours
 }
 
 // openEndpoint makes or takes over the socket that the options name.
 func openEndpoint(o *options) (*endpoint, error) {
-	if o.socketPath == "" {
+	switch {
+	case o.socketPath == "" && o.fd < 0:
+		return activatedEndpoint()
+	case o.socketPath == "":
 		return adoptEndpoint(o.fd)
 	}
 	pid, err := createPIDFile(o.socketPath + ".pid")
@@ -108,6 +112,25 @@ func giveToGroup(path, name string) error {
 		return fmt.Errorf("socket group %s: %w", name, err)
 	}
 	return os.Chmod(path, 0o770)
+}
+
+// activatedEndpoint takes over the socket that a service manager has opened.
+func activatedEndpoint() (*endpoint, error) {
+	files := activation.Files(true)
+	if len(files) != 1 {
+		return nil, fmt.Errorf("%d sockets from the service manager: want one for each daemon", len(files))
+	}
+	// The duplicate is ours alone; a File closes its descriptor when it is collected.
+	fd, err := unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	files[0].Close()
+	if err != nil {
+		return nil, fmt.Errorf("socket from the service manager: %w", err)
+	}
+	e, err := adoptEndpoint(fd)
+	if err != nil {
+		return nil, fmt.Errorf("socket from the service manager: %w", err)
+	}
+	return e, nil
 }
 
 // adoptEndpoint takes over an open descriptor.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,11 +18,15 @@ import (
 //
 //	[2026-11-21T01:51:28Z INFO  govirtiofsd] Waiting for vhost-user socket connection...
 type lineFormatter struct {
-	plain bool // without time and program, which the system log adds itself
+	plain bool           // without time and program, which the system log adds itself
+	only  *regexp.Regexp // nil, or what a message must match to be written
 }
 
 // Format implements logrus.Formatter.
 func (f lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
+	if f.only != nil && !f.only.MatchString(e.Message) {
+		return nil, nil
+	}
 	b := &bytes.Buffer{}
 	if !f.plain {
 		fmt.Fprintf(b, "[%s %-5s govirtiofsd] ", e.Time.UTC().Format(time.RFC3339), levelName(e.Level))
@@ -45,8 +50,9 @@ func levelName(l logrus.Level) string {
 	return strings.ToUpper(l.String())
 }
 
-// newLog makes the daemon's log. w is where it goes without --syslog.
-func newLog(o *options, w io.Writer, rustLog string) *logrus.Logger {
+// newLog makes the daemon's log. w is where it goes without --syslog, and rustLog
+// the environment's RUST_LOG, if it is there.
+func newLog(o *options, w io.Writer, rustLog *string) *logrus.Logger {
 	l := logrus.New()
 	l.SetOutput(w)
 	l.SetFormatter(lineFormatter{})
@@ -60,8 +66,13 @@ func newLog(o *options, w io.Writer, rustLog string) *logrus.Logger {
 		}
 		o.warn("messages go to standard error: %v", err)
 	}
-	if found := rustLogLevel(rustLog); found != "" {
-		level = found
+	if rustLog != nil {
+		spec := parseRustLog(*rustLog)
+		for _, bad := range spec.bad {
+			o.warn("RUST_LOG: %q is ignored: want LEVEL, NAME or NAME=LEVEL", bad)
+		}
+		level = spec.level
+		l.SetFormatter(lineFormatter{only: spec.only})
 	}
 	setLevel(l, level)
 	return l
@@ -74,32 +85,6 @@ func setLevel(l *logrus.Logger, name string) {
 		level = logrus.PanicLevel
 	}
 	l.SetLevel(level)
-}
-
-// rustLogLevel finds the level for this program in RUST_LOG, which has the form
-// of env_logger: "warn", or "virtiofsd=debug,vhost=info,warn". Empty is none.
-func rustLogLevel(s string) string {
-	found, own := "", ""
-	directives, _, _ := strings.Cut(s, "/") // what follows would be a pattern
-	for d := range strings.SplitSeq(directives, ",") {
-		module, level, hasModule := strings.Cut(strings.ToLower(strings.TrimSpace(d)), "=")
-		if !hasModule {
-			module, level = "", module
-		}
-		if !slices.Contains(logLevels, level) {
-			continue
-		}
-		switch module {
-		case "":
-			found = level
-		case "virtiofsd", "govirtiofsd":
-			own = level
-		}
-	}
-	if own != "" {
-		return own
-	}
-	return found
 }
 
 // explain logs an error and says what to do about it.

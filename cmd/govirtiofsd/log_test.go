@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/sirupsen/logrus"
@@ -11,7 +12,7 @@ import (
 
 func TestLogLines(t *testing.T) {
 	var b bytes.Buffer
-	log := newLog(&options{logLevel: "info"}, &b, "")
+	log := newLog(&options{logLevel: "info"}, &b, nil)
 	log.Info("Waiting for vhost-user socket connection...")
 	log.WithError(errors.New("gone")).WithField("queue", 1).Warn("queue stopped")
 	log.Debug("not this")
@@ -23,22 +24,40 @@ $`)
 	}
 }
 
+// The rows with RUST_LOG were tried with virtiofsd 1.14.
 func TestLogLevel(t *testing.T) {
 	for _, test := range []struct {
-		option, env string
+		option      string
+		env         *string
 		info, error bool
 	}{
-		{"info", "", true, true},
-		{"error", "", false, true},
-		{"off", "", false, false},
-		{"info", "ERROR", false, true},
-		{"error", "info", true, true},
-		{"error", "virtiofsd=debug", true, true},
-		{"info", "virtiofsd=off,info", false, false},
-		{"error", "vhost=trace,info", true, true},
-		{"error", "vhost=trace", false, true},
-		{"info", "nonsense", true, true},
-		{"info", "warn/pattern", false, true},
+		{"info", nil, true, true},
+		{"error", nil, false, true},
+		{"off", nil, false, false},
+		{"info", ptr("ERROR"), false, true},
+		{"error", ptr("info"), true, true},
+		{"error", ptr(" info "), true, true},
+		{"info", ptr(""), false, true},
+		{"error", ptr("virtiofsd=debug"), true, true},
+		{"error", ptr("virtiofsd=debug,warn"), true, true},
+		{"error", ptr("error,virtiofsd=info"), true, true},
+		{"error", ptr("virtio=info"), true, true},
+		{"error", ptr("virtiofsd"), true, true},
+		{"error", ptr("virtiofsd="), true, true},
+		{"info", ptr("virtiofsd=off,info"), false, false},
+		{"info", ptr("info,virtiofsd=off"), false, false},
+		{"info", ptr("virtiofsd::limits=warn"), false, false},
+		{"error", ptr("vhost=trace,info"), true, true},
+		{"info", ptr("vhost=trace"), false, false},
+		{"info", ptr("nonsense"), false, false},
+		{"error", ptr(",info"), true, true},
+		{"error", ptr("a=b=c,info"), true, true},
+		{"info", ptr("info=virtiofsd"), false, true},
+		{"info", ptr("warn/e"), false, true},
+		{"error", ptr("info/[i]"), true, false},
+		{"error", ptr("info/["), true, true},
+		{"info", ptr("info/a/b"), false, true},
+		{"error", ptr("govirtiofsd=info"), true, true},
 	} {
 		var b bytes.Buffer
 		log := newLog(&options{logLevel: test.option}, &b, test.env)
@@ -47,13 +66,26 @@ func TestLogLevel(t *testing.T) {
 		b.Reset()
 		log.Error("e")
 		if info != test.info || b.Len() > 0 != test.error {
-			t.Errorf("--log-level=%s RUST_LOG=%s: info %v, error %v", test.option, test.env, info, b.Len() > 0)
+			env := "not set"
+			if test.env != nil {
+				env = *test.env
+			}
+			t.Errorf("--log-level=%s RUST_LOG %s: info %v, error %v", test.option, env, info, b.Len() > 0)
 		}
 	}
 }
 
+// What is wrong with RUST_LOG is said once there is a log.
+func TestRustLogWarning(t *testing.T) {
+	o := &options{}
+	newLog(o, &bytes.Buffer{}, ptr("info,a=b=c"))
+	if len(o.warnings) != 1 || !strings.Contains(o.warnings[0], "a=b=c") {
+		t.Errorf("got %q", o.warnings)
+	}
+}
+
 func TestLogLevelDebug(t *testing.T) {
-	log := newLog(&options{logLevel: "trace"}, &bytes.Buffer{}, "debug")
+	log := newLog(&options{logLevel: "trace"}, &bytes.Buffer{}, ptr("debug"))
 	if log.Level != logrus.DebugLevel {
 		t.Errorf("got %v", log.Level)
 	}

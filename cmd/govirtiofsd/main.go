@@ -57,7 +57,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	log := newLog(o, stderr, os.Getenv("RUST_LOG"))
+	var rustLog *string
+	if v, ok := os.LookupEnv("RUST_LOG"); ok {
+		rustLog = &v
+	}
+	log := newLog(o, stderr, rustLog)
 	if err := start(o, log); err != nil {
 		return exitStatus(log, err)
 	}

@@ -432,16 +432,23 @@ func TestIntegrationClosedStdin(t *testing.T) {
 	d.wantStatus(exitOK)
 }
 
+// waitFile waits for a file like a starter that polls.
+func waitFile(t *testing.T, path string) {
+	t.Helper()
+	for range 2000 {
+		if _, err := os.Lstat(path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not appear", path)
+}
+
 func TestIntegrationRustLog(t *testing.T) {
 	dir := tempDir(t)
 	d := startDaemon(t, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "RUST_LOG=ERROR") },
 		"--socket-path", dir+"/s", "--shared-dir", dir, "--sandbox=none", "--seccomp=none")
-	for range 1000 {
-		if _, err := os.Lstat(dir + "/s"); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	waitFile(t, dir+"/s")
 	c := connect(t, dir+"/s")
 	c.Close()
 	d.wantStatus(exitOK)

@@ -21,9 +21,10 @@ import (
 const minNoFile = 609
 
 // serve confines this process, then serves front-ends until it is told to end.
-func serve(o *options, e *endpoint, log *logrus.Logger, signals <-chan os.Signal) error {
+func serve(o *options, e *endpoint, n *notifier, log *logrus.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := untilSignal(signals)
 	defer cancel(nil)
+	context.AfterFunc(ctx, n.stopping)
 	if err := limitFiles(o, log); err != nil {
 		return err
 	}
@@ -45,6 +46,7 @@ func serve(o *options, e *endpoint, log *logrus.Logger, signals <-chan os.Signal
 	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.filter, Accept: true}); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	n.ready()
 	return within(ctx, log, func() error { return serveAll(ctx, o, a, device, log) })
 }
 

@@ -16,11 +16,18 @@ import (
 )
 
 // childEnv tells a process that it is the one in the namespace sandbox: the socket
-// is descriptor childSocket.
+// is descriptor childSocket, and childReady a pipe to say that it is ready.
 const (
 	childEnv    = "GOVIRTIOFSD_SANDBOXED"
 	childSocket = 3
+	childReady  = 4
 )
+
+// inChild reports whether this process is the sandboxed one.
+func inChild() bool {
+	_, ok := os.LookupEnv(childEnv)
+	return ok
+}
 
 // errSignal says that a signal ended the daemon.
 var errSignal = errors.New("ended by a signal")
@@ -35,7 +42,7 @@ var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
 // start opens the endpoint and serves it, in this process or in a sandboxed one.
 func start(o *options, log *logrus.Logger) error {
-	if _, ok := os.LookupEnv(childEnv); ok {
+	if inChild() {
 		_ = os.Unsetenv(childEnv)
 		nameProcess()
 		return startChild(o, log)
@@ -45,6 +52,7 @@ func start(o *options, log *logrus.Logger) error {
 	for _, w := range o.warnings {
 		log.Warn(w)
 	}
+	n := openNotifier(log)
 	if err := sandbox.CheckShare(o.sharedDir); err != nil {
 		return fmt.Errorf("shared directory: %w", err)
 	}
@@ -53,6 +61,7 @@ func start(o *options, log *logrus.Logger) error {
 		return err
 	}
 	defer e.remove()
+	defer n.stopping()
 	if e.connected && o.keepListening {
 		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
 	}
@@ -60,9 +69,9 @@ func start(o *options, log *logrus.Logger) error {
 		return errors.New("this program was built with cgo and can't take privileges off its threads in a sandbox: build it with CGO_ENABLED=0")
 	}
 	if o.sandboxMode == sandbox.ModeNamespace {
-		return superviseChild(o, e, log, signals)
+		return superviseChild(o, e, n, log, signals)
 	}
-	return serve(o, e, log, signals)
+	return serve(o, e, n, log, signals)
 }
 
 // startChild is start in the sandboxed process.
@@ -73,7 +82,9 @@ func startChild(o *options, log *logrus.Logger) error {
 	if err != nil {
 		return err
 	}
-	return serve(o, e, log, signals)
+	unix.CloseOnExec(childReady)
+	n := &notifier{to: os.NewFile(childReady, "pipe of readiness")}
+	return serve(o, e, n, log, signals)
 }
 
 // nameProcess gives the process its name in ps back, which is "exe" after it was
@@ -90,11 +101,16 @@ const endGrace = 5 * time.Second
 
 // superviseChild runs the sandboxed process and returns when it ends. Signals are
 // passed on.
-func superviseChild(o *options, e *endpoint, log *logrus.Logger, signals <-chan os.Signal) error {
-	cmd, err := o.namespace.Start([]string{childEnv + "=1"}, []*os.File{e.file})
+func superviseChild(o *options, e *endpoint, n *notifier, log *logrus.Logger, signals <-chan os.Signal) error {
+	ready, watch, err := n.readyPipe()
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	cmd, err := o.namespace.Start([]string{childEnv + "=1"}, []*os.File{childSocket - 3: e.file, childReady - 3: ready})
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	watch()
 	// The child alone listens: when it is gone, front-ends are to notice.
 	e.file.Close()
 	ended := make(chan error, 1)
@@ -105,6 +121,7 @@ func superviseChild(o *options, e *endpoint, log *logrus.Logger, signals <-chan 
 		case err := <-ended:
 			return childError(cmd, err)
 		case <-signals:
+			n.stopping()
 			_ = cmd.Process.Signal(unix.SIGTERM)
 			if kill == nil {
 				kill = time.After(endGrace + time.Second)

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+)
+
+// socketsPassed reports whether a service manager has opened the socket for this
+// very process (sd_listen_fds(3)). It leaves the descriptors alone.
+func socketsPassed() bool {
+	return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") != ""
+}
+
+// notifier tells a service manager how far the daemon is (sd_notify(3)). A nil
+// notifier tells nobody.
+//
+// It connects once, at the start: there is no socket to connect to in the sandbox,
+// which is why this is not go-systemd's SdNotify.
+type notifier struct {
+	to       io.WriteCloser
+	readied  sync.Once
+	stopOnce sync.Once
+}
+
+// openNotifier connects to the service manager that the environment names, and takes
+// it out of the environment.
+func openNotifier(log *logrus.Logger) *notifier {
+	const name = "NOTIFY_SOCKET"
+	address := os.Getenv(name)
+	_ = os.Unsetenv(name)
+	if address == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		log.WithError(err).Warn("The service manager can't be told that the daemon is ready")
+		return nil
+	}
+	return &notifier{to: conn}
+}
+
+// ready says that front-ends can connect.
+func (n *notifier) ready() {
+	if n != nil {
+		n.readied.Do(func() { n.tell("READY=1") })
+	}
+}
+
+// stopping says that the daemon is about to end.
+func (n *notifier) stopping() {
+	if n != nil {
+		n.stopOnce.Do(func() { n.tell("STOPPING=1") })
+	}
+}
+
+// tell is allowed to fail: the daemon serves as well when nobody listens.
+func (n *notifier) tell(state string) {
+	_, _ = n.to.Write([]byte(state))
+}
+
+// readyPipe makes the two ends of what the sandboxed process says. Service managers
+// believe the process that they have started only, so it is that one that passes
+// READY on; and of a process that a guest may have taken over it believes no more
+// than this.
+func (n *notifier) readyPipe() (child *os.File, watch func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	return w, func() {
+		w.Close()
+		go func() {
+			defer r.Close()
+			if _, err := io.ReadFull(r, make([]byte, 1)); err == nil {
+				n.ready()
+			}
+		}()
+	}, nil
+}
