@@ -1,6 +1,8 @@
 package passthrough
 
 import (
+	"sync/atomic"
+
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -34,7 +36,7 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	if !n.fd.CompareAndSwap(-1, int32(fd)) {
+	if !fs.setFD(n, fd) {
 		fs.closeFD(fd) // another request was faster
 	}
 	return int(n.fd.Load()), 0
@@ -62,7 +64,7 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	fd, errno := fs.open(pfd, &name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, errno := fs.open(pfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno == unix.ENOENT || errno == unix.ENOTDIR {
 		return -1, unix.ESTALE
 	}
@@ -82,7 +84,7 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 
 // location is where the node was last seen, with a reference on the parent for the
 // caller. The name is not changed in place, so it stays valid.
-func (fs *FS) location(n *inode) (parent *inode, name []byte) {
+func (fs *FS) location(n *inode) (parent *inode, name *byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.parent == nil || !n.parent.acquire() {
@@ -96,9 +98,7 @@ func (fs *FS) location(n *inode) (parent *inode, name []byte) {
 func (fs *FS) open(dirfd int, name *byte, flags int, mode uint32) (int, unix.Errno) {
 	fd, errno := sysOpenat(dirfd, name, flags, mode)
 	if errno == unix.EMFILE || errno == unix.ENFILE {
-		if fs.evict(evictAtOnce) == 0 {
-			return -1, unix.ENFILE
-		}
+		fs.evict(evictAtOnce)
 		if fd, errno = sysOpenat(dirfd, name, flags, mode); errno == unix.EMFILE {
 			errno = unix.ENFILE
 		}
@@ -118,27 +118,42 @@ func (fs *FS) closeFD(fd int) {
 	_ = sysClose(fd)
 }
 
-// evictAtOnce is how many descriptors are closed when there are too many.
-const evictAtOnce = 32
+// Descriptors are closed in the order of their numbers, round and round, as the hand of
+// a clock goes.
+const (
+	evictAtOnce = 32  // how many are closed when there are too many
+	evictLook   = 256 // how many are looked at for it, at most twice
+)
 
-// evict closes descriptors of nodes that nobody uses at the moment and that can be
-// found again by name; it returns how many. Nodes that were used since the last
-// round are spared in the first round.
+// evict closes up to want descriptors of nodes that nobody uses at the moment and that
+// can be found again; it returns how many. Nodes that were used since the hand came by
+// are spared, unless that leaves none to close.
 func (fs *FS) evict(want int) (n int) {
 	if !fs.evictMu.TryLock() {
 		return 0
 	}
 	defer fs.evictMu.Unlock()
-	end := fs.nodes.end()
-	for looked := uint32(0); looked < 2*end && n < want; looked++ {
-		fs.hand++
-		if fs.hand >= end {
-			fs.hand = 1
+	from := fs.hand
+	n = fs.evictFrom(from, want)
+	if n == 0 { // nobody's turn: what was spared was used, and has been told so
+		n = fs.evictFrom(from, want)
+	}
+	return n
+}
+
+// evictFrom looks at evictLook descriptors and leaves the hand behind the last.
+func (fs *FS) evictFrom(hand uint32, want int) (n int) {
+	for range evictLook {
+		if hand++; hand >= fs.owners.end() {
+			hand = 0
 		}
-		if in := fs.nodes.at(fs.hand); in != nil && fs.evictOne(in) {
-			n++
+		if in := fs.nodes.at(fs.owners.at(hand)); in != nil && in.fd.Load() == int32(hand) && fs.evictOne(in) {
+			if n++; n == want {
+				break
+			}
 		}
 	}
+	fs.hand = hand
 	return n
 }
 
@@ -166,9 +181,61 @@ func (fs *FS) evictOne(n *inode) (closed bool) {
 	if !canFind {
 		return false
 	}
-	if fd := n.fd.Swap(-1); fd >= 0 {
-		fs.closeFD(int(fd))
-		return true
-	}
-	return false
+	return fs.dropFD(n)
 }
+
+// setFD gives the node a descriptor, unless it has one. The caller has a reference, so
+// that nobody takes it away before it is in the table of owners.
+func (fs *FS) setFD(n *inode, fd int) bool {
+	if !n.fd.CompareAndSwap(-1, int32(fd)) {
+		return false
+	}
+	fs.owners.set(uint32(fd), uint32(n.id))
+	return true
+}
+
+// dropFD closes the node's descriptor and reports whether it had one.
+func (fs *FS) dropFD(n *inode) bool {
+	fd := n.fd.Swap(-1)
+	if fd < 0 {
+		return false
+	}
+	fs.owners.set(uint32(fd), 0) // before the number is another file's
+	fs.closeFD(int(fd))
+	return true
+}
+
+// owners tells which node has a descriptor: slots by number of descriptor. It makes the
+// evictor's work independent of how many nodes there are without one.
+type owners struct {
+	pages [ownerPages]atomic.Pointer[[ownerPage]atomic.Uint32]
+	past  atomic.Uint32 // one more than the largest number that was set
+}
+
+const (
+	ownerPage  = 1 << 14
+	ownerPages = 1 << 12 // descriptors beyond 64 million are never closed to make room
+)
+
+func (o *owners) set(fd, slot uint32) {
+	if fd >= ownerPage*ownerPages {
+		return
+	}
+	page := &o.pages[fd/ownerPage]
+	if page.Load() == nil {
+		page.CompareAndSwap(nil, new([ownerPage]atomic.Uint32))
+	}
+	page.Load()[fd%ownerPage].Store(slot)
+	for past := o.past.Load(); past <= fd && !o.past.CompareAndSwap(past, fd+1); past = o.past.Load() {
+	}
+}
+
+// at is the slot of the node that has a descriptor; 0, which is no node's, for none.
+func (o *owners) at(fd uint32) uint32 {
+	if page := o.pages[fd/ownerPage].Load(); page != nil {
+		return page[fd%ownerPage].Load()
+	}
+	return 0
+}
+
+func (o *owners) end() uint32 { return o.past.Load() }

@@ -93,7 +93,7 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 		fs.closeFD(f)
 		return errno
 	}
-	out.OpenFlags = fs.openOutFlags(guest) | fs.noFlush(out.Fh, guest)
+	out.OpenFlags = fs.openOutFlags(guest) | fs.noFlush(fs.mountOf(n, f), guest)
 	return 0
 }
 
@@ -125,12 +125,8 @@ func (fs *FS) openAgain(ts *threadState, fd, flags int, guest uint32) (int, unix
 // only read and whose file system has nothing to report. A file that can be written
 // to keeps it: with the flag the guest would also leave pages of shared mappings
 // unwritten at close (fs/fuse/file.c: fuse_flush). POSIX locks end with FLUSH.
-func (fs *FS) noFlush(fh uint64, guest uint32) uint32 {
-	if guest&unix.O_ACCMODE != unix.O_RDONLY || fs.agreed(fp.InitPosixLocks) {
-		return 0
-	}
-	h := fs.handles.get(fh)
-	if h == nil || h.mount == nil || h.mount.closeReports {
+func (fs *FS) noFlush(mount *mountInfo, guest uint32) uint32 {
+	if guest&unix.O_ACCMODE != unix.O_RDONLY || fs.agreed(fp.InitPosixLocks) || mount.closeReports {
 		return 0
 	}
 	return fp.FopenNoflush

@@ -26,14 +26,15 @@ type FS struct {
 	flags           atomic.Uint64 // fp.InitFlags agreed with the client
 	fds             atomic.Int64  // descriptors of nodes, handles and lock owners
 	evictMu         sync.Mutex    // guards hand
-	hand            uint32        // slot at which the evictor goes on
-	mounts          sync.Map      // mountKey → *mountInfo, see handle.go
-	io              ioState       // of open files
-	canSwitch       bool          // the daemon may act as another user
-	uid, gid        uint32        // the daemon's own
-	effective       capSet        // capabilities that threads start with
-	privateThreads  bool          // threads have a working directory and umask of their own
-	destroyExcluded sync.Mutex    // one Destroy at a time
+	hand            uint32        // descriptor at which the evictor goes on
+	owners          owners        // of descriptors
+	mounts          mountTable
+	io              ioState    // of open files
+	canSwitch       bool       // the daemon may act as another user
+	uid, gid        uint32     // the daemon's own
+	effective       capSet     // capabilities that threads start with
+	privateThreads  bool       // threads have a working directory and umask of their own
+	destroyExcluded sync.Mutex // one Destroy at a time
 }
 
 var (
@@ -64,9 +65,6 @@ func New(cfg Config) (*FS, error) {
 		hints:   new([hintCount]atomic.Uint64),
 		uid:     uint32(unix.Geteuid()),
 		gid:     uint32(unix.Getegid()),
-	}
-	for i := range fs.shards {
-		fs.shards[i].nodes = make(map[key]*inode)
 	}
 	fs.setTimeouts()
 	if err := fs.setBudget(); err != nil {

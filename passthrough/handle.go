@@ -1,6 +1,8 @@
 package passthrough
 
 import (
+	"maps"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -8,13 +10,15 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// handle is an open file or directory of the client.
+// handle is an open file or directory of the client. Handles are used again: whoever
+// finds one by its number reads nothing of it before it has a reference, and then checks
+// that it is the right one.
 type handle struct {
 	id     uint64
 	fd     int
 	node   *inode     // held
 	mount  *mountInfo // of a file; nil for a directory
-	dir    *dirStream // of a directory
+	dir    *dirStream // of a directory: &stream
 	flags  uint32     // as the client asked for
 	direct bool       // I/O goes past the page cache
 
@@ -22,8 +26,14 @@ type handle struct {
 	// last one closes the descriptor: RELEASE may come on another queue than a READ.
 	refs atomic.Int32
 
-	next, prev *handle // of the node's open handles; guarded by node.mu
+	next, prev *handle    // of the node's open handles; guarded by node.mu
+	locks      *fileLocks // of the node, with the first of its handles; guarded by node.mu
+
+	stream dirStream
 }
+
+// handles that are not in use.
+var handles = sync.Pool{New: func() any { return new(handle) }}
 
 // ioState is what FS keeps about open files.
 type ioState struct {
@@ -68,7 +78,18 @@ func (fs *FS) releaseHandle(h *handle) {
 	if h.dir != nil {
 		fs.dropBuffer(h.dir)
 	}
+	h.reset()
+	handles.Put(h)
 	fs.unhold(n)
+}
+
+// reset clears a handle that nobody has a reference on. Somebody may be about to try to
+// get one: refs stays as it is, 0.
+func (h *handle) reset() {
+	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
+	h.flags, h.direct = 0, false
+	h.next, h.prev, h.locks = nil, nil, nil
+	h.stream = dirStream{}
 }
 
 // addHandle puts an open descriptor in the table; on error it stays the caller's.
@@ -76,19 +97,24 @@ func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.E
 	if errno := fs.keepFD(); errno != 0 {
 		return 0, errno
 	}
-	h := &handle{fd: fd, node: n, flags: flags}
+	h := handles.Get().(*handle)
+	h.fd, h.node, h.flags = fd, n, flags
 	if n.isDir() {
-		h.dir = &dirStream{}
+		h.dir = &h.stream
 	} else {
 		h.mount = fs.mountOf(n, fd)
 		h.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
-	h.refs.Store(1) // the table's
 	n.hold()
 	n.addHandle(h)
-	fh = fs.handles.add(h, func(id uint64) { h.id = id })
+	fh = fs.handles.add(h, func(id uint64) {
+		h.id = id
+		h.refs.Store(1) // the table's
+	})
 	if fh == 0 {
 		n.removeHandle(h)
+		h.reset()
+		handles.Put(h)
 		fs.unhold(n)
 		fs.io.opens.Add(-1)
 		return 0, unix.ENFILE
@@ -101,6 +127,7 @@ func (n *inode) addHandle(h *handle) {
 	defer n.mu.Unlock()
 	if h.next = n.handles; h.next != nil {
 		h.next.prev = h
+		h.locks, h.next.locks = h.next.locks, nil
 	}
 	n.handles = h
 }
@@ -110,16 +137,20 @@ func (n *inode) addHandle(h *handle) {
 func (n *inode) removeHandle(h *handle) (owners []lockOwner) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if h.prev != nil {
-		h.prev.next = h.next
-	} else {
-		n.handles = h.next
-	}
 	if h.next != nil {
 		h.next.prev = h.prev
 	}
-	if n.handles == nil {
-		owners, n.owners = n.owners, nil
+	if h.prev != nil {
+		h.prev.next = h.next
+		return nil
+	}
+	n.handles = h.next
+	switch {
+	case h.locks == nil:
+	case h.next != nil:
+		h.next.locks = h.locks
+	default:
+		owners = h.locks.owners
 	}
 	return owners
 }
@@ -129,11 +160,15 @@ func (fs *FS) handle(r *server.Request, fh uint64) (*handle, unix.Errno) {
 	return fs.handleOf(r.Header.NodeID, fh)
 }
 
-// handleOf finds an open handle of a node. The number is compared once more after the
-// reference was taken: the slot may have got another handle while it was looked up.
+// handleOf finds an open handle of a node. It is compared after the reference was
+// taken: it may have been closed, and be another one by now.
 func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 	h := fs.handles.get(fh)
-	if h == nil || h.id != fh || h.node.id != nodeID || !h.acquire() {
+	if h == nil || !h.acquire() {
+		return nil, unix.EBADF
+	}
+	if h.id != fh || h.node.id != nodeID {
+		fs.releaseHandle(h)
 		return nil, unix.EBADF
 	}
 	return h, 0
@@ -193,18 +228,46 @@ var localFS = map[int64]bool{
 
 const zfsMagic = 0x2fc12fc1
 
+// mountTable is what is known about mounts. It is replaced when one is added, so that
+// looking takes neither a lock nor memory.
+type mountTable struct {
+	mu    sync.Mutex // one addition at a time
+	known atomic.Pointer[map[mountKey]*mountInfo]
+}
+
+func (m *mountTable) get(k mountKey) *mountInfo {
+	if known := m.known.Load(); known != nil {
+		return (*known)[k]
+	}
+	return nil
+}
+
+// add returns what is known by now, if another thread was faster.
+func (m *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.get(k); known != nil {
+		return known
+	}
+	table := map[mountKey]*mountInfo{k: info}
+	if known := m.known.Load(); known != nil {
+		maps.Copy(table, *known)
+	}
+	m.known.Store(&table)
+	return info
+}
+
 // mountOf is what is known about the mount of n, which fd has open. The file system
 // is asked once a mount.
 func (fs *FS) mountOf(n *inode, fd int) *mountInfo {
 	k := mountKey{n.key.mount, n.key.dev}
-	if m, ok := fs.mounts.Load(k); ok {
-		return m.(*mountInfo)
+	if m := fs.mounts.get(k); m != nil {
+		return m
 	}
 	st := new(unix.Statfs_t)
 	m := &mountInfo{closeReports: true}
 	if sysFstatfs(fd, st) == 0 {
 		m.closeReports = !localFS[int64(st.Type)]
 	}
-	known, _ := fs.mounts.LoadOrStore(k, m)
-	return known.(*mountInfo)
+	return fs.mounts.add(k, m)
 }

@@ -37,7 +37,9 @@ func birthOf(st *unix.Statx_t) birth {
 	return b
 }
 
-// inode is a node that the client knows. See the package comment for its life.
+// inode is a node that the client knows. See the package comment for its life. A client
+// may know millions: its size is a class of the allocator, 112 bytes, and what few nodes
+// need is elsewhere, as locks are with the handles.
 type inode struct {
 	id    uint64
 	key   key
@@ -46,18 +48,17 @@ type inode struct {
 	// refs counts requests that use the node, in its lower half, and what holds it
 	// (the table, children, handles), in units of refHold. At 0 it is dead.
 	refs    atomic.Int64
-	fd      atomic.Int32 // O_PATH descriptor, or -1
+	fd      atomic.Int32 // O_PATH descriptor, or -1; set with setFD
 	touched atomic.Bool  // used since the evictor came by
 
-	nlookup uint64 // guarded by the shard of key
+	next    uint32 // slot of the next node in the shard's list; guarded by the shard of key
 	stale   bool   // not in the key table any more; guarded by the shard
+	nlookup uint64 // guarded by the shard
 
 	mu      sync.Mutex // guards the following
 	parent  *inode     // held; nil for the root and for files without a name
-	name    []byte     // with its NUL
+	name    *byte      // ends with NUL; its bytes are never changed
 	handles *handle    // open files and directories, a list
-	owners  []lockOwner
-	unlocks chan struct{} // closed when a lock on the file is dropped
 }
 
 const (
@@ -100,13 +101,7 @@ func (fs *FS) unhold(n *inode) {
 // be as long as a hostile tree is deep.
 func (fs *FS) bury(n *inode) {
 	for n != nil {
-		if fd := n.fd.Swap(-1); fd >= 0 {
-			fs.closeFD(int(fd))
-		}
-		for i := range n.owners {
-			fs.closeFD(n.owners[i].fd)
-		}
-		n.owners = nil
+		fs.dropFD(n)
 		parent := n.parent
 		n.parent = nil
 		if parent == nil || parent.refs.Add(-refHold) != 0 {
@@ -130,30 +125,31 @@ func (fs *FS) get(id uint64) (*inode, unix.Errno) {
 // descriptor.
 func (fs *FS) locate(n, parent *inode, name []byte) {
 	n.mu.Lock()
-	if n.parent == parent && string(n.name) == string(name) || n.id == fp.RootID {
+	if n.parent == parent && sameName(n.name, name) || n.id == fp.RootID {
 		n.mu.Unlock()
 		return
 	}
 	old := n.parent
 	parent.hold()
-	n.parent, n.name = parent, append([]byte(nil), name...)
+	n.parent, n.name = parent, &append([]byte(nil), name...)[0]
 	n.mu.Unlock()
 	if old != nil {
 		fs.unhold(old)
 	}
 }
 
-const shardCount = 64
-
-// shard is a part of the table of nodes by identity.
-type shard struct {
-	mu    sync.Mutex
-	nodes map[key]*inode
-}
-
-func (fs *FS) shard(k key) *shard {
-	h := (k.ino ^ k.dev<<7 ^ k.mount<<13) * 0x9e3779b97f4a7c15
-	return &fs.shards[h>>58]
+// sameName compares a kept name, which may be nil, with one that has its NUL.
+func sameName(kept *byte, name []byte) bool {
+	if kept == nil {
+		return false
+	}
+	for i, c := range name {
+		// It has no byte after its NUL, which is the last of name's too.
+		if b := *addBytes(kept, i); b != c || b == 0 {
+			return b == c
+		}
+	}
+	return false
 }
 
 // known finds a node by its identity and adds one to its lookup count. The caller
@@ -163,7 +159,7 @@ func (fs *FS) known(st *unix.Statx_t) *inode {
 	s := fs.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.nodes[k]
+	n := fs.find(s, k)
 	if n == nil || !s.same(n, st) || !n.acquire() {
 		return nil
 	}
@@ -184,28 +180,29 @@ func (fs *FS) intern(st *unix.Statx_t, fd int, parent *inode, name []byte) (*ino
 	k := keyOf(st)
 	s := fs.shard(k)
 	s.mu.Lock()
-	n := s.nodes[k]
+	n := fs.find(s, k)
 	if n != nil && s.same(n, st) && n.acquire() {
 		n.nlookup++
 		s.mu.Unlock()
-		if fd >= 0 && !n.fd.CompareAndSwap(-1, int32(fd)) {
-			fs.closeFD(fd)
-		}
 	} else {
 		if n != nil {
-			n.stale = true // its file is gone, and its number is another's
+			fs.unlink(s, n) // its file is gone, and its number is another's
 		}
 		n = &inode{key: k, birth: birthOf(st), nlookup: 1}
-		n.fd.Store(int32(fd))
+		n.fd.Store(-1)
 		n.refs.Store(refHold + 1)
 		if fs.nodes.add(n, func(id uint64) { n.id = id }) == 0 {
 			s.mu.Unlock()
-			n.refs.Store(0)
-			fs.bury(n)
+			if fd >= 0 {
+				fs.closeFD(fd)
+			}
 			return nil, unix.ENOMEM
 		}
-		s.nodes[k] = n
+		fs.link(s, n)
 		s.mu.Unlock()
+	}
+	if fd >= 0 && !fs.setFD(n, fd) {
+		fs.closeFD(fd)
 	}
 	if parent != nil {
 		fs.locate(n, parent, name)
@@ -238,7 +235,7 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 	dead := n.nlookup == 0
 	if dead {
 		if !n.stale {
-			delete(s.nodes, n.key)
+			fs.unlink(s, n)
 		}
 		fs.nodes.remove(n.id)
 	}

@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,21 @@ type lockOwner struct {
 	owner    uint64 // the guest's number of a process
 	fd       int
 	writable bool // open for writing, which an exclusive lock needs
+}
+
+// fileLocks is what is known about locks on a file. It is made with the first lock and
+// kept with the first handle of the file's node, which there is while it matters.
+type fileLocks struct {
+	owners  []lockOwner
+	unlocks chan struct{} // closed when a lock on the file is dropped
+}
+
+// locks are the node's, which has an open handle. n.mu is held.
+func (n *inode) locks() *fileLocks {
+	if n.handles.locks == nil {
+		n.handles.locks = &fileLocks{}
+	}
+	return n.handles.locks
 }
 
 // Waiting for a lock of another process is polling: there is no call that waits for
@@ -126,11 +142,15 @@ func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (*handle, *unix.Flock_t, 
 	return h, lk, errno
 }
 
-// lockOwner finds an owner's description. n.mu is held.
+// lockOwner finds an owner's description, of a node with an open handle. n.mu is held.
 func (n *inode) lockOwner(owner uint64) *lockOwner {
-	for i := range n.owners {
-		if n.owners[i].owner == owner {
-			return &n.owners[i]
+	if n.handles.locks == nil {
+		return nil
+	}
+	list := n.handles.locks.owners
+	for i := range list {
+		if list[i].owner == owner {
+			return &list[i]
 		}
 	}
 	return nil
@@ -150,8 +170,9 @@ func (fs *FS) posixLock(ts *threadState, h *handle, owner uint64, lk *unix.Flock
 		if errno != 0 {
 			return errno
 		}
-		n.owners = append(n.owners, lockOwner{owner: owner, fd: fd, writable: writable})
-		o = &n.owners[len(n.owners)-1]
+		l := n.locks()
+		l.owners = append(l.owners, lockOwner{owner: owner, fd: fd, writable: writable})
+		o = &l.owners[len(l.owners)-1]
 	}
 	if lk.Type == unix.F_WRLCK && !o.writable {
 		return unix.EBADF
@@ -204,20 +225,25 @@ func flockLock(h *handle, typ uint32) unix.Errno {
 func (n *inode) unlocked() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.unlocks != nil {
-		close(n.unlocks)
-		n.unlocks = nil
+	if n.handles == nil || n.handles.locks == nil {
+		return
+	}
+	if l := n.handles.locks; l.unlocks != nil {
+		close(l.unlocks)
+		l.unlocks = nil
 	}
 }
 
-// nextUnlock is closed when a lock on the file is dropped through this share.
+// nextUnlock is closed when a lock on the file is dropped through this share. The caller
+// has a handle.
 func (n *inode) nextUnlock() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.unlocks == nil {
-		n.unlocks = make(chan struct{})
+	l := n.locks()
+	if l.unlocks == nil {
+		l.unlocks = make(chan struct{})
 	}
-	return n.unlocks
+	return l.unlocks
 }
 
 // waitForLock tries until it gets the lock, fails otherwise or is canceled.
@@ -247,11 +273,11 @@ func (n *inode) waitForLock(canceled <-chan struct{}, try func() unix.Errno) uni
 func (fs *FS) dropOwner(n *inode, owner uint64) {
 	n.mu.Lock()
 	var gone []lockOwner
-	for i := range n.owners {
-		if n.owners[i].owner == owner {
-			gone = append(gone, n.owners[i])
-			n.owners = append(n.owners[:i], n.owners[i+1:]...)
-			break
+	if n.handles != nil && n.handles.locks != nil {
+		l := n.handles.locks
+		if i := slices.IndexFunc(l.owners, func(o lockOwner) bool { return o.owner == owner }); i >= 0 {
+			gone = append(gone, l.owners[i])
+			l.owners = slices.Delete(l.owners, i, i+1)
 		}
 	}
 	n.mu.Unlock()

@@ -167,7 +167,7 @@ func (fs *FS) namedSo(parent *inode, name fp.Name) *inode {
 		return nil
 	}
 	n.mu.Lock()
-	same := n.parent == parent && string(n.name) == string(name)
+	same := n.parent == parent && sameName(n.name, name)
 	n.mu.Unlock()
 	if !same {
 		fs.release(n)

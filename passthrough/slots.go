@@ -22,9 +22,12 @@ type slots[T any] struct {
 	free []uint32
 }
 
-type slotsPage[T any] struct {
-	values      [slotPage]atomic.Pointer[T]
-	generations [slotPage]atomic.Uint32
+type slotsPage[T any] [slotPage]slot[T]
+
+// slot is 16 bytes, side by side because they are looked at together.
+type slot[T any] struct {
+	value      atomic.Pointer[T]
+	generation atomic.Uint32
 }
 
 // newSlots makes a table whose first number is 1.
@@ -51,9 +54,10 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 		p = new(slotsPage[T])
 		s.pages[slot>>slotBits].Store(p)
 	}
-	number := uint64(p.generations[slot%slotPage].Load())<<32 | uint64(slot)
+	e := &p[slot%slotPage]
+	number := uint64(e.generation.Load())<<32 | uint64(slot)
 	set(number)
-	p.values[slot%slotPage].Store(v)
+	e.value.Store(v)
 	return number
 }
 
@@ -64,10 +68,14 @@ func (s *slots[T]) get(number uint64) *T {
 		return nil
 	}
 	p := s.pages[slot>>slotBits].Load()
-	if p == nil || uint64(p.generations[slot%slotPage].Load()) != number>>32 {
+	if p == nil {
 		return nil
 	}
-	return p.values[slot%slotPage].Load()
+	e := &p[slot%slotPage]
+	if uint64(e.generation.Load()) != number>>32 {
+		return nil
+	}
+	return e.value.Load()
 }
 
 // remove takes the value out and reports whether it was there.
@@ -78,10 +86,10 @@ func (s *slots[T]) remove(number uint64) bool {
 		return false
 	}
 	slot := uint32(number)
-	p := s.pages[slot>>slotBits].Load()
-	p.values[slot%slotPage].Store(nil)
+	e := &s.pages[slot>>slotBits].Load()[slot%slotPage]
+	e.value.Store(nil)
 	// A slot whose generations are used up is not used again.
-	if p.generations[slot%slotPage].Add(1) != 0 {
+	if e.generation.Add(1) != 0 {
 		s.free = append(s.free, slot)
 	}
 	return true
@@ -97,7 +105,7 @@ func (s *slots[T]) end() uint32 {
 // at is the value in a slot, if there is one.
 func (s *slots[T]) at(slot uint32) *T {
 	if p := s.pages[slot>>slotBits].Load(); p != nil {
-		return p.values[slot%slotPage].Load()
+		return p[slot%slotPage].value.Load()
 	}
 	return nil
 }
