@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"math"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -10,13 +11,13 @@ import (
 )
 
 // fillAttr puts st in the protocol's form (fs/fuse/inode.c: fuse_change_attributes).
-func fillAttr(st *unix.Statx_t, a *fp.Attr) {
+func (fs *FS) fillAttr(st *unix.Statx_t, a *fp.Attr) {
 	a.Ino, a.Size, a.Blocks = st.Ino, st.Size, st.Blocks
 	a.Atime, a.AtimeNsec = uint64(st.Atime.Sec), st.Atime.Nsec
 	a.Mtime, a.MtimeNsec = uint64(st.Mtime.Sec), st.Mtime.Nsec
 	a.Ctime, a.CtimeNsec = uint64(st.Ctime.Sec), st.Ctime.Nsec
 	a.Mode, a.Nlink = uint32(st.Mode), st.Nlink
-	a.UID, a.GID = st.Uid, st.Gid
+	a.UID, a.GID = fs.cfg.UIDs.guest(st.Uid), fs.cfg.GIDs.guest(st.Gid)
 	a.Rdev = encodeDev(st.Rdev_major, st.Rdev_minor)
 	a.Blksize = st.Blksize
 }
@@ -62,7 +63,7 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 		return errno
 	}
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
-	fillAttr(&ts.st, &out.Attr)
+	fs.fillAttr(&ts.st, &out.Attr)
 	return 0
 }
 
@@ -93,7 +94,8 @@ func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Er
 	st, o := &ts.st, &out.Stat
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
 	o.Mask = st.Mask & (unix.STATX_BASIC_STATS | unix.STATX_BTIME)
-	o.Blksize, o.Nlink, o.UID, o.GID, o.Mode = st.Blksize, st.Nlink, st.Uid, st.Gid, st.Mode
+	o.Blksize, o.Nlink, o.Mode = st.Blksize, st.Nlink, st.Mode
+	o.UID, o.GID = fs.cfg.UIDs.guest(st.Uid), fs.cfg.GIDs.guest(st.Gid)
 	o.Ino, o.Size, o.Blocks = st.Ino, st.Size, st.Blocks
 	o.Attributes, o.AttributesMask = st.Attributes, st.Attributes_mask
 	o.Atime, o.Btime = sxTime(st.Atime), sxTime(st.Btime)
@@ -115,7 +117,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	}
 	defer fs.release(n)
 	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
-		errno = fs.chown(n, fd, in)
+		errno = fs.chown(fd, in)
 	}
 	if errno == 0 && in.Valid&fp.FattrMode != 0 {
 		fs.setFsetid(ts, true)
@@ -138,17 +140,21 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		return errno
 	}
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
-	fillAttr(&ts.st, &out.Attr)
+	fs.fillAttr(&ts.st, &out.Attr)
 	return 0
 }
 
-func (fs *FS) chown(_ *inode, fd int, in *fp.SetattrIn) unix.Errno {
-	uid, gid := ^uint32(0), ^uint32(0)
+// chown changes owner and group, of which noID stays as it is.
+func (fs *FS) chown(fd int, in *fp.SetattrIn) unix.Errno {
+	uid, gid, mayUser, mayGroup := noID, noID, true, true
 	if in.Valid&fp.FattrUID != 0 {
-		uid = in.UID
+		uid, mayUser = fs.cfg.UIDs.host(in.UID)
 	}
 	if in.Valid&fp.FattrGID != 0 {
-		gid = in.GID
+		gid, mayGroup = fs.cfg.GIDs.host(in.GID)
+	}
+	if !mayUser || !mayGroup {
+		return unix.EPERM
 	}
 	return sysFchownFD(fd, uid, gid)
 }
@@ -205,6 +211,7 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 	}
 	want := uint16(in.Mask & (unix.R_OK | unix.W_OK | unix.X_OK))
 	mode := ts.st.Mode
+	uid, gid := fs.cfg.UIDs.guest(ts.st.Uid), fs.cfg.GIDs.guest(ts.st.Gid)
 	switch {
 	case want == unix.F_OK:
 		return 0
@@ -213,24 +220,15 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 			return unix.EACCES
 		}
 		return 0
-	case r.Header.UID == ts.st.Uid:
+	case r.Header.UID == uid:
 		mode >>= 6
-	case r.Header.GID == ts.st.Gid || contains(r.Groups, ts.st.Gid):
+	case r.Header.GID == gid || slices.Contains(r.Groups, gid):
 		mode >>= 3
 	}
 	if want&^mode != 0 {
 		return unix.EACCES
 	}
 	return 0
-}
-
-func contains(groups []uint32, gid uint32) bool {
-	for _, g := range groups {
-		if g == gid {
-			return true
-		}
-	}
-	return false
 }
 
 // Readlink implements server.Attributes.

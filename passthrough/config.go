@@ -82,8 +82,9 @@ type Config struct {
 	AllowDirectIO     bool // O_DIRECT reaches the host's files
 	AllowMmap         bool // shared mappings of files that are not cached
 	AnnounceSubmounts bool
-	ReadOnly          bool // the server refuses changes; here for what it can't see
-	KillprivV2        bool // we clear setuid, setgid and capabilities for the guest
+	UIDs, GIDs        *IDMap // translation of ids between guest and host; nil is none
+	ReadOnly          bool   // the server refuses changes; here for what it can't see
+	KillprivV2        bool   // we clear setuid, setgid and capabilities for the guest
 	NoReaddirplus     bool
 	PreserveNoatime   bool // O_NOATIME reaches the host's files
 	PosixLocks        bool // fcntl locks are taken on the host

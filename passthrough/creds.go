@@ -107,13 +107,17 @@ func (fs *FS) setFsetid(ts *threadState, on bool) {
 // leave to override permissions of files.
 func (fs *FS) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (errno unix.Errno) {
 	ts := threadOf(r)
+	uid, gid, errno := fs.callerIDs(r, ts)
+	if errno != 0 {
+		return errno
+	}
 	fs.setFsetid(ts, true)
 	if umask = umask & 0o777; ts.private && umask != ts.umask {
 		unix.Umask(int(umask))
 		ts.umask = umask
 	}
-	uid, gid := r.Header.UID, r.Header.GID
-	if uid == fs.uid && gid == fs.gid && len(r.Groups) == 0 || uid == 0 && gid == 0 && len(r.Groups) == 0 {
+	groups := ts.groups
+	if len(groups) == 0 && (uid == fs.uid && gid == fs.gid || uid == 0 && gid == 0) {
 		return f()
 	}
 	if !fs.canSwitch {
@@ -122,10 +126,10 @@ func (fs *FS) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (er
 		}
 		return unix.EPERM
 	}
-	if errno := fs.become(ts, r.Thread, uid, gid, r.Groups); errno != 0 {
+	if errno := fs.become(ts, r.Thread, uid, gid, groups); errno != 0 {
 		return errno
 	}
-	defer fs.comeBack(ts, r.Thread, len(r.Groups) > 0)
+	defer fs.comeBack(ts, r.Thread, len(groups) > 0)
 	errno = f()
 	if errno == unix.EACCES && uid != 0 && fs.effective.has(unix.CAP_DAC_OVERRIDE) {
 		c := capSet{permitted: ts.caps.permitted, inheritable: ts.caps.inheritable}
@@ -137,15 +141,33 @@ func (fs *FS) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (er
 	return errno
 }
 
+// callerIDs are the host's ids of the request's user; the groups, translated too, are
+// in ts.groups. noID, which Linux sends with requests that make nothing, is refused:
+// the kernel would take it for "as now", which is the daemon itself.
+func (fs *FS) callerIDs(r *server.Request, ts *threadState) (uid, gid uint32, errno unix.Errno) {
+	uid, mayUser := fs.cfg.UIDs.host(r.Header.UID)
+	gid, mayGroup := fs.cfg.GIDs.host(r.Header.GID)
+	if !mayUser || !mayGroup || uid == noID || gid == noID {
+		return 0, 0, unix.EPERM
+	}
+	ts.groups = ts.groups[:0]
+	for _, g := range r.Groups {
+		g, may := fs.cfg.GIDs.host(g)
+		if !may || g == noID {
+			return 0, 0, unix.EPERM
+		}
+		ts.groups = append(ts.groups, g)
+	}
+	return uid, gid, 0
+}
+
 const keepID = ^uintptr(0)
 
 // become takes the user's identity. On error the thread is as it was, or broken.
 func (fs *FS) become(ts *threadState, t *server.Thread, uid, gid uint32, groups []uint32) (errno unix.Errno) {
 	if len(groups) > 0 {
-		// A copy without the group itself keeps the list in the thread's memory.
-		ts.groups = append(ts.groups[:0], groups...)
-		slices.Sort(ts.groups)
-		if errno = setgroups(ts.groups); errno != 0 {
+		slices.Sort(groups)
+		if errno = setgroups(groups); errno != 0 {
 			return errno
 		}
 	}

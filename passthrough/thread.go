@@ -18,6 +18,7 @@ type threadState struct {
 	private bool     // working directory is /proc/self/fd, umask is the thread's own
 	umask   uint32
 	groups  []uint32 // scratch
+	value   []byte   // scratch: an attribute's value
 	caps    capSet   // effective capabilities at the moment
 }
 

@@ -38,7 +38,7 @@ func (fs *FS) guestSees(name []byte) bool {
 
 // Getxattr implements server.Xattrs.
 func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.Errno) {
-	name, errno := fs.hostXattrName(name)
+	hostName, errno := fs.hostXattrName(name)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -47,12 +47,15 @@ func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.E
 		return 0, errno
 	}
 	defer fs.release(n)
-	return sysGetxattr(ts.procPath(fd), name.CString(), dst)
+	if fs.hasIDs(name) {
+		return fs.getxattrIDs(ts, ts.procPath(fd), name, hostName, dst)
+	}
+	return sysGetxattr(ts.procPath(fd), hostName.CString(), dst)
 }
 
 // Setxattr implements server.Xattrs.
 func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value []byte) unix.Errno {
-	name, errno := fs.hostXattrName(name)
+	hostName, errno := fs.hostXattrName(name)
 	if errno != 0 {
 		return errno
 	}
@@ -61,12 +64,17 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 		return errno
 	}
 	defer fs.release(n)
+	if fs.hasIDs(name) {
+		if value, errno = fs.xattrToHost(ts, name, value); errno != 0 {
+			return errno
+		}
+	}
 	// With SETXATTR_ACL_KILL_SGID the caller is not in the file's group: setting the
 	// ACL clears the set-group-ID bit, which the kernel does without CAP_FSETID for a
 	// thread that is not in the group either.
 	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
 	fs.setFsetid(ts, !kill)
-	errno = sysSetxattr(ts.procPath(fd), name.CString(), value, in.Flags)
+	errno = sysSetxattr(ts.procPath(fd), hostName.CString(), value, in.Flags)
 	if errno == 0 && kill {
 		errno = fs.clearSgid(ts, fd)
 	}

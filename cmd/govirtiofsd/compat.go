@@ -12,8 +12,6 @@ import (
 // would share files in another way than was asked for.
 var unsupported = map[string]string{
 	"xattrmap":                 "attribute names can't be mapped",
-	"translate-uid":            "user ids can't be translated; a user other than root can use --uid-map",
-	"translate-gid":            "group ids can't be translated; a user other than root can use --gid-map",
 	"migration-mode":           "guests can't be migrated",
 	"migration-on-error":       "guests can't be migrated",
 	"migration-verify-handles": "guests can't be migrated",

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
@@ -49,6 +50,8 @@ type options struct {
 	sandbox, seccomp    string
 	modcaps             string
 	uidMaps, gidMaps    []string
+	userRules           []string // --translate-uid
+	groupRules          []string
 	noFile              uint64
 	logLevel            string
 	syslog, debug, fore bool
@@ -59,6 +62,8 @@ type options struct {
 	filter       sandbox.FilterAction
 	namespace    sandbox.Namespace
 	capabilities []cap.Value
+	users        *passthrough.IDMap
+	groupIDs     *passthrough.IDMap
 	noFileSet    bool
 	warnings     []string // said once there is a log
 }
@@ -116,6 +121,7 @@ func (o *options) groups() []group {
 		{"The connection", o.connectionFlags()},
 		{"Caching", o.cacheFlags()},
 		{"Features of the file system", o.featureFlags()},
+		{"Users and groups", o.identityFlags()},
 		{"Security", o.securityFlags()},
 		{"Messages", o.messageFlags()},
 		{"Accepted for compatibility", o.compatFlags()},
@@ -178,6 +184,15 @@ func (o *options) featureFlags() *pflag.FlagSet {
 	return f
 }
 
+func (o *options) identityFlags() *pflag.FlagSet {
+	f := newSet("identity")
+	f.StringArrayVar(&o.userRules, "translate-uid", nil, "`KIND:FROM:TO:COUNT` Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (nothing may belong to these). Other ids stay what they are.")
+	f.StringArrayVar(&o.groupRules, "translate-gid", nil, "`KIND:FROM:TO:COUNT` The same for groups.")
+	f.StringArrayVar(&o.uidMaps, "uid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
+	f.StringArrayVar(&o.gidMaps, "gid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
+	return f
+}
+
 func (o *options) securityFlags() *pflag.FlagSet {
 	f := newSet("security")
 	choice(f, &o.sandbox, "namespace", "sandbox", "", []string{"namespace", "chroot", "none"},
@@ -185,8 +200,6 @@ func (o *options) securityFlags() *pflag.FlagSet {
 	choice(f, &o.seccomp, "kill", "seccomp", "", []string{"none", "kill", "log", "trap"},
 		"`none|kill|log|trap` What happens at a system call that is not on the daemon's list. Default kill.")
 	f.StringVar(&o.modcaps, "modcaps", "", "`LIST` Keep other capabilities than usual, for example +sys_admin:-mknod.")
-	f.StringArrayVar(&o.uidMaps, "uid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
-	f.StringArrayVar(&o.gidMaps, "gid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
 	f.Uint64Var(&o.noFile, "rlimit-nofile", 0, "`N` Limit of open files; 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if less.")
 	return f
 }
@@ -222,7 +235,7 @@ var (
 // check settles what depends on more than one option.
 func (o *options) check(set *pflag.FlagSet) error {
 	for _, c := range []func(*pflag.FlagSet) error{
-		o.checkShare, o.checkSocket, o.checkDevice, o.checkFeatures, o.checkSecurity,
+		o.checkShare, o.checkSocket, o.checkDevice, o.checkFeatures, o.checkIdentity, o.checkSecurity,
 	} {
 		if err := c(set); err != nil {
 			return err
@@ -309,19 +322,6 @@ func (o *options) checkSecurity(*pflag.FlagSet) error {
 		return usagef("--uid-map and --gid-map are for --sandbox=namespace")
 	}
 	o.namespace.ReadOnly = o.readOnly
-	return errors.Join(
-		idMaps("--uid-map", o.uidMaps, &o.namespace.UIDs),
-		idMaps("--gid-map", o.gidMaps, &o.namespace.GIDs))
-}
-
-func idMaps(option string, values []string, to *[]sandbox.IDMap) error {
-	for _, v := range values {
-		m, err := sandbox.ParseIDMap(v)
-		if err != nil {
-			return usagef("%s: %v", option, err)
-		}
-		*to = append(*to, m)
-	}
 	return nil
 }
 

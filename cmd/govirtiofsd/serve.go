@@ -128,6 +128,8 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		AllowDirectIO:     o.directIO,
 		AllowMmap:         o.allowMmap,
 		AnnounceSubmounts: o.submounts,
+		UIDs:              o.users,
+		GIDs:              o.groupIDs,
 		ReadOnly:          o.readOnly,
 		KillprivV2:        o.killpriv,
 		NoReaddirplus:     !o.readdirplus,

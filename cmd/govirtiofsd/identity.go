@@ -1,0 +1,52 @@
+package main
+
+import (
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/sandbox"
+)
+
+// checkIdentity works out whose the files are, here and in the guest.
+func (o *options) checkIdentity(*pflag.FlagSet) (err error) {
+	if o.users, err = translation("--translate-uid", o.userRules); err != nil {
+		return err
+	}
+	if o.groupIDs, err = translation("--translate-gid", o.groupRules); err != nil {
+		return err
+	}
+	if o.namespace.UIDs, err = idMaps("--uid-map", o.uidMaps); err != nil {
+		return err
+	}
+	o.namespace.GIDs, err = idMaps("--gid-map", o.gidMaps)
+	return err
+}
+
+// translation reads the values of --translate-uid or --translate-gid.
+func translation(option string, values []string) (*passthrough.IDMap, error) {
+	var rules []passthrough.IDRule
+	for _, v := range values {
+		r, err := passthrough.ParseIDRule(v)
+		if err != nil {
+			return nil, usagef("%s: %v", option, err)
+		}
+		rules = append(rules, r)
+	}
+	m, err := passthrough.NewIDMap(rules)
+	if err != nil {
+		return nil, usagef("%s: %v", option, err)
+	}
+	return m, nil
+}
+
+// idMaps reads the values of --uid-map or --gid-map.
+func idMaps(option string, values []string) (maps []sandbox.IDMap, err error) {
+	for _, v := range values {
+		m, err := sandbox.ParseIDMap(v)
+		if err != nil {
+			return nil, usagef("%s: %v", option, err)
+		}
+		maps = append(maps, m)
+	}
+	return maps, nil
+}

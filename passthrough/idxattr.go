@@ -1,0 +1,149 @@
+package passthrough
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// Two kinds of extended attributes have ids in them: access control lists, and file
+// capabilities that hold below one user only. Both are translated with the rest. The
+// guest's name of an attribute decides: whatever its name on the host, the ids in its
+// value are the host's there.
+
+// hasIDs reports whether the attribute's value needs translation.
+func (fs *FS) hasIDs(name fp.Name) bool {
+	return (fs.cfg.UIDs != nil || fs.cfg.GIDs != nil) && (isACL(name) || isCapability(name))
+}
+
+func isACL(name fp.Name) bool        { return bytes.HasPrefix(name, aclPrefix) }
+func isCapability(name fp.Name) bool { return string(name.Bytes()) == "security.capability" }
+
+// Form of an ACL (include/uapi/linux/posix_acl_xattr.h): a version, then entries of a
+// tag, permissions and an id.
+const (
+	aclHeader  = 4
+	aclEntry   = 8
+	aclVersion = 2
+	aclUser    = 0x02 // ACL_USER
+	aclGroup   = 0x08 // ACL_GROUP
+)
+
+// translateACL changes the ids in an ACL in place.
+func translateACL(acl []byte, user, group func(uint32) (uint32, bool)) unix.Errno {
+	if len(acl) < aclHeader || binary.LittleEndian.Uint32(acl) != aclVersion {
+		return 0 // none that the kernel takes: it says what is wrong
+	}
+	for e := acl[aclHeader:]; len(e) >= aclEntry; e = e[aclEntry:] {
+		translate := user
+		switch binary.LittleEndian.Uint16(e) {
+		case aclUser:
+		case aclGroup:
+			translate = group
+		default:
+			continue
+		}
+		id, ok := translate(binary.LittleEndian.Uint32(e[4:]))
+		if !ok {
+			return unix.EPERM
+		}
+		binary.LittleEndian.PutUint32(e[4:], id)
+	}
+	return 0
+}
+
+// Form of file capabilities (include/uapi/linux/capability.h): version and flags, two
+// pairs of sets, and in version 3 the user who is root where they hold. Version 2
+// holds for the real root.
+const (
+	capXattr2   = 20
+	capXattr3   = 24
+	capRevision = 0xff000000
+	capV2       = 0x02000000
+	capV3       = 0x03000000
+)
+
+// capRoot is the root that file capabilities hold for; false if the value is none that
+// the kernel takes.
+func capRoot(value []byte) (uint32, bool) {
+	if len(value) < 4 {
+		return 0, false
+	}
+	switch revision := binary.LittleEndian.Uint32(value) & capRevision; {
+	case revision == capV2 && len(value) == capXattr2:
+		return 0, true
+	case revision == capV3 && len(value) == capXattr3:
+		return binary.LittleEndian.Uint32(value[capXattr2:]), true
+	}
+	return 0, false
+}
+
+// appendCapability appends value, as one that holds for root, to b. For user 0 it is
+// of version 2, which is all that old kernels know.
+func appendCapability(b, value []byte, root uint32) []byte {
+	start := len(b)
+	b = append(b, value[:capXattr2]...)
+	version := uint32(capV2)
+	if root != 0 {
+		version = capV3
+		b = binary.LittleEndian.AppendUint32(b, root)
+	}
+	head := binary.LittleEndian.Uint32(value)
+	binary.LittleEndian.PutUint32(b[start:], head&^capRevision|version)
+	return b
+}
+
+// xattrToHost is the value to store for one that the guest sets. It is valid until the
+// thread's next request.
+func (fs *FS) xattrToHost(ts *threadState, name fp.Name, value []byte) ([]byte, unix.Errno) {
+	if isACL(name) {
+		ts.value = append(ts.value[:0], value...)
+		return ts.value, translateACL(ts.value, fs.cfg.UIDs.host, fs.cfg.GIDs.host)
+	}
+	root, ok := capRoot(value)
+	if !ok {
+		return value, 0
+	}
+	if root, ok = fs.cfg.UIDs.host(root); !ok {
+		return nil, unix.EPERM
+	}
+	ts.value = appendCapability(ts.value[:0], value, root)
+	return ts.value, 0
+}
+
+// getxattrIDs reads an attribute with ids in it. The length may differ from the
+// host's, so the whole value is read first.
+func (fs *FS) getxattrIDs(ts *threadState, path *byte, guest, host fp.Name, dst []byte) (int, unix.Errno) {
+	ts.value = slices.Grow(ts.value[:0], 4096)
+	n, errno := sysGetxattr(path, host.CString(), ts.value[:cap(ts.value)])
+	if errno == unix.ERANGE {
+		ts.value = slices.Grow(ts.value[:0], xattrSizeMax)
+		n, errno = sysGetxattr(path, host.CString(), ts.value[:cap(ts.value)])
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	value := ts.value[:n]
+	if isACL(guest) {
+		keep := func(m *IDMap) func(uint32) (uint32, bool) {
+			return func(id uint32) (uint32, bool) { return m.guest(id), true }
+		}
+		_ = translateACL(value, keep(fs.cfg.UIDs), keep(fs.cfg.GIDs))
+	} else if root, ok := capRoot(value); ok {
+		var b [capXattr3]byte
+		value = append(value[:0], appendCapability(b[:0], value, fs.cfg.UIDs.guest(root))...)
+	}
+	if len(dst) == 0 {
+		return len(value), 0
+	}
+	if len(dst) < len(value) {
+		return 0, unix.ERANGE
+	}
+	return copy(dst, value), 0
+}
+
+const xattrSizeMax = 65536 // XATTR_SIZE_MAX

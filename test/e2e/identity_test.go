@@ -1,0 +1,361 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+)
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+// idMap reads rules of --translate-uid.
+func idMap(t testing.TB, rules ...string) *passthrough.IDMap {
+	t.Helper()
+	var list []passthrough.IDRule
+	for _, s := range rules {
+		r, err := passthrough.ParseIDRule(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, r)
+	}
+	m, err := passthrough.NewIDMap(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// translated is a share with ids translated, in which everybody may write.
+func translated(t testing.TB) *share {
+	t.Helper()
+	needRoot(t)
+	cfg := defaults()
+	cfg.PosixACL = passthrough.Auto
+	cfg.UIDs = idMap(t, "map:0:100000:1000", "forbid-guest:5000:1000", "squash-guest:2000:101999:1000", "squash-host:200000:65534:1000")
+	cfg.GIDs = idMap(t, "map:0:300000:1000", "forbid-guest:5000:1000", "squash-host:200000:65534:1000")
+	s := open(t, cfg, frontend.Options{})
+	if err := os.Chmod(s.dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// host says who owns a file on the host.
+func (s *share) host(t testing.TB, name string) (uid, gid uint32) {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Lstat(filepath.Join(s.dir, name), &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Uid, st.Gid
+}
+
+// TestTranslateMakes makes everything that can be made, as users of all sorts.
+func TestTranslateMakes(t *testing.T) {
+	s := translated(t)
+	rw := uint32(unix.O_RDWR)
+	for op, makes := range map[string]func(name string) (fp.Attr, error){
+		"CREATE": func(n string) (fp.Attr, error) { o, err := s.Create(fp.RootID, n, rw, 0o644); return o.Entry.Attr, err },
+		"MKNOD": func(n string) (fp.Attr, error) {
+			o, err := s.Mknod(fp.RootID, n, unix.S_IFIFO|0o644, 0)
+			return o.Attr, err
+		},
+		"MKDIR":   func(n string) (fp.Attr, error) { o, err := s.Mkdir(fp.RootID, n, 0o755); return o.Attr, err },
+		"SYMLINK": func(n string) (fp.Attr, error) { o, err := s.Symlink(fp.RootID, n, "x"); return o.Attr, err },
+		"TMPFILE": func(n string) (fp.Attr, error) {
+			o, err := s.Tmpfile(fp.RootID, rw, 0o644)
+			if err != nil {
+				return o.Entry.Attr, err
+			}
+			l, err := s.Link(o.Entry.NodeID, fp.RootID, n)
+			if l.Attr.UID != o.Entry.Attr.UID || l.Attr.GID != o.Entry.Attr.GID {
+				t.Errorf("LINK: %+v, TMPFILE: %+v", l.Attr, o.Entry.Attr)
+			}
+			return o.Entry.Attr, err
+		},
+	} {
+		for i, test := range []struct{ uid, gid, hostUID, hostGID, backUID, backGID uint32 }{
+			{0, 0, 100000, 300000, 0, 0},
+			{999, 999, 100999, 300999, 999, 999},
+			{1000, 1000, 1000, 1000, 1000, 1000},
+			{2000, 0, 101999, 300000, 101999, 0},
+			{2999, 5, 101999, 300005, 101999, 5},
+		} {
+			name := fmt.Sprintf("%s.%d", op, i)
+			s.UID, s.GID = test.uid, test.gid
+			a, err := makes(name)
+			s.UID, s.GID = 0, 0
+			if err != nil {
+				t.Errorf("%s as %d:%d: %v", op, test.uid, test.gid, err)
+				continue
+			}
+			if u, g := s.host(t, name); u != test.hostUID || g != test.hostGID {
+				t.Errorf("%s as %d:%d: on the host %d:%d, want %d:%d", op, test.uid, test.gid, u, g, test.hostUID, test.hostGID)
+			}
+			if a.UID != test.backUID || a.GID != test.backGID {
+				t.Errorf("%s as %d:%d: shown %d:%d, want %d:%d", op, test.uid, test.gid, a.UID, a.GID, test.backUID, test.backGID)
+			}
+		}
+		for _, id := range [][2]uint32{{5000, 0}, {5999, 0}, {0, 5000}, {^uint32(0), 0}, {0, ^uint32(0)}} {
+			s.UID, s.GID = id[0], id[1]
+			_, err := makes("forbidden")
+			s.UID, s.GID = 0, 0
+			if _, there := os.Lstat(s.dir + "/forbidden"); !errors.Is(err, unix.EPERM) || there == nil {
+				t.Errorf("%s as %d:%d: %v, made: %v", op, id[0], id[1], err, there == nil)
+			}
+		}
+	}
+}
+
+// TestTranslateShows looks at a file of the host with every request that shows an
+// owner.
+func TestTranslateShows(t *testing.T) {
+	s := translated(t)
+	path := filepath.Join(s.dir, "f")
+	for _, test := range []struct{ host, uid, gid uint32 }{
+		{0, 0, 0}, {1000, 1000, 1000}, {100000, 0, 100000}, {300999, 300999, 999}, {200000, 65534, 65534},
+		{200999, 65534, 65534}, {201000, 201000, 201000}, {5000, 5000, 5000},
+	} {
+		if err := errors.Join(os.WriteFile(path, nil, 0o666), os.Chown(path, int(test.host), int(test.host))); err != nil {
+			t.Fatal(err)
+		}
+		is := func(op string, uid, gid uint32, err error) {
+			t.Helper()
+			if uid != test.uid || gid != test.gid || err != nil {
+				t.Errorf("%s of a file of %d: %d:%d, %v, want %d:%d", op, test.host, uid, gid, err, test.uid, test.gid)
+			}
+		}
+		e, err := s.Lookup(fp.RootID, "f")
+		is("LOOKUP", e.Attr.UID, e.Attr.GID, err)
+		a, err := s.Getattr(e.NodeID)
+		is("GETATTR", a.UID, a.GID, err)
+		x, err := s.Statx(e.NodeID)
+		is("STATX", x.UID, x.GID, err)
+		a, err = s.Setattr(e.NodeID, fp.SetattrIn{Valid: fp.FattrMode, Mode: 0o600})
+		is("SETATTR", a.UID, a.GID, err)
+		c, err := s.Create(fp.RootID, "f", unix.O_RDWR|unix.O_TRUNC, 0o644)
+		is("CREATE", c.Entry.Attr.UID, c.Entry.Attr.GID, err)
+		l, err := s.Link(e.NodeID, fp.RootID, "l")
+		is("LINK", l.Attr.UID, l.Attr.GID, err)
+		list, err := s.ReadAll(fp.RootID, true)
+		for _, d := range list {
+			if d.Name == "f" || d.Name == "l" {
+				is("READDIRPLUS", d.Entry.Attr.UID, d.Entry.Attr.GID, err)
+			}
+		}
+		if err := errors.Join(s.Release(e.NodeID, c.Open.Fh), s.Unlink(fp.RootID, "l"), s.Unlink(fp.RootID, "f")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTranslateChown(t *testing.T) {
+	s := translated(t)
+	if err := os.WriteFile(filepath.Join(s.dir, "f"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e, err := s.Lookup(fp.RootID, "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const both = fp.FattrUID | fp.FattrGID
+	for _, test := range []struct {
+		valid, uid, gid uint32
+		errno           unix.Errno
+		hostUID         uint32
+		hostGID         uint32
+	}{
+		{both, 5, 6, 0, 100005, 300006},
+		{fp.FattrUID, 7, 5000, 0, 100007, 300006},
+		{fp.FattrGID, 5000, 8, 0, 100007, 300008},
+		{both, 5000, 9, unix.EPERM, 100007, 300008},
+		{both, 9, 5000, unix.EPERM, 100007, 300008},
+		{both, 2500, 1234, 0, 101999, 1234},
+	} {
+		a, err := s.Setattr(e.NodeID, fp.SetattrIn{Valid: test.valid, UID: test.uid, GID: test.gid})
+		if test.errno == 0 && err != nil || test.errno != 0 && !errors.Is(err, test.errno) {
+			t.Errorf("%+v: %v", test, err)
+		}
+		if u, g := s.host(t, "f"); u != test.hostUID || g != test.hostGID {
+			t.Errorf("%+v: on the host %d:%d", test, u, g)
+		}
+		if test.errno == 0 && test.valid&fp.FattrUID != 0 && test.uid < 1000 && a.UID != test.uid {
+			t.Errorf("%+v: shown %d:%d", test, a.UID, a.GID)
+		}
+	}
+}
+
+// acl makes an access control list of tag, permissions, id and so on.
+func acl(entries ...uint32) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	for i := 0; i < len(entries); i += 3 {
+		b = binary.LittleEndian.AppendUint16(b, uint16(entries[i]))
+		b = binary.LittleEndian.AppendUint16(b, uint16(entries[i+1]))
+		b = binary.LittleEndian.AppendUint32(b, entries[i+2])
+	}
+	return b
+}
+
+// TestTranslateACL has access control lists with the guest's ids there and the host's
+// here, those of a new file in a directory with a default list included.
+func TestTranslateACL(t *testing.T) {
+	s := translated(t)
+	const none = ^uint32(0)
+	list := func(user, group uint32) []byte {
+		return acl(1, 6, none, 2, 4, user, 4, 4, none, 8, 6, group, 16, 6, none, 32, 4, none)
+	}
+	d, err := s.Mkdir(fp.RootID, "d", 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		if err := s.Setxattr(d.NodeID, name, list(7, 8), true); errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("no access control lists on this file system")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if got := hostXattr(t, s.dir+"/d", name); string(got) != string(list(100007, 300008)) {
+			t.Errorf("%s on the host: %x", name, got)
+		}
+		if got, err := s.Getxattr(d.NodeID, name, 1000); string(got) != string(list(7, 8)) || err != nil {
+			t.Errorf("%s in the guest: %x, %v", name, got, err)
+		}
+		for _, l := range [][]byte{list(5000, 8), list(7, 5000)} {
+			if err := s.Setxattr(d.NodeID, name, l, true); !errors.Is(err, unix.EPERM) {
+				t.Errorf("%s for a forbidden id: %v", name, err)
+			}
+		}
+	}
+	f, err := s.Create(d.NodeID, "f", unix.O_RDWR, 0o660)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Getxattr(f.Entry.NodeID, "system.posix_acl_access", 1000)
+	if err != nil || len(got) < 28 || binary.LittleEndian.Uint32(got[16:]) != 7 || binary.LittleEndian.Uint32(got[32:]) != 8 {
+		t.Errorf("inherited: %x, %v", got, err)
+	}
+	if _, err := s.Getxattr(f.Entry.NodeID, "system.posix_acl_access", 20); !errors.Is(err, unix.ERANGE) {
+		t.Errorf("into too little: %v", err)
+	}
+}
+
+func hostXattr(t testing.TB, path, name string) []byte {
+	t.Helper()
+	b := make([]byte, 1000)
+	n, err := unix.Lgetxattr(path, name, b)
+	if err != nil {
+		t.Fatalf("%s of %s: %v", name, path, err)
+	}
+	return b[:n]
+}
+
+// TestTranslateCapability: what the guest's root grants holds below the host's user
+// who is that root, and not on the host.
+func TestTranslateCapability(t *testing.T) {
+	s := translated(t)
+	f, err := s.Create(fp.RootID, "f", unix.O_RDWR, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "security.capability"
+	v2 := append([]byte{1, 0, 0, 2, 0, 0x20}, make([]byte, 14)...) // cap_net_raw=ep
+	if err := s.Setxattr(f.Entry.NodeID, name, v2, true); err != nil {
+		t.Fatal(err)
+	}
+	want := binary.LittleEndian.AppendUint32(append([]byte{1, 0, 0, 3}, v2[4:]...), 100000)
+	if got := hostXattr(t, s.dir+"/f", name); string(got) != string(want) {
+		t.Errorf("on the host: %x, want %x", got, want)
+	}
+	if got, err := s.Getxattr(f.Entry.NodeID, name, 20); string(got) != string(v2) || err != nil {
+		t.Errorf("in the guest: %x, %v", got, err)
+	}
+	v3 := binary.LittleEndian.AppendUint32(append([]byte{1, 0, 0, 3}, v2[4:]...), 5000)
+	if err := s.Setxattr(f.Entry.NodeID, name, v3, true); !errors.Is(err, unix.EPERM) {
+		t.Errorf("for a forbidden user: %v", err)
+	}
+}
+
+// TestTranslateGroups creates files in a directory with the set-group-ID bit whose
+// group the user has as a supplementary one.
+func TestTranslateGroups(t *testing.T) {
+	s := translated(t)
+	d, err := s.Mkdir(fp.RootID, "d", 0o777)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Setattr(d.NodeID, fp.SetattrIn{Valid: fp.FattrGID | fp.FattrMode, GID: 50, Mode: 0o2770}); err != nil {
+		t.Fatal(err)
+	}
+	s.UID, s.GID = 10, 10
+	f, err := s.Create(d.NodeID, "f", unix.O_RDWR, 0o2755, 50)
+	s.UID, s.GID = 0, 0
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := f.Entry.Attr; a.UID != 10 || a.GID != 50 || a.Mode != unix.S_IFREG|0o2755 {
+		t.Errorf("%+v", a)
+	}
+	if u, g := s.host(t, "d/f"); u != 100010 || g != 300050 {
+		t.Errorf("on the host %d:%d", u, g)
+	}
+	s.UID, s.GID = 10, 10
+	_, err = s.Create(d.NodeID, "g", unix.O_RDWR, 0o755, 50, 5000)
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("with a forbidden group: %v", err)
+	}
+	wantNoGroups(t)
+}
+
+// wantNoGroups checks that no thread kept what a request made it: another user, or
+// supplementary groups.
+func wantNoGroups(t testing.TB) {
+	t.Helper()
+	tasks, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil || len(tasks) == 0 {
+		t.Fatal(tasks, err)
+	}
+	own, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := statusLines(string(own))
+	ids, _, _ := strings.Cut(want, "Groups:")
+	noGroups := ids + "Groups:\t \n" // the daemon drops its own as well
+	for _, path := range tasks {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		if got := statusLines(string(b)); got != want && got != noGroups {
+			t.Errorf("%s:\n%s\nwant\n%s", path, got, want)
+		}
+	}
+}
+
+// statusLines are the credentials in a status file.
+func statusLines(s string) (lines string) {
+	for l := range strings.SplitSeq(s, "\n") {
+		switch name, _, _ := strings.Cut(l, ":"); name {
+		case "Uid", "Gid", "Groups":
+			lines += l + "\n"
+		}
+	}
+	return lines
+}
