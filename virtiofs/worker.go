@@ -94,6 +94,8 @@ func startWorker(s *server.Server, index int, v vhostuser.Vring, log *logrus.Ent
 // stop ends the worker and returns when nothing of the queue is in flight.
 func (w *worker) stop() {
 	w.stopping.Store(true)
+	w.vring.Call.Unblock()
+	w.vring.Err.Unblock()
 	w.bell.ring()
 	<-w.exited
 	w.bell.close()

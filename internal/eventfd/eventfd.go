@@ -30,12 +30,11 @@ type Notifier struct {
 // Set makes fd the one to notify and closes the one before. The Notifier owns fd;
 // -1 is none.
 func (n *Notifier) Set(fd int) {
-	if fd >= 0 {
-		// A write must not block, even if the other side has filled the counter or
-		// passed something that is no eventfd. The reader of a call waits with poll
-		// or in the kernel, so the shared flag does not change anything for it.
+	if fd >= 0 && !isEventfd(fd) {
+		// It may be anything; a write to it must not block.
 		_ = unix.SetNonblock(fd, true)
 	}
+	n.Unblock()
 	n.mu.Lock()
 	old, had := n.fd, n.set
 	n.fd, n.set = fd, fd >= 0
@@ -45,7 +44,39 @@ func (n *Notifier) Set(fd int) {
 	}
 }
 
-// Notify signals the eventfd; it never blocks.
+// isEventfd reports whether fd can be an eventfd: those files, and their like, have no
+// type. The flags of an eventfd stay as the front-end made them. They belong to the
+// description which both sides share, and a front-end that sleeps in a blocking read
+// would be told that there is nothing, over and over.
+func isEventfd(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == 0
+}
+
+// Unblock lets a Notify go on that waits because the other side has filled the counter
+// up. Whoever waits for a goroutine that may be in Notify calls it first.
+func (n *Notifier) Unblock() {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.set || !full(n.fd) {
+		return
+	}
+	var b [8]byte
+	iov := [][]byte{b[:]}
+	if _, err := unix.Preadv2(n.fd, iov, -1, unix.RWF_NOWAIT); err == nil {
+		Signal(n.fd) // what was read was a signal too
+	}
+}
+
+// full reports whether a write would wait.
+func full(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 0
+}
+
+// Notify signals the eventfd. It waits only for a counter that the other side has
+// filled up; see Unblock.
 func (n *Notifier) Notify() {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
