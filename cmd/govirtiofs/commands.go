@@ -4,5 +4,5 @@ import "github.com/spf13/cobra"
 
 // subcommands are the tools, one file each.
 func subcommands() []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{newDoctor()}
 }

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/govirtiofs/govirtiofs/internal/doctor"
+)
+
+// doctorOptions are the command line of doctor.
+type doctorOptions struct {
+	plan               doctor.Plan
+	pids               []int
+	guest, probe, json bool
+	tag                string
+}
+
+func newDoctor() *cobra.Command {
+	o := &doctorOptions{}
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out why a share does not work, and what to do",
+		Long: `Looks at the host, the shared directory, the socket and the VMM that uses it, and
+says in one line each what is well, what could be better (warn) and what keeps the
+share from working (FAIL), with what to type in the line after it.
+
+Run it as the user that runs the daemon, with the daemon's options. It changes
+nothing and disturbs nobody; only --probe connects to the daemon.
+
+Exit status: 0 if nothing keeps the share from working, 1 if something does, 2 for
+a wrong command line.`,
+		Example: `  govirtiofs doctor --shared-dir /srv/data --socket-path /run/share.sock
+  govirtiofs doctor --socket-path /run/share.sock --pid $(pidof qemu-system-x86_64)
+  govirtiofs doctor --guest --tag data      (in the guest)`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.plan.SharedDir, "shared-dir", "", "the daemon's shared `DIR`")
+	f.StringVar(&o.plan.SocketPath, "socket-path", "", "`PATH` of the daemon's socket")
+	f.IntSliceVar(&o.pids, "pid", nil, "process `ID` of a VMM, if it does not use --socket-path")
+	f.StringVar(&o.plan.Sandbox, "sandbox", "namespace", "the daemon's --sandbox: `namespace|chroot|none`")
+	f.StringVar(&o.plan.Seccomp, "seccomp", "kill", "the daemon's --seccomp: `none|kill|log|trap`")
+	f.BoolVar(&o.plan.Xattr, "xattr", false, "the daemon has --xattr")
+	f.BoolVar(&o.plan.PosixACL, "posix-acl", false, "the daemon has --posix-acl")
+	f.BoolVar(&o.plan.SecurityLabel, "security-label", false, "the daemon has --security-label")
+	f.BoolVar(&o.plan.ReadOnly, "readonly", false, "the daemon has --readonly")
+	f.StringArrayVar(&o.plan.UIDMaps, "uid-map", nil, "the daemon's --uid-map `:INSIDE:OUTSIDE:COUNT:`")
+	f.StringArrayVar(&o.plan.GIDMaps, "gid-map", nil, "the daemon's --gid-map `:INSIDE:OUTSIDE:COUNT:`")
+	f.BoolVar(&o.probe, "probe", false, "connect to --socket-path and mount once; a daemon without --keep-listening ends after that")
+	f.BoolVar(&o.guest, "guest", false, "look at this machine as the guest")
+	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there")
+	f.BoolVar(&o.json, "json", false, "write JSON")
+	return cmd
+}
+
+// errUnwell is the exit status 1 of an examination that has found a fault.
+var errUnwell = errors.New("something keeps the share from working, see FAIL above")
+
+// check refuses what makes no sense together.
+func (o *doctorOptions) check(cmd *cobra.Command) error {
+	o.plan.Sandbox, o.plan.Seccomp = strings.ToLower(o.plan.Sandbox), strings.ToLower(o.plan.Seccomp)
+	switch {
+	case !slices.Contains([]string{"namespace", "chroot", "none"}, o.plan.Sandbox):
+		return usagef("--sandbox %s: want namespace, chroot or none", o.plan.Sandbox)
+	case !slices.Contains([]string{"none", "kill", "log", "trap"}, o.plan.Seccomp):
+		return usagef("--seccomp %s: want none, kill, log or trap", o.plan.Seccomp)
+	case o.tag != "" && !o.guest:
+		return usagef("--tag is for --guest: on the host the VMM has the tag")
+	case o.probe && o.plan.SocketPath == "":
+		return usagef("--probe needs --socket-path")
+	}
+	if !o.guest {
+		return nil
+	}
+	for _, name := range []string{"shared-dir", "socket-path", "pid", "probe"} {
+		if cmd.Flags().Changed(name) {
+			return usagef("--guest and --%s exclude each other: one is for the guest, one for the host", name)
+		}
+	}
+	return nil
+}
+
+func (o *doctorOptions) run(cmd *cobra.Command) error {
+	if err := o.check(cmd); err != nil {
+		return err
+	}
+	r := o.examine()
+	write := r.WriteText
+	if o.json {
+		write = r.WriteJSON
+	}
+	if err := write(cmd.OutOrStdout()); err != nil {
+		return fmt.Errorf("doctor: %w", err)
+	}
+	if r.Status == doctor.Fail {
+		return errUnwell
+	}
+	return nil
+}
+
+func (o *doctorOptions) examine() *doctor.Report {
+	if o.guest {
+		return doctor.ExamineGuest(doctor.GatherGuest(), o.tag)
+	}
+	r := doctor.Examine(o.plan, doctor.Gather(o.plan, o.pids))
+	if o.probe {
+		fmt.Fprintln(os.Stderr, "govirtiofs: connecting to the daemon")
+		a, err := doctor.Ask(o.plan.SocketPath)
+		doctor.ExamineAnswer(r, a, err)
+	}
+	return r
+}

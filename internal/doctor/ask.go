@@ -1,0 +1,127 @@
+package doctor
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	vu "github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// Answer is what a back-end says about itself.
+type Answer struct {
+	Features uint64
+	Protocol vu.ProtocolFeatures
+	Queues   uint64 // GET_QUEUE_NUM: the queue for urgent requests and the request queues
+	Tag      string // of its configuration space, "" without one
+	ConfigRQ uint32 // request queues, according to the configuration space
+	Init     fp.InitOut
+	Took     time.Duration // of INIT
+}
+
+// askTime is how long a back-end may take for everything. One that serves another
+// front-end does not answer at all.
+const askTime = 5 * time.Second
+
+// Ask connects to a back-end as a VMM would, and mounts. A daemon without
+// --keep-listening ends afterwards; that is why it has to be asked for.
+func Ask(path string) (*Answer, error) {
+	c, err := net.DialTimeout("unix", path, askTime)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(askTime)); err != nil {
+		c.Close()
+		return nil, err
+	}
+	f, err := frontend.New(c.(*net.UnixConn), frontend.Options{Slots: 1, Data: 4096})
+	if err != nil {
+		return nil, fmt.Errorf("vhost-user: %w", err)
+	}
+	defer f.Close()
+	a := &Answer{Protocol: f.Protocol}
+	if a.Features, err = f.GetU64(vu.ReqGetFeatures); err != nil {
+		return a, fmt.Errorf("vhost-user: features: %w", err)
+	}
+	if f.Protocol&vu.ProtocolMQ != 0 {
+		if a.Queues, err = f.GetU64(vu.ReqGetQueueNum); err != nil {
+			return a, fmt.Errorf("vhost-user: queues: %w", err)
+		}
+	}
+	if f.Protocol&vu.ProtocolConfig != 0 {
+		if err := a.config(f); err != nil {
+			return a, fmt.Errorf("vhost-user: configuration space: %w", err)
+		}
+	}
+	return a, a.mount(f)
+}
+
+// tagSize is the size of a share's name in the configuration space (virtio 1.2,
+// 5.11.4 Device configuration layout).
+const tagSize = 36
+
+// config reads the configuration space.
+func (a *Answer) config(f *frontend.Frontend) error {
+	const header, space = 12, tagSize + 4
+	req := make([]byte, header+space)
+	binary.NativeEndian.PutUint32(req[4:], space)
+	b, err := f.Call(vu.ReqGetConfig, req)
+	if err != nil {
+		return err
+	}
+	if len(b) < header+space {
+		return fmt.Errorf("%d bytes, want %d", len(b), header+space)
+	}
+	tag, _, _ := strings.Cut(string(b[header:header+tagSize]), "\x00")
+	a.Tag, a.ConfigRQ = tag, binary.LittleEndian.Uint32(b[header+tagSize:])
+	return nil
+}
+
+// mount sends INIT and DESTROY. The queue has no deadline of its own, so a back-end
+// that never answers is left after askTime.
+func (a *Answer) mount(f *frontend.Frontend) error {
+	client := frontend.NewClient(f)
+	done := make(chan error, 1)
+	start := time.Now()
+	go func() { done <- client.Handshake(frontend.AllFlags) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("INIT: %w", err)
+		}
+	case <-time.After(askTime):
+		return fmt.Errorf("INIT: no answer in %v", askTime)
+	}
+	a.Took, a.Init = time.Since(start), client.Init
+	if err := client.Destroy(); err != nil {
+		return fmt.Errorf("DESTROY: %w", err)
+	}
+	return nil
+}
+
+// ExamineAnswer adds what a back-end has answered to a report; err is that of Ask.
+func ExamineAnswer(r *Report, a *Answer, err error) {
+	if a != nil {
+		r.ok("probe.vhost-user", "features %#x, protocol features %v", a.Features, a.Protocol)
+		if a.Queues > 1 {
+			r.ok("probe.queues", "up to %d request queues", a.Queues-1)
+		} else {
+			r.ok("probe.queues", "one request queue")
+		}
+		if a.Tag == "" {
+			r.ok("probe.tag", "no tag: for crosvm and User-Mode Linux give the daemon --tag NAME")
+		} else {
+			r.ok("probe.tag", "tag %q, %d request queues in the configuration space", a.Tag, a.ConfigRQ)
+		}
+	}
+	if err != nil {
+		r.add(Fail, "probe", "see the daemon's messages; one that serves a VMM already answers nobody else", "%v", err)
+		return
+	}
+	r.ok("probe.fuse", "FUSE %d.%d, requests up to %d KiB, answered in %v",
+		a.Init.Major, a.Init.Minor, a.Init.MaxWrite/1024, a.Took.Round(time.Microsecond))
+}

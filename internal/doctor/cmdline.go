@@ -1,0 +1,217 @@
+package doctor
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// properties are the parts of an option such as "socket,id=c0,path=/run/fs.sock". The
+// first part without a name is under "".
+type properties map[string]string
+
+// parseProperties reads the form with commas, in which a doubled comma is one in a
+// value, and libvirt's form, a JSON object.
+func parseProperties(s string) properties {
+	p := properties{}
+	if strings.HasPrefix(s, "{") {
+		var m map[string]any
+		if json.Unmarshal([]byte(s), &m) == nil {
+			for k, v := range m {
+				p[k] = jsonWord(v)
+			}
+		}
+		return p
+	}
+	const comma = "\x00"
+	for i, part := range strings.Split(strings.ReplaceAll(s, ",,", comma), ",") {
+		part = strings.ReplaceAll(part, comma, ",")
+		name, value, ok := strings.Cut(part, "=")
+		switch {
+		case ok:
+			p[name] = value
+		case i == 0:
+			p[""] = part
+		default:
+			p[name] = "on"
+		}
+	}
+	return p
+}
+
+// jsonWord is a value as it would be on a command line.
+func jsonWord(v any) string {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return "on"
+		}
+		return "off"
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	case string:
+		return v
+	}
+	return fmt.Sprint(v)
+}
+
+// first returns the first of the properties that is there.
+func (p properties) first(names ...string) string {
+	for _, n := range names {
+		if v := p[n]; v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func (p properties) number(name string) int {
+	n, err := strconv.Atoi(p[name])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// isOn knows QEMU's words for yes.
+func isOn(word string) bool {
+	switch word {
+	case "on", "yes", "true", "y":
+		return true
+	}
+	return false
+}
+
+// options calls f for each option of a command line, with the argument after it, and
+// with what follows "=" if that is the option's form. f must not mind a value that is
+// the next option.
+func options(args []string, f func(name, value string)) {
+	for i, a := range args {
+		if !strings.HasPrefix(a, "-") {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if !ok && i+1 < len(args) {
+			value = args[i+1]
+		}
+		f(name, value)
+	}
+}
+
+// parseQEMU reads QEMU's options.
+func (v *VMM) parseQEMU(args []string) {
+	sockets := map[string]string{} // by chardev
+	shared, kind := map[string]bool{}, map[string]string{}
+	var used, devices []string
+	options(args, func(name, value string) {
+		p := parseProperties(value)
+		switch name {
+		case "m":
+			v.Memory = p.first("size", "")
+		case "smp":
+			v.CPUs = max(p.number("cpus"), p.number(""))
+		case "object":
+			if t := p.first("qom-type", ""); strings.HasPrefix(t, "memory-backend-") {
+				kind[p["id"]], shared[p["id"]] = t, sharesMemory(t, p["share"])
+			}
+		case "numa":
+			used = append(used, p["memdev"])
+		case "machine", "M":
+			used = append(used, p["memory-backend"])
+		case "overcommit":
+			v.Locks = v.Locks || isOn(p["mem-lock"])
+		case "realtime":
+			v.Locks = v.Locks || isOn(p["mlock"])
+		case "chardev":
+			sockets[p["id"]] = p["path"]
+		case "device":
+			devices = append(devices, value)
+		}
+	})
+	for _, d := range devices {
+		v.addQEMUDevice(parseProperties(d), sockets)
+	}
+	v.Shared = false
+	for _, id := range used {
+		if kind[id] == "" {
+			continue
+		}
+		// One part of the memory that is not shared is enough for a failure.
+		if v.Backend == "" || !shared[id] {
+			v.Backend, v.Shared = kind[id], shared[id]
+		}
+	}
+}
+
+// sharesMemory tells whether a backend's memory can be mapped by others.
+func sharesMemory(kind, share string) bool {
+	if share == "" { // backends/hostmem-memfd.c, hostmem-shm.c: share is their default
+		return kind == "memory-backend-memfd" || kind == "memory-backend-shm"
+	}
+	return isOn(share)
+}
+
+func (v *VMM) addQEMUDevice(p properties, sockets map[string]string) {
+	driver := p.first("driver", "")
+	d := FSDevice{Tag: p["tag"], Socket: sockets[p["chardev"]]}
+	switch {
+	case strings.HasPrefix(driver, "vhost-user-fs"):
+		d.Queues, d.QueueSize = p.number("num-request-queues"), p.number("queue-size")
+	case strings.HasPrefix(driver, "vhost-user-test-device"), strings.HasPrefix(driver, "vhost-user-device"):
+		if p["virtio-id"] != "26" {
+			return
+		}
+		d.Queues, d.QueueSize = max(p.number("num_vqs")-1, 0), p.number("vq_size")
+	default:
+		return
+	}
+	v.Devices = append(v.Devices, d)
+}
+
+// parseCloudHypervisor reads cloud-hypervisor's options; --fs takes several values.
+func (v *VMM) parseCloudHypervisor(args []string) {
+	inFS := false
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			inFS = a == "--fs"
+		} else if inFS {
+			p := parseProperties(a)
+			v.Devices = append(v.Devices, FSDevice{p["tag"], p["socket"], p.number("num_queues"), p.number("queue_size")})
+		}
+	}
+	options(args, func(name, value string) {
+		p := parseProperties(value)
+		switch name {
+		case "memory":
+			v.Memory, v.Shared = p["size"], isOn(p["shared"])
+		case "cpus":
+			v.CPUs = p.number("boot")
+		}
+	})
+}
+
+// parseTagged reads the devices of VMMs that ask the daemon for the share's name.
+func (v *VMM) parseTagged(args []string) {
+	for _, a := range args {
+		if rest, ok := strings.CutPrefix(a, "virtio_uml.device="); ok {
+			path, id, _ := strings.Cut(rest, ":")
+			if id == "26" || strings.HasPrefix(id, "26:") {
+				v.Devices = append(v.Devices, FSDevice{Socket: path})
+			}
+		}
+	}
+	options(args, func(name, value string) {
+		p := parseProperties(value)
+		if name == "vhost-user" && (p["type"] == "fs" || p[""] == "fs") {
+			v.Devices = append(v.Devices, FSDevice{Socket: p["socket"]})
+		}
+		if name == "vhost-user-fs" { // crosvm before 2024: SOCKET:TAG
+			socket, _, _ := strings.Cut(p[""], ":")
+			v.Devices = append(v.Devices, FSDevice{Socket: socket})
+		}
+		if name == "cpus" || name == "c" {
+			v.CPUs = max(p.number("num-cores"), p.number(""))
+		}
+	})
+}

@@ -1,0 +1,169 @@
+// Package doctor finds out why a share does not work, and what to type to mend it.
+//
+// Looking and judging are apart: Gather and GatherGuest collect facts and decide
+// nothing, Examine and ExamineGuest judge facts and look at nothing. So every
+// judgement can be tested without a machine that has the fault.
+//
+// Looking leaves no traces. What has to be tried on the shared file system is tried
+// on a file without a name (O_TMPFILE), and no socket is connected to, except by
+// Ask, which disturbs a back-end and is to be used only when told to.
+package doctor
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Status is how a check ended.
+type Status int
+
+// A share works with OK, works with less than it could with Warn, and does not work
+// with Fail.
+const (
+	OK Status = iota
+	Warn
+	Fail
+)
+
+// String returns "ok", "warn" or "FAIL".
+func (s Status) String() string {
+	switch s {
+	case OK:
+		return "ok"
+	case Warn:
+		return "warn"
+	}
+	return "FAIL"
+}
+
+// MarshalText returns the word of String in lower case.
+func (s Status) MarshalText() ([]byte, error) { return []byte(strings.ToLower(s.String())), nil }
+
+// Finding is the outcome of one check.
+type Finding struct {
+	Check  string `json:"check"`            // what was looked at, such as "share.xattr"
+	Status Status `json:"status"`           //
+	Text   string `json:"text"`             // what was found, in one line
+	Remedy string `json:"remedy,omitempty"` // what to type or to change, in one line
+}
+
+// Report is what an examination found, in the order in which it was looked at.
+type Report struct {
+	Status Status    `json:"status"` // of the worst finding
+	Checks []Finding `json:"checks"`
+}
+
+// add appends a finding; remedy may be empty.
+func (r *Report) add(s Status, check, remedy, format string, args ...any) {
+	r.Checks = append(r.Checks, Finding{check, s, fmt.Sprintf(format, args...), remedy})
+	r.Status = max(r.Status, s)
+}
+
+func (r *Report) ok(check, format string, args ...any) { r.add(OK, check, "", format, args...) }
+
+// WriteText writes a line for each finding, and its remedy in a second line.
+func (r *Report) WriteText(w io.Writer) error {
+	width := 0
+	for _, f := range r.Checks {
+		width = max(width, len(f.Check))
+	}
+	var b strings.Builder
+	for _, f := range r.Checks {
+		fmt.Fprintf(&b, "%-4s  %-*s  %s\n", f.Status, width, f.Check, f.Text)
+		if f.Remedy != "" {
+			fmt.Fprintf(&b, "%*s-> %s\n", width+8, "", f.Remedy)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteJSON writes the report as one JSON object.
+func (r *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(r)
+}
+
+// Plan is what the daemon is meant to do: its options as far as they matter here.
+// The words are those of the options.
+type Plan struct {
+	SharedDir     string
+	SocketPath    string
+	SocketGroup   string
+	Sandbox       string // namespace, chroot or none
+	Seccomp       string // none, kill, log or trap
+	Xattr         bool
+	PosixACL      bool
+	SecurityLabel bool
+	ReadOnly      bool
+	UIDMaps       []string
+	GIDMaps       []string
+}
+
+// Facts are what Gather found. A nil part was not looked for.
+type Facts struct {
+	Kernel  Kernel
+	Process Process
+	Share   *Share
+	Socket  *Socket
+	VMMs    []VMM
+}
+
+// Gather looks at the host for a plan. pids are processes to look at, VMMs or the
+// daemon; VMMs that use the socket are found without them.
+func Gather(p Plan, pids []int) *Facts {
+	h := host{root: "/"}
+	f := &Facts{Kernel: h.kernel(), Process: h.process(p)}
+	if p.SharedDir != "" {
+		s := gatherShare(p.SharedDir)
+		f.Share = &s
+	}
+	if p.SocketPath != "" {
+		s := h.socket(p.SocketPath)
+		f.Socket = &s
+	}
+	f.VMMs = h.vmms(p.SocketPath, f.Socket, pids)
+	return f
+}
+
+// Examine judges facts.
+func Examine(p Plan, f *Facts) *Report {
+	r := &Report{}
+	r.kernel(p, &f.Kernel)
+	r.process(p, &f.Process)
+	if f.Share != nil {
+		r.share(p, f.Share)
+	}
+	if f.Socket != nil {
+		r.socket(p, f.Socket, f.VMMs)
+	}
+	if f.Kernel.SELinux {
+		r.selinuxOn(f)
+	}
+	for i := range f.VMMs {
+		r.vmm(&f.VMMs[i])
+	}
+	if len(f.VMMs) > 0 {
+		return r
+	}
+	r.add(OK, "vmm", "run this again with --pid PID of the VMM when it runs",
+		"no VMM that uses the socket is running: its memory and queues were not looked at")
+	return r
+}
+
+// selinuxOn says what SELinux will look at. Whether its policy allows it can't be
+// told from here.
+func (r *Report) selinuxOn(f *Facts) {
+	labels := ""
+	if f.Share != nil && f.Share.Label != "" {
+		labels += "; the share is " + f.Share.Label
+	}
+	if f.Socket != nil && f.Socket.Label != "" {
+		labels += "; the socket is " + f.Socket.Label
+	}
+	r.add(OK, "selinux", "ausearch -m avc -ts recent shows what it has refused", "SELinux is enforcing%s", labels)
+}

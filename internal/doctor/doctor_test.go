@@ -1,0 +1,195 @@
+package doctor
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
+)
+
+// well is a plan and facts with which a share works.
+func well() (Plan, *Facts) {
+	p := Plan{SharedDir: "/srv", SocketPath: "/run/fs.sock", Sandbox: "namespace", Seccomp: "kill", Xattr: true, PosixACL: true, SecurityLabel: true}
+	return p, &Facts{
+		Kernel:  Kernel{Release: "6.18.1", Landlock: 7, Seccomp: true},
+		Process: Process{Capabilities: append(sandbox.DefaultCapabilities(), cap.SYS_ADMIN), NoFile: 1 << 20},
+		Share:   &Share{Path: "/srv", Mode: fs.ModeDir | 0o755, FSType: unix.EXT4_SUPER_MAGIC},
+		Socket:  &Socket{Path: "/run/fs.sock", Mode: fs.ModeSocket | 0o700, Listening: true, Owners: []int{7}, Connected: 1, Front: []int{9}},
+		VMMs: []VMM{{PID: 9, Name: "qemu", Shared: true, CPUs: 4, LockLimit: ^uint64(0),
+			Devices: []FSDevice{{Tag: "data", Socket: "/run/fs.sock", Queues: 4, QueueSize: 1024}}}},
+	}
+}
+
+func TestExamineWell(t *testing.T) {
+	r := Examine(well())
+	if r.Status != OK {
+		t.Errorf("status %v", r.Status)
+	}
+	for _, f := range r.Checks {
+		if f.Status != OK {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+// TestExamine breaks one thing at a time. Each case names the finding that must come
+// of it, with a word of its text and one of its remedy; nothing else may be worse.
+func TestExamine(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil        func(p *Plan, f *Facts)
+		status       Status
+		check        string
+		text, remedy string
+	}{
+		"old kernel": {func(_ *Plan, f *Facts) { f.Kernel.Missing = []string{"open_tree"} }, Fail, "kernel.features", "no open_tree", "Linux 5.2"},
+		"old kernel without sandbox": {func(p *Plan, f *Facts) {
+			p.Sandbox = "chroot"
+			f.Kernel.Missing = []string{"open_tree"}
+			withCap(f, cap.SYS_CHROOT)
+		},
+			Warn, "kernel.features", "no open_tree", "Linux 5.2"},
+		"no mount ids":      {func(_ *Plan, f *Facts) { f.Kernel.Missing = []string{"statx mount ids"} }, Warn, "kernel.features", "submounts", "5.8"},
+		"no landlock":       {func(_ *Plan, f *Facts) { f.Kernel.Landlock = 0 }, Warn, "kernel.landlock", "no Landlock", "lsm="},
+		"no seccomp":        {func(_ *Plan, f *Facts) { f.Kernel.Seccomp = false }, Fail, "kernel.seccomp", "does not start", "--seccomp=none"},
+		"no seccomp wanted": {func(p *Plan, f *Facts) { f.Kernel.Seccomp = false; p.Seccomp = "none" }, Warn, "kernel.seccomp", "none is asked for", ""},
+		"no sandbox":        {func(p *Plan, _ *Facts) { p.Sandbox = "none" }, Warn, "sandbox", "no sandbox", "--sandbox=none"},
+		"container":         {func(_ *Plan, f *Facts) { f.Process.Namespaces = unix.EPERM }, Fail, "sandbox", "not permitted", "SYS_ADMIN"},
+		"sysctl": {func(_ *Plan, f *Facts) {
+			f.Process.UID, f.Process.Namespaces = 1000, unix.EPERM
+			f.Process.UserNamespaces = "kernel.apparmor_restrict_unprivileged_userns=1"
+		}, Fail, "sandbox", "users can't", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+		"no user namespaces": {func(_ *Plan, f *Facts) {
+			f.Process.UID, f.Process.Namespaces, f.Process.UserNamespaces = 1000, unix.ENOSPC, "user.max_user_namespaces=0"
+		}, Fail, "sandbox", "max_user", "user.max_user_namespaces=10000"},
+		"chroot as user":     {func(p *Plan, f *Facts) { p.Sandbox = "chroot"; f.Process.UID = 1000 }, Fail, "sandbox", "root only", "namespace"},
+		"without SETUID":     {func(_ *Plan, f *Facts) { withoutCap(f, cap.SETUID) }, Fail, "capabilities", "CAP_SETUID", "--cap-add SETUID"},
+		"without MKNOD":      {func(_ *Plan, f *Facts) { withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_MKNOD", "--cap-add MKNOD"},
+		"few files":          {func(_ *Plan, f *Facts) { f.Process.NoFile = 4096 }, Warn, "limits.nofile", "4096", "LimitNOFILE"},
+		"very few files":     {func(_ *Plan, f *Facts) { f.Process.NoFile = 256 }, Fail, "limits.nofile", "256", "LimitNOFILE"},
+		"maps for root":      {func(p *Plan, _ *Facts) { p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "other than root", "leave"},
+		"maps, no newuidmap": {func(p *Plan, f *Facts) { asUser(f); p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "not installed", "uidmap"},
+		"maps, no subuid": {func(p *Plan, f *Facts) {
+			asUser(f)
+			f.Process.NewUIDMap, f.Process.SubUIDs = true, []idRange{{100000, 10}}
+			p.UIDMaps = []string{":0:1000:1:", ":1:100000:11:"}
+		}, Fail, "idmap", "100000 to 100010", "echo joe:100000:11 | sudo tee -a /etc/subuid"},
+		"map is nonsense": {func(p *Plan, f *Facts) { asUser(f); p.GIDMaps = []string{":1:"} }, Fail, "idmap", "id map", ""},
+
+		"no share":       {func(_ *Plan, f *Facts) { f.Share = &Share{Path: "/a b", Err: os.ErrNotExist} }, Fail, "share", "does not exist", "mkdir -p '/a b'"},
+		"closed share":   {func(_ *Plan, f *Facts) { f.Share = &Share{Path: "/x", Err: unix.EACCES} }, Fail, "share", "denied", "namei -l /x"},
+		"device shared":  {func(_ *Plan, f *Facts) { f.Share.Mode = fs.ModeDevice }, Fail, "share", "neither", "directory"},
+		"file in chroot": {func(p *Plan, f *Facts) { f.Share.Mode = 0o644; p.Sandbox = "chroot"; withCap(f, cap.SYS_CHROOT) }, Fail, "share", "chroot", "namespace"},
+		"unreadable":     {func(_ *Plan, f *Facts) { f.Share.CanRead = unix.EACCES }, Fail, "share", "can't be read", "chmod"},
+		"unwritable":     {func(_ *Plan, f *Facts) { f.Share.CanPut = unix.EACCES }, Warn, "share.mount", "can't write", "--readonly"},
+		"read-only":      {func(_ *Plan, f *Facts) { f.Share.Flags = unix.ST_RDONLY }, Warn, "share.mount", "read-only", "remount,rw"},
+		"noexec":         {func(_ *Plan, f *Facts) { f.Share.Flags = unix.ST_NOEXEC }, Warn, "share.mount", "noexec", "noexec in the guest"},
+		"full":           {func(_ *Plan, f *Facts) { f.Share.Full = true }, Warn, "share.mount", "no space", "df -i"},
+		"nfs":            {func(_ *Plan, f *Facts) { f.Share.FSType = unix.NFS_SUPER_MAGIC }, Warn, "share.filesystem", "nfs", "--cache=never"},
+		"overlay":        {func(_ *Plan, f *Facts) { f.Share.FSType = unix.OVERLAYFS_SUPER_MAGIC }, Warn, "share.filesystem", "nfs_export", "local"},
+		"no xattrs":      {func(_ *Plan, f *Facts) { f.Share.UserXattr = unix.ENOTSUP }, Fail, "share.xattr", "no extended", "ext4"},
+		"no acls":        {func(_ *Plan, f *Facts) { f.Share.ACL = unix.ENOTSUP }, Fail, "share.acl", "access control", "ext4"},
+		"no security":    {func(_ *Plan, f *Facts) { f.Share.Security = unix.ENOTSUP }, Fail, "share.security", "labels", "ext4"},
+		"unlabeled":      {func(_ *Plan, f *Facts) { f.Share.Label = "system_u:object_r:unlabeled_t:s0" }, Warn, "share.label", "unlabeled_t", "restorecon"},
+		"no handles":     {func(_ *Plan, f *Facts) { f.Share.Handle = unix.ENOTSUP }, Warn, "share.handles", "descriptor", ""},
+		"no tmpfile":     {func(_ *Plan, f *Facts) { f.Share.TmpFile = unix.ENOTSUP }, Warn, "share.tmpfile", "O_TMPFILE", ""},
+		"no nowait":      {func(_ *Plan, f *Facts) { f.Share.Nowait = unix.EOPNOTSUPP }, Warn, "share.nowait", "RWF_NOWAIT", ""},
+
+		"long path":      {func(_ *Plan, f *Facts) { f.Socket.Path = strings.Repeat("x", 108) }, Fail, "socket", "107", "shorter"},
+		"no socket":      {func(_ *Plan, f *Facts) { f.Socket.Err = os.ErrNotExist }, Warn, "socket", "no daemon", "govirtiofsd --socket-path /run/fs.sock --shared-dir /srv"},
+		"no socket dir":  {func(_ *Plan, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.ENOENT }, Fail, "socket", "/run", "mkdir -p /run"},
+		"closed dir":     {func(_ *Plan, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.EACCES }, Fail, "socket", "can't make", "XDG_RUNTIME_DIR"},
+		"file as socket": {func(_ *Plan, f *Facts) { f.Socket.Mode = 0o644 }, Fail, "socket", "not a socket", "rm /run/fs.sock"},
+		"stale":          {func(_ *Plan, f *Facts) { f.Socket.Listening, f.Socket.Connected = false, 0 }, Fail, "socket.daemon", "left", "--keep-listening"},
+		"vmm of another": {func(_ *Plan, f *Facts) { f.VMMs[0].UID = 64055 }, Fail, "socket.access", "64055", "--socket-group"},
+		"not ours":       {func(_ *Plan, f *Facts) { f.VMMs = nil; f.Socket.Connect = unix.EACCES }, Warn, "socket.access", "may not", "--socket-group"},
+
+		"memory": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "4G" }, Fail, "vmm.memory", "not shared", "memory-backend-memfd,id=mem,size=4G,share=on"},
+		"backend without share": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Backend = false, "memory-backend-file" },
+			Fail, "vmm.memory", "memory-backend-file", "share=on"},
+		"cloud-hypervisor": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Name = false, "cloud-hypervisor" }, Fail, "vmm.memory", "shared=on", "--memory"},
+		"short queues":     {func(_ *Plan, f *Facts) { f.VMMs[0].Devices[0].QueueSize = 0 }, Warn, "vmm.queue-size", "496 KiB", "queue-size=1024"},
+		"no device":        {func(_ *Plan, f *Facts) { f.VMMs[0].Devices = nil }, Fail, "vmm.device", "no virtio-fs", "vhost-user-fs-pci"},
+		"apparmor":         {func(_ *Plan, f *Facts) { f.VMMs[0].AppArmor = "libvirt-1" }, Warn, "vmm.apparmor", "libvirt-1", "libvirt-qemu"},
+		"memlock":          {func(_ *Plan, f *Facts) { f.VMMs[0].Locks, f.VMMs[0].LockLimit = true, 65536 }, Warn, "vmm.memlock", "65536", "ulimit -l"},
+		"vmm unseen":       {func(_ *Plan, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be looked at", "root"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, f := well()
+			test.spoil(&p, f)
+			expectFinding(t, Examine(p, f), test.status, test.check, test.text, test.remedy)
+		})
+	}
+}
+
+// expectFinding wants exactly one kind of fault in a report.
+func expectFinding(t *testing.T, r *Report, status Status, check, text, remedy string) {
+	t.Helper()
+	if r.Status != status {
+		t.Errorf("status %v, want %v", r.Status, status)
+	}
+	found := false
+	for _, f := range r.Checks {
+		switch {
+		case f.Check == check && f.Status == status && strings.Contains(f.Text, text) && strings.Contains(f.Remedy, remedy):
+			found = true
+		case f.Status != OK:
+			t.Errorf("unexpected: %+v", f)
+		}
+	}
+	if !found {
+		t.Errorf("no finding %v %q with %q and %q in %+v", status, check, text, remedy, r.Checks)
+	}
+}
+
+func withCap(f *Facts, v cap.Value) {
+	f.Process.Capabilities = append(f.Process.Capabilities, v)
+}
+
+func withoutCap(f *Facts, v cap.Value) {
+	f.Process.Capabilities = slices.DeleteFunc(f.Process.Capabilities, func(c cap.Value) bool { return c == v })
+}
+
+func asUser(f *Facts) { f.Process.UID, f.Process.GID, f.Process.User = 1000, 1000, "joe" }
+
+func TestReportFormats(t *testing.T) {
+	r := &Report{}
+	r.ok("a", "fine")
+	r.add(Fail, "long.check", "do this", "broken %d", 7)
+	var text, js bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	want := "ok    a           fine\nFAIL  long.check  broken 7\n                  -> do this\n"
+	if text.String() != want {
+		t.Errorf("got\n%s, want\n%s", text.String(), want)
+	}
+	if err := r.WriteJSON(&js); err != nil {
+		t.Fatal(err)
+	}
+	var back struct {
+		Status string
+		Checks []struct{ Check, Status, Text, Remedy string }
+	}
+	if err := json.Unmarshal(js.Bytes(), &back); err != nil {
+		t.Fatal(err)
+	}
+	if back.Status != "fail" || len(back.Checks) != 2 || back.Checks[1].Remedy != "do this" || back.Checks[0].Status != "ok" {
+		t.Errorf("%s", js.String())
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{"/a/b-c.d": "/a/b-c.d", "a b": "'a b'", "it's": `'it'\''s'`, "": "''", "$(x)": "'$(x)'"} {
+		if got := quote(in); got != want {
+			t.Errorf("quote(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
