@@ -1,0 +1,49 @@
+package dax
+
+import (
+	"errors"
+)
+
+// Mapping is one range of a file in a window.
+type Mapping struct {
+	Offset, Length uint64 // in the window, in bytes
+	// File names the file for the one who maps; the Table only compares it, to
+	// recognize a mapping that is there already.
+	File       uint64
+	FileOffset uint64 // in bytes
+	Writable   bool   // the guest can change the file through it
+}
+
+// Range is a part of a window, in bytes.
+type Range struct{ Offset, Length uint64 }
+
+// Window is memory of a guest that files can be mapped into. Methods may be called
+// concurrently, for ranges that do not overlap.
+type Window interface {
+	// Size is the window's length in bytes.
+	Size() uint64
+	// Map shows m.Length bytes of the file fd from m.FileOffset on at m.Offset. fd
+	// stays the caller's. Without an error the guest sees the file when it returns;
+	// with one, nothing has changed.
+	//
+	// It is called for a free range, and once more for a range that is mapped, with the
+	// same file and offset, to make it writable. That must be done without a gap or
+	// refused.
+	Map(fd int, m Mapping) error
+	// Unmap takes away what one Map has put into the range, exactly.
+	Unmap(r Range) error
+}
+
+// Errors of a Table, on which a caller may decide.
+var (
+	// ErrRange is a range that is empty, not aligned, outside the window or, to be
+	// unmapped, not made of whole mappings.
+	ErrRange = errors.New("dax: bad range")
+	// ErrTaken is a range in which something else is mapped.
+	ErrTaken = errors.New("dax: range is taken")
+	// ErrNoWindow says that there is no window at the moment.
+	ErrNoWindow = errors.New("dax: no window")
+	// ErrCanceled says that the caller did not want to wait any longer; nothing is
+	// mapped.
+	ErrCanceled = errors.New("dax: canceled")
+)
