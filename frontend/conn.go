@@ -31,10 +31,14 @@ type Options struct {
 	NoEventIdx, NoIndirect bool
 	// MemReg uses ADD_MEM_REG instead of SET_MEM_TABLE.
 	MemReg bool
-	// Indirect puts each request in an indirect table.
+	// Indirect puts each request in an indirect table, so that it takes one descriptor
+	// of the ring. Connect fails if the back-end does not offer that.
 	Indirect bool
 	// Window, if not nil, maps the back-end's shared memory region in this process.
 	Window *WindowOptions
+	// Chunk is the size of the largest buffer of file data in a Pipe's requests; 0 puts
+	// all data in one. Less than the data needs Indirect.
+	Chunk int
 }
 
 // Frontend is a connection to a back-end.
@@ -98,6 +102,9 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 	if err == nil && opts.Window != nil {
 		err = f.openWindow()
 	}
+	if err == nil && opts.Indirect && f.Features&vu.FeatureIndirectDesc == 0 {
+		err = errors.New("the back-end does not offer indirect descriptors")
+	}
 	if err == nil {
 		err = f.ShareMemory()
 	}
@@ -130,6 +137,9 @@ func (f *Frontend) allocate() (err error) {
 	}
 	return nil
 }
+
+// indirect says whether requests stand in indirect tables.
+func (f *Frontend) indirect() bool { return f.opts.Indirect }
 
 // Memory is the guest's memory; its first byte is at GuestBase.
 func (f *Frontend) Memory() []byte { return f.mem }

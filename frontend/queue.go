@@ -27,10 +27,12 @@ type Desc struct {
 }
 
 const (
-	pageSize  = 4096
-	headBytes = 8 << 10 // of a slot: request header, body and names
-	replyMax  = 8 << 10 // of a slot: reply header and body
-	tableLen  = 16      // entries of a slot's indirect table
+	pageSize = 4096
+	// The sizes of a slot's parts are no multiples of a page, and colour shifts each
+	// slot: parts that are used together would share a few sets of the cache.
+	headBytes = 8<<10 + 256 // of a slot: request header, body and names
+	replyMax  = 8<<10 + 256 // of a slot: reply header and body
+	colour    = 5 * 64
 	// slotDescs is how many descriptors a slot has in the ring: request, data to the
 	// device, reply, data from the device.
 	slotDescs = 4
@@ -44,11 +46,14 @@ type Slot struct {
 
 	q       *Queue
 	index   int
-	outAt   int // offsets in the guest's memory
+	head    uint16 // the first of its descriptors in the ring
+	outAt   int    // offsets in the guest's memory
 	inAt    int
 	dataAt  int
 	tableAt int
 	done    chan uint32 // length that the device has written
+
+	pipe pipeSlot // what a Pipe knows of it
 }
 
 // Queue is one virtqueue. Slots may be used from several goroutines.
@@ -82,11 +87,31 @@ func ringBytes(size uint16) int {
 	return align(16*int(size), pageSize) + align(6+2*int(size), pageSize) + align(6+8*int(size), pageSize)
 }
 
-func slotBytes(o *Options) int {
-	return headBytes + replyMax + align(tableLen*16, pageSize) + align(o.Data, pageSize)
+// metaBytes is the part of a slot before its data.
+func metaBytes(o *Options) int {
+	return align(headBytes+replyMax+tableLen(o)*16+pageSize, pageSize)
 }
 
-func slotCount(o *Options) int { return min(o.Slots, int(o.QueueSize)/slotDescs) }
+func slotBytes(o *Options) int { return metaBytes(o) + align(o.Data, pageSize) }
+
+// tableLen is how many entries a slot's indirect table has: header, arguments, reply
+// header and reply, and the data, at any page of which a buffer may begin.
+func tableLen(o *Options) int {
+	if o.Chunk > 0 {
+		return 16 + o.Data/o.Chunk
+	}
+	return 16
+}
+
+// stride is how many descriptors of the ring a slot has.
+func stride(o *Options) int {
+	if o.Indirect {
+		return 1
+	}
+	return slotDescs
+}
+
+func slotCount(o *Options) int { return min(o.Slots, int(o.QueueSize)/stride(o)) }
 
 func queueBytes(o *Options) int { return ringBytes(o.QueueSize) + max(slotCount(o), 1)*slotBytes(o) }
 
@@ -112,9 +137,10 @@ func (q *Queue) addSlots() {
 	n := slotCount(o)
 	q.free = make(chan *Slot, n)
 	for i := range n {
-		at := q.base + ringBytes(q.size) + i*slotBytes(o)
-		s := &Slot{q: q, index: i, outAt: at, inAt: at + headBytes, tableAt: at + headBytes + replyMax,
-			dataAt: at + headBytes + replyMax + align(tableLen*16, pageSize), done: make(chan uint32, 1)}
+		start := q.base + ringBytes(q.size) + i*slotBytes(o)
+		at := start + i*colour%pageSize
+		s := &Slot{q: q, index: i, head: uint16(i * stride(o)), outAt: at, inAt: at + headBytes,
+			tableAt: at + headBytes + replyMax, dataAt: start + metaBytes(o), done: make(chan uint32, 1)}
 		mem := q.f.mem
 		s.Out, s.In, s.Data = mem[s.outAt:s.outAt+headBytes], mem[s.inAt:s.inAt+replyMax], mem[s.dataAt:s.dataAt+o.Data]
 		q.Slots = append(q.Slots, s)
@@ -168,14 +194,7 @@ func (q *Queue) stop() error {
 }
 
 func (q *Queue) close() {
-	q.mu.Lock()
-	reaping := q.reaping
-	q.reaping = false
-	q.mu.Unlock()
-	if reaping {
-		q.ring(q.call) // wakes the reaper, which sees that it is over
-		<-q.ended
-	}
+	q.stopReaper()
 	for _, fd := range [...]int{q.kick, q.call} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
@@ -266,8 +285,7 @@ type Buf struct {
 // Kick, or the next Submit, lets the device know.
 func (s *Slot) add(bufs []Buf) {
 	q := s.q
-	head := uint16(s.index * slotDescs)
-	indirect := q.f.opts.Indirect && q.f.Features&vu.FeatureIndirectDesc != 0
+	head, indirect := s.head, q.f.indirect()
 	for i, b := range bufs {
 		d := Desc{Addr: guestAddr(b.At), Len: uint32(b.Len)}
 		if b.Write {
@@ -330,12 +348,16 @@ func (q *Queue) Wait() {
 	if more {
 		return
 	}
-	var b [8]byte
+	// The back-end may have made the eventfd non-blocking, so read may not sleep.
+	fds := []unix.PollFd{{Fd: int32(q.call), Events: unix.POLLIN}}
 	for {
-		_, err := unix.Read(q.call, b[:])
-		if err != unix.EINTR {
+		if _, err := unix.Poll(fds, -1); err != unix.EINTR {
 			break
 		}
+	}
+	var b [8]byte
+	if fds[0].Revents&unix.POLLIN != 0 {
+		_, _ = unix.Read(q.call, b[:])
 	}
 	q.Calls.Add(1)
 }
@@ -355,12 +377,25 @@ func (q *Queue) reap() {
 	}
 }
 
+// stopReaper ends reap and says whether it ran. No request may be under way.
+func (q *Queue) stopReaper() bool {
+	q.mu.Lock()
+	reaping := q.reaping
+	q.reaping = false
+	q.mu.Unlock()
+	if reaping {
+		q.ring(q.call) // wakes the reaper, which sees that it is over
+		<-q.ended
+	}
+	return reaping
+}
+
 // startReaper starts reap once.
 func (q *Queue) startReaper() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.reaping {
-		q.reaping = true
+		q.reaping, q.ended = true, make(chan struct{})
 		go q.reap()
 	}
 }

@@ -4,5 +4,8 @@ import "github.com/spf13/cobra"
 
 // subcommands are the tools, one file each.
 func subcommands() []*cobra.Command {
-	return []*cobra.Command{newDoctor()}
+	return []*cobra.Command{
+		newBench(),
+		newDoctor(),
+	}
 }

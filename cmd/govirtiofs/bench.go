@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/bench"
+)
+
+// benchFlags are the command line of "govirtiofs bench".
+type benchFlags struct {
+	opts       bench.Options
+	socket     string
+	pid        int
+	daemon     string
+	vs         []string
+	names      []string
+	workloads  []string
+	coldMiB    int
+	json       bool
+	benchstat  bool
+	svg        string
+	listOnly   bool
+	noProgress bool
+}
+
+func newBench() *cobra.Command {
+	f := &benchFlags{}
+	cmd := &cobra.Command{
+		Use:   "bench (--socket PATH --dir DIR | --daemon 'COMMAND {socket} {dir}') [flags]",
+		Short: "Measure a vhost-user-fs back-end, or compare several",
+		Long: `Drives a vhost-user-fs back-end the way a Linux guest does, without a virtual
+machine, and reports operations per second, the back-end's processor time per
+operation, latencies and notifications.
+
+The files it needs are made in a new directory in the shared one, which is
+removed again. With --daemon it starts the back-end itself, and with --vs others
+to compare with; all are measured in turn, round by round, and a ratio is the
+median of the rounds' ratios.`,
+		Example: `  govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}'
+  govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}' \
+    --vs 'virtiofsd --shared-dir {dir} --socket-path {socket}' --depth 1,8 --rounds 5
+  govirtiofs bench --socket /run/fs.sock --dir /srv/share --workload read-4k,getattr`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *benchFlags) register(cmd *cobra.Command) {
+	fl, o := cmd.Flags(), &f.opts
+	fl.SortFlags = false
+	fl.StringVar(&f.socket, "socket", "", "measure the back-end that listens at this socket")
+	fl.IntVar(&f.pid, "pid", 0, "the process whose CPU time counts, with --socket (default: the one that listens)")
+	fl.StringVar(&f.daemon, "daemon", "", "start a back-end with this command; {socket} and {dir} are replaced")
+	fl.StringArrayVar(&f.vs, "vs", nil, "compare with the back-end that this command starts (repeatable)")
+	fl.StringArrayVar(&f.names, "name", nil, "name of a target in the report, in their order (default: the program's)")
+	fl.StringVar(&o.Dir, "dir", "", "the shared directory (default with --daemon: a new one in the temporary directory)")
+	fl.StringSliceVarP(&f.workloads, "workload", "w", nil, "measure only these; see --list")
+	fl.BoolVar(&f.listOnly, "list", false, "list the workloads and end")
+	fl.IntSliceVar(&o.Depths, "depth", []int{1, 8, 32}, "requests under way at the same time, per queue")
+	fl.IntVar(&o.Queues, "queues", 1, "request queues, each driven by a thread")
+	fl.IntVar(&o.QueueSize, "queue-size", 128, "entries of each queue")
+	fl.DurationVar(&o.Duration, "duration", 300*time.Millisecond, "length of a round")
+	fl.Uint64Var(&o.Count, "count", 0, "make so many operations in a round instead")
+	fl.IntVar(&o.Rounds, "rounds", 5, "rounds of each workload and depth")
+	fl.DurationVar(&o.Warmup, "warm-up", 100*time.Millisecond, "before the first round of each")
+	fl.DurationVar(&o.Spin, "spin", 0, "look for replies so long before sleeping, as a guest that polls does")
+	fl.IntVar(&o.Chunk, "chunk", 0, "largest data buffer in bytes; 4096 is a guest without large folios (default: one for all)")
+	fl.IntVar(&o.Files, "files", 10000, "nodes that lookup-new goes through")
+	fl.IntVar(&f.coldMiB, "cold-size", 256, "MiB of the file that randread reads from disk")
+	fl.IntVar(&o.ListSize, "list-size", 32<<10, "bytes of a READDIRPLUS")
+	fl.BoolVar(&o.NoIndirect, "no-indirect", false, "use no indirect descriptors")
+	fl.BoolVar(&o.NoEventIdx, "no-event-idx", false, "use no event indexes")
+	fl.BoolVar(&o.Floor, "floor", false, "measure the bare system calls of each operation, too")
+	fl.BoolVar(&f.json, "json", false, "write JSON")
+	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
+	fl.StringVar(&f.svg, "svg", "", "write a picture of the ratios to this file, too")
+	fl.BoolVar(&f.noProgress, "no-progress", false, "no progress on the terminal")
+	cmd.MarkFlagsMutuallyExclusive("socket", "daemon")
+	cmd.MarkFlagsMutuallyExclusive("json", "benchstat")
+}
+
+func (f *benchFlags) run(cmd *cobra.Command) (err error) {
+	if f.listOnly {
+		for _, w := range bench.Workloads() {
+			fmt.Fprintf(cmd.OutOrStdout(), "%-15s %s\n", w.Name, w.Title)
+		}
+		return nil
+	}
+	if err := f.targets(); err != nil {
+		return err
+	}
+	if f.opts.Dir == "" {
+		if f.opts.Dir, err = os.MkdirTemp("", "govirtiofs-share-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(f.opts.Dir)) }()
+	}
+	if f.opts.Dir, err = filepath.Abs(f.opts.Dir); err != nil {
+		return err
+	}
+	f.opts.ColdSize = int64(f.coldMiB) << 20
+	if err := f.opts.Check(); err != nil {
+		return usageError{err}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	progress := newProgress(f.noProgress)
+	f.opts.Progress = progress.show
+	results, err := bench.Run(ctx, &f.opts)
+	progress.clear()
+	report := &bench.Report{Options: &f.opts, Results: results, Machine: bench.ThisMachine(f.opts.Dir)}
+	if len(results) > 0 {
+		err = errors.Join(err, f.write(cmd.OutOrStdout(), report))
+	}
+	return err
+}
+
+// targets puts the targets together from the flags.
+func (f *benchFlags) targets() (err error) {
+	if f.opts.Workloads, err = bench.FindWorkloads(f.workloads); err != nil {
+		return usagef("%w (--list shows all)", err)
+	}
+	switch {
+	case f.daemon != "":
+		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: programName(f.daemon), Command: f.daemon})
+	case f.socket == "":
+		return usagef("name a back-end with --socket, or a command that starts one with --daemon")
+	case f.opts.Dir == "":
+		return usagef("with --socket, --dir must name the directory that the back-end shares")
+	default:
+		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: filepath.Base(f.socket), Socket: f.socket, PID: f.pid})
+	}
+	for _, command := range f.vs {
+		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: programName(command), Command: command})
+	}
+	if len(f.names) > len(f.opts.Targets) {
+		return usagef("%d names for %d targets", len(f.names), len(f.opts.Targets))
+	}
+	seen := map[string]int{}
+	for i := range f.opts.Targets {
+		t := &f.opts.Targets[i]
+		if i < len(f.names) {
+			t.Name = f.names[i]
+		}
+		if t.Command != "" && !strings.Contains(t.Command, "{socket}") {
+			return usagef("the command %q does not say where {socket} goes", t.Command)
+		}
+		if seen[t.Name]++; seen[t.Name] > 1 { // the same program twice
+			t.Name = fmt.Sprintf("%s-%d", t.Name, seen[t.Name])
+		}
+	}
+	return nil
+}
+
+// programName is the program of a command, for a report.
+func programName(command string) string {
+	for _, word := range strings.Fields(command) {
+		if !strings.Contains(word, "=") { // a variable for its environment
+			return filepath.Base(strings.Trim(word, `'"`))
+		}
+	}
+	return "daemon"
+}
+
+func (f *benchFlags) write(w io.Writer, r *bench.Report) (err error) {
+	switch {
+	case f.json:
+		err = r.WriteJSON(w)
+	case f.benchstat:
+		err = r.WriteBenchstat(w)
+	default:
+		err = r.WriteTable(w)
+	}
+	return err
+}
+
+// progress is a line on a terminal.
+type progress struct {
+	on    bool
+	began time.Time
+	last  time.Time
+}
+
+func newProgress(off bool) *progress {
+	_, err := unix.IoctlGetTermios(2, unix.TCGETS)
+	return &progress{on: err == nil && !off, began: time.Now()}
+}
+
+// show says what is being done, once it has taken a while.
+func (p *progress) show(what string, done float64) {
+	now := time.Now()
+	if !p.on || now.Sub(p.began) < time.Second || now.Sub(p.last) < 100*time.Millisecond {
+		return
+	}
+	p.last = now
+	left := ""
+	if done > 0.02 {
+		left = fmt.Sprintf(", %s left", (time.Duration(float64(now.Sub(p.began)) * (1 - done) / done)).Round(time.Second))
+	}
+	fmt.Fprintf(os.Stderr, "\r\x1b[K%3.0f%% %s%s", done*100, what, left)
+}
+
+func (p *progress) clear() {
+	if p.on && !p.last.IsZero() {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+}

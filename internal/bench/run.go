@@ -1,0 +1,327 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+)
+
+// Sample is what one round has measured.
+type Sample struct {
+	Units    uint64 // operations, or directory entries
+	Requests uint64 // FUSE requests
+	Wall     time.Duration
+	CPU      time.Duration // of the back-end, all its threads and processes
+	Driver   time.Duration // processor time of the load generator's threads
+	Kicks    uint64        // notifications of the back-end
+	Calls    uint64        // notifications by it
+}
+
+func (s *Sample) add(o Sample) {
+	s.Units += o.Units
+	s.Requests += o.Requests
+	s.Wall += o.Wall
+	s.CPU += o.CPU
+	s.Driver += o.Driver
+	s.Kicks += o.Kicks
+	s.Calls += o.Calls
+}
+
+// Measurement is one target with one workload at one depth.
+type Measurement struct {
+	Target  string
+	Rounds  []Sample
+	Latency *Hist // of requests, all rounds
+}
+
+// Result is one workload at one depth, with all targets in their order and, if it was
+// asked for, the floor at the end.
+type Result struct {
+	Workload Workload
+	Depth    int
+	Targets  []Measurement
+}
+
+// Run measures all workloads, on all targets in turn. Whatever it has started or made
+// is gone when it returns. When ctx ends it returns what it has, and an error.
+func Run(ctx context.Context, o *Options) (results []Result, err error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	// The threads of the queues sleep in system calls and must not keep others waiting.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Queues+3)))
+	o.Progress("preparing files", 0)
+	f, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.remove()) }()
+	r := &runner{ctx: ctx, opts: o, files: f}
+	defer func() { err = errors.Join(err, r.close()) }()
+	for i := range o.Targets {
+		o.Progress("starting "+o.Targets[i].Name, 0)
+		s, err := openSession(ctx, &o.Targets[i], o, f)
+		if err != nil {
+			return nil, err
+		}
+		r.sessions = append(r.sessions, s)
+	}
+	return r.run()
+}
+
+// runner is one Run.
+type runner struct {
+	ctx      context.Context
+	opts     *Options
+	files    *files
+	sessions []*session
+	done     int // rounds, for progress
+}
+
+func (r *runner) close() (err error) {
+	for _, s := range r.sessions {
+		err = errors.Join(err, s.close())
+	}
+	return err
+}
+
+func (r *runner) run() (results []Result, err error) {
+	for _, w := range r.opts.Workloads {
+		list, err := r.workload(&w)
+		results = append(results, list...)
+		if err != nil {
+			return results, fmt.Errorf("%s: %w", w.Name, err)
+		}
+	}
+	return results, nil
+}
+
+// subject is something that can be measured for a while.
+type subject struct {
+	name    string
+	measure func(depth int, d time.Duration, h *Hist) (Sample, error)
+}
+
+// workload measures all targets with one workload, depth by depth.
+func (r *runner) workload(w *Workload) (results []Result, err error) {
+	var subjects []subject
+	for _, s := range r.sessions {
+		j, err := w.setup(s)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.target.Name, s.explain(err))
+		}
+		subjects = append(subjects, subject{s.target.Name, func(depth int, d time.Duration, h *Hist) (Sample, error) {
+			m, err := r.measure(s, j, depth, d, h)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", s.target.Name, s.explain(err))
+			}
+			return m, err
+		}})
+	}
+	if r.opts.Floor && w.floor != nil {
+		f, err := w.floor(r.files)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", floorName, err)
+		}
+		defer f.close()
+		subjects = append(subjects, subject{floorName, func(_ int, d time.Duration, _ *Hist) (Sample, error) {
+			return measureFloor(f, d)
+		}})
+	}
+	for _, depth := range r.opts.Depths {
+		result := Result{Workload: *w, Depth: depth}
+		err := r.rounds(&result, subjects)
+		if err != nil {
+			return results, err
+		}
+		results = append(results, result)
+	}
+	return results, nil
+}
+
+// rounds measures the subjects in turn, every other round backwards, so that a machine
+// that gets slower or faster does so for all.
+func (r *runner) rounds(result *Result, subjects []subject) error {
+	for _, s := range subjects {
+		result.Targets = append(result.Targets, Measurement{Target: s.name, Latency: new(Hist)})
+	}
+	total := len(r.opts.Workloads) * len(r.opts.Depths) * r.opts.Rounds
+	for round := range r.opts.Rounds {
+		r.opts.Progress(fmt.Sprintf("%s, depth %d", result.Workload.Name, result.Depth), float64(r.done)/float64(total))
+		r.done++
+		for i := range subjects {
+			if round%2 == 1 {
+				i = len(subjects) - 1 - i
+			}
+			if round == 0 && r.opts.Warmup > 0 {
+				if _, err := subjects[i].measure(result.Depth, r.opts.Warmup, new(Hist)); err != nil {
+					return err
+				}
+			}
+			m := &result.Targets[i]
+			sample, err := subjects[i].measure(result.Depth, r.opts.Duration, m.Latency)
+			if err != nil {
+				return err
+			}
+			m.Rounds = append(m.Rounds, sample)
+			if r.ctx.Err() != nil {
+				return context.Cause(r.ctx)
+			}
+		}
+	}
+	return nil
+}
+
+// measure drives a session's queues for a while, in stretches if the workload ends by
+// itself before.
+func (r *runner) measure(s *session, j job, depth int, d time.Duration, h *Hist) (total Sample, err error) {
+	team, err := newTeam(s, j, depth)
+	if err != nil {
+		return total, err
+	}
+	defer team.close()
+	for {
+		if err := j.between(s); err != nil {
+			return total, err
+		}
+		part, err := team.stretch(r.ctx, d-total.Wall, r.opts.Count-min(total.Units, r.opts.Count))
+		total.add(part)
+		if err != nil {
+			return total, err
+		}
+		if r.ctx.Err() != nil || part.Units == 0 ||
+			r.opts.Count > 0 && total.Units >= r.opts.Count || r.opts.Count == 0 && total.Wall >= d*9/10 {
+			break
+		}
+	}
+	for _, w := range team.workers {
+		h.Add(&w.latency)
+	}
+	return total, j.between(s)
+}
+
+// team are the workers of one measurement.
+type team struct {
+	session *session
+	workers []*worker
+	stop    atomic.Bool
+}
+
+// worker drives one queue. It is a frontend.Source that counts.
+type worker struct {
+	team     *team
+	pipe     *frontend.Pipe
+	op       operation
+	half     []bool // slots with a half-done operation, which is finished
+	left     uint64 // units to begin; counts down
+	units    uint64
+	requests uint64
+	cpu      time.Duration
+	latency  Hist
+}
+
+func newTeam(s *session, j job, depth int) (*team, error) {
+	t := &team{session: s}
+	for i, q := range s.client.Queues[1:] {
+		p, err := q.NewPipe(depth)
+		if err != nil {
+			t.close()
+			return nil, err
+		}
+		p.Spin = s.opts.Spin
+		t.workers = append(t.workers, &worker{team: t, pipe: p, op: j.worker(i, depth), half: make([]bool, depth)})
+	}
+	return t, nil
+}
+
+func (t *team) close() {
+	for _, w := range t.workers {
+		w.pipe.Close()
+	}
+}
+
+// stretch runs all workers until the time is over, or each has made its part of count
+// units, or the operations end.
+func (t *team) stretch(ctx context.Context, d time.Duration, count uint64) (Sample, error) {
+	t.stop.Store(false)
+	var before Sample
+	for _, w := range t.workers {
+		w.left = ^uint64(0)
+		if count > 0 {
+			w.left = max(1, count/uint64(len(t.workers)))
+		}
+		before.add(w.sample())
+	}
+	cpu, err := treeCPU(t.session.pids)
+	if err != nil {
+		return Sample{}, err
+	}
+	if count == 0 {
+		timer := time.AfterFunc(d, func() { t.stop.Store(true) })
+		defer timer.Stop()
+	}
+	defer context.AfterFunc(ctx, func() { t.stop.Store(true) })()
+	start := time.Now()
+	err = t.runAll()
+	m := Sample{Wall: time.Since(start)}
+	after, cpuErr := treeCPU(t.session.pids)
+	m.CPU = after - cpu
+	for _, w := range t.workers {
+		m.add(w.sample())
+	}
+	m.Units -= before.Units
+	m.Requests -= before.Requests
+	m.Driver -= before.Driver
+	m.Kicks -= before.Kicks
+	m.Calls -= before.Calls
+	return m, errors.Join(err, cpuErr)
+}
+
+func (t *team) runAll() error {
+	errs := make([]error, len(t.workers))
+	var wg sync.WaitGroup
+	for i, w := range t.workers {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			cpu := threadCPU()
+			if errs[i] = w.pipe.Run(w); errs[i] != nil {
+				t.stop.Store(true)
+			}
+			w.cpu += threadCPU() - cpu
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (w *worker) sample() Sample {
+	return Sample{Units: w.units, Requests: w.requests, Driver: w.cpu, Kicks: w.pipe.Kicks, Calls: w.pipe.Calls}
+}
+
+// Next implements frontend.Source.
+func (w *worker) Next(s *frontend.Slot) bool {
+	if !w.half[s.Index()] {
+		if w.left == 0 || w.team.stop.Load() {
+			return false
+		}
+		w.left--
+	}
+	return w.op.next(s)
+}
+
+// Done implements frontend.Source.
+func (w *worker) Done(s *frontend.Slot) error {
+	w.latency.Record(w.pipe.Now - s.Sent())
+	w.requests++
+	n, err := w.op.done(s)
+	w.units += uint64(n)
+	w.half[s.Index()] = n == 0
+	return err
+}
