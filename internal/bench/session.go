@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -162,7 +161,6 @@ func (s *session) close() error {
 	return nil
 }
 
-var errStopped = errors.New("interrupted")
 
 // Flags of OPEN as they travel.
 const readOnly, readWrite uint32 = unix.O_RDONLY, unix.O_RDWR
