@@ -161,6 +161,5 @@ func (s *session) close() error {
 	return nil
 }
 
-
 // Flags of OPEN as they travel.
 const readOnly, readWrite uint32 = unix.O_RDONLY, unix.O_RDWR
