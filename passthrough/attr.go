@@ -116,7 +116,10 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		return errno
 	}
 	defer fs.release(n)
-	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
+	if in.Valid&(fp.FattrUID|fp.FattrGID|fp.FattrSize) != 0 {
+		errno = fs.killCapsAt(ts, n, fd)
+	}
+	if errno == 0 && in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
 		errno = fs.chown(fd, in)
 	}
 	if errno == 0 && in.Valid&fp.FattrMode != 0 {

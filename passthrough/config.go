@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
 
 // CachePolicy says how long a guest may keep what it has seen.
@@ -75,7 +77,9 @@ type Config struct {
 	// the guest may believe that a name does not exist; nil is not at all.
 	EntryTimeout, AttrTimeout, NegativeTimeout *time.Duration
 
-	Xattr             bool // extended attributes
+	Xattr bool // extended attributes
+	// XattrMap, if not nil, says how attributes are called on the host.
+	XattrMap          *xattrmap.Map
 	PosixACL          Negotiation
 	SecurityLabel     Negotiation
 	Writeback         bool // the guest collects writes (FUSE_WRITEBACK_CACHE)

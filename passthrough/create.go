@@ -29,7 +29,7 @@ func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.En
 	if errno := fs.asCaller(r, fs.mask(umask), func() unix.Errno { return call(fd) }); errno != 0 {
 		return errno
 	}
-	if errno := fs.label(r, ts, fd, name); errno != 0 {
+	if errno := fs.labelName(r, ts, fd, name); errno != 0 {
 		return errno
 	}
 	return fs.lookupLazy(ts, parent, fd, name, out)
@@ -86,7 +86,9 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 	if errno != 0 {
 		return errno
 	}
-	if errno = fs.label(r, ts, dirfd, name); errno == 0 {
+	if errno = fs.label(r, ts, fd, unix.S_IFREG); errno != 0 {
+		_ = sysUnlinkat(dirfd, name.CString(), 0)
+	} else {
 		errno = statxFD(fd, &ts.st)
 	}
 	if errno != 0 {
@@ -163,17 +165,19 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 	if errno != 0 {
 		return errno
 	}
-	if errno := statxFD(fd, &ts.st); errno != 0 {
+	if errno = fs.label(r, ts, fd, unix.S_IFREG); errno == 0 {
+		errno = statxFD(fd, &ts.st)
+	}
+	if errno != 0 {
 		fs.closeFD(fd)
 		return errno
 	}
 	return fs.created(ts, nil, fd, in, nil, out)
 }
 
-// label gives a new file the security contexts that the guest's policy says. If it
-// can't, the file is taken away again: a file without its label may be open to more
-// than it should.
-func (fs *FS) label(r *server.Request, ts *threadState, dirfd int, name fp.Name) unix.Errno {
+// labelName gives the new file at name its security contexts. If it can't, the file is
+// taken away again: a file without its label may be open to more than it should.
+func (fs *FS) labelName(r *server.Request, ts *threadState, dirfd int, name fp.Name) unix.Errno {
 	if fs.cfg.SecurityLabel == Never || len(r.Security) == 0 {
 		return 0
 	}
@@ -182,11 +186,32 @@ func (fs *FS) label(r *server.Request, ts *threadState, dirfd int, name fp.Name)
 		return errno
 	}
 	defer fs.closeFD(fd)
+	if errno = statxFD(fd, &ts.st); errno == 0 {
+		errno = fs.label(r, ts, fd, ts.st.Mode&unix.S_IFMT)
+	}
+	if errno == 0 {
+		return 0
+	}
+	if err := sysUnlinkat(dirfd, name.CString(), 0); err == unix.EISDIR {
+		_ = sysUnlinkat(dirfd, name.CString(), unix.AT_REMOVEDIR)
+	}
+	return errno
+}
+
+// label writes the security contexts that the guest's policy gives a new file. A file
+// that can't have one is left without, as the kernel does it
+// (security/security.c: security_inode_init_security).
+func (fs *FS) label(r *server.Request, ts *threadState, fd int, kind uint16) unix.Errno {
+	if fs.cfg.SecurityLabel == Never {
+		return 0
+	}
 	for _, c := range r.Security {
-		if errno = sysSetxattr(ts.procPath(fd), c.Name.CString(), c.Value, 0); errno != 0 {
-			if errno := sysUnlinkat(dirfd, name.CString(), 0); errno == unix.EISDIR {
-				_ = sysUnlinkat(dirfd, name.CString(), unix.AT_REMOVEDIR)
-			}
+		host, errno := fs.hostXattrName(ts, c.Name)
+		if errno == 0 {
+			errno = sysSetxattr(ts.procPath(fd), host.CString(), c.Value, 0)
+			errno = remapped(kind, c.Name, host, errno)
+		}
+		if errno != 0 && errno != unix.EOPNOTSUPP {
 			return errno
 		}
 	}

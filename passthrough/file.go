@@ -78,6 +78,9 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 		// Without HANDLE_KILLPRIV_V2 the guest does not say who may keep the bits,
 		// and leaves them to us all the same: ATOMIC_O_TRUNC.
 		fs.setFsetid(ts, openFlags&fp.OpenKillSuidgid == 0 && r.Header.UID == 0)
+		if errno := fs.killCapsAt(ts, n, fd); errno != 0 {
+			return errno
+		}
 	}
 	f, errno := fs.openAgain(ts, fd, flags, guest)
 	if errno == unix.EAGAIN { // a lease, which the open has begun to break
@@ -208,15 +211,18 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if !r.MayWait && in.Length > inlineBytes {
 		return server.WouldBlock
 	}
-	fs.changesData(r)
+	if errno := fs.changesData(r, h); errno != 0 {
+		return errno
+	}
 	return sysFallocate(h.fd, in.Mode, int64(in.Offset), int64(in.Length))
 }
 
-// changesData prepares the thread for a call that changes a file's data in a way for
+// changesData prepares the thread for a call that changes the data of h in a way for
 // which the protocol has no flag "kill setuid and setgid": whoever is not root in the
 // guest loses the bits, if it is us who clear them.
-func (fs *FS) changesData(r *server.Request) {
+func (fs *FS) changesData(r *server.Request, h *handle) unix.Errno {
 	fs.setFsetid(threadOf(r), !fs.agreed(fp.InitHandleKillprivV2) || r.Header.UID == 0)
+	return fs.killCaps(h)
 }
 
 // Lseek implements server.Files. Linux asks for holes and data only; it knows the
@@ -261,7 +267,9 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	if !r.MayWait && in.Len > inlineBytes {
 		return 0, server.WouldBlock
 	}
-	fs.changesData(r)
+	if errno := fs.changesData(r, to); errno != 0 {
+		return 0, errno
+	}
 	const most = math.MaxInt32 &^ 0xfff // MAX_RW_COUNT
 	n, errno := sysCopyFileRange(from.fd, int64(in.OffIn), to.fd, int64(in.OffOut), int(min(in.Len, most)))
 	return uint64(n), errno

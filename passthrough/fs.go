@@ -29,12 +29,14 @@ type FS struct {
 	hand            uint32        // descriptor at which the evictor goes on
 	owners          owners        // of descriptors
 	mounts          mountTable
-	io              ioState    // of open files
-	canSwitch       bool       // the daemon may act as another user
-	uid, gid        uint32     // the daemon's own
-	effective       capSet     // capabilities that threads start with
-	privateThreads  bool       // threads have a working directory and umask of their own
-	destroyExcluded sync.Mutex // one Destroy at a time
+	io              ioState      // of open files
+	canSwitch       bool         // the daemon may act as another user
+	uid, gid        uint32       // the daemon's own
+	effective       capSet       // capabilities that threads start with
+	caps            capState     // of files
+	capChanges      atomic.Int64 // counts changes of them by the guest
+	privateThreads  bool         // threads have a working directory and umask of their own
+	destroyExcluded sync.Mutex   // one Destroy at a time
 }
 
 var (
@@ -46,6 +48,10 @@ var (
 type timeout struct {
 	sec  uint64
 	nsec uint32
+}
+
+func (t timeout) duration() time.Duration {
+	return time.Duration(t.sec)*time.Second + time.Duration(t.nsec)
 }
 
 func newTimeout(d time.Duration) timeout {
@@ -66,7 +72,9 @@ func New(cfg Config) (*FS, error) {
 		uid:     uint32(unix.Geteuid()),
 		gid:     uint32(unix.Getegid()),
 	}
+	fs.cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	fs.setTimeouts()
+	fs.setCapState()
 	if err := fs.setBudget(); err != nil {
 		return nil, err
 	}

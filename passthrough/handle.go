@@ -22,6 +22,8 @@ type handle struct {
 	flags  uint32     // as the client asked for
 	direct bool       // I/O goes past the page cache
 
+	noCaps atomic.Int64 // until then the file has no capabilities, see killCaps
+
 	// refs counts the table, while the handle is open, and requests that use it. The
 	// last one closes the descriptor: RELEASE may come on another queue than a READ.
 	refs atomic.Int32
@@ -88,6 +90,7 @@ func (fs *FS) releaseHandle(h *handle) {
 func (h *handle) reset() {
 	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
 	h.flags, h.direct = 0, false
+	h.noCaps.Store(0)
 	h.next, h.prev, h.locks = nil, nil, nil
 	h.stream = dirStream{}
 }

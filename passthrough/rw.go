@@ -83,6 +83,9 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	if !r.MayWait && (h.direct || flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0) {
 		return 0, server.WouldBlock // it ends when the disk has the data
 	}
+	if errno := fs.killCaps(h); errno != 0 {
+		return 0, errno
+	}
 	// The kernel clears setuid and setgid bits for a writer without CAP_FSETID.
 	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
 	return h.write(src, int64(in.Offset), flags)

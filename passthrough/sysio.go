@@ -141,3 +141,16 @@ func sysRemovexattr(path, name *byte) unix.Errno {
 	_, _, errno := unix.Syscall(unix.SYS_REMOVEXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), 0)
 	return errno
 }
+
+func sysFgetxattr(fd int, name *byte, dst []byte) (int, unix.Errno) {
+	counted()
+	n, _, errno := unix.Syscall6(unix.SYS_FGETXATTR, uintptr(fd), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)), 0, 0)
+	return length(n, errno)
+}
+
+func sysFremovexattr(fd int, name *byte) unix.Errno {
+	counted()
+	_, _, errno := unix.Syscall(unix.SYS_FREMOVEXATTR, uintptr(fd), uintptr(unsafe.Pointer(name)), 0)
+	return errno
+}

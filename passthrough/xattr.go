@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -18,27 +19,80 @@ const xattrListMax = 65536 // XATTR_LIST_MAX
 
 var aclPrefix = []byte("system.posix_acl_")
 
-// hostXattrName is the host's name of an attribute that the guest names. ACLs exist
-// only for a guest that agreed to them: another one would change them without knowing
-// what they do to a file's mode.
-func (fs *FS) hostXattrName(name fp.Name) (fp.Name, unix.Errno) {
+// hostXattrName is the host's name of an attribute that the guest names, valid until
+// the thread's next request. ACLs exist only for a guest that agreed to them: another
+// one would change them without knowing what they do to a file's mode.
+func (fs *FS) hostXattrName(ts *threadState, name fp.Name) (fp.Name, unix.Errno) {
 	if !fs.cfg.Xattr {
 		return nil, unix.ENOSYS
 	}
-	if !fs.guestSees(name) {
+	if !fs.guestMaySee(name) {
 		return nil, unix.EOPNOTSUPP
 	}
-	return name, 0
+	if fs.cfg.XattrMap == nil {
+		return name, 0
+	}
+	prepend, verdict := fs.cfg.XattrMap.ToHost(name)
+	switch {
+	case verdict == xattrmap.Deny:
+		return nil, unix.EPERM
+	case verdict == xattrmap.Unsupported:
+		return nil, unix.EOPNOTSUPP
+	case prepend == "":
+		return name, 0
+	case len(prepend)+len(name) > len(ts.xattr):
+		return nil, unix.ERANGE // as the kernel says of a name that is too long
+	}
+	n := copy(ts.xattr[:], prepend)
+	n += copy(ts.xattr[n:], name)
+	host := fp.Name(ts.xattr[:n])
+	if !fs.guestMaySee(host) {
+		return nil, unix.EOPNOTSUPP
+	}
+	return host, 0
 }
 
-// guestSees reports whether a name of the host's is shown to the guest.
-func (fs *FS) guestSees(name []byte) bool {
+// guestMaySee reports whether a name is one that the guest may know, its own or the
+// host's.
+func (fs *FS) guestMaySee(name []byte) bool {
 	return !bytes.HasPrefix(name, aclPrefix) || fs.agreed(fp.InitPosixACL)
+}
+
+// guestXattrName is the guest's name of an attribute of the host; nil is none.
+func (fs *FS) guestXattrName(host []byte) []byte {
+	if !fs.guestMaySee(host) {
+		return nil
+	}
+	if fs.cfg.XattrMap == nil {
+		return host
+	}
+	strip, visible := fs.cfg.XattrMap.ToGuest(host)
+	if !visible || strip > 0 && !fs.guestMaySee(host[strip:]) {
+		return nil
+	}
+	return host[strip:]
+}
+
+var userPrefix = []byte("user.")
+
+// remapped turns a refusal that the guest could not understand into one that it can:
+// attributes of the namespace user are for files and directories only (fs/xattr.c:
+// xattr_permission), which the guest's own kernel does not know of those of other
+// namespaces that are kept there.
+func remapped(kind uint16, guest, host fp.Name, errno unix.Errno) unix.Errno {
+	if errno == unix.EPERM && kind != unix.S_IFREG && kind != unix.S_IFDIR &&
+		bytes.HasPrefix(host, userPrefix) && !bytes.HasPrefix(guest, userPrefix) {
+		return unix.EOPNOTSUPP
+	}
+	return errno
 }
 
 // Getxattr implements server.Xattrs.
 func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.Errno) {
-	hostName, errno := fs.hostXattrName(name)
+	hostName, errno := fs.hostXattrName(threadOf(r), name)
+	if errno == unix.EPERM {
+		return 0, unix.ENODATA // what can't be written is not there to be read
+	}
 	if errno != 0 {
 		return 0, errno
 	}
@@ -55,7 +109,7 @@ func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.E
 
 // Setxattr implements server.Xattrs.
 func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value []byte) unix.Errno {
-	hostName, errno := fs.hostXattrName(name)
+	hostName, errno := fs.hostXattrName(threadOf(r), name)
 	if errno != 0 {
 		return errno
 	}
@@ -75,10 +129,14 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
 	fs.setFsetid(ts, !kill)
 	errno = sysSetxattr(ts.procPath(fd), hostName.CString(), value, in.Flags)
-	if errno == 0 && kill {
-		errno = fs.clearSgid(ts, fd)
+	if errno != 0 {
+		return remapped(n.birth.kind, name, hostName, errno)
 	}
-	return errno
+	fs.xattrChanged(n, hostName)
+	if kill {
+		return fs.clearSgid(ts, fd)
+	}
+	return 0
 }
 
 // clearSgid makes sure that the bit is gone: a daemon that is in the file's group
@@ -95,7 +153,7 @@ func (fs *FS) clearSgid(ts *threadState, fd int) unix.Errno {
 
 // Removexattr implements server.Xattrs.
 func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
-	name, errno := fs.hostXattrName(name)
+	hostName, errno := fs.hostXattrName(threadOf(r), name)
 	if errno != 0 {
 		return errno
 	}
@@ -104,7 +162,7 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 		return errno
 	}
 	defer fs.release(n)
-	return sysRemovexattr(ts.procPath(fd), name.CString())
+	return remapped(n.birth.kind, name, hostName, sysRemovexattr(ts.procPath(fd), hostName.CString()))
 }
 
 // Listxattr implements server.Xattrs. Where names are left out, all of them are read
@@ -118,7 +176,7 @@ func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 		return 0, errno
 	}
 	defer fs.release(n)
-	if fs.agreed(fp.InitPosixACL) {
+	if fs.cfg.XattrMap == nil && fs.agreed(fp.InitPosixACL) {
 		return sysListxattr(ts.procPath(fd), dst)
 	}
 	buf := dirBuffers.Get().(*dirBuffer)
@@ -143,11 +201,11 @@ func (fs *FS) filterXattrs(dst, all []byte) (size int, errno unix.Errno) {
 		if n == 0 {
 			break
 		}
-		if fs.guestSees(all[:n]) {
-			if len(dst) > 0 && copy(dst[size:], all[:n]) < n {
+		if name := fs.guestXattrName(all[:n]); name != nil {
+			if len(dst) > 0 && copy(dst[size:], name) < len(name) {
 				return 0, unix.ERANGE
 			}
-			size += n
+			size += len(name)
 		}
 		all = all[n:]
 	}

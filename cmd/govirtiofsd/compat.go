@@ -11,7 +11,6 @@ import (
 // unsupported are options of virtiofsd whose feature is not there. Ignoring one
 // would share files in another way than was asked for.
 var unsupported = map[string]string{
-	"xattrmap":                 "attribute names can't be mapped",
 	"migration-mode":           "guests can't be migrated",
 	"migration-on-error":       "guests can't be migrated",
 	"migration-verify-handles": "guests can't be migrated",
@@ -123,7 +122,7 @@ func (o *options) applyValue(name, value string) error {
 		}
 		o.entryTimeout, o.attrTimeout = &d, &d
 	case "xattrmap":
-		return usagef("-o xattrmap: not supported yet: %s", unsupported["xattrmap"])
+		o.xattrmap, o.hasXattrmap = value, true
 	default:
 		return usagef("-o %s=%s: no such option", name, value)
 	}

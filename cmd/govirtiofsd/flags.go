@@ -11,6 +11,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
@@ -42,6 +43,8 @@ type options struct {
 	readdirplus                    bool
 
 	xattr               bool
+	xattrmap, preset    string
+	hasXattrmap         bool // by -o
 	posixACL, label     string
 	killpriv, noatime   bool
 	submounts           bool
@@ -61,6 +64,7 @@ type options struct {
 	sandboxMode  sandbox.Mode
 	filter       sandbox.FilterAction
 	namespace    sandbox.Namespace
+	names        *xattrmap.Map
 	capabilities []cap.Value
 	users        *passthrough.IDMap
 	groupIDs     *passthrough.IDMap
@@ -173,6 +177,8 @@ func (o *options) cacheFlags() *pflag.FlagSet {
 func (o *options) featureFlags() *pflag.FlagSet {
 	f := newSet("features")
 	f.BoolVar(&o.xattr, "xattr", false, "Serve extended attributes.")
+	f.StringVar(&o.xattrmap, "xattrmap", "", "`RULES` Serve extended attributes under other names on the host. RULES are a row of :TYPE:SCOPE:KEY:PREPEND: and may end with :map:KEY:PREPEND:, see govirtiofsd(1).")
+	f.StringVar(&o.preset, "xattrmap-preset", "", "`LIST` The same by purpose, with commas between: "+strings.Join(xattrmap.Presets(), ", ")+".")
 	choice(f, &o.posixACL, "never", "posix-acl", "always", negotiation,
 		"`never|auto|always` Serve access control lists, and extended attributes with them: never; if the guest can; or refuse a guest that can't. Default never; always without a value.")
 	choice(f, &o.label, "never", "security-label", "always", negotiation,
@@ -289,7 +295,10 @@ func (o *options) checkDevice(set *pflag.FlagSet) error {
 	return nil
 }
 
-func (o *options) checkFeatures(*pflag.FlagSet) error {
+func (o *options) checkFeatures(set *pflag.FlagSet) error {
+	if err := o.checkXattrmap(set); err != nil {
+		return err
+	}
 	if o.posixACL != "never" || o.label != "never" {
 		o.xattr = true
 	}
@@ -322,6 +331,7 @@ func (o *options) checkSecurity(*pflag.FlagSet) error {
 		return usagef("--uid-map and --gid-map are for --sandbox=namespace")
 	}
 	o.namespace.ReadOnly = o.readOnly
+	o.checkTrusted()
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -64,6 +65,14 @@ func TestParse(t *testing.T) {
 		{"--thread-pool-size=16", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--thread-pool-size 0", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--xattr", same(func(o *options) any { return o.xattr }, true)},
+		{"--xattrmap=:ok:all:::", func(o *options) bool { return o.xattr && o.names != nil && len(o.warnings) == 0 }},
+		{"--xattrmap :bad:all::: --xattrmap :map::user.v.:", func(o *options) bool {
+			p, v := o.names.ToHost([]byte("user.a"))
+			return p == "user.v." && v == xattrmap.Pass
+		}},
+		{"--xattrmap :map:security.selinux:trusted.v.:", func(o *options) bool { return len(o.warnings) == 1 }},
+		{"--xattrmap-preset=selinux,overlayfs --modcaps=+sys_admin", func(o *options) bool { return o.xattr && o.names != nil && len(o.warnings) == 0 }},
+		{"-o no_xattr,xattrmap=:map:trusted.:user.v.:", func(o *options) bool { return o.xattr && o.names != nil }},
 		{"--posix-acl", func(o *options) bool { return o.posixACL == "always" && o.xattr }},
 		{"--posix-acl=auto", func(o *options) bool { return o.posixACL == "auto" && o.xattr }},
 		{"--posix-acl=never", func(o *options) bool { return o.posixACL == "never" && !o.xattr }},
@@ -199,18 +208,24 @@ func TestParseErrors(t *testing.T) {
 		{"+ --negative-timeout x", "a unit"},
 		{"+ --inode-file-handles=mandatory", "never, prefer, fallback"},
 		{"+ --thread-pool-size -1", "thread-pool-size"},
-		{"+ --xattrmap :ok:all:::", "not supported yet"},
 		{"+ --translate-uid 0:1:1", "--translate-uid: id rule"},
 		{"+ --translate-gid map:0:1", "want map:FROM:TO:COUNT"},
 		{"+ --translate-uid map:0:1000:10 --translate-uid forbid-guest:5:0 --translate-uid guest:9:1:1", "both cover guest id 9"},
 		{"+ --translate-gid squash-guest:0:4294967295:1", "4294967295 is not an id"},
+		{"+ --xattrmap :ok:both:::", "rule 1, at byte 5"},
+		{"+ --xattrmap=", "no rules"},
+		{"+ --xattrmap :prefix:all:trusted.:user.v.:", "end with"},
+		{"+ --xattrmap overlayfs", "use --xattrmap-preset=overlayfs"},
+		{"+ --xattrmap-preset windows", "want selinux"},
+		{"+ --xattrmap :ok:all::: --xattrmap-preset separate", "exclude"},
 		{"+ --migration-mode=file-handles", "not supported yet"},
 		{"+ --migration-verify-handles", "not supported yet"},
 		{"+ -o nosuch", "nosuch"},
 		{"+ -o nosuch=1", "nosuch"},
 		{"+ -o cache=some", "want auto"},
 		{"+ -o sandbox=jail", "want namespace"},
-		{"+ -o xattrmap=x", "not supported yet"},
+		{"+ -o xattrmap=x", "rule 1"},
+		{"+ -o xattrmap=", "no rules"},
 		{"+ -o timeout=soon", "a unit"},
 		{"--print-capabilities --socket-group kvm", "exclude"},
 	} {

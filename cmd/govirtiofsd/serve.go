@@ -122,6 +122,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		AttrTimeout:       o.attrTimeout,
 		NegativeTimeout:   o.negativeTimeout,
 		Xattr:             o.xattr,
+		XattrMap:          o.names,
 		PosixACL:          acl,
 		SecurityLabel:     label,
 		Writeback:         o.writeback,
