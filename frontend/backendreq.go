@@ -44,10 +44,11 @@ func openBackendChannel(f *Frontend, w *Window) (*backendChannel, error) {
 	return ch, nil
 }
 
-// Reconnect gives the back-end a new channel in place of the old one. Mappings stay
-// until the back-end or Reset takes them away.
+// Reconnect drops all mappings and gives the back-end a new channel in place of the old
+// one.
 func (w *Window) Reconnect() error {
 	w.channel.close()
+	w.Reset()
 	ch, err := openBackendChannel(w.f, w)
 	if err == nil {
 		w.channel = ch
@@ -173,7 +174,7 @@ func (ch *backendChannel) shmemMap(h vu.Header, m vu.SharedMemoryMap, fd int) er
 	switch {
 	case err != nil:
 	case w.opts.MemReg:
-		err = try(fd, m)
+		err = w.try(fd, m)
 	default:
 		err = w.place(fd, m)
 	}

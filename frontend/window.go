@@ -30,6 +30,9 @@ type WindowOptions struct {
 	// MemReg adds each mapping as guest memory, and answers a SHMEM_MAP before it does
 	// so, both as QEMU 11.1: memory_region_transaction_commit comes after the reply.
 	MemReg bool
+	// HonorFlags maps for reading what is asked for reading. QEMU 11.1 maps everything
+	// for writing, and refuses a file that is not open for both.
+	HonorFlags bool
 	// Lag, with MemReg, is the time between the answer and the mapping being there. A
 	// back-end that tells the guest of a mapping before it has come back as memory has
 	// told it too early.
@@ -205,16 +208,16 @@ func checkFile(fd int, m vu.SharedMemoryMap) error {
 	return nil
 }
 
-func protection(m vu.SharedMemoryMap) int {
-	if m.Flags&vu.SharedMemoryWritable != 0 {
-		return unix.PROT_READ | unix.PROT_WRITE
+func (w *Window) protection(m vu.SharedMemoryMap) int {
+	if w.opts.HonorFlags && m.Flags&vu.SharedMemoryWritable == 0 {
+		return unix.PROT_READ
 	}
-	return unix.PROT_READ
+	return unix.PROT_READ | unix.PROT_WRITE
 }
 
 // try maps a file somewhere, to know before the answer whether it can be mapped.
-func try(fd int, m vu.SharedMemoryMap) error {
-	b, err := unix.Mmap(fd, int64(m.FileOffset), int(m.Length), protection(m), unix.MAP_SHARED)
+func (w *Window) try(fd int, m vu.SharedMemoryMap) error {
+	b, err := unix.Mmap(fd, int64(m.FileOffset), int(m.Length), w.protection(m), unix.MAP_SHARED)
 	if err == nil {
 		err = unix.Munmap(b)
 	}
@@ -224,7 +227,7 @@ func try(fd int, m vu.SharedMemoryMap) error {
 // place maps a file in the window.
 func (w *Window) place(fd int, m vu.SharedMemoryMap) error {
 	_, err := unix.MmapPtr(fd, int64(m.FileOffset), unsafe.Pointer(&w.mem[m.Offset]), uintptr(m.Length),
-		protection(m), unix.MAP_SHARED|unix.MAP_FIXED)
+		w.protection(m), unix.MAP_SHARED|unix.MAP_FIXED)
 	if err != nil {
 		return err
 	}

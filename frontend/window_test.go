@@ -106,7 +106,7 @@ func wantByte(t *testing.T, w *frontend.Window, off int64, want int) {
 
 func TestWindow(t *testing.T) {
 	for _, memReg := range []bool{false, true} {
-		f, s, _ := window(t, frontend.WindowOptions{MemReg: memReg})
+		f, s, _ := window(t, frontend.WindowOptions{MemReg: memReg, HonorFlags: true})
 		w := f.Window
 		data := file(t, 8)
 		if w.Size() != windowSize || s.Size() != windowSize {
@@ -158,7 +158,8 @@ func settle(f *frontend.Frontend) { _, _ = f.GetU64(vu.ReqGetFeatures) }
 // TestWindowStrict asks for what QEMU refuses.
 func TestWindowStrict(t *testing.T) {
 	f, s, _ := window(t, frontend.WindowOptions{})
-	fd := int(file(t, 8).Fd())
+	data := file(t, 8)
+	fd := int(data.Fd())
 	short := file(t, 0)
 	if _, err := short.WriteString("some bytes"); err != nil {
 		t.Fatal(err)
@@ -193,6 +194,15 @@ func TestWindowStrict(t *testing.T) {
 	}
 	if n := len(f.Window.Mappings()); n != 1 {
 		t.Errorf("%d mappings", n)
+	}
+	// QEMU maps for writing whatever it is asked for.
+	readOnly, err := os.Open(data.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	if err := s.Map(int(readOnly.Fd()), 0, page, 0, false); !errors.Is(err, vu.ErrRefused) {
+		t.Errorf("a file that is open for reading: %v", err)
 	}
 	// QEMU makes an empty file as long as the mapping wants it.
 	empty := file(t, 0)

@@ -103,6 +103,9 @@ type Options struct {
 	// DAX connects the shares by a device that has a shared memory window.
 	// QEMU11 only. The back-end must offer the tag itself.
 	DAX bool
+	// Kernel, if not 0, is another QEMU kind whose kernel this QEMU boots: QEMU11 with
+	// the kernel of QEMU72 is Linux 6.1 with DAX. See Need for both.
+	Kernel Kind
 	// Reboots lets the guest reboot, as by "$BUSYBOX reboot -f" in the script, which then
 	// runs again from its beginning. Without it a reboot ends a QEMU guest. UML
 	// always can, and connects anew.
@@ -167,6 +170,12 @@ func (o *Options) check(kind Kind) error {
 	}
 	if o.DAX && kind != QEMU11 {
 		return fmt.Errorf("guest: %v has no DAX", kind)
+	}
+	if o.Kernel == 0 {
+		o.Kernel = kind
+	}
+	if o.Kernel != kind && (kind == UML || o.Kernel != QEMU72 && o.Kernel != QEMU11) {
+		return fmt.Errorf("guest: %v does not boot the kernel of %v", kind, o.Kernel)
 	}
 	return o.checkPaths(kind)
 }

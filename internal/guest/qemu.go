@@ -18,7 +18,7 @@ func prepareQEMU(dir string, kind Kind, o *Options) (*command, error) {
 	if err != nil {
 		return nil, err
 	}
-	kernel, err := partFile(kind.String(), "vmlinux")
+	kernel, err := partFile(o.Kernel.String(), "vmlinux")
 	if err != nil {
 		return nil, err
 	}

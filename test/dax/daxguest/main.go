@@ -1,0 +1,82 @@
+// Daxguest runs in a guest and looks at files of a share through mappings and system
+// calls, for the integration tests of DAX. Each command prints what it found, and its
+// exit status says whether all was as it should be.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// commands by name; each gets its arguments.
+var commands = map[string]struct {
+	usage string
+	args  int
+	run   func(args []string) error
+}{
+	"sums":   {"DIR: sums of all files, by read and by mmap", 1, sums},
+	"make":   {"DIR SEED COUNT MOST: files of random sizes, written in all ways, and their sums", 4, makeFiles},
+	"dax":    {"FILE yes|no: whether the kernel has the file as DAX", 2, checkDAX},
+	"turns":  {"FILE ME PLAYERS ROUNDS: write to a mapping in turns with others", 4, turns},
+	"verify": {"FILE SIZE STEPS SEED: random writes and reads of one file", 4, verify},
+	"churn":  {"DIR PASSES WORKERS SEED: map stamped files and check their stamps", 4, churn},
+	"rate":   {"FILE SECONDS: how often the file can be mapped and touched", 2, rate},
+	"touch":  {"DIR yes|no: read all files, by mmap if yes, and stay", 2, touch},
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		if c, ok := commands[os.Args[1]]; ok && len(os.Args) == c.args+2 {
+			if err := c.run(os.Args[2:]); err != nil {
+				fmt.Println("daxguest:", err)
+				os.Exit(1)
+			}
+			return
+		}
+	}
+	for name, c := range commands {
+		fmt.Println("daxguest", name, c.usage)
+	}
+	os.Exit(2)
+}
+
+// number is an argument that is a number; 0 if it is none, which no command takes.
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+// mapping maps n bytes of a file.
+func mapping(f *os.File, n int, write bool) ([]byte, error) {
+	prot := unix.PROT_READ
+	if write {
+		prot |= unix.PROT_WRITE
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, n, prot, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("mmap %s: %w", f.Name(), err)
+	}
+	return b, nil
+}
+
+// isDAX asks the kernel.
+func isDAX(path string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS, &st)
+	return st.Attributes&unix.STATX_ATTR_DAX != 0, err
+}
+
+func checkDAX(args []string) error {
+	dax, err := isDAX(args[0])
+	if err == nil && dax != (args[1] == "yes") {
+		err = fmt.Errorf("%s: DAX is %v", args[0], dax)
+	}
+	return err
+}
+
+// word is a place in a mapping that others write.
+func word(b []byte, i int) *uint64 { return (*uint64)(unsafe.Pointer(&b[8*i])) }
