@@ -20,13 +20,14 @@ import (
 // than 4 KiB need Options.MaxRead, or they ask for more in one READ.
 const BufferSize = server.DefaultMaxWrite + 64<<10
 
-// Read reads the next request into b, which must be BufferSize long or longer. It waits
-// for one. The error is io.EOF when the file system has been unmounted.
-func (m *Mount) Read(b []byte) (int, error) { return readRequest(int(m.file.Fd()), b) }
+// Read reads the next request into the buffers, one after the other, which must have
+// BufferSize bytes together, or what INIT has settled. It waits for a request. The error
+// is io.EOF when the file system has been unmounted.
+func (m *Mount) Read(b ...[]byte) (int, error) { return readRequest(int(m.file.Fd()), b...) }
 
-func readRequest(fd int, b []byte) (int, error) {
+func readRequest(fd int, b ...[]byte) (int, error) {
 	for {
-		n, err := unix.Read(fd, b)
+		n, err := unix.Readv(fd, b)
 		switch err {
 		case nil:
 			return n, nil
@@ -39,12 +40,12 @@ func readRequest(fd int, b []byte) (int, error) {
 	}
 }
 
-// Answer writes a reply, header first. A reply to a request that was taken back is
-// dropped without an error.
-func (m *Mount) Answer(reply []byte) error { return answer(int(m.file.Fd()), reply) }
+// Answer writes a reply, header first, in one or more parts. A reply to a request that
+// was taken back is dropped without an error.
+func (m *Mount) Answer(reply ...[]byte) error { return answer(int(m.file.Fd()), reply...) }
 
-func answer(fd int, reply []byte) error {
-	_, err := unix.Write(fd, reply)
+func answer(fd int, reply ...[]byte) error {
+	_, err := unix.Writev(fd, reply)
 	if err == nil || err == unix.ENOENT || err == unix.ENODEV {
 		return nil
 	}

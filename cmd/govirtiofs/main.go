@@ -21,6 +21,11 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// exitStatus is the exit status of a command that was run for the user.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 // usagef is a mistake on the command line, with what to do about it.
 func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
@@ -35,6 +40,10 @@ func run(args []string) int {
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return 0
+	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
 	}
 	fmt.Fprintf(os.Stderr, "govirtiofs: %v\n", err)
 	var usage usageError

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/fusedev"
+	"github.com/govirtiofs/govirtiofs/internal/bridge"
+)
+
+// mountOptions are the options of the subcommand mount.
+type mountOptions struct {
+	queues    int
+	queueSize uint16
+	requests  int
+	readOnly  bool
+	private   bool
+	socket    string
+	dir       string
+	command   []string
+}
+
+func newMount() *cobra.Command {
+	o := &mountOptions{}
+	c := &cobra.Command{
+		Use:   "mount [flags] SOCKET DIR [-- COMMAND [ARG]...]",
+		Short: "Mount a vhost-user-fs back-end on this machine, without a virtual machine",
+		Long: `Mounts what a vhost-user-fs back-end serves (govirtiofsd, virtiofsd or another) on
+the directory DIR of this machine. This machine's own FUSE client takes the guest's
+place, so that any program or test suite can run against the back-end.
+
+With a COMMAND, the share is mounted while the command runs, and the exit status is
+the command's. Otherwise it is mounted until SIGINT or SIGTERM, until somebody unmounts
+DIR, or until the back-end ends, which is a failure. If DIR is in use at a signal, it is
+taken out of sight and served until nobody uses it; a second signal ends it at once.
+
+It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has none.`,
+		Example: `  govirtiofsd --socket-path /tmp/fs.sock --shared-dir /srv/share --sandbox none &
+  govirtiofs mount /tmp/fs.sock /mnt -- ls -l /mnt`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.socket, o.dir, o.command = args[0], args[1], args[2:]
+			if len(o.command) > 0 && cmd.ArgsLenAtDash() != 2 {
+				return usagef("%q: only SOCKET and DIR are expected; a command comes after --", args[2])
+			}
+			return runMount(o)
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&o.queues, "queues", 1, "request `queues`")
+	f.Uint16Var(&o.queueSize, "queue-size", 128, "`entries` of each queue, a power of two up to 32768")
+	f.IntVar(&o.requests, "requests", 16, "`requests` under way at the same time, per queue")
+	f.BoolVar(&o.readOnly, "read-only", false, "mount read-only")
+	f.BoolVar(&o.private, "private", false, "let nobody in but the user who mounts (always so unless root mounts)")
+	return c
+}
+
+// check tells what is wrong with the options.
+func (o *mountOptions) check() error {
+	switch {
+	case o.queues < 1 || o.queues > 64:
+		return usagef("--queues=%d: 1 to 64 are possible", o.queues)
+	case o.queueSize < 4 || o.queueSize&(o.queueSize-1) != 0 || o.queueSize > 1<<15:
+		return usagef("--queue-size=%d: must be a power of two from 4 to 32768", o.queueSize)
+	case o.requests < 1 || o.requests > 256:
+		return usagef("--requests=%d: 1 to 256 are possible", o.requests)
+	}
+	return nil
+}
+
+func runMount(o *mountOptions) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	st, err := os.Stat(o.dir)
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("%s is not a directory", o.dir)
+	}
+	front, err := frontend.Dial(o.socket, frontend.Options{Queues: o.queues, QueueSize: o.queueSize, Slots: o.requests})
+	if err != nil {
+		return fmt.Errorf("back-end at %s: %w", o.socket, err)
+	}
+	defer front.Close()
+	mount, err := fusedev.New(o.dir, fusedev.Options{Source: o.socket, Subtype: "virtiofs", ReadOnly: o.readOnly,
+		AllowOther: os.Geteuid() == 0 && !o.private, Permissions: true, MaxRead: 1 << 20})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = mount.Close() }()
+	return serveMount(o, front, mount)
+}
+
+// serveMount carries requests until it is over, for one reason or another.
+func serveMount(o *mountOptions, front *frontend.Frontend, mount *fusedev.Mount) error {
+	b, err := bridge.New(front, mount)
+	if err != nil {
+		_ = mount.Detach()
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- b.Serve(o.requests) }()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	cmd, command := o.start(ctx)
+	if cmd == nil {
+		fmt.Fprintf(os.Stderr, "govirtiofs: %s is mounted on %s\n", o.socket, o.dir)
+	}
+	var result error
+	leaving := false
+	for {
+		select {
+		case err := <-served:
+			if err != nil {
+				_ = mount.Detach()
+				return fmt.Errorf("%s: %w", o.dir, err)
+			}
+			return result
+		case result = <-command:
+			command = nil
+			leaving = true
+			leave(mount)
+		case sig := <-signals:
+			switch {
+			case command != nil && sig == syscall.SIGTERM:
+				_ = cmd.Process.Signal(sig)
+			case command != nil: // the terminal has sent it SIGINT as well
+			case leaving:
+				return errors.Join(result, fmt.Errorf("%s: ended while it was in use", o.dir))
+			default:
+				leaving = true
+				leave(mount)
+			}
+		}
+	}
+}
+
+// start runs the command, if there is one; its end comes over the channel.
+func (o *mountOptions) start(ctx context.Context) (*exec.Cmd, chan error) {
+	if len(o.command) == 0 {
+		return nil, nil
+	}
+	ended := make(chan error, 1)
+	cmd := exec.CommandContext(ctx, o.command[0], o.command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		ended <- err
+		return cmd, ended
+	}
+	go func() {
+		err := cmd.Wait()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() >= 0 {
+			err = exitStatus(exit.ExitCode())
+		}
+		ended <- err
+	}()
+	return cmd, ended
+}
+
+// leave unmounts; what is in use goes out of sight and is served to its end.
+func leave(mount *fusedev.Mount) {
+	if err := mount.Unmount(); err != nil {
+		_ = mount.Detach()
+	}
+}

@@ -1,0 +1,56 @@
+package frontend
+
+import "golang.org/x/sys/unix"
+
+// Gone returns a channel that is closed when the back-end has closed the connection. It
+// may be called once.
+func (f *Frontend) Gone() (<-chan struct{}, error) {
+	file, err := f.sock.File() // a descriptor of our own, so that Close can't pull it away
+	if err != nil {
+		return nil, err
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		defer func() { _ = file.Close() }()
+		set := []unix.PollFd{{Fd: int32(file.Fd()), Events: unix.POLLRDHUP}}
+		for {
+			if _, err := unix.Poll(set, -1); err != unix.EINTR {
+				return
+			}
+		}
+	}()
+	return gone, nil
+}
+
+// StartReceiving starts the goroutine that Run and Client need for each queue.
+func (q *Queue) StartReceiving() { q.startReaper() }
+
+// Acquire waits for a slot that is not in use. Release gives it back.
+func (q *Queue) Acquire() *Slot { return <-q.free }
+
+// Release gives a slot back.
+func (q *Queue) Release(s *Slot) { q.free <- s }
+
+// Run sends a request as it stands in the slot: the first out bytes of Out and outData
+// bytes of Data for the device to read, and room for a reply in In and Data. It waits
+// for the device and returns how much that says it wrote. After an error the slot
+// belongs to the device for good.
+func (s *Slot) Run(out, outData, in, inData int, gone <-chan struct{}) (written uint32, err error) {
+	bufs := [4]Buf{{At: s.outAt, Len: out}}
+	n := 1
+	for _, b := range [...]Buf{{At: s.dataAt, Len: outData}, {At: s.inAt, Len: in, Write: true},
+		{At: s.dataAt, Len: inData, Write: true}} {
+		if b.Len > 0 {
+			bufs[n] = b
+			n++
+		}
+	}
+	s.q.Submit(s, bufs[:n])
+	select {
+	case written = <-s.done:
+		return written, nil
+	case <-gone:
+		return 0, ErrGone
+	}
+}

@@ -1,0 +1,216 @@
+// Package bridge carries the requests of this machine's own FUSE client to a
+// vhost-user-fs back-end, and its replies back: what a guest's kernel and a VMM do
+// otherwise.
+//
+// Each goroutine has one request at a time. It reads the request from /dev/fuse straight
+// into the memory that it shares with the back-end, and writes the reply straight from
+// there, so that data is copied once each way, by the kernel.
+//
+// What a request may be answered with follows from its opcode and body
+// (fs/fuse/virtio_fs.c: virtio_fs_enqueue_req offers as much room as fuse_args say). The
+// back-end is trusted no more than the kernel trusts any FUSE server.
+package bridge
+
+import (
+	"errors"
+	"io"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/fusedev"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+const (
+	inHeaderSize  = int(unsafe.Sizeof(fp.InHeader{}))
+	outHeaderSize = int(unsafe.Sizeof(fp.OutHeader{}))
+
+	// headSize is what a request's first part holds: the header and body of a WRITE, so
+	// that its data begins a page.
+	headSize = inHeaderSize + int(unsafe.Sizeof(fp.WriteIn{}))
+)
+
+// Bridge joins a mount and a back-end.
+type Bridge struct {
+	mount *fusedev.Mount
+	front *frontend.Frontend
+	gone  <-chan struct{}
+}
+
+// New joins them. The front-end is started; it and the mount remain the caller's.
+func New(f *frontend.Frontend, m *fusedev.Mount) (*Bridge, error) {
+	for _, q := range f.Queues {
+		q.StartReceiving()
+	}
+	gone, err := f.Gone()
+	if err != nil {
+		return nil, err
+	}
+	return &Bridge{mount: m, front: f, gone: gone}, nil
+}
+
+// Serve carries requests until the file system is unmounted. So many requests of each
+// queue are under way at the same time. The error is frontend.ErrGone when the back-end
+// goes first; requests then remain unanswered until the mount is closed.
+func (b *Bridge) Serve(perQueue int) error {
+	queues := b.front.Queues[1:]
+	threads := perQueue * len(queues)
+	// A goroutine that sleeps in a system call keeps its processor until the runtime takes
+	// it away, which can be 10 ms later. With one more for each, those that are woken find
+	// one at once.
+	sleepers := threads + len(b.front.Queues)
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + sleepers)
+	defer func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - sleepers) }()
+	ended := make(chan error, threads)
+	for i := range threads {
+		go func() { ended <- b.carry(queues[i%len(queues)]) }()
+	}
+	for range threads {
+		select {
+		case err := <-ended:
+			if err != nil {
+				return err
+			}
+		case <-b.gone:
+			return frontend.ErrGone
+		}
+	}
+	return b.destroy()
+}
+
+// destroy ends the session, which /dev/fuse does not ask for but a guest does.
+func (b *Bridge) destroy() error {
+	q := b.front.Queues[1]
+	s := q.Acquire()
+	h := fp.InHeader{Len: uint32(inHeaderSize), Opcode: uint32(fp.OpDestroy), Unique: 1 << 62}
+	copy(s.Out, fp.Bytes(&h))
+	if _, err := s.Run(inHeaderSize, 0, outHeaderSize, 0, b.gone); err != nil {
+		return err
+	}
+	q.Release(s)
+	return nil
+}
+
+// carry is one goroutine: it takes requests one after the other over q.
+func (b *Bridge) carry(q *frontend.Queue) error {
+	s := q.Acquire()
+	for {
+		n, err := b.mount.Read(s.Out[:headSize], s.Data)
+		if errors.Is(err, io.EOF) {
+			q.Release(s)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := b.request(s, n); err != nil {
+			return err
+		}
+	}
+}
+
+// request carries the request of n bytes in s.
+func (b *Bridge) request(s *frontend.Slot, n int) error {
+	head, data := min(n, headSize), max(n-headSize, 0)
+	h, _, ok := fp.View[fp.InHeader](s.Out)
+	if !ok {
+		return unix.EINVAL
+	}
+	header := *h // the reply may not change what was asked
+	op := fp.Opcode(header.Opcode)
+	if data > 0 && op != fp.OpWrite && n <= len(s.Out) {
+		// A long name: the reply's data must not lie over it.
+		copy(s.Out[head:], s.Data[:data])
+		head, data = n, 0
+	}
+	if unanswered(op) {
+		return b.urgent(s, head, data)
+	}
+	room := min(replyData(op, s.Out[inHeaderSize:head]), len(s.Data))
+	in := outHeaderSize
+	if room == 0 {
+		in = len(s.In)
+	}
+	clear(s.In[:outHeaderSize])
+	if _, err := s.Run(head, data, in, room, b.gone); err != nil {
+		return err
+	}
+	return b.answer(s, &header, in, room)
+}
+
+// urgent carries a request without a reply over the high-priority queue, where it waits
+// for no other.
+func (b *Bridge) urgent(s *frontend.Slot, head, data int) error {
+	q := b.front.Queues[0]
+	u := q.Acquire()
+	copy(u.Out, s.Out[:head])
+	copy(u.Data, s.Data[:data])
+	if _, err := u.Run(head, data, 0, 0, b.gone); err != nil {
+		return err
+	}
+	q.Release(u)
+	return nil
+}
+
+// answer gives the reply in s to the kernel. One that makes no sense is EIO for whoever
+// asked.
+func (b *Bridge) answer(s *frontend.Slot, asked *fp.InHeader, in, room int) error {
+	var out fp.OutHeader
+	copy(fp.Bytes(&out), s.In) // once: the back-end can change it at any time
+	length := int(out.Len)
+	if length < outHeaderSize || length > in+room || out.Unique != asked.Unique {
+		return b.fail(asked)
+	}
+	if fp.Opcode(asked.Opcode) == fp.OpInit {
+		limit(s)
+	}
+	first := min(length, in)
+	err := b.mount.Answer(fp.Bytes(&out), s.In[outHeaderSize:first], s.Data[:length-first])
+	if errors.Is(err, unix.EINVAL) {
+		return b.fail(asked)
+	}
+	return err
+}
+
+func (b *Bridge) fail(asked *fp.InHeader) error {
+	out := fp.OutHeader{Len: uint32(outHeaderSize), Error: -int32(unix.EIO), Unique: asked.Unique}
+	return b.mount.Answer(fp.Bytes(&out))
+}
+
+// limit lowers what INIT's reply allows to what a slot holds.
+func limit(s *frontend.Slot) {
+	out, _, ok := fp.View[fp.InitOut](s.In[outHeaderSize:])
+	if !ok {
+		return
+	}
+	out.MaxWrite = min(out.MaxWrite, uint32(len(s.Data)))
+	out.MaxPages = uint16(min(int(out.MaxPages), len(s.Data)/unix.Getpagesize()))
+}
+
+// unanswered tells the opcodes that have no reply.
+func unanswered(op fp.Opcode) bool {
+	return op == fp.OpForget || op == fp.OpBatchForget || op == fp.OpInterrupt
+}
+
+// replyData is how many bytes of data a reply can have, for those opcodes whose body says
+// so; all other replies fit in a slot's In.
+func replyData(op fp.Opcode, body []byte) int {
+	switch op {
+	case fp.OpRead, fp.OpReaddir, fp.OpReaddirplus:
+		if in, _, ok := fp.View[fp.ReadIn](body); ok {
+			return int(in.Size)
+		}
+	case fp.OpGetxattr, fp.OpListxattr:
+		if in, _, ok := fp.View[fp.GetxattrIn](body); ok {
+			return int(in.Size) // 0 asks for the length, in a fixed reply
+		}
+	case fp.OpIoctl:
+		if in, _, ok := fp.View[fp.IoctlIn](body); ok {
+			return int(unsafe.Sizeof(fp.IoctlOut{})) + int(in.OutSize)
+		}
+	}
+	return 0
+}
