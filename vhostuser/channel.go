@@ -18,9 +18,6 @@ var (
 	ErrDisconnected = errors.New("vhostuser: front-end disconnected")
 	// ErrRefused is wrapped when the front-end answers with a failure.
 	ErrRefused = errors.New("vhostuser: front-end refused")
-	// ErrInterrupted ends requests while the front-end stops a ring: it waits for
-	// the ring's requests to end and does not answer ours.
-	ErrInterrupted = errors.New("vhostuser: front-end is stopping the rings")
 )
 
 // channel carries our own requests to the front-end (vhost-user, "Back-end
@@ -28,6 +25,10 @@ var (
 // goroutine of the channel reads the answers. So nobody who waits for an answer
 // keeps Serve from reading the control socket, which the front-end may need us to do
 // before it answers.
+//
+// QEMU answers from its main loop, which stands still while it waits for us: when it
+// stops a ring, no answer comes before StopQueue has returned. A device must be able to
+// end a ring's requests without the answers that they wait for.
 type channel struct {
 	sock     *net.UnixConn
 	protocol ProtocolFeatures // as negotiated when the channel was opened
@@ -38,16 +39,12 @@ type channel struct {
 	mu      sync.Mutex // a leaf; guards what follows
 	waiting []*pending
 	closed  bool
-	paused  bool
 }
 
 // pending is a request without an answer yet.
 type pending struct {
 	request BackendRequest
 	answer  chan error // buffered; gets exactly one error or nil
-	left    bool       // guarded by channel.mu: the caller has been told ErrInterrupted
-	undo    func()     // called if it succeeds though the caller has left; may be nil
-	always  bool       // to be sent even while the channel is paused
 }
 
 // setBackendReqFD opens the back-end channel, in place of an earlier one.
@@ -124,8 +121,6 @@ func (ch *channel) send(p *pending, body []byte, fd int, acked bool) error {
 	switch {
 	case ch.closed:
 		err = ErrDisconnected
-	case ch.paused && !p.always:
-		err = ErrInterrupted
 	case acked:
 		ch.waiting = append(ch.waiting, p)
 	}
@@ -180,13 +175,10 @@ func (ch *channel) deliver(r BackendRequest, ack uint64) bool {
 	}
 	p := ch.waiting[0]
 	ch.waiting = ch.waiting[1:]
-	switch {
-	case !p.left && ack == 0:
+	if ack == 0 {
 		p.answer <- nil
-	case !p.left:
+	} else {
 		p.answer <- refusal(ack)
-	case ack == 0 && p.undo != nil:
-		go p.undo() // it sends, which must not keep us from reading
 	}
 	return true
 }
@@ -200,28 +192,6 @@ func refusal(ack uint64) error {
 	return fmt.Errorf("%w with %#x", ErrRefused, ack)
 }
 
-// pause lets those who wait for an answer go, with ErrInterrupted, and sends no more
-// requests until resume. A front-end that stops a ring waits for the ring's last
-// request, which may be the one that waits here.
-func (ch *channel) pause() {
-	ch.mu.Lock()
-	defer ch.mu.Unlock()
-	ch.paused = true
-	for _, p := range ch.waiting {
-		if !p.left {
-			p.left = true
-			p.answer <- ErrInterrupted
-		}
-	}
-}
-
-// resume ends pause.
-func (ch *channel) resume() {
-	ch.mu.Lock()
-	ch.paused = false
-	ch.mu.Unlock()
-}
-
 // close ends the channel and all that wait for an answer.
 func (ch *channel) close() {
 	// Not under mu: this is what ends a send that blocks.
@@ -230,9 +200,7 @@ func (ch *channel) close() {
 	defer ch.mu.Unlock()
 	ch.closed = true
 	for _, p := range ch.waiting {
-		if !p.left {
-			p.answer <- ErrDisconnected
-		}
+		p.answer <- ErrDisconnected
 	}
 	ch.waiting = nil
 }

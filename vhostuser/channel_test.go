@@ -238,45 +238,6 @@ func TestChannelUnread(t *testing.T) {
 	wg.Wait()
 }
 
-// TestStopInterrupts stops a ring whose last request waits for the front-end, which
-// waits for the ring.
-func TestStopInterrupts(t *testing.T) {
-	d := newFullDevice()
-	fe := serve(t, d)
-	fe.negotiate()
-	fe.ram()
-	fe.startRing(0)
-	sock := fe.openChannel()
-	window := <-d.attached
-	fd := memfd(t, 1<<20)
-	result := make(chan error, 1)
-	go func() { result <- window.Map(fd, 0, 4096, 0, false) }()
-	expect(t, sock, BackendShmemMap, 1)
-	d.whenStopped(func(int) {
-		if err := <-result; !errors.Is(err, ErrInterrupted) {
-			t.Errorf("Map: %v", err)
-		}
-		if err := window.Unmap(4096, 4096); !errors.Is(err, ErrInterrupted) {
-			t.Errorf("Unmap while stopping: %v", err)
-		}
-	})
-	if b := fe.ask(ReqGetVringBase, state(0, 0)); len(b) == 0 {
-		t.Error("GET_VRING_BASE was refused")
-	}
-	// The front-end has mapped it after all. Nobody knows, so it is taken away.
-	acknowledge(t, sock, BackendShmemMap, 0)
-	if m, _ := Decode[SharedMemoryMap](expect(t, sock, BackendShmemUnmap, 0)); m.Offset != 0 || m.Length != 4096 {
-		t.Errorf("%+v", m)
-	}
-	acknowledge(t, sock, BackendShmemUnmap, 0)
-	go func() { result <- window.Map(fd, 0, 4096, 0, false) }()
-	expect(t, sock, BackendShmemMap, 1)
-	acknowledge(t, sock, BackendShmemMap, 0)
-	if err := <-result; err != nil {
-		t.Errorf("Map after the stop: %v", err)
-	}
-}
-
 func TestBackendFDRefused(t *testing.T) {
 	fe := serve(t, newFakeDevice())
 	fe.negotiate()

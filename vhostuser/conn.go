@@ -50,7 +50,9 @@ func NewConn(sock *net.UnixConn, d Device, log *logrus.Entry) *Conn {
 		rings:   make([]ring, d.NumQueues()),
 	}
 	c.stateful, _ = d.(StateTransferrer)
-	c.sharing, _ = d.(SharedMemoryDevice)
+	if s, ok := d.(SharedMemoryDevice); ok && len(s.SharedMemory()) > 0 {
+		c.sharing = s
+	}
 	for i := range c.rings {
 		c.rings[i].kick = -1
 	}

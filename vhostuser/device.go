@@ -63,7 +63,8 @@ type StateTransferrer interface {
 // the guest (VHOST_USER_PROTOCOL_F_SHMEM). NewConn asserts it once.
 type SharedMemoryDevice interface {
 	// SharedMemory is the size of each region in bytes, by id; 0 is none. Sizes are
-	// multiples of the page size and stay the same.
+	// multiples of the page size and stay the same. Without any the device has no
+	// shared memory, and the feature is not offered.
 	SharedMemory() []uint64
 	// AttachSharedMemory hands over the way to map into region id, from Serve's
 	// goroutine. It comes again with nil when the front-end is gone or has exchanged

@@ -7,8 +7,8 @@ import (
 
 // SharedMemory maps files into one memory region that the front-end shows to the
 // guest. Its methods wait for the front-end and may be called from any goroutine
-// but Serve's. They fail with ErrDisconnected when the front-end is gone, and with
-// ErrInterrupted while it stops a ring; nothing is mapped then.
+// but Serve's, and not from one that StopQueue waits for: see channel. They fail with
+// ErrDisconnected when the front-end is gone.
 type SharedMemory struct {
 	channel *channel
 	id      uint8
@@ -29,9 +29,7 @@ func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable b
 	if writable {
 		m.Flags |= SharedMemoryWritable
 	}
-	// If we were told to give up waiting, nobody knows of the mapping: take it away.
-	undo := func() { _ = s.unmap(offset, length, true) }
-	return s.channel.call(&pending{request: BackendShmemMap, undo: undo}, Bytes(&m), fd)
+	return s.channel.call(&pending{request: BackendShmemMap}, Bytes(&m), fd)
 }
 
 // Unmap takes away what one Map has put at offset, exactly.
@@ -39,13 +37,8 @@ func (s *SharedMemory) Unmap(offset, length uint64) error {
 	if err := s.check(offset, length); err != nil {
 		return err
 	}
-	return s.unmap(offset, length, false)
-}
-
-// unmap sends the request; with always even while a ring is being stopped.
-func (s *SharedMemory) unmap(offset, length uint64, always bool) error {
 	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
-	return s.channel.call(&pending{request: BackendShmemUnmap, always: always}, Bytes(&m), -1)
+	return s.channel.call(&pending{request: BackendShmemUnmap}, Bytes(&m), -1)
 }
 
 // check keeps ranges inside the region: the guest chooses them.

@@ -298,16 +298,11 @@ func (c *Conn) startReady() {
 	}
 }
 
-// stopRing stops a ring and keeps where it stopped. Meanwhile no queue may wait for
-// the front-end, which waits for us.
+// stopRing stops a ring and keeps where it stopped.
 func (c *Conn) stopRing(index int) {
 	r := &c.rings[index]
 	if r.queue == nil {
 		return
-	}
-	if ch := c.channel.Load(); ch != nil {
-		ch.pause()
-		defer ch.resume()
 	}
 	if err := c.device.StopQueue(index); err != nil {
 		c.log.WithError(err).Warnf("stopping queue %d", index)
