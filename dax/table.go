@@ -18,7 +18,9 @@ type Table struct {
 	window  Window     // nil: there is none
 	entries []*entry   // by offset; they do not overlap
 	running int        // operations under way, those in old windows included
-	idle    sync.Cond  // running is 0
+	probed  bool       // see Probe
+	pastEnd bool
+	idle    sync.Cond // running is 0
 }
 
 // entry is a range that is not free. Its fields are guarded by Table.mu.
@@ -71,6 +73,7 @@ func (t *Table) Attach(w Window) {
 		e.state = gone
 	}
 	t.entries, t.window = nil, w
+	t.probed, t.pastEnd = false, false
 }
 
 // Attached reports whether there is a window.

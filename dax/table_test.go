@@ -464,3 +464,29 @@ func (nothing) Unmap(Range) error      { return nil }
 func (m Mapping) String() string {
 	return fmt.Sprintf("%x+%x=%d@%x,%t", m.Offset, m.Length, m.File, m.FileOffset, m.Writable)
 }
+
+// TestProbe: Local maps past the end of a file; strict does too, unless it refuses.
+func TestProbe(t *testing.T) {
+	table, w := newTable(t, 4)
+	w.refuse = unix.EINVAL
+	if err := table.Probe(); !errors.Is(err, unix.EINVAL) || table.PastEnd() {
+		t.Error(err, table.PastEnd())
+	}
+	w.refuse = nil
+	if err := table.Probe(); err != nil || table.PastEnd() {
+		t.Error("probed twice:", err)
+	}
+	local, err := NewLocal(4 * unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	table.Attach(local)
+	if err := table.Probe(); err != nil || !table.PastEnd() || len(table.Mappings()) != 0 {
+		t.Error(err, table.PastEnd(), table.Mappings())
+	}
+	table.Attach(nil)
+	if err := table.Probe(); err != nil || table.PastEnd() {
+		t.Error("without a window:", err)
+	}
+}

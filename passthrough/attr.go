@@ -20,6 +20,7 @@ func (fs *FS) fillAttr(st *unix.Statx_t, a *fp.Attr) {
 	a.UID, a.GID = fs.cfg.UIDs.guest(st.Uid), fs.cfg.GIDs.guest(st.Gid)
 	a.Rdev = encodeDev(st.Rdev_major, st.Rdev_minor)
 	a.Blksize = st.Blksize
+	a.Flags = fs.attrDAX(st)
 }
 
 // encodeDev is the kernel's new_encode_dev.

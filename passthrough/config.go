@@ -94,6 +94,9 @@ type Config struct {
 	PosixLocks        bool // fcntl locks are taken on the host
 	Flocks            bool // flock locks are taken on the host
 
+	// DAX is the guest's window into the page cache; nil is none.
+	DAX *DAX
+
 	// MaxFDs is how many descriptors FS tries not to exceed; 0 is all that the
 	// process may have, less a reserve.
 	MaxFDs int

@@ -151,6 +151,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	}
 	add(fs.cfg.PosixACL != Never && canACL, acl)
 	add(fs.cfg.SecurityLabel != Never, fp.InitSecurityCtx)
+	want |= fs.initDAX(p)
 	p.Flags |= want
 	fs.flags.Store(uint64(p.Flags & p.Offered))
 	return 0
@@ -163,6 +164,9 @@ func (fs *FS) agreed(f fp.InitFlags) bool { return fp.InitFlags(fs.flags.Load())
 func (fs *FS) Destroy() {
 	fs.destroyExcluded.Lock()
 	defer fs.destroyExcluded.Unlock()
+	if fs.cfg.DAX != nil {
+		fs.cfg.DAX.Table.Reset()
+	}
 	for slot := range fs.handles.end() {
 		if h := fs.handles.at(slot); h != nil && h.acquire() {
 			fs.closeHandle(h)

@@ -1,15 +1,170 @@
 package passthrough
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/dax"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// SetupMapping implements server.Mappings. There is no window to map into: a guest
-// that does not see one does not ask.
-func (fs *FS) SetupMapping(*server.Request, *fp.SetupMappingIn) unix.Errno { return unix.ENOSYS }
+// noHandle stands in SetupMappingIn.Fh when the mapping is for the node: Linux sends
+// nothing else (fs/fuse/dax.c: fuse_setup_one_mapping).
+const noHandle = ^uint64(0)
+
+// SetupMapping implements server.Mappings.
+//
+// A mapping is writable from the start if the file can be opened for that, whatever
+// was asked for: Linux maps for reading, later asks for the same to be writable, and
+// processes go on to use the range meanwhile, so that it can't be exchanged. This gives
+// the guest's kernel no more than it has: it may open the same file for writing. A
+// handle is not exceeded, though.
+func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno {
+	d := fs.cfg.DAX
+	if d == nil {
+		return unix.ENOSYS
+	}
+	const known = fp.SetupMappingRead | fp.SetupMappingWrite
+	if in.Flags&^known != 0 || in.Flags&known == 0 {
+		return unix.EINVAL
+	}
+	n, errno := fs.get(r.Header.NodeID)
+	if errno != 0 {
+		return errno
+	}
+	defer fs.release(n)
+	switch {
+	case n.isDir():
+		return unix.EISDIR
+	case !n.isReg():
+		return unix.ENODEV // as mmap says
+	}
+	m := dax.Mapping{Offset: in.Moffset, Length: in.Len, File: n.id, FileOffset: in.Foffset,
+		Writable: in.Flags&fp.SetupMappingWrite != 0}
+	if err := d.Table.Check(m); err != nil {
+		return unix.EINVAL
+	}
+	var h *handle
+	if in.Fh != noHandle {
+		if h, errno = fs.handleToMap(r, in.Fh, m.Writable); errno != 0 {
+			return errno
+		}
+		defer fs.releaseHandle(h)
+	}
+	switch {
+	case d.Table.Has(m):
+		return 0
+	case !r.MayWait:
+		return server.WouldBlock // the front-end has to answer
+	}
+	if h != nil {
+		m.Writable = h.flags&unix.O_ACCMODE == unix.O_RDWR
+		return fs.mapFile(r, h.fd, m)
+	}
+	return fs.mapNode(r, n, m)
+}
+
+// handleToMap finds the handle, if it has the access that the mapping needs. What can
+// be written through a mapping can be read through it.
+func (fs *FS) handleToMap(r *server.Request, fh uint64, write bool) (*handle, unix.Errno) {
+	h, errno := fs.fileHandle(r, fh)
+	if errno != 0 {
+		return nil, errno
+	}
+	access := h.flags & unix.O_ACCMODE
+	if access == unix.O_WRONLY || write && access != unix.O_RDWR {
+		fs.releaseHandle(h)
+		return nil, unix.EACCES
+	}
+	return h, 0
+}
+
+// mapNode opens the file and maps it.
+func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
+	ts := threadOf(r)
+	path, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return errno
+	}
+	write := m.Writable
+	m.Writable = !fs.cfg.ReadOnly
+	fd, errno := -1, unix.EROFS
+	if m.Writable {
+		fd, errno = fs.openAgain(ts, path, unix.O_RDWR, unix.O_RDWR)
+	}
+	switch errno {
+	case unix.EACCES, unix.EPERM, unix.EROFS, unix.ETXTBSY:
+		if !write {
+			m.Writable = false
+			fd, errno = fs.openAgain(ts, path, unix.O_RDONLY, unix.O_RDONLY)
+		}
+	}
+	if errno != 0 {
+		return errno
+	}
+	defer fs.closeFD(fd)
+	return fs.mapFile(r, fd, m)
+}
+
+// mapFile maps an open file, whose access mode is that of the mapping.
+func (fs *FS) mapFile(r *server.Request, fd int, m dax.Mapping) unix.Errno {
+	d := fs.cfg.DAX
+	st := &threadOf(r).st
+	if errno := statxFD(fd, st); errno != 0 {
+		return errno
+	}
+	// Nothing is there to be seen: the file was cut off behind the guest's back. To
+	// touch such a mapping would end the whole VMM.
+	if m.FileOffset >= st.Size {
+		return unix.EIO
+	}
+	switch end := m.FileOffset + m.Length; {
+	case d.Stretch != nil:
+		long, err := d.Stretch.Stretch(fd)
+		if err != nil {
+			return unix.EIO
+		}
+		defer unix.Close(long)
+		fd = long
+	case end > st.Size && !d.Table.PastEnd():
+		// The front-end would refuse, or, if the file is empty by then, extend it.
+		return unix.EIO
+	}
+	return mappingErrno(d.Table.Map(fd, m, r.Canceled))
+}
 
 // RemoveMapping implements server.Mappings.
-func (fs *FS) RemoveMapping(*server.Request, []fp.RemoveMappingOne) unix.Errno { return unix.ENOSYS }
+func (fs *FS) RemoveMapping(r *server.Request, list []fp.RemoveMappingOne) unix.Errno {
+	if fs.cfg.DAX == nil {
+		return unix.ENOSYS
+	}
+	if !r.MayWait {
+		return server.WouldBlock // the front-end has to answer
+	}
+	ranges := make([]dax.Range, len(list))
+	for i, one := range list {
+		ranges[i] = dax.Range{Offset: one.Moffset, Length: one.Len}
+	}
+	return mappingErrno(fs.cfg.DAX.Table.Unmap(ranges, r.Canceled))
+}
+
+// mappingErrno is what the guest gets to know. A page fault that ends with EAGAIN is
+// tried again by Linux (fs/fuse/dax.c: __fuse_dax_fault), while another error is a
+// SIGBUS: so a VMM that pauses the guest does no harm.
+func mappingErrno(err error) unix.Errno {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, dax.ErrRange):
+		return unix.EINVAL
+	case errors.Is(err, dax.ErrTaken):
+		return unix.EBUSY
+	case errors.Is(err, dax.ErrCanceled):
+		return unix.EAGAIN
+	case errors.Is(err, unix.ENOMEM):
+		return unix.ENOMEM
+	}
+	return unix.EIO
+}

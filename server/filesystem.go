@@ -151,8 +151,10 @@ type Locks interface {
 	Setlk(r *Request, in *fp.LkIn, wait bool) unix.Errno
 }
 
-// Mappings maps file ranges into the client's DAX window.
+// Mappings maps file ranges into the client's DAX window, after INIT has agreed on
+// fp.InitMapAlignment.
 type Mappings interface {
+	// SetupMapping is for an open file, or, if in.Fh is all ones, for the node.
 	SetupMapping(r *Request, in *fp.SetupMappingIn) unix.Errno
 	RemoveMapping(r *Request, list []fp.RemoveMappingOne) unix.Errno
 }

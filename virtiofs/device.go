@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
@@ -35,7 +36,11 @@ type Options struct {
 	// driver uses as many, so it can be less than what a front-end with a
 	// configuration space of its own may have.
 	ConfigQueues int
-	Log          *logrus.Entry
+	// Window is the table of the DAX window, which gets the front-end's region when
+	// there is one; nil is no window. Drivers learn of it by the front-end, which
+	// asks for the configuration space, so a Tag is needed too.
+	Window *dax.Table
+	Log    *logrus.Entry
 }
 
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a

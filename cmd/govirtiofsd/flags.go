@@ -40,6 +40,8 @@ type options struct {
 	entryTimeout, attrTimeout      *time.Duration
 	negativeTimeout                *time.Duration
 	writeback, directIO, allowMmap bool
+	dax                            string
+	daxWindow, daxMinSize          uint64
 	readdirplus                    bool
 
 	xattr               bool
@@ -124,6 +126,7 @@ func (o *options) groups() []group {
 		{"The share", o.shareFlags()},
 		{"The connection", o.connectionFlags()},
 		{"Caching", o.cacheFlags()},
+		{"The window into the host's page cache (DAX)", o.daxFlags()},
 		{"Features of the file system", o.featureFlags()},
 		{"Users and groups", o.identityFlags()},
 		{"Security", o.securityFlags()},
@@ -171,6 +174,17 @@ func (o *options) cacheFlags() *pflag.FlagSet {
 	f.BoolVar(&o.directIO, "allow-direct-io", false, "Pass O_DIRECT on to the host.")
 	f.BoolVar(&o.allowMmap, "allow-mmap", false, "Let the guest map files shared although --cache=never or metadata bypasses its page cache.")
 	enable(f, &o.readdirplus, true, "readdirplus", "no-readdirplus", "Answer listings without attributes.")
+	return f
+}
+
+func (o *options) daxFlags() *pflag.FlagSet {
+	f := newSet("dax")
+	choice(f, &o.dax, "never", "dax", "", []string{"never", "inode", "always"},
+		"`never|inode|always` Let the guest map files into a window instead of reading them: no; files for which it pays; all files. The VMM must have shared memory regions, as QEMU's generic vhost-user device. Default never.")
+	size(f, &o.daxWindow, defaultDAXWindow, "dax-window-size", fmt.Sprintf(
+		"`SIZE` Size of the window, with a unit (64M, 8G), a multiple of 2M, at most %s. Default %s.", formatSize(maxDAXWindow), formatSize(defaultDAXWindow)))
+	size(f, &o.daxMinSize, defaultDAXMinSize, "dax-min-size", fmt.Sprintf(
+		"`SIZE` With --dax=inode, files shorter than this are read. Default %s.", formatSize(defaultDAXMinSize)))
 	return f
 }
 
@@ -241,7 +255,7 @@ var (
 // check settles what depends on more than one option.
 func (o *options) check(set *pflag.FlagSet) error {
 	for _, c := range []func(*pflag.FlagSet) error{
-		o.checkShare, o.checkSocket, o.checkDevice, o.checkFeatures, o.checkIdentity, o.checkSecurity,
+		o.checkShare, o.checkSocket, o.checkDevice, o.checkDAX, o.checkFeatures, o.checkIdentity, o.checkSecurity,
 	} {
 		if err := c(set); err != nil {
 			return err

@@ -114,6 +114,14 @@ func TestParse(t *testing.T) {
 		{"--entry-timeout 1.5 --attr-timeout=200ms --negative-timeout=0", func(o *options) bool {
 			return *o.entryTimeout == 1500*time.Millisecond && *o.attrTimeout == 200*time.Millisecond && *o.negativeTimeout == 0
 		}},
+		{"--dax=inode --tag a", func(o *options) bool {
+			return o.dax == "inode" && o.daxWindow == 1<<30 && o.daxMinSize == 64<<10 && len(o.warnings) == 0
+		}},
+		{"--tag a --dax-window-size 64MiB --dax-min-size=1 --dax always", func(o *options) bool {
+			return o.dax == "always" && o.daxWindow == 64<<20 && o.daxMinSize == 1 && o.daxConfig().Table.Size() == 64<<20
+		}},
+		{"--dax=always", func(o *options) bool { return len(o.warnings) == 1 }}, // no tag
+		{"--dax-window-size=8g", func(o *options) bool { return o.daxConfig() == nil && len(o.warnings) == 1 }},
 		{"-d", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 1 }},
 		{"-f", func(o *options) bool { return len(o.warnings) == 1 }},
 		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 1 }},
@@ -220,6 +228,12 @@ func TestParseErrors(t *testing.T) {
 		{"+ --xattrmap :ok:all::: --xattrmap-preset separate", "exclude"},
 		{"+ --migration-mode=file-handles", "not supported yet"},
 		{"+ --migration-verify-handles", "not supported yet"},
+		{"+ --dax", "needs an argument"},
+		{"+ --dax=yes", "never, inode, always"},
+		{"+ --dax-window-size=0", "multiple of 2M"},
+		{"+ --dax-window-size=3M", "multiple of 2M"},
+		{"+ --dax-window-size=1T", "at most 64G"},
+		{"+ --dax-min-size=-1", "number of bytes"},
 		{"+ -o nosuch", "nosuch"},
 		{"+ -o nosuch=1", "nosuch"},
 		{"+ -o cache=some", "want auto"},
@@ -305,6 +319,24 @@ func TestParseTimeout(t *testing.T) {
 		got, err := parseTimeout(in)
 		if (err == nil) != (want != nil) || want != nil && got != *want {
 			t.Errorf("%q: got %v, %v", in, got, err)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for s, want := range map[string]uint64{"0": 0, "4096": 4096, "64K": 64 << 10, "2m": 2 << 20, "8GiB": 8 << 30, "1TB": 1 << 40} {
+		if got, err := parseSize(s); err != nil || got != want {
+			t.Errorf("%s: %d, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "G", "1P", "-1", "1.5G", "x", "0x10", "99999999999999999999", "18014398509481984K", "1KM"} {
+		if got, err := parseSize(s); err == nil {
+			t.Errorf("%q: %d", s, got)
+		}
+	}
+	for n, want := range map[uint64]string{0: "0", 1: "1", 1 << 20: "1M", 3 << 10: "3K", 1 << 50: "1024T"} {
+		if got := formatSize(n); got != want {
+			t.Errorf("%d: %s", n, got)
 		}
 	}
 }

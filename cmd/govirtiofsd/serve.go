@@ -100,13 +100,18 @@ func newDevice(o *options, v sandbox.View, log *logrus.Logger) (*virtiofs.Device
 	if err != nil {
 		return nil, err
 	}
+	cfg.DAX = o.daxConfig()
 	fs, err := passthrough.New(cfg)
 	if err != nil {
 		return nil, err
 	}
 	entry := logrus.NewEntry(log)
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
-	return virtiofs.New(s, virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, Log: entry})
+	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, Log: entry}
+	if cfg.DAX != nil {
+		opts.Window = cfg.DAX.Table
+	}
+	return virtiofs.New(s, opts)
 }
 
 // shareConfig is the options in the file system's terms.

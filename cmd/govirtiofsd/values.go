@@ -113,3 +113,59 @@ func parseTimeout(s string) (time.Duration, error) {
 	}
 	return d, nil
 }
+
+// sizeValue is a number of bytes, with or without a unit.
+type sizeValue struct{ to *uint64 }
+
+func size(f *pflag.FlagSet, to *uint64, initial uint64, name, usage string) {
+	*to = initial
+	f.Var(sizeValue{to}, name, usage)
+}
+
+func (v sizeValue) String() string {
+	if v.to == nil {
+		return ""
+	}
+	return formatSize(*v.to)
+}
+
+func (v sizeValue) Type() string { return "size" }
+
+func (v sizeValue) Set(s string) error {
+	n, err := parseSize(s)
+	if err == nil {
+		*v.to = n
+	}
+	return err
+}
+
+const sizeUnits = "KMGT"
+
+// parseSize reads a number with K, M, G or T, which are powers of 1024; M, MiB and m
+// are the same.
+func parseSize(s string) (uint64, error) {
+	digits := strings.TrimRight(strings.ToUpper(s), "IB")
+	shift := 0
+	if n := len(digits); n > 0 {
+		if i := strings.IndexByte(sizeUnits, digits[n-1]); i >= 0 {
+			digits, shift = digits[:n-1], 10*(i+1)
+		}
+	}
+	v, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || v<<shift>>shift != v {
+		return 0, fmt.Errorf("want a number of bytes, or one with K, M, G or T")
+	}
+	return v << shift, nil
+}
+
+// formatSize is the shortest form that parseSize reads.
+func formatSize(n uint64) string {
+	i := 0
+	for i < len(sizeUnits) && n != 0 && n%1024 == 0 {
+		n, i = n/1024, i+1
+	}
+	if i == 0 {
+		return strconv.FormatUint(n, 10)
+	}
+	return strconv.FormatUint(n, 10) + sizeUnits[i-1:i]
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/dax"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+)
+
+const (
+	defaultDAXWindow = 1 << 30
+	// maxDAXWindow keeps the number of mappings (one for 2 MiB), each of which the
+	// front-end maps here too, well below what a process may have (vm.max_map_count).
+	maxDAXWindow = 64 << 30
+	// defaultDAXMinSize is where a mapping, which costs more than a READ and takes
+	// 2 MiB of the window, begins to pay.
+	defaultDAXMinSize = 64 << 10
+)
+
+// checkDAX checks what only matters with a window.
+func (o *options) checkDAX(set *pflag.FlagSet) error {
+	if o.daxWindow == 0 || o.daxWindow%passthrough.DAXUnit != 0 || o.daxWindow > maxDAXWindow {
+		return usagef("--dax-window-size %s: want a multiple of %s, at most %s",
+			formatSize(o.daxWindow), formatSize(passthrough.DAXUnit), formatSize(maxDAXWindow))
+	}
+	if o.dax == "never" {
+		if set.Changed("dax-window-size") || set.Changed("dax-min-size") {
+			o.warn("--dax-window-size and --dax-min-size have no effect without --dax")
+		}
+		return nil
+	}
+	if o.tag == "" {
+		o.warn("--dax without --tag: VMMs with a window ask for the configuration space, which is only there with --tag")
+	}
+	return nil
+}
+
+// daxConfig is the window, or nil.
+func (o *options) daxConfig() *passthrough.DAX {
+	if o.dax == "never" {
+		return nil
+	}
+	return &passthrough.DAX{
+		Table:   dax.NewTable(o.daxWindow, passthrough.DAXUnit),
+		Every:   o.dax == "always",
+		MinSize: o.daxMinSize,
+	}
+}

@@ -1,0 +1,69 @@
+package passthrough
+
+import (
+	"math/bits"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/dax"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// DAXUnit is what Linux guests map at once, in bytes (fs/fuse/dax.c: FUSE_DAX_SZ). A
+// window's table should be aligned to it: with less, a guest that maps single pages
+// could make a front-end keep millions of mappings.
+const DAXUnit = 2 << 20
+
+// DAX describes the window, and which files the guest is told to map into it. A guest
+// that is mounted with -o dax=always maps every file, whatever it is told.
+type DAX struct {
+	Table *dax.Table
+	// Every has the guest map every regular file, or every one that it can read
+	// rightly that way. Otherwise files of MinSize bytes or more are.
+	Every   bool
+	MinSize uint64
+	// Stretch makes front-ends map past the end of files, if it is not nil.
+	Stretch Stretcher
+}
+
+// Stretcher makes a file look longer than any range that a guest may map, without
+// changing it: a front-end that maps no more than a file has then maps all that it is
+// asked to. Which pages are there is for the file to say, at each moment.
+type Stretcher interface {
+	// Stretch returns a descriptor of the file fd with the same access mode, whose
+	// mappings are mappings of the file. It is the caller's to close.
+	Stretch(fd int) (int, error)
+}
+
+// initDAX proposes to use the window, to a guest that has one.
+func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
+	d := fs.cfg.DAX
+	if d == nil || p.Offered&fp.InitMapAlignment == 0 {
+		return 0
+	}
+	p.MapAlignment = uint16(bits.TrailingZeros64(d.Table.Align()))
+	if d.Stretch == nil {
+		go func() { _ = d.Table.Probe() }() // until it has an answer, it is no
+	}
+	return fp.InitMapAlignment | fp.InitHasInodeDAX
+}
+
+// attrDAX is fp.AttrDAX for a file that the guest should map. Linux heeds it when it
+// first hears of a file; later changes hold when it has forgotten the file (fs/fuse/dax.c:
+// fuse_dax_dontcache), so a file keeps what it has while it is open.
+func (fs *FS) attrDAX(st *unix.Statx_t) uint32 {
+	d := fs.cfg.DAX
+	if d == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !fs.agreed(fp.InitHasInodeDAX) {
+		return 0
+	}
+	if !d.Every && st.Size < d.MinSize || !d.maps(st.Size) {
+		return 0
+	}
+	return fp.AttrDAX
+}
+
+// maps reports whether all of a file of so many bytes can be mapped.
+func (d *DAX) maps(size uint64) bool {
+	return d.Stretch != nil || d.Table.PastEnd() || size > 0 && size%DAXUnit == 0
+}

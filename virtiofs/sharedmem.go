@@ -1,0 +1,43 @@
+package virtiofs
+
+import (
+	"github.com/govirtiofs/govirtiofs/dax"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// windowID is the shared memory region that Linux takes for the DAX window
+// (VIRTIO_FS_SHMCAP_ID_CACHE, virtio 1.2, 5.11.6.4).
+const windowID = 0
+
+var _ vhostuser.SharedMemoryDevice = (*Device)(nil)
+
+// SharedMemory implements vhostuser.SharedMemoryDevice: the DAX window, if there is
+// one.
+func (d *Device) SharedMemory() []uint64 {
+	if d.opts.Window == nil {
+		return nil
+	}
+	return []uint64{windowID: d.opts.Window.Size()}
+}
+
+// AttachSharedMemory implements vhostuser.SharedMemoryDevice.
+func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
+	switch {
+	case id != windowID || d.opts.Window == nil:
+	case s == nil:
+		d.opts.Window.Attach(nil)
+	default:
+		d.opts.Window.Attach(window{s})
+	}
+}
+
+// window is a region of the front-end's as a dax.Window.
+type window struct{ *vhostuser.SharedMemory }
+
+// Map implements dax.Window.
+func (w window) Map(fd int, m dax.Mapping) error {
+	return w.SharedMemory.Map(fd, m.Offset, m.Length, m.FileOffset, m.Writable)
+}
+
+// Unmap implements dax.Window.
+func (w window) Unmap(r dax.Range) error { return w.SharedMemory.Unmap(r.Offset, r.Length) }
