@@ -32,16 +32,16 @@ func encodeDev(major, minor uint32) uint32 {
 // without a descriptor.
 func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
 	if fd := n.fd.Load(); fd >= 0 {
-		return statxFD(int(fd), &ts.st)
+		return fs.statFD(ts, int(fd))
 	}
-	if fs.statInPlace(ts, n) {
+	if !fs.ownXattr && fs.statInPlace(ts, n) {
 		return 0
 	}
 	fd, errno := fs.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
-	return statxFD(fd, &ts.st)
+	return fs.statFD(ts, fd)
 }
 
 // statInPlace looks at the place where the node was last seen, and reports whether
@@ -76,7 +76,7 @@ func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint
 			return errno
 		}
 		defer fs.releaseHandle(h)
-		return statxFD(h.fd, &ts.st)
+		return fs.statFD(ts, h.fd)
 	}
 	n, errno := fs.get(r.Header.NodeID)
 	if errno != 0 {
@@ -116,14 +116,26 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	if errno != 0 {
 		return errno
 	}
+	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 && fs.canBeConverted(n) {
+		errno = fs.convertLink(ts, n, fd, in)
+		fs.release(n)
+		if errno != 0 {
+			return errno
+		}
+		if ts, n, fd, errno = fs.enter(r); errno != 0 {
+			return errno
+		}
+	}
 	defer fs.release(n)
 	if in.Valid&(fp.FattrUID|fp.FattrGID|fp.FattrSize) != 0 {
 		errno = fs.killCapsAt(ts, n, fd)
 	}
-	if errno == 0 && in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
+	if errno == 0 && fs.ownXattr {
+		errno = fs.setOwner(ts, fd, in)
+	} else if errno == 0 && in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
 		errno = fs.chown(fd, in)
 	}
-	if errno == 0 && in.Valid&fp.FattrMode != 0 {
+	if errno == 0 && in.Valid&fp.FattrMode != 0 && !fs.ownXattr {
 		fs.setFsetid(ts, true)
 		errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
 	}
@@ -138,7 +150,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		errno = sysUtimensat(fs.cfg.ProcFD, procName(&ts.num, fd), &times)
 	}
 	if errno == 0 {
-		errno = statxFD(fd, &ts.st)
+		errno = fs.statFD(ts, fd)
 	}
 	if errno != 0 {
 		return errno
@@ -237,12 +249,15 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 
 // Readlink implements server.Attributes.
 func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
-	_, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r)
 	if errno != 0 {
 		return 0, errno
 	}
 	defer fs.release(n)
 	if n.birth.kind != unix.S_IFLNK {
+		if fs.ownXattr && n.isReg() {
+			return fs.readlinkOwned(ts, fd, dst)
+		}
 		return 0, unix.EINVAL
 	}
 	return sysReadlinkat(fd, &emptyName[0], dst)

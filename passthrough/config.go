@@ -86,6 +86,7 @@ type Config struct {
 	AllowDirectIO     bool // O_DIRECT reaches the host's files
 	AllowMmap         bool // shared mappings of files that are not cached
 	AnnounceSubmounts bool
+	Ownership         Ownership
 	UIDs, GIDs        *IDMap // translation of ids between guest and host; nil is none
 	ReadOnly          bool   // the server refuses changes; here for what it can't see
 	KillprivV2        bool   // we clear setuid, setgid and capabilities for the guest

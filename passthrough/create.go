@@ -1,6 +1,8 @@
 package passthrough
 
 import (
+	"bytes"
+
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -26,7 +28,12 @@ func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.En
 		return errno
 	}
 	defer fs.release(parent)
-	if errno := fs.asCaller(r, fs.mask(umask), func() unix.Errno { return call(fd) }); errno != 0 {
+	if fs.ownXattr {
+		errno = call(fd)
+	} else {
+		errno = fs.asCaller(r, fs.mask(umask), func() unix.Errno { return call(fd) })
+	}
+	if errno != 0 {
 		return errno
 	}
 	if errno := fs.labelName(r, ts, fd, name); errno != 0 {
@@ -42,8 +49,12 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 	default:
 		return unix.EINVAL
 	}
-	dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
+	major, minor := in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00
+	dev := unix.Mkdev(major, minor)
 	return fs.makeNode(r, in.Umask, name, out, func(dirfd int) unix.Errno {
+		if fs.ownXattr {
+			return fs.mknodOwned(r, dirfd, name, in.Mode&(unix.S_IFMT|permBits), major, minor, nil)
+		}
 		return sysMknodat(dirfd, name.CString(), in.Mode&(unix.S_IFMT|permBits), dev)
 	})
 }
@@ -51,6 +62,9 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 // Mkdir implements server.Names.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
 	return fs.makeNode(r, in.Umask, name, out, func(dirfd int) unix.Errno {
+		if fs.ownXattr {
+			return fs.mkdirOwned(r, dirfd, name, in.Mode&permBits)
+		}
 		return sysMkdirat(dirfd, name.CString(), in.Mode&permBits)
 	})
 }
@@ -58,6 +72,9 @@ func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.Ent
 // Symlink implements server.Names.
 func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
 	return fs.makeNode(r, 0, name, out, func(dirfd int) unix.Errno {
+		if fs.ownXattr {
+			return fs.symlinkOwned(r, dirfd, name, target)
+		}
 		return sysSymlinkat(target.CString(), dirfd, name.CString())
 	})
 }
@@ -76,10 +93,15 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 	}
 	fd := -1
 	flags := fs.hostFlags(in.Flags)
-	errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
-		fd, errno = fs.open(dirfd, name.CString(), flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&permBits)
-		return errno
-	})
+	var own guestStat // with OwnershipXattr
+	if fs.ownXattr {
+		fd, own, errno = fs.createOwned(r, ts, dirfd, name.CString(), flags, in.Mode)
+	} else {
+		errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
+			fd, errno = fs.open(dirfd, name.CString(), flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&permBits)
+			return errno
+		})
+	}
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		return fs.createExisting(r, ts, parent, dirfd, in, name, out)
 	}
@@ -95,7 +117,7 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 		fs.closeFD(fd)
 		return errno
 	}
-	return fs.created(ts, parent, fd, in, name, out)
+	return fs.created(ts, parent, fd, &own, in, name, out)
 }
 
 // createExisting serves a CREATE of a file that is there already: lookup and open.
@@ -120,9 +142,10 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 	return 0
 }
 
-// created answers with the file behind fd, whose attributes are in ts.st. Its node
+// created answers with the file behind fd, whose attributes on the host are in ts.st;
+// own is what the guest shall see instead with OwnershipXattr. Its node
 // has no descriptor of its own: the handle serves while it is open.
-func (fs *FS) created(ts *threadState, parent *inode, fd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	n, errno := fs.intern(&ts.st, -1, parent, name)
 	if errno != 0 {
 		fs.closeFD(fd)
@@ -134,6 +157,9 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, in *fp.CreateIn, n
 		fs.forget(n, 1)
 		fs.release(n)
 		return errno
+	}
+	if fs.ownXattr {
+		own.apply(&ts.st)
 	}
 	out.Open.Fh = fh
 	out.Open.OpenFlags = fs.openOutFlags(in.Flags)
@@ -155,10 +181,15 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 	dot := [2]byte{'.', 0}
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
 	flags := fs.hostFlags(in.Flags)&^unix.O_TRUNC | unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
-	errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
-		fd, errno = fs.open(dirfd, &dot[0], flags, in.Mode&permBits)
-		return errno
-	})
+	var own guestStat // with OwnershipXattr
+	if fs.ownXattr {
+		fd, own, errno = fs.createOwned(r, ts, dirfd, nil, flags&^unix.O_TMPFILE, in.Mode)
+	} else {
+		errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
+			fd, errno = fs.open(dirfd, &dot[0], flags, in.Mode&permBits)
+			return errno
+		})
+	}
 	if errno == unix.EISDIR { // a file system without O_TMPFILE sees an open of "."
 		errno = unix.EOPNOTSUPP
 	}
@@ -172,8 +203,11 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 		fs.closeFD(fd)
 		return errno
 	}
-	return fs.created(ts, nil, fd, in, nil, out)
+	return fs.created(ts, nil, fd, &own, in, nil, out)
 }
+
+// labelPrefix is what names of security labels begin with.
+var labelPrefix = []byte("security.")
 
 // labelName gives the new file at name its security contexts. If it can't, the file is
 // taken away again: a file without its label may be open to more than it should.
@@ -206,6 +240,9 @@ func (fs *FS) label(r *server.Request, ts *threadState, fd int, kind uint16) uni
 		return 0
 	}
 	for _, c := range r.Security {
+		if !bytes.HasPrefix(c.Name, labelPrefix) {
+			return unix.EINVAL // a label only: for other attributes there are rules
+		}
 		host, errno := fs.hostXattrName(ts, c.Name)
 		if errno == 0 {
 			errno = sysSetxattr(ts.procPath(fd), host.CString(), c.Value, 0)

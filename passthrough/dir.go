@@ -222,8 +222,12 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 	if dotdot {
 		e.ino = fs.inoAbove(h.node, e.ino)
 	}
+	typ := uint32(e.typ)
+	if fs.ownXattr && typ == unix.DT_REG {
+		typ = unix.DT_UNKNOWN // a regular file here may be anything there
+	}
 	if !plus {
-		return out.Add(e.ino, e.off, uint32(e.typ), name)
+		return out.Add(e.ino, e.off, typ, name)
 	}
 	if !out.Fits(len(name)) {
 		return false // before a lookup that the client would not hear of
@@ -232,7 +236,10 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 	if !dot && !dotdot && fs.lookupLazy(ts, h.node, h.fd, e.name, &entry) != 0 {
 		entry = fp.EntryOut{}
 	}
-	return out.AddPlus(&entry, e.ino, e.off, uint32(e.typ), name)
+	if entry.NodeID != 0 {
+		typ = entry.Attr.Mode & unix.S_IFMT >> 12
+	}
+	return out.AddPlus(&entry, e.ino, e.off, typ, name)
 }
 
 // inoAbove is the inode number of "..". What is above the share, or above what is

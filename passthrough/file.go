@@ -92,6 +92,12 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	if errno != 0 {
 		return errno
 	}
+	if fs.ownXattr && flags&unix.O_TRUNC != 0 && r.Header.UID != 0 {
+		if errno := fs.killOwned(ts, f); errno != 0 {
+			fs.closeFD(f)
+			return errno
+		}
+	}
 	if out.Fh, errno = fs.addHandle(n, f, guest); errno != 0 {
 		fs.closeFD(f)
 		return errno

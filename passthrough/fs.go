@@ -29,7 +29,9 @@ type FS struct {
 	hand            uint32        // descriptor at which the evictor goes on
 	owners          owners        // of descriptors
 	mounts          mountTable
-	io              ioState      // of open files
+	io              ioState // of open files
+	ownXattr        bool    // see ownership.go
+	converted       convertedLinks
 	canSwitch       bool         // the daemon may act as another user
 	uid, gid        uint32       // the daemon's own
 	effective       capSet       // capabilities that threads start with
@@ -75,6 +77,9 @@ func New(cfg Config) (*FS, error) {
 	fs.cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	fs.setTimeouts()
 	fs.setCapState()
+	if err := fs.checkOwnership(); err != nil {
+		return nil, err
+	}
 	if err := fs.setBudget(); err != nil {
 		return nil, err
 	}

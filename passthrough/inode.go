@@ -118,6 +118,12 @@ func (fs *FS) get(id uint64) (*inode, unix.Errno) {
 	if n == nil || !n.acquire() {
 		return nil, unix.ESTALE
 	}
+	if fs.canBeConverted(n) {
+		if m := fs.converted.follow(n); m != nil {
+			fs.release(n)
+			return m, 0
+		}
+	}
 	return n, 0
 }
 
@@ -215,8 +221,8 @@ func (fs *FS) Forget(nodeID, nlookup uint64) {
 	if nodeID == fp.RootID {
 		return
 	}
-	n, errno := fs.get(nodeID)
-	if errno != 0 {
+	n := fs.nodes.get(nodeID)
+	if n == nil || !n.acquire() {
 		return
 	}
 	defer fs.release(n)
@@ -240,9 +246,15 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 		fs.nodes.remove(n.id)
 	}
 	s.mu.Unlock()
-	if dead {
-		fs.unhold(n)
+	if !dead {
+		return
 	}
+	if fs.canBeConverted(n) {
+		if m := fs.converted.remove(n); m != nil {
+			fs.forget(m, 1)
+		}
+	}
+	fs.unhold(n)
 }
 
 // isDir and isReg tell the kind that the node has had from the start.

@@ -34,12 +34,11 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 		}
 		if n := fs.known(&ts.st); n != nil {
 			fs.locate(n, parent, name)
-			fs.entryOut(ts, parent, n, name, out)
-			return 0
+			return fs.entryOf(ts, parent, n, name, out)
 		}
 	}
 	child, errno := fs.open(fd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if errno == unix.ENFILE {
+	if errno == unix.ENFILE && !fs.ownXattr {
 		// No descriptor to be had: the node can be known without one.
 		return fs.lookupLazy(ts, parent, fd, name, out)
 	}
@@ -54,13 +53,16 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	if errno != 0 {
 		return errno
 	}
-	fs.entryOut(ts, parent, n, name, out)
-	return 0
+	return fs.entryOf(ts, parent, n, name, out)
 }
 
 // lookupLazy is lookup without opening the file: one system call, no descriptor. The
 // node is opened when it is used, and checked then.
 func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
+	if fs.ownXattr {
+		// The attribute must be that of the very file: by name it could be another's.
+		return fs.lookup(ts, parent, fd, name, out)
+	}
 	if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 		return errno
 	}
@@ -68,11 +70,28 @@ func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, o
 	if errno != 0 {
 		return errno
 	}
+	return fs.entryOf(ts, parent, n, name, out)
+}
+
+// entryOf fills the reply about n, whose attributes on the host are in ts.st, and gives
+// up the caller's reference.
+func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.EntryOut) unix.Errno {
+	if fs.ownXattr {
+		fd, errno := fs.fdOf(ts, n)
+		if errno == 0 {
+			errno = fs.showOwner(ts, fd)
+		}
+		if errno != 0 {
+			fs.forget(n, 1)
+			fs.release(n)
+			return errno
+		}
+	}
 	fs.entryOut(ts, parent, n, name, out)
 	return 0
 }
 
-// entryOut fills the reply about n, whose attributes are in ts.st, and gives up the
+// entryOut fills the reply about n, whose attributes for the guest are in ts.st, and gives up the
 // caller's reference.
 func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.EntryOut) {
 	if parent != nil {

@@ -35,8 +35,7 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 		return unix.ESTALE
 	}
 	fs.locate(m, parent, newName)
-	fs.entryOut(ts, parent, m, newName, out)
-	return 0
+	return fs.entryOf(ts, parent, m, newName, out)
 }
 
 // linkNode links n at name. A file without a name (O_TMPFILE) can be linked through

@@ -155,4 +155,7 @@ func procName(buf *[16]byte, fd int) *byte {
 	}
 }
 
+// bytesAt is n bytes at p.
+func bytesAt(p *byte, n int) []byte { return unsafe.Slice(p, n) }
+
 func addBytes(p *byte, n int) *byte { return (*byte)(unsafe.Add(unsafe.Pointer(p), n)) }

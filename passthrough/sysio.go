@@ -115,6 +115,20 @@ func sysFcntlLock(fd, cmd int, lk *unix.Flock_t) unix.Errno {
 	}
 }
 
+func sysPread(fd int, dst []byte, off int64) (int, unix.Errno) {
+	counted()
+	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(dst))),
+		uintptr(len(dst)), uintptr(off), 0, 0)
+	return length(n, errno)
+}
+
+func sysPwrite(fd int, src []byte, off int64) (int, unix.Errno) {
+	counted()
+	n, _, errno := unix.Syscall6(unix.SYS_PWRITE64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(src))),
+		uintptr(len(src)), uintptr(off), 0, 0)
+	return length(n, errno)
+}
+
 func sysGetxattr(path, name *byte, dst []byte) (int, unix.Errno) {
 	counted()
 	n, _, errno := unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),

@@ -17,10 +17,11 @@ type threadState struct {
 	path    [32]byte // the same with the directory, when the thread has no own one
 	private bool     // working directory is /proc/self/fd, umask is the thread's own
 	umask   uint32
-	groups  []uint32  // scratch
-	value   []byte    // scratch: an attribute's value
-	caps    capSet    // effective capabilities at the moment
-	xattr   [512]byte // the host's name of an attribute, with its NUL
+	groups  []uint32      // scratch
+	value   []byte        // scratch: an attribute's value
+	caps    capSet        // effective capabilities at the moment
+	xattr   [512]byte     // the host's name of an attribute, with its NUL
+	mark    [markMax]byte // scratch: see ownership.go
 }
 
 // threadOf is the state of the request's thread. A thread that only waits for a

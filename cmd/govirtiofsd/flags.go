@@ -57,6 +57,7 @@ type options struct {
 	uidMaps, gidMaps    []string
 	userRules           []string // --translate-uid
 	groupRules          []string
+	ownership           string
 	noFile              uint64
 	logLevel            string
 	syslog, debug, fore bool
@@ -208,6 +209,8 @@ func (o *options) identityFlags() *pflag.FlagSet {
 	f := newSet("identity")
 	f.StringArrayVar(&o.userRules, "translate-uid", nil, "`KIND:FROM:TO:COUNT` Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (nothing may belong to these). Other ids stay what they are.")
 	f.StringArrayVar(&o.groupRules, "translate-gid", nil, "`KIND:FROM:TO:COUNT` The same for groups.")
+	choice(f, &o.ownership, "host", "ownership", "", []string{"host", "xattr"},
+		"`host|xattr` Where owners, modes and device numbers of files are kept: in the host's files; or in extended attributes, so that a daemon without privileges can serve a guest with users of its own. Default host.")
 	f.StringArrayVar(&o.uidMaps, "uid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
 	f.StringArrayVar(&o.gidMaps, "gid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
 	return f

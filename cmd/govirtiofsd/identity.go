@@ -18,8 +18,27 @@ func (o *options) checkIdentity(*pflag.FlagSet) (err error) {
 	if o.namespace.UIDs, err = idMaps("--uid-map", o.uidMaps); err != nil {
 		return err
 	}
-	o.namespace.GIDs, err = idMaps("--gid-map", o.gidMaps)
-	return err
+	if o.namespace.GIDs, err = idMaps("--gid-map", o.gidMaps); err != nil {
+		return err
+	}
+	return o.checkOwnership()
+}
+
+// checkOwnership refuses what has no meaning when the guest's owners are not the host's.
+func (o *options) checkOwnership() error {
+	if o.ownership != "xattr" {
+		return nil
+	}
+	for option, given := range map[string]bool{
+		"--translate-uid and --translate-gid": o.users != nil || o.groupIDs != nil,
+		"--posix-acl":                         o.posixACL != "never",
+		"--killpriv-v2":                       o.killpriv,
+	} {
+		if given {
+			return usagef("--ownership=xattr excludes %s: on the host all files belong to the daemon's user", option)
+		}
+	}
+	return nil
 }
 
 // translation reads the values of --translate-uid or --translate-gid.

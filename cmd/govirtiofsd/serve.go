@@ -119,6 +119,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 	cache, err1 := passthrough.ParseCachePolicy(o.cache)
 	acl, err2 := passthrough.ParseNegotiation(o.posixACL)
 	label, err3 := passthrough.ParseNegotiation(o.label)
+	ownership, err4 := passthrough.ParseOwnership(o.ownership)
 	return passthrough.Config{
 		RootFD:            v.Root,
 		ProcFD:            v.Proc,
@@ -134,6 +135,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		AllowDirectIO:     o.directIO,
 		AllowMmap:         o.allowMmap,
 		AnnounceSubmounts: o.submounts,
+		Ownership:         ownership,
 		UIDs:              o.users,
 		GIDs:              o.groupIDs,
 		ReadOnly:          o.readOnly,
@@ -142,7 +144,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		PreserveNoatime:   o.noatime,
 		PosixLocks:        o.posixLocks,
 		Flocks:            o.flocks,
-	}, errors.Join(err1, err2, err3)
+	}, errors.Join(err1, err2, err3, err4)
 }
 
 // within runs f. When ctx has ended f gets endGrace to return; a request that hangs

@@ -2,6 +2,7 @@ package fstest_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,6 +51,8 @@ var configs = map[string]func(*passthrough.Config){
 	},
 	// Few descriptors: nodes are opened again and again.
 	"poor": func(c *passthrough.Config) { c.MaxFDs = 100; c.NoReaddirplus = true },
+	// Without privileges: what the guest's root does is kept in attributes.
+	"ownership": func(c *passthrough.Config) { c.Ownership = passthrough.OwnershipXattr },
 }
 
 // TestFuse runs the suite on shares mounted with /dev/fuse.
@@ -71,6 +74,11 @@ func TestFuse(t *testing.T) {
 				// The guest believes in its own sizes then (fs/fuse/inode.c:
 				// fuse_change_attributes): a file is changed on one side only.
 				skip = []string{"HostCoherence"}
+			}
+			if name == "ownership" {
+				if err := os.Chown(source, ownershipUser, ownershipUser); err != nil {
+					t.Fatal(err)
+				}
 			}
 			mount(t, name, source, target)
 			fstest.Run(t, target, source, skip...)
@@ -120,17 +128,25 @@ func daemon(args []string) error {
 	}
 	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true}
 	configs[args[0]](&cfg)
-	fs, err := passthrough.New(cfg)
-	if err != nil {
-		return err
-	}
 	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = m.Close() }()
+	if args[0] == "ownership" {
+		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(ownershipUser), syscall.Setuid(ownershipUser)); err != nil {
+			return err
+		}
+	}
+	fs, err := passthrough.New(cfg)
+	if err != nil {
+		return err
+	}
 	fmt.Println("ready")
 	return m.Serve(server.New(fs, server.Options{}), workers)
 }
 
 const workers = 3
+
+// ownershipUser serves the share "ownership".
+const ownershipUser = 4711

@@ -1,0 +1,148 @@
+package passthrough
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// A symbolic link of the host's can't have the attribute with its owner. When the
+// guest gives one away, a regular file with the same target takes its place. The
+// guest goes on with the number of the old node until it looks the name up again, so
+// that number leads to the new node from then on.
+
+// convertedLinks says which node has taken the place of a link.
+type convertedLinks struct {
+	mu sync.Mutex
+	to map[*inode]*inode // the new node is kept by a lookup count
+}
+
+// follow is the node that has taken n's place, with a reference, or nil.
+func (c *convertedLinks) follow(n *inode) *inode {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.to[n]; m != nil && m.acquire() {
+		return m
+	}
+	return nil
+}
+
+func (c *convertedLinks) add(n, m *inode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.to == nil {
+		c.to = make(map[*inode]*inode)
+	}
+	c.to[n] = m
+}
+
+func (c *convertedLinks) remove(n *inode) *inode {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.to[n]
+	delete(c.to, n)
+	return m
+}
+
+// canBeConverted reports whether other nodes than n may answer for n.
+func (fs *FS) canBeConverted(n *inode) bool { return fs.ownXattr && n.birth.kind == unix.S_IFLNK }
+
+// convertLink prepares a SETATTR that gives the link n, with descriptor fd, to somebody
+// else than root: afterwards n's number leads to a file that can have an owner. Where
+// that can't be (the link has several names, say), nothing happens, as setUnmarkable
+// says.
+func (fs *FS) convertLink(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno {
+	if errno := statxFD(fd, &ts.st); errno != 0 {
+		return errno
+	}
+	st := ts.st
+	o := fs.unmarked(&st)
+	old := o
+	if in.Valid&fp.FattrUID != 0 {
+		o.uid = in.UID
+	}
+	if in.Valid&fp.FattrGID != 0 {
+		o.gid = in.GID
+	}
+	if o == old || o.uid == noID || o.gid == noID || st.Nlink != 1 {
+		return 0
+	}
+	parent, name := fs.location(n)
+	if parent == nil {
+		return 0
+	}
+	defer fs.release(parent)
+	dirfd, errno := fs.fdOf(ts, parent)
+	if errno != 0 {
+		return errno
+	}
+	if errno = fs.replaceLink(ts, n, fd, dirfd, name, &o); errno != 0 {
+		return errno
+	}
+	return fs.adoptLink(ts, n, parent, dirfd, cString(name))
+}
+
+// replaceLink puts a file with the link's target, times and new owner in its place.
+func (fs *FS) replaceLink(ts *threadState, n *inode, fd, dirfd int, name *byte, o *guestStat) unix.Errno {
+	target := make([]byte, unix.PathMax)
+	size, errno := sysReadlinkat(fd, &emptyName[0], target)
+	if errno != 0 {
+		return errno
+	}
+	times := [2]unix.Timespec{
+		{Sec: ts.st.Atime.Sec, Nsec: int64(ts.st.Atime.Nsec)}, {Sec: ts.st.Mtime.Sec, Nsec: int64(ts.st.Mtime.Nsec)},
+	}
+	temp := append(strconv.AppendUint([]byte(".govirtiofs-"), rand.Uint64(), 36), 0)
+	file, errno := fs.newFile(ts, dirfd, &temp[0], o, unix.O_WRONLY, target[:size])
+	if errno != 0 {
+		return errno
+	}
+	defer fs.closeFD(file)
+	defer func() { _ = sysUnlinkat(dirfd, &temp[0], 0) }()
+	_ = sysUtimensat(fs.cfg.ProcFD, procName(&ts.num, file), &times)
+	// An exchange, so that what was in that place can be looked at: it may be another
+	// file by now, which then goes back.
+	if errno = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE); errno != 0 {
+		return errno
+	}
+	var st unix.Statx_t
+	if errno = sysStatx(dirfd, &temp[0], 0, &st); errno != 0 || keyOf(&st) != n.key {
+		_ = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE)
+		return unix.ESTALE
+	}
+	return 0
+}
+
+// adoptLink makes n's number lead to the node of the file that is at name now.
+func (fs *FS) adoptLink(ts *threadState, n, parent *inode, dirfd int, name fp.Name) unix.Errno {
+	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errno != 0 {
+		return errno
+	}
+	if errno = statxFD(fd, &ts.st); errno != 0 {
+		fs.closeFD(fd)
+		return errno
+	}
+	m, errno := fs.intern(&ts.st, fd, parent, name)
+	if errno != 0 {
+		return errno
+	}
+	fs.hint(parent, name).Store(m.id)
+	fs.converted.add(n, m)
+	fs.unnamed(n)
+	fs.release(m)
+	return 0
+}
+
+// cString is a name that is kept as its first byte.
+func cString(name *byte) fp.Name {
+	n := 0
+	for *addBytes(name, n) != 0 {
+		n++
+	}
+	return append(fp.Name(nil), bytesAt(name, n+1)...)
+}
