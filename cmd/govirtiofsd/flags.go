@@ -23,6 +23,7 @@ const maxRequestQueues = 64
 // options are the command line.
 type options struct {
 	help, version, printCapabilities bool
+	completion                       string // a shell
 
 	sharedDir     string
 	readOnly      bool
@@ -108,7 +109,7 @@ func parse(args []string) (*options, error) {
 		}
 		return nil, usagef("%v", err)
 	}
-	if o.help || o.version || o.printCapabilities {
+	if o.help || o.version || o.printCapabilities || o.completion != "" {
 		return o, o.checkAlone()
 	}
 	if all.NArg() > 0 {
@@ -233,6 +234,7 @@ func (o *options) messageFlags() *pflag.FlagSet {
 		"`error|warn|info|debug|trace|off` How much to say; RUST_LOG in the environment goes before. Default info.")
 	f.BoolVar(&o.syslog, "syslog", false, "Write messages to the system log instead of standard error.")
 	f.BoolVar(&o.printCapabilities, "print-capabilities", false, "Print vhost-user capabilities as JSON.")
+	choice(f, &o.completion, "", "completion", "", shells, "`bash|zsh|fish` Print what lets this shell complete the options.")
 	f.BoolVarP(&o.version, "version", "V", false, "Print the version.")
 	f.BoolVarP(&o.help, "help", "h", false, "Print this.")
 	return f

@@ -50,6 +50,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case o.version:
 		fmt.Fprintln(stdout, "govirtiofsd", version)
 		return exitOK
+	case o.completion != "":
+		printCompletion(stdout, o.completion)
+		return exitOK
 	case o.printCapabilities:
 		if err := printCapabilities(stdout); err != nil {
 			fmt.Fprintf(stderr, "govirtiofsd: %v\n", err)

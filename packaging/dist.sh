@@ -1,0 +1,50 @@
+#!/bin/sh
+# Makes everything that a release has, in dist/: for each architecture static programs,
+# a tarball and a Debian package, and checksums over all.
+#
+# Usage: packaging/dist.sh [VERSION [ARCH...]]
+#
+# The same commit, version and Go give the same files, byte for byte. It needs Go, GNU
+# tar and dpkg-deb.
+set -eu
+umask 022
+
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+cd "$root"
+version=${1:-}
+[ $# = 0 ] || shift
+if [ -z "$version" ]; then
+	version=0.1.0-dev.$(git rev-list --count HEAD).g$(git rev-parse --short=9 HEAD)
+fi
+version=${version#v}
+[ $# -gt 0 ] || set -- amd64 arm64
+: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"
+export SOURCE_DATE_EPOCH CGO_ENABLED=0
+command -v dpkg-deb >/dev/null || { echo "dpkg-deb is needed for the Debian packages: install dpkg" >&2; exit 1; }
+
+build() { # build ARCH DIRECTORY
+	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$version" \
+		-o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs
+}
+
+rm -rf dist
+mkdir -p dist
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+build "$(go env GOHOSTARCH)" "$work/tools"
+TOOLS=$work/tools
+export TOOLS
+
+for arch; do
+	name=govirtiofs-$version-linux-$arch
+	PROGRAMS=$work/$arch
+	export PROGRAMS
+	build "$arch" "$PROGRAMS"
+	packaging/install.sh "$work/$name" /usr/local /usr/local/libexec
+	tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
+		--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime -cf - "$name" | gzip -9n >"dist/$name.tar.gz"
+	packaging/deb.sh "$version" "$arch" "dist/govirtiofs_$(printf %s "$version" | sed 's/-/~/g')_$arch.deb"
+done
+cd dist
+sha256sum -- * >SHA256SUMS
+cat SHA256SUMS
