@@ -98,6 +98,9 @@ type Config struct {
 	// DAX is the guest's window into the page cache; nil is none.
 	DAX *DAX
 
+	// FileHandles says how nodes without a descriptor are found again, beside by name.
+	FileHandles FileHandles
+
 	// MaxFDs is how many descriptors FS tries not to exceed; 0 is all that the
 	// process may have, less a reserve.
 	MaxFDs int

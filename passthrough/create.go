@@ -151,12 +151,13 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in
 		fs.closeFD(fd)
 		return errno
 	}
-	fh, errno := fs.addHandle(n, fd, in.Flags)
+	fh, errno := uint64(0), fs.keepHandle(ts, n, fd, &emptyName[0])
+	if errno == 0 {
+		fh, errno = fs.addHandle(n, fd, in.Flags)
+	}
 	if errno != 0 {
 		fs.closeFD(fd)
-		fs.forget(n, 1)
-		fs.release(n)
-		return errno
+		return fs.unknown(n, errno)
 	}
 	if fs.ownXattr {
 		own.apply(&ts.st)

@@ -31,6 +31,9 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	}
 	fd, errno := fs.reopen(ts, n)
 	if errno != 0 {
+		fd, errno = fs.openHandle(ts, n)
+	}
+	if errno != 0 {
 		fd, errno = fs.rewalk(ts, n, depth)
 	}
 	if errno != 0 {
@@ -71,15 +74,7 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	var st unix.Statx_t
-	if errno = statxFD(fd, &st); errno == 0 && (keyOf(&st) != n.key || birthOf(&st) != n.birth) {
-		errno = unix.ESTALE
-	}
-	if errno != 0 {
-		fs.closeFD(fd)
-		return -1, errno
-	}
-	return fd, 0
+	return fs.checked(n, fd)
 }
 
 // location is where the node was last seen, with a reference on the parent for the
@@ -96,10 +91,15 @@ func (fs *FS) location(n *inode) (parent *inode, name *byte) {
 // open is openat that counts descriptors and makes room when they run out. The
 // client gets ENFILE: the limit is not its process's.
 func (fs *FS) open(dirfd int, name *byte, flags int, mode uint32) (int, unix.Errno) {
-	fd, errno := sysOpenat(dirfd, name, flags, mode)
+	return fs.opened(func() (int, unix.Errno) { return sysOpenat(dirfd, name, flags, mode) })
+}
+
+// opened is open for a call that makes a descriptor.
+func (fs *FS) opened(call func() (int, unix.Errno)) (int, unix.Errno) {
+	fd, errno := call()
 	if errno == unix.EMFILE || errno == unix.ENFILE {
 		fs.evict(evictAtOnce)
-		if fd, errno = sysOpenat(dirfd, name, flags, mode); errno == unix.EMFILE {
+		if fd, errno = call(); errno == unix.EMFILE {
 			errno = unix.ENFILE
 		}
 	}
@@ -176,7 +176,7 @@ func (fs *FS) evictOne(n *inode) (closed bool) {
 	if !n.mu.TryLock() {
 		return false
 	}
-	canFind := n.parent != nil || n.handles != nil
+	canFind := fs.findable(n, int(n.fd.Load()))
 	n.mu.Unlock()
 	if !canFind {
 		return false

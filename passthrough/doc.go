@@ -23,9 +23,10 @@
 // A node need not have a descriptor. A listing (READDIRPLUS) makes nodes with one
 // statx a name; a node that was created has the descriptor of its handle; and when
 // there are too many descriptors, those of nodes that nobody uses at the moment are
-// closed. Such a node is opened where it was last seen when it is needed, and must
-// then be the same file, by number, time of birth and kind. If it is not, the client
-// gets ESTALE and looks the name up again, as Linux does by itself.
+// closed. Such a node is opened by its file handle when it is needed, if it has one (see
+// filehandle.go), or where it was last seen. It must then be the same file, by number,
+// time of birth and kind. If it is not, the client gets ESTALE and looks the name up
+// again, as Linux does by itself.
 //
 // # Locks
 //
@@ -36,6 +37,7 @@
 //	    slots.mu               numbers of nodes
 //	inode.mu                   location, handles, lock owners of a node
 //	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
+//	    mountInfo.mu           descriptor of a mount
 //	FS.destroyExcluded
 //
 // Finding a node or handle by number takes no lock.

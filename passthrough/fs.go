@@ -25,9 +25,10 @@ type FS struct {
 	negative        timeout
 	flags           atomic.Uint64 // fp.InitFlags agreed with the client
 	fds             atomic.Int64  // descriptors of nodes, handles and lock owners
-	evictMu         sync.Mutex    // guards hand
-	hand            uint32        // descriptor at which the evictor goes on
-	owners          owners        // of descriptors
+	evictMu         sync.Mutex    // guards hand and evictHandle
+	evictHandle     rawHandle
+	hand            uint32 // descriptor at which the evictor goes on
+	owners          owners // of descriptors
 	mounts          mountTable
 	io              ioState // of open files
 	ownXattr        bool    // see ownership.go
@@ -123,6 +124,9 @@ func (fs *FS) setRoot() error {
 	}
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return errors.New("passthrough: the share is neither a directory nor a file")
+	}
+	if err := fs.setHandles(&st); err != nil {
+		return err
 	}
 	n, errno := fs.intern(&st, fs.cfg.RootFD, nil, nil)
 	if errno != 0 {

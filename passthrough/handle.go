@@ -214,6 +214,10 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 type mountInfo struct {
 	closeReports bool        // closing a file may report that a write has failed
 	noNowait     atomic.Bool // reads with RWF_NOWAIT do not work
+
+	mu    sync.Mutex // guards the following; fd does not change while there are users
+	users int        // nodes that have file handles
+	fd    int        // for open_by_handle_at
 }
 
 // mountKey names a mount. Numbers of mounts are used again, so the device is looked at

@@ -51,13 +51,16 @@ type inode struct {
 	fd      atomic.Int32 // O_PATH descriptor, or -1; set with setFD
 	touched atomic.Bool  // used since the evictor came by
 
-	next    uint32 // slot of the next node in the shard's list; guarded by the shard of key
-	stale   bool   // not in the key table any more; guarded by the shard
+	next  uint32 // slot of the next node in the shard's list; guarded by the shard of key
+	stale bool   // not in the key table any more; guarded by the shard
+
+	hasHandle bool // a file handle is kept behind the name; guarded by mu
+
 	nlookup uint64 // guarded by the shard
 
 	mu      sync.Mutex // guards the following
 	parent  *inode     // held; nil for the root and for files without a name
-	name    *byte      // ends with NUL; its bytes are never changed
+	name    *byte      // ends with NUL, see setName; its bytes are never changed
 	handles *handle    // open files and directories, a list
 }
 
@@ -102,6 +105,7 @@ func (fs *FS) unhold(n *inode) {
 func (fs *FS) bury(n *inode) {
 	for n != nil {
 		fs.dropFD(n)
+		fs.dropHandle(n)
 		parent := n.parent
 		n.parent = nil
 		if parent == nil || parent.refs.Add(-refHold) != 0 {
@@ -137,7 +141,8 @@ func (fs *FS) locate(n, parent *inode, name []byte) {
 	}
 	old := n.parent
 	parent.hold()
-	n.parent, n.name = parent, &append([]byte(nil), name...)[0]
+	n.parent = parent
+	n.rename(name)
 	n.mu.Unlock()
 	if old != nil {
 		fs.unhold(old)

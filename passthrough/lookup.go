@@ -53,6 +53,9 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	if errno != 0 {
 		return errno
 	}
+	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
+		return fs.unknown(n, errno)
+	}
 	return fs.entryOf(ts, parent, n, name, out)
 }
 
@@ -70,6 +73,9 @@ func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, o
 	if errno != 0 {
 		return errno
 	}
+	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
+		return fs.unknown(n, errno)
+	}
 	return fs.entryOf(ts, parent, n, name, out)
 }
 
@@ -82,13 +88,18 @@ func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.E
 			errno = fs.showOwner(ts, fd)
 		}
 		if errno != 0 {
-			fs.forget(n, 1)
-			fs.release(n)
-			return errno
+			return fs.unknown(n, errno)
 		}
 	}
 	fs.entryOut(ts, parent, n, name, out)
 	return 0
+}
+
+// unknown takes back what intern gave: the client is not told of n, but errno.
+func (fs *FS) unknown(n *inode, errno unix.Errno) unix.Errno {
+	fs.forget(n, 1)
+	fs.release(n)
+	return errno
 }
 
 // entryOut fills the reply about n, whose attributes for the guest are in ts.st, and gives up the

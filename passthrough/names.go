@@ -110,7 +110,8 @@ func (fs *FS) unnamed(n *inode) {
 	}
 	n.mu.Lock()
 	parent := n.parent
-	n.parent, n.name = nil, nil
+	n.parent = nil
+	n.rename(nil)
 	n.mu.Unlock()
 	if parent != nil {
 		fs.unhold(parent)

@@ -159,3 +159,23 @@ func procName(buf *[16]byte, fd int) *byte {
 func bytesAt(p *byte, n int) []byte { return unsafe.Slice(p, n) }
 
 func addBytes(p *byte, n int) *byte { return (*byte)(unsafe.Add(unsafe.Pointer(p), n)) }
+
+func sysNameToHandleAt(dirfd int, name *byte, h *rawHandle, flags int) unix.Errno {
+	h.size = maxHandle
+	// The mount's number is asked for, and not used: statx tells a better one.
+	_, errno := syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(&h.mount)), uintptr(flags), 0)
+	if errno == 0 && h.size > maxHandle {
+		return unix.EOVERFLOW
+	}
+	return errno
+}
+
+func sysOpenByHandleAt(mountFD int, h *rawHandle, flags int) (int, unix.Errno) {
+	fd, errno := syscall6(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mountFD), uintptr(unsafe.Pointer(h)),
+		uintptr(flags|unix.O_CLOEXEC), 0, 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), 0
+}

@@ -22,6 +22,7 @@ type threadState struct {
 	caps    capSet        // effective capabilities at the moment
 	xattr   [512]byte     // the host's name of an attribute, with its NUL
 	mark    [markMax]byte // scratch: see ownership.go
+	handle  rawHandle     // scratch
 }
 
 // threadOf is the state of the request's thread. A thread that only waits for a

@@ -200,6 +200,8 @@ func (o *options) featureFlags() *pflag.FlagSet {
 	choice(f, &o.label, "never", "security-label", "always", negotiation,
 		"`never|auto|always` Make files with the guest's security label, in the same way.")
 	enable(f, &o.killpriv, false, "killpriv-v2", "no-killpriv-v2", "Clear set-user-ID bits here when a file is written, which saves the guest a request each time.")
+	choice(f, &o.fileHandles, "prefer", "inode-file-handles", "", []string{"never", "prefer", "fallback", "mandatory"},
+		"`never|prefer|mandatory` Find files again, of which no descriptor is kept, by name alone; by file handles, too, where that can be done; or refuse to start where it can't. Handles find what the host has renamed, and need CAP_DAC_READ_SEARCH. Default prefer.")
 	f.BoolVar(&o.noatime, "preserve-noatime", false, "Pass O_NOATIME on to the host.")
 	enable(f, &o.posixLocks, true, "posix-lock", "no-posix-lock", "Keep fcntl locks within the guest. Without this they hold between guests and host.")
 	enable(f, &o.flocks, true, "flock", "no-flock", "Keep flock locks within the guest, too.")
@@ -247,8 +249,6 @@ func (o *options) compatFlags() *pflag.FlagSet {
 	f.BoolVarP(&o.debug, "debug", "d", false, "The same as --log-level=debug.")
 	f.BoolVarP(&o.fore, "foreground", "f", false, "No effect: the daemon never goes to the background.")
 	f.UintVar(&o.threadPool, "thread-pool-size", 0, "`N` No effect: every queue has a thread, and slow requests get threads as they need them.")
-	choice(f, &o.fileHandles, "prefer", "inode-file-handles", "", []string{"never", "prefer", "fallback"},
-		"`never|prefer|fallback` No effect: files that are only known need no descriptor anyway.")
 	return f
 }
 
@@ -331,7 +331,7 @@ func (o *options) checkFeatures(set *pflag.FlagSet) error {
 	return nil
 }
 
-func (o *options) checkSecurity(*pflag.FlagSet) error {
+func (o *options) checkSecurity(flags *pflag.FlagSet) error {
 	o.sandboxMode = map[string]sandbox.Mode{
 		"namespace": sandbox.ModeNamespace, "chroot": sandbox.ModeChroot, "none": sandbox.ModeNone,
 	}[o.sandbox]
@@ -345,6 +345,9 @@ func (o *options) checkSecurity(*pflag.FlagSet) error {
 			return usagef("--modcaps: %v", err)
 		}
 		o.capabilities = set
+	}
+	if err := o.checkFileHandles(flags); err != nil {
+		return err
 	}
 	if len(o.uidMaps)+len(o.gidMaps) > 0 && o.sandboxMode != sandbox.ModeNamespace {
 		return usagef("--uid-map and --gid-map are for --sandbox=namespace")

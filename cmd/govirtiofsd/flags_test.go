@@ -33,7 +33,8 @@ func TestParse(t *testing.T) {
 				o.requestQueues == 64 && o.sandboxMode == sandbox.ModeNamespace && o.filter == sandbox.FilterKill &&
 				o.submounts && o.readdirplus && !o.xattr && o.posixACL == "never" && o.label == "never" &&
 				!o.killpriv && !o.noatime && o.posixLocks && o.flocks && !o.noFileSet && o.logLevel == "info" &&
-				len(o.warnings) == 0 && slices.Equal(o.capabilities, sandbox.DefaultCapabilities())
+				len(o.warnings) == 0 && o.fileHandles == "prefer" &&
+				slices.Equal(o.capabilities, append(sandbox.DefaultCapabilities(), cap.DAC_READ_SEARCH))
 		}},
 		{"--socket /y", func(o *options) bool { return o.socketPath == "/x" && len(o.warnings) == 1 }},
 		{"--socket-path /a --socket-path=/b", same(func(o *options) any { return o.socketPath }, "/b")},
@@ -110,8 +111,19 @@ func TestParse(t *testing.T) {
 		{"--rlimit-nofile=1048576", func(o *options) bool { return o.noFileSet && o.noFile == 1048576 }},
 		{"--log-level ERROR", same(func(o *options) any { return o.logLevel }, "error")},
 		{"--syslog", same(func(o *options) any { return o.syslog }, true)},
-		{"--inode-file-handles=never", same(func(o *options) any { return o.fileHandles }, "never")},
-		{"--inode-file-handles=prefer --inode-file-handles=fallback", same(func(o *options) any { return o.fileHandles }, "fallback")},
+		{"--inode-file-handles=never", func(o *options) bool {
+			return o.fileHandles == "never" && slices.Equal(o.capabilities, sandbox.DefaultCapabilities())
+		}},
+		{"--inode-file-handles=prefer --inode-file-handles=fallback", func(o *options) bool {
+			return o.fileHandles == "prefer" && len(o.warnings) == 1
+		}},
+		{"--inode-file-handles=Mandatory", func(o *options) bool {
+			return o.fileHandles == "mandatory" && slices.Contains(o.capabilities, cap.DAC_READ_SEARCH)
+		}},
+		{"--modcaps=-dac_read_search", func(o *options) bool {
+			return o.fileHandles == "never" && !slices.Contains(o.capabilities, cap.DAC_READ_SEARCH)
+		}},
+		{"--modcaps=-dac_read_search:+Dac_Read_Search", same(func(o *options) any { return o.fileHandles }, "prefer")},
 		{"--keep-listening", same(func(o *options) any { return o.keepListening }, true)},
 		{"--entry-timeout 1.5 --attr-timeout=200ms --negative-timeout=0", func(o *options) bool {
 			return *o.entryTimeout == 1500*time.Millisecond && *o.attrTimeout == 200*time.Millisecond && *o.negativeTimeout == 0
@@ -220,7 +232,8 @@ func TestParseErrors(t *testing.T) {
 		{"+ --attr-timeout NaN", "0 or more seconds"},
 		{"+ --attr-timeout 1e300", "0 or more seconds"},
 		{"+ --negative-timeout x", "a unit"},
-		{"+ --inode-file-handles=mandatory", "never, prefer, fallback"},
+		{"+ --inode-file-handles=always", "never, prefer, fallback, mandatory"},
+		{"+ --inode-file-handles=prefer --modcaps=-DAC_READ_SEARCH", "leave -dac_read_search out"},
 		{"+ --thread-pool-size -1", "thread-pool-size"},
 		{"+ --translate-uid 0:1:1", "--translate-uid: id rule"},
 		{"+ --translate-gid map:0:1", "want map:FROM:TO:COUNT"},

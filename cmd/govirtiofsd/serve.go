@@ -105,6 +105,7 @@ func newDevice(o *options, v sandbox.View, log *logrus.Logger) (*virtiofs.Device
 	if err != nil {
 		return nil, err
 	}
+	o.reportFileHandles(fs, log)
 	entry := logrus.NewEntry(log)
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
 	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, Log: entry}
@@ -120,6 +121,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 	acl, err2 := passthrough.ParseNegotiation(o.posixACL)
 	label, err3 := passthrough.ParseNegotiation(o.label)
 	ownership, err4 := passthrough.ParseOwnership(o.ownership)
+	handles, err5 := passthrough.ParseFileHandles(o.fileHandles)
 	return passthrough.Config{
 		RootFD:            v.Root,
 		ProcFD:            v.Proc,
@@ -131,6 +133,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		XattrMap:          o.names,
 		PosixACL:          acl,
 		SecurityLabel:     label,
+		FileHandles:       handles,
 		Writeback:         o.writeback,
 		AllowDirectIO:     o.directIO,
 		AllowMmap:         o.allowMmap,
@@ -144,7 +147,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		PreserveNoatime:   o.noatime,
 		PosixLocks:        o.posixLocks,
 		Flocks:            o.flocks,
-	}, errors.Join(err1, err2, err3, err4)
+	}, errors.Join(err1, err2, err3, err4, err5)
 }
 
 // within runs f. When ctx has ended f gets endGrace to return; a request that hangs

@@ -1,0 +1,246 @@
+package passthrough
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A file handle (name_to_handle_at(2)) finds a file again whatever its name is by then,
+// and tells it apart from one that has its inode number now. A node with a descriptor
+// does not need one. It gets it where it may have to be found again: when the evictor
+// closes its descriptor, and a directory that a listing shows at once, since all that
+// is below it is found through it. HandlesMandatory takes one of every node.
+//
+// Handles are kept behind the nodes' names, see inode.name. The client never sees them.
+
+// FileHandles says whether nodes are found again by file handles, too.
+type FileHandles int
+
+// Not at all; where the host can; or refuse a file system that can't.
+const (
+	HandlesNever FileHandles = iota
+	HandlesPrefer
+	HandlesMandatory
+)
+
+// ParseFileHandles reads never, prefer, fallback (an old word for it) or mandatory, in
+// any case.
+func ParseFileHandles(s string) (FileHandles, error) {
+	switch strings.ToLower(s) {
+	case "never":
+		return HandlesNever, nil
+	case "prefer", "fallback":
+		return HandlesPrefer, nil
+	case "mandatory":
+		return HandlesMandatory, nil
+	}
+	return 0, fmt.Errorf("unknown value %q: want never, prefer or mandatory", s)
+}
+
+// rawHandle is struct file_handle with room for the largest handle (MAX_HANDLE_SZ), and
+// for the number of a mount, which comes with a handle.
+type rawHandle struct {
+	size  uint32
+	kind  int32
+	data  [maxHandle]byte
+	mount int32
+}
+
+const (
+	maxHandle    = 128
+	handleHeader = 5 // kept before a handle's bytes: how many there are, and the kind
+)
+
+// setHandles finds out whether the share's root has a handle that can be opened.
+func (fs *FS) setHandles(st *unix.Statx_t) error {
+	if fs.cfg.FileHandles == HandlesNever {
+		return nil
+	}
+	errno := fs.tryHandle(st)
+	if errno == 0 {
+		return nil
+	}
+	mandatory := fs.cfg.FileHandles == HandlesMandatory
+	fs.cfg.FileHandles = HandlesNever
+	switch {
+	case !mandatory:
+		return nil
+	case errno == unix.EPERM:
+		return errors.New("passthrough: file handles can't be opened: CAP_DAC_READ_SEARCH is needed, outside of user namespaces")
+	case errno == unix.EOPNOTSUPP:
+		return errors.New("passthrough: the file system of the shared directory has no file handles")
+	}
+	return fmt.Errorf("passthrough: file handle of the shared directory: %w", errno)
+}
+
+// tryHandle makes the root's handle and opens it.
+func (fs *FS) tryHandle(st *unix.Statx_t) unix.Errno {
+	n := &inode{key: keyOf(st), birth: birthOf(st)}
+	h := &rawHandle{}
+	if errno := sysNameToHandleAt(fs.cfg.RootFD, &emptyName[0], h, unix.AT_EMPTY_PATH); errno != 0 {
+		return errno
+	}
+	m, errno := fs.useMount(n, fs.cfg.RootFD, &emptyName[0]) // and never leaves it
+	if errno != 0 {
+		return errno
+	}
+	fd, errno := sysOpenByHandleAt(m.fd, h, unix.O_PATH)
+	if errno == 0 {
+		_ = sysClose(fd)
+	}
+	return errno
+}
+
+// UsesFileHandles reports whether nodes are found again by file handles.
+func (fs *FS) UsesFileHandles() bool { return fs.cfg.FileHandles != HandlesNever }
+
+// keepHandle gives a node that was just seen a handle if it should have one from the
+// start. It is called name in the directory dirfd, or is dirfd with an empty name. The
+// handle may be another file's by now: that shows when it is opened.
+func (fs *FS) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.Errno {
+	switch fs.cfg.FileHandles {
+	case HandlesNever:
+		return 0
+	case HandlesPrefer:
+		if !n.isDir() || n.fd.Load() >= 0 {
+			return 0
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	errno := fs.takeHandle(n, dirfd, name, &ts.handle)
+	if fs.cfg.FileHandles == HandlesMandatory {
+		return errno
+	}
+	return 0
+}
+
+// takeHandle asks for the handle of a node and keeps it; h is scratch. n.mu is held.
+func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Errno {
+	if n.hasHandle {
+		return 0
+	}
+	flags := 0
+	if *name == 0 {
+		flags = unix.AT_EMPTY_PATH
+	}
+	if errno := sysNameToHandleAt(dirfd, name, h, flags); errno != 0 {
+		return errno
+	}
+	if _, errno := fs.useMount(n, dirfd, name); errno != 0 {
+		return errno
+	}
+	n.setName(nameBytes(n.name), h)
+	return 0
+}
+
+// setName replaces the name with its NUL, which may be nil, and the handle behind it,
+// which may be nil, too. What was there before is not changed: somebody may be reading
+// it. n.mu is held.
+func (n *inode) setName(name []byte, h *rawHandle) {
+	if h == nil {
+		n.name = unsafe.SliceData(append([]byte(nil), name...))
+		return
+	}
+	if len(name) == 0 {
+		name = emptyName[:]
+	}
+	b := make([]byte, 0, len(name)+handleHeader+int(h.size))
+	b = append(append(b, name...), byte(h.size))
+	b = binary.NativeEndian.AppendUint32(b, uint32(h.kind))
+	b = append(b, h.data[:h.size]...)
+	n.name, n.hasHandle = unsafe.SliceData(b), true
+}
+
+// rename replaces the name and keeps the handle. n.mu is held.
+func (n *inode) rename(name []byte) {
+	if !n.hasHandle {
+		n.setName(name, nil)
+		return
+	}
+	var h rawHandle
+	n.handle(&h)
+	n.setName(name, &h)
+}
+
+// nameBytes is a kept name with its NUL; nil is none.
+func nameBytes(name *byte) []byte {
+	if name == nil {
+		return nil
+	}
+	i := 0
+	for *addBytes(name, i) != 0 {
+		i++
+	}
+	return unsafe.Slice(name, i+1)
+}
+
+// handle copies the node's handle to h and reports whether it has one. n.mu is held.
+func (n *inode) handle(h *rawHandle) bool {
+	if !n.hasHandle {
+		return false
+	}
+	at := addBytes(n.name, len(nameBytes(n.name)))
+	kept := unsafe.Slice(at, handleHeader+int(*at))
+	h.size = uint32(kept[0])
+	h.kind = int32(binary.NativeEndian.Uint32(kept[1:]))
+	copy(h.data[:], kept[handleHeader:])
+	return true
+}
+
+// openHandle opens the node by its handle, and checks what it has got.
+func (fs *FS) openHandle(ts *threadState, n *inode) (int, unix.Errno) {
+	n.mu.Lock()
+	has := n.handle(&ts.handle)
+	n.mu.Unlock()
+	if !has {
+		return -1, unix.ESTALE
+	}
+	m := fs.mounts.get(mountKey{n.key.mount, n.key.dev}) // open, as n uses it
+	fd, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(m.fd, &ts.handle, unix.O_PATH) })
+	if errno != 0 {
+		return -1, errno
+	}
+	return fs.checked(n, fd)
+}
+
+// checked returns fd if it is the node's file, and closes it otherwise.
+func (fs *FS) checked(n *inode, fd int) (int, unix.Errno) {
+	var st unix.Statx_t
+	errno := statxFD(fd, &st)
+	if errno == 0 && (keyOf(&st) != n.key || birthOf(&st) != n.birth) {
+		errno = unix.ESTALE
+	}
+	if errno != 0 {
+		fs.closeFD(fd)
+		return -1, errno
+	}
+	return fd, 0
+}
+
+// findable reports whether a node that the evictor is at can be found again without its
+// descriptor fd. It gets a handle now if it can. n.mu and fs.evictMu are held.
+func (fs *FS) findable(n *inode, fd int) bool {
+	if fs.cfg.FileHandles != HandlesNever {
+		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictHandle)
+	}
+	if n.parent != nil || n.handles != nil {
+		return true
+	}
+	// A file of which no name is known lives as long as it has one at all.
+	var st unix.Statx_t
+	return n.hasHandle && statxFD(fd, &st) == 0 && st.Nlink > 0
+}
+
+// dropHandle is for a node that nobody has a reference on.
+func (fs *FS) dropHandle(n *inode) {
+	if n.hasHandle {
+		n.hasHandle = false
+		fs.mounts.get(mountKey{n.key.mount, n.key.dev}).leave()
+	}
+}

@@ -1,0 +1,330 @@
+package passthrough
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// withHandles is a share whose file system has file handles, of which few descriptors
+// may be open.
+func withHandles(t *testing.T, mode FileHandles, maxFDs int) *guest {
+	t.Helper()
+	needRoot(t)
+	g := newShare(t, func(c *Config) { c.FileHandles, c.MaxFDs = mode, maxFDs }, 0).guest()
+	if mode != HandlesNever && !g.fs.UsesFileHandles() {
+		t.Skip("no file handles here")
+	}
+	return g
+}
+
+// evictAll closes the descriptors of all nodes that can do without.
+func (g *guest) evictAll() {
+	for range 4 {
+		g.fs.evict(1 << 20)
+	}
+}
+
+func (g *guest) getattr(node uint64) (fp.Attr, unix.Errno) {
+	var out fp.AttrOut
+	errno := g.fs.Getattr(g.on(node), &fp.GetattrIn{}, &out)
+	return out.Attr, errno
+}
+
+func (g *guest) mkdirs(names ...string) {
+	g.t.Helper()
+	for _, n := range names {
+		if err := os.MkdirAll(g.path(n), 0o755); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+}
+
+func (g *guest) hostRename(from, to string) {
+	g.t.Helper()
+	if err := os.Rename(g.path(from), g.path(to)); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// TestHandlesAfterRename: what a guest uses stays usable when the host renames it, also
+// after the descriptor was closed to make room. Without handles it is ESTALE.
+func TestHandlesAfterRename(t *testing.T) {
+	for mode, want := range map[FileHandles]unix.Errno{HandlesNever: unix.ESTALE, HandlesPrefer: 0, HandlesMandatory: 0} {
+		g := withHandles(t, mode, 0)
+		g.mkdirs("a/b/c")
+		g.write("a/b/c/f", "content")
+		a := g.lookup(fp.RootID, "a")
+		b := g.lookup(a, "b")
+		c := g.lookup(b, "c")
+		f := g.lookup(c, "f")
+		g.evictAll()
+		for _, n := range []uint64{a, b, c, f} {
+			if fd := g.fs.nodes.get(n).fd.Load(); fd >= 0 {
+				t.Errorf("node %d keeps a descriptor", n)
+			}
+		}
+		g.hostRename("a/b/c/f", "a/b/f2")
+		g.hostRename("a/b", "b2")
+		_, errno := g.getattr(f)
+		wantErrno(t, fmt.Sprint(mode, ": getattr of a renamed file"), errno, want)
+		_, errno = g.tryOpen(f, unix.O_RDONLY)
+		wantErrno(t, fmt.Sprint(mode, ": open of a renamed file"), errno, want)
+		_, errno = g.getattr(b)
+		wantErrno(t, fmt.Sprint(mode, ": getattr of a renamed directory"), errno, want)
+		// What is below a renamed directory is found through it.
+		_, errno = g.getattr(c)
+		wantErrno(t, fmt.Sprint(mode, ": getattr below a renamed directory"), errno, want)
+		g.fs.Destroy()
+	}
+}
+
+// TestHandlesOfListings: directories that a listing has shown have handles at once,
+// files only when all nodes must.
+func TestHandlesOfListings(t *testing.T) {
+	for mode, files := range map[FileHandles]unix.Errno{HandlesPrefer: unix.ESTALE, HandlesMandatory: 0} {
+		g := withHandles(t, mode, 0)
+		g.mkdirs("d")
+		g.write("f", "")
+		var d, f fp.EntryOut
+		ts := threadOf(g.on(fp.RootID))
+		root := g.fs.root
+		fd, _ := g.fs.fdOf(ts, root)
+		wantErrno(t, "lookup", g.fs.lookupLazy(ts, root, fd, name("d"), &d), 0)
+		wantErrno(t, "lookup", g.fs.lookupLazy(ts, root, fd, name("f"), &f), 0)
+		g.hostRename("d", "d2")
+		g.hostRename("f", "f2")
+		_, errno := g.getattr(d.NodeID)
+		wantErrno(t, "directory", errno, 0)
+		_, errno = g.getattr(f.NodeID)
+		wantErrno(t, fmt.Sprint(mode, ": file"), errno, files)
+	}
+}
+
+// TestHandlesOfTheDead: a file that is gone is ESTALE, and so is one that has its inode
+// number now. A file without a known name lives on as long as it has one.
+func TestHandlesOfTheDead(t *testing.T) {
+	g := withHandles(t, HandlesPrefer, 0)
+	g.write("f", "1")
+	f := g.lookup(fp.RootID, "f")
+	g.evictAll()
+	ino := func() uint64 {
+		var st unix.Stat_t
+		if err := unix.Stat(g.path("f"), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	old := ino()
+	for range 50 {
+		if err := os.Remove(g.path("f")); err != nil {
+			t.Fatal(err)
+		}
+		g.write("f", "2")
+		if ino() == old {
+			break
+		}
+	}
+	_, errno := g.getattr(f)
+	wantErrno(t, "getattr of a file that is gone", errno, unix.ESTALE)
+	_, errno = g.tryOpen(f, unix.O_RDONLY)
+	wantErrno(t, "open of a file that is gone", errno, unix.ESTALE)
+
+	// The guest removes the name it knows. The host's other one keeps the file.
+	g.write("x", "content")
+	x := g.lookup(fp.RootID, "x")
+	if err := os.Link(g.path("x"), g.path("y")); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, "unlink", g.fs.Unlink(g.on(fp.RootID), name("x")), 0)
+	g.evictAll()
+	if fd := g.fs.nodes.get(x).fd.Load(); fd >= 0 {
+		t.Error("a file with another name keeps its descriptor")
+	}
+	attr, errno := g.getattr(x)
+	if attr.Nlink != 1 || errno != 0 {
+		t.Errorf("a file under another name: %d links, %v", attr.Nlink, errno)
+	}
+	// Without any name only the descriptor is left, and stays.
+	if err := os.Remove(g.path("y")); err != nil {
+		t.Fatal(err)
+	}
+	g.evictAll()
+	attr, errno = g.getattr(x)
+	if attr.Nlink != 0 || errno != 0 {
+		t.Errorf("a file without a name: %d links, %v", attr.Nlink, errno)
+	}
+}
+
+// TestHandleKept: a handle outlives renames by the guest.
+func TestHandleKept(t *testing.T) {
+	g := withHandles(t, HandlesPrefer, 0)
+	g.mkdirs("d")
+	g.write("f", "")
+	f := g.lookup(fp.RootID, "f")
+	d := g.lookup(fp.RootID, "d")
+	g.evictAll()
+	wantErrno(t, "rename", g.fs.Rename(g.on(fp.RootID), &fp.Rename2In{NewDir: d}, name("f"), name("new name")), 0)
+	g.hostRename("d/new name", "elsewhere")
+	if _, errno := g.getattr(f); errno != 0 {
+		t.Errorf("after renames: %v", errno)
+	}
+	n := g.fs.nodes.get(f)
+	if string(nameBytes(n.name)) != "new name\x00" || !n.hasHandle {
+		t.Errorf("kept name %q", nameBytes(n.name))
+	}
+}
+
+// TestHandleMounts: each mount is open as long as it has nodes with handles.
+func TestHandleMounts(t *testing.T) {
+	g := withHandles(t, HandlesPrefer, 0)
+	g.mkdirs("m")
+	if err := unix.Mount("tmpfs", g.path("m"), "tmpfs", 0, ""); err != nil {
+		t.Skip(err)
+	}
+	mounted := true
+	defer func() {
+		if mounted {
+			_ = unix.Unmount(g.path("m"), unix.MNT_DETACH)
+		}
+	}()
+	g.mkdirs("m/d")
+	g.write("m/d/f", "")
+	m := g.lookup(fp.RootID, "m")
+	d := g.lookup(m, "d")
+	f := g.lookup(d, "f")
+	g.evictAll()
+	g.hostRename("m/d/f", "m/f2")
+	if _, errno := g.getattr(f); errno != 0 {
+		t.Errorf("on another mount: %v", errno)
+	}
+	for _, n := range []uint64{f, d, m} {
+		g.fs.Forget(n, 1)
+	}
+	if err := unix.Unmount(g.path("m"), 0); err != nil {
+		t.Errorf("the mount is in use: %v", err)
+	} else {
+		mounted = false
+	}
+}
+
+// TestHandlesMissing: without them nothing changes, unless they are mandatory.
+func TestHandlesMissing(t *testing.T) {
+	root, err := unix.Open("/proc/self", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(root)
+	proc, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(proc)
+	fs, err := New(Config{RootFD: root, ProcFD: proc, FileHandles: HandlesPrefer})
+	if err != nil || fs.UsesFileHandles() {
+		t.Errorf("prefer: %v", err)
+	}
+	if _, err := New(Config{RootFD: root, ProcFD: proc, FileHandles: HandlesMandatory}); err == nil {
+		t.Error("mandatory handles on a file system without")
+	}
+}
+
+// TestHandlesMandatory: a mount without handles is refused where they are mandatory.
+func TestHandlesMandatory(t *testing.T) {
+	g := withHandles(t, HandlesMandatory, 0)
+	g.mkdirs("proc")
+	if err := unix.Mount("proc", g.path("proc"), "proc", 0, ""); err != nil {
+		t.Skip(err)
+	}
+	defer func() { _ = unix.Unmount(g.path("proc"), unix.MNT_DETACH) }()
+	var out fp.EntryOut
+	wantErrno(t, "lookup", g.fs.Lookup(g.on(fp.RootID), name("proc"), &out), unix.EOPNOTSUPP)
+	var created fp.CreateOut
+	wantErrno(t, "create", g.fs.Create(g.on(fp.RootID), &fp.CreateIn{Mode: 0o644}, name("new"), &created), 0)
+	g.fs.Destroy()
+}
+
+// TestHandleFormat keeps handles of any size behind names of any length.
+func TestHandleFormat(t *testing.T) {
+	for size := range maxHandle + 1 {
+		for _, s := range []string{"", "x", "a long name of a file"} {
+			n := &inode{}
+			if s != "" {
+				n.rename(name(s))
+			}
+			want := rawHandle{size: uint32(size), kind: -int32(size)}
+			for i := range size {
+				want.data[i] = byte(i * 7)
+			}
+			n.setName(nameBytes(n.name), &want)
+			var got rawHandle
+			if !n.handle(&got) || got != want || string(nameBytes(n.name)) != s+"\x00" {
+				t.Fatalf("%q with %d bytes: %q, %v", s, size, nameBytes(n.name), got)
+			}
+			n.rename(name("other"))
+			got = rawHandle{}
+			if !n.handle(&got) || got != want || !sameName(n.name, name("other")) {
+				t.Fatalf("%q renamed, with %d bytes: %q, %v", s, size, nameBytes(n.name), got)
+			}
+		}
+	}
+}
+
+// TestHandleCalls counts what handles cost: nothing for files, a call for a directory
+// that is new in a listing, a call for each descriptor that is closed to make room.
+func TestHandleCalls(t *testing.T) {
+	g := withHandles(t, HandlesPrefer, 0)
+	g.write("f", "")
+	var f uint64
+	wantCalls(t, "LOOKUP of a new name", 2, func() { f = g.lookup(fp.RootID, "f") })
+	wantCalls(t, "closing a descriptor", 2, g.evictAll)
+	wantCalls(t, "GETATTR without a descriptor", 1, func() { _, _ = g.getattr(f) })
+	var entry fp.EntryOut
+	wantCalls(t, "MKDIR", 3, func() { _ = g.fs.Mkdir(g.on(fp.RootID), &fp.MkdirIn{Mode: 0o755}, name("d"), &entry) })
+	wantCalls(t, "GETATTR again", 1, func() { _, _ = g.getattr(f) })
+}
+
+// TestWalk is a guest that walks a tree of many files, opens all of them and never
+// forgets one, with few descriptors, while the host renames directories under way.
+func TestWalk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many files")
+	}
+	const dirs, files, limit = 40, 100, 100
+	for _, mode := range []FileHandles{HandlesNever, HandlesPrefer} {
+		g := withHandles(t, mode, limit)
+		for d := range dirs {
+			g.mkdirs(fmt.Sprint("d", d))
+			for f := range files {
+				g.write(fmt.Sprintf("d%d/f%d", d, f), "x")
+			}
+		}
+		nodes := map[string]uint64{}
+		for d := range dirs {
+			dir := g.lookup(fp.RootID, fmt.Sprint("d", d))
+			nodes[fmt.Sprint("d", d)] = dir
+			for f := range files {
+				n := g.lookup(dir, fmt.Sprint("f", f))
+				nodes[fmt.Sprintf("d%d/f%d", d, f)] = n
+				g.release(n, g.open(n, unix.O_RDONLY))
+			}
+			if n := g.fs.fds.Load(); n > limit {
+				t.Fatalf("%d descriptors with a limit of %d", n, limit)
+			}
+			if mode != HandlesNever && d > 0 {
+				g.hostRename(fmt.Sprint("d", d-1), fmt.Sprint("renamed", d-1))
+			}
+		}
+		for n, id := range nodes {
+			if attr, errno := g.getattr(id); errno != 0 || attr.Nlink == 0 {
+				t.Fatalf("%s after the walk: %v", filepath.Base(n), errno)
+			}
+		}
+		g.fs.Destroy()
+	}
+}
