@@ -38,6 +38,7 @@ type Conn struct {
 	inflight inflightArea
 	transfer transfer
 	channel  atomic.Pointer[channel] // nil until SET_BACKEND_REQ_FD
+	echoes   *echoes                 // of mappings in shared memory
 }
 
 // NewConn prepares to serve a front-end; Serve closes sock.

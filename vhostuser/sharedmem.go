@@ -11,6 +11,7 @@ import (
 // ErrDisconnected when the front-end is gone.
 type SharedMemory struct {
 	channel *channel
+	echoes  *echoes
 	id      uint8
 	size    uint64
 }
@@ -18,8 +19,8 @@ type SharedMemory struct {
 // Size is the region's length in bytes.
 func (s *SharedMemory) Size() uint64 { return s.size }
 
-// Map shows length bytes of the file fd from fileOffset on at offset in the region.
-// fd stays the caller's. The range must be free: front-ends refuse to map over a
+// Map shows length bytes of the file fd from fileOffset on at offset in the region, and
+// returns when the guest can see them. fd stays the caller's. The range must be free: front-ends refuse to map over a
 // mapping, and past the end of the file.
 func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable bool) error {
 	if err := s.check(offset, length); err != nil {
@@ -29,7 +30,13 @@ func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable b
 	if writable {
 		m.Flags |= SharedMemoryWritable
 	}
-	return s.channel.call(&pending{request: BackendShmemMap}, Bytes(&m), fd)
+	e := s.echoes.await(fileIDOf(fd), fileOffset, length)
+	if err := s.channel.call(&pending{request: BackendShmemMap}, Bytes(&m), fd); err != nil {
+		s.echoes.drop(e)
+		return err
+	}
+	s.echoes.wait(e, s.channel.done)
+	return nil
 }
 
 // Unmap takes away what one Map has put at offset, exactly.
@@ -54,13 +61,15 @@ func (c *Conn) attachSharedMemory(ch *channel) {
 	if c.sharing == nil || ch != nil && !ch.protocol.Has(ProtocolSharedMemory) {
 		return
 	}
+	heard := &echoes{}
+	c.echoes = heard
 	for id, size := range c.sharedMemory() {
 		switch {
 		case size == 0:
 		case ch == nil:
 			c.sharing.AttachSharedMemory(uint8(id), nil)
 		default:
-			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, id: uint8(id), size: size})
+			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: heard, id: uint8(id), size: size})
 		}
 	}
 }
