@@ -22,7 +22,9 @@ set -eu
 layout=1
 
 root=$(cd "$(dirname "$0")/../.." && pwd -P)
-cache=$root/.cache/guests
+# The cache may be a link to that of another clone: the parts hold its real path.
+mkdir -p "$root/.cache/guests"
+cache=$(cd "$root/.cache/guests" && pwd -P)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 say() { printf 'guest setup: %s\n' "$*" >&2; }
