@@ -95,7 +95,7 @@ func (c *Client) DoOn(q *Queue, r *Request) ([]byte, error) {
 // build writes the request in the slot and says which buffers it has.
 func (c *Client) build(s *Slot, r *Request) []Buf {
 	h := fp.InHeader{Opcode: uint32(r.Op), Unique: c.unique.Add(2), NodeID: r.NodeID, UID: c.UID, GID: c.GID, PID: 1}
-	ext := groupsExtension(r.Groups)
+	ext := c.extensions(r)
 	h.TotalExtLen = uint16(len(ext) / 8)
 	h.Len = uint32(len(fp.Bytes(&h)) + len(r.Body) + len(ext) + len(r.Data))
 	if r.Len != 0 {
@@ -117,6 +117,18 @@ func (c *Client) build(s *Slot, r *Request) []Buf {
 		bufs = append(bufs, Buf{At: s.dataAt, Len: r.Read, Write: true})
 	}
 	return bufs
+}
+
+// extensions are what follows a request's body: the security context of a new file,
+// none of them, once it was agreed that there is one, and the caller's groups.
+func (c *Client) extensions(r *Request) (b []byte) {
+	switch r.Op {
+	case fp.OpCreate, fp.OpMkdir, fp.OpMknod, fp.OpSymlink, fp.OpTmpfile:
+		if flags := uint64(c.Init.Flags) | uint64(c.Init.Flags2)<<32; flags&uint64(fp.InitSecurityCtx) != 0 {
+			b = bytesOf(fp.SecctxHeader{Size: uint32(fp.Size[fp.SecctxHeader]())})
+		}
+	}
+	return append(b, groupsExtension(r.Groups)...)
 }
 
 // groupsExtension is FUSE_EXT_GROUPS for the groups, padded to 8 bytes.

@@ -231,6 +231,8 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 	switch {
 	case want == unix.F_OK:
 		return 0
+	case want&unix.W_OK != 0 && fs.cfg.ReadOnly:
+		return unix.EROFS
 	case r.Header.UID == 0:
 		if want&unix.X_OK != 0 && !n.isDir() && mode&0o111 == 0 {
 			return unix.EACCES
