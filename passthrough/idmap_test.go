@@ -2,10 +2,15 @@ package passthrough
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
 func rules(t testing.TB, list string) *IDMap {
@@ -214,3 +219,36 @@ func BenchmarkIDMap(b *testing.B) {
 }
 
 var sink uint32
+
+// TestAccess asks for permissions as users, members of groups and others.
+func TestAccess(t *testing.T) {
+	needRoot(t)
+	g := newShare(t, func(c *Config) { c.GIDs = rules(t, "map:0:100000:1000") }, 0).guest()
+	g.write("f", "")
+	if err := errors.Join(os.Chown(g.path("f"), 10, 100020), os.Chmod(g.path("f"), 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	n := g.lookup(fp.RootID, "f")
+	for _, test := range []struct {
+		uid, gid uint32
+		groups   []uint32
+		mask     uint32
+		errno    unix.Errno
+	}{
+		{0, 0, nil, unix.R_OK | unix.W_OK, 0},
+		{0, 0, nil, unix.X_OK, unix.EACCES},
+		{10, 10, nil, unix.R_OK | unix.W_OK, 0},
+		{11, 20, nil, unix.R_OK, 0},
+		{11, 20, nil, unix.W_OK, unix.EACCES},
+		{11, 11, []uint32{5, 20}, unix.R_OK, 0},
+		{11, 11, []uint32{5, 20}, unix.W_OK, unix.EACCES},
+		{11, 11, []uint32{5, 100020}, unix.R_OK, unix.EACCES},
+		{11, 11, nil, unix.R_OK, unix.EACCES},
+		{11, 11, nil, unix.F_OK, 0},
+	} {
+		r := g.on(n)
+		r.Header.UID, r.Header.GID, r.Groups = test.uid, test.gid, test.groups
+		wantErrno(t, fmt.Sprintf("%+v", test), g.fs.Access(r, &fp.AccessIn{Mask: test.mask}), test.errno)
+	}
+	g.r.Groups = nil
+}

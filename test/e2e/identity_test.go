@@ -323,6 +323,65 @@ func TestTranslateGroups(t *testing.T) {
 	wantNoGroups(t)
 }
 
+// TestGroupsLeak makes files with supplementary groups, as root too, and fails to make
+// some. No thread may keep the groups.
+func TestGroupsLeak(t *testing.T) {
+	needRoot(t)
+	s := open(t, defaults(), frontend.Options{})
+	if err := errors.Join(os.Chmod(s.dir, 0o777), os.Mkdir(s.dir+"/closed", 0o700), os.WriteFile(s.dir+"/there", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	closed, err := s.Lookup(fp.RootID, "closed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := s.Lookup(fp.RootID, "there")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.UID, s.GID = 0, 0 }()
+	for i, id := range [][2]uint32{{0, 0}, {0, 7}, {7, 0}, {1000, 1000}, {^uint32(0) - 1, 1}} {
+		s.UID, s.GID = id[0], id[1]
+		for _, groups := range [][]uint32{{2000}, {3, 1, 2, 1}, make([]uint32, 32)} {
+			name := fmt.Sprint(i, len(groups))
+			f, err := s.Create(fp.RootID, name, unix.O_RDWR, 0o644, groups...)
+			if err != nil {
+				t.Errorf("%v with %v: %v", id, groups, err)
+				continue
+			}
+			wantNoGroups(t)
+			_ = s.Release(f.Entry.NodeID, f.Open.Fh)
+			for what, makes := range map[string]func() error{
+				"what is there": func() error {
+					_, err := s.Create(fp.RootID, "there", unix.O_RDWR|unix.O_EXCL, 0o644, groups...)
+					return err
+				},
+				"in a file": func() error { _, err := s.Create(there.NodeID, "x", unix.O_RDWR, 0o644, groups...); return err },
+				"too long": func() error {
+					_, err := s.Create(fp.RootID, strings.Repeat("x", 256), unix.O_RDWR, 0o644, groups...)
+					return err
+				},
+				"with no id at all": func() error { _, err := s.Create(fp.RootID, "x", unix.O_RDWR, 0o644, ^uint32(0)); return err },
+			} {
+				if err := makes(); err == nil {
+					t.Errorf("made %s", what)
+				}
+				wantNoGroups(t)
+			}
+		}
+	}
+	// The guest has checked permissions: a directory that the user can't write to by the
+	// host's rules is no obstacle, and leaves no privilege behind.
+	s.UID, s.GID = 1000, 1000
+	if _, err := s.Create(closed.NodeID, "f", unix.O_RDWR, 0o644, 2000); err != nil {
+		t.Error(err)
+	}
+	wantNoGroups(t)
+	if u, g := s.host(t, "closed/f"); u != 1000 || g != 1000 {
+		t.Errorf("%d:%d", u, g)
+	}
+}
+
 // wantNoGroups checks that no thread kept what a request made it: another user, or
 // supplementary groups.
 func wantNoGroups(t testing.TB) {
