@@ -83,6 +83,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&o.NoIndirect, "no-indirect", false, "use no indirect descriptors")
 	fl.BoolVar(&o.NoEventIdx, "no-event-idx", false, "use no event indexes")
 	fl.BoolVar(&o.Floor, "floor", false, "measure the bare system calls of each operation, too")
+	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.StringVar(&f.svg, "svg", "", "write a picture of the ratios to this file, too")

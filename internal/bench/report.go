@@ -22,7 +22,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	fmt.Fprintf(w, "%d request queue(s) of %d, %d round(s) of %s, medians; CPU is the back-end's per unit\n", o.Queues, o.QueueSize, o.Rounds, o.length())
 	for _, line := range []string{
 		"vs: how many times faster (units) and what share of the CPU the first target is and needs",
-		"kick, call: notifications per request; p50 to max: latency of a request in us",
+		"kick, call: notifications per request; sys: system calls per unit; p50 to max: latency of a request in us",
 	} {
 		fmt.Fprintln(w, line)
 	}
@@ -37,16 +37,23 @@ func (r *Report) WriteTable(w io.Writer) error {
 		if res.Workload.Unit == "entry" {
 			rate = "entries/s"
 		}
-		fmt.Fprintf(t, "depth\ttarget\t%s\tvs\tCPU us\tvs\tkick\tcall\tp50\tp90\tp99\tp99.9\tmax\tspread\tdriver us\t\n", rate)
+		fmt.Fprintf(t, "depth\ttarget\t%s\tvs\tCPU us\tvs\tkick\tcall\tsys\tp50\tp90\tp99\tp99.9\tmax\tspread\tdriver us\t\n", rate)
 		for _, f := range res.Figures() {
-			fmt.Fprintf(t, "%d\t%s\t%.0f\t%s\t%.2f\t%s\t%.2f\t%.2f\t%s\t%.0f%%\t%.2f\t\n", res.Depth, f.Target, f.PerSecond, times(f.Ratio),
-				f.CPU, times(f.CPURatio), f.Kicks, f.Calls, f.latencies(), f.Spread*100, f.Driver)
+			fmt.Fprintf(t, "%d\t%s\t%.0f\t%s\t%.2f\t%s\t%.2f\t%.2f\t%s\t%s\t%.0f%%\t%.2f\t\n", res.Depth, f.Target, f.PerSecond, times(f.Ratio),
+				f.CPU, times(f.CPURatio), f.Kicks, f.Calls, optional(f.Syscalls), f.latencies(), f.Spread*100, f.Driver)
 		}
 		if err := t.Flush(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func optional(x float64) string {
+	if x == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", x)
 }
 
 func times(x float64) string {

@@ -38,6 +38,9 @@ type Measurement struct {
 	Target  string
 	Rounds  []Sample
 	Latency *Hist // of requests, all rounds
+	// Syscalls is how many system calls the back-end makes per unit, eventfd calls
+	// included; 0 if they were not counted.
+	Syscalls float64
 }
 
 // Result is one workload at one depth, with all targets in their order and, if it was
@@ -106,6 +109,7 @@ func (r *runner) run() (results []Result, err error) {
 type subject struct {
 	name    string
 	measure func(depth int, d time.Duration, h *Hist) (Sample, error)
+	session *session // nil for the floor
 }
 
 // workload measures all targets with one workload, depth by depth.
@@ -122,7 +126,7 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 				err = fmt.Errorf("%s: %w", s.target.Name, s.explain(err))
 			}
 			return m, err
-		}})
+		}, s})
 	}
 	if r.opts.Floor && w.floor != nil {
 		f, err := w.floor(r.files)
@@ -132,7 +136,7 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 		defer f.close()
 		subjects = append(subjects, subject{floorName, func(_ int, d time.Duration, _ *Hist) (Sample, error) {
 			return measureFloor(f, d)
-		}})
+		}, nil})
 	}
 	for _, depth := range r.opts.Depths {
 		result := Result{Workload: *w, Depth: depth}
@@ -174,6 +178,30 @@ func (r *runner) rounds(result *Result, subjects []subject) error {
 				return context.Cause(r.ctx)
 			}
 		}
+	}
+	return r.countCalls(result, subjects)
+}
+
+// countCalls has a short round of its own for each target, if it is asked for.
+func (r *runner) countCalls(result *Result, subjects []subject) error {
+	if !r.opts.Syscalls {
+		return nil
+	}
+	for i, s := range subjects {
+		if s.session == nil {
+			continue
+		}
+		c, err := newCallCounter(s.session.pids)
+		if err != nil {
+			return err
+		}
+		m, err := s.measure(result.Depth, min(r.opts.Duration, 50*time.Millisecond), new(Hist))
+		n, countErr := c.total()
+		c.close()
+		if err := errors.Join(err, countErr); err != nil {
+			return err
+		}
+		result.Targets[i].Syscalls = ratio(float64(n), float64(m.Units))
 	}
 	return nil
 }

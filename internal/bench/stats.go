@@ -14,6 +14,7 @@ type Figures struct {
 	Driver     float64   `json:"driver_us"`           // of the load generator
 	Kicks      float64   `json:"kicks_per_request"`   // notifications of the back-end
 	Calls      float64   `json:"calls_per_request"`   // notifications by the back-end
+	Syscalls   float64   `json:"syscalls,omitempty"`  // of the back-end, per unit
 	Spread     float64   `json:"spread"`              // (fastest - slowest round) / median
 	P50        float64   `json:"p50_us"`              // latency of a request
 	P90        float64   `json:"p90_us"`              //
@@ -87,6 +88,7 @@ func (m *Measurement) figures() Figures {
 		Driver:     median(m.each(func(s Sample) float64 { return perUnit(s.Driver, s) })),
 		Kicks:      median(m.each(func(s Sample) float64 { return ratio(float64(s.Kicks), float64(s.Requests)) })),
 		Calls:      median(m.each(func(s Sample) float64 { return ratio(float64(s.Calls), float64(s.Requests)) })),
+		Syscalls:   m.Syscalls,
 		Requests:   m.Latency.Count(),
 		P50:        us(m.Latency.Quantile(0.5)),
 		P90:        us(m.Latency.Quantile(0.9)),
