@@ -280,7 +280,7 @@ func (p *Pipe) wait() error {
 
 // sleep waits for a call; begin is when waiting began, or 0.
 func (p *Pipe) sleep(begin *int64) error {
-	n, err := unix.EpollWait(p.epoll, p.events[:], 1000)
+	n, err := unix.EpollWait(p.epoll, p.events[:], min(1000, int(p.Timeout.Milliseconds())+1))
 	if err != nil && err != unix.EINTR {
 		return err
 	}

@@ -88,8 +88,6 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.StringVar(&f.svg, "svg", "", "write a picture of the ratios to this file, too")
 	fl.BoolVar(&f.noProgress, "no-progress", false, "no progress on the terminal")
-	cmd.MarkFlagsMutuallyExclusive("socket", "daemon")
-	cmd.MarkFlagsMutuallyExclusive("json", "benchstat")
 }
 
 func (f *benchFlags) run(cmd *cobra.Command) (err error) {
@@ -134,6 +132,10 @@ func (f *benchFlags) targets() (err error) {
 		return usagef("%w (--list shows all)", err)
 	}
 	switch {
+	case f.json && f.benchstat:
+		return usagef("--json and --benchstat exclude each other")
+	case f.daemon != "" && f.socket != "":
+		return usagef("--socket and --daemon exclude each other: the first measures a back-end that runs already")
 	case f.daemon != "":
 		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: programName(f.daemon), Command: f.daemon})
 	case f.socket == "":
@@ -145,6 +147,9 @@ func (f *benchFlags) targets() (err error) {
 	}
 	for _, command := range f.vs {
 		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: programName(command), Command: command})
+	}
+	if f.svg != "" && len(f.opts.Targets) < 2 {
+		return usagef("a picture shows ratios: --svg needs --vs")
 	}
 	if len(f.names) > len(f.opts.Targets) {
 		return usagef("%d names for %d targets", len(f.names), len(f.opts.Targets))
@@ -184,7 +189,14 @@ func (f *benchFlags) write(w io.Writer, r *bench.Report) (err error) {
 	default:
 		err = r.WriteTable(w)
 	}
-	return err
+	if err != nil || f.svg == "" {
+		return err
+	}
+	file, err := os.Create(f.svg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.WriteSVG(file), file.Close())
 }
 
 // progress is a line on a terminal.

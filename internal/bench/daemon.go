@@ -21,7 +21,7 @@ import (
 // Target is a back-end to measure.
 type Target struct {
 	Name string
-	// Command starts it: a shell command in which {socket} and {dir} stand for the
+	// Command starts it: a program with options, quoted as for a shell, in which {socket} and {dir} stand for the
 	// socket to listen at and the directory to share. Empty if it runs already.
 	Command string
 	Socket  string // where it listens, if it runs already
@@ -69,7 +69,8 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 func startDaemon(t *Target, scratch, dir string) (*daemon, error) {
 	d := &daemon{socket: filepath.Join(scratch, "socket"), ended: make(chan struct{}), errors: &tail{}}
 	words := strings.NewReplacer("{socket}", quote(d.socket), "{dir}", quote(dir))
-	d.cmd = exec.Command("/bin/sh", "-c", "exec "+words.Replace(t.Command))
+	// env lets the command begin with variables, and like exec leaves no shell behind.
+	d.cmd = exec.Command("/bin/sh", "-c", "exec env "+words.Replace(t.Command))
 	d.cmd.Stdout, d.cmd.Stderr = d.errors, d.errors
 	d.cmd.WaitDelay = time.Second // a grandchild may hold the pipe
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}

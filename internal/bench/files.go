@@ -53,7 +53,7 @@ func prepare(o *Options) (f *files, err error) {
 	}
 	return f, errors.Join(
 		f.fill("small", smallFiles, smallSize), f.fill("list", listFiles, 0), f.fill("many", f.many, 0),
-		f.big("big", bigSize), f.big("cold", f.cold))
+		f.big("big", bigSize), f.big("cold", f.cold), f.sync("cold"))
 }
 
 func fileName(i int) string { return fmt.Sprintf("file-%06d", i) }
@@ -70,18 +70,23 @@ func (f *files) fill(dir string, n, size int) error {
 
 // big writes a file of bytes that no file system compresses or stores as holes.
 func (f *files) big(name string, size int64) error {
-	if size == 0 {
-		return nil
-	}
 	w, err := os.OpenFile(filepath.Join(f.path, name), os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	if _, err := io.CopyN(w, &noise{1}, size); err != nil {
+	_, err = io.CopyN(w, &noise{1}, size)
+	return err
+}
+
+// sync writes a file to its disk: what is not there cannot leave the page cache.
+func (f *files) sync(name string) error {
+	fd, err := unix.Open(filepath.Join(f.path, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return err
 	}
-	return w.Sync()
+	defer unix.Close(fd)
+	return unix.Fsync(fd)
 }
 
 // noise is an endless xorshift sequence.

@@ -33,7 +33,7 @@ func measureFloor(f floorFunc, d time.Duration) (m Sample, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if d == 0 {
-		d = 100 * time.Millisecond
+		d = 10 * time.Millisecond
 	}
 	if f.before != nil {
 		if err := f.before(); err != nil {

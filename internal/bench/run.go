@@ -59,21 +59,24 @@ func Run(ctx context.Context, o *Options) (results []Result, err error) {
 	}
 	// The threads of the queues sleep in system calls and must not keep others waiting.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Queues+3)))
-	o.Progress("preparing files", 0)
-	f, err := prepare(o)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.remove()) }()
-	r := &runner{ctx: ctx, opts: o, files: f}
+	r := &runner{ctx: ctx, opts: o}
 	defer func() { err = errors.Join(err, r.close()) }()
 	for i := range o.Targets {
 		o.Progress("starting "+o.Targets[i].Name, 0)
-		s, err := openSession(ctx, &o.Targets[i], o, f)
+		s, err := openSession(ctx, &o.Targets[i], o)
 		if err != nil {
 			return nil, err
 		}
 		r.sessions = append(r.sessions, s)
+	}
+	o.Progress("preparing files", 0)
+	if r.files, err = prepare(o); err != nil {
+		return nil, err
+	}
+	for _, s := range r.sessions {
+		if err := s.findFiles(r.files); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.target.Name, err)
+		}
 	}
 	return r.run()
 }
@@ -90,6 +93,9 @@ type runner struct {
 func (r *runner) close() (err error) {
 	for _, s := range r.sessions {
 		err = errors.Join(err, s.close())
+	}
+	if r.files != nil {
+		err = errors.Join(err, r.files.remove())
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -28,34 +29,33 @@ type session struct {
 }
 
 // openSession starts a target if it has to be, and connects.
-func openSession(ctx context.Context, t *Target, o *Options, f *files) (s *session, err error) {
-	s = &session{target: t, opts: o, files: f, nodes: map[string]uint64{}}
-	defer func() {
-		if err != nil {
-			s.close()
-			err = fmt.Errorf("%s: %w", t.Name, err)
-		}
-	}()
+func openSession(ctx context.Context, t *Target, o *Options) (*session, error) {
+	s := &session{target: t, opts: o, nodes: map[string]uint64{}}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", t.Name, err), s.close())
+	}
+	return s, nil
+}
+
+func (s *session) start(ctx context.Context) error {
+	o := s.opts
 	conn, err := s.connect(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	fe, err := frontend.New(conn, frontend.Options{Queues: o.Queues, QueueSize: uint16(o.QueueSize), Slots: o.maxDepth(),
-		Data: o.dataSize(), Indirect: !o.NoIndirect, NoEventIdx: o.NoEventIdx, Chunk: o.Chunk})
+		Data: o.dataSize(), Indirect: !o.NoIndirect, NoIndirect: o.NoIndirect, NoEventIdx: o.NoEventIdx, Chunk: o.Chunk})
 	if err != nil {
-		return nil, fmt.Errorf("set the device up: %w", s.explain(err))
+		return fmt.Errorf("set the device up: %w", s.explain(err))
 	}
 	s.client = frontend.NewClient(fe)
 	if err := s.client.Handshake(frontend.AllFlags); err != nil {
-		return nil, fmt.Errorf("INIT: %w", s.explain(err))
+		return fmt.Errorf("INIT: %w", s.explain(err))
 	}
 	if most := int(s.client.Init.MaxWrite); most < o.dataSize() {
-		return nil, fmt.Errorf("the back-end takes writes of %d bytes at most, and %d are wanted", most, o.dataSize())
+		return fmt.Errorf("the back-end takes writes of %d bytes at most, and %d are wanted", most, o.dataSize())
 	}
-	if err := s.findProcesses(); err != nil {
-		return nil, err
-	}
-	return s, s.findFiles()
+	return s.findProcesses()
 }
 
 func (s *session) connect(ctx context.Context) (*net.UnixConn, error) {
@@ -101,7 +101,8 @@ func (s *session) findProcesses() (err error) {
 
 // findFiles looks up what prepare has made; that the names are there shows that the
 // back-end shares the right directory.
-func (s *session) findFiles() error {
+func (s *session) findFiles(f *files) error {
+	s.files = f
 	e, err := s.client.Lookup(rootID, s.files.name)
 	if err != nil {
 		return fmt.Errorf("look up %s: %w (does the back-end share %s?)", s.files.name, err, s.opts.Dir)

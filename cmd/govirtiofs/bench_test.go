@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/govirtiofs/govirtiofs/internal/bench"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+)
+
+// buildDaemon builds govirtiofsd as it is shipped.
+func buildDaemon(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "govirtiofsd")
+	cmd := exec.Command("go", "build", "-o", path, "../govirtiofsd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the daemon: %v\n%s", err, out)
+	}
+	return path
+}
+
+// benchmark runs "govirtiofs bench" with its temporary files in a directory of its
+// own, and checks that it leaves nothing there.
+func benchmark(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	temp, err := os.MkdirTemp("", "bench") // short: sockets are in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(temp)
+	t.Setenv("TMPDIR", temp)
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetArgs(append([]string{"bench"}, args...))
+	err = root.Execute()
+	if left, _ := filepath.Glob(temp + "/*"); len(left) > 0 {
+		t.Errorf("%v was left", left)
+	}
+	return out.String(), err
+}
+
+// small keeps a run of all workloads at a few ms each.
+var small = []string{"--rounds=1", "--count=16", "--warm-up=0", "--files=50", "--cold-size=1"}
+
+// daemonCommand starts our daemon. Its sandbox is not what is tested here.
+func daemonCommand(path string) string {
+	return path + " --sandbox=none --shared-dir={dir} --socket-path={socket}"
+}
+
+type benchOutput struct {
+	Results []struct {
+		Workload string
+		Depth    int
+		Targets  []bench.Figures
+	}
+}
+
+// check decodes a run's JSON, and checks that each target has done something in each
+// workload.
+func check(t *testing.T, out string, targets int) (o benchOutput) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(out), &o); err != nil {
+		t.Fatalf("%v in:\n%s", err, out)
+	}
+	for _, r := range o.Results {
+		if len(r.Targets) < targets {
+			t.Errorf("%s: %d targets, want %d", r.Workload, len(r.Targets), targets)
+		}
+		for _, f := range r.Targets {
+			if f.PerSecond <= 0 || f.CPU <= 0 {
+				t.Errorf("%s of %s, depth %d: nothing was measured: %+v", r.Workload, f.Target, r.Depth, f)
+			}
+			if f.Target != "syscalls" && (f.P50 <= 0 || f.Max < f.P50 || f.Calls > 1.5) {
+				t.Errorf("%s of %s, depth %d: impossible figures: %+v", r.Workload, f.Target, r.Depth, f)
+			}
+		}
+	}
+	return o
+}
+
+// TestBench runs each workload on our daemon for a moment, so that none rots.
+func TestBench(t *testing.T) {
+	daemon := buildDaemon(t)
+	t.Run("workloads", func(t *testing.T) {
+		svg := filepath.Join(t.TempDir(), "ratios.svg")
+		out, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--vs", "GOMAXPROCS=1 " + daemonCommand(daemon),
+			"--depth=1,8", "--floor", "--json", "--svg", svg}, small...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := check(t, out, 2)
+		if want := 2 * len(bench.Workloads()); len(o.Results) != want {
+			t.Errorf("%d results, want %d", len(o.Results), want)
+		}
+		if name := o.Results[0].Targets[1].Target; name != "govirtiofsd-2" {
+			t.Errorf("the second target is called %q", name)
+		}
+		b, err := os.ReadFile(svg)
+		if err != nil || xml.Unmarshal(b, new(struct{})) != nil {
+			t.Errorf("the picture is unreadable: %v", err)
+		}
+	})
+	t.Run("queues", func(t *testing.T) {
+		out, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--queues=3", "--queue-size=64", "--depth=4",
+			"--chunk=4096", "--spin=10us", "--json"}, small...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, out, 1)
+	})
+	t.Run("plain ring", func(t *testing.T) {
+		out, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--no-indirect", "--no-event-idx",
+			"--workload=getattr,read-1m,write-4k,create", "--depth=8", "--benchstat"}, small...)...)
+		if err != nil || strings.Count(out, "\nBenchmark") != 4 {
+			t.Errorf("%v, output:\n%s", err, out)
+		}
+	})
+}
+
+// TestBenchPeers runs each workload on the other back-ends, which differ in what they
+// offer.
+func TestBenchPeers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the peers need root")
+	}
+	for name, options := range map[string]string{
+		guest.RustPeer: "--shared-dir {dir} --socket-path {socket}",
+		guest.CPeer:    "-f -o source={dir} --socket-path={socket}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := benchmark(t, append([]string{"--daemon", guest.Peer(t, name) + " " + options, "--depth=4", "--json"}, small...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(t, out, 1)
+		})
+	}
+}
+
+// TestBenchErrors: what is wrong is said, with the right exit status.
+func TestBenchErrors(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		args   []string
+		usage  bool
+		saying string
+	}{
+		{nil, true, "--socket"},
+		{[]string{"--socket=/x"}, true, "--dir"},
+		{[]string{"--daemon=x"}, true, "{socket}"},
+		{[]string{"--daemon=x {socket}", "--socket=y"}, true, "socket"},
+		{[]string{"--daemon=x {socket}", "--workload=nothing"}, true, "--list"},
+		{[]string{"--daemon=x {socket}", "--depth=1000"}, true, "depths"},
+		{[]string{"--daemon=x {socket}", "--svg=y"}, true, "--vs"},
+		{[]string{"--daemon=x {socket}", "--json", "--benchstat"}, true, "exclude"},
+		{[]string{"--daemon=x {socket}", "extra"}, true, "unknown command"},
+		{[]string{"--socket=" + dir + "/none", "--dir=" + dir}, false, "no such file"},
+		{[]string{"--daemon=/no/such/program {socket}", "--files=1", "--cold-size=1"}, false, "No such file"},
+		{[]string{"--daemon=/bin/false {socket}", "--files=1", "--cold-size=1"}, false, "exit status 1"},
+	} {
+		t.Run(fmt.Sprint(tt.args), func(t *testing.T) {
+			out, err := benchmark(t, tt.args...)
+			if err == nil {
+				t.Fatalf("no error; output:\n%s", out)
+			}
+			var usage usageError
+			if errors.As(err, &usage) != tt.usage || !strings.Contains(err.Error(), tt.saying) {
+				t.Errorf("%v; want one that says %q, usage error %t", err, tt.saying, tt.usage)
+			}
+		})
+	}
+}
+
+func TestBenchList(t *testing.T) {
+	out, err := benchmark(t, "--list")
+	if err != nil || !strings.Contains(out, "readdirplus") {
+		t.Errorf("%v, %q", err, out)
+	}
+}

@@ -1,0 +1,178 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestTransferOrder: every block comes once before any comes twice, else a disk's reads
+// would come from the page cache.
+func TestTransferOrder(t *testing.T) {
+	for _, size := range []int64{1 << 20, 256 << 20, 257 << 20, 4096 * 3} {
+		x := newTransfer(0, 0, size, 4096, 3, false)
+		seen := make([]bool, x.blocks)
+		for range x.blocks {
+			x.at = (x.at + x.step) % x.blocks
+			if seen[x.at] {
+				t.Fatalf("file of %d: block %d comes twice", size, x.at)
+			}
+			seen[x.at] = true
+		}
+	}
+}
+
+// TestProcessCPU: the clock of another process counts what it does, and what its
+// children do when they are among the descendants.
+func TestProcessCPU(t *testing.T) {
+	cmd := exec.Command("/bin/sh", "-c", "(while :; do :; done) & echo started; wait")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := onSpawner(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 8)
+	if _, err := out.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	pids := descendants(cmd.Process.Pid)
+	if len(pids) != 2 {
+		t.Fatalf("descendants are %v, want the shell and its child", pids)
+	}
+	defer func() {
+		_ = unix.Kill(pids[1], unix.SIGKILL)
+		_ = cmd.Wait()
+	}()
+	before, err := treeCPU(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		after, err := treeCPU(pids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after-before > 20*time.Millisecond {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a busy loop has used %v of CPU in 20 s", after-before)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if _, err := processCPU(1 << 22); err == nil { // more than the largest pid
+		t.Error("a process that is not there has a clock")
+	}
+}
+
+// TestDaemonStops: a daemon that ignores SIGTERM, and its child, are gone after stop.
+func TestDaemonStops(t *testing.T) {
+	dir := t.TempDir()
+	d, err := startDaemon(&Target{Command: `sh -c "trap '' TERM; sleep 1000 & echo ready >&2; wait; sleep 1000" {socket} {dir}`}, dir, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; !strings.Contains(d.errors.String(), "ready"); i++ {
+		if i > 1000 {
+			t.Fatal("the shell does not start")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	family := descendants(d.cmd.Process.Pid)
+	if len(family) != 2 {
+		t.Errorf("the daemon is %v, want two processes", family)
+	}
+	d.stop()
+	for _, pid := range family {
+		for i := 0; unix.Kill(pid, 0) == nil && isRunning(pid); i++ {
+			if i > 500 {
+				t.Fatalf("process %d is still there", pid)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// isRunning says whether a process is more than a zombie.
+func isRunning(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// TestDaemonFails: what a daemon says is in the error, and nobody waits for it.
+func TestDaemonFails(t *testing.T) {
+	dir := t.TempDir()
+	d, err := startDaemon(&Target{Command: "sh -c 'echo no such option >&2; exit 3'"}, dir, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.stop()
+	_, err = d.connect(context.Background())
+	if err == nil || !strings.Contains(err.Error(), "no such option") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("the error does not say why: %v", err)
+	}
+}
+
+// TestPrepare: the files are there, and then they are not.
+func TestPrepare(t *testing.T) {
+	o := &Options{Dir: t.TempDir(), Files: 10, ColdSize: 1 << 20}
+	f, err := prepare(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, size := range map[string]int64{"small/" + fileName(999): smallSize, "list/" + fileName(999): 0, "many/" + fileName(9): 0,
+		"big": bigSize, "cold": 1 << 20} {
+		if st, err := os.Stat(f.path + "/" + name); err != nil || st.Size() != size {
+			t.Errorf("%s: %v, want %d bytes", name, err, size)
+		}
+	}
+	if err := f.dropCache(); err != nil {
+		t.Error(err)
+	}
+	if err := f.remove(); err != nil {
+		t.Error(err)
+	}
+	if list, _ := os.ReadDir(o.Dir); len(list) > 0 {
+		t.Errorf("%v is left", list)
+	}
+	o.Dir += "/missing"
+	if _, err := prepare(o); err == nil {
+		t.Error("files were made in a directory that does not exist")
+	}
+}
+
+// TestFloors: each loop of system calls works.
+func TestFloors(t *testing.T) {
+	f, err := prepare(&Options{Dir: t.TempDir(), Files: 300, ColdSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.remove()
+	for _, w := range Workloads() {
+		if w.floor == nil {
+			continue
+		}
+		ff, err := w.floor(f)
+		if err != nil {
+			t.Fatalf("%s: %v", w.Name, err)
+		}
+		m, err := measureFloor(ff, time.Millisecond)
+		ff.close()
+		if err != nil || m.Units == 0 || m.CPU <= 0 {
+			t.Errorf("%s: %+v, %v", w.Name, m, err)
+		}
+	}
+}

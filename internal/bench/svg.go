@@ -1,0 +1,149 @@
+package bench
+
+import (
+	"fmt"
+	"html"
+	"io"
+	"math"
+	"strings"
+)
+
+// Measures of the picture, in pixels.
+const (
+	svgLabel = 170 // width of the labels
+	svgPanel = 400 // width of each of the two panels
+	svgInset = 30  // of a panel, for the numbers of the longest bars
+	svgGap   = 40
+	svgRow   = 12 // height of a bar
+	svgTop   = 76
+	svgMost  = 8.0 // bars end at this ratio, either way
+)
+
+// svgColours are told apart by people who see no difference of red and green, too.
+var svgColours = []string{"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"}
+
+// WriteSVG draws how the first target compares with each other one: to the left how
+// many times as fast it is, to the right what share of the other's processor time it
+// needs. The scale is logarithmic, so that twice and half look alike.
+func (r *Report) WriteSVG(w io.Writer) error {
+	p := &picture{}
+	rows := r.ratioRows()
+	if len(rows) == 0 {
+		return fmt.Errorf("a picture needs two targets: it shows ratios")
+	}
+	first := r.Results[0].Targets[0].Target
+	height := svgTop + 30
+	for _, row := range rows {
+		height += len(row.bars)*svgRow + 8
+	}
+	width := svgLabel + 2*svgPanel + 2*svgGap
+	p.put(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="11">`, width, height, width, height)
+	p.put(`<rect width="100%%" height="100%%" fill="white"/>`)
+	p.text(svgLabel, 18, "start", 14, first+" compared")
+	left, right := float64(svgLabel), float64(svgLabel+svgPanel+svgGap)
+	p.text(left, 60, "start", 11, "speed: right of the line is faster")
+	p.text(right, 60, "start", 11, "CPU per operation: left of the line is less")
+	r.legend(p)
+	p.axis(left, height)
+	p.axis(right, height)
+	y := float64(svgTop)
+	for _, row := range rows {
+		p.text(svgLabel-8, y+float64(len(row.bars)*svgRow)/2+4, "end", 11, row.label)
+		for _, b := range row.bars {
+			p.bar(left, y, b.speed, svgColours[b.colour%len(svgColours)])
+			p.bar(right, y, b.cpu, svgColours[b.colour%len(svgColours)])
+			y += svgRow
+		}
+		y += 8
+	}
+	p.put("</svg>")
+	_, err := io.WriteString(w, p.String())
+	return err
+}
+
+// ratioRow is a workload at a depth with a bar for each other target.
+type ratioRow struct {
+	label string
+	bars  []ratioBar
+}
+
+type ratioBar struct {
+	speed, cpu float64
+	colour     int
+}
+
+func (r *Report) ratioRows() (rows []ratioRow) {
+	for _, res := range r.Results {
+		row := ratioRow{label: fmt.Sprintf("%s, depth %d", res.Workload.Name, res.Depth)}
+		for i, f := range res.Figures() {
+			if i > 0 && f.Target != floorName {
+				row.bars = append(row.bars, ratioBar{f.Ratio, f.CPURatio, i - 1})
+			}
+		}
+		if len(row.bars) > 0 {
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+// legend names the other targets.
+func (r *Report) legend(p *picture) {
+	x := float64(svgLabel)
+	for i, t := range r.Results[0].Targets[1:] {
+		if t.Target == floorName {
+			continue
+		}
+		p.put(`<rect x="%.0f" y="28" width="10" height="10" fill="%s"/>`, x, svgColours[i%len(svgColours)])
+		p.text(x+14, 37, "start", 11, "against "+t.Target)
+		x += float64(90 + 7*len(t.Target))
+	}
+}
+
+// picture is an SVG file being written.
+type picture struct{ strings.Builder }
+
+func (p *picture) put(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
+
+func (p *picture) text(x, y float64, anchor string, size int, s string) {
+	p.put(`<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%d">%s</text>`, x, y, anchor, size, html.EscapeString(s))
+}
+
+// position is where a ratio is in a panel; 1 is in the middle.
+func position(ratio float64) float64 {
+	if ratio <= 0 {
+		return svgPanel / 2
+	}
+	x := math.Log2(ratio) / math.Log2(svgMost)
+	return svgPanel/2 + (svgPanel/2-svgInset)*max(-1, min(1, x))
+}
+
+func (p *picture) axis(left float64, height int) {
+	for _, v := range []struct {
+		at    float64
+		label string
+	}{{1.0 / 8, "⅛"}, {0.25, "¼"}, {0.5, "½"}, {1, "1"}, {2, "2"}, {4, "4"}, {8, "8"}} {
+		x := left + position(v.at)
+		colour := "#ddd"
+		if v.at == 1 {
+			colour = "#444"
+		}
+		p.put(`<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="%s"/>`, x, svgTop-8, x, height-24, colour)
+		p.text(x, float64(height-10), "middle", 11, v.label)
+	}
+}
+
+// bar goes from 1 to the ratio, with the number behind it.
+func (p *picture) bar(left, y, ratio float64, colour string) {
+	if ratio <= 0 {
+		return // not measured
+	}
+	from, to := position(1), position(ratio)
+	anchor, at := "start", to+3
+	if to < from {
+		from, to = to, from
+		anchor, at = "end", from-3
+	}
+	p.put(`<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"/>`, left+from, y, max(to-from, 1), svgRow-2, colour)
+	p.text(left+at, y+svgRow-3, anchor, 9, fmt.Sprintf("%.2f", ratio))
+}
