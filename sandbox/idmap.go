@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -57,6 +58,9 @@ func sysMaps(maps []IDMap) []syscall.SysProcIDMap {
 	return out
 }
 
+// ErrIDMap is returned by Namespace.Start for maps that the system does not allow.
+var ErrIDMap = errors.New("map ids")
+
 // runIDMap has newuidmap or newgidmap set the maps of a process.
 func runIDMap(program string, pid int, maps []IDMap) error {
 	args := []string{strconv.Itoa(pid)}
@@ -67,7 +71,7 @@ func runIDMap(program string, pid int, maps []IDMap) error {
 	}
 	out, err := exec.Command(program, args...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("%w: %s %s: %w: %s", ErrIDMap, program, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

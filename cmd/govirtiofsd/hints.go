@@ -15,6 +15,10 @@ func hints(err error) []string {
 		out = append(out, "This sandbox can't be made here, for example inside a container or without user namespaces. "+
 			"If something else confines the daemon, choose --sandbox=chroot (as root) or --sandbox=none.")
 	}
+	if errors.Is(err, sandbox.ErrIDMap) {
+		out = append(out, "Ids other than one's own are mapped by newuidmap and newgidmap, of the package uidmap; "+
+			"/etc/subuid and /etc/subgid say which ones a user may have. --ownership=xattr needs neither.")
+	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		out = append(out, "Another process has made this socket in the meantime.")
 	}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// needProgram skips, or fails where everything has to run.
+func needProgram(t *testing.T, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err == nil {
+		return
+	}
+	if os.Getenv("GOVIRTIOFS_REQUIRE") == "1" {
+		t.Fatalf("%s is missing", name)
+	}
+	t.Skipf("%s is missing", name)
+}
+
+// mapUser is a user whom newuidmap knows: it looks users up, and what they may map.
+const (
+	mapUser      = "govirtiofs-test"
+	mapUID       = 4719
+	mapGID       = 65534
+	firstSubUID  = 2_000_000
+	firstSubGID  = 3_000_000
+	subIDsCount  = 65536
+	firstMapping = 1 // inside, of subordinate ids
+)
+
+func makeMapUser(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	for _, p := range []string{"newuidmap", "newgidmap", "useradd", "usermod", "userdel"} {
+		needProgram(t, p)
+	}
+	_ = exec.Command("userdel", mapUser).Run() // of a test that was killed
+	t.Cleanup(func() {
+		if out, err := exec.Command("userdel", mapUser).CombinedOutput(); err != nil {
+			t.Errorf("userdel: %v: %s", err, out)
+		}
+	})
+	for _, args := range [][]string{
+		{"useradd", "-M", "-N", "-g", fmt.Sprint(mapGID), "-u", fmt.Sprint(mapUID), mapUser},
+		{"usermod", "--add-subuids", fmt.Sprintf("%d-%d", firstSubUID, firstSubUID+subIDsCount-1),
+			"--add-subgids", fmt.Sprintf("%d-%d", firstSubGID, firstSubGID+subIDsCount-1), mapUser},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+}
+
+// startMapped starts a daemon of mapUser's.
+func startMapped(t *testing.T, args ...string) (*daemon, string) {
+	t.Helper()
+	dir := tempDir(t)
+	if err := errors.Join(os.Mkdir(dir+"/tree", 0o755), os.Chown(dir+"/tree", mapUID, mapGID)); err != nil {
+		t.Fatal(err)
+	}
+	d := startDaemon(t, func(cmd *exec.Cmd) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: mapUID, Gid: mapGID}}
+	}, append([]string{"--socket-path", dir + "/s", "--shared-dir", dir + "/tree"}, args...)...)
+	return d, dir
+}
+
+// TestIntegrationIDMaps has a user's daemon make files of the user's subordinate ids.
+func TestIntegrationIDMaps(t *testing.T) {
+	makeMapUser(t)
+	d, dir := startMapped(t, "--uid-map=:0:4719:1:", "--uid-map", "/1/2000000/1000/", "--uid-map", "x2000x2001000x1",
+		"--gid-map", ",0,65534,1,", "--gid-map=:1:3000000:1000:")
+	d.waitLine(waitingLine)
+	if err := os.WriteFile(dir+"/tree/root", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, dir+"/s")
+	for _, test := range []struct{ uid, gid, hostUID, hostGID uint32 }{
+		{0, 0, mapUID, mapGID}, {1, 1, firstSubUID, firstSubGID}, {5, 0, firstSubUID + 4, mapGID},
+		{1000, 1000, firstSubUID + 999, firstSubGID + 999}, {2000, 6, firstSubUID + 1000, firstSubGID + 5},
+	} {
+		name := fmt.Sprint("f", test.uid)
+		e := makeAs(t, c, name, test.uid, test.gid)
+		if a := e.Entry.Attr; a.UID != test.uid || a.GID != test.gid {
+			t.Errorf("%+v: shown %d:%d", test, a.UID, a.GID)
+		}
+		wantOwner(t, dir+"/tree/"+name, test.hostUID, test.hostGID)
+		a, err := c.Setattr(e.Entry.NodeID, fp.SetattrIn{Valid: fp.FattrUID | fp.FattrGID, UID: 7, GID: 8})
+		if err != nil || a.UID != 7 || a.GID != 8 {
+			t.Errorf("chown: %+v, %v", a, err)
+		}
+		wantOwner(t, dir+"/tree/"+name, firstSubUID+6, firstSubGID+7)
+	}
+	// An id without a counterpart can't own anything, and leaves no trace.
+	c.UID, c.GID = 5000, 0
+	if _, err := c.Create(1, "unmapped", unix.O_RDWR, 0o644); err == nil {
+		t.Error("a file of a user who is not mapped")
+	}
+	c.UID, c.GID = 0, 0
+	if _, err := os.Lstat(dir + "/tree/unmapped"); err == nil {
+		t.Error("the file is there")
+	}
+	// The host's root is nobody inside.
+	if e, err := c.Lookup(1, "root"); err != nil || e.Attr.UID != 65534 {
+		t.Errorf("a file of root's: %+v, %v", e.Attr, err)
+	}
+	c.Close()
+	d.wantStatus(exitOK)
+}
+
+func makeAs(t *testing.T, c *frontend.Client, name string, uid, gid uint32) fp.CreateOut {
+	t.Helper()
+	c.UID, c.GID = uid, gid
+	defer func() { c.UID, c.GID = 0, 0 }()
+	e, err := c.Create(1, name, unix.O_RDWR, 0o644)
+	if err != nil {
+		t.Fatalf("create as %d:%d: %v", uid, gid, err)
+	}
+	return e
+}
+
+func wantOwner(t *testing.T, path string, uid, gid uint32) {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Lstat(path, &st); err != nil || st.Uid != uid || st.Gid != gid {
+		t.Errorf("%s belongs to %d:%d (%v), want %d:%d", path, st.Uid, st.Gid, err, uid, gid)
+	}
+}
+
+// TestIntegrationIDMapsRefused gives maps that the system refuses.
+func TestIntegrationIDMapsRefused(t *testing.T) {
+	makeMapUser(t)
+	for _, test := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"--uid-map=:0:0:1:"}, "newuidmap"},
+		{[]string{"--uid-map=:0:2000000:65537:"}, "newuidmap"},
+		{[]string{"--uid-map=:0:4719:1:", "--gid-map=:0:0:1:"}, "newgidmap"},
+		{[]string{"--uid-map=:0:4719:1:", "--uid-map=:0:2000000:5:"}, "newuidmap"},
+	} {
+		d, dir := startMapped(t, test.args...)
+		d.wantStatus(exitStart)
+		if said := strings.Join(d.said, "\n"); !strings.Contains(said, test.says) || !strings.Contains(said, "/etc/subuid") {
+			t.Errorf("%v says:\n%s", test.args, said)
+		}
+		wantNoFiles(t, dir+"/s")
+	}
+}
+
+// TestIntegrationIDMapsRoot: root has no user namespace to map ids in.
+func TestIntegrationIDMapsRoot(t *testing.T) {
+	needRoot(t)
+	if !slices.Contains(sandboxes(), "namespace") {
+		t.Skip("no namespaces here")
+	}
+	dir := tempDir(t)
+	d := startDaemon(t, nil, "--socket-path", dir+"/s", "--shared-dir", dir, "--uid-map=:0:1000:1:")
+	d.wantStatus(exitStart)
+	if said := strings.Join(d.said, "\n"); !strings.Contains(said, "other than root") {
+		t.Errorf("says:\n%s", said)
+	}
+}
