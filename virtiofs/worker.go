@@ -3,6 +3,7 @@ package virtiofs
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,7 @@ type worker struct {
 	served    uint64 // chains given back
 	broken    bool   // the ring makes no sense; nothing more is read from it
 	canceled  bool   // the waiting requests have been told to end
+	yielded   time.Time
 
 	badChain rate.Sometimes
 	ringGone rate.Sometimes
@@ -135,7 +137,24 @@ func (w *worker) run(ready chan<- error) {
 		if w.vring.Kick < 0 {
 			timeout = pollInterval
 		}
+		w.yield()
 		w.bell.wait(timeout)
+	}
+}
+
+// yieldInterval is less than the 10 ms after which the Go scheduler wants to run
+// something else on a worker's processor.
+const yieldInterval = 8 * time.Millisecond
+
+// yield lets the Go scheduler see the worker pass by now and then. Its monitor thread
+// takes the processor away from a goroutine that has been in system calls, short ones
+// included, for 10 ms on end without having been scheduled; it does so again at each
+// look, every 20 us, and each time looks again as soon.
+func (w *worker) yield() {
+	now := time.Now()
+	if now.Sub(w.yielded) >= yieldInterval {
+		runtime.Gosched()
+		w.yielded = now
 	}
 }
 
