@@ -31,8 +31,14 @@ func encodeDev(major, minor uint32) uint32 {
 // stat fills ts.st with the node's attributes: one system call, even for a node
 // without a descriptor.
 func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
-	if fd := n.fd.Load(); fd >= 0 {
-		return fs.statFD(ts, int(fd))
+	if fd := int(n.fd.Load()); fd >= 0 {
+		if !n.local {
+			return fs.statFD(ts, fd)
+		}
+		if errno := statxLocal(fd, &ts.st); errno != 0 {
+			return errno
+		}
+		return fs.showOwner(ts, fd)
 	}
 	if !fs.ownXattr && fs.statInPlace(ts, n) {
 		return 0

@@ -102,7 +102,7 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 		fs.closeFD(f)
 		return errno
 	}
-	out.OpenFlags = fs.openOutFlags(guest) | fs.noFlush(fs.mountOf(n, f), guest)
+	out.OpenFlags = fs.openOutFlags(guest) | fs.noFlush(fs.mountOf(&n.key, f), guest)
 	return 0
 }
 
@@ -135,7 +135,7 @@ func (fs *FS) openAgain(ts *threadState, fd, flags int, guest uint32) (int, unix
 // to keeps it: with the flag the guest would also leave pages of shared mappings
 // unwritten at close (fs/fuse/file.c: fuse_flush). POSIX locks end with FLUSH.
 func (fs *FS) noFlush(mount *mountInfo, guest uint32) uint32 {
-	if guest&unix.O_ACCMODE != unix.O_RDONLY || fs.agreed(fp.InitPosixLocks) || mount.closeReports {
+	if guest&unix.O_ACCMODE != unix.O_RDONLY || fs.agreed(fp.InitPosixLocks) || !mount.local {
 		return 0
 	}
 	return fp.FopenNoflush
@@ -149,7 +149,7 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	if h.mount.closeReports && !r.MayWait {
+	if !h.mount.local && !r.MayWait {
 		return server.WouldBlock // the close may talk to a server
 	}
 	if in.ReleaseFlags&fp.ReleaseFlush != 0 {
@@ -171,7 +171,7 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	}
 	defer fs.releaseHandle(h)
 	fs.dropOwner(h.node, in.LockOwner)
-	if !h.mount.closeReports {
+	if h.mount.local {
 		return 0
 	}
 	if !r.MayWait {

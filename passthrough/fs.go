@@ -128,6 +128,8 @@ func (fs *FS) setRoot() error {
 	if err := fs.setHandles(&st); err != nil {
 		return err
 	}
+	k := keyOf(&st)
+	fs.mountOf(&k, fs.cfg.RootFD) // most nodes will be on it
 	n, errno := fs.intern(&st, fs.cfg.RootFD, nil, nil)
 	if errno != 0 {
 		return errno

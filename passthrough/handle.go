@@ -105,7 +105,7 @@ func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.E
 	if n.isDir() {
 		h.dir = &h.stream
 	} else {
-		h.mount = fs.mountOf(n, fd)
+		h.mount = fs.mountOf(&n.key, fd)
 		h.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
 	n.hold()
@@ -212,8 +212,8 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 // mountInfo is what FS learnt about a mount by using it. It is never forgotten: there
 // are few mounts.
 type mountInfo struct {
-	closeReports bool        // closing a file may report that a write has failed
-	noNowait     atomic.Bool // reads with RWF_NOWAIT do not work
+	local    bool        // on the host's own disks or memory
+	noNowait atomic.Bool // reads with RWF_NOWAIT do not work
 
 	mu    sync.Mutex // guards the following; fd does not change while there are users
 	users int        // nodes that have file handles
@@ -224,8 +224,9 @@ type mountInfo struct {
 // too.
 type mountKey struct{ mount, dev uint64 }
 
-// localFS are file systems of the host's own disks and memory (statfs(2)): closing a
-// file there reports nothing.
+// localFS are file systems of the host's own disks and memory (statfs(2)). To close a
+// file there reports nothing, and to ask for the attributes of an open one waits for
+// nobody.
 var localFS = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true,
 	unix.TMPFS_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true,
@@ -264,17 +265,17 @@ func (m *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
 	return info
 }
 
-// mountOf is what is known about the mount of n, which fd has open. The file system
-// is asked once a mount.
-func (fs *FS) mountOf(n *inode, fd int) *mountInfo {
-	k := mountKey{n.key.mount, n.key.dev}
+// mountOf is what is known about the mount of n, which fd has open, O_PATH or not. The
+// file system is asked once a mount.
+func (fs *FS) mountOf(n *key, fd int) *mountInfo {
+	k := mountKey{n.mount, n.dev}
 	if m := fs.mounts.get(k); m != nil {
 		return m
 	}
 	st := new(unix.Statfs_t)
-	m := &mountInfo{closeReports: true}
+	m := &mountInfo{}
 	if sysFstatfs(fd, st) == 0 {
-		m.closeReports = !localFS[int64(st.Type)]
+		m.local = localFS[int64(st.Type)]
 	}
 	return fs.mounts.add(k, m)
 }

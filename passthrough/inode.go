@@ -54,6 +54,8 @@ type inode struct {
 	next  uint32 // slot of the next node in the shard's list; guarded by the shard of key
 	stale bool   // not in the key table any more; guarded by the shard
 
+	local bool // on a mount that is known to be local
+
 	hasHandle bool // a file handle is kept behind the name; guarded by mu
 
 	nlookup uint64 // guarded by the shard
@@ -199,7 +201,8 @@ func (fs *FS) intern(st *unix.Statx_t, fd int, parent *inode, name []byte) (*ino
 		if n != nil {
 			fs.unlink(s, n) // its file is gone, and its number is another's
 		}
-		n = &inode{key: k, birth: birthOf(st), nlookup: 1}
+		mount := fs.mounts.get(mountKey{k.mount, k.dev})
+		n = &inode{key: k, birth: birthOf(st), nlookup: 1, local: mount != nil && mount.local}
 		n.fd.Store(-1)
 		n.refs.Store(refHold + 1)
 		if fs.nodes.add(n, func(id uint64) { n.id = id }) == 0 {

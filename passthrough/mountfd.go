@@ -17,7 +17,7 @@ func (fs *FS) useMount(n *inode, dirfd int, name *byte) (*mountInfo, unix.Errno)
 	if errno != 0 {
 		return nil, errno
 	}
-	m := fs.mountOf(n, fd)
+	m := fs.mountOf(&n.key, fd)
 	if !m.joinWith(fd) {
 		_ = sysClose(fd) // another thread was faster
 	}

@@ -33,24 +33,26 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 // read fills dst from the file, from off on. Without mayWait it answers WouldBlock for
 // data that is not in memory, as far as the file system can tell.
 func (h *handle) read(dst []unix.Iovec, off int64, mayWait bool) (done int, errno unix.Errno) {
-	flags := 0
-	if !mayWait && !h.mount.noNowait.Load() {
-		flags = unix.RWF_NOWAIT
-	}
+	cached := !mayWait && !h.mount.noNowait.Load()
 	for len(dst) > 0 {
 		batch := dst[:min(len(dst), maxIovecs)]
 		want := iovecBytes(batch)
-		n, errno := vectored(unix.SYS_PREADV2, h.fd, batch, off, flags)
+		var n int
+		if cached {
+			n, errno = readCached(h.fd, batch, want, off)
+		} else {
+			n, errno = vectored(unix.SYS_PREADV2, h.fd, batch, off, 0)
+		}
 		switch {
-		case errno == unix.EAGAIN && flags != 0:
+		case errno == unix.EAGAIN && cached:
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
 			return 0, server.WouldBlock
-		case errno == unix.EOPNOTSUPP && flags != 0:
+		case errno == unix.EOPNOTSUPP && cached:
 			// tmpfs, FUSE, network file systems: better in the way of others at
 			// times than on another thread each time.
 			h.mount.noNowait.Store(true)
-			flags = 0
+			cached = false
 			continue
 		case errno != 0 && done == 0:
 			return 0, errno

@@ -54,6 +54,17 @@ func statxFD(fd int, st *unix.Statx_t) unix.Errno {
 	return sysStatx(fd, &emptyName[0], unix.AT_EMPTY_PATH, st)
 }
 
+// statxLocal is statxFD of a file on the host's own disks. An inode that is open is in
+// memory, so it does not wait, and the scheduler need not know: that takes a sixth of
+// the call's time. With a file server behind it, the whole process would stand still at
+// the next garbage collection until it answers.
+func statxLocal(fd int, st *unix.Statx_t) unix.Errno {
+	counted()
+	_, _, errno := unix.RawSyscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(&emptyName[0])),
+		unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, uintptr(unsafe.Pointer(st)), 0)
+	return errno
+}
+
 func sysOpenat(dirfd int, name *byte, flags int, mode uint32) (int, unix.Errno) {
 	fd, errno := syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(flags|unix.O_CLOEXEC), uintptr(mode), 0, 0)
 	if errno != 0 {

@@ -41,6 +41,26 @@ func vectored(nr uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int, 
 	}
 }
 
+// rawRead is how many bytes are copied without a word to the scheduler, which then has
+// to wait for it.
+const rawRead = 128 << 10
+
+// readCached is preadv2 with RWF_NOWAIT: it waits for nothing but the memory that it
+// copies to.
+func readCached(fd int, iov []unix.Iovec, size int, off int64) (int, unix.Errno) {
+	if size > rawRead {
+		return vectored(unix.SYS_PREADV2, fd, iov, off, unix.RWF_NOWAIT)
+	}
+	for {
+		counted()
+		n, _, errno := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))),
+			uintptr(len(iov)), uintptr(off), 0, unix.RWF_NOWAIT)
+		if errno != unix.EINTR {
+			return length(n, errno)
+		}
+	}
+}
+
 func sysGetdents64(fd int, buf []byte) (int, unix.Errno) {
 	for {
 		counted()

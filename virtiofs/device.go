@@ -133,7 +133,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 		d.stopped = false
 		d.server.Restarted()
 	}
-	w, err := startWorker(d.server, index, v, d.opts.Log.WithField("queue", index))
+	w, err := startWorker(d.server, v, d.opts.Log.WithField("queue", index))
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}

@@ -66,12 +66,29 @@ type waiting struct {
 
 // startWorker starts the goroutine of a queue and waits until its thread is
 // ready.
-func startWorker(s *server.Server, index int, v vhostuser.Vring, log *logrus.Entry) (*worker, error) {
+func startWorker(s *server.Server, v vhostuser.Vring, log *logrus.Entry) (*worker, error) {
+	w, err := newWorker(s, v, log)
+	if err != nil {
+		return nil, err
+	}
+	addProcs(1)
+	ready := make(chan error)
+	go w.run(ready)
+	if err := <-ready; err != nil {
+		addProcs(-1)
+		w.bell.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// newWorker makes a worker without a goroutine.
+func newWorker(s *server.Server, v vhostuser.Vring, log *logrus.Entry) (*worker, error) {
 	b, err := newBell(v.Kick)
 	if err != nil {
 		return nil, err
 	}
-	w := &worker{
+	return &worker{
 		server:   s,
 		log:      log,
 		vring:    v,
@@ -81,16 +98,7 @@ func startWorker(s *server.Server, index int, v vhostuser.Vring, log *logrus.Ent
 		badChain: rate.Sometimes{Interval: time.Second},
 		ringGone: rate.Sometimes{Interval: time.Second},
 		exited:   make(chan struct{}),
-	}
-	addProcs(1)
-	ready := make(chan error)
-	go w.run(ready)
-	if err := <-ready; err != nil {
-		addProcs(-1)
-		b.close()
-		return nil, err
-	}
-	return w, nil
+	}, nil
 }
 
 // stop ends the worker and returns when nothing of the queue is in flight.

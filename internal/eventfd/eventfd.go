@@ -3,6 +3,7 @@ package eventfd
 
 import (
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,12 +19,23 @@ func Signal(fd int) {
 	_, _ = unix.Write(fd, one[:])
 }
 
+func signalRaw(fd int) {
+	one := [8]byte{1}
+	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&one)), 8)
+}
+
+func nonblocking(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_NONBLOCK != 0
+}
+
 // Notifier holds an eventfd of another process that may be exchanged while
 // goroutines notify it. The zero Notifier has none, and Notify does nothing.
 type Notifier struct {
 	mu  sync.RWMutex
 	fd  int // valid if set
 	set bool
+	raw bool   // a write can't wait, so the scheduler need not know of it
 	hit func() // see OnNotify
 }
 
@@ -37,7 +49,7 @@ func (n *Notifier) Set(fd int) {
 	n.Unblock()
 	n.mu.Lock()
 	old, had := n.fd, n.set
-	n.fd, n.set = fd, fd >= 0
+	n.fd, n.set, n.raw = fd, fd >= 0, fd >= 0 && nonblocking(fd)
 	n.mu.Unlock()
 	if had {
 		_ = unix.Close(old)
@@ -80,7 +92,10 @@ func full(fd int) bool {
 func (n *Notifier) Notify() {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	if n.set {
+	switch {
+	case n.raw:
+		signalRaw(n.fd)
+	case n.set:
 		Signal(n.fd)
 	}
 	if n.hit != nil {

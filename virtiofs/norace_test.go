@@ -1,0 +1,5 @@
+//go:build !race
+
+package virtiofs
+
+const raceEnabled = false
