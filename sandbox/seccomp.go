@@ -36,6 +36,7 @@ type FilterOptions struct {
 	Action FilterAction
 	Accept bool // more connections: accept4 on the listening socket
 	Extra  []uintptr
+	Ioctls []uint32 // requests beside those on files of the share
 }
 
 // Filter limits the system calls of every thread, now and later, to those that
@@ -85,7 +86,7 @@ const cloneNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEW
 func refuse(errno unix.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(errno) }
 
 // argRules are the system calls of which only a part is allowed.
-func argRules() []argRule {
+func argRules(o FilterOptions) []argRule {
 	return []argRule{
 		// No memory that is or becomes executable.
 		{number: unix.SYS_MMAP, arg: 2, deny: unix.PROT_EXEC},
@@ -96,7 +97,7 @@ func argRules() []argRule {
 		{number: unix.SYS_CLONE3, allow: []uint32{}, otherwise: refuse(unix.ENOSYS)},
 		{number: unix.SYS_UNSHARE, arg: 0, deny: ^uint32(unix.CLONE_FS)},
 		// File attributes and flags, nothing for terminals and devices.
-		{number: unix.SYS_IOCTL, arg: 1, allow: allowedIoctls, otherwise: refuse(unix.ENOTTY)},
+		{number: unix.SYS_IOCTL, arg: 1, allow: slices.Concat(allowedIoctls, o.Ioctls), otherwise: refuse(unix.ENOTTY)},
 		{number: unix.SYS_PRCTL, arg: 0, allow: []uint32{
 			unix.PR_SET_NAME, unix.PR_SET_VMA, unix.PR_SET_PDEATHSIG, unix.PR_GET_DUMPABLE, unix.PR_CAPBSET_READ,
 		}, otherwise: refuse(unix.EINVAL)},
@@ -122,7 +123,7 @@ func program(o FilterOptions) []unix.SockFilter {
 	a.emit(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, 1, 0, auditArch)
 	a.ret(unix.SECCOMP_RET_KILL_PROCESS)
 	a.load(dataNumber)
-	for _, r := range argRules() {
+	for _, r := range argRules(o) {
 		a.argRule(r)
 	}
 	for _, nr := range allowed(o) {

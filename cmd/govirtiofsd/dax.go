@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/pflag"
 
 	"github.com/govirtiofs/govirtiofs/dax"
@@ -35,14 +37,19 @@ func (o *options) checkDAX(set *pflag.FlagSet) error {
 	return nil
 }
 
-// daxConfig is the window, or nil.
-func (o *options) daxConfig() *passthrough.DAX {
+// daxConfig is the window, or nil; long is the connection of the helper that stretches
+// files, or nil.
+func (o *options) daxConfig(long *os.File) *passthrough.DAX {
 	if o.dax == "never" {
 		return nil
 	}
-	return &passthrough.DAX{
+	d := &passthrough.DAX{
 		Table:   dax.NewTable(o.daxWindow, passthrough.DAXUnit),
 		Every:   o.dax == "always",
 		MinSize: o.daxMinSize,
 	}
+	if c := stretcher(long); c != nil {
+		d.Stretch = c
+	}
+	return d
 }

@@ -252,6 +252,10 @@ func (o *options) compatFlags() *pflag.FlagSet {
 	return f
 }
 
+var filterActions = map[string]sandbox.FilterAction{
+	"none": sandbox.FilterNone, "kill": sandbox.FilterKill, "log": sandbox.FilterLog, "trap": sandbox.FilterTrap,
+}
+
 var (
 	negotiation = []string{"never", "auto", "always"}
 	logLevels   = []string{"error", "warn", "info", "debug", "trace", "off"}
@@ -335,9 +339,7 @@ func (o *options) checkSecurity(flags *pflag.FlagSet) error {
 	o.sandboxMode = map[string]sandbox.Mode{
 		"namespace": sandbox.ModeNamespace, "chroot": sandbox.ModeChroot, "none": sandbox.ModeNone,
 	}[o.sandbox]
-	o.filter = map[string]sandbox.FilterAction{
-		"none": sandbox.FilterNone, "kill": sandbox.FilterKill, "log": sandbox.FilterLog, "trap": sandbox.FilterTrap,
-	}[o.seccomp]
+	o.filter = filterActions[o.seccomp]
 	o.capabilities = sandbox.DefaultCapabilities()
 	if o.modcaps != "" {
 		set, err := sandbox.ModifyCapabilities(o.capabilities, o.modcaps)

@@ -132,10 +132,10 @@ func TestParse(t *testing.T) {
 			return o.dax == "inode" && o.daxWindow == 1<<30 && o.daxMinSize == 64<<10 && len(o.warnings) == 0
 		}},
 		{"--tag a --dax-window-size 64MiB --dax-min-size=1 --dax always", func(o *options) bool {
-			return o.dax == "always" && o.daxWindow == 64<<20 && o.daxMinSize == 1 && o.daxConfig().Table.Size() == 64<<20
+			return o.dax == "always" && o.daxWindow == 64<<20 && o.daxMinSize == 1 && o.daxConfig(nil).Table.Size() == 64<<20
 		}},
 		{"--dax=always", func(o *options) bool { return len(o.warnings) == 1 }}, // no tag
-		{"--dax-window-size=8g", func(o *options) bool { return o.daxConfig() == nil && len(o.warnings) == 1 }},
+		{"--dax-window-size=8g", func(o *options) bool { return o.daxConfig(nil) == nil && len(o.warnings) == 1 }},
 		{"-d", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 1 }},
 		{"-f", func(o *options) bool { return len(o.warnings) == 1 }},
 		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 1 }},

@@ -29,6 +29,9 @@ func init() {
 }
 
 func main() {
+	if os.Getenv(stretchEnv) != "" {
+		os.Exit(runStretchHelper())
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

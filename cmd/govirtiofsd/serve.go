@@ -21,7 +21,7 @@ import (
 const minNoFile = 609
 
 // serve confines this process, then serves front-ends until it is told to end.
-func serve(o *options, e *endpoint, n *notifier, log *logrus.Logger, signals <-chan os.Signal) error {
+func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := untilSignal(signals)
 	defer cancel(nil)
 	context.AfterFunc(ctx, n.stopping)
@@ -39,7 +39,7 @@ func serve(o *options, e *endpoint, n *notifier, log *logrus.Logger, signals <-c
 	if err := dropPrivileges(o); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	device, err := newDevice(o, view, log)
+	device, err := newDevice(o, view, long, log)
 	if err != nil {
 		return err
 	}
@@ -95,12 +95,12 @@ func dropPrivileges(o *options) error {
 }
 
 // newDevice joins file system, server and device.
-func newDevice(o *options, v sandbox.View, log *logrus.Logger) (*virtiofs.Device, error) {
+func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*virtiofs.Device, error) {
 	cfg, err := o.shareConfig(v)
 	if err != nil {
 		return nil, err
 	}
-	cfg.DAX = o.daxConfig()
+	cfg.DAX = o.daxConfig(long)
 	fs, err := passthrough.New(cfg)
 	if err != nil {
 		return nil, err

@@ -68,10 +68,11 @@ func start(o *options, log *logrus.Logger) error {
 	if builtWithCgo && o.sandboxMode != sandbox.ModeNone {
 		return errors.New("this program was built with cgo and can't take privileges off its threads in a sandbox: build it with CGO_ENABLED=0")
 	}
+	long := startStretch(o, log)
 	if o.sandboxMode == sandbox.ModeNamespace {
-		return superviseChild(o, e, n, log, signals)
+		return superviseChild(o, e, n, long, log, signals)
 	}
-	return serve(o, e, n, log, signals)
+	return serve(o, e, n, long, log, signals)
 }
 
 // startChild is start in the sandboxed process.
@@ -84,7 +85,7 @@ func startChild(o *options, log *logrus.Logger) error {
 	}
 	unix.CloseOnExec(childReady)
 	n := &notifier{to: os.NewFile(childReady, "pipe of readiness")}
-	return serve(o, e, n, log, signals)
+	return serve(o, e, n, adoptStretch(), log, signals)
 }
 
 // nameProcess gives the process its name in ps back, which is "exe" after it was
@@ -101,14 +102,21 @@ const endGrace = 5 * time.Second
 
 // superviseChild runs the sandboxed process and returns when it ends. Signals are
 // passed on.
-func superviseChild(o *options, e *endpoint, n *notifier, log *logrus.Logger, signals <-chan os.Signal) error {
+func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
 	ready, watch, err := n.readyPipe()
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	cmd, err := o.namespace.Start([]string{childEnv + "=1"}, []*os.File{childSocket - 3: e.file, childReady - 3: ready})
+	env, files := []string{childEnv + "=1"}, []*os.File{childSocket - 3: e.file, childReady - 3: ready}
+	if long != nil {
+		env, files = append(env, stretchClientEnv+"=1"), append(files, long)
+	}
+	cmd, err := o.namespace.Start(env, files)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
+	}
+	if long != nil {
+		long.Close() // the helper ends with the child
 	}
 	watch()
 	// The child alone listens: when it is gone, front-ends are to notice.
