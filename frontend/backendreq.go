@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -169,7 +168,7 @@ func (ch *backendChannel) shmemMap(h vu.Header, m vu.SharedMemoryMap, fd int) er
 	case fd < 0:
 		err = unix.EBADF
 	default:
-		err = checkFile(fd, m)
+		err = w.checkFile(fd, m)
 	}
 	switch {
 	case err != nil:
@@ -185,7 +184,9 @@ func (ch *backendChannel) shmemMap(h vu.Header, m vu.SharedMemoryMap, fd int) er
 	if err := ch.after(h, m); err != nil || !w.opts.MemReg {
 		return err
 	}
-	time.Sleep(w.opts.Lag)
+	if w.opts.Pending != nil {
+		w.opts.Pending()
+	}
 	if err := w.place(fd, m); err != nil {
 		w.note(err)
 		return nil

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,10 +32,12 @@ type WindowOptions struct {
 	// HonorFlags maps for reading what is asked for reading. QEMU 11.1 maps everything
 	// for writing, and refuses a file that is not open for both.
 	HonorFlags bool
-	// Lag, with MemReg, is the time between the answer and the mapping being there. A
+	// PastEnd maps past the end of files as mmap does; QEMU 11.1 refuses that.
+	PastEnd bool
+	// Pending, with MemReg, is called between the answer and the mapping being there. A
 	// back-end that tells the guest of a mapping before it has come back as memory has
 	// told it too early.
-	Lag time.Duration
+	Pending func()
 	// Before is called for each request of the back-end, on the channel's goroutine
 	// and with no lock held, so it may wait and send requests of its own. An error
 	// refuses the request, ErrHangUp closes the channel without an answer.
@@ -191,9 +192,12 @@ func (w *Window) check(r vu.BackendRequest, m vu.SharedMemoryMap) error {
 	return nil
 }
 
-// checkFile is what QEMU does with a file that is too short: one that is empty is made
+// checkFile is, without PastEnd, what QEMU does with a file that is too short: one that is empty is made
 // longer (system/physmem.c: file_ram_alloc), any other is refused.
-func checkFile(fd int, m vu.SharedMemoryMap) error {
+func (w *Window) checkFile(fd int, m vu.SharedMemoryMap) error {
+	if w.opts.PastEnd {
+		return nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err

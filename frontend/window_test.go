@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -267,13 +266,15 @@ func TestWindowHooks(t *testing.T) {
 	wantByte(t, f.Window, 0, 2)
 }
 
-// TestWindowLag has the answer come before the mapping.
-func TestWindowLag(t *testing.T) {
-	f, s, _ := window(t, frontend.WindowOptions{MemReg: true, Lag: 100 * time.Millisecond})
+// TestWindowPending has the answer come before the mapping.
+func TestWindowPending(t *testing.T) {
+	answered := make(chan struct{})
+	f, s, _ := window(t, frontend.WindowOptions{MemReg: true, Pending: func() { <-answered }})
 	if err := s.Map(int(file(t, 1).Fd()), 0, page, 0, true); err != nil {
 		t.Fatal(err)
 	}
 	wantByte(t, f.Window, 0, -1)
+	close(answered)
 	settle(f)
 	wantByte(t, f.Window, 0, 1)
 }

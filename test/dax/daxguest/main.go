@@ -19,7 +19,7 @@ var commands = map[string]struct {
 	run   func(args []string) error
 }{
 	"sums":   {"DIR: sums of all files, by read and by mmap", 1, sums},
-	"make":   {"DIR SEED COUNT MOST: files of random sizes, written in all ways, and their sums", 4, makeFiles},
+	"make":   {"DIR SEED COUNT MOST all|plain: files of random sizes and their sums, written in all ways or not by mmap", 5, makeFiles},
 	"dax":    {"FILE yes|no: whether the kernel has the file as DAX", 2, checkDAX},
 	"turns":  {"FILE ME PLAYERS ROUNDS: write to a mapping in turns with others", 4, turns},
 	"verify": {"FILE SIZE STEPS SEED: random writes and reads of one file", 4, verify},
