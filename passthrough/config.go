@@ -91,9 +91,12 @@ type Config struct {
 	ReadOnly          bool   // the server refuses changes; here for what it can't see
 	KillprivV2        bool   // we clear setuid, setgid and capabilities for the guest
 	NoReaddirplus     bool
-	PreserveNoatime   bool // O_NOATIME reaches the host's files
-	PosixLocks        bool // fcntl locks are taken on the host
-	Flocks            bool // flock locks are taken on the host
+	// AllowIdmap lets the client have idmapped mounts (FUSE_ALLOW_IDMAP). Linux takes it
+	// only from a mount with default_permissions, which those of virtio-fs have.
+	AllowIdmap      bool
+	PreserveNoatime bool // O_NOATIME reaches the host's files
+	PosixLocks      bool // fcntl locks are taken on the host
+	Flocks          bool // flock locks are taken on the host
 
 	// DAX is the guest's window into the page cache; nil is none.
 	DAX *DAX

@@ -150,6 +150,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(!fs.cfg.NoReaddirplus && fs.cfg.Cache != CacheNever, fp.InitDoReaddirplus|fp.InitReaddirplusAuto)
 	add(fs.cfg.AnnounceSubmounts, fp.InitSubmounts)
 	add(fs.cfg.KillprivV2, fp.InitHandleKillprivV2)
+	add(fs.cfg.AllowIdmap, fp.InitAllowIdmap)
 	add(fs.cfg.Writeback, fp.InitWritebackCache)
 	add(fs.cfg.AllowMmap, fp.InitDirectIOAllowMmap)
 	add(fs.cfg.PosixLocks, fp.InitPosixLocks)

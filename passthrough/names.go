@@ -138,7 +138,15 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	if victim != nil {
 		defer fs.release(victim)
 	}
-	if errno := sysRenameat2(fromFD, oldName.CString(), toFD, newName.CString(), in.Flags); errno != 0 {
+	rename := func() unix.Errno {
+		return sysRenameat2(fromFD, oldName.CString(), toFD, newName.CString(), in.Flags)
+	}
+	if in.Flags&unix.RENAME_WHITEOUT != 0 && !fs.ownXattr {
+		errno = fs.asCaller(r, 0, rename) // whose the whiteout is
+	} else {
+		errno = rename()
+	}
+	if errno != 0 {
 		return errno
 	}
 	moved := fs.namedSo(from, oldName)

@@ -139,6 +139,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		AllowMmap:         o.allowMmap,
 		AnnounceSubmounts: o.submounts,
 		Ownership:         ownership,
+		AllowIdmap:        true,
 		UIDs:              o.users,
 		GIDs:              o.groupIDs,
 		ReadOnly:          o.readOnly,

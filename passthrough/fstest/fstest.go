@@ -41,6 +41,7 @@ var tests = []struct {
 	{"Chown", chown},
 	{"WriteKillsSetuid", writeKillsSetuid},
 	{"Permissions", permissions},
+	{"IdmappedMount", idmappedMount},
 	{"Utimens", utimens},
 	{"TimesAdvance", timesAdvance},
 	{"Truncate", truncate},

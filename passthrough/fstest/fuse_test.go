@@ -126,7 +126,7 @@ func daemon(args []string) error {
 	if err != nil {
 		return err
 	}
-	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true}
+	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true, AllowIdmap: true}
 	configs[args[0]](&cfg)
 	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true})
 	if err != nil {

@@ -124,6 +124,34 @@ func TestTranslateMakes(t *testing.T) {
 	}
 }
 
+// TestTranslateWhiteout: what a rename leaves behind is its user's, too.
+func TestTranslateWhiteout(t *testing.T) {
+	s := translated(t)
+	for i, test := range []struct{ uid, gid, hostUID, hostGID uint32 }{{0, 0, 100000, 300000}, {7, 8, 100007, 300008}} {
+		name := fmt.Sprint("f", i)
+		if err := os.WriteFile(filepath.Join(s.dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.UID, s.GID = test.uid, test.gid
+		err := s.Rename(fp.RootID, name, fp.RootID, name+"-new", unix.RENAME_WHITEOUT)
+		s.UID, s.GID = 0, 0
+		if errors.Is(err, unix.EINVAL) {
+			t.Skip("no whiteouts on this file system")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if u, g := s.host(t, name); u != test.hostUID || g != test.hostGID {
+			t.Errorf("a whiteout of %d:%d is %d:%d's on the host", test.uid, test.gid, u, g)
+		}
+	}
+	s.UID = 5000
+	if err := s.Rename(fp.RootID, "f1-new", fp.RootID, "x", unix.RENAME_WHITEOUT); !errors.Is(err, unix.EPERM) {
+		t.Errorf("a whiteout of a forbidden user: %v", err)
+	}
+	s.UID = 0
+	wantNoGroups(t)
+}
+
 // TestTranslateShows looks at a file of the host with every request that shows an
 // owner.
 func TestTranslateShows(t *testing.T) {
