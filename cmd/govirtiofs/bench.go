@@ -30,6 +30,8 @@ type benchFlags struct {
 	json       bool
 	benchstat  bool
 	svg        string
+	markdown   bool
+	show       string
 	listOnly   bool
 	noProgress bool
 }
@@ -86,11 +88,19 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
+	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
+	fl.StringVar(&f.show, "show", "", "measure nothing, and write what an earlier run has written with --json")
 	fl.StringVar(&f.svg, "svg", "", "write a picture of the ratios to this file, too")
 	fl.BoolVar(&f.noProgress, "no-progress", false, "no progress on the terminal")
 }
 
 func (f *benchFlags) run(cmd *cobra.Command) (err error) {
+	if f.json && f.benchstat || f.markdown && (f.json || f.benchstat) {
+		return usagef("--json, --benchstat and --markdown exclude each other")
+	}
+	if f.show != "" {
+		return f.showReport(cmd.OutOrStdout())
+	}
 	if f.listOnly {
 		for _, w := range bench.Workloads() {
 			fmt.Fprintf(cmd.OutOrStdout(), "%-15s %s\n", w.Name, w.Title)
@@ -119,11 +129,24 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	f.opts.Progress = progress.show
 	results, err := bench.Run(ctx, &f.opts)
 	progress.clear()
-	report := &bench.Report{Options: &f.opts, Results: results, Machine: bench.ThisMachine(f.opts.Dir)}
 	if len(results) > 0 {
-		err = errors.Join(err, f.write(cmd.OutOrStdout(), report))
+		err = errors.Join(err, f.write(cmd.OutOrStdout(), bench.NewReport(&f.opts, results)))
 	}
 	return err
+}
+
+// showReport writes an earlier run's results in another format.
+func (f *benchFlags) showReport(w io.Writer) error {
+	file, err := os.Open(f.show)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	r, err := bench.ReadReport(file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.show, err)
+	}
+	return f.write(w, r)
 }
 
 // targets puts the targets together from the flags.
@@ -132,8 +155,6 @@ func (f *benchFlags) targets() (err error) {
 		return usagef("%w (--list shows all)", err)
 	}
 	switch {
-	case f.json && f.benchstat:
-		return usagef("--json and --benchstat exclude each other")
 	case f.daemon != "" && f.socket != "":
 		return usagef("--socket and --daemon exclude each other: the first measures a back-end that runs already")
 	case f.daemon != "":
@@ -186,6 +207,8 @@ func (f *benchFlags) write(w io.Writer, r *bench.Report) (err error) {
 		err = r.WriteJSON(w)
 	case f.benchstat:
 		err = r.WriteBenchstat(w)
+	case f.markdown:
+		err = r.WriteMarkdown(w)
 	default:
 		err = r.WriteTable(w)
 	}

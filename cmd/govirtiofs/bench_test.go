@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -61,22 +60,15 @@ func daemonCommand(path string) string {
 	return path + " --sandbox=none --shared-dir={dir} --socket-path={socket}"
 }
 
-type benchOutput struct {
-	Results []struct {
-		Workload string
-		Depth    int
-		Targets  []bench.Figures
-	}
-}
-
 // check decodes a run's JSON, and checks that each target has done something in each
 // workload.
-func check(t *testing.T, out string, targets int) (o benchOutput) {
+func check(t *testing.T, out string, targets int) *bench.Report {
 	t.Helper()
-	if err := json.Unmarshal([]byte(out), &o); err != nil {
+	o, err := bench.ReadReport(strings.NewReader(out))
+	if err != nil {
 		t.Fatalf("%v in:\n%s", err, out)
 	}
-	for _, r := range o.Results {
+	for _, r := range o.Rows {
 		if len(r.Targets) < targets {
 			t.Errorf("%s: %d targets, want %d", r.Workload, len(r.Targets), targets)
 		}
@@ -103,11 +95,18 @@ func TestBench(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := check(t, out, 2)
-		if want := 2 * len(bench.Workloads()); len(o.Results) != want {
-			t.Errorf("%d results, want %d", len(o.Results), want)
+		if want := 2 * len(bench.Workloads()); len(o.Rows) != want {
+			t.Errorf("%d results, want %d", len(o.Rows), want)
 		}
-		if name := o.Results[0].Targets[1].Target; name != "govirtiofsd-2" {
+		if name := o.Rows[0].Targets[1].Target; name != "govirtiofsd-2" {
 			t.Errorf("the second target is called %q", name)
+		}
+		saved := filepath.Join(t.TempDir(), "saved.json")
+		if err := os.WriteFile(saved, []byte(out), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := benchmark(t, "--show", saved, "--json"); err != nil || again != out {
+			t.Errorf("--show changes a report: %v\n%s", err, again)
 		}
 		b, err := os.ReadFile(svg)
 		if err != nil || xml.Unmarshal(b, new(struct{})) != nil {

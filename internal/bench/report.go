@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,41 +11,124 @@ import (
 
 // Report is a finished run with what is needed to judge it.
 type Report struct {
-	Options *Options
-	Results []Result
-	Machine Machine
+	Machine   Machine `json:"machine"`
+	Queues    int     `json:"queues"` // request queues
+	QueueSize int     `json:"queue_size"`
+	Rounds    int     `json:"rounds"`
+	Round     string  `json:"round"` // what a round is limited by
+	Rows      []Row   `json:"results"`
+}
+
+// Row is one workload at one depth, with the figures of all targets.
+type Row struct {
+	Workload string    `json:"workload"`
+	Title    string    `json:"title"`
+	Unit     string    `json:"unit"`
+	Depth    int       `json:"depth"`
+	Targets  []Figures `json:"targets"`
+}
+
+// NewReport sums up what a run with these options has measured.
+func NewReport(o *Options, results []Result) *Report {
+	r := &Report{ThisMachine(o.Dir), o.Queues, o.QueueSize, o.Rounds, o.length(), []Row{}}
+	for i := range results {
+		w := &results[i].Workload
+		r.Rows = append(r.Rows, Row{w.Name, w.Title, w.Unit, results[i].Depth, results[i].Figures()})
+	}
+	return r
+}
+
+// ReadReport reads what WriteJSON has written.
+func ReadReport(from io.Reader) (*Report, error) {
+	r := &Report{}
+	if err := json.NewDecoder(from).Decode(r); err != nil {
+		return nil, fmt.Errorf("read a report: %w", err)
+	}
+	if len(r.Rows) == 0 {
+		return nil, errors.New("read a report: there are no results in it")
+	}
+	return r, nil
 }
 
 // WriteTable writes a table for people, a block for each workload.
 func (r *Report) WriteTable(w io.Writer) error {
-	fmt.Fprintf(w, "%s\n", r.Machine)
-	o := r.Options
-	fmt.Fprintf(w, "%d request queue(s) of %d, %d round(s) of %s, medians; CPU is the back-end's per unit\n", o.Queues, o.QueueSize, o.Rounds, o.length())
+	fmt.Fprintf(w, "%s\n%s\n", r.Machine, r.conditions())
 	for _, line := range []string{
 		"vs: how many times faster (units) and what share of the CPU the first target is and needs",
 		"kick, call: notifications per request; sys: system calls per unit; p50 to max: latency of a request in us",
 	} {
 		fmt.Fprintln(w, line)
 	}
-	title := ""
-	for _, res := range r.Results {
+	last := ""
+	for _, row := range r.Rows {
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		if res.Workload.Name != title {
-			title = res.Workload.Name
-			fmt.Fprintf(w, "\n%s: %s\n", title, res.Workload.Title)
+		if row.Workload != last {
+			last = row.Workload
+			fmt.Fprintf(w, "\n%s: %s\n", last, row.Title)
 		}
-		rate := res.Workload.Unit + "s/s"
-		if res.Workload.Unit == "entry" {
-			rate = "entries/s"
-		}
-		fmt.Fprintf(t, "depth\ttarget\t%s\tvs\tCPU us\tvs\tkick\tcall\tsys\tp50\tp90\tp99\tp99.9\tmax\tspread\tdriver us\t\n", rate)
-		for _, f := range res.Figures() {
-			fmt.Fprintf(t, "%d\t%s\t%.0f\t%s\t%.2f\t%s\t%.2f\t%.2f\t%s\t%s\t%.0f%%\t%.2f\t\n", res.Depth, f.Target, f.PerSecond, times(f.Ratio),
+		fmt.Fprintf(t, "depth\ttarget\t%s/s\tvs\tCPU us\tvs\tkick\tcall\tsys\tp50\tp90\tp99\tp99.9\tmax\tspread\tdriver us\t\n", row.units())
+		for _, f := range row.Targets {
+			fmt.Fprintf(t, "%d\t%s\t%.0f\t%s\t%.2f\t%s\t%.2f\t%.2f\t%s\t%s\t%.0f%%\t%.2f\t\n", row.Depth, f.Target, f.PerSecond, times(f.Ratio),
 				f.CPU, times(f.CPURatio), f.Kicks, f.Calls, optional(f.Syscalls), f.latencies(), f.Spread*100, f.Driver)
 		}
 		if err := t.Flush(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (r *Report) conditions() string {
+	return fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, medians; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round)
+}
+
+// units is the plural of the unit.
+func (r *Row) units() string {
+	if r.Unit == "entry" {
+		return "entries"
+	}
+	return r.Unit + "s"
+}
+
+// WriteMarkdown writes one table for a document: a line for each workload and depth, a
+// pair of columns for each target.
+func (r *Report) WriteMarkdown(w io.Writer) error {
+	if len(r.Rows) == 0 {
+		return nil
+	}
+	fmt.Fprintf(w, "%s; %s.\n\n| workload | depth |", r.Machine, r.conditions())
+	for i, f := range r.Rows[0].Targets {
+		fmt.Fprintf(w, " %s per s | CPU us |", f.Target)
+		if i > 0 && f.Target != floorName {
+			fmt.Fprint(w, " speed | CPU |")
+		}
+		if f.Target == floorName {
+			fmt.Fprint(w, " CPU |")
+		}
+	}
+	fmt.Fprint(w, "\n|---|--:|")
+	for i, f := range r.Rows[0].Targets {
+		n := 2
+		if f.Target == floorName {
+			n = 3
+		} else if i > 0 {
+			n = 4
+		}
+		fmt.Fprint(w, strings.Repeat("--:|", n))
+	}
+	fmt.Fprintln(w)
+	for _, row := range r.Rows {
+		fmt.Fprintf(w, "| %s | %d |", row.Workload, row.Depth)
+		for i, f := range row.Targets {
+			fmt.Fprintf(w, " %.0f | %.2f |", f.PerSecond, f.CPU)
+			if i > 0 && f.Target != floorName {
+				fmt.Fprintf(w, " %s |", times(f.Ratio))
+			}
+			if i > 0 {
+				fmt.Fprintf(w, " %s |", times(f.CPURatio))
+			}
+		}
+		fmt.Fprintln(w)
 	}
 	return nil
 }
@@ -82,31 +166,11 @@ func (f *Figures) latencies() string {
 	return b.String()
 }
 
-// jsonResult is a Result as JSON.
-type jsonResult struct {
-	Workload string    `json:"workload"`
-	Title    string    `json:"title"`
-	Unit     string    `json:"unit"`
-	Depth    int       `json:"depth"`
-	Targets  []Figures `json:"targets"`
-}
-
-// WriteJSON writes one object with everything.
+// WriteJSON writes one object with everything, which ReadReport reads.
 func (r *Report) WriteJSON(w io.Writer) error {
-	out := struct {
-		Machine   Machine      `json:"machine"`
-		Queues    int          `json:"queues"`
-		QueueSize int          `json:"queue_size"`
-		Rounds    int          `json:"rounds"`
-		Round     string       `json:"round"`
-		Results   []jsonResult `json:"results"`
-	}{r.Machine, r.Options.Queues, r.Options.QueueSize, r.Options.Rounds, r.Options.length(), []jsonResult{}}
-	for _, res := range r.Results {
-		out.Results = append(out.Results, jsonResult{res.Workload.Name, res.Workload.Title, res.Workload.Unit, res.Depth, res.Figures()})
-	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(out)
+	return e.Encode(r)
 }
 
 // WriteBenchstat writes each round as a line of Go's benchmark format, with the target
@@ -114,13 +178,14 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) WriteBenchstat(w io.Writer) error {
 	m := r.Machine
 	fmt.Fprintf(w, "goos: linux\ngoarch: %s\ncpu: %s\n", m.Arch, m.CPU)
-	for _, res := range r.Results {
-		for _, t := range res.Targets {
+	for _, row := range r.Rows {
+		name := strings.ReplaceAll(title(row.Workload), "-", "")
+		for _, t := range row.Targets {
+			target := strings.Join(strings.Fields(t.Target), "_")
 			for _, s := range t.Rounds {
 				fmt.Fprintf(w, "Benchmark%s/depth=%d/queues=%d/target=%s %d %.1f ns/%s %.1f cpu-ns/%s %.3f kicks/req %.3f calls/req\n",
-					strings.ReplaceAll(title(res.Workload.Name), "-", ""), res.Depth, r.Options.Queues, strings.ReplaceAll(t.Target, " ", "_"),
-					s.Units, ratio(float64(s.Wall.Nanoseconds()), float64(s.Units)), res.Workload.Unit,
-					cpuPerUnit(s)*1e3, res.Workload.Unit, ratio(float64(s.Kicks), float64(s.Requests)), ratio(float64(s.Calls), float64(s.Requests)))
+					name, row.Depth, r.Queues, target, s.Units, ratio(float64(s.Wall.Nanoseconds()), float64(s.Units)), row.Unit,
+					cpuPerUnit(s)*1e3, row.Unit, ratio(float64(s.Kicks), float64(s.Requests)), ratio(float64(s.Calls), float64(s.Requests)))
 			}
 		}
 	}

@@ -1,19 +1,19 @@
 package bench
 
 import (
-	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
 	"math"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
 
-// sampleReport is a run of two targets and the floor, with three rounds each.
-func sampleReport() *Report {
+// sampleResults is a run of two targets and the floor, with three rounds each.
+func sampleResults() []Result {
 	rounds := func(target string, units, cpuUs uint64) Measurement {
 		m := Measurement{Target: target, Latency: new(Hist)}
 		for i := range uint64(3) {
@@ -28,16 +28,18 @@ func sampleReport() *Report {
 	}
 	floor := rounds(floorName, 8000, 1)
 	floor.Latency = new(Hist)
-	return &Report{
-		Options: &Options{Queues: 1, QueueSize: 128, Rounds: 3, Duration: time.Second},
-		Machine: Machine{CPU: "a <CPU>", CPUs: 2, Arch: "amd64", Kernel: "6.1", FS: "ext4"},
-		Results: []Result{{Workload: Workload{Name: "read-4k", Title: "a & b", Unit: "op", Bytes: 4096}, Depth: 8,
-			Targets: []Measurement{rounds("ours & best", 3000, 2), rounds("theirs", 1000, 5), floor}}},
-	}
+	return []Result{{Workload: Workload{Name: "read-4k", Title: "a & b", Unit: "op", Bytes: 4096}, Depth: 8,
+		Targets: []Measurement{rounds("ours & best", 3000, 2), rounds("theirs", 1000, 5), floor}}}
+}
+
+func sampleReport() *Report {
+	r := NewReport(&Options{Queues: 1, QueueSize: 128, Rounds: 3, Duration: time.Second}, sampleResults())
+	r.Machine = Machine{CPU: "a <CPU>", CPUs: 2, Arch: "amd64", Kernel: "6.1", FS: "ext4"}
+	return r
 }
 
 func TestFigures(t *testing.T) {
-	list := sampleReport().Results[0].Figures()
+	list := sampleResults()[0].Figures()
 	ours, theirs := list[0], list[1]
 	want := func(what string, got, want float64) {
 		t.Helper()
@@ -59,16 +61,17 @@ func TestFigures(t *testing.T) {
 	if ours.Ratio != 0 {
 		t.Errorf("the first target is compared with itself: %v", ours.Ratio)
 	}
-	if ours.RoundRates[0] != 3000 || ours.RoundRates[2] != 9000 {
-		t.Errorf("rounds %v are not in their order", ours.RoundRates)
+	if ours.Rounds[0].Units != 3000 || ours.Rounds[2].Units != 9000 {
+		t.Errorf("rounds %v are not in their order", ours.Rounds)
 	}
 }
 
 // TestNothingMeasured: a target that did nothing has figures of 0, not of NaN, which
 // JSON cannot hold.
 func TestNothingMeasured(t *testing.T) {
-	r := sampleReport()
-	r.Results[0].Targets[1].Rounds = []Sample{{}}
+	results := sampleResults()
+	results[0].Targets[1].Rounds = []Sample{{}}
+	r := NewReport(&Options{}, results)
 	if err := r.WriteJSON(io.Discard); err != nil {
 		t.Error(err)
 	}
@@ -90,25 +93,36 @@ func TestWriteTable(t *testing.T) {
 	}
 }
 
-func TestWriteJSON(t *testing.T) {
+func TestJSON(t *testing.T) {
 	var b strings.Builder
-	if err := sampleReport().WriteJSON(&b); err != nil {
+	r := sampleReport()
+	if err := r.WriteJSON(&b); err != nil {
 		t.Fatal(err)
 	}
-	var got struct {
-		Machine Machine
-		Results []struct {
-			Workload string
-			Depth    int
-			Targets  []Figures
+	got, err := ReadReport(strings.NewReader(b.String()))
+	if err != nil || !reflect.DeepEqual(got, r) {
+		t.Errorf("a report comes back as %+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "{}", "[]", `{"results":3}`} {
+		if _, err := ReadReport(strings.NewReader(bad)); err == nil {
+			t.Errorf("%q is a report", bad)
 		}
 	}
-	if err := json.Unmarshal([]byte(b.String()), &got); err != nil {
+}
+
+func TestWriteMarkdown(t *testing.T) {
+	var b strings.Builder
+	if err := sampleReport().WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Results) != 1 || got.Results[0].Depth != 8 || len(got.Results[0].Targets) != 3 ||
-		got.Results[0].Targets[1].Ratio != 3 || got.Machine.CPUs != 2 {
-		t.Errorf("got %+v", got)
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")[2:]
+	if len(lines) != 3 || lines[2] != "| read-4k | 8 | 6000 | 2.00 | 2000 | 5.00 | 3.00x | 0.40x | 16000 | 1.00 | 2.00x |" {
+		t.Errorf("the table is\n%s", strings.Join(lines, "\n"))
+	}
+	for _, l := range lines[1:] {
+		if strings.Count(l, "|") != strings.Count(lines[0], "|") {
+			t.Errorf("a line has other columns than the head:\n%s\n%s", lines[0], l)
+		}
 	}
 }
 
@@ -173,7 +187,7 @@ func TestWriteSVG(t *testing.T) {
 			t.Errorf("the picture does not say %q", want)
 		}
 	}
-	r.Results[0].Targets = r.Results[0].Targets[:1]
+	r.Rows[0].Targets = r.Rows[0].Targets[:1]
 	if r.WriteSVG(io.Discard) == nil {
 		t.Error("a picture of one target shows what ratios?")
 	}

@@ -12,15 +12,15 @@ import (
 	"github.com/govirtiofs/govirtiofs/frontend"
 )
 
-// Sample is what one round has measured.
+// Sample is what one round has measured. Times are in nanoseconds in JSON.
 type Sample struct {
-	Units    uint64 // operations, or directory entries
-	Requests uint64 // FUSE requests
-	Wall     time.Duration
-	CPU      time.Duration // of the back-end, all its threads and processes
-	Driver   time.Duration // processor time of the load generator's threads
-	Kicks    uint64        // notifications of the back-end
-	Calls    uint64        // notifications by it
+	Units    uint64        `json:"units"`    // operations, or directory entries
+	Requests uint64        `json:"requests"` // FUSE requests
+	Wall     time.Duration `json:"wall_ns"`
+	CPU      time.Duration `json:"cpu_ns"`    // of the back-end, all its threads and processes
+	Driver   time.Duration `json:"driver_ns"` // processor time of the load generator's threads
+	Kicks    uint64        `json:"kicks"`     // notifications of the back-end
+	Calls    uint64        `json:"calls"`     // notifications by it
 }
 
 func (s *Sample) add(o Sample) {

@@ -31,7 +31,7 @@ func (r *Report) WriteSVG(w io.Writer) error {
 	if len(rows) == 0 {
 		return fmt.Errorf("a picture needs two targets: it shows ratios")
 	}
-	first := r.Results[0].Targets[0].Target
+	first := r.Rows[0].Targets[0].Target
 	height := svgTop + 30
 	for _, row := range rows {
 		height += len(row.bars)*svgRow + 8
@@ -73,9 +73,9 @@ type ratioBar struct {
 }
 
 func (r *Report) ratioRows() (rows []ratioRow) {
-	for _, res := range r.Results {
-		row := ratioRow{label: fmt.Sprintf("%s, depth %d", res.Workload.Name, res.Depth)}
-		for i, f := range res.Figures() {
+	for _, res := range r.Rows {
+		row := ratioRow{label: fmt.Sprintf("%s, depth %d", res.Workload, res.Depth)}
+		for i, f := range res.Targets {
 			if i > 0 && f.Target != floorName {
 				row.bars = append(row.bars, ratioBar{f.Ratio, f.CPURatio, i - 1})
 			}
@@ -90,7 +90,7 @@ func (r *Report) ratioRows() (rows []ratioRow) {
 // legend names the other targets.
 func (r *Report) legend(p *picture) {
 	x := float64(svgLabel)
-	for i, t := range r.Results[0].Targets[1:] {
+	for i, t := range r.Rows[0].Targets[1:] {
 		if t.Target == floorName {
 			continue
 		}

@@ -1,0 +1,63 @@
+#!/bin/sh
+# Compares govirtiofsd with other virtio-fs daemons, as doc/performance.md shows it.
+#
+# Usage: test/bench/peers.sh [DIR]
+#
+# Writes tables, JSON and pictures to DIR (default bin/bench). Needs Debian 12, root
+# and Go; the peers are set up by test/guest/setup.sh. Takes about 15 minutes. Nothing
+# else should run meanwhile: two busy threads are measured, and on 2 CPUs any third one
+# shows.
+#
+# Environment: ROUNDS (5), DURATION (300ms), SHARE (where the shared directory is made:
+# the temporary directory).
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd -P)
+out=$(mkdir -p "${1:-$root/bin/bench}" && cd "${1:-$root/bin/bench}" && pwd -P)
+rounds=${ROUNDS:-5}
+duration=${DURATION:-300ms}
+
+die() { printf 'bench peers: error: %s\n' "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || die "the peers need root"
+command -v go >/dev/null || die "go is missing"
+"$root/test/guest/setup.sh" peers
+
+bin=$out/program
+mkdir -p "$bin"
+(cd "$root" && CGO_ENABLED=0 go build -trimpath -o "$bin/" ./cmd/govirtiofsd ./cmd/govirtiofs)
+peers=$root/.cache/guests/bin
+share=$(mktemp -d "${SHARE:-${TMPDIR:-/tmp}}/govirtiofs-peers.XXXXXX")
+trap 'rm -rf "$share"' EXIT
+trap 'exit 1' INT TERM
+
+ours="$bin/govirtiofsd --shared-dir {dir} --socket-path {socket}"
+rust="$peers/virtiofsd-rust --shared-dir {dir} --socket-path {socket}"
+c="$peers/virtiofsd-c -f -o source={dir} --socket-path={socket}"
+
+# run NAME ARG... measures and keeps JSON, table, and a picture if there is a ratio.
+run() {
+	name=$1
+	shift
+	printf 'bench peers: %s\n' "$name" >&2
+	"$bin/govirtiofs" bench --dir "$share" --rounds "$rounds" --duration "$duration" --json --daemon "$ours" "$@" >"$out/$name.json"
+	"$bin/govirtiofs" bench --show "$out/$name.json" | tee "$out/$name.txt"
+	"$bin/govirtiofs" bench --show "$out/$name.json" --markdown >"$out/$name.md"
+	case " $* " in
+	*" --vs "*) "$bin/govirtiofs" bench --show "$out/$name.json" --svg "$out/$name.svg" >/dev/null ;;
+	esac
+}
+
+# As they come, all workloads.
+run defaults --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8,32 --floor --syscalls
+# A driver that polls: what is left when nobody sleeps.
+run polling --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 --spin 100us \
+	-w getattr,lookup,open,read-4k,readdirplus
+# The pool that the Rust daemon's documentation proposes for parallel work.
+run pool --vs "$rust --thread-pool-size=2" --name govirtiofsd --name rust-pool-2 --depth 1,8 \
+	-w getattr,lookup,open,read-4k,read-1m,write-4k,randread
+# One request queue and two, which only ours has.
+run queues-1 --queues 1 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
+run queues-2 --queues 2 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
+
+printf 'bench peers: tables and pictures are in %s\n' "$out" >&2
