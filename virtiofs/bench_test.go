@@ -48,7 +48,7 @@ func newBench(b testing.TB) *bench {
 	}
 	r := newRing(b)
 	s := newServer(fs)
-	w, err := newWorker(s, r.vring(), quiet())
+	w, err := newWorker(s, r.vring(), BusyPoll{}, quiet())
 	if err != nil {
 		b.Fatal(err)
 	}

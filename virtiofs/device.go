@@ -36,6 +36,8 @@ type Options struct {
 	// driver uses as many, so it can be less than what a front-end with a
 	// configuration space of its own may have.
 	ConfigQueues int
+	// BusyPoll is for the request queues, each.
+	BusyPoll BusyPoll
 	// Window is the table of the DAX window, which gets the front-end's region when
 	// there is one; nil is no window. Drivers learn of it by the front-end, which
 	// asks for the configuration space, so a Tag is needed too.
@@ -63,6 +65,9 @@ func New(s *server.Server, opts Options) (*Device, error) {
 	}
 	if opts.RequestQueues < 0 || opts.RequestQueues > MaxRequestQueues {
 		return nil, fmt.Errorf("virtiofs: %d request queues: want 1 to %d", opts.RequestQueues, MaxRequestQueues)
+	}
+	if err := opts.BusyPoll.check(); err != nil {
+		return nil, err
 	}
 	if opts.Log == nil {
 		opts.Log = logrus.NewEntry(logrus.StandardLogger())
@@ -133,7 +138,11 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 		d.stopped = false
 		d.server.Restarted()
 	}
-	w, err := startWorker(d.server, v, d.opts.Log.WithField("queue", index))
+	poll := d.opts.BusyPoll
+	if index == 0 {
+		poll = BusyPoll{} // nobody waits for a FORGET
+	}
+	w, err := startWorker(d.server, v, poll, d.opts.Log.WithField("queue", index))
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}

@@ -36,6 +36,7 @@ type worker struct {
 	bell   *bell // shared, safe for concurrent use
 
 	thread    *server.Thread
+	poll      poller
 	chain     virtqueue.Chain
 	unflushed int
 	bytes     uint64
@@ -66,8 +67,8 @@ type waiting struct {
 
 // startWorker starts the goroutine of a queue and waits until its thread is
 // ready.
-func startWorker(s *server.Server, v vhostuser.Vring, log *logrus.Entry) (*worker, error) {
-	w, err := newWorker(s, v, log)
+func startWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
+	w, err := newWorker(s, v, poll, log)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +84,7 @@ func startWorker(s *server.Server, v vhostuser.Vring, log *logrus.Entry) (*worke
 }
 
 // newWorker makes a worker without a goroutine.
-func newWorker(s *server.Server, v vhostuser.Vring, log *logrus.Entry) (*worker, error) {
+func newWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
 	b, err := newBell(v.Kick)
 	if err != nil {
 		return nil, err
@@ -94,6 +95,7 @@ func newWorker(s *server.Server, v vhostuser.Vring, log *logrus.Entry) (*worker,
 		vring:    v,
 		queue:    v.Queue,
 		bell:     b,
+		poll:     newPoller(poll),
 		waiting:  make(map[*waiting]struct{}),
 		badChain: rate.Sometimes{Interval: time.Second},
 		ringGone: rate.Sometimes{Interval: time.Second},
@@ -213,7 +215,7 @@ func (w *worker) drain() (err error) {
 			return nil
 		}
 		w.queue.DisableKicks()
-		for !w.stopping.Load() && !w.thread.Broken() {
+		for !w.ending() {
 			w.reap()
 			more, err := w.queue.Pop(&w.chain)
 			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) {
@@ -225,6 +227,7 @@ func (w *worker) drain() (err error) {
 			} else if !more {
 				break
 			} else {
+				w.poll.arrived()
 				w.serve()
 			}
 		}
@@ -233,11 +236,20 @@ func (w *worker) drain() (err error) {
 		}
 		w.reap()
 		w.flush()
-		if !w.queue.EnableKicks() || w.stopping.Load() || w.thread.Broken() {
+		if !w.ending() && w.poll.look(w.queue, w.called) {
+			continue
+		}
+		if !w.queue.EnableKicks() || w.ending() {
 			return nil
 		}
 	}
 }
+
+// ending reports whether this thread takes no more requests.
+func (w *worker) ending() bool { return w.stopping.Load() || w.thread.Broken() }
+
+// called reports whether there is something else to do than to wait for requests.
+func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 
 // serve serves the chain that was popped.
 func (w *worker) serve() {

@@ -283,5 +283,8 @@ func (q *Queue) EnableKicks() (more bool) {
 	} else {
 		q.ring.setUsed(0, q.published)
 	}
-	return q.ring.availIdx() != q.nextAvail
+	return q.More()
 }
+
+// More reports whether the driver has offered chains that were not popped.
+func (q *Queue) More() bool { return q.ring.availIdx() != q.nextAvail }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
+	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -63,6 +64,9 @@ func TestParse(t *testing.T) {
 		{"--tag " + strings.Repeat("x", 36), func(o *options) bool { return len(o.tag) == 36 }},
 		{"--tag a --num-request-queues 4", same(func(o *options) any { return o.requestQueues }, 4)},
 		{"--num-request-queues=255", same(func(o *options) any { return o.requestQueues }, 255)},
+		{"--busy-poll=50", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{Max: 50 * time.Microsecond})},
+		{"--busy-poll 1ms,25", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{Max: time.Millisecond, CPU: 25})},
+		{"--busy-poll=0", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{})},
 		{"--thread-pool-size=16", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--thread-pool-size 0", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--xattr", same(func(o *options) any { return o.xattr }, true)},
@@ -235,6 +239,11 @@ func TestParseErrors(t *testing.T) {
 		{"+ --inode-file-handles=always", "never, prefer, fallback, mandatory"},
 		{"+ --inode-file-handles=prefer --modcaps=-DAC_READ_SEARCH", "leave -dac_read_search out"},
 		{"+ --thread-pool-size -1", "thread-pool-size"},
+		{"+ --busy-poll=fast", "want a time"},
+		{"+ --busy-poll=-1us", "want a time"},
+		{"+ --busy-poll=11ms", "up to 10ms"},
+		{"+ --busy-poll=50,0", "1 to 100 percent"},
+		{"+ --busy-poll=50,101", "1 to 100 percent"},
 		{"+ --translate-uid 0:1:1", "--translate-uid: id rule"},
 		{"+ --translate-gid map:0:1", "want map:FROM:TO:COUNT"},
 		{"+ --translate-uid map:0:1000:10 --translate-uid forbid-guest:5:0 --translate-uid guest:9:1:1", "both cover guest id 9"},

@@ -108,7 +108,7 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	o.reportFileHandles(fs, log)
 	entry := logrus.NewEntry(log)
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
-	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, Log: entry}
+	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, BusyPoll: o.busyPoll, Log: entry}
 	if cfg.DAX != nil {
 		opts.Window = cfg.DAX.Table
 	}

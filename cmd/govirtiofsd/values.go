@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
 // choiceValue is one of a few words, in any case.
@@ -168,4 +171,34 @@ func formatSize(n uint64) string {
 		return strconv.FormatUint(n, 10)
 	}
 	return strconv.FormatUint(n, 10) + sizeUnits[i-1:i]
+}
+
+// busyPollValue is a time, with or without a unit, and perhaps a share of a CPU.
+type busyPollValue struct{ to *virtiofs.BusyPoll }
+
+func busyPoll(f *pflag.FlagSet, to *virtiofs.BusyPoll, name, usage string) {
+	f.Var(&busyPollValue{to}, name, usage)
+}
+
+func (v *busyPollValue) String() string { return "" }
+func (v *busyPollValue) Type() string   { return "string" }
+
+func (v *busyPollValue) Set(s string) error {
+	length, percent, hasPercent := strings.Cut(s, ",")
+	if n, err := strconv.ParseUint(length, 10, 16); err == nil {
+		length = fmt.Sprintf("%dus", n)
+	}
+	d, err := time.ParseDuration(length)
+	if err != nil || d < 0 || d > virtiofs.MaxBusyPoll {
+		return fmt.Errorf("want a time up to %s, as in 50 (microseconds) or 200us", virtiofs.MaxBusyPoll)
+	}
+	*v.to = virtiofs.BusyPoll{Max: d}
+	if !hasPercent {
+		return nil
+	}
+	v.to.CPU, err = strconv.Atoi(strings.TrimSuffix(percent, "%"))
+	if err != nil || v.to.CPU < 1 || v.to.CPU > 100 {
+		return errors.New("want 1 to 100 percent of a CPU after the comma")
+	}
+	return nil
 }

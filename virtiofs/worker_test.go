@@ -1,0 +1,272 @@
+package virtiofs
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/virtqueue"
+)
+
+var (
+	getattrBody = fp.Bytes(&fp.GetattrIn{})
+	fsyncBody   = fp.Bytes(&fp.FsyncIn{})
+	setlkwBody  = fp.Bytes(&fp.LkIn{})
+)
+
+func (r *ring) getattr(want unix.Errno) {
+	r.t.Helper()
+	if errno, _ := r.do(fp.OpGetattr, 1, getattrBody, 104); errno != want {
+		r.t.Errorf("GETATTR: %v, want %v", errno, want)
+	}
+}
+
+// within fails the test when f takes long.
+func within(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s takes for ever", what)
+	}
+}
+
+// released checks that nothing holds the guest's memory any more.
+func (r *ring) released() {
+	r.t.Helper()
+	if r.Space.Store(nil); r.Released != 1 {
+		r.t.Errorf("guest memory was released %d times, want 1", r.Released)
+	}
+}
+
+// TestStopStart: a queue that is stopped goes on where it was, in the same session.
+func TestStopStart(t *testing.T) {
+	r := newRing(t)
+	s := newServer(&testFS{})
+	w, err := startWorker(s, r.vring(), BusyPoll{}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.init()
+	for range 5 {
+		r.getattr(0)
+		base := r.queue.Base()
+		within(t, "stop", w.stop)
+		if got := r.queue.Base(); got != base {
+			t.Fatalf("stopped at %d, was at %d", got, base)
+		}
+		r.send(1, fp.OpGetattr, 1, getattrBody, 104) // nobody is there, and none is lost
+		cfg := r.Config()
+		cfg.Base = base
+		if r.queue, err = virtqueue.New(&r.Space, cfg); err != nil {
+			t.Fatal(err)
+		}
+		if w, err = startWorker(s, r.vring(), BusyPoll{}, quiet()); err != nil {
+			t.Fatal(err)
+		}
+		if slot := r.wait(); slot != 1 {
+			t.Fatalf("slot %d is answered, want 1", slot)
+		}
+		r.offered = 0
+	}
+	within(t, "stop", w.stop)
+	r.released()
+}
+
+// TestStopInFlight: stopping waits for a request that is in a system call, ends one that
+// waits for somebody else, and answers both.
+func TestStopInFlight(t *testing.T) {
+	enough := make(chan struct{})
+	syncing, locking := make(chan struct{}), make(chan struct{})
+	fs := &testFS{
+		fsync: func(r *server.Request) unix.Errno {
+			if !r.MayWait {
+				return server.WouldBlock
+			}
+			close(syncing)
+			<-enough
+			return unix.EIO
+		},
+		setlk: func(r *server.Request) unix.Errno {
+			if !r.MayWait {
+				return server.WouldBlock
+			}
+			close(locking)
+			<-r.Canceled
+			return unix.EINTR
+		},
+	}
+	r, w := start(t, fs)
+	r.send(1, fp.OpFsync, 1, fsyncBody, 0)
+	r.send(2, fp.OpSetlkw, 1, setlkwBody, 0)
+	r.notify()
+	<-syncing
+	<-locking
+	r.getattr(0) // the queue does not stand still behind them
+	stopped := make(chan struct{})
+	go func() { w.stop(); close(stopped) }()
+	if slot := r.wait(); slot != 2 {
+		t.Errorf("slot %d is answered first, want that of the canceled request", slot)
+	}
+	select {
+	case <-stopped:
+		t.Fatal("stopped with a request in a system call")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(enough)
+	within(t, "stop", func() { <-stopped })
+	if r.wait() != 1 {
+		t.Error("the request that was waited for is not answered")
+	}
+	for slot, want := range map[int]unix.Errno{1: unix.EIO, 2: unix.EINTR} {
+		if errno, _ := r.reply(slot); errno != want {
+			t.Errorf("slot %d: %v, want %v", slot, errno, want)
+		}
+	}
+	r.released()
+}
+
+// TestBrokenThread: a thread that is not fit any more is replaced after its request was
+// answered.
+func TestBrokenThread(t *testing.T) {
+	fs := &testFS{getattr: func(r *server.Request) unix.Errno {
+		r.Thread.Break()
+		return unix.EACCES
+	}}
+	r, w := start(t, fs)
+	for range 3 {
+		r.getattr(unix.EACCES)
+	}
+	within(t, "stop", w.stop)
+	if n := fs.threads.Load(); n < 3 || n > 4 {
+		t.Errorf("%d threads were started for three that broke", n)
+	}
+	r.released()
+}
+
+// TestNoSuccessor: without a new thread the queue serves nothing more, and can be
+// stopped.
+func TestNoSuccessor(t *testing.T) {
+	fs := &testFS{
+		getattr: func(r *server.Request) unix.Errno { r.Thread.Break(); return 0 },
+		start: func(n int64) error {
+			if n > 1 {
+				return errors.New("no more threads")
+			}
+			return nil
+		},
+	}
+	r, w := start(t, fs)
+	r.getattr(0)
+	r.send(1, fp.OpGetattr, 1, getattrBody, 104)
+	r.notify()
+	time.Sleep(20 * time.Millisecond)
+	if r.Pending() != 0 {
+		t.Error("a request is answered by nobody")
+	}
+	within(t, "stop", w.stop)
+	r.released()
+}
+
+// TestFirstThreadFails: the front-end is told.
+func TestFirstThreadFails(t *testing.T) {
+	r := newRing(t)
+	fs := &testFS{start: func(int64) error { return errors.New("no threads") }}
+	if _, err := startWorker(newServer(fs), r.vring(), BusyPoll{}, quiet()); err == nil {
+		t.Error("a queue without a thread has started")
+	}
+	r.released()
+}
+
+// TestWithoutKick: a ring without a kick descriptor is looked at by and by.
+func TestWithoutKick(t *testing.T) {
+	r := newRing(t)
+	v := r.vring()
+	v.Kick = -1
+	w, err := startWorker(newServer(&testFS{}), v, BusyPoll{}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.init()
+	for range 5 {
+		r.getattr(0)
+	}
+	within(t, "stop", w.stop)
+	r.released()
+}
+
+// TestNotifications: with eight requests at a time there are at most 0.3 notifications
+// a request, both ways together.
+func TestNotifications(t *testing.T) {
+	r, w := start(t, &testFS{})
+	const rounds, depth = 200, 8
+	r.kicks = 0
+	var b [8]byte
+	_, _ = unix.Read(r.call, b[:])
+	calls := 0
+	for range rounds {
+		r.CallAtNext()
+		for slot := range depth {
+			r.send(slot, fp.OpGetattr, 1, getattrBody, 104)
+		}
+		r.notify()
+		for range depth {
+			r.wait()
+		}
+		if _, err := unix.Read(r.call, b[:]); err == nil {
+			calls += int(binary.NativeEndian.Uint64(b[:]))
+		}
+	}
+	within(t, "stop", w.stop)
+	if n := float64(r.kicks+calls) / (rounds * depth); n > 0.3 {
+		t.Errorf("%.2f notifications a request: %d kicks and %d calls for %d", n, r.kicks, calls, rounds*depth)
+	}
+}
+
+// TestMemoryGoneInFlight: the front-end takes its memory away while a request waits and
+// while the queue sleeps. The queue breaks, says so, and can be stopped.
+func TestMemoryGoneInFlight(t *testing.T) {
+	enough, syncing := make(chan struct{}), make(chan struct{}, 2)
+	fs := &testFS{fsync: func(r *server.Request) unix.Errno {
+		if !r.MayWait {
+			return server.WouldBlock
+		}
+		syncing <- struct{}{}
+		<-enough
+		return 0
+	}}
+	r, w := start(t, fs)
+	errFD, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := unix.Dup(errFD)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(errFD)
+	r.errors.Set(ours)
+	defer r.errors.Close()
+	r.send(1, fp.OpFsync, 1, fsyncBody, 0)
+	r.send(2, fp.OpFsync, 1, fsyncBody, 0)
+	r.notify()
+	<-syncing
+	<-syncing
+	if err := r.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	close(enough)
+	within(t, "stop", w.stop)
+	var b [8]byte
+	if _, err := unix.Read(errFD, b[:]); err != nil {
+		t.Errorf("the front-end is not told: %v", err)
+	}
+	r.released()
+}
