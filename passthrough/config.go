@@ -77,6 +77,17 @@ type Config struct {
 	// the guest may believe that a name does not exist; nil is not at all.
 	EntryTimeout, AttrTimeout, NegativeTimeout *time.Duration
 
+	// Immutable is for a share that never changes: read-only, the guest keeps all that
+	// it has seen for a year unless a timeout says otherwise, and opens nothing.
+	Immutable bool
+	// CacheSymlinks says whether the guest keeps targets of symbolic links; nil is as
+	// the policy has it.
+	CacheSymlinks *bool
+	// DirectIO are patterns (see CheckPattern) for files of which the guest keeps no
+	// data; it keeps none of files of DirectIOSize bytes or more either, if not 0.
+	DirectIO     []string
+	DirectIOSize uint64
+
 	Xattr bool // extended attributes
 	// XattrMap, if not nil, says how attributes are called on the host.
 	XattrMap          *xattrmap.Map

@@ -163,7 +163,7 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in
 		own.apply(&ts.st)
 	}
 	out.Open.Fh = fh
-	out.Open.OpenFlags = fs.openOutFlags(in.Flags)
+	out.Open.OpenFlags = fs.openFlags(ts, n, -1)
 	fs.entryOut(ts, parent, n, name, &out.Entry)
 	return 0
 }

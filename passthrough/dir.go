@@ -13,6 +13,9 @@ import (
 
 // Opendir implements server.Directories.
 func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
+	if fs.openless.Load() {
+		return unix.ENOSYS
+	}
 	ts, n, fd, errno := fs.enter(r)
 	if errno != 0 {
 		return errno
@@ -30,10 +33,7 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 		fs.closeFD(f)
 		return errno
 	}
-	switch fs.cfg.Cache {
-	case CacheMetadata, CacheAlways:
-		out.OpenFlags = fp.FopenKeepCache | fp.FopenCacheDir
-	}
+	out.OpenFlags = fs.dirOpenFlags()
 	return 0
 }
 

@@ -30,23 +30,14 @@ func (fs *FS) hostFlags(guest uint32) int {
 	return flags
 }
 
-// openOutFlags are FOPEN flags by cache policy.
-func (fs *FS) openOutFlags(uint32) uint32 {
-	switch fs.cfg.Cache {
-	case CacheNever, CacheMetadata:
-		// The host's file system orders writes; the guest need not.
-		return fp.FopenDirectIO | fp.FopenParallelDirectWrites
-	case CacheAlways:
-		return fp.FopenKeepCache
-	}
-	return 0
-}
-
 // Open implements server.Files.
 func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
 	const tmpfile = unix.O_TMPFILE &^ unix.O_DIRECTORY
 	if in.Flags&(unix.O_PATH|tmpfile) != 0 {
 		return unix.EINVAL
+	}
+	if fs.openless.Load() {
+		return unix.ENOSYS
 	}
 	ts := threadOf(r)
 	n, errno := fs.get(r.Header.NodeID)
@@ -98,11 +89,11 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 			return errno
 		}
 	}
+	out.OpenFlags = fs.openFlags(ts, n, f) | fs.noFlush(fs.mountOf(&n.key, f), guest)
 	if out.Fh, errno = fs.addHandle(n, f, guest); errno != 0 {
 		fs.closeFD(f)
 		return errno
 	}
-	out.OpenFlags = fs.openOutFlags(guest) | fs.noFlush(fs.mountOf(&n.key, f), guest)
 	return 0
 }
 
@@ -165,6 +156,9 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 
 // Flush implements server.Files: a process has closed the file. Its POSIX locks end.
 func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
+	if fs.openless.Load() {
+		return unix.ENOSYS // nothing to be told: it saves the guest the question
+	}
 	h, errno := fs.fileHandle(r, in.Fh)
 	if errno != 0 {
 		return errno

@@ -30,6 +30,9 @@ type FS struct {
 	hand            uint32 // descriptor at which the evictor goes on
 	owners          owners // of descriptors
 	mounts          mountTable
+	direct          patterns    // files that the guest keeps no data of
+	openless        atomic.Bool // the client reads without opening
+	shared          sharedHandles
 	io              ioState // of open files
 	ownXattr        bool    // see ownership.go
 	converted       convertedLinks
@@ -81,6 +84,10 @@ func New(cfg Config) (*FS, error) {
 	if err := fs.checkOwnership(); err != nil {
 		return nil, err
 	}
+	var err error
+	if fs.direct, err = parsePatterns(cfg.DirectIO); err != nil {
+		return nil, fmt.Errorf("passthrough: %w", err)
+	}
 	if err := fs.setBudget(); err != nil {
 		return nil, err
 	}
@@ -88,19 +95,6 @@ func New(cfg Config) (*FS, error) {
 		return nil, err
 	}
 	return fs, fs.setRoot()
-}
-
-func (fs *FS) setTimeouts() {
-	d := fs.cfg.Cache.timeout()
-	pick := func(own *time.Duration, policy time.Duration) timeout {
-		if own != nil {
-			return newTimeout(*own)
-		}
-		return newTimeout(policy)
-	}
-	fs.entry = pick(fs.cfg.EntryTimeout, d)
-	fs.attr = pick(fs.cfg.AttrTimeout, d)
-	fs.negative = pick(fs.cfg.NegativeTimeout, 0)
 }
 
 func (fs *FS) setBudget() error {
@@ -153,6 +147,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.AllowIdmap, fp.InitAllowIdmap)
 	add(fs.cfg.Writeback, fp.InitWritebackCache)
 	add(fs.cfg.AllowMmap, fp.InitDirectIOAllowMmap)
+	add(fs.cacheSymlinks(), fp.InitCacheSymlinks)
 	add(fs.cfg.PosixLocks, fp.InitPosixLocks)
 	add(fs.cfg.Flocks, fp.InitFlockLocks)
 	const acl = fp.InitPosixACL | fp.InitDontMask | fp.InitSetxattrExt
@@ -165,6 +160,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.SecurityLabel != Never, fp.InitSecurityCtx)
 	want |= fs.initDAX(p)
 	p.Flags |= want
+	fs.openless.Store(fs.canOpenless(p.Offered))
 	fs.flags.Store(uint64(p.Flags & p.Offered))
 	return 0
 }

@@ -22,6 +22,9 @@ type handle struct {
 	flags  uint32     // as the client asked for
 	direct bool       // I/O goes past the page cache
 
+	shared  bool        // see sharedHandles; guarded by node.mu
+	touched atomic.Bool // a shared one was used since it was looked at
+
 	noCaps atomic.Int64 // until then the file has no capabilities, see killCaps
 
 	// refs counts the table, while the handle is open, and requests that use it. The
@@ -89,7 +92,7 @@ func (fs *FS) releaseHandle(h *handle) {
 // get one: refs stays as it is, 0.
 func (h *handle) reset() {
 	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
-	h.flags, h.direct = 0, false
+	h.flags, h.direct, h.shared = 0, false, false
 	h.noCaps.Store(0)
 	h.next, h.prev, h.locks = nil, nil, nil
 	h.stream = dirStream{}
@@ -160,6 +163,9 @@ func (n *inode) removeHandle(h *handle) (owners []lockOwner) {
 
 // handle finds an open handle of the request's node and takes a reference.
 func (fs *FS) handle(r *server.Request, fh uint64) (*handle, unix.Errno) {
+	if fh == 0 && fs.openless.Load() {
+		return fs.sharedHandle(r)
+	}
 	return fs.handleOf(r.Header.NodeID, fh)
 }
 
@@ -179,11 +185,16 @@ func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 
 // fileHandle and dirHandle are handle for one kind only.
 func (fs *FS) fileHandle(r *server.Request, fh uint64) (*handle, unix.Errno) {
-	return fs.fileHandleOf(r.Header.NodeID, fh)
+	h, errno := fs.handle(r, fh)
+	return fs.onlyFile(h, errno)
 }
 
 func (fs *FS) fileHandleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 	h, errno := fs.handleOf(nodeID, fh)
+	return fs.onlyFile(h, errno)
+}
+
+func (fs *FS) onlyFile(h *handle, errno unix.Errno) (*handle, unix.Errno) {
 	if errno == 0 && h.dir != nil {
 		fs.releaseHandle(h)
 		return nil, unix.EISDIR

@@ -257,6 +257,9 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 	if !dead {
 		return
 	}
+	if fs.openless.Load() {
+		fs.closeShared(n)
+	}
 	if fs.canBeConverted(n) {
 		if m := fs.converted.remove(n); m != nil {
 			fs.forget(m, 1)

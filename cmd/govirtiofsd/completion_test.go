@@ -49,7 +49,7 @@ func TestCompletionInBash(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ words, want string }{
-		{"--cach", "--cache"},
+		{"--cach", "--cache --cache-symlinks"},
 		{"--cache = a", "auto always"},
 		{"--cache =", "never metadata auto always"},
 		{"--sandbox c", "chroot"},

@@ -45,6 +45,9 @@ type options struct {
 	dax                            string
 	daxWindow, daxMinSize          uint64
 	readdirplus                    bool
+	immutable, symlinks            bool
+	directIOs                      []string
+	directIOSize                   uint64
 
 	xattr               bool
 	xattrmap, preset    string
@@ -66,15 +69,16 @@ type options struct {
 	compat              []string
 
 	// What follows is worked out of the above.
-	sandboxMode  sandbox.Mode
-	filter       sandbox.FilterAction
-	namespace    sandbox.Namespace
-	names        *xattrmap.Map
-	capabilities []cap.Value
-	users        *passthrough.IDMap
-	groupIDs     *passthrough.IDMap
-	noFileSet    bool
-	warnings     []string // said once there is a log
+	sandboxMode   sandbox.Mode
+	filter        sandbox.FilterAction
+	namespace     sandbox.Namespace
+	names         *xattrmap.Map
+	capabilities  []cap.Value
+	users         *passthrough.IDMap
+	groupIDs      *passthrough.IDMap
+	cacheSymlinks *bool // nil is as the policy has it
+	noFileSet     bool
+	warnings      []string // said once there is a log
 }
 
 // errUsage marks errors of the command line, which exit with 2.
@@ -167,20 +171,6 @@ func (o *options) connectionFlags() *pflag.FlagSet {
 	return f
 }
 
-func (o *options) cacheFlags() *pflag.FlagSet {
-	f := newSet("caching")
-	choice(f, &o.cache, "auto", "cache", "", []string{"never", "metadata", "auto", "always"},
-		"`never|metadata|auto|always` How long the guest may trust what it knows: not at all; names and attributes for a day; for a second; for a day, data included. Default auto.")
-	timeout(f, &o.entryTimeout, "entry-timeout", "`TIME` How long the guest may keep names, instead of what --cache says: seconds, or with a unit (500ms, 2h).")
-	timeout(f, &o.attrTimeout, "attr-timeout", "`TIME` The same for attributes.")
-	timeout(f, &o.negativeTimeout, "negative-timeout", "`TIME` How long the guest may remember that a name does not exist. Default 0.")
-	f.BoolVar(&o.writeback, "writeback", false, "Let the guest collect writes in its page cache. Only if nobody else writes to the share.")
-	f.BoolVar(&o.directIO, "allow-direct-io", false, "Pass O_DIRECT on to the host.")
-	f.BoolVar(&o.allowMmap, "allow-mmap", false, "Let the guest map files shared although --cache=never or metadata bypasses its page cache.")
-	enable(f, &o.readdirplus, true, "readdirplus", "no-readdirplus", "Answer listings without attributes.")
-	return f
-}
-
 func (o *options) daxFlags() *pflag.FlagSet {
 	f := newSet("dax")
 	choice(f, &o.dax, "never", "dax", "", []string{"never", "inode", "always"},
@@ -266,7 +256,7 @@ var (
 // check settles what depends on more than one option.
 func (o *options) check(set *pflag.FlagSet) error {
 	for _, c := range []func(*pflag.FlagSet) error{
-		o.checkShare, o.checkSocket, o.checkDevice, o.checkDAX, o.checkFeatures, o.checkIdentity, o.checkSecurity,
+		o.checkShare, o.checkCaching, o.checkSocket, o.checkDevice, o.checkDAX, o.checkFeatures, o.checkIdentity, o.checkSecurity,
 	} {
 		if err := c(set); err != nil {
 			return err

@@ -140,6 +140,17 @@ func TestParse(t *testing.T) {
 		}},
 		{"--dax=always", func(o *options) bool { return len(o.warnings) == 1 }}, // no tag
 		{"--dax-window-size=8g", func(o *options) bool { return o.daxConfig(nil) == nil && len(o.warnings) == 1 }},
+		{"--immutable", func(o *options) bool {
+			return o.immutable && o.readOnly && o.namespace.ReadOnly && o.cache == "always" && o.cacheSymlinks == nil
+		}},
+		{"--immutable --cache=always --entry-timeout=60", func(o *options) bool { return o.immutable && *o.entryTimeout == time.Minute }},
+		{"--cache-symlinks", func(o *options) bool { return *o.cacheSymlinks }},
+		{"--cache=always --no-cache-symlinks", func(o *options) bool { return !*o.cacheSymlinks }},
+		{"--direct-io *.db --direct-io=vm/**/*.img --direct-io-size 64m", func(o *options) bool {
+			return slices.Equal(o.directIOs, []string{"*.db", "vm/**/*.img"}) && o.directIOSize == 64<<20
+		}},
+		{"--direct-io-size=4096", same(func(o *options) any { return o.directIOSize }, uint64(4096))},
+		{"--direct-io-size=8T", same(func(o *options) any { return o.directIOSize }, uint64(8)<<40)},
 		{"-d", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 1 }},
 		{"-f", func(o *options) bool { return len(o.warnings) == 1 }},
 		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 1 }},
@@ -238,6 +249,10 @@ func TestParseErrors(t *testing.T) {
 		{"+ --negative-timeout x", "a unit"},
 		{"+ --inode-file-handles=always", "never, prefer, fallback, mandatory"},
 		{"+ --inode-file-handles=prefer --modcaps=-DAC_READ_SEARCH", "leave -dac_read_search out"},
+		{"+ --immutable --cache=auto", "leave --cache out"},
+		{"+ --immutable --writeback", "exclude"},
+		{"+ --direct-io a//b", "bad pattern"},
+		{"+ --direct-io-size 10X", "a number of bytes"},
 		{"+ --thread-pool-size -1", "thread-pool-size"},
 		{"+ --busy-poll=fast", "want a time"},
 		{"+ --busy-poll=-1us", "want a time"},

@@ -1,0 +1,175 @@
+package passthrough
+
+import (
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// What a guest may keep, for how long. doc/caching.md is the user's view of it.
+
+// immutableFor is how long a guest may keep what never changes.
+const immutableFor = 365 * 24 * time.Hour
+
+// setTimeouts works out the timeouts, of which each may be set apart from the policy.
+func (fs *FS) setTimeouts() {
+	if fs.cfg.Immutable {
+		fs.cfg.ReadOnly, fs.cfg.Cache = true, CacheAlways
+		fs.cfg.PosixLocks, fs.cfg.Flocks, fs.cfg.Writeback = false, false, false
+	}
+	d, negative := fs.cfg.Cache.timeout(), time.Duration(0)
+	if fs.cfg.Immutable {
+		d, negative = immutableFor, immutableFor
+	}
+	pick := func(own *time.Duration, policy time.Duration) timeout {
+		if own != nil {
+			return newTimeout(*own)
+		}
+		return newTimeout(policy)
+	}
+	fs.entry = pick(fs.cfg.EntryTimeout, d)
+	fs.attr = pick(fs.cfg.AttrTimeout, d)
+	fs.negative = pick(fs.cfg.NegativeTimeout, negative)
+}
+
+// cacheSymlinks reports whether the guest may keep the targets of symbolic links. Those
+// of a file system on a disk never change. Others make them up as they are read
+// (procfs), or have the wrong length for them, where Linux before 6.13 cuts them off
+// (sysfs), so that this is for those only who say that things keep still.
+func (fs *FS) cacheSymlinks() bool {
+	if fs.cfg.CacheSymlinks != nil {
+		return *fs.cfg.CacheSymlinks
+	}
+	return fs.cfg.Cache == CacheMetadata || fs.cfg.Cache == CacheAlways
+}
+
+// openFlags are the FOPEN flags for a file that the guest opens, with fd open, or that
+// it has made, when fd is -1.
+func (fs *FS) openFlags(ts *threadState, n *inode, fd int) uint32 {
+	switch {
+	case fs.cfg.Cache == CacheNever, fs.cfg.Cache == CacheMetadata, fs.bypassesCache(ts, n, fd):
+		// The host's file system orders writes; the guest need not.
+		return fp.FopenDirectIO | fp.FopenParallelDirectWrites
+	case fs.cfg.Cache == CacheAlways:
+		return fp.FopenKeepCache
+	}
+	return 0
+}
+
+// bypassesCache reports whether a file is one of those that the guest shall not keep
+// data of.
+func (fs *FS) bypassesCache(ts *threadState, n *inode, fd int) bool {
+	if size := fs.cfg.DirectIOSize; size > 0 && fd >= 0 && statxFD(fd, &ts.st) == 0 && ts.st.Size >= size {
+		return true
+	}
+	return fs.direct.match(fs, n)
+}
+
+// dirOpenFlags are the FOPEN flags for a directory.
+func (fs *FS) dirOpenFlags() uint32 {
+	switch fs.cfg.Cache {
+	case CacheMetadata, CacheAlways:
+		return fp.FopenKeepCache | fp.FopenCacheDir
+	}
+	return 0
+}
+
+// patterns choose files by name. Each is a list of components, of which the last is the
+// file's name.
+type patterns [][]string
+
+// parsePatterns reads patterns as of path.Match. One without a slash is for the name of
+// the file alone; one with a slash for its path in the share, where a component ** is
+// any number of directories.
+func parsePatterns(list []string) (p patterns, err error) {
+	for _, s := range list {
+		if err := CheckPattern(s); err != nil {
+			return nil, err
+		}
+		if !strings.Contains(s, "/") {
+			s = "**/" + s
+		}
+		p = append(p, strings.Split(strings.TrimPrefix(s, "/"), "/"))
+	}
+	return p, nil
+}
+
+// CheckPattern reports what is wrong with a pattern for names of files.
+func CheckPattern(s string) error {
+	for _, c := range strings.Split(strings.TrimPrefix(s, "/"), "/") {
+		if _, err := path.Match(c, ""); err != nil || c == "" || c == "." || c == ".." {
+			return fmt.Errorf("bad pattern %q: want a name such as *.img, or a path in the share such as vm/**/*.img", s)
+		}
+	}
+	return nil
+}
+
+// match reports whether a pattern matches the place where the node was last seen.
+func (p patterns) match(fs *FS, n *inode) bool {
+	if len(p) == 0 {
+		return false
+	}
+	names := fs.path(n)
+	for _, pattern := range p {
+		if len(names) > 0 && matchPath(pattern, names) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchPath compares a pattern with a path.
+func matchPath(pattern, names []string) bool {
+	for len(pattern) > 0 {
+		if pattern[0] == "**" {
+			for len(pattern) > 1 && pattern[1] == "**" {
+				pattern = pattern[1:]
+			}
+			if len(pattern) == 1 {
+				return len(names) > 0 // all that is below
+			}
+			for i := range names {
+				if matchPath(pattern[1:], names[i:]) {
+					return true
+				}
+			}
+			return false // the file's own name is no directory
+		}
+		if len(names) == 0 {
+			return false
+		}
+		if ok, _ := path.Match(pattern[0], names[0]); !ok {
+			return false
+		}
+		pattern, names = pattern[1:], names[1:]
+	}
+	return len(names) == 0
+}
+
+// path is where the node was last seen, from the share's root on; nothing when that is
+// not known.
+func (fs *FS) path(n *inode) (names []string) {
+	n.hold()
+	for n.id != fp.RootID {
+		n.mu.Lock()
+		parent, name := n.parent, nameBytes(n.name)
+		if parent == nil || len(names) > maxDepth {
+			n.mu.Unlock()
+			names = nil
+			break
+		}
+		parent.hold()
+		n.mu.Unlock()
+		names = append(names, string(name[:len(name)-1]))
+		fs.unhold(n)
+		n = parent
+	}
+	fs.unhold(n)
+	for i, j := 0, len(names)-1; i < j; i, j = i+1, j-1 {
+		names[i], names[j] = names[j], names[i]
+	}
+	return names
+}

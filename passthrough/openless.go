@@ -1,0 +1,137 @@
+package passthrough
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// A client that gets ENOSYS for OPEN or OPENDIR opens nothing from then on
+// (fs/fuse/file.c: fuse_file_open). It reads with handle 0, keeps data as with
+// FOPEN_KEEP_CACHE, and does not say when it has done with a file. It saves two
+// requests a file, and is for immutable shares only: a client that truncates a file as
+// it opens it would not be heard, and locks could not be told apart.
+//
+// Such a file gets a handle with the first request that needs one, which all requests
+// share. It stays open for those to come, until the client forgets the node or until
+// there are too many.
+
+// canOpenless reports whether a client with these features can do without opening.
+func (fs *FS) canOpenless(offered fp.InitFlags) bool {
+	const both = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
+	return fs.cfg.Immutable && offered&both == both && len(fs.direct) == 0 && fs.cfg.DirectIOSize == 0
+}
+
+// sharedHandles are the numbers of shared handles in the order in which they were
+// opened. Those that were used since they came to the front are spared once.
+type sharedHandles struct {
+	mu    sync.Mutex
+	queue []uint64
+}
+
+// sharedHandle finds or makes the handle of the request's node.
+func (fs *FS) sharedHandle(r *server.Request) (*handle, unix.Errno) {
+	ts := threadOf(r)
+	n, errno := fs.get(r.Header.NodeID)
+	if errno != 0 {
+		return nil, errno
+	}
+	defer fs.release(n)
+	if h := n.sharedHandle(); h != nil {
+		return h, 0
+	}
+	if !n.isDir() && !n.isReg() {
+		return nil, unix.ENXIO
+	}
+	fs.limitShared()
+	fd, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return nil, errno
+	}
+	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
+	if errno != 0 {
+		return nil, errno
+	}
+	fh, errno := fs.addHandle(n, f, unix.O_RDONLY)
+	if errno != 0 {
+		fs.closeFD(f)
+		return nil, errno
+	}
+	h, errno := fs.handleOf(n.id, fh)
+	if errno != 0 {
+		return nil, errno // the client is gone
+	}
+	fs.share(n, h)
+	return h, 0
+}
+
+// sharedHandle is the node's shared handle, with a reference, or nil.
+func (n *inode) sharedHandle() *handle {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for h := n.handles; h != nil; h = h.next {
+		if h.shared && h.acquire() {
+			h.touched.Store(true)
+			return h
+		}
+	}
+	return nil
+}
+
+// share lets others use h, which was just opened. Two threads may both have made one;
+// then both are used, and closed in the end.
+func (fs *FS) share(n *inode, h *handle) {
+	n.mu.Lock()
+	h.shared = true
+	n.mu.Unlock()
+	fs.shared.mu.Lock()
+	fs.shared.queue = append(fs.shared.queue, h.id)
+	fs.shared.mu.Unlock()
+	if fs.nodes.get(n.id) == nil { // forgotten meanwhile: nobody closes it later
+		fs.closeHandle(h)
+	}
+}
+
+// limitShared closes shared handles if they take more than half of the descriptors.
+func (fs *FS) limitShared() {
+	s := &fs.shared
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for spared := 0; len(s.queue) >= max(fs.cfg.MaxFDs/2, 1); {
+		fh := s.queue[0]
+		s.queue = s.queue[1:]
+		h := fs.handles.get(fh)
+		if h == nil || !h.acquire() {
+			continue // closed before
+		}
+		switch {
+		case h.id != fh:
+		case h.touched.Swap(false) && spared < len(s.queue):
+			s.queue = append(s.queue, fh)
+			spared++
+		default:
+			h.node.unshare(h)
+			fs.closeHandle(h)
+		}
+		fs.releaseHandle(h)
+	}
+}
+
+// unshare keeps requests to come from using h.
+func (n *inode) unshare(h *handle) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h.shared = false
+}
+
+// closeShared closes the shared handles of a node that the client has forgotten.
+func (fs *FS) closeShared(n *inode) {
+	for h := n.sharedHandle(); h != nil; h = n.sharedHandle() {
+		n.unshare(h)
+		fs.closeHandle(h)
+		fs.releaseHandle(h)
+	}
+}
