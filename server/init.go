@@ -99,6 +99,7 @@ func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
 	}
 	s.restarted.Store(false)
 	s.session.Store(&session{
+		minor:    p.Minor,
 		flags:    flags,
 		maxWrite: p.MaxWrite,
 		maxRead:  uint32(min(uint64(maxPages)*largestPage, math.MaxInt32)),

@@ -49,6 +49,7 @@ type Server struct {
 
 // session is what INIT has settled.
 type session struct {
+	minor    uint32 // of the protocol
 	flags    fp.InitFlags
 	maxWrite uint32
 	maxRead  uint32

@@ -1,0 +1,126 @@
+// Package record writes and reads the numbers and byte strings that a saved state
+// consists of. Errors stick: a sequence is written or read first and checked at its end.
+//
+// A number is an unsigned varint (encoding/binary), a byte string its length and its
+// bytes. What is read is as hostile as the one who sends it: a string is never longer than
+// the reader allows.
+package record
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Writer writes values. Flush comes last.
+type Writer struct {
+	w   *bufio.Writer
+	err error
+	buf [binary.MaxVarintLen64]byte
+}
+
+// NewWriter returns a Writer to w.
+func NewWriter(w io.Writer) *Writer { return &Writer{w: bufio.NewWriterSize(w, 64<<10)} }
+
+// Uint writes numbers.
+func (w *Writer) Uint(list ...uint64) {
+	for _, v := range list {
+		if w.err == nil {
+			_, w.err = w.w.Write(w.buf[:binary.PutUvarint(w.buf[:], v)])
+		}
+	}
+}
+
+// Bytes writes a byte string.
+func (w *Writer) Bytes(b []byte) {
+	w.Uint(uint64(len(b)))
+	if w.err == nil {
+		_, w.err = w.w.Write(b)
+	}
+}
+
+// Flush writes what is left and returns the first error of all.
+func (w *Writer) Flush() error {
+	if w.err == nil {
+		w.err = w.w.Flush()
+	}
+	return w.err
+}
+
+// Reader reads values. After an error all of them are zero.
+type Reader struct {
+	r   *bufio.Reader
+	err error
+}
+
+// NewReader returns a Reader from r. It may read ahead.
+func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+
+// Err is the first error. The end of the data before a value's is io.ErrUnexpectedEOF.
+func (r *Reader) Err() error { return r.err }
+
+// Fail makes err the error if there is none yet.
+func (r *Reader) Fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+// Uint reads a number.
+func (r *Reader) Uint() uint64 {
+	if r.err != nil {
+		return 0
+	}
+	v, err := binary.ReadUvarint(r.r)
+	if err != nil {
+		r.fail(err)
+		return 0
+	}
+	return v
+}
+
+// Max reads a number that is limit at most.
+func (r *Reader) Max(limit uint64) uint64 {
+	v := r.Uint()
+	if v > limit {
+		r.Fail(fmt.Errorf("number %d is out of range, at most %d is possible", v, limit))
+		return 0
+	}
+	return v
+}
+
+// Bytes reads a byte string of at most limit bytes. It is the caller's.
+func (r *Reader) Bytes(limit int) []byte {
+	n := r.Max(uint64(limit))
+	if r.err != nil {
+		return nil
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r.r, b); err != nil {
+		r.fail(err)
+		return nil
+	}
+	return b
+}
+
+// End checks that nothing follows.
+func (r *Reader) End() {
+	if r.err != nil {
+		return
+	}
+	if _, err := r.r.ReadByte(); err != io.EOF {
+		if err == nil {
+			err = errors.New("data after the end")
+		}
+		r.err = err
+	}
+}
+
+func (r *Reader) fail(err error) {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	r.err = err
+}

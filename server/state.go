@@ -1,0 +1,128 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/record"
+)
+
+// StateKeeper is a FileSystem whose nodes and handles can move to another process,
+// possibly on another host.
+type StateKeeper interface {
+	// SaveState writes what LoadState needs and changes nothing: the file system may
+	// have to go on. No request runs meanwhile.
+	SaveState(t *Thread, w *record.Writer) error
+	// LoadState makes the nodes and handles that were saved, with their numbers, in a
+	// file system without any; Init has been called. After an error there are none.
+	LoadState(t *Thread, r *record.Reader) error
+}
+
+// stateMagic begins a saved state; its last byte is the version of what follows.
+const stateMagic = "govirtiofs-state\x01"
+
+// maxMaxWrite bounds what a saved state says of the sizes of requests.
+const maxMaxWrite = 64 << 20
+
+// Save writes the session, its nodes and handles. It is called while no request runs; the
+// server can go on afterwards. doc/migration.md describes the format.
+func (s *Server) Save(w io.Writer) error {
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	out := record.NewWriter(w)
+	out.Bytes([]byte(stateMagic))
+	current := s.session.Load()
+	if current == nil { // the guest has not mounted the share
+		out.Uint(0)
+		return out.Flush()
+	}
+	keeper, ok := s.fs.(StateKeeper)
+	if !ok {
+		return errors.New("server: this file system can't be saved")
+	}
+	out.Uint(1, uint64(current.minor), uint64(current.flags), uint64(current.maxWrite), uint64(current.maxRead))
+	if err := s.onThread(func(t *Thread) error { return keeper.SaveState(t, out) }); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+// Load starts the session that Save has written, on a server that has none. What it is
+// told is checked like everything from outside. After an error there is no session.
+func (s *Server) Load(r io.Reader) error {
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	if s.session.Load() != nil {
+		return errors.New("server: a state was sent to a share that is in use")
+	}
+	in := record.NewReader(r)
+	if magic := in.Bytes(len(stateMagic)); in.Err() != nil || string(magic) != stateMagic {
+		return fmt.Errorf("server: this is no state of govirtiofsd's, or one of another version (%q)", magic)
+	}
+	if in.Max(1) == 0 {
+		in.End()
+		return in.Err()
+	}
+	saved := &session{minor: uint32(in.Max(fp.KernelMinorVersion)), flags: fp.InitFlags(in.Uint()),
+		maxWrite: uint32(in.Max(maxMaxWrite)), maxRead: uint32(in.Max(maxMaxWrite))}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("server: state: %w", err)
+	}
+	if err := s.resume(saved); err != nil {
+		return err
+	}
+	keeper, ok := s.fs.(StateKeeper)
+	if !ok {
+		return errors.New("server: this file system can't be loaded")
+	}
+	err := s.onThread(func(t *Thread) error { return keeper.LoadState(t, in) })
+	if err == nil {
+		in.End()
+		err = in.Err()
+	}
+	if err != nil {
+		s.fs.Destroy()
+		return fmt.Errorf("server: state: %w", err)
+	}
+	s.session.Store(saved)
+	return nil
+}
+
+// resume settles with the file system what the client has settled elsewhere: it knows
+// those features and no others, and can't be told that one is gone.
+func (s *Server) resume(saved *session) error {
+	p := s.propose(&fp.InitIn{Minor: saved.minor})
+	p.Offered = saved.flags
+	if errno := s.fs.Init(p); errno != 0 {
+		return fmt.Errorf("server: the guest's session does not fit this daemon's options: %w", errno)
+	}
+	if missing := saved.flags &^ p.Flags; missing != 0 {
+		return fmt.Errorf("server: the guest uses features that this daemon was not started with: %v; "+
+			"start it with the same options as the other one", missing)
+	}
+	return nil
+}
+
+// onThread runs f on a thread of its own, as requests have.
+func (s *Server) onThread(f func(*Thread) error) error {
+	result := make(chan error)
+	go func() {
+		t, err := s.StartThread()
+		if err != nil {
+			result <- err
+			return
+		}
+		defer s.StopThread(t)
+		defer func() {
+			if r := recover(); r != nil {
+				result <- fmt.Errorf("server: state: panic: %v", r)
+			}
+		}()
+		result <- f(t)
+	}()
+	return <-result
+}
+
