@@ -166,7 +166,7 @@ func (f *Frontend) negotiate() error {
 		}
 		const known = vu.ProtocolMQ | vu.ProtocolReplyAck | vu.ProtocolConfigureMemSlots | vu.ProtocolConfig |
 			vu.ProtocolInflightShmFD | vu.ProtocolLogShmFD | vu.ProtocolResetDevice | vu.ProtocolStatus |
-			vu.ProtocolBackendReq | vu.ProtocolBackendSendFD
+			vu.ProtocolBackendReq | vu.ProtocolBackendSendFD | vu.ProtocolDeviceState
 		f.Protocol = vu.ProtocolFeatures(p) & known
 		if f.opts.Window != nil {
 			f.Protocol |= vu.ProtocolFeatures(p) & vu.ProtocolSharedMemory

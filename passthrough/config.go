@@ -115,6 +115,9 @@ type Config struct {
 	// FileHandles says how nodes without a descriptor are found again, beside by name.
 	FileHandles FileHandles
 
+	// Migration says how nodes are found on the host that a guest moves to.
+	Migration Migration
+
 	// MaxFDs is how many descriptors FS tries not to exceed; 0 is all that the
 	// process may have, less a reserve.
 	MaxFDs int

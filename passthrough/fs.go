@@ -48,6 +48,7 @@ type FS struct {
 var (
 	_ server.FileSystem    = (*FS)(nil)
 	_ server.ThreadStarter = (*FS)(nil)
+	_ server.StateKeeper   = (*FS)(nil)
 )
 
 // timeout is a duration as the protocol has it.

@@ -100,8 +100,39 @@ func (h *handle) reset() {
 
 // addHandle puts an open descriptor in the table; on error it stays the caller's.
 func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
+	errno = fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
+		fh = fs.handles.add(h, func(id uint64) { h.open(id) })
+		if fh == 0 {
+			return unix.ENFILE
+		}
+		return 0
+	})
+	return fh, errno
+}
+
+// addHandleAs is addHandle under a number that was given out elsewhere; EEXIST when it is
+// taken or impossible.
+func (fs *FS) addHandleAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno {
+	return fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
+		h.open(fh)
+		if !fs.handles.put(fh, h) {
+			h.refs.Store(0)
+			return unix.EEXIST
+		}
+		return 0
+	})
+}
+
+// open makes the handle one that can be found.
+func (h *handle) open(id uint64) {
+	h.id = id
+	h.refs.Store(1) // the table's
+}
+
+// newHandle makes a handle and calls add to put it in the table.
+func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.Errno) unix.Errno {
 	if errno := fs.keepFD(); errno != 0 {
-		return 0, errno
+		return errno
 	}
 	h := handles.Get().(*handle)
 	h.fd, h.node, h.flags = fd, n, flags
@@ -113,19 +144,15 @@ func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.E
 	}
 	n.hold()
 	n.addHandle(h)
-	fh = fs.handles.add(h, func(id uint64) {
-		h.id = id
-		h.refs.Store(1) // the table's
-	})
-	if fh == 0 {
+	errno := add(h)
+	if errno != 0 {
 		n.removeHandle(h)
 		h.reset()
 		handles.Put(h)
 		fs.unhold(n)
 		fs.io.opens.Add(-1)
-		return 0, unix.ENFILE
 	}
-	return fh, 0
+	return errno
 }
 
 func (n *inode) addHandle(h *handle) {

@@ -49,12 +49,7 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 		slot = s.next
 		s.next++
 	}
-	p := s.pages[slot>>slotBits].Load()
-	if p == nil {
-		p = new(slotsPage[T])
-		s.pages[slot>>slotBits].Store(p)
-	}
-	e := &p[slot%slotPage]
+	e := &s.page(slot)[slot%slotPage]
 	number := uint64(e.generation.Load())<<32 | uint64(slot)
 	set(number)
 	e.value.Store(v)
@@ -108,4 +103,68 @@ func (s *slots[T]) at(slot uint32) *T {
 		return p[slot%slotPage].value.Load()
 	}
 	return nil
+}
+
+// put puts v in under a number of another table's, before settle; false when the number
+// is taken or can't be one.
+func (s *slots[T]) put(number uint64, v *T) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot := uint32(number)
+	if slot == 0 || slot>>slotBits >= maxPages || s.at(slot) != nil {
+		return false
+	}
+	e := &s.page(slot)[slot%slotPage]
+	e.generation.Store(uint32(number >> 32))
+	e.value.Store(v)
+	s.next = max(s.next, slot+1)
+	return true
+}
+
+// page is the page of a slot, made if it is not there. s.mu is held.
+func (s *slots[T]) page(slot uint32) *slotsPage[T] {
+	p := &s.pages[slot>>slotBits]
+	if p.Load() == nil {
+		p.Store(new(slotsPage[T]))
+	}
+	return p.Load()
+}
+
+// maxFreed bounds the slots that settle looks at: a table may have few entries far apart.
+const maxFreed = 1 << 20
+
+// settle makes the slots usable that no number was put in, in a generation after all that
+// were used in the other table, whose end and generations these are.
+func (s *slots[T]) settle(end, generations uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = max(s.next, end)
+	s.free = s.free[:0]
+	for slot := uint32(1); slot < s.next && len(s.free) < maxFreed; slot++ {
+		p := s.pages[slot>>slotBits].Load()
+		if p == nil {
+			slot |= slotPage - 1 // there is nothing in this page: leave it alone
+			continue
+		}
+		e := &p[slot%slotPage]
+		if e.value.Load() != nil {
+			continue
+		}
+		e.generation.Store(generations + 1)
+		if generations+1 != 0 {
+			s.free = append(s.free, slot)
+		}
+	}
+}
+
+// generations is the largest generation of any slot.
+func (s *slots[T]) generations() (most uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slot := uint32(0); slot < s.next; slot++ {
+		if p := s.pages[slot>>slotBits].Load(); p != nil {
+			most = max(most, p[slot%slotPage].generation.Load())
+		}
+	}
+	return most
 }

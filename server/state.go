@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
@@ -125,4 +124,3 @@ func (s *Server) onThread(f func(*Thread) error) error {
 	}()
 	return <-result
 }
-

@@ -1,38 +1,9 @@
 package main
 
 import (
-	"errors"
 	"slices"
 	"strings"
-
-	"github.com/spf13/pflag"
 )
-
-// unsupported are options of virtiofsd whose feature is not there. Ignoring one
-// would share files in another way than was asked for.
-var unsupported = map[string]string{
-	"migration-mode":           "guests can't be migrated",
-	"migration-on-error":       "guests can't be migrated",
-	"migration-verify-handles": "guests can't be migrated",
-	"migration-confirm-paths":  "guests can't be migrated",
-}
-
-// addUnsupported declares the options of virtiofsd that are refused.
-func (o *options) addUnsupported(f *pflag.FlagSet) {
-	for name, why := range unsupported {
-		f.Var(refusedValue{why}, name, "")
-		f.Lookup(name).Hidden = true
-		if name == "migration-verify-handles" || name == "migration-confirm-paths" {
-			f.Lookup(name).NoOptDefVal = "true"
-		}
-	}
-}
-
-type refusedValue struct{ why string }
-
-func (v refusedValue) String() string   { return "" }
-func (v refusedValue) Type() string     { return "string" }
-func (v refusedValue) Set(string) error { return errors.New("not supported yet: " + v.why) }
 
 // applyCompat applies the words of -o, the only form that the first virtiofsd had.
 func (o *options) applyCompat() error {

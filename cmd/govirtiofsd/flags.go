@@ -67,6 +67,7 @@ type options struct {
 	logLevel            string
 	syslog, debug, fore bool
 	compat              []string
+	migration           migrationOptions
 
 	// What follows is worked out of the above.
 	sandboxMode   sandbox.Mode
@@ -103,7 +104,6 @@ func parse(args []string) (*options, error) {
 	for _, g := range o.groups() {
 		all.AddFlagSet(g.flags)
 	}
-	o.addUnsupported(all)
 	if err := all.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			o.help = true
@@ -137,6 +137,7 @@ func (o *options) groups() []group {
 		{"Features of the file system", o.featureFlags()},
 		{"Users and groups", o.identityFlags()},
 		{"Security", o.securityFlags()},
+		{"Moving to another host", o.migration.flags()},
 		{"Messages", o.messageFlags()},
 		{"Accepted for compatibility", o.compatFlags()},
 	}
@@ -256,6 +257,7 @@ var (
 // check settles what depends on more than one option.
 func (o *options) check(set *pflag.FlagSet) error {
 	for _, c := range []func(*pflag.FlagSet) error{
+		o.migration.check,
 		o.checkShare, o.checkCaching, o.checkSocket, o.checkDevice, o.checkDAX, o.checkFeatures, o.checkIdentity, o.checkSecurity,
 	} {
 		if err := c(set); err != nil {

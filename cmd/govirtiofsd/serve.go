@@ -152,6 +152,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		PreserveNoatime:   o.noatime,
 		PosixLocks:        o.posixLocks,
 		Flocks:            o.flocks,
+		Migration:         o.migration.config(),
 	}, errors.Join(err1, err2, err3, err4, err5)
 }
 

@@ -1,0 +1,266 @@
+package passthrough
+
+import (
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/record"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// A guest that moves to another host takes its nodes and handles along. The other daemon
+// serves the same tree: the same file system seen from there, or a copy. Nodes are found
+// there by their paths or by their file handles; handles are opened anew. What a node's
+// inode number is may differ from here to there, the guest's numbers for it may not.
+//
+// The state is a sequence of records (internal/record); doc/migration.md describes it.
+// Nodes come after their parents, handles after all nodes.
+
+// Migration says how nodes move.
+type Migration struct {
+	// FileHandles finds nodes by file handles, which must mean the same on both hosts.
+	FileHandles bool
+	// VerifyHandles sends them along, and takes a file that was found by its path only if
+	// its handle is the same.
+	VerifyHandles bool
+	// GuestErrors lets a node that is not found answer ESTALE for good. Without it, a
+	// state with such a node is not loaded.
+	GuestErrors bool
+}
+
+// Tags of records.
+const (
+	stateEnd = iota
+	stateNode
+	stateHandle
+)
+
+// Where a node is found.
+const (
+	locatedNowhere = iota
+	locatedInParent
+	locatedByPath
+)
+
+// How file handles are meant, in the first record.
+const (
+	handlesAbsent = iota
+	handlesFind
+	handlesVerify
+)
+
+// saver writes the state.
+type saver struct {
+	fs    *FS
+	ts    *threadState
+	w     *record.Writer
+	index map[*inode]uint64 // of nodes that have been written
+	way   []*inode          // scratch: from a node up to one that has been written
+}
+
+// SaveState implements server.StateKeeper.
+func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
+	s := &saver{fs: fs, ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
+	mode := uint64(handlesAbsent)
+	switch {
+	case fs.cfg.Migration.FileHandles:
+		mode = handlesFind
+	case fs.cfg.Migration.VerifyHandles:
+		mode = handlesVerify
+	}
+	w.Uint(mode)
+	s.index[fs.root] = 0
+	for slot := range fs.nodes.end() {
+		if n := fs.nodes.at(slot); n != nil {
+			s.node(n)
+		}
+	}
+	s.handles()
+	w.Uint(stateEnd, uint64(fs.nodes.end()), uint64(fs.nodes.generations()),
+		uint64(fs.handles.end()), uint64(fs.handles.generations()))
+	return nil
+}
+
+// node writes a node and before it those of its parents that have not been written. Ways
+// may be long, and even go round in a circle, see maxDepth.
+func (s *saver) node(n *inode) {
+	s.way = s.way[:0]
+	for n != nil && len(s.way) < maxDepth {
+		if _, ok := s.index[n]; ok {
+			break
+		}
+		s.way = append(s.way, n)
+		n = n.currentParent()
+	}
+	for i := len(s.way) - 1; i >= 0; i-- {
+		if _, ok := s.index[s.way[i]]; !ok { // a circle has it twice
+			s.write(s.way[i])
+		}
+	}
+}
+
+// currentParent is held by n, which nobody forgets while a state is saved.
+func (n *inode) currentParent() *inode {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.parent
+}
+
+// write writes one node, whose parent has been written or can't be.
+func (s *saver) write(n *inode) {
+	s.index[n] = uint64(len(s.index))
+	number := n.id
+	if s.fs.nodes.get(number) != n {
+		number = 0 // the guest has forgotten it, but not what is below it
+	}
+	s.w.Uint(stateNode, number, n.nlookup, uint64(n.birth.kind))
+	s.where(n)
+	s.w.Bytes(s.fileHandle(n))
+}
+
+// where writes the node's location, as it is at this moment.
+func (s *saver) where(n *inode) {
+	parent, name := s.fs.location(n)
+	if parent != nil {
+		defer s.fs.release(parent)
+		if index, ok := s.index[parent]; ok && s.fs.isAt(s.ts, parent, name, n) {
+			s.w.Uint(locatedInParent, index)
+			s.w.Bytes(keptName(name))
+			return
+		}
+	}
+	if path := s.path(n); path != nil {
+		s.w.Uint(locatedByPath)
+		s.w.Bytes(path)
+		return
+	}
+	s.w.Uint(locatedNowhere)
+}
+
+// isAt reports whether the node is called name in parent.
+func (fs *FS) isAt(ts *threadState, parent *inode, name *byte, n *inode) bool {
+	fd, errno := fs.fdOf(ts, parent)
+	if errno != 0 {
+		return false
+	}
+	var st unix.Statx_t
+	return sysStatx(fd, name, 0, &st) == 0 && keyOf(&st) == n.key && birthOf(&st) == n.birth
+}
+
+// path is the node's path below the share, which the kernel knows when the node has a
+// descriptor: the host may have moved it. nil if it has none in the share any more.
+func (s *saver) path(n *inode) []byte {
+	fd, errno := s.fs.fdOf(s.ts, n)
+	if errno != 0 {
+		return nil
+	}
+	root, below := s.readlink(s.fs.cfg.RootFD), s.readlink(fd)
+	if root == "" || below == "" {
+		return nil
+	}
+	path, ok := strings.CutPrefix(below, strings.TrimSuffix(root, "/")+"/")
+	if !ok {
+		return nil
+	}
+	// It may end with " (deleted)", or have changed since.
+	found, errno := s.fs.walk(s.ts, path)
+	if errno != 0 {
+		return nil
+	}
+	defer s.fs.closeFD(found)
+	var st unix.Statx_t
+	if statxFD(found, &st) != 0 || keyOf(&st) != n.key || birthOf(&st) != n.birth {
+		return nil
+	}
+	return []byte(path)
+}
+
+func (s *saver) readlink(fd int) string {
+	var b [unix.PathMax]byte
+	n, errno := sysReadlinkat(s.fs.cfg.ProcFD, procName(&s.ts.num, fd), b[:])
+	if errno != 0 || n == len(b) {
+		return ""
+	}
+	return string(b[:n])
+}
+
+// fileHandle is the node's file handle, if handles are saved and it has one.
+func (s *saver) fileHandle(n *inode) []byte {
+	if m := s.fs.cfg.Migration; !m.FileHandles && !m.VerifyHandles {
+		return nil
+	}
+	fd, errno := s.fs.fdOf(s.ts, n)
+	if errno != 0 {
+		return nil
+	}
+	b, err := handleOfFD(fd)
+	if err != nil {
+		return nil // the other side says what is missing
+	}
+	return b
+}
+
+// handleOfFD is the file handle of what an O_PATH descriptor stands for: its type in 4
+// bytes, and its bytes.
+func handleOfFD(fd int) ([]byte, error) {
+	h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, err
+	}
+	kind := uint32(h.Type())
+	return append([]byte{byte(kind), byte(kind >> 8), byte(kind >> 16), byte(kind >> 24)}, h.Bytes()...), nil
+}
+
+// handles writes the open files and directories. Locks stay behind: where both daemons
+// see the same file system, this one holds them until it ends.
+func (s *saver) handles() {
+	locked := 0
+	for slot := range s.fs.handles.end() {
+		h := s.fs.handles.at(slot)
+		if h == nil {
+			continue
+		}
+		if _, ok := s.index[h.node]; !ok {
+			s.node(h.node) // forgotten and still open
+		}
+		if h.locks != nil && len(h.locks.owners) > 0 {
+			locked++
+		}
+		s.w.Uint(stateHandle, h.id, s.index[h.node], uint64(h.flags))
+	}
+	if locked > 0 {
+		logrus.Warnf("The guest holds locks on %d files. They do not move with it.", locked)
+	}
+}
+
+// walk opens a path below the share with O_PATH, one component after the other, and
+// follows no link.
+func (fs *FS) walk(ts *threadState, path string) (int, unix.Errno) {
+	at, owned := fs.cfg.RootFD, false
+	for component := range strings.SplitSeq(path, "/") {
+		name, _, errno := fp.ParseName(append([]byte(component), 0))
+		fd := -1
+		if errno == 0 {
+			fd, errno = fs.open(at, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+		}
+		if owned {
+			fs.closeFD(at)
+		}
+		if errno != 0 {
+			return -1, errno
+		}
+		at, owned = fd, true
+	}
+	return at, 0
+}
+
+// keptName are the bytes of a kept name, without its NUL.
+func keptName(name *byte) (b []byte) {
+	for i := 0; *addBytes(name, i) != 0; i++ {
+		b = append(b, *addBytes(name, i))
+	}
+	return b
+}
