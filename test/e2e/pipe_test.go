@@ -88,7 +88,8 @@ func TestPipe(t *testing.T) {
 				if r.wrong > 0 {
 					t.Errorf("%d bytes were wrong", r.wrong)
 				}
-				if p.Kicks == 0 || p.Calls == 0 || p.Kicks > 2*blocks || p.Calls > 2*blocks+2 {
+				// No call at all: the driver may never get to sleep.
+				if p.Kicks == 0 || p.Kicks > 2*blocks || p.Calls > 2*blocks+2 {
 					t.Errorf("%d kicks and %d calls for %d requests", p.Kicks, p.Calls, 2*blocks)
 				}
 				p.Close()
