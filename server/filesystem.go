@@ -57,7 +57,7 @@ type InitParams struct {
 
 // Session is the life of one mount and what concerns all of it.
 type Session interface {
-	// Init starts a session. No other method runs at the same time.
+	// Init starts a session. Requests of an earlier one may still be running.
 	Init(p *InitParams) unix.Errno
 	// Destroy ends it: every node but the root and every handle is dropped.
 	// Requests on other threads may still be running.

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poolIdle is how long a thread of the pool stays without work.
+// poolIdle is pool.stay.
 const poolIdle = 5 * time.Second
 
 // pool is the threads on which requests may block in system calls: as many as
@@ -15,6 +15,7 @@ const poolIdle = 5 * time.Second
 type pool struct {
 	server *Server
 	max    int
+	stay   time.Duration // how long a thread stays without work
 	wake   chan struct{} // a token for a sleeping thread; never full
 
 	mu      sync.Mutex // guards the following; a leaf
@@ -24,7 +25,7 @@ type pool struct {
 }
 
 func (p *pool) init(s *Server, max int) {
-	p.server, p.max, p.wake = s, max, make(chan struct{}, max)
+	p.server, p.max, p.stay, p.wake = s, max, poolIdle, make(chan struct{}, max)
 }
 
 // submit has d finished by an idle thread, a new one, or the next that is done.
@@ -55,7 +56,7 @@ func (p *pool) run() {
 		return
 	}
 	defer p.server.StopThread(t)
-	timer := time.NewTimer(poolIdle)
+	timer := time.NewTimer(p.stay)
 	defer timer.Stop()
 	for d := p.take(timer); d != nil; d = p.take(timer) {
 		d.finish(t)
@@ -68,7 +69,7 @@ func (p *pool) run() {
 // take waits for a request; nil means that there was none for long.
 func (p *pool) take(timer *time.Timer) *Deferred {
 	for {
-		timer.Reset(poolIdle)
+		timer.Reset(p.stay)
 		if d := p.nextOrIdle(); d != nil {
 			return d
 		}
