@@ -1,6 +1,7 @@
 package frontend
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -48,8 +49,9 @@ type Pipe struct {
 	Spin time.Duration
 	// Timeout is how long a request may take; 0 is 30 s.
 	Timeout time.Duration
-	// Kicks and Calls count notifications since the Pipe was made.
-	Kicks, Calls uint64
+	// Kicks and Calls count notifications of all runs, Sleeps how often the thread slept.
+	// Several calls may end one sleep, or come when it is awake.
+	Kicks, Calls, Sleeps uint64
 
 	q        *Queue
 	slots    []*Slot
@@ -95,7 +97,22 @@ func (q *Queue) NewPipe(depth int) (*Pipe, error) {
 		p.Close()
 		return nil, err
 	}
+	p.takeCalls() // those of the Client's requests
 	return p, nil
+}
+
+// takeCalls empties the call eventfd, which has counted the device's calls: nothing
+// reads it during a run.
+func (p *Pipe) takeCalls() uint64 {
+	fds := []unix.PollFd{{Fd: int32(p.q.call), Events: unix.POLLIN}}
+	if n, _ := unix.Poll(fds, 0); n != 1 {
+		return 0
+	}
+	var b [8]byte
+	if n, err := unix.Read(p.q.call, b[:]); err != nil || n != len(b) {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(b[:])
 }
 
 // watch makes the epoll set: calls, and the end of the connection. The back-end may
@@ -149,6 +166,7 @@ func (p *Pipe) Run(src Source) error {
 		return fmt.Errorf("%d requests of an earlier run are lost", p.busy)
 	}
 	p.Now = p.clock()
+	defer func() { p.Calls += p.takeCalls() }()
 	for _, s := range p.slots {
 		p.next(src, s)
 	}
@@ -280,6 +298,7 @@ func (p *Pipe) wait() error {
 
 // sleep waits for a call; begin is when waiting began, or 0.
 func (p *Pipe) sleep(begin *int64) error {
+	p.Sleeps++
 	n, err := unix.EpollWait(p.epoll, p.events[:], min(1000, int(p.Timeout.Milliseconds())+1))
 	if err != nil && err != unix.EINTR {
 		return err
@@ -288,7 +307,6 @@ func (p *Pipe) sleep(begin *int64) error {
 		if e.Fd == 1 {
 			return ErrGone
 		}
-		p.Calls++
 	}
 	if n == 0 {
 		now := p.clock()
