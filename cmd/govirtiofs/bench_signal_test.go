@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestBenchInterrupted: whether it is asked to end or killed, no daemon stays behind.
+func TestBenchInterrupted(t *testing.T) {
+	daemon := buildDaemon(t)
+	program := filepath.Join(filepath.Dir(daemon), "govirtiofs")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	for _, sig := range []syscall.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			temp, err := os.MkdirTemp("", "bench")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(temp)
+			cmd := exec.Command(program, "bench", "--daemon", daemonCommand(daemon), "--duration=60s", "--workload=getattr",
+				"--files=1", "--cold-size=1", "--warm-up=1ms", "--depth=1")
+			cmd.Env = append(os.Environ(), "TMPDIR="+temp)
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			child := waitChild(t, cmd.Process.Pid, filepath.Base(daemon))
+			waitBusy(t, child)
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); sig != unix.SIGKILL && code != 1 {
+				t.Errorf("exit status %d, want 1:\n%s", code, out.String())
+			}
+			until(t, "the daemon is still there", func() bool { return unix.Kill(child, 0) != nil || zombie(child) })
+			if left, _ := filepath.Glob(temp + "/*"); len(left) > 0 && sig != unix.SIGKILL {
+				t.Errorf("%v was left", left)
+			}
+		})
+	}
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after 30 s %s", what)
+		}
+	}
+}
+
+// waitChild waits until a process has a child that runs a program.
+func waitChild(t *testing.T, parent int, program string) (pid int) {
+	t.Helper()
+	until(t, "there is no daemon", func() bool {
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+		for _, list := range lists {
+			b, _ := os.ReadFile(list)
+			for _, field := range strings.Fields(string(b)) {
+				name, _ := os.ReadFile("/proc/" + field + "/comm")
+				if strings.TrimSpace(string(name)) == program[:min(15, len(program))] {
+					_, _ = fmt.Sscan(field, &pid)
+				}
+			}
+		}
+		return pid != 0
+	})
+	return pid
+}
+
+// waitBusy waits until a process has been at work for a while.
+func waitBusy(t *testing.T, pid int) {
+	t.Helper()
+	until(t, "the daemon does nothing", func() bool {
+		var ts unix.Timespec
+		return unix.ClockGettime(int32(^pid<<3|2), &ts) == nil && ts.Nano() > int64(100*time.Millisecond)
+	})
+}
+
+func zombie(pid int) bool {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return strings.HasPrefix(rest, "Z")
+}
