@@ -1,18 +1,32 @@
 package dax
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 )
 
-// Probe finds out whether the window maps past the end of a file, once for each window
-// that is attached; PastEnd has the answer. It waits for the window, which should not be
-// in use yet.
-//
-// Guests map whole units, and most files end within one. Where the window maps no more
-// than the file has, the rest of the unit would have to be something else, and be
-// exchanged in the moment in which the file grows. QEMU refuses (as of 11.1), others do
-// what mmap does: a page is there as soon as the file has it.
-func (t *Table) Probe() error {
+// Traits are what windows do differently.
+type Traits struct {
+	// ReadOnly: a file that is open for reading only can be mapped. QEMU 11.1 maps
+	// everything for writing and refuses it.
+	ReadOnly bool
+	// PastEnd: a range can be mapped that ends behind the end of the file; a page of it
+	// is there as soon as the file has it, as mmap has it. QEMU 11.1 refuses.
+	PastEnd bool
+}
+
+// Traits are those that Probe has seen; none as long as it has not.
+func (t *Table) Traits() Traits {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.traits
+}
+
+// Probe finds out what the window does, once for each window that is attached, by
+// mapping files of its own. It waits for the window, which should not be in use much yet.
+// PastEnd is tried only if asked for: a VMM may log what it refuses.
+func (t *Table) Probe(pastEnd bool) error {
 	t.mu.Lock()
 	w := t.window
 	done := t.probed || w == nil
@@ -21,31 +35,50 @@ func (t *Table) Probe() error {
 	if done {
 		return nil
 	}
-	fd, err := unix.MemfdCreate("govirtiofs-probe", unix.MFD_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Pwrite(fd, []byte{0}, 0); err != nil {
-		return err
-	}
-	// The last unit is the last that a guest would use.
-	r := Range{t.size - t.align, t.align}
-	if err := t.Map(fd, Mapping{Offset: r.Offset, Length: r.Length, File: probeFile}, nil); err != nil {
-		return err
+	seen := Traits{ReadOnly: t.try(true, t.align)}
+	if pastEnd {
+		seen.PastEnd = t.try(false, 1)
 	}
 	t.mu.Lock()
-	t.pastEnd = t.window == w
-	t.mu.Unlock()
-	return t.Unmap([]Range{r}, nil)
+	defer t.mu.Unlock()
+	if t.window != w {
+		return ErrNoWindow
+	}
+	t.traits = seen
+	return nil
 }
 
 // probeFile is Mapping.File of Probe, which nobody else has.
 const probeFile = ^uint64(0)
 
-// PastEnd reports whether the window was seen to map past the end of a file.
-func (t *Table) PastEnd() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.pastEnd
+// try maps a file of so many bytes, sealed against writing or not, in the last unit of
+// the window, which a guest would use last.
+func (t *Table) try(sealed bool, bytes uint64) bool {
+	fd, err := probe(sealed, bytes)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	r := Range{t.size - t.align, t.align}
+	m := Mapping{Offset: r.Offset, Length: r.Length, File: probeFile, Writable: !sealed}
+	if t.Map(fd, m, nil) != nil {
+		return false
+	}
+	return t.Unmap([]Range{r}, nil) == nil
+}
+
+func probe(sealed bool, bytes uint64) (int, error) {
+	fd, err := unix.MemfdCreate("govirtiofs-probe", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("dax: %w", err)
+	}
+	err = unix.Ftruncate(fd, int64(bytes))
+	if err == nil && sealed {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("dax: %w", err)
+	}
+	return fd, nil
 }

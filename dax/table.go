@@ -18,8 +18,8 @@ type Table struct {
 	window  Window     // nil: there is none
 	entries []*entry   // by offset; they do not overlap
 	running int        // operations under way, those in old windows included
-	probed  bool       // see Probe
-	pastEnd bool
+	probed  bool       // Probe has been called for the window
+	traits  Traits
 	idle    sync.Cond // running is 0
 }
 
@@ -73,7 +73,7 @@ func (t *Table) Attach(w Window) {
 		e.state = gone
 	}
 	t.entries, t.window = nil, w
-	t.probed, t.pastEnd = false, false
+	t.probed, t.traits = false, Traits{}
 }
 
 // Attached reports whether there is a window.

@@ -43,9 +43,7 @@ func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
 		return 0
 	}
 	p.MapAlignment = uint16(bits.TrailingZeros64(d.Table.Align()))
-	if d.Stretch == nil {
-		go func() { _ = d.Table.Probe() }() // until it has an answer, it is no
-	}
+	go func() { _ = d.Table.Probe(d.Stretch == nil) }() // until it has an answer, it is no
 	return fp.InitMapAlignment | fp.InitHasInodeDAX
 }
 
@@ -57,13 +55,48 @@ func (fs *FS) attrDAX(st *unix.Statx_t) uint32 {
 	if d == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !fs.agreed(fp.InitHasInodeDAX) {
 		return 0
 	}
-	if !d.Every && st.Size < d.MinSize || !d.maps(st.Size) {
+	if !d.Every && st.Size < d.MinSize {
+		return 0
+	}
+	traits := d.Table.Traits()
+	if d.Stretch == nil && !traits.PastEnd && (st.Size == 0 || st.Size%DAXUnit != 0) {
+		return 0
+	}
+	if !traits.ReadOnly && !fs.mapsForWriting(st) {
 		return 0
 	}
 	return fp.AttrDAX
 }
 
-// maps reports whether all of a file of so many bytes can be mapped.
-func (d *DAX) maps(size uint64) bool {
-	return d.Stretch != nil || d.Table.PastEnd() || size > 0 && size%DAXUnit == 0
+// mapsForWriting reports whether a file can, and may, be mapped for writing. It may not
+// if the host could want to execute it: that fails with ETXTBSY as long as anybody has
+// the file open for writing, and so does the reverse.
+func (fs *FS) mapsForWriting(st *unix.Statx_t) bool {
+	const fixed = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND | unix.STATX_ATTR_VERITY
+	if fs.cfg.ReadOnly || st.Attributes&fixed != 0 || st.Mode&executable != 0 {
+		return false
+	}
+	k := keyOf(st)
+	if m := fs.mounts.get(mountKey{k.mount, k.dev}); m == nil || m.readOnly {
+		return false
+	}
+	switch {
+	case fs.effective.has(unix.CAP_DAC_OVERRIDE):
+		return true
+	case st.Uid == fs.uid:
+		return st.Mode&0o200 != 0
+	case st.Gid == fs.gid:
+		return st.Mode&0o020 != 0
+	}
+	return st.Mode&0o002 != 0
+}
+
+// executable are the mode bits of a program.
+const executable = 0o111
+
+// meetMount looks at the mount of a directory, before files in it are announced.
+func (fs *FS) meetMount(dir *inode, fd int) {
+	if fs.cfg.DAX != nil {
+		fs.mountOf(&dir.key, fd)
+	}
 }

@@ -251,6 +251,7 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 // are few mounts.
 type mountInfo struct {
 	local    bool        // on the host's own disks or memory
+	readOnly bool        // when it was first used
 	noNowait atomic.Bool // reads with RWF_NOWAIT do not work
 
 	mu    sync.Mutex // guards the following; fd does not change while there are users
@@ -314,6 +315,7 @@ func (fs *FS) mountOf(n *key, fd int) *mountInfo {
 	m := &mountInfo{}
 	if sysFstatfs(fd, st) == 0 {
 		m.local = localFS[int64(st.Type)]
+		m.readOnly = st.Flags&unix.ST_RDONLY != 0
 	}
 	return fs.mounts.add(k, m)
 }

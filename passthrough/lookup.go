@@ -28,6 +28,7 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	if !parent.isDir() {
 		return unix.ENOTDIR
 	}
+	fs.meetMount(parent, fd)
 	if fs.hinted(parent, name) != nil {
 		if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 			return errno
@@ -66,6 +67,7 @@ func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, o
 		// The attribute must be that of the very file: by name it could be another's.
 		return fs.lookup(ts, parent, fd, name, out)
 	}
+	fs.meetMount(parent, fd)
 	if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 		return errno
 	}

@@ -88,10 +88,15 @@ func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
+	if errno := statxFD(path, &ts.st); errno != 0 {
+		return errno
+	}
 	write := m.Writable
-	m.Writable = !fs.cfg.ReadOnly
+	// A program that is open for writing can't be executed on the host.
+	spare := fs.cfg.DAX.Table.Traits().ReadOnly && ts.st.Mode&executable != 0
+	m.Writable = write || !fs.cfg.ReadOnly && !spare
 	fd, errno := -1, unix.EROFS
-	if m.Writable {
+	if m.Writable && !fs.cfg.ReadOnly {
 		fd, errno = fs.openAgain(ts, path, unix.O_RDWR, unix.O_RDWR)
 	}
 	switch errno {
@@ -128,7 +133,7 @@ func (fs *FS) mapFile(r *server.Request, fd int, m dax.Mapping) unix.Errno {
 		}
 		defer unix.Close(long)
 		fd = long
-	case end > st.Size && !d.Table.PastEnd():
+	case end > st.Size && !d.Table.Traits().PastEnd:
 		// The front-end would refuse, or, if the file is empty by then, extend it.
 		return unix.EIO
 	}
