@@ -114,6 +114,10 @@ type Config struct {
 
 	// FileHandles says how nodes without a descriptor are found again, beside by name.
 	FileHandles FileHandles
+	// Landlocked says that the process is under Landlock's rules. The kernel then opens
+	// no file through a descriptor that came from a file handle, unless somebody has
+	// looked the file's name up since (security/landlock/fs.c: disconnected dentries).
+	Landlocked bool
 
 	// Migration says how nodes are found on the host that a guest moves to.
 	Migration Migration

@@ -30,11 +30,14 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 		return -1, unix.ESTALE
 	}
 	fd, errno := fs.reopen(ts, n)
-	if errno != 0 {
+	if errno != 0 && !fs.cfg.Landlocked {
 		fd, errno = fs.openHandle(ts, n)
 	}
 	if errno != 0 {
 		fd, errno = fs.rewalk(ts, n, depth)
+	}
+	if errno != 0 && fs.cfg.Landlocked {
+		fd, errno = fs.openHandle(ts, n)
 	}
 	if errno != 0 {
 		return -1, errno
@@ -75,6 +78,18 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 		return -1, errno
 	}
 	return fs.checked(n, fd)
+}
+
+// openNamed is openAgain for a node whose descriptor came from a file handle, which
+// Landlock does not let open. Without a name the client is told to look it up, so that
+// there is one.
+func (fs *FS) openNamed(ts *threadState, n *inode, flags int, guest uint32) (int, unix.Errno) {
+	fd, errno := fs.rewalk(ts, n, 0)
+	if errno != 0 {
+		return -1, unix.ESTALE
+	}
+	defer fs.closeFD(fd)
+	return fs.openAgain(ts, fd, flags, guest)
 }
 
 // location is where the node was last seen, with a reference on the parent for the

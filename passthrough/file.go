@@ -80,6 +80,9 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 		}
 		f, errno = fs.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
 	}
+	if errno == unix.EACCES && fs.cfg.Landlocked {
+		f, errno = fs.openNamed(ts, n, flags, guest)
+	}
 	if errno != 0 {
 		return errno
 	}

@@ -8,13 +8,14 @@
 //	chroot.go      root is the share, for when namespaces can't be had
 //	view.go        no change of root; what all three hand to the file system
 //	caps.go        capabilities, no_new_privs and groups of every thread
+//	landlock.go    files of every thread, whatever can be seen
 //	seccomp*.go    system calls of every thread
 //	rlimit.go      the number of open files
 //
 // The order in a process that is about to serve is: SetNoFile, one of
 // Namespace.Enter, Chroot and Open, then everything that needs privileges or
-// files by name, then DropGroups, SetCapabilities and Filter. Nothing here can be
-// undone.
+// files by name, then DropGroups, SetCapabilities, Landlock and Filter. Nothing
+// here can be undone.
 //
 // A Go process always has several threads, and a mount namespace can't be left by
 // one of them. So Namespace starts the program once more in new namespaces

@@ -30,6 +30,7 @@ var helpers = map[string]func(arg string) error{
 	"capabilities": helpCapabilities,
 	"filter":       helpFilter,
 	"rlimit":       helpRlimit,
+	"landlock":     helpLandlock,
 }
 
 func TestMain(m *testing.M) {
@@ -62,7 +63,13 @@ func needRoot(t *testing.T) {
 // helper runs a helper as the user uid and returns what it prints.
 func helper(t *testing.T, name, arg string, uid uint32) (string, error) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
+	return helperOf(t, "/proc/self/exe", name, arg, uid)
+}
+
+// helperOf is helper with another test binary.
+func helperOf(t *testing.T, program, name, arg string, uid uint32) (string, error) {
+	t.Helper()
+	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), helperEnv+"="+name+":"+arg, "GORACE=atexit_sleep_ms=0")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

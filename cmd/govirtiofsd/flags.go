@@ -58,6 +58,7 @@ type options struct {
 	posixLocks, flocks  bool
 	fileHandles         string
 	sandbox, seccomp    string
+	landlock            string
 	modcaps             string
 	uidMaps, gidMaps    []string
 	userRules           []string // --translate-uid
@@ -79,6 +80,7 @@ type options struct {
 	groupIDs      *passthrough.IDMap
 	cacheSymlinks *bool // nil is as the policy has it
 	noFileSet     bool
+	landlocked    bool     // Landlock is in force
 	warnings      []string // said once there is a log
 }
 
@@ -218,6 +220,8 @@ func (o *options) securityFlags() *pflag.FlagSet {
 		"`namespace|chroot|none` What the daemon can see: the share and nothing else; the share as its root directory; all files. Default namespace.")
 	choice(f, &o.seccomp, "kill", "seccomp", "", []string{"none", "kill", "log", "trap"},
 		"`none|kill|log|trap` What happens at a system call that is not on the daemon's list. Default kill.")
+	choice(f, &o.landlock, "auto", "landlock", "", []string{"auto", "never", "always"},
+		"`auto|never|always` Have the kernel refuse the daemon all files but the share, whatever it can see: if it can; not; or else do not start. Default auto.")
 	f.StringVar(&o.modcaps, "modcaps", "", "`LIST` Keep other capabilities than usual, for example +sys_admin:-mknod.")
 	f.Uint64Var(&o.noFile, "rlimit-nofile", 0, "`N` Limit of open files; 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if less.")
 	return f

@@ -39,6 +39,9 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 	if err := dropPrivileges(o); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	if err := o.enterLandlock(view, e, log); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
 	device, err := newDevice(o, view, long, log)
 	if err != nil {
 		return err
@@ -138,6 +141,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		PosixACL:          acl,
 		SecurityLabel:     label,
 		FileHandles:       handles,
+		Landlocked:        o.landlocked,
 		Writeback:         o.writeback,
 		AllowDirectIO:     o.directIO,
 		AllowMmap:         o.allowMmap,

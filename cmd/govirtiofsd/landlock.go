@@ -1,0 +1,38 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
+)
+
+// enterLandlock puts the process under Landlock's rules if the options and the kernel say
+// so. e has the files that the process removes at its end, if any are its own.
+func (o *options) enterLandlock(v sandbox.View, e *endpoint, log *logrus.Logger) error {
+	if o.landlock == "never" {
+		return nil
+	}
+	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: o.readOnly}
+	if e.socket != nil {
+		opts.Remove = append(opts.Remove, e.socket.dir)
+	}
+	if e.pid != nil {
+		opts.Remove = append(opts.Remove, e.pid.dir)
+	}
+	err := sandbox.Landlock(opts)
+	switch {
+	case err == nil:
+		o.landlocked = true
+		log.Debugf("Landlock is in force, version %d", sandbox.LandlockVersion())
+		return nil
+	case errors.Is(err, sandbox.ErrNoLandlock) && o.landlock == "auto":
+		log.Debug(err)
+		return nil
+	case errors.Is(err, sandbox.ErrNoLandlock):
+		return fmt.Errorf("--landlock=always: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,172 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// LandlockOptions say which files the process may go on using.
+type LandlockOptions struct {
+	// Share is the shared directory or file, an O_PATH descriptor that stays the
+	// caller's.
+	Share int
+	// ReadOnly leaves only what reading takes.
+	ReadOnly bool
+	// Remove are directories in which the process will remove files of its own, its
+	// socket for example. They stay the caller's.
+	Remove []int
+}
+
+// ErrNoLandlock says that the kernel has no Landlock, or that it was not started.
+var ErrNoLandlock = errors.New("the kernel has no Landlock")
+
+// LandlockVersion returns the version of the kernel's interface, or 0 if it has none.
+func LandlockVersion() int {
+	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if errno != 0 {
+		return 0
+	}
+	return int(v)
+}
+
+// What Landlock can allow. EXECUTE and IOCTL_DEV are not among these: nobody gets
+// them.
+const (
+	readAccess = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
+	fileAccess = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	dirAccess  = readAccess | fileAccess |
+		unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
+		unix.LANDLOCK_ACCESS_FS_MAKE_CHAR | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK |
+		unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG |
+		unix.LANDLOCK_ACCESS_FS_MAKE_SOCK | unix.LANDLOCK_ACCESS_FS_MAKE_FIFO |
+		unix.LANDLOCK_ACCESS_FS_MAKE_SYM | unix.LANDLOCK_ACCESS_FS_REFER
+	allAccess = dirAccess | unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+)
+
+// landlockRules is what a version of the interface can be told
+// (Documentation/userspace-api/landlock.rst, Previous limitations).
+func landlockRules(version, errata int) unix.LandlockRulesetAttr {
+	a := unix.LandlockRulesetAttr{Handled_access_fs: allAccess}
+	if version < 2 {
+		// Moving between directories is always refused there: see Landlock.
+		a.Handled_access_fs &^= unix.LANDLOCK_ACCESS_FS_REFER
+	}
+	if version < 3 {
+		a.Handled_access_fs &^= unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	}
+	if version >= 4 {
+		a.Handled_access_net = unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
+	}
+	if version < 5 {
+		a.Handled_access_fs &^= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+	}
+	if version >= 6 {
+		a.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
+		// Each thread has rules of its own. Before this was mended they could not
+		// signal each other, which the Go scheduler does.
+		const signalsBetweenThreads = 1 << (2 - 1)
+		if errata&signalsBetweenThreads != 0 {
+			a.Scoped |= unix.LANDLOCK_SCOPE_SIGNAL
+		}
+	}
+	return a
+}
+
+// minLandlock is the first version with which a share works: before Linux 5.19
+// everything under Landlock's rules was refused to move or link files from one
+// directory to another.
+const minLandlock = 2
+
+// Landlock takes from every thread all files but those of o: nothing else can be
+// opened, made, moved or removed, also not through descriptors that are open. Mounts
+// can't be changed any more, and from Linux 6.7 on no TCP socket be used, from 6.12 on
+// no abstract unix socket. It sets no_new_privs.
+//
+// Attributes, modes and owners are outside of what Landlock knows, and so are
+// descriptors of files that are open already.
+//
+// It returns ErrNoLandlock if there is none that lets a share work.
+func Landlock(o LandlockOptions) error {
+	version := LandlockVersion()
+	if version < minLandlock {
+		return ErrNoLandlock
+	}
+	errata, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_ERRATA)
+	if errno != 0 { // before Linux 6.15 nothing is said
+		errata = 0
+	}
+	attr := landlockRules(version, int(errata))
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	if errno != 0 {
+		return fmt.Errorf("landlock: create rules: %w", errno)
+	}
+	rules := int(fd)
+	defer unix.Close(rules)
+	if err := addRules(rules, attr.Handled_access_fs, o); err != nil {
+		return err
+	}
+	if err := NoNewPrivileges(); err != nil {
+		return err
+	}
+	return enforce(rules, version)
+}
+
+// addRules allows what o says, as far as the rules know it.
+func addRules(rules int, known uint64, o LandlockOptions) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(o.Share, &st); err != nil {
+		return fmt.Errorf("landlock: share: %w", err)
+	}
+	access := uint64(dirAccess)
+	if o.ReadOnly {
+		access = readAccess
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		access &= fileAccess // others are an error for what is no directory
+	}
+	if err := addRule(rules, o.Share, access&known); err != nil {
+		return err
+	}
+	for _, dir := range o.Remove {
+		if err := addRule(rules, dir, unix.LANDLOCK_ACCESS_FS_REMOVE_FILE); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addRule(rules, at int, access uint64) error {
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(at)}
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(rules), unix.LANDLOCK_RULE_PATH_BENEATH,
+		uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("landlock: allow %#x: %w", access, os.NewSyscallError("landlock_add_rule", errno))
+	}
+	return nil
+}
+
+// enforce puts all threads under the rules: the kernel does it at once since version
+// 8, before that each thread has to do it for itself.
+func enforce(rules, version int) error {
+	const allThreads = 8
+	var errno unix.Errno
+	if version >= allThreads {
+		_, _, errno = unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), unix.LANDLOCK_RESTRICT_SELF_TSYNC, 0)
+	} else {
+		// Not by package psx: with cgo that looks for the other threads in /proc,
+		// which the first thread may not read any more.
+		_, _, errno = syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), 0, 0)
+	}
+	if errno == unix.ENOTSUP {
+		return fmt.Errorf("%w that a program with cgo could use", ErrNoLandlock)
+	}
+	if errno != 0 {
+		return fmt.Errorf("landlock: enforce rules: %w", errno)
+	}
+	return nil
+}
