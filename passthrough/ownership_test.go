@@ -481,3 +481,69 @@ func TestOwnershipConvertLink(t *testing.T) {
 		t.Errorf("left behind: %v", names)
 	}
 }
+
+// TestOwnershipCalls counts system calls and allocations.
+func TestOwnershipCalls(t *testing.T) {
+	g := ownShare(t, nil)
+	var c fp.CreateOut
+	var e fp.EntryOut
+	var a fp.AttrOut
+	create := func() {
+		wantErrno(t, "create", g.fs.Create(g.as(fp.RootID, 5, 5), &fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o644}, name("f"), &c), 0)
+	}
+	wantCalls(t, "CREATE", 6, create)
+	n, f := c.Entry.NodeID, name("f")
+	wantErrno(t, "release", g.release(n, c.Open.Fh), 0)
+	g.write("new", "")
+	wantCalls(t, "LOOKUP of a new name", 3, func() { g.lookup(fp.RootID, "new") })
+	g.lookup(fp.RootID, "f")
+	wantCalls(t, "LOOKUP of a known name", 2, func() { g.lookup(fp.RootID, "f") })
+	wantCalls(t, "GETATTR", 2, func() { _ = g.fs.Getattr(g.on(n), &fp.GetattrIn{}, &a) })
+	if raceEnabled {
+		return
+	}
+	in, set := &fp.GetattrIn{}, &fp.SetattrIn{Valid: fp.FattrUID, UID: 7}
+	for what, f := range map[string]func(){
+		"LOOKUP":  func() { _ = g.fs.Lookup(g.on(fp.RootID), f, &e) },
+		"GETATTR": func() { _ = g.fs.Getattr(g.on(n), in, &a) },
+		"SETATTR": func() { _ = g.fs.Setattr(g.on(n), set, &a) },
+	} {
+		if n := testing.AllocsPerRun(100, f); n != 0 {
+			t.Errorf("%s: %v allocations", what, n)
+		}
+	}
+}
+
+// BenchmarkOwnership is GETATTR and CREATE, with owners in the host's files and in
+// attributes.
+func BenchmarkOwnership(b *testing.B) {
+	for what, own := range map[string]Ownership{"host": OwnershipHost, "xattr": OwnershipXattr} {
+		s := newShare(b, func(c *Config) { c.Ownership, c.KillprivV2 = own, false }, 0)
+		var c fp.CreateOut
+		var a fp.AttrOut
+		b.Run("getattr/"+what, func(b *testing.B) {
+			g := s.guest()
+			errno := g.fs.Create(g.on(fp.RootID), &fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o644}, name("f"), &c)
+			wantErrno(b, "create", errno, 0)
+			in := &fp.GetattrIn{}
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = g.fs.Getattr(g.on(c.Entry.NodeID), in, &a)
+			}
+			_ = g.release(c.Entry.NodeID, c.Open.Fh)
+		})
+		b.Run("create and unlink/"+what, func(b *testing.B) {
+			g := s.guest()
+			b.ReportAllocs()
+			n, in := name("g"), &fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o644}
+			for b.Loop() {
+				if errno := g.fs.Create(g.on(fp.RootID), in, n, &c); errno != 0 {
+					b.Fatal(errno)
+				}
+				_ = g.release(c.Entry.NodeID, c.Open.Fh)
+				_ = g.fs.Unlink(g.on(fp.RootID), n)
+				g.fs.Forget(c.Entry.NodeID, 1)
+			}
+		})
+	}
+}
