@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/pflag"
 
 	"github.com/govirtiofs/govirtiofs/passthrough"
@@ -68,4 +70,14 @@ func idMaps(option string, values []string) (maps []sandbox.IDMap, err error) {
 		maps = append(maps, m)
 	}
 	return maps, nil
+}
+
+// aboutOwners says at the start what a daemon of user uid can't do for the guest; ""
+// is nothing.
+func (o *options) aboutOwners(uid int) string {
+	if uid == 0 || o.readOnly || o.ownership == "xattr" || o.users != nil || len(o.uidMaps) > 0 {
+		return ""
+	}
+	return fmt.Sprintf("All files belong to user %d: the guest's root can't give files away or make devices, "+
+		"and its other users can't make files. --ownership=xattr can do all that, see also --uid-map", uid)
 }

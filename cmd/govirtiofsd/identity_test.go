@@ -75,6 +75,22 @@ func startMapped(t *testing.T, args ...string) (*daemon, string) {
 	return d, dir
 }
 
+func TestAboutOwners(t *testing.T) {
+	for _, test := range []struct {
+		uid  int
+		args string
+		says bool
+	}{
+		{0, "", false}, {1000, "", true}, {1000, "--ownership=xattr", false}, {1000, "--uid-map :0:1000:1:", false},
+		{1000, "--readonly", false}, {1000, "--translate-uid squash-guest:0:1000:9", false},
+	} {
+		o, err := parse(slices.Concat(usual, strings.Fields(test.args)))
+		if err != nil || (o.aboutOwners(test.uid) != "") != test.says {
+			t.Errorf("user %d, %q: says %q, %v", test.uid, test.args, o.aboutOwners(test.uid), err)
+		}
+	}
+}
+
 // TestIntegrationIDMaps has a user's daemon make files of the user's subordinate ids.
 func TestIntegrationIDMaps(t *testing.T) {
 	makeMapUser(t)

@@ -52,6 +52,9 @@ func start(o *options, log *logrus.Logger) error {
 	for _, w := range o.warnings {
 		log.Warn(w)
 	}
+	if s := o.aboutOwners(os.Geteuid()); s != "" {
+		log.Info(s)
+	}
 	n := openNotifier(log)
 	if err := sandbox.CheckShare(o.sharedDir); err != nil {
 		return fmt.Errorf("shared directory: %w", err)
