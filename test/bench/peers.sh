@@ -35,12 +35,14 @@ ours="$bin/govirtiofsd --shared-dir {dir} --socket-path {socket}"
 rust="$peers/virtiofsd-rust --shared-dir {dir} --socket-path {socket}"
 c="$peers/virtiofsd-c -f -o source={dir} --socket-path={socket}"
 
-# run NAME ARG... measures and keeps JSON, table, and a picture if there is a ratio.
+# run NAME COMMAND ARG... measures a daemon, and others that --vs names, and keeps JSON,
+# tables, and a picture if there is a ratio.
 run() {
 	name=$1
-	shift
+	command=$2
+	shift 2
 	printf 'bench peers: %s\n' "$name" >&2
-	"$bin/govirtiofs" bench --dir "$share" --rounds "$rounds" --duration "$duration" --json --daemon "$ours" "$@" >"$out/$name.json"
+	"$bin/govirtiofs" bench --dir "$share" --rounds "$rounds" --duration "$duration" --json --daemon "$command" "$@" >"$out/$name.json"
 	"$bin/govirtiofs" bench --show "$out/$name.json" | tee "$out/$name.txt"
 	"$bin/govirtiofs" bench --show "$out/$name.json" --markdown >"$out/$name.md"
 	case " $* " in
@@ -49,15 +51,18 @@ run() {
 }
 
 # As they come, all workloads.
-run defaults --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8,32 --floor --syscalls
-# A driver that polls: what is left when nobody sleeps.
-run polling --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 --spin 100us \
+run defaults "$ours" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8,32 --floor --syscalls
+# Our daemon polling, against peers that cannot.
+run polling "$ours --busy-poll=50us" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 \
+	-w getattr,lookup,open,read-4k,readdirplus
+# A driver that polls: what is left when its thread does not sleep.
+run polling-driver "$ours" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 --spin 100us \
 	-w getattr,lookup,open,read-4k,readdirplus
 # The pool that the Rust daemon's documentation proposes for parallel work.
-run pool --vs "$rust --thread-pool-size=2" --name govirtiofsd --name rust-pool-2 --depth 1,8 \
+run pool "$ours" --vs "$rust --thread-pool-size=2" --name govirtiofsd --name rust-pool-2 --depth 1,8 \
 	-w getattr,lookup,open,read-4k,read-1m,write-4k,randread
 # One request queue and two, which only ours has.
-run queues-1 --queues 1 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
-run queues-2 --queues 2 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
+run queues-1 "$ours" --queues 1 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
+run queues-2 "$ours" --queues 2 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
 
 printf 'bench peers: tables and pictures are in %s\n' "$out" >&2
