@@ -289,15 +289,22 @@ func (fs *FS) setUnmarkable(ts *threadState, fd int, in *fp.SetattrIn) unix.Errn
 	return unix.EPERM
 }
 
-// killOwned clears set-ID bits of a file that is truncated as it is opened: there the
-// guest's kernel leaves it to us. With FUSE_ALLOW_IDMAP it does not say by whom.
+// killOwned clears set-ID bits of an open file that an unprivileged user truncates as it
+// is opened, or writes to past the guest's cache: there the guest's kernel leaves it to
+// us (fs/fuse/file.c: fuse_direct_io). It keeps no memory of files without such bits,
+// as another guest may set them.
 func (fs *FS) killOwned(ts *threadState, fd int) unix.Errno {
-	if errno := statxFD(fd, &ts.st); errno != 0 {
+	n, errno := sysFgetxattr(fd, &markXattr[0], ts.mark[:])
+	switch errno {
+	case 0:
+	case unix.ENODATA, unix.EOPNOTSUPP, unix.ERANGE, unix.EACCES:
+		return 0 // a file of the host's shows no such bits
+	default:
 		return errno
 	}
-	o, errno := fs.ownerOf(ts, fd)
-	if errno != 0 || o.mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
-		return errno
+	o, ok := parseMark(ts.mark[:n], unix.S_IFREG)
+	if !ok || o.mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		return 0
 	}
 	o.killSetID()
 	return fs.mark(ts, fd, &o)

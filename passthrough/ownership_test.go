@@ -297,6 +297,26 @@ func TestOwnershipChanges(t *testing.T) {
 	g.shown("truncated by a user", fp.RootID, "f", reg|0o777, 44, 55, 0)
 }
 
+// TestOwnershipWrite: a write past the guest's cache by a user without privilege.
+func TestOwnershipWrite(t *testing.T) {
+	g := ownShare(t, nil)
+	var c fp.CreateOut
+	wantErrno(t, "create", g.fs.Create(g.as(fp.RootID, 0, 0), &fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o6775}, name("f"), &c), 0)
+	n, fh := c.Entry.NodeID, c.Open.Fh
+	for _, test := range []struct{ flags, mode uint32 }{{0, 0o6775}, {fp.WriteKillSuidgid, 0o775}, {fp.WriteKillSuidgid, 0o775}} {
+		if _, errno := g.writeAt(n, fp.WriteIn{Fh: fh, WriteFlags: test.flags}, "x"); errno != 0 {
+			t.Error(errno)
+		}
+		g.shown("written", fp.RootID, "f", unix.S_IFREG|test.mode, 0, 0, 0)
+	}
+	g.write("host", "")
+	h := g.lookup(fp.RootID, "host")
+	if _, errno := g.writeAt(h, fp.WriteIn{Fh: g.open(h, unix.O_RDWR), WriteFlags: fp.WriteKillSuidgid}, "x"); errno != 0 {
+		t.Errorf("a file of the host's: %v", errno)
+	}
+	wantErrno(t, "release", g.release(n, fh), 0)
+}
+
 // TestOwnershipUnmarked looks at files that were made on the host.
 func TestOwnershipUnmarked(t *testing.T) {
 	g := ownShare(t, nil)

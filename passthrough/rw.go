@@ -88,6 +88,11 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	if errno := fs.killCaps(h); errno != 0 {
 		return 0, errno
 	}
+	if fs.ownXattr && in.WriteFlags&fp.WriteKillSuidgid != 0 {
+		if errno := fs.killOwned(threadOf(r), h.fd); errno != 0 {
+			return 0, errno
+		}
+	}
 	// The kernel clears setuid and setgid bits for a writer without CAP_FSETID.
 	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
 	return h.write(src, int64(in.Offset), flags)
