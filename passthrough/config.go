@@ -78,7 +78,8 @@ type Config struct {
 	EntryTimeout, AttrTimeout, NegativeTimeout *time.Duration
 
 	// Immutable is for a share that never changes: read-only, the guest keeps all that
-	// it has seen for a year unless a timeout says otherwise, and opens nothing.
+	// it has seen for a year unless a timeout says otherwise, and opens nothing. The
+	// server has to be read-only, too.
 	Immutable bool
 	// CacheSymlinks says whether the guest keeps targets of symbolic links; nil is as
 	// the policy has it.

@@ -278,17 +278,7 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	return uint64(n), errno
 }
 
-// pollAlways are the events that files and directories always have: POLLIN, POLLOUT,
-// POLLRDNORM and POLLWRNORM (include/uapi/asm-generic/poll.h).
-const pollAlways = unix.POLLIN | unix.POLLOUT | 0x40 | 0x100
-
-// Poll implements server.Files.
-func (fs *FS) Poll(r *server.Request, in *fp.PollIn, out *fp.PollOut) unix.Errno {
-	h, errno := fs.handle(r, in.Fh)
-	if errno != 0 {
-		return errno
-	}
-	defer fs.releaseHandle(h)
-	out.Revents = in.Events & pollAlways
-	return 0
-}
+// Poll implements server.Files. Files and directories are always ready: with ENOSYS
+// Linux asks once and then says so itself (fs/fuse/file.c: fuse_file_poll). Programs that
+// hand every file to epoll, as Go's do, would have it ask at each open.
+func (fs *FS) Poll(*server.Request, *fp.PollIn, *fp.PollOut) unix.Errno { return unix.ENOSYS }

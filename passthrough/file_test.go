@@ -339,14 +339,3 @@ func TestFlushOnNetwork(t *testing.T) {
 	wantErrno(t, "release on the queue's thread", g.fs.Release(g.on(node), &fp.ReleaseIn{Fh: fh}), server.WouldBlock)
 	wantErrno(t, "release", g.release(node, fh), 0)
 }
-
-func TestPoll(t *testing.T) {
-	g := newShare(t, nil, 0).guest()
-	node, fh := g.openName("f", "x", unix.O_RDWR)
-	var out fp.PollOut
-	errno := g.fs.Poll(g.on(node), &fp.PollIn{Fh: fh, Events: unix.POLLIN | unix.POLLPRI | unix.POLLOUT}, &out)
-	if errno != 0 || out.Revents != unix.POLLIN|unix.POLLOUT {
-		t.Errorf("%#x, %v", out.Revents, errno)
-	}
-	wantErrno(t, "no handle", g.fs.Poll(g.on(node), &fp.PollIn{Fh: 99}, &out), unix.EBADF)
-}

@@ -50,7 +50,9 @@ var configs = map[string]func(*passthrough.Config){
 		c.PosixACL = passthrough.Auto
 	},
 	// Few descriptors: nodes are opened again and again.
-	"poor": func(c *passthrough.Config) { c.MaxFDs = 100; c.NoReaddirplus = true },
+	"poor": func(c *passthrough.Config) {
+		c.MaxFDs, c.NoReaddirplus, c.FileHandles = 100, true, passthrough.HandlesPrefer
+	},
 	// Without privileges: what the guest's root does is kept in attributes.
 	"ownership": func(c *passthrough.Config) { c.Ownership = passthrough.OwnershipXattr },
 }
@@ -127,7 +129,11 @@ func daemon(args []string) error {
 		return err
 	}
 	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true, AllowIdmap: true}
-	configs[args[0]](&cfg)
+	if edit := configs[args[0]]; edit != nil {
+		edit(&cfg)
+	} else {
+		special[args[0]](&cfg)
+	}
 	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true})
 	if err != nil {
 		return err
@@ -143,7 +149,7 @@ func daemon(args []string) error {
 		return err
 	}
 	fmt.Println("ready")
-	return m.Serve(server.New(fs, server.Options{}), workers)
+	return m.Serve(server.New(fs, server.Options{ReadOnly: cfg.Immutable}), workers)
 }
 
 const workers = 3
