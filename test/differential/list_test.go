@@ -6,6 +6,7 @@ var differences = []difference{
 	{"init", "", "*#version", "7.38", "7.*", "we speak 7.45 and answer the guest's own minor, as the protocol says"},
 	{"init", "", "init/newer major#length", "64", "8", "the kernel takes the rest of INIT's second try, with our major"},
 	{"init", "", "*#flag1|*#flag10", "-", "set", "locks are taken on the host (POSIX_LOCKS, FLOCK_LOCKS)"},
+	{"init", "*cache=*", "*#flag23", "-", "set", "what is kept for a day is kept with the targets of its links (CACHE_SYMLINKS)"},
 	{"init", "", "*#flag38", "-", "set", "node numbers are not for file handles of an NFS export (NO_EXPORT_SUPPORT)"},
 	{"init", "--no-readdirplus --no-announce-submounts", "*#flag27", "set", "-", "SUBMOUNTS is not agreed when submounts are not announced"},
 	{"init", "", "init/no flags#pages|init/linux 4.20#pages", "256", "32", "a guest without MAX_PAGES has 32 pages to a request"},
