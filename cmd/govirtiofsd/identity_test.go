@@ -187,3 +187,62 @@ func TestIntegrationIDMapsRoot(t *testing.T) {
 		t.Errorf("says:\n%s", said)
 	}
 }
+
+// TestIntegrationOwnership makes files of all kinds with a daemon without privileges,
+// confined in every way that it can be.
+func TestIntegrationOwnership(t *testing.T) {
+	needRoot(t)
+	for _, box := range []string{"namespace", "none"} {
+		t.Run(box, func(t *testing.T) {
+			d, dir := startMapped(t, "--ownership=xattr", "--xattr", "--sandbox="+box, "--security-label=auto")
+			d.waitLine(waitingLine)
+			c := connect(t, dir+"/s")
+			f := makeAs(t, c, "file", 1000, 1001)
+			wantShown(t, c, "file", unix.S_IFREG|0o644, 1000, 1001)
+			a, err := c.Setattr(f.Entry.NodeID, fp.SetattrIn{Valid: fp.FattrUID | fp.FattrGID | fp.FattrMode, UID: 5, GID: 6, Mode: 0o4711})
+			if err != nil || a.UID != 5 || a.GID != 6 || a.Mode != unix.S_IFREG|0o4711 {
+				t.Errorf("SETATTR: %+v, %v", a, err)
+			}
+			tmp, err1 := c.Tmpfile(1, unix.O_RDWR, 0o600)
+			_, err2 := c.Link(tmp.Entry.NodeID, 1, "linked")
+			_, err3 := c.Mknod(1, "null", unix.S_IFCHR|0o666, 1<<8|3)
+			_, err4 := c.Mkdir(1, "dir", 0o1777)
+			c.UID, c.GID = 7, 8
+			l, err5 := c.Symlink(1, "users", "target")
+			c.UID, c.GID = 0, 0
+			target, err6 := c.Readlink(l.NodeID)
+			root, err7 := c.Symlink(1, "roots", "target")
+			_, err8 := c.Setattr(root.NodeID, fp.SetattrIn{Valid: fp.FattrUID, UID: 9})
+			err9 := c.Rename(1, "linked", 1, "moved", 0)
+			if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9); err != nil || target != "target" {
+				t.Errorf("%q, %v", target, err)
+			}
+			wantShown(t, c, "moved", unix.S_IFREG|0o600, 0, 0)
+			wantShown(t, c, "null", unix.S_IFCHR|0o666, 0, 0)
+			wantShown(t, c, "dir", unix.S_IFDIR|0o1777, 0, 0)
+			wantShown(t, c, "users", unix.S_IFLNK|0o777, 7, 8)
+			wantShown(t, c, "roots", unix.S_IFLNK|0o777, 9, 0)
+			c.Close()
+			d.wantStatus(exitOK)
+			for _, name := range []string{"file", "moved", "null", "dir", "users", "roots"} {
+				wantOwner(t, dir+"/tree/"+name, mapUID, mapGID)
+			}
+		})
+	}
+}
+
+// wantShown checks what the guest sees of a file in the root, after a listing.
+func wantShown(t *testing.T, c *frontend.Client, name string, mode, uid, gid uint32) {
+	t.Helper()
+	list, err := c.ReadAll(1, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(list, func(d frontend.Dirent) bool { return d.Name == name })
+	if i < 0 {
+		t.Fatalf("%s is not in the listing", name)
+	}
+	if a := list[i].Entry.Attr; a.Mode != mode || a.UID != uid || a.GID != gid {
+		t.Errorf("%s: %#o %d:%d, want %#o %d:%d", name, a.Mode, a.UID, a.GID, mode, uid, gid)
+	}
+}
