@@ -23,4 +23,4 @@ install: build ; packaging/install.sh "$(DESTDIR)" "$(PREFIX)" "$(LIBEXEC)"
 dist: ; packaging/dist.sh "$(VERSION)"
 clean: ; rm -rf bin dist
 demo: build ; doc/demo.sh
-guests: ; test/guest/setup.sh all
+guests: ; test/guest/setup.sh all && test/integrators/setup.sh

@@ -64,7 +64,7 @@ func newLog(o *options, w io.Writer, rustLog *string) *logrus.Logger {
 			setLevel(l, level)
 			return l
 		}
-		o.warn("messages go to standard error: %v", err)
+		o.warn("Messages go to standard error instead of the system log: %v", err)
 	}
 	if rustLog != nil {
 		spec := parseRustLog(*rustLog)

@@ -2,11 +2,11 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -27,15 +27,13 @@ const (
 type syslogSocket struct{ conn net.Conn }
 
 func openSyslog() (*syslogSocket, error) {
-	var errs []error
-	for _, path := range []string{"/dev/log", "/var/run/syslog", "/var/run/log"} {
-		conn, err := net.Dial("unixgram", path)
-		if err == nil {
+	paths := []string{"/dev/log", "/var/run/syslog", "/var/run/log"}
+	for _, path := range paths {
+		if conn, err := net.Dial("unixgram", path); err == nil {
 			return &syslogSocket{conn}, nil
 		}
-		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("no system log: %w", errors.Join(errs...))
+	return nil, fmt.Errorf("nobody listens on %s", strings.Join(paths, ", "))
 }
 
 // attach makes s what l writes to.

@@ -15,7 +15,8 @@ import (
 
 // The parts that test/guest/setup.sh makes beside the kinds, and programs in them.
 const (
-	peersPart = "peers"
+	peersPart  = "peers"
+	virtmePart = "virtme"
 
 	// RustPeer is the name of virtiofsd 1.14, see Peer.
 	RustPeer = "virtiofsd-rust"
@@ -42,6 +43,18 @@ func Peer(t testing.TB, name string) string {
 	t.Helper()
 	need(t, peersPart)
 	path, err := partFile("bin", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// NeedVirtme makes sure, as Need does, that virtme-ng is there and returns the
+// directory that its package is unpacked in.
+func NeedVirtme(t testing.TB) string {
+	t.Helper()
+	need(t, virtmePart)
+	path, err := partFile(virtmePart, "tree")
 	if err != nil {
 		t.Fatal(err)
 	}

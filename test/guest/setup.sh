@@ -1,12 +1,13 @@
 #!/bin/sh
 # Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-# Usage: test/guest/setup.sh [uml|qemu72|qemu11|peers|all]...
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|peers|virtme|all]...
 #
 #   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
 #   qemu72  QEMU 7.2 and kernel 6.1 of Debian 12
 #   qemu11  QEMU 11.1 and kernel 7.2 of Debian sid (DAX, several queues)
 #   peers   other back-ends to compare with: virtiofsd in Rust and in C
+#   virtme  virtme-ng of Debian sid, which runs with the machine's own python3
 #
 # Nothing is installed on the machine. Packages are downloaded from the mirror
 # that the machine's own apt is configured with, by an apt that keeps its state
@@ -31,7 +32,7 @@ say() { printf 'guest setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usage() {
-	echo "usage: $0 [uml|qemu72|qemu11|peers|all]..." >&2
+	echo "usage: $0 [uml|qemu72|qemu11|peers|virtme|all]..." >&2
 	exit 2
 }
 
@@ -242,6 +243,11 @@ make_peers() {
 	ln -sfn "../peers/c/usr/lib/qemu/virtiofsd" "$cache/bin/virtiofsd-c"
 }
 
+make_virtme() {
+	update sid
+	unpack sid "$tmp/out/tree" virtme-ng
+}
+
 # make_part PART makes a part if it is not there, in $tmp/out, and puts it in place.
 make_part() {
 	part=$1
@@ -256,6 +262,7 @@ make_part() {
 	qemu72) make_qemu qemu72 bookworm ;;
 	qemu11) make_qemu qemu11 sid ;;
 	peers) make_peers ;;
+	virtme) make_virtme ;;
 	esac
 	rm -f "$cache/$part.ok"
 	rm -rf "${cache:?}/$part" "$tmp/kernel"
@@ -282,8 +289,8 @@ parts=
 [ $# -gt 0 ] || set -- all
 for arg in "$@"; do
 	case $arg in
-	uml | qemu72 | qemu11 | peers) parts="$parts $arg" ;;
-	all) parts="uml qemu72 qemu11 peers" ;;
+	uml | qemu72 | qemu11 | peers | virtme) parts="$parts $arg" ;;
+	all) parts="uml qemu72 qemu11 peers virtme" ;;
 	*) usage ;;
 	esac
 done
