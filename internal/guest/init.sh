@@ -43,6 +43,11 @@ unmount() {
 		case $point in /mnt/*) mounts="$point $mounts" ;; esac
 	done </proc/mounts
 	for point in $mounts; do
+		# A process that was killed keeps its directory until it is gone.
+		for _ in 1 2 3 4 5 6 7 8 9; do
+			$bb umount "$point" 2>/dev/null && continue 2
+			$bb sleep 0.2
+		done
 		$bb umount "$point" || echo "init: cannot unmount $point"
 	done
 }
