@@ -12,7 +12,6 @@ var differences = []difference{
 	{"init", "", "init/no flags#pages|init/linux 4.20#pages", "256", "32", "a guest without MAX_PAGES has 32 pages to a request"},
 	{"init", "", "init/no flags#write|init/linux 4.20#write", "1048576", "131072", "the same"},
 
-	{"init", "*cache=*", "*#flag23", "-", "set", "links of a share that nobody else changes are cached (CACHE_SYMLINKS)"},
 	{"init", "", "*#flag40", "set", "-", "not yet: idmapped mounts (ALLOW_IDMAP)"},
 
 	// Names.
