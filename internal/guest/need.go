@@ -42,7 +42,7 @@ func Need(t testing.TB, kind Kind) {
 func Peer(t testing.TB, name string) string {
 	t.Helper()
 	need(t, peersPart)
-	path, err := partFile("bin", name)
+	path, err := PeerPath(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +60,9 @@ func NeedVirtme(t testing.TB) string {
 	}
 	return path
 }
+
+// PeerPath is the path of a peer's program after Setup of "peers".
+func PeerPath(name string) (string, error) { return partFile("bin", name) }
 
 // Setup runs test/guest/setup.sh for a part: the name of a kind, or "peers". A part
 // that is ready costs nothing.

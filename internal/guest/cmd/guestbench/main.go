@@ -1,0 +1,158 @@
+// Guestbench compares virtio-fs back-ends in real guests: fio, and the two workloads of
+// the puffs paper (extracting a source tree; reading a large file that is cached nowhere,
+// by the guest, or only on the side of the back-end). "make bench-guest" runs it.
+//
+// A guest without hardware virtualisation spends more time in the guest's kernel than in
+// the daemon: User-Mode Linux is several times nearer to a real machine than emulation.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "guestbench:", err)
+		os.Exit(1)
+	}
+}
+
+// target is a back-end. {dir}, {socket} and {tag} in its arguments are replaced.
+type target struct {
+	name string
+	args []string
+}
+
+func run(args []string) error {
+	f := flag.NewFlagSet("guestbench", flag.ExitOnError)
+	kindName := f.String("guest", "uml", "uml, qemu72 or qemu11")
+	rounds := f.Int("rounds", 3, "boots of each back-end, in turn")
+	ours := f.String("ours", "bin/govirtiofsd", "our daemon's program")
+	megabytes := f.Int("file", 256, "MiB of the large file")
+	_ = f.Parse(args)
+	kind, err := guest.ParseKind(*kindName)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	for _, part := range []string{kind.String(), "peers"} {
+		if err := guest.Setup(ctx, part); err != nil {
+			return err
+		}
+	}
+	targets, err := backends(kind, *ours)
+	if err != nil {
+		return err
+	}
+	results := map[string]map[string][]float64{} // by workload and target
+	for round := range *rounds {
+		for _, t := range targets {
+			fmt.Fprintf(os.Stderr, "guestbench: round %d of %d: %s\n", round+1, *rounds, t.name)
+			figures, err := measure(ctx, kind, t, *megabytes)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			for workload, v := range figures {
+				if results[workload] == nil {
+					results[workload] = map[string][]float64{}
+				}
+				results[workload][t.name] = append(results[workload][t.name], v)
+			}
+		}
+	}
+	report(os.Stdout, targets, results)
+	return nil
+}
+
+// backends are ours and the peers that this guest can use: User-Mode Linux needs one that
+// knows its tag.
+func backends(kind guest.Kind, ours string) ([]target, error) {
+	rust, err := guest.PeerPath(guest.RustPeer)
+	if err != nil {
+		return nil, err
+	}
+	c, err := guest.PeerPath(guest.CPeer)
+	if err != nil {
+		return nil, err
+	}
+	list := []target{
+		{"govirtiofsd", []string{ours, "--shared-dir={dir}", "--socket-path={socket}", "--tag={tag}", "--allow-direct-io"}},
+		{"virtiofsd (Rust) 1.14", []string{rust, "--shared-dir={dir}", "--socket-path={socket}", "--tag={tag}", "--allow-direct-io"}},
+	}
+	if kind != guest.UML {
+		list = append(list, target{"virtiofsd (C) 7.2", []string{c, "-f", "-o", "source={dir},allow_direct_io", "--socket-path={socket}"}})
+	}
+	return list, nil
+}
+
+// workloads in the order of the report, and what their figures are.
+var workloads = []struct{ name, what, unit string }{
+	{"extract", "extract 2,000 files", "s"},
+	{"walk", "find and stat them", "s"},
+	{"cold", "read the large file, cached nowhere", "s"},
+	{"backend", "read it, cached by the back-end's host", "s"},
+	{"cached", "read it, cached by the guest", "s"},
+	{"randread1", "fio randread 4k direct, depth 1", "IOPS"},
+	{"randread16", "fio randread 4k direct, depth 16", "IOPS"},
+	{"randwrite16", "fio randwrite 4k direct, depth 16", "IOPS"},
+	{"seqread", "fio read 1M direct", "IOPS"},
+}
+
+// report writes a table with medians and, for the peers, how many times faster ours is.
+func report(w io.Writer, targets []target, results map[string]map[string][]float64) {
+	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
+	fmt.Fprint(t, "| workload\t| unit")
+	for i, target := range targets {
+		fmt.Fprintf(t, "\t| %s", target.name)
+		if i > 0 {
+			fmt.Fprint(t, "\t| ours is")
+		}
+	}
+	fmt.Fprint(t, "\t|\n|---\t|---"+strings.Repeat("\t|---", 2*len(targets)-1)+"\t|\n")
+	for _, workload := range workloads {
+		by := results[workload.name]
+		if len(by) == 0 {
+			continue
+		}
+		first := median(by[targets[0].name])
+		fmt.Fprintf(t, "| %s\t| %s", workload.what, workload.unit)
+		for i, target := range targets {
+			v := median(by[target.name])
+			fmt.Fprintf(t, "\t| %.4g", v)
+			if i == 0 {
+				continue
+			}
+			ratio := first / v
+			if workload.unit == "s" {
+				ratio = v / first
+			}
+			fmt.Fprintf(t, "\t| %.2fx", ratio)
+		}
+		fmt.Fprint(t, "\t|\n")
+	}
+	_ = t.Flush()
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// measureTimeout bounds one boot with all workloads.
+const measureTimeout = 6 * time.Minute

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+)
+
+// script runs the workloads and prints "figure NAME NUMBER" for each. The clock of the
+// guest's uptime ticks every 10 ms. %d is the size of the large file in MiB.
+const script = `
+cd /mnt/fs || exit 1
+now() { read -r t rest < /proc/uptime; echo "${t%%.*}${t#*.}"; }
+timed() { name=$1; shift; from=$(now); "$@" > /dev/null || exit 1; to=$(now); echo "figure $name $((to - from))e-2"; }
+forget() { sync; echo 3 > /proc/sys/vm/drop_caches; }
+timed cold $BUSYBOX dd if=large of=/dev/null bs=1M
+forget
+timed backend $BUSYBOX dd if=large of=/dev/null bs=1M
+timed cached $BUSYBOX dd if=large of=/dev/null bs=1M
+mkdir tree
+timed extract $BUSYBOX tar -C tree -xf tree.tar
+forget
+timed walk $BUSYBOX find tree -type f -size +1000k
+fio() { # NAME FIELD OPTION...
+	name=$1 field=$2; shift 2
+	line=$(prog/ld.so --library-path prog prog/fio --minimal --name=$name --filename=large --size=%dM \
+		--direct=1 --runtime=3 --time_based --ioengine=psync --thread "$@") || { echo "$line"; exit 1; }
+	echo "figure $name $(echo "$line" | $BUSYBOX cut -d';' -f$field)"
+}
+fio randread1 8 --rw=randread --bs=4k
+fio randread16 8 --rw=randread --bs=4k --numjobs=16 --group_reporting
+fio randwrite16 49 --rw=randwrite --bs=4k --numjobs=16 --group_reporting
+fio seqread 8 --rw=read --bs=1M
+`
+
+// measure boots one guest on one back-end and returns its figures.
+func measure(ctx context.Context, kind guest.Kind, t target, megabytes int) (map[string]float64, error) {
+	dir, err := os.MkdirTemp("/var/tmp", "guestbench-") // UML hides /tmp
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	share := filepath.Join(dir, "share")
+	if err := prepare(share, megabytes); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	socket := filepath.Join(dir, "socket")
+	stop, err := start(t, share, socket)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	r, err := guest.Run(ctx, kind, guest.Options{Script: fmt.Sprintf(script, megabytes), Mem: 1024, Timeout: measureTimeout,
+		Shares: []guest.Share{{Tag: "fs", Socket: socket, QueueSize: queueSize(kind)}}})
+	if err != nil || r.Status != 0 {
+		return nil, fmt.Errorf("guest: status %d, %w\n%s", r.Status, err, r.Console)
+	}
+	return parse(r.Output)
+}
+
+// queueSize is the usual one where it can be chosen.
+func queueSize(kind guest.Kind) int {
+	if kind == guest.UML {
+		return 0
+	}
+	return 1024
+}
+
+func parse(output string) (map[string]float64, error) {
+	figures := map[string]float64{}
+	for line := range strings.Lines(output) {
+		words := strings.Fields(line)
+		if len(words) != 3 || words[0] != "figure" {
+			continue
+		}
+		v, err := strconv.ParseFloat(words[2], 64)
+		if err != nil {
+			return nil, fmt.Errorf("figure of %s: %w", words[1], err)
+		}
+		figures[words[1]] = v
+	}
+	if len(figures) != len(workloads) {
+		return nil, fmt.Errorf("%d of %d figures:\n%s", len(figures), len(workloads), output)
+	}
+	return figures, nil
+}
+
+// start runs the back-end and waits until it listens.
+func start(t target, share, socket string) (stop func(), err error) {
+	replace := strings.NewReplacer("{dir}", share, "{socket}", socket, "{tag}", "fs")
+	var args []string
+	for _, a := range t.args {
+		args = append(args, replace.Replace(a))
+	}
+	var log bytes.Buffer
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	stop = func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-ended
+	}
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		select {
+		case <-ended:
+			return nil, fmt.Errorf("%s ended: %s", args[0], log.String())
+		default:
+		}
+		if _, err := os.Stat(socket); err == nil {
+			return stop, nil
+		}
+	}
+	stop()
+	return nil, fmt.Errorf("%s does not listen: %s", args[0], log.String())
+}
+
+// prepare makes the files that the guest works on. The large one is cached nowhere.
+func prepare(share string, megabytes int) error {
+	if err := os.MkdirAll(filepath.Join(share, "prog"), 0o755); err != nil {
+		return err
+	}
+	if err := program(filepath.Join(share, "prog")); err != nil {
+		return err
+	}
+	if err := sourceTree(filepath.Join(share, "tree.tar"), 2000); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(share, "large"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	block := make([]byte, 1<<20)
+	random := rand.NewChaCha8([32]byte{1})
+	for range megabytes {
+		_, _ = random.Read(block)
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+}
+
+// program copies fio with its libraries.
+func program(dir string) error {
+	path, err := exec.LookPath("fio")
+	if err != nil {
+		return errors.New("fio is not installed: apt-get install fio")
+	}
+	out, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		return fmt.Errorf("ldd: %w", err)
+	}
+	copies := map[string]string{path: "fio"}
+	for word := range strings.FieldsSeq(string(out)) {
+		if strings.HasPrefix(word, "/") {
+			copies[word] = filepath.Base(word)
+			if strings.HasPrefix(filepath.Base(word), "ld-linux") {
+				copies[word] = "ld.so"
+			}
+		}
+	}
+	for from, to := range copies {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, to), b, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sourceTree writes an archive of files with the sizes of a source tree's: 1 to 32 KiB.
+func sourceTree(path string, files int) error {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	content := bytes.Repeat([]byte("int main(void) { return 0; }\n"), 1200)
+	for i := range files {
+		name := fmt.Sprintf("dir%02d/sub%d/file%04d.c", i%40, i%5, i)
+		size := 1024 + i*7919%(31<<10)
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(size), Format: tar.FormatUSTAR}); err != nil {
+			return err
+		}
+		if _, err := w.Write(content[:size]); err != nil {
+			return err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b.Bytes(), 0o644)
+}
