@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"math"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,17 +24,28 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
-	if h.direct && !r.MayWait {
+	if !h.direct {
+		if r.MayWait {
+			return h.readDisk(r, dst, int64(in.Offset))
+		}
+		return h.read(r, dst, int64(in.Offset), !h.mount.noNowait.Load())
+	}
+	if !h.mount.mayWait(r) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
 		return 0, server.WouldBlock
 	}
-	return h.read(dst, int64(in.Offset), r.MayWait)
+	return h.readDisk(r, dst, int64(in.Offset))
 }
 
-// read fills dst from the file, from off on. Without mayWait it answers WouldBlock for
-// data that is not in memory, as far as the file system can tell.
-func (h *handle) read(dst []unix.Iovec, off int64, mayWait bool) (done int, errno unix.Errno) {
-	cached := !mayWait && !h.mount.noNowait.Load()
+// readDisk is read that waits for the disk.
+func (h *handle) readDisk(r *server.Request, dst []unix.Iovec, off int64) (int, unix.Errno) {
+	defer h.mount.waited(time.Now())
+	return h.read(r, dst, off, false)
+}
+
+// read fills dst from the file, from off on. With cached it takes only data that is in
+// memory, as far as the file system can tell, and else waits or answers WouldBlock.
+func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached bool) (done int, errno unix.Errno) {
 	for len(dst) > 0 {
 		batch := dst[:min(len(dst), maxIovecs)]
 		want := iovecBytes(batch)
@@ -47,7 +59,13 @@ func (h *handle) read(dst []unix.Iovec, off int64, mayWait bool) (done int, errn
 		case errno == unix.EAGAIN && cached:
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
-			return 0, server.WouldBlock
+			if !h.mount.mayWait(r) {
+				return 0, server.WouldBlock
+			}
+			if n, errno = h.readDisk(r, dst, off); done > 0 {
+				errno = 0
+			}
+			return done + n, errno
 		case errno == unix.EOPNOTSUPP && cached:
 			// tmpfs, FUSE, network file systems: better in the way of others at
 			// times than on another thread each time.
@@ -82,8 +100,12 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 		return 0, unix.EINVAL
 	}
 	flags := fs.writeFlags(in)
-	if !r.MayWait && (h.direct || flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0) {
-		return 0, server.WouldBlock // it ends when the disk has the data
+	if h.direct || flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 {
+		// It ends when the disk has the data.
+		if !h.mount.mayWait(r) {
+			return 0, server.WouldBlock
+		}
+		defer h.mount.waited(time.Now())
 	}
 	if errno := fs.killCaps(h); errno != 0 {
 		return 0, errno

@@ -4,8 +4,10 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -362,4 +364,63 @@ func byteSize(n int) string {
 		return "1M"
 	}
 	return map[int]string{4 << 10: "4K", 128 << 10: "128K"}[n]
+}
+
+// TestWaitsAlone: a request that is alone waits for a quick disk on its own thread, and
+// no other does.
+func TestWaitsAlone(t *testing.T) {
+	g := newShare(t, nil, 0).guest()
+	node, fh := g.openName("f", strings.Repeat("x", 8192), unix.O_RDWR|unix.O_DIRECT)
+	h, errno := g.fs.handleOf(node, fh)
+	wantErrno(t, "handle", errno, 0)
+	defer g.fs.releaseHandle(h)
+	if !h.direct {
+		t.Skip("no direct I/O in the temporary directory")
+	}
+	buf, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(buf) }()
+	iov := []unix.Iovec{{Base: &buf[0], Len: 4096}}
+	for _, c := range []struct {
+		what         string
+		alone, local bool
+		disk         time.Duration
+		want         unix.Errno
+	}{
+		{"a disk that nothing is known of", true, true, 0, server.WouldBlock},
+		{"alone, a quick disk", true, true, quickDisk / 4, 0},
+		{"alone, a slow disk", true, true, 2 * quickDisk, server.WouldBlock},
+		{"alone, a network file system", true, false, quickDisk / 4, server.WouldBlock},
+		{"not alone", false, true, quickDisk / 4, server.WouldBlock},
+	} {
+		g.thread.Alone = func() bool { return c.alone }
+		h.mount.local = c.local
+		h.mount.wait.Store(int64(c.disk))
+		_, errno := g.fs.Read(g.on(node), &fp.ReadIn{Fh: fh, Size: 4096}, slices.Clone(iov))
+		wantErrno(t, "READ, "+c.what, errno, c.want)
+		h.mount.wait.Store(int64(c.disk))
+		_, errno = g.fs.Write(g.on(node), &fp.WriteIn{Fh: fh, Size: 4096}, slices.Clone(iov))
+		wantErrno(t, "WRITE, "+c.what, errno, c.want)
+	}
+}
+
+// TestDiskAverage: one slow wait is noticed at once, and quick ones win in the end.
+func TestDiskAverage(t *testing.T) {
+	m := &mountInfo{}
+	m.waited(time.Now())
+	if v := m.wait.Load(); v == 0 || time.Duration(v) > quickDisk {
+		t.Errorf("after a quick wait: %v", time.Duration(v))
+	}
+	m.waited(time.Now().Add(-10 * time.Millisecond))
+	if v := time.Duration(m.wait.Load()); v < 5*time.Millisecond {
+		t.Errorf("after a slow wait: %v", v)
+	}
+	for range 60 {
+		m.waited(time.Now())
+	}
+	if v := time.Duration(m.wait.Load()); v > quickDisk {
+		t.Errorf("after quick waits: %v", v)
+	}
 }

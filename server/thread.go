@@ -33,6 +33,10 @@ type Thread struct {
 	// that waits for a lock.
 	Local any
 
+	// Alone, if not nil, reports whether nothing else waits for this thread at the
+	// moment: a method may then rather wait a short time itself than answer WouldBlock.
+	Alone func() bool
+
 	server  *Server
 	request Request
 	broken  bool

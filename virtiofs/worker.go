@@ -131,6 +131,7 @@ func (w *worker) run(ready chan<- error) {
 		return
 	}
 	w.thread = thread
+	thread.Alone = w.alone
 	debug.SetPanicOnFault(true)
 	for {
 		timeout := w.batch()
@@ -260,6 +261,10 @@ func (w *worker) serve() {
 	}
 	w.push(&w.chain, written)
 }
+
+// alone reports whether the request that is served is the only one of the queue. It may
+// be called while a request is served.
+func (w *worker) alone() bool { return w.unflushed == 0 && len(w.waiting) == 0 && !w.queue.More() }
 
 // refuse gives back a chain that is malformed.
 func (w *worker) refuse(err error) {
