@@ -9,4 +9,4 @@ const (
 
 // archCalls are old forms that the Go runtime and packages use on amd64 only.
 // Numbers of the x32 interface (bit 30 set) are on no list.
-var archCalls = []uintptr{unix.SYS_ARCH_PRCTL, unix.SYS_EPOLL_WAIT, unix.SYS_POLL, unix.SYS_GETRLIMIT}
+var archCalls = []uintptr{unix.SYS_ARCH_PRCTL}
