@@ -135,8 +135,8 @@ func (r *Report) kernel(p Plan, k *Kernel) {
 				"no %s; lost: %s", f.name, f.lost)
 		}
 	}
-	if k.Landlock == 0 {
-		r.add(Warn, "kernel.landlock", "add landlock to the kernel's lsm= parameter (Linux 5.13 or later)",
+	if k.Landlock < 2 { // the first version does not let files be moved
+		r.add(Warn, "kernel.landlock", "add landlock to the kernel's lsm= parameter (Linux 5.19 or later)",
 			"no Landlock: one layer less around the daemon")
 	} else {
 		r.ok("kernel.landlock", "Landlock, version %d of its interface", k.Landlock)
