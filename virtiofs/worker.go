@@ -198,6 +198,7 @@ func (w *worker) batch() (timeout int) {
 		w.broken = true
 		w.log.WithError(err).Error("queue stopped; it serves again after the front-end has set it up anew")
 		w.vring.Err.Notify()
+		w.dropDone() // what had been taken to be given back; nobody rings again for it
 	}
 	return -1
 }
