@@ -31,6 +31,7 @@ var helpers = map[string]func(arg string) error{
 	"filter":       helpFilter,
 	"rlimit":       helpRlimit,
 	"landlock":     helpLandlock,
+	"layer":        helpLayer,
 }
 
 func TestMain(m *testing.M) {
