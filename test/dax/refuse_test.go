@@ -184,6 +184,7 @@ func TestReadOnly(t *testing.T) {
 	for _, opts := range []frontend.WindowOptions{{}, {HonorFlags: true}} {
 		s := openShare(t, opts, readOnly)
 		node := s.put("file", 4)
+		s.probed()
 		if err := s.SetupMapping(node, anyHandle, 0, page, 0, forWriting); !errors.Is(err, unix.EROFS) {
 			t.Errorf("for writing: %v", err)
 		}

@@ -74,6 +74,7 @@ func parse(args []string) (guest.Kind, guest.Options, error) {
 	f.StringVar(&o.RootShare, "root", "", "`tag` of the share that is the script's root file system")
 	f.StringVar(&o.MountOptions, "options", "", "mount options")
 	f.StringVar(&o.HostDir, "results", "", "host `directory` that gets what is left in /run/host")
+	f.BoolVar(&o.Reboots, "reboots", false, "let the guest reboot, and run the script again")
 	f.BoolVar(&o.DAX, "dax", false, "use a device with a shared memory window (qemu11)")
 	f.DurationVar(&o.Timeout, "timeout", 0, "end of the guest at the latest (0: two minutes, or a day if interactive)")
 	f.Usage = func() {

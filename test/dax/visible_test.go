@@ -1,0 +1,172 @@
+package dax
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	vu "github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// TestVisible has a front-end that, as QEMU, answers before the mapping is there. The
+// guest is told when it is.
+func TestVisible(t *testing.T) {
+	s := openShare(t, frontend.WindowOptions{MemReg: true, Pending: func() { time.Sleep(3 * time.Millisecond) }})
+	node := s.put("file", 16)
+	for i := range uint64(30) {
+		at := i % 8 * page
+		if err := s.SetupMapping(node, anyHandle, i%16*page, page, at, forWriting); err != nil {
+			t.Fatal(err)
+		}
+		var b [1]byte
+		if _, err := s.Window.ReadAt(b[:], int64(at)); err != nil || b[0] != byte(i%16+1) {
+			t.Fatalf("mapping %d shows %d, %v", i, b[0], err)
+		}
+		if err := s.RemoveMapping(rootNode, fp.RemoveMappingOne{Moffset: at, Len: page}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestOwnRequestFirst has a front-end that serves no mapping before its own requests are
+// served, and several guests' requests under way at once.
+func TestOwnRequestFirst(t *testing.T) {
+	var front atomic.Pointer[frontend.Frontend]
+	s := openShare(t, frontend.WindowOptions{Before: func(vu.BackendRequest, vu.SharedMemoryMap) error {
+		if f := front.Load(); f != nil {
+			_, err := f.GetU64(vu.ReqGetFeatures)
+			return err
+		}
+		return nil
+	}})
+	front.Store(s.Frontend)
+	node := s.put("file", 64)
+	var wg sync.WaitGroup
+	for i := range uint64(16) {
+		wg.Go(func() {
+			if err := s.SetupMapping(node, anyHandle, i*page, page, i*page, forReading); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for i := range 16 {
+		var b [1]byte
+		if _, err := s.Window.ReadAt(b[:], int64(i*page)); err != nil || int(b[0]) != i+1 {
+			t.Errorf("page %d shows %d, %v", i, b[0], err)
+		}
+	}
+}
+
+// TestFrontEndFails has a front-end that refuses, and one that hangs up in the middle.
+// The guest gets an error, and what is mapped afterwards is right.
+func TestFrontEndFails(t *testing.T) {
+	for name, failure := range map[string]error{"refuses": unix.ENOMEM, "hangs up": frontend.ErrHangUp} {
+		for _, before := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s before %v", name, before), func(t *testing.T) {
+				var armed atomic.Bool
+				hook := func(vu.BackendRequest, vu.SharedMemoryMap) error {
+					if armed.CompareAndSwap(true, false) {
+						return failure
+					}
+					return nil
+				}
+				opts := frontend.WindowOptions{After: hook}
+				if before {
+					opts = frontend.WindowOptions{Before: hook}
+				}
+				s := openShare(t, opts)
+				s.probed()
+				node := s.put("file", 16)
+				armed.Store(true)
+				if err := s.SetupMapping(node, anyHandle, 0, page, 0, forReading); err == nil {
+					// The device has taken away what was in the way, and tried again.
+					if failure != unix.ENOMEM || before {
+						t.Error("mapped")
+					}
+					if err := s.RemoveMapping(rootNode, fp.RemoveMappingOne{Len: page}); err != nil {
+						t.Error(err)
+					}
+				}
+				if errors.Is(failure, frontend.ErrHangUp) {
+					if err := s.Window.Reconnect(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// What the front-end did before it said that it failed is in the way of
+				// nothing.
+				if err := s.SetupMapping(node, anyHandle, 5*page, page, 0, forReading); err != nil {
+					t.Fatal(err)
+				}
+				var b [1]byte
+				if _, err := s.Window.ReadAt(b[:], 0); err != nil || b[0] != 6 {
+					t.Errorf("shows %d, %v", b[0], err)
+				}
+			})
+		}
+	}
+}
+
+// probed returns when the device has found out what the front-end can do.
+func (s *share) probed() {
+	for n, last := 0, ^uint64(0); n < 10; n++ {
+		s.settle()
+		now := s.Window.Maps.Load() + s.Window.Unmaps.Load() + s.Window.Refused.Load()
+		if now != last || len(s.Window.Mappings()) > 0 {
+			n = 0
+		}
+		last = now
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestTwoGuests has two front-ends map one file, with a daemon each: what one writes, the
+// other one and the host see, and the other way round.
+func TestTwoGuests(t *testing.T) {
+	one := openShare(t, frontend.WindowOptions{})
+	two := openShare(t, frontend.WindowOptions{MemReg: true}, func(s *share) { s.dir = one.dir })
+	one.put("file", 2)
+	host, err := os.OpenFile(filepath.Join(one.dir, "file"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	for _, s := range []*share{one, two} {
+		if err := s.SetupMapping(s.find("file"), anyHandle, page, page, 7*page, forWriting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two.settle()
+	write := []func([]byte) (int, error){
+		func(b []byte) (int, error) { return one.Window.WriteAt(b, 7*page+5) },
+		func(b []byte) (int, error) { return two.Window.WriteAt(b, 7*page+5) },
+		func(b []byte) (int, error) { return host.WriteAt(b, page+5) },
+	}
+	read := []func([]byte) (int, error){
+		func(b []byte) (int, error) { return one.Window.ReadAt(b, 7*page+5) },
+		func(b []byte) (int, error) { return two.Window.ReadAt(b, 7*page+5) },
+		func(b []byte) (int, error) { return host.ReadAt(b, page+5) },
+	}
+	for i := range 3000 {
+		want := fmt.Appendf(nil, "%08d", i)
+		if _, err := write[i%3](want); err != nil {
+			t.Fatal(err)
+		}
+		for who, f := range read {
+			got := make([]byte, len(want))
+			if _, err := f(got); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("written by %d, seen by %d: %q, want %q, %v", i%3, who, got, want, err)
+			}
+		}
+	}
+}
