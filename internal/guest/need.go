@@ -15,8 +15,7 @@ import (
 
 // The parts that test/guest/setup.sh makes beside the kinds, and programs in them.
 const (
-	peersPart  = "peers"
-	virtmePart = "virtme"
+	peersPart = "peers"
 
 	// RustPeer is the name of virtiofsd 1.14, see Peer.
 	RustPeer = "virtiofsd-rust"
@@ -49,13 +48,17 @@ func Peer(t testing.TB, name string) string {
 	return path
 }
 
-// NeedVirtme makes sure, as Need does, that virtme-ng is there and returns the
-// directory that its package is unpacked in.
-func NeedVirtme(t testing.TB) string {
+// NeedTree makes sure, as Need does, that a part of test/guest/setup.sh is there which
+// is no guest, and returns the directory that its packages are unpacked in.
+func NeedTree(t testing.TB, part string) string {
 	t.Helper()
-	need(t, virtmePart)
-	path, err := partFile(virtmePart, "tree")
+	need(t, part)
+	path, err := partFile(part, "tree")
 	if err != nil {
+		t.Fatal(err)
+	}
+	// The repository's cache may be a link.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -56,6 +56,8 @@ var commandLines = []string{
 	"+ --translate-uid map:0:1:1", "+ --translate-uid map:0:1:1 --posix-acl", "+ --translate-uid map:0:1", "+ --translate-gid forbid-guest:0:0",
 	"+ --xattrmap :ok:all:::", "+ --xattrmap nonsense", "+ --migration-mode find-paths", "+ --migration-mode=file-handles", "+ --migration-on-error guest-error",
 	"+ --migration-verify-handles --migration-confirm-paths", "+ --migration-mode=nosuch",
+	"+ --migration-mode=file-handles --migration-verify-handles", "+ --migration-mode=file-handles --migration-confirm-paths", "+ --inode-file-handles=mandatory",
+	"+ --inode-file-handles=mandatory --modcaps=-dac_read_search", "+ --inode-file-handles=prefer --modcaps=-dac_read_search",
 }
 
 // TestIntegrationArguments compares what both make of a command line: an exit status,

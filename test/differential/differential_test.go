@@ -25,6 +25,7 @@ var variants = []string{
 	"--allow-direct-io --preserve-noatime",
 	"--sandbox=chroot --modcaps=-mknod",
 	"--sandbox=none --seccomp=none --inode-file-handles=never",
+	"--inode-file-handles=mandatory",
 	"--xattrmap=:map::user.virtiofs.:",
 	"--xattrmap=:prefix:client:trusted.:user.t.::prefix:server::user.t.::unsupported:all:security.:security.::bad:client:user.two:::ok:all:::",
 	"--translate-uid=map:1000:51000:10 --translate-gid=map:1000:51000:10 --translate-uid=squash-host:0:4000:1000",

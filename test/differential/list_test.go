@@ -83,11 +83,10 @@ var differences = []difference{
 	{"arguments", "", "arguments/--seccomp=KILL|arguments/--posix-acl=AUTO", "exit 2", "serves", "words are accepted in any case everywhere"},
 	{"arguments", "", "arguments/--inode-file-handles never", "exit 2", "serves", "values may follow after a space everywhere"},
 	{"arguments", "", "arguments/--xattr=1|arguments/--readonly=true|arguments/-d=1", "exit 2", "serves", "switches take =true and =false"},
-	{"arguments", "", "arguments/--modcaps=mknod|arguments/--modcaps=+*|arguments/--uid-map :0:0:1:|arguments/--shared-dir= --socket-path k",
+	{"arguments", "", "arguments/--modcaps=mknod|arguments/--modcaps=+*|arguments/--uid-map :0:0:1:|arguments/--migration-mode=file-handles --migration-*|arguments/--shared-dir= --socket-path k",
 		"exit 1", "exit 2", "all that is wrong with the command line is 2; virtiofsd finds this later"},
 	{"arguments", "", "arguments/--modcaps=", "exit 1", "serves", "no changes are no mistake"},
 	{"arguments", "", "arguments/--rlimit-nofile=99999999999", "exit 1", "serves", "more than the kernel allows: the hard limit, and a warning"},
 	{"arguments", "", "arguments/--translate-uid map:0:1:1 --posix-acl", "exit 1", "serves", "ids in access control lists are translated, too"},
 	{"arguments", "", "arguments/--fd=3 --shared-dir s", "serves", "exit 1", "a descriptor that is no socket is found at once; virtiofsd fails when it accepts"},
-	{"arguments", "", "arguments/--migration-*", "serves", "exit 2", "not yet: migration"},
 }

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-# Usage: test/guest/setup.sh [uml|qemu72|qemu11|peers|virtme|all]...
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|peers|virtme|libvirt9|libvirt12|all]...
 #
 #   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
 #   qemu72  QEMU 7.2 and kernel 6.1 of Debian 12
 #   qemu11  QEMU 11.1 and kernel 7.2 of Debian sid (DAX, several queues)
 #   peers   other back-ends to compare with: virtiofsd in Rust and in C
+#   libvirt9, libvirt12
+#           libvirt and QEMU of Debian 12 and of sid, as directories to chroot to
 #   virtme  virtme-ng of Debian sid, which runs with the machine's own python3
 #
 # Nothing is installed on the machine. Packages are downloaded from the mirror
@@ -32,7 +34,7 @@ say() { printf 'guest setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usage() {
-	echo "usage: $0 [uml|qemu72|qemu11|peers|virtme|all]..." >&2
+	echo "usage: $0 [uml|qemu72|qemu11|peers|virtme|libvirt9|libvirt12|all]..." >&2
 	exit 2
 }
 
@@ -243,6 +245,20 @@ make_peers() {
 	ln -sfn "../peers/c/usr/lib/qemu/virtiofsd" "$cache/bin/virtiofsd-c"
 }
 
+# make_libvirt PART SUITE: libvirt and QEMU of SUITE. virsh is for use outside.
+make_libvirt() {
+	# What base-files would have; the other directories are mounted over.
+	for d in bin sbin lib lib64; do
+		mkdir -p "$tmp/out/tree/usr/$d"
+		ln -s "usr/$d" "$tmp/out/tree/$d"
+	done
+	for d in dev etc proc run sys tmp var/cache var/lib var/log var/tmp; do
+		mkdir -p "$tmp/out/tree/$d"
+	done
+	unpack_all "$2" "$tmp/out/tree" libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86
+	patch "$tmp/out/tree/usr/bin/virsh" "$tmp/out/tree" "$cache/$1/tree"
+}
+
 make_virtme() {
 	update sid
 	unpack sid "$tmp/out/tree" virtme-ng
@@ -263,6 +279,8 @@ make_part() {
 	qemu11) make_qemu qemu11 sid ;;
 	peers) make_peers ;;
 	virtme) make_virtme ;;
+	libvirt9) make_libvirt libvirt9 bookworm ;;
+	libvirt12) make_libvirt libvirt12 sid ;;
 	esac
 	rm -f "$cache/$part.ok"
 	rm -rf "${cache:?}/$part" "$tmp/kernel"
@@ -277,6 +295,7 @@ make_part() {
 check_part() {
 	case $1 in
 	uml) say "uml: kernel $("$cache/uml/linux.uml" --version | tail -n 1)" ;;
+	libvirt*) say "$1: $("$cache/$1/tree/usr/bin/virsh" --version)" ;;
 	qemu*) say "$1: $("$cache/$1/tree/usr/bin/qemu-system-x86_64" --version | head -n 1)" ;;
 	peers)
 		say "peers: $("$cache/bin/virtiofsd-rust" --version)"
@@ -289,8 +308,8 @@ parts=
 [ $# -gt 0 ] || set -- all
 for arg in "$@"; do
 	case $arg in
-	uml | qemu72 | qemu11 | peers | virtme) parts="$parts $arg" ;;
-	all) parts="uml qemu72 qemu11 peers virtme" ;;
+	uml | qemu72 | qemu11 | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
+	all) parts="uml qemu72 qemu11 peers virtme libvirt9 libvirt12" ;;
 	*) usage ;;
 	esac
 done

@@ -30,23 +30,30 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
-// libvirtScript runs libvirtd with everything that it keeps, and the accounts that its
-// packages make, in a mount namespace of its own.
+// libvirtScript runs the libvirtd of $tree, in a mount namespace: what it keeps is in
+// memory, and the tree has the accounts that its packages would make.
 const libvirtScript = `set -e
-for d in /run/libvirt /var/lib/libvirt /etc/libvirt /var/cache/libvirt /var/log/libvirt; do
-	mkdir -p $d
-	mount -t tmpfs tmpfs $d
+touch vmlinux
+mount --bind "$kernel" vmlinux
+mount --bind $tree $tree # the daemon's sandbox takes the root for a mount
+for d in run tmp etc/libvirt etc/qemu var/lib/libvirt var/cache/libvirt var/log/libvirt; do
+	mkdir -p $tree/$d
+	mount -t tmpfs tmpfs $tree/$d
 done
+for d in proc sys dev var/tmp; do
+	mount --rbind /$d $tree/$d
+done
+echo root:x:0:0::/:/bin/sh >passwd
+echo libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin >>passwd
+printf 'root:x:0:\nkvm:x:64056:\nlibvirt-qemu:x:64055:\n' >group
 for f in passwd group; do
-	cp /etc/$f .
+	touch $tree/etc/$f
+	mount --bind $f $tree/etc/$f
 done
-echo 'libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin' >>passwd
-printf 'libvirt-qemu:x:64055:\nkvm:x:64056:\n' >>group
-for f in passwd group; do
-	mount --bind $f /etc/$f
-done
-cp qemu.conf /etc/libvirt/
-exec libvirtd -f "$PWD/libvirtd.conf" -p "$PWD/libvirtd.pid"
+cp qemu.conf $tree/etc/libvirt/
+mkdir $tree/etc/qemu/vhost-user
+cp fs.json $tree/etc/qemu/vhost-user/
+exec chroot $tree /usr/sbin/libvirtd -f "$PWD/libvirtd.conf" -p "$PWD/libvirtd.pid"
 `
 
 // qemuConf has QEMU run as root and without what a test machine may lack.
@@ -65,7 +72,7 @@ const domainXML = `<domain type='qemu'>
   <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>%[1]s</kernel><initrd>%[2]s</initrd><cmdline>%[3]s</cmdline>
+    <kernel>%[4]s/vmlinux</kernel><initrd>%[1]s</initrd><cmdline>%[2]s</cmdline>
   </os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
@@ -76,8 +83,8 @@ const domainXML = `<domain type='qemu'>
     <memballoon model='none'/>
     <filesystem type='mount' accessmode='passthrough'>
       <driver type='virtiofs' queue='1024'/>
-      <binary path='%[5]s' xattr='on'><cache mode='always'/><lock posix='on' flock='on'/></binary>
-      <source dir='%[6]s'/>
+      %[3]s
+      <source dir='%[5]s'/>
       <target dir='fs'/>
     </filesystem>
   </devices>
@@ -86,22 +93,27 @@ const domainXML = `<domain type='qemu'>
 
 // libvirt is a running libvirtd.
 type libvirt struct {
-	t   *testing.T
-	dir string
+	t         *testing.T
+	dir, tree string
 }
 
-func startLibvirt(t *testing.T, dir string) *libvirt {
+func startLibvirt(t *testing.T, dir, tree, kernel string) *libvirt {
 	t.Helper()
-	conf := fmt.Sprintf("unix_sock_dir = %q\nauth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n", dir)
-	if err := errors.Join(os.WriteFile(dir+"/libvirtd.conf", []byte(conf), 0o600), os.WriteFile(dir+"/qemu.conf", []byte(qemuConf), 0o600)); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"libvirtd.conf": fmt.Sprintf("unix_sock_dir = %q\nauth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n", dir),
+		"qemu.conf":     qemuConf,
+		"fs.json":       fmt.Sprintf(`{"description": "test", "type": "fs", "binary": %q}`, program),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cmd := exec.Command("sh", "-c", libvirtScript)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "tree=" + tree, "kernel=" + kernel}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	p := start(t, cmd)
-	l := &libvirt{t, dir}
+	l := &libvirt{t, dir, tree}
 	t.Cleanup(func() {
 		_, _ = l.try("destroy", "govirtiofs")
 		_ = cmd.Process.Signal(unix.SIGTERM)
@@ -120,7 +132,9 @@ func (l *libvirt) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	args = append([]string{"-q", "-c", "qemu:///system?socket=" + l.dir + "/libvirt-sock"}, args...)
-	out, err := exec.CommandContext(ctx, "virsh", args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, l.tree+"/usr/bin/virsh", args...)
+	cmd.Env = []string{"LC_ALL=C"}
+	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
@@ -154,17 +168,36 @@ func daemons(t *testing.T) (pids []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want, err := os.Stat(program)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, link := range links {
-		if exe, err := os.Readlink(link); err == nil && exe == program {
+		// Not by its name, which is another one in a chroot.
+		if exe, err := os.Stat(link); err == nil && os.SameFile(exe, want) {
 			pids = append(pids, filepath.Base(filepath.Dir(link)))
 		}
 	}
 	return pids
 }
 
-// TestIntegrationLibvirt has libvirt start the daemon and a guest with the share.
+// TestIntegrationLibvirt has libvirt start the daemon and a guest with the share. 9.0
+// is Debian 12's, which has only -o; 12.8 has the daemon's own options, and finds it by
+// a description file. The daemon must tell them its capabilities.
 func TestIntegrationLibvirt(t *testing.T) {
-	need(t, "libvirtd", "virsh", "qemu-system-x86_64")
+	for _, v := range []struct{ part, binary, args string }{
+		{"libvirt9", "<binary path='" + program + "' xattr='on'><cache mode='always'/><lock posix='on' flock='on'/></binary>",
+			"-o source=*,cache=always,xattr,flock,posix_lock"},
+		{"libvirt12", "<binary xattr='on'><cache mode='always'/><sandbox mode='chroot'/><thread_pool size='4'/></binary>",
+			"--shared-dir * --cache always --sandbox chroot --xattr --thread-pool-size=4"},
+	} {
+		t.Run(v.part, func(t *testing.T) { testLibvirt(t, v.part, v.binary, v.args) })
+	}
+}
+
+func testLibvirt(t *testing.T, part, binary, args string) {
+	need(t)
+	tree := guest.NeedTree(t, part)
 	guest.Need(t, guest.QEMU72)
 	p := newPlace(t)
 	image, err := guest.NewImage(p.dir, guest.QEMU72, guest.Options{
@@ -174,27 +207,42 @@ func TestIntegrationLibvirt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	xml := fmt.Sprintf(domainXML, image.Kernel, image.Initramfs, image.Args, p.dir, program, p.share)
+	xml := fmt.Sprintf(domainXML, image.Initramfs, image.Args, binary, p.dir, p.share)
 	if err := os.WriteFile(p.dir+"/domain.xml", []byte(xml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := startLibvirt(t, p.dir)
-	t.Run("guest", func(t *testing.T) { l.runGuest(t, p) })
-	t.Run("destroy", func(t *testing.T) {
-		l := &libvirt{t, l.dir}
-		l.virsh("create", p.dir+"/domain.xml")
-		if len(daemons(t)) == 0 {
-			t.Error("no daemon runs")
-		}
-		l.virsh("destroy", "govirtiofs")
-		l.wantNothingLeft()
-	})
+	l := startLibvirt(t, p.dir, tree, image.Kernel)
+	l.virsh("create", p.dir+"/domain.xml")
+	l.wantArgs(strings.ReplaceAll(args, "*", p.share))
+	l.waitGuest(p)
+	l.wantNothingLeft()
+	// A guest that is switched off in its first moment.
+	l.virsh("create", p.dir+"/domain.xml")
+	if len(daemons(t)) == 0 {
+		t.Error("no daemon runs")
+	}
+	l.virsh("destroy", "govirtiofs")
+	l.wantNothingLeft()
 }
 
-// runGuest runs the guest's script to its end.
-func (l *libvirt) runGuest(t *testing.T, p place) {
-	l = &libvirt{t, l.dir}
-	l.virsh("create", p.dir+"/domain.xml")
+// wantArgs checks the daemon's command line.
+func (l *libvirt) wantArgs(want string) {
+	l.t.Helper()
+	pids := daemons(l.t)
+	if len(pids) == 0 {
+		l.t.Fatal("no daemon runs")
+	}
+	for _, pid := range pids {
+		b, err := os.ReadFile("/proc/" + pid + "/cmdline")
+		if line := strings.ReplaceAll(string(b), "\x00", " "); err != nil || !strings.Contains(line, want) {
+			l.t.Errorf("daemon: %s, %v, want %s", line, err, want)
+		}
+	}
+}
+
+// waitGuest waits until the guest's script has ended, and checks what it did.
+func (l *libvirt) waitGuest(p place) {
+	l.t.Helper()
 	deadline := time.Now().Add(90 * time.Second)
 	status, err := guest.Status(p.dir + "/status")
 	for ; errors.Is(err, guest.ErrNoStatus) && time.Now().Before(deadline); status, err = guest.Status(p.dir + "/status") {
@@ -202,10 +250,9 @@ func (l *libvirt) runGuest(t *testing.T, p place) {
 	}
 	console, _ := os.ReadFile(p.dir + "/console")
 	if err != nil || status != 0 || !strings.Contains(string(console), strings.TrimSpace(content)) {
-		t.Fatalf("guest: status %d, %v\n%s", status, err, console)
+		l.t.Fatalf("guest: status %d, %v\n%s", status, err, console)
 	}
 	if b, err := os.ReadFile(p.share + "/dir/copy"); err != nil || string(b) != content {
-		t.Errorf("what the guest wrote: %q, %v", b, err)
+		l.t.Errorf("what the guest wrote: %q, %v", b, err)
 	}
-	l.wantNothingLeft()
 }

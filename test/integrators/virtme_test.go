@@ -19,7 +19,7 @@ import (
 func TestIntegrationVirtme(t *testing.T) {
 	need(t, "/usr/bin/python3", "qemu-system-x86_64", "file", "ip")
 	guest.Need(t, guest.QEMU11)
-	tree := guest.NeedVirtme(t)
+	tree := guest.NeedTree(t, "virtme")
 	root, err := guest.Root()
 	if err != nil {
 		t.Fatal(err)
