@@ -83,7 +83,7 @@ var differences = []difference{
 	{"arguments", "", "arguments/--seccomp=KILL|arguments/--posix-acl=AUTO", "exit 2", "serves", "words are accepted in any case everywhere"},
 	{"arguments", "", "arguments/--inode-file-handles never", "exit 2", "serves", "values may follow after a space everywhere"},
 	{"arguments", "", "arguments/--xattr=1|arguments/--readonly=true|arguments/-d=1", "exit 2", "serves", "switches take =true and =false"},
-	{"arguments", "", "arguments/--modcaps=mknod|arguments/--modcaps=+*|arguments/--uid-map :0:0:1:|arguments/--migration-mode=file-handles --migration-*|arguments/--shared-dir= --socket-path k",
+	{"arguments", "", "arguments/--modcaps=mknod|arguments/--modcaps=+*|arguments/--uid-map :0:0:1:|arguments/--migration-mode=file-handles --migration-*|arguments/--inode-file-handles=* --modcaps=-dac_read_search|arguments/--shared-dir= --socket-path k",
 		"exit 1", "exit 2", "all that is wrong with the command line is 2; virtiofsd finds this later"},
 	{"arguments", "", "arguments/--modcaps=", "exit 1", "serves", "no changes are no mistake"},
 	{"arguments", "", "arguments/--rlimit-nofile=99999999999", "exit 1", "serves", "more than the kernel allows: the hard limit, and a warning"},
