@@ -76,6 +76,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.DurationVar(&o.Duration, "duration", 300*time.Millisecond, "length of a round")
 	fl.Uint64Var(&o.Count, "count", 0, "make so many operations in a round instead")
 	fl.IntVar(&o.Rounds, "rounds", 5, "rounds of each workload and depth")
+	fl.BoolVar(&o.Best, "best", false, "report the best round of each instead of medians, for a machine that does other things, too")
 	fl.DurationVar(&o.Warmup, "warm-up", 100*time.Millisecond, "before the first round of each")
 	fl.DurationVar(&o.Spin, "spin", 0, "look for replies so long before sleeping, as a guest that polls does")
 	fl.IntVar(&o.Chunk, "chunk", 0, "largest data buffer in bytes; 4096 is a guest without large folios (default: one for all)")
@@ -99,7 +100,7 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 		return usagef("--json, --benchstat and --markdown exclude each other")
 	}
 	if f.show != "" {
-		return f.showReport(cmd.OutOrStdout())
+		return f.showReport(cmd)
 	}
 	if f.listOnly {
 		for _, w := range bench.Workloads() {
@@ -136,7 +137,7 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 }
 
 // showReport writes an earlier run's results in another format.
-func (f *benchFlags) showReport(w io.Writer) error {
+func (f *benchFlags) showReport(cmd *cobra.Command) error {
 	file, err := os.Open(f.show)
 	if err != nil {
 		return err
@@ -146,7 +147,10 @@ func (f *benchFlags) showReport(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.show, err)
 	}
-	return f.write(w, r)
+	if cmd.Flags().Changed("best") {
+		r.Summarize(f.opts.Best)
+	}
+	return f.write(cmd.OutOrStdout(), r)
 }
 
 // targets puts the targets together from the flags.

@@ -25,6 +25,7 @@ type Options struct {
 	ColdSize  int64         // bytes of the file that randread reads
 	ListSize  int           // bytes of a READDIRPLUS
 	Floor     bool          // measure the bare system calls, too
+	Best      bool          // report the best rounds instead of medians
 	Syscalls  bool          // count the back-end's system calls, too, in a round of its own
 	// NoIndirect and NoEventIdx leave ring features out.
 	NoIndirect, NoEventIdx bool

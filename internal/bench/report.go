@@ -16,6 +16,7 @@ type Report struct {
 	QueueSize int     `json:"queue_size"`
 	Rounds    int     `json:"rounds"`
 	Round     string  `json:"round"` // what a round is limited by
+	Best      bool    `json:"best"`  // figures are those of the best rounds, not medians
 	Rows      []Row   `json:"results"`
 }
 
@@ -24,18 +25,27 @@ type Row struct {
 	Workload string    `json:"workload"`
 	Title    string    `json:"title"`
 	Unit     string    `json:"unit"`
+	Bytes    int       `json:"bytes,omitempty"` // of a unit
 	Depth    int       `json:"depth"`
 	Targets  []Figures `json:"targets"`
 }
 
 // NewReport sums up what a run with these options has measured.
 func NewReport(o *Options, results []Result) *Report {
-	r := &Report{ThisMachine(o.Dir), o.Queues, o.QueueSize, o.Rounds, o.length(), []Row{}}
+	r := &Report{ThisMachine(o.Dir), o.Queues, o.QueueSize, o.Rounds, o.length(), o.Best, []Row{}}
 	for i := range results {
 		w := &results[i].Workload
-		r.Rows = append(r.Rows, Row{w.Name, w.Title, w.Unit, results[i].Depth, results[i].Figures()})
+		r.Rows = append(r.Rows, Row{w.Name, w.Title, w.Unit, w.Bytes, results[i].Depth, results[i].Figures(o.Best)})
 	}
 	return r
+}
+
+// Summarize makes the figures those of the best rounds, or medians.
+func (r *Report) Summarize(best bool) {
+	r.Best = best
+	for _, row := range r.Rows {
+		summarize(row.Targets, row.Bytes, best)
+	}
 }
 
 // ReadReport reads what WriteJSON has written.
@@ -79,7 +89,11 @@ func (r *Report) WriteTable(w io.Writer) error {
 }
 
 func (r *Report) conditions() string {
-	return fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, medians; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round)
+	what := "medians"
+	if r.Best {
+		what = "the best round of each"
+	}
+	return fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, %s; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round, what)
 }
 
 // units is the plural of the unit.

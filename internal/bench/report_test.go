@@ -3,6 +3,7 @@ package bench
 import (
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"reflect"
@@ -39,7 +40,7 @@ func sampleReport() *Report {
 }
 
 func TestFigures(t *testing.T) {
-	list := sampleResults()[0].Figures()
+	list := sampleResults()[0].Figures(false)
 	ours, theirs := list[0], list[1]
 	want := func(what string, got, want float64) {
 		t.Helper()
@@ -63,6 +64,27 @@ func TestFigures(t *testing.T) {
 	}
 	if ours.Rounds[0].Units != 3000 || ours.Rounds[2].Units != 9000 {
 		t.Errorf("rounds %v are not in their order", ours.Rounds)
+	}
+}
+
+// TestBest: the best of rounds of 3,000, 6,000 and 9,000, and of 1,000, 2,000, 3,000.
+func TestBest(t *testing.T) {
+	list := sampleResults()[0].Figures(true)
+	if list[0].PerSecond != 9000 || list[1].PerSecond != 3000 || list[1].Ratio != 3 || list[0].CPU != 2 || list[1].CPURatio != 0.4 {
+		t.Errorf("got %+v", list)
+	}
+	r := sampleReport()
+	before := fmt.Sprintf("%+v", r)
+	r.Summarize(true)
+	if !reflect.DeepEqual(r.Rows[0].Targets, list) || !r.Best {
+		t.Errorf("a report that is summed up again has %+v, want %+v", r.Rows[0].Targets, list)
+	}
+	if r.Summarize(false); fmt.Sprintf("%+v", r) != before {
+		t.Errorf("medians have become %+v", r)
+	}
+	none := []Figures{{}}
+	if summarize(none, 0, true); none[0].PerSecond != 0 || none[0].CPU != 0 {
+		t.Errorf("without rounds: %+v", none)
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Figures are what a Measurement comes down to: medians over its rounds, and latencies
-// over all of them.
+// Figures are what a Measurement comes down to: medians over its rounds, or the best of
+// them, and latencies over all of them.
 type Figures struct {
 	Target    string   `json:"target"`
 	PerSecond float64  `json:"per_second"`          // units
@@ -37,9 +37,27 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
+// summary is what a list of rounds comes down to.
+type summary func(v []float64, lower bool) float64
+
+// byMedian is the median, whichever is better.
+func byMedian(v []float64, _ bool) float64 { return median(v) }
+
+// byBest is the lowest figure if lower is better, or else the highest. On a machine that
+// does other things, too, it is the round that was disturbed least.
+func byBest(v []float64, lower bool) float64 {
+	switch {
+	case len(v) == 0:
+		return 0
+	case lower:
+		return slices.Min(v)
+	}
+	return slices.Max(v)
+}
+
 // each is f of every round.
-func (m *Measurement) each(f func(Sample) float64) (v []float64) {
-	for _, s := range m.Rounds {
+func each(rounds []Sample, f func(Sample) float64) (v []float64) {
+	for _, s := range rounds {
 		v = append(v, f(s))
 	}
 	return v
@@ -63,52 +81,72 @@ func ratio(a, b float64) float64 {
 }
 
 // Figures sums up a result, with ratios of the first target to the others. A ratio is
-// the median over the ratios of each round.
-func (r *Result) Figures() (list []Figures) {
+// the median over the ratios of each round, or with best that of the best rounds.
+func (r *Result) Figures(best bool) []Figures {
+	var list []Figures
 	for i := range r.Targets {
-		m := &r.Targets[i]
-		f := m.figures()
-		f.MBPerSec = f.PerSecond * float64(r.Workload.Bytes) / 1e6
-		if i > 0 {
-			f.Ratio = ratioOf(&r.Targets[0], m, perSecond)
-			f.CPURatio = ratioOf(&r.Targets[0], m, cpuPerUnit)
-		}
-		list = append(list, f)
+		list = append(list, r.Targets[i].figures())
 	}
+	summarize(list, r.Workload.Bytes, best)
 	return list
 }
 
+// figures are those that do not depend on how rounds are summed up.
 func (m *Measurement) figures() Figures {
-	rates := m.each(perSecond)
-	f := Figures{
-		Target:    m.Target,
-		Rounds:    m.Rounds,
-		PerSecond: median(rates), // sorted from here on
-		CPU:       median(m.each(cpuPerUnit)),
-		Driver:    median(m.each(func(s Sample) float64 { return perUnit(s.Driver, s) })),
-		Kicks:     median(m.each(func(s Sample) float64 { return ratio(float64(s.Kicks), float64(s.Requests)) })),
-		Calls:     median(m.each(func(s Sample) float64 { return ratio(float64(s.Calls), float64(s.Requests)) })),
-		Syscalls:  m.Syscalls,
-		Requests:  m.Latency.Count(),
-		P50:       us(m.Latency.Quantile(0.5)),
-		P90:       us(m.Latency.Quantile(0.9)),
-		P99:       us(m.Latency.Quantile(0.99)),
-		P999:      us(m.Latency.Quantile(0.999)),
-		Max:       us(m.Latency.Max()),
+	return Figures{
+		Target:   m.Target,
+		Rounds:   m.Rounds,
+		Syscalls: m.Syscalls,
+		Requests: m.Latency.Count(),
+		P50:      us(m.Latency.Quantile(0.5)),
+		P90:      us(m.Latency.Quantile(0.9)),
+		P99:      us(m.Latency.Quantile(0.99)),
+		P999:     us(m.Latency.Quantile(0.999)),
+		Max:      us(m.Latency.Max()),
 	}
-	if n := len(rates); n > 0 {
-		f.Spread = ratio(rates[n-1]-rates[0], f.PerSecond)
+}
+
+// summarize computes what depends on the rounds, of units of so many bytes.
+func summarize(list []Figures, bytes int, best bool) {
+	sum := byMedian
+	if best {
+		sum = byBest
 	}
-	return f
+	for i := range list {
+		f := &list[i]
+		f.summarize(sum)
+		f.MBPerSec = f.PerSecond * float64(bytes) / 1e6
+		switch {
+		case i == 0:
+		case best:
+			f.Ratio, f.CPURatio = ratio(list[0].PerSecond, f.PerSecond), ratio(list[0].CPU, f.CPU)
+		default:
+			f.Ratio = ratioOf(list[0].Rounds, f.Rounds, perSecond)
+			f.CPURatio = ratioOf(list[0].Rounds, f.Rounds, cpuPerUnit)
+		}
+	}
+}
+
+func (f *Figures) summarize(sum summary) {
+	rates := each(f.Rounds, perSecond)
+	f.PerSecond = sum(rates, false)
+	f.CPU = sum(each(f.Rounds, cpuPerUnit), true)
+	f.Driver = sum(each(f.Rounds, func(s Sample) float64 { return perUnit(s.Driver, s) }), true)
+	f.Kicks = median(each(f.Rounds, func(s Sample) float64 { return ratio(float64(s.Kicks), float64(s.Requests)) }))
+	f.Calls = median(each(f.Rounds, func(s Sample) float64 { return ratio(float64(s.Calls), float64(s.Requests)) }))
+	f.Spread = 0
+	if len(rates) > 0 {
+		f.Spread = ratio(slices.Max(rates)-slices.Min(rates), f.PerSecond)
+	}
 }
 
 func us(ns int64) float64 { return float64(ns) / 1e3 }
 
 // ratioOf is the median of a's figure to b's, round by round.
-func ratioOf(a, b *Measurement, f func(Sample) float64) float64 {
+func ratioOf(a, b []Sample, f func(Sample) float64) float64 {
 	var v []float64
-	for i := range min(len(a.Rounds), len(b.Rounds)) {
-		v = append(v, ratio(f(a.Rounds[i]), f(b.Rounds[i])))
+	for i := range min(len(a), len(b)) {
+		v = append(v, ratio(f(a[i]), f(b[i])))
 	}
 	return median(v)
 }
