@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
@@ -104,48 +106,45 @@ func (r *Row) units() string {
 	return r.Unit + "s"
 }
 
-// WriteMarkdown writes one table for a document: a line for each workload and depth, a
-// pair of columns for each target.
+// WriteMarkdown writes one table for a document: a line for each workload and depth, and
+// for each target its speed, its CPU, and how the first one compares.
 func (r *Report) WriteMarkdown(w io.Writer) error {
 	if len(r.Rows) == 0 {
 		return nil
 	}
-	fmt.Fprintf(w, "%s; %s.\n\n| workload | depth |", r.Machine, r.conditions())
-	for i, f := range r.Rows[0].Targets {
-		fmt.Fprintf(w, " %s per s | CPU us |", f.Target)
-		if i > 0 && f.Target != floorName {
-			fmt.Fprint(w, " speed | CPU |")
-		}
-		if f.Target == floorName {
-			fmt.Fprint(w, " CPU |")
-		}
-	}
-	fmt.Fprint(w, "\n|---|--:|")
-	for i, f := range r.Rows[0].Targets {
-		n := 2
-		if f.Target == floorName {
-			n = 3
-		} else if i > 0 {
-			n = 4
-		}
-		fmt.Fprint(w, strings.Repeat("--:|", n))
-	}
-	fmt.Fprintln(w)
+	targets := r.Rows[0].Targets
 	for _, row := range r.Rows {
-		fmt.Fprintf(w, "| %s | %d |", row.Workload, row.Depth)
+		if len(row.Targets) > len(targets) { // not every workload has a floor
+			targets = row.Targets
+		}
+	}
+	head := []string{"workload", "depth"}
+	for i, f := range targets {
+		head = append(head, f.Target+" per s", "CPU us")
+		if i > 0 {
+			head = append(head, "speed", "CPU")
+		}
+	}
+	fmt.Fprintf(w, "%s; %s.\n\n", r.Machine, r.conditions())
+	writeCells(w, head)
+	writeCells(w, append([]string{"---"}, slices.Repeat([]string{"--:"}, len(head)-1)...))
+	for _, row := range r.Rows {
+		cells := []string{row.Workload, strconv.Itoa(row.Depth)}
 		for i, f := range row.Targets {
-			fmt.Fprintf(w, " %.0f | %.2f |", f.PerSecond, f.CPU)
-			if i > 0 && f.Target != floorName {
-				fmt.Fprintf(w, " %s |", times(f.Ratio))
-			}
+			cells = append(cells, fmt.Sprintf("%.0f", f.PerSecond), fmt.Sprintf("%.2f", f.CPU))
 			if i > 0 {
-				fmt.Fprintf(w, " %s |", times(f.CPURatio))
+				cells = append(cells, times(f.Ratio), times(f.CPURatio))
 			}
 		}
-		fmt.Fprintln(w)
+		for len(cells) < len(head) {
+			cells = append(cells, "-")
+		}
+		writeCells(w, cells)
 	}
 	return nil
 }
+
+func writeCells(w io.Writer, cells []string) { fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }
 
 func optional(x float64) string {
 	if x == 0 {

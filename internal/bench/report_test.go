@@ -134,11 +134,15 @@ func TestJSON(t *testing.T) {
 
 func TestWriteMarkdown(t *testing.T) {
 	var b strings.Builder
-	if err := sampleReport().WriteMarkdown(&b); err != nil {
+	r := sampleReport()
+	r.Rows = append([]Row{r.Rows[0]}, r.Rows...)
+	r.Rows[0].Targets = r.Rows[0].Targets[:2] // no floor
+	if err := r.WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")[2:]
-	if len(lines) != 3 || lines[2] != "| read-4k | 8 | 6000 | 2.00 | 2000 | 5.00 | 3.00x | 0.40x | 16000 | 1.00 | 2.00x |" {
+	const first = "| read-4k | 8 | 6000 | 2.00 | 2000 | 5.00 | 3.00x | 0.40x |"
+	if len(lines) != 4 || lines[2] != first+" - | - | - | - |" || lines[3] != first+" 16000 | 1.00 | 0.38x | 2.00x |" {
 		t.Errorf("the table is\n%s", strings.Join(lines, "\n"))
 	}
 	for _, l := range lines[1:] {
