@@ -106,42 +106,74 @@ func (r *Row) units() string {
 	return r.Unit + "s"
 }
 
-// WriteMarkdown writes one table for a document: a line for each workload and depth, and
-// for each target its speed, its CPU, and how the first one compares.
+// WriteMarkdown writes one table for a document, a line for each workload and depth:
+// the speeds and how the first target compares with the fastest other; the same for CPU;
+// and how its CPU compares with the floor's.
 func (r *Report) WriteMarkdown(w io.Writer) error {
-	if len(r.Rows) == 0 {
-		return nil
-	}
-	targets := r.Rows[0].Targets
-	for _, row := range r.Rows {
-		if len(row.Targets) > len(targets) { // not every workload has a floor
-			targets = row.Targets
-		}
-	}
+	names := r.targets()
+	others := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == floorName })
+	floor := len(others) < len(names)
 	head := []string{"workload", "depth"}
-	for i, f := range targets {
-		head = append(head, f.Target+" per s", "CPU us")
-		if i > 0 {
-			head = append(head, "speed", "CPU")
+	for _, what := range []string{"per s", "CPU us"} {
+		for _, n := range others {
+			head = append(head, n+" "+what)
+		}
+		if len(others) > 1 {
+			head = append(head, "ratio")
 		}
 	}
-	fmt.Fprintf(w, "%s; %s.\n\n", r.Machine, r.conditions())
+	if floor {
+		head = append(head, floorName+" CPU us", "ratio")
+	}
+	fmt.Fprintf(w, "%s; %s. Ratios are %s's to the better of the others.\n\n", r.Machine, r.conditions(), others[0])
 	writeCells(w, head)
 	writeCells(w, append([]string{"---"}, slices.Repeat([]string{"--:"}, len(head)-1)...))
-	for _, row := range r.Rows {
-		cells := []string{row.Workload, strconv.Itoa(row.Depth)}
-		for i, f := range row.Targets {
-			cells = append(cells, fmt.Sprintf("%.0f", f.PerSecond), fmt.Sprintf("%.2f", f.CPU))
-			if i > 0 {
-				cells = append(cells, times(f.Ratio), times(f.CPURatio))
-			}
-		}
-		for len(cells) < len(head) {
-			cells = append(cells, "-")
-		}
-		writeCells(w, cells)
+	for i := range r.Rows {
+		writeCells(w, r.Rows[i].cells(others, floor))
 	}
 	return nil
+}
+
+// targets are the names of all targets; not every row has the floor.
+func (r *Report) targets() (names []string) {
+	for _, row := range r.Rows {
+		for _, f := range row.Targets {
+			if !slices.Contains(names, f.Target) {
+				names = append(names, f.Target)
+			}
+		}
+	}
+	return names
+}
+
+// cells is a line of the table for a document.
+func (r *Row) cells(others []string, floor bool) []string {
+	cells := []string{r.Workload, strconv.Itoa(r.Depth)}
+	var speeds, cpus []string
+	var speed, cpu []float64 // ratios
+	limit := []string{"-", "-"}
+	for i, f := range r.Targets {
+		if f.Target == floorName {
+			limit = []string{fmt.Sprintf("%.2f", f.CPU), times(f.CPURatio)}
+			continue
+		}
+		speeds, cpus = append(speeds, fmt.Sprintf("%.0f", f.PerSecond)), append(cpus, fmt.Sprintf("%.2f", f.CPU))
+		if i > 0 {
+			speed, cpu = append(speed, f.Ratio), append(cpu, f.CPURatio)
+		}
+	}
+	cells = append(cells, speeds...)
+	if len(others) > 1 {
+		cells = append(cells, times(slices.Min(speed)))
+	}
+	cells = append(cells, cpus...)
+	if len(others) > 1 {
+		cells = append(cells, times(slices.Max(cpu)))
+	}
+	if floor {
+		cells = append(cells, limit...)
+	}
+	return cells
 }
 
 func writeCells(w io.Writer, cells []string) { fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }
