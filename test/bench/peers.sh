@@ -4,12 +4,12 @@
 # Usage: test/bench/peers.sh [DIR]
 #
 # Writes tables, JSON and pictures to DIR (default bin/bench). Needs Debian 12, root
-# and Go; the peers are set up by test/guest/setup.sh. Takes about 15 minutes. Nothing
+# and Go; the peers are set up by test/guest/setup.sh. Takes about 10 minutes. Nothing
 # else should run meanwhile: two busy threads are measured, and on 2 CPUs any third one
 # shows.
 #
-# Environment: ROUNDS (5), DURATION (300ms), SHARE (where the shared directory is made:
-# the temporary directory).
+# Environment: ROUNDS (5), DURATION (300ms), FLAGS (more of "govirtiofs bench", as
+# --best), SHARE (where the shared directory is made: the temporary directory).
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd -P)
@@ -42,7 +42,8 @@ run() {
 	command=$2
 	shift 2
 	printf 'bench peers: %s\n' "$name" >&2
-	"$bin/govirtiofs" bench --dir "$share" --rounds "$rounds" --duration "$duration" --json --daemon "$command" "$@" >"$out/$name.json"
+	"$bin/govirtiofs" bench --dir "$share" --rounds "$rounds" --duration "$duration" --json --daemon "$command" "$@" \
+		${FLAGS:-} >"$out/$name.json"
 	"$bin/govirtiofs" bench --show "$out/$name.json" | tee "$out/$name.txt"
 	"$bin/govirtiofs" bench --show "$out/$name.json" --markdown >"$out/$name.md"
 	case " $* " in
