@@ -49,9 +49,15 @@ var configs = map[string]func(*passthrough.Config){
 		c.KillprivV2 = true
 		c.PosixACL = passthrough.Auto
 	},
-	// Few descriptors: nodes are opened again and again.
+	// Few descriptors: nodes are opened again and again. And the host's ids are others,
+	// which the suite does not look at.
 	"poor": func(c *passthrough.Config) {
 		c.MaxFDs, c.NoReaddirplus, c.FileHandles = 100, true, passthrough.HandlesPrefer
+		m, err := passthrough.NewIDMap([]passthrough.IDRule{{Kind: passthrough.IDMapBoth, To: translatedRoot, Count: 65536}})
+		if err != nil {
+			panic(err)
+		}
+		c.UIDs, c.GIDs = m, m
 	},
 	// Without privileges: what the guest's root does is kept in attributes.
 	"ownership": func(c *passthrough.Config) { c.Ownership = passthrough.OwnershipXattr },
@@ -77,8 +83,8 @@ func TestFuse(t *testing.T) {
 				// fuse_change_attributes): a file is changed on one side only.
 				skip = []string{"HostCoherence"}
 			}
-			if name == "ownership" {
-				if err := os.Chown(source, ownershipUser, ownershipUser); err != nil {
+			if owner := map[string]int{"ownership": ownershipUser, "poor": translatedRoot}[name]; owner != 0 {
+				if err := os.Chown(source, owner, owner); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -156,3 +162,6 @@ const workers = 3
 
 // ownershipUser serves the share "ownership".
 const ownershipUser = 4711
+
+// translatedRoot is the guest's root on the host, in the share "poor".
+const translatedRoot = 100000
