@@ -165,7 +165,7 @@ func (o *options) connectionFlags() *pflag.FlagSet {
 	f := newSet("connection")
 	f.StringVar(&o.socketPath, "socket-path", "", "`PATH` Make a vhost-user socket at PATH, and PATH.pid with the process id.")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` Let this group connect to the socket.")
-	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket.")
+	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket. Without either, the socket that a systemd socket unit has opened.")
 	f.BoolVar(&o.keepListening, "keep-listening", false, "When a front-end disconnects, wait for the next one instead of ending.")
 	f.IntVar(&o.requestQueues, "num-request-queues", 0, fmt.Sprintf(
 		"`N` How many request queues the front-end may use, 1 to %d. It decides how many that are, and %d are offered. The configuration space that comes with --tag says N, or 1.",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ var commandLines = []string{
 
 	// What one may not have with the other.
 	"+ --translate-uid map:0:1:1", "+ --translate-uid map:0:1:1 --posix-acl", "+ --translate-uid map:0:1", "+ --translate-gid forbid-guest:0:0",
-	"+ --xattrmap :ok:all:::", "+ --xattrmap nonsense", "+ --migration-mode find-paths", "+ --migration-mode=file-handles", "+ --migration-on-error guest-error",
+	"+ --xattrmap :ok:all:::", "+ --xattrmap nonsense", "+ -o xattrmap=:ok:all:::", "+ -o xattrmap=x", "+ -o xattrmap=:ok:all::: --xattrmap=:bad:all:::", "+ --migration-mode find-paths", "+ --migration-mode=file-handles", "+ --migration-on-error guest-error",
 	"+ --migration-verify-handles --migration-confirm-paths", "+ --migration-mode=nosuch",
 	"+ --migration-mode=file-handles --migration-verify-handles", "+ --migration-mode=file-handles --migration-confirm-paths", "+ --inode-file-handles=mandatory",
 	"+ --inode-file-handles=mandatory --modcaps=-dac_read_search", "+ --inode-file-handles=prefer --modcaps=-dac_read_search",
@@ -100,4 +101,21 @@ func outcome(t *testing.T, p peer, line string) string {
 		return "serves"
 	}
 	return fmt.Sprintf("exit %d", d.cmd.ProcessState.ExitCode())
+}
+
+// TestIntegrationCapabilities: what management programs are told is the same, byte for
+// byte.
+func TestIntegrationCapabilities(t *testing.T) {
+	both := peers(t)
+	var out [2]string
+	for i, p := range both {
+		b, err := exec.Command(p.program, "--print-capabilities").Output()
+		if err != nil {
+			t.Fatalf("%s: %v", p.name, err)
+		}
+		out[i] = string(b)
+	}
+	if out[0] != out[1] {
+		t.Errorf("virtiofsd %s, govirtiofsd %s", out[0], out[1])
+	}
 }
