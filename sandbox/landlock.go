@@ -77,6 +77,10 @@ func landlockRules(version, errata int) unix.LandlockRulesetAttr {
 	return a
 }
 
+// maxLayers is how often rules can be laid on rules, by us and by what has started us
+// (security/landlock/limits.h: LANDLOCK_MAX_NUM_LAYERS).
+const maxLayers = 16
+
 // minLandlock is the first version with which a share works: before Linux 5.19
 // everything under Landlock's rules was refused to move or link files from one
 // directory to another.
@@ -144,6 +148,9 @@ func addRule(rules, at int, access uint64) error {
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(at)}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(rules), unix.LANDLOCK_RULE_PATH_BENEATH,
 		uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	if errno == unix.EBADFD { // neither in a file system that others could mount
+		return fmt.Errorf("%w for this kind of file", ErrNoLandlock)
+	}
 	if errno != 0 {
 		return fmt.Errorf("landlock: allow %#x: %w", access, os.NewSyscallError("landlock_add_rule", errno))
 	}
@@ -162,11 +169,13 @@ func enforce(rules, version int) error {
 		// which the first thread may not read any more.
 		_, _, errno = syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), 0, 0)
 	}
-	if errno == unix.ENOTSUP {
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOTSUP:
 		return fmt.Errorf("%w that a program with cgo could use", ErrNoLandlock)
+	case unix.E2BIG:
+		return fmt.Errorf("%w to spare: the process is under %d layers of rules already", ErrNoLandlock, maxLayers)
 	}
-	if errno != 0 {
-		return fmt.Errorf("landlock: enforce rules: %w", errno)
-	}
-	return nil
+	return fmt.Errorf("landlock: enforce rules: %w", errno)
 }

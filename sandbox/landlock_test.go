@@ -56,6 +56,9 @@ func helpLandlock(arg string) error {
 	if err != nil {
 		return err
 	}
+	if mode == "often" {
+		return landlockOften(share.Root)
+	}
 	if err := Landlock(LandlockOptions{Share: share.Root, ReadOnly: strings.Contains(mode, "ro"), Remove: []int{own}}); err != nil {
 		return err
 	}
@@ -66,6 +69,17 @@ func helpLandlock(arg string) error {
 	}
 	for line := range out {
 		fmt.Println(line)
+	}
+	return nil
+}
+
+// landlockOften lays rules on rules until there is no place.
+func landlockOften(share int) error {
+	for n := range maxLayers + 1 {
+		if err := Landlock(LandlockOptions{Share: share}); err != nil {
+			fmt.Println("layers", n, errors.Is(err, ErrNoLandlock))
+			return nil
+		}
 	}
 	return nil
 }
@@ -253,4 +267,11 @@ func TestIntegrationLandlockUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, landlock(t, dir+":old", 65534), "inside read <nil>", "passwd EACCES")
+}
+
+// In a container that has many rules already there is no Landlock for us, which is not
+// a failure to start.
+func TestIntegrationLandlockLayers(t *testing.T) {
+	needLandlock(t)
+	expect(t, landlock(t, landlockTree(t)+":often", 0), fmt.Sprint("layers ", maxLayers, " true"))
 }
