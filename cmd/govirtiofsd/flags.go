@@ -353,7 +353,7 @@ func (o *options) checkSecurity(flags *pflag.FlagSet) error {
 		return usagef("--uid-map and --gid-map are for --sandbox=namespace")
 	}
 	o.namespace.ReadOnly = o.readOnly
-	o.checkTrusted()
+	o.checkNames()
 	return nil
 }
 

@@ -76,6 +76,8 @@ func TestParse(t *testing.T) {
 			return p == "user.v." && v == xattrmap.Pass
 		}},
 		{"--xattrmap :map:security.selinux:trusted.v.:", func(o *options) bool { return len(o.warnings) == 1 }},
+		{"--xattrmap :map::user.v.: --posix-acl=auto", func(o *options) bool { return len(o.warnings) == 1 }},
+		{"--xattrmap :map:trusted.:user.v.: --posix-acl", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--xattrmap-preset=selinux,overlayfs --modcaps=+sys_admin", func(o *options) bool { return o.xattr && o.names != nil && len(o.warnings) == 0 }},
 		{"-o no_xattr,xattrmap=:map:trusted.:user.v.:", func(o *options) bool { return o.xattr && o.names != nil }},
 		{"--posix-acl", func(o *options) bool { return o.posixACL == "always" && o.xattr }},

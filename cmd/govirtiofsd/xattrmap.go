@@ -34,9 +34,16 @@ func (o *options) checkXattrmap(set *pflag.FlagSet) (err error) {
 	return nil
 }
 
-// checkTrusted warns of rules that the daemon has not the privilege to follow, once it
-// is known what it keeps: attributes of the namespace trusted are for CAP_SYS_ADMIN.
-func (o *options) checkTrusted() {
+// checkNames warns of rules that lead to less than they promise, once it is known which
+// capabilities the daemon keeps: attributes of the namespace trusted are for
+// CAP_SYS_ADMIN.
+func (o *options) checkNames() {
+	if o.names != nil && o.posixACL != "never" {
+		const acl = "system.posix_acl_access"
+		if prepend, v := o.names.ToHost([]byte(acl)); v != xattrmap.Pass || prepend != "" {
+			o.warn("the rules for attributes concern access control lists, too: where the host does not know these it neither keeps modes in step with them nor gives default lists to new files")
+		}
+	}
 	if o.names != nil && o.names.Uses("trusted.") && !slices.Contains(o.capabilities, cap.SYS_ADMIN) {
 		o.warn("the guest's attributes would be kept in trusted.*, which only CAP_SYS_ADMIN can use: give --modcaps=+sys_admin, or use names in user.*")
 	}

@@ -1,10 +1,12 @@
 package fstest_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +25,7 @@ var special = map[string]func(*passthrough.Config){
 		c.XattrMap, _ = xattrmap.Preset("separate")
 		c.KillprivV2 = true
 	},
+	"acl":       func(c *passthrough.Config) { c.PosixACL = passthrough.Always },
 	"immutable": func(c *passthrough.Config) { c.Immutable, c.MaxFDs = true, 200 },
 }
 
@@ -202,5 +205,96 @@ func TestImmutableShare(t *testing.T) {
 	}
 	if again := names(); strings.Join(again, " ") != strings.Join(first, " ") {
 		t.Errorf("the listing has changed: %d names", len(again))
+	}
+}
+
+// accessList is an ACL: what the owner, user 4712, the group, the mask and others may.
+func accessList(owner, user, group, mask, other uint32) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2) // POSIX_ACL_XATTR_VERSION
+	for _, e := range [][3]uint32{{1, owner, 1<<32 - 1}, {2, user, 4712}, {4, group, 1<<32 - 1}, {0x10, mask, 1<<32 - 1}, {0x20, other, 1<<32 - 1}} {
+		b = binary.LittleEndian.AppendUint32(b, e[0]|e[1]<<16)
+		b = binary.LittleEndian.AppendUint32(b, e[2])
+	}
+	return b
+}
+
+// TestACLs has access control lists set, applied, changed by chmod and inherited.
+func TestACLs(t *testing.T) {
+	_, target := mountSpecial(t, "acl", func(source string) {
+		must(t, os.Chmod(source, 0o755), os.Chmod(filepath.Dir(source), 0o755)) // for other users
+	})
+	const access, inherited = "system.posix_acl_access", "system.posix_acl_default"
+	mode := func(name string) os.FileMode {
+		st, err := os.Stat(target + name)
+		must(t, err)
+		return st.Mode().Perm()
+	}
+	list := func(name, attr string) string {
+		v := make([]byte, 200)
+		n, err := unix.Getxattr(target+name, attr, v)
+		if err != nil {
+			return err.Error()
+		}
+		return string(v[:n])
+	}
+	must(t, os.WriteFile(target+"/f", []byte("x"), 0o600))
+	if err := unix.Setxattr(target+"/f", access, accessList(6, 6, 0, 4, 0), 0); err != nil {
+		t.Skip(err)
+	}
+	// The mask is what the group's bits show.
+	if m := mode("/f"); m != 0o640 {
+		t.Errorf("mode %o with a list", m)
+	}
+	as := func(uid int, f func() error) error {
+		result := make(chan error)
+		go func() {
+			runtime.LockOSThread() // not unlocked: the thread ends here
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+				result <- errno
+				return
+			}
+			result <- f()
+		}()
+		return <-result
+	}
+	read := func() error { _, err := os.ReadFile(target + "/f"); return err }
+	write := func() error { return os.WriteFile(target+"/f", nil, 0) }
+	if err := as(4712, read); err != nil {
+		t.Errorf("read by a user in the list: %v", err)
+	}
+	if err := as(4713, read); !errors.Is(err, unix.EACCES) {
+		t.Errorf("read by another user: %v", err)
+	}
+	if err := as(4712, write); !errors.Is(err, unix.EACCES) {
+		t.Errorf("write past the mask: %v", err)
+	}
+	must(t, os.Chmod(target+"/f", 0o660))
+	if got, want := list("/f", access), string(accessList(6, 6, 0, 6, 0)); got != want {
+		t.Errorf("list after chmod: %x, want %x", got, want)
+	}
+	if err := as(4712, write); err != nil {
+		t.Errorf("write after chmod: %v", err)
+	}
+
+	must(t, os.Mkdir(target+"/d", 0o755), unix.Setxattr(target+"/d", inherited, accessList(7, 7, 5, 7, 0), 0))
+	old := unix.Umask(0o077) // which a default list replaces
+	err := errors.Join(os.WriteFile(target+"/d/f", nil, 0o664), os.Mkdir(target+"/d/d", 0o775), os.WriteFile(target+"/plain", nil, 0o664))
+	unix.Umask(old)
+	must(t, err)
+	if got, want := list("/d/f", access), string(accessList(6, 7, 5, 6, 0)); got != want || mode("/d/f") != 0o660 {
+		t.Errorf("inherited: %x, want %x; mode %o", got, want, mode("/d/f"))
+	}
+	if got, want := list("/d/d", inherited), string(accessList(7, 7, 5, 7, 0)); got != want || mode("/d/d") != 0o770 {
+		t.Errorf("inherited by a directory: %x, want %x; mode %o", got, want, mode("/d/d"))
+	}
+	if m := mode("/plain"); m != 0o600 {
+		t.Errorf("mode %o where there is no list", m)
+	}
+
+	// Who is not in the file's group loses its set-group-ID bit with a new list.
+	must(t, os.WriteFile(target+"/g", nil, 0o755), os.Chown(target+"/g", 4712, 4714), os.Chmod(target+"/g", 0o755|os.ModeSetgid))
+	must(t, as(4712, func() error { return unix.Setxattr(target+"/g", access, accessList(7, 5, 5, 5, 5), 0) }))
+	if st, err := os.Stat(target + "/g"); err != nil || st.Mode()&os.ModeSetgid != 0 {
+		t.Errorf("set-group-ID: %v, %v", st.Mode(), err)
 	}
 }
