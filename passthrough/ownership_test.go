@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -372,6 +373,61 @@ func TestOwnershipForgery(t *testing.T) {
 	}
 	wantErrno(t, "release", g.release(n, c.Open.Fh), 0)
 	g.shown("file", fp.RootID, "f", unix.S_IFREG|0o644, 1000, 1000, 0)
+}
+
+// TestOwnershipXattrMap: names that the map makes are the attribute's, too, and file
+// capabilities can be kept under another name.
+func TestOwnershipXattrMap(t *testing.T) {
+	const capability = "security.capability"
+	for rule, own := range map[string]string{
+		":prefix:all::user.: :ok:all:::":            "containers.override_stat",
+		":map:security.capability:user.virtiofs.:":  "user.containers.override_stat",
+		":prefix:client:user.x:: :ok:all:::":        "user.containers.override_stat",
+		":map::user.virtiofs.:":                     "",
+		":prefix:all:trusted.:user.: :ok:all:::":    "user.containers.override_stat",
+		":prefix:all:security.:user.s: :ok:all:::":  "user.containers.override_stat",
+		":prefix:all:containers.:user.: :ok:all:::": "containers.override_stat",
+	} {
+		m, err := xattrmap.Parse(rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(rule, func(t *testing.T) {
+			g := ownShare(t, func(c *Config) { c.XattrMap = m })
+			var c fp.CreateOut
+			wantErrno(t, "create", g.fs.Create(g.as(fp.RootID, 3, 4), &fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o755}, name("f"), &c), 0)
+			n := c.Entry.NodeID
+			if own != "" {
+				_, errno := g.getxattr(n, own)
+				wantErrno(t, "get", errno, unix.ENODATA)
+				wantErrno(t, "set", g.setxattr(n, own, "0:0:04777:file", 0), unix.EPERM)
+				wantErrno(t, "remove", g.fs.Removexattr(g.on(n), name(own)), unix.EPERM)
+			}
+			buf := make([]byte, 200)
+			if size, errno := g.fs.Listxattr(g.on(n), buf); size != 0 || errno != 0 {
+				t.Errorf("list: %q, %v", buf[:size], errno)
+			}
+			if rule == ":map:security.capability:user.virtiofs.:" {
+				value := string(append([]byte{1, 0, 0, 2, 0, 0x20}, make([]byte, 14)...))
+				wantErrno(t, "setcap", g.setxattr(n, capability, value, 0), 0)
+				if got, errno := g.getxattr(n, capability); got != value || errno != 0 {
+					t.Errorf("getcap: %q, %v", got, errno)
+				}
+				var a fp.AttrOut
+				wantErrno(t, "chown", g.fs.Setattr(g.on(n), &fp.SetattrIn{Valid: fp.FattrUID, UID: 9}, &a), 0)
+				_, errno := g.getxattr(n, capability)
+				wantErrno(t, "getcap after chown", errno, unix.ENODATA)
+			}
+			wantErrno(t, "release", g.release(n, c.Open.Fh), 0)
+			g.shown("file", fp.RootID, "f", c.Entry.Attr.Mode, g.lookupAttr("f").UID, 4, 0)
+		})
+	}
+}
+
+func (g *guest) lookupAttr(n string) fp.Attr {
+	var e fp.EntryOut
+	wantErrno(g.t, "lookup", g.fs.Lookup(g.on(fp.RootID), name(n), &e), 0)
+	return e.Attr
 }
 
 // TestOwnershipLabel: the extension that gives new files labels takes no other names.
