@@ -1,0 +1,116 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+)
+
+// TestIntegrationDAXLargeWindow has a window of 8 GiB, more than the guest's memory.
+func TestIntegrationDAXLargeWindow(t *testing.T) {
+	guest.Need(t, guest.QEMU11)
+	d := start(t, "", "--dax=inode", "--dax-window-size=8G")
+	stampedFiles(t, d.dir, 8, 32<<20)
+	o := daxGuest(t, d, guest.QEMU11, `dmesg | grep -o "Cache len: [^ ]*"
+		daxguest dax /mnt/fs/f7 yes; daxguest churn /mnt/fs 2 2 1`)
+	// The older chipset has no room for it below the processor's limit of addresses.
+	o.ExtraArgs = []string{"-machine", "q35"}
+	if out := run(t, guest.QEMU11, o); !strings.Contains(out, "Cache len: 0x200000000") {
+		t.Error(tail(out))
+	}
+}
+
+// pss is a process's part of the memory that it uses, in KiB: pages that several
+// processes map are divided among them.
+func pss(t testing.TB, pid int) (all, file int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	field := func(name string) int {
+		m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+) kB`).FindSubmatch(b)
+		if m == nil {
+			t.Fatalf("no %s in %s", name, b)
+		}
+		n, _ := strconv.Atoi(string(m[1]))
+		return n
+	}
+	return field("Pss"), field("Pss_File")
+}
+
+// TestIntegrationDAXMemory has two guests read the same 256 MiB, with and without DAX, and
+// says what that costs on the host. With DAX it is less than half of the other.
+func TestIntegrationDAXMemory(t *testing.T) {
+	long(t)
+	guest.Need(t, guest.QEMU11)
+	const files, size = 4, 64 << 20
+	cost := map[string]int{}
+	for _, mode := range []string{"dax=inode", "dax=never"} {
+		one := start(t, "", "--dax=inode", "--dax-window-size=512M")
+		two := start(t, one.dir, "--dax=inode", "--dax-window-size=512M")
+		for i := range files {
+			b := make([]byte, size)
+			for j := range b {
+				b[j] = byte(j>>12) + byte(i) // not zero: the host may know that page
+			}
+			if err := os.WriteFile(filepath.Join(one.dir, fmt.Sprintf("f%d", i)), b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var before, after int
+		var vms []*guest.VM
+		for _, d := range []*daemon{one, two} {
+			o := daxGuest(t, d, guest.QEMU11, "echo BEFORE; sleep 4; daxguest touch /mnt/fs yes")
+			o.MountOptions, o.Mem = mode, 1024
+			vm, err := guest.Start(ctx, guest.QEMU11, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			vms = append(vms, vm)
+			if err := vm.WaitOutput(ctx, "BEFORE\n"); err != nil {
+				t.Fatal(err)
+			}
+			for _, pid := range []int{vm.PID(), d.cmd.Process.Pid} {
+				all, _ := pss(t, pid)
+				before += all
+			}
+			if err := vm.WaitOutput(ctx, "# touched"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		detail := ""
+		for i, d := range []*daemon{one, two} {
+			for _, pid := range []int{vms[i].PID(), d.cmd.Process.Pid} {
+				all, file := pss(t, pid)
+				after += all
+				detail += fmt.Sprintf(" %d MiB (%d of files)", all>>10, file>>10)
+			}
+			vms[i].Kill()
+		}
+		cost[mode] = (after - before) >> 10
+		t.Logf("%s: two guests that read the same %d MiB: %d MiB more; QEMU, daemon, QEMU, daemon:%s", mode, files*size>>20, cost[mode], detail)
+	}
+	if cost["dax=inode"] >= cost["dax=never"]*2/3 {
+		t.Errorf("DAX saves nothing: %v", cost)
+	}
+}
+
+// TestIntegrationDAXRate says how often a guest can map, through a window of two ranges.
+func TestIntegrationDAXRate(t *testing.T) {
+	long(t)
+	guest.Need(t, guest.QEMU11)
+	d := start(t, "", "--dax=inode", "--dax-window-size=4M")
+	stampedFiles(t, d.dir, 1, 64<<20)
+	t.Log(run(t, guest.QEMU11, daxGuest(t, d, guest.QEMU11, "daxguest rate /mnt/fs/f0 5")))
+}
