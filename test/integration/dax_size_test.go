@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -113,4 +114,55 @@ func TestIntegrationDAXRate(t *testing.T) {
 	d := start(t, "", "--dax=inode", "--dax-window-size=4M")
 	stampedFiles(t, d.dir, 1, 64<<20)
 	t.Log(run(t, guest.QEMU11, daxGuest(t, d, guest.QEMU11, "daxguest rate /mnt/fs/f0 5")))
+}
+
+// TestIntegrationDAXGrow has files with DAX become longer and shorter on both sides while
+// the guest has them open. What it reads is never wrong; where the daemon can't map
+// files of any size, it may get EIO until it has opened the file anew.
+func TestIntegrationDAXGrow(t *testing.T) {
+	guest.Need(t, guest.QEMU11)
+	d := start(t, "", "--dax=inode", "--dax-window-size=64M")
+	for _, name := range []string{"guest-grows", "host-grows", "guest-cuts", "host-cuts"} {
+		b := make([]byte, 4<<20)
+		for i := range b {
+			b[i] = byte(i>>12)*7 + name[0]
+		}
+		if err := os.WriteFile(filepath.Join(d.dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm, err := guest.Start(context.Background(), guest.QEMU11, daxGuest(t, d, guest.QEMU11, `cd /mnt/fs
+		for f in *-*; do daxguest dax $f yes; done
+		exec 3<guest-grows 4<host-grows 5<guest-cuts 6<host-cuts
+		cat *-* >/dev/null
+		echo more >>guest-grows; truncate -s 3000000 guest-cuts
+		echo READY; while [ ! -e go ]; do sleep 0.2; done; sleep 2
+		echo "== open"; daxguest sums .
+		exec 3<&- 4<&- 5<&- 6<&-
+		echo 2 >/proc/sys/vm/drop_caches; sleep 1
+		echo "== closed"; daxguest sums .; echo "== "`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if err := vm.WaitOutput(context.Background(), "READY\n"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(d.dir, "host-grows"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString("more from the host")
+	if err := errors.Join(err, f.Close(), os.Truncate(filepath.Join(d.dir, "host-cuts"), 2_100_000),
+		os.WriteFile(filepath.Join(d.dir, "go"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := vm.Wait()
+	if err != nil || r.Status != 0 {
+		t.Fatalf("status %d, %v\n%s", r.Status, err, tail(r.Output))
+	}
+	want := sumLines(onHost(t, "sums", d.dir))
+	all := anySize(t, d)
+	sameSums(t, "open", sumLines(section(r.Output, "open")), want, 5, func(string) bool { return !all })
+	sameSums(t, "closed", sumLines(section(r.Output, "closed")), want, 5, func(string) bool { return false })
 }

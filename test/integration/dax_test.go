@@ -69,6 +69,14 @@ func sumLines(output string) map[string]string {
 	return sums
 }
 
+// anySize reports whether the daemon maps files of any size with QEMU, which takes Linux
+// 6.9 on the host. Otherwise a guest that is told to map everything (-o dax=always) gets
+// EIO in the last part of most files. The daemon is stopped.
+func anySize(t testing.TB, d *daemon) bool {
+	d.stop(t)
+	return !strings.Contains(d.log.String(), "DAX only for files of a multiple of 2 MiB")
+}
+
 // section is the output between the line "== name" and the next one.
 func section(output, name string) string {
 	_, rest, _ := strings.Cut(output, "== "+name+"\n")
@@ -128,13 +136,12 @@ func TestIntegrationDAXSums(t *testing.T) {
 		o := daxGuest(t, d, kernel, strings.ReplaceAll(script, "-o none ", ""))
 		o.Shares[0].NoMount = true
 		out := run(t, guest.QEMU11, o)
+		all := anySize(t, d)
 		for _, o := range options {
 			reads := section(out, o+" reads")
-			// A guest that is told to map everything can't read the last part of some
-			// files, but what it reads is right; see doc/dax.md.
 			may := func(name string) bool {
 				st, err := os.Stat(filepath.Join(fromHost, name))
-				return o == "dax=always" && err == nil && st.Size()%(2<<20) != 0
+				return !all && o == "dax=always" && err == nil && st.Size()%(2<<20) != 0
 			}
 			sameSums(t, o+" reads", sumLines(reads), host, files, may)
 			written := sumLines(onHost(t, "sums", filepath.Join(d.dir, o)))

@@ -25,6 +25,7 @@ var commands = map[string]struct {
 	"verify": {"FILE SIZE STEPS SEED: random writes and reads of one file", 4, verify},
 	"churn":  {"DIR PASSES WORKERS SEED: map stamped files and check their stamps", 4, churn},
 	"rate":   {"FILE SECONDS: how often the file can be mapped and touched", 2, rate},
+	"peek":   {"FILE SECONDS: read a mapping before and after a while", 2, peek},
 	"touch":  {"DIR yes|no: read all files, by mmap if yes, and stay", 2, touch},
 }
 

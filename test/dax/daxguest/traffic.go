@@ -262,3 +262,29 @@ func touch(args []string) error {
 	}
 	return err
 }
+
+// peek reads all pages of a mapping, waits, and reads them again: the host may have done
+// something to the file.
+func peek(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b, err := mapping(f, int(st.Size()), false)
+	if err != nil {
+		return err
+	}
+	for _, when := range []string{"before", "after"} {
+		sum := byte(0)
+		for off := 0; off < len(b); off += 4096 {
+			sum += b[off]
+		}
+		fmt.Printf("# %s %d\n", when, sum)
+		time.Sleep(time.Duration(number(args[1])) * time.Second)
+	}
+	return nil
+}
