@@ -170,3 +170,49 @@ func TestTwoGuests(t *testing.T) {
 		}
 	}
 }
+
+// TestDirectIO moves data of one file from and to the mapping of another, without a copy:
+// what is mapped has come back as guest memory.
+func TestDirectIO(t *testing.T) {
+	s := openShare(t, frontend.WindowOptions{MemReg: true}, func(s *share) { s.cfg.AllowDirectIO = true })
+	from, to := s.put("from", 16), s.put("to", 16)
+	fh := s.mustOpen(from, unix.O_RDWR)
+	// More mappings than a back-end without the window would take regions for.
+	for i := range uint64(16) {
+		if err := s.SetupMapping(to, anyHandle, i*page, page, 2*i*page, forWriting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(16) {
+		n, err := s.ReadToWindow(from, fh, (15-i)*page, page, 2*i*page)
+		if err != nil || n != page {
+			t.Fatalf("READ into mapping %d: %d, %v", i, n, err)
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(s.dir, "to"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 16 {
+		if b[i*page] != byte(16-i) || b[(i+1)*page-1] != byte(16-i) {
+			t.Errorf("page %d has %d", i, b[i*page])
+		}
+	}
+	if n, err := s.WriteFromWindow(from, fh, 0, page, 0); err != nil || n != page {
+		t.Fatalf("WRITE from a mapping: %d, %v", n, err)
+	}
+	if b, err := s.Read(from, fh, 0, 1); err != nil || b[0] != 16 {
+		t.Errorf("written: %v, %v", b, err)
+	}
+	// Where nothing is mapped any more there is no memory: a bad chain, or EFAULT.
+	if err := s.RemoveMapping(rootNode, fp.RemoveMappingOne{Len: page}); err != nil {
+		t.Fatal(err)
+	}
+	s.settle()
+	if n, err := s.ReadToWindow(from, fh, 0, page, 0); err == nil && n > 0 {
+		t.Errorf("READ into nothing: %d", n)
+	}
+	if _, err := s.Getattr(from); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
