@@ -104,6 +104,9 @@ func TestPipe(t *testing.T) {
 // TestPipeAllocs: driving a queue allocates nothing per request, or the collector would
 // show in the latencies of the back-end that is measured.
 func TestPipeAllocs(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
 	s := open(t, defaults(), frontend.Options{Indirect: true, Slots: 8})
 	p, err := s.Queues[1].NewPipe(8)
 	if err != nil {
