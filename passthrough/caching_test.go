@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/record"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -294,6 +296,35 @@ func TestOpenlessRace(t *testing.T) {
 	}
 	wg.Wait()
 	if n := g.fs.io.opens.Load(); n != 0 {
+		t.Errorf("%d files are open that the client has forgotten", n)
+	}
+}
+
+// TestMoveImmutable: a guest that opens nothing goes on so elsewhere, and takes along no
+// open files.
+func TestMoveImmutable(t *testing.T) {
+	g := immutable(t, 3, 0, noOpen)
+	f := g.lookup(fp.RootID, "f1")
+	if _, errno := g.readAt(f, 0, 0, 100); errno != 0 {
+		t.Fatal(errno)
+	}
+	if !g.fs.agreed(fp.InitNoOpenSupport) {
+		t.Fatal("the daemon that the guest moves to would not know")
+	}
+	state := g.saved()
+	there := shareDir(t, g.dir, func(c *Config) { c.Immutable = true }, noOpen).guest()
+	r := record.NewReader(bytes.NewReader(state))
+	if err := there.fs.LoadState(&there.thread, r); err != nil {
+		t.Fatal(err)
+	}
+	if n := there.fs.io.opens.Load(); n != 0 {
+		t.Errorf("%d open files have moved", n)
+	}
+	if got, errno := there.readAt(f, 0, 0, 100); got != "content 1" || errno != 0 {
+		t.Errorf("read: %q, %v", got, errno)
+	}
+	there.fs.Forget(f, 1)
+	if n := there.fs.io.opens.Load(); n != 0 {
 		t.Errorf("%d files are open that the client has forgotten", n)
 	}
 }

@@ -160,8 +160,10 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.PosixACL != Never && canACL, acl)
 	add(fs.cfg.SecurityLabel != Never, fp.InitSecurityCtx)
 	want |= fs.initDAX(p)
+	openless := fs.canOpenless(p.Offered)
+	add(openless, openlessFlags) // which Linux does not look at, but a daemon that it moves to does
 	p.Flags |= want
-	fs.openless.Store(fs.canOpenless(p.Offered))
+	fs.openless.Store(openless)
 	fs.flags.Store(uint64(p.Flags & p.Offered))
 	return 0
 }

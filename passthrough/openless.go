@@ -19,10 +19,11 @@ import (
 // share. It stays open for those to come, until the client forgets the node or until
 // there are too many.
 
+const openlessFlags = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
+
 // canOpenless reports whether a client with these features can do without opening.
 func (fs *FS) canOpenless(offered fp.InitFlags) bool {
-	const both = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
-	return fs.cfg.Immutable && offered&both == both && len(fs.direct) == 0 && fs.cfg.DirectIOSize == 0
+	return fs.cfg.Immutable && offered&openlessFlags == openlessFlags && len(fs.direct) == 0 && fs.cfg.DirectIOSize == 0
 }
 
 // sharedHandles are the numbers of shared handles in the order in which they were
@@ -79,6 +80,12 @@ func (n *inode) sharedHandle() *handle {
 		}
 	}
 	return nil
+}
+
+func (h *handle) isShared() bool {
+	h.node.mu.Lock()
+	defer h.node.mu.Unlock()
+	return h.shared
 }
 
 // share lets others use h, which was just opened. Two threads may both have made one;

@@ -220,8 +220,8 @@ func (s *saver) handles() {
 	locked := 0
 	for slot := range s.fs.handles.end() {
 		h := s.fs.handles.at(slot)
-		if h == nil {
-			continue
+		if h == nil || h.isShared() {
+			continue // the guest has no number for a shared one
 		}
 		if _, ok := s.index[h.node]; !ok {
 			s.node(h.node) // forgotten and still open
