@@ -261,9 +261,7 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 		fs.closeShared(n)
 	}
 	if fs.canBeConverted(n) {
-		if m := fs.converted.remove(n); m != nil {
-			fs.forget(m, 1)
-		}
+		fs.dropConverted(n)
 	}
 	fs.unhold(n)
 }

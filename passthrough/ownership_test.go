@@ -2,10 +2,12 @@ package passthrough
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -647,5 +649,59 @@ func BenchmarkOwnership(b *testing.B) {
 				g.fs.Forget(c.Entry.NodeID, 1)
 			}
 		})
+	}
+}
+
+// TestOwnershipLinkStorm gives the same links away from several threads, while others
+// look them up, read, rename and forget them.
+func TestOwnershipLinkStorm(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Setxattr(dir, "user.test", []byte("x"), 0); err != nil {
+		t.Skip("no user attributes here: ", err)
+	}
+	s := shareDir(t, dir, func(c *Config) { c.Ownership, c.KillprivV2 = OwnershipXattr, false }, 0)
+	const links = 4
+	for i := range links {
+		if err := os.Symlink("target", s.path(fmt.Sprint("l", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			g := s.guest()
+			for i := range 150 {
+				n := name(fmt.Sprint("l", (i+w)%links))
+				var e fp.EntryOut
+				if g.fs.Lookup(g.on(fp.RootID), n, &e) != 0 {
+					continue
+				}
+				var a fp.AttrOut
+				_ = g.fs.Setattr(g.on(e.NodeID), &fp.SetattrIn{Valid: fp.FattrUID, UID: uint32(i%3 + 1)}, &a)
+				buf := make([]byte, 20)
+				if size, errno := g.fs.Readlink(g.on(e.NodeID), buf); errno == 0 && string(buf[:size]) != "target" {
+					t.Errorf("%q", buf[:size])
+				}
+				if w == 0 && i%10 == 0 { // a new one, of the host's
+					_ = g.fs.Unlink(g.on(fp.RootID), n)
+					_ = g.fs.Symlink(g.on(fp.RootID), n, name("target"), &fp.EntryOut{})
+				}
+				g.fs.Forget(e.NodeID, 1)
+			}
+		})
+	}
+	all.Wait()
+	s.fs.Destroy()
+	s.fs.converted.mu.Lock()
+	defer s.fs.converted.mu.Unlock()
+	if n := len(s.fs.converted.to); n != 0 {
+		t.Errorf("%d links are remembered", n)
+	}
+	names, _ := os.ReadDir(dir)
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), ".govirtiofs") {
+			t.Errorf("%s is left behind", n.Name())
+		}
 	}
 }

@@ -133,9 +133,27 @@ func (fs *FS) adoptLink(ts *threadState, n, parent *inode, dirfd int, name fp.Na
 	}
 	fs.hint(parent, name).Store(m.id)
 	fs.converted.add(n, m)
+	if fs.forgotten(n) { // meanwhile, so that nobody would take n out again
+		fs.dropConverted(n)
+	}
 	fs.unnamed(n)
 	fs.release(m)
 	return 0
+}
+
+// forgotten reports whether the client has no number for the node any more.
+func (fs *FS) forgotten(n *inode) bool {
+	s := fs.shard(n.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return n.nlookup == 0
+}
+
+// dropConverted lets go of the node that has taken the place of n, which is forgotten.
+func (fs *FS) dropConverted(n *inode) {
+	if m := fs.converted.remove(n); m != nil {
+		fs.forget(m, 1)
+	}
 }
 
 // cString is a name that is kept as its first byte.
