@@ -16,7 +16,7 @@ type pool struct {
 	server *Server
 	max    int
 	stay   time.Duration // how long a thread stays without work
-	wake   chan struct{} // a token for a sleeping thread; never full
+	wake   semaphore     // a token for each sleeping thread that is to look
 
 	mu      sync.Mutex // guards the following; a leaf
 	threads int
@@ -25,21 +25,24 @@ type pool struct {
 }
 
 func (p *pool) init(s *Server, max int) {
-	p.server, p.max, p.stay, p.wake = s, max, poolIdle, make(chan struct{}, max)
+	p.server, p.max, p.stay = s, max, poolIdle
 }
 
 // submit has d finished by an idle thread, a new one, or the next that is done.
 func (p *pool) submit(d *Deferred) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.queue = append(p.queue, d)
+	wake := p.idle > 0
 	switch {
-	case p.idle > 0:
+	case wake:
 		p.idle--
-		p.wake <- struct{}{}
 	case p.threads < p.max:
 		p.threads++
 		go p.run()
+	}
+	p.mu.Unlock()
+	if wake {
+		p.wake.put()
 	}
 }
 
@@ -56,9 +59,7 @@ func (p *pool) run() {
 		return
 	}
 	defer p.server.StopThread(t)
-	timer := time.NewTimer(p.stay)
-	defer timer.Stop()
-	for d := p.take(timer); d != nil; d = p.take(timer) {
+	for d := p.take(); d != nil; d = p.take() {
 		d.finish(t)
 		if t.Broken() {
 			return
@@ -67,18 +68,14 @@ func (p *pool) run() {
 }
 
 // take waits for a request; nil means that there was none for long.
-func (p *pool) take(timer *time.Timer) *Deferred {
+func (p *pool) take() *Deferred {
 	for {
-		timer.Reset(p.stay)
 		if d := p.nextOrIdle(); d != nil {
 			return d
 		}
-		select {
-		case <-p.wake: // another thread may be faster: look again
-		case <-timer.C:
-			if p.dismiss() {
-				return nil
-			}
+		// With a token it looks again: another thread may be faster.
+		if !p.wake.take(p.stay) && p.dismiss() {
+			return nil
 		}
 	}
 }
@@ -123,7 +120,8 @@ func (p *pool) dismiss() bool {
 		return true
 	}
 	p.mu.Unlock()
-	<-p.wake
+	for !p.wake.take(p.stay) { // it is on its way
+	}
 	return false
 }
 
