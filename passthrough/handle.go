@@ -265,12 +265,18 @@ type mountInfo struct {
 // is alone waits for it on its queue's thread. To hand it to another thread and back costs
 // about 20 us, and a guest that sends one request after the other gains nothing by it.
 // Only a local one: the server of a network file system may go away for minutes.
-const quickDisk = 200 * time.Microsecond
+const quickDisk = 400 * time.Microsecond
 
-// mayWait reports whether a request may wait for the disk where it is.
-func (m *mountInfo) mayWait(r *server.Request) bool {
+// quickBytes is how much a request may move that waits on its queue's thread.
+const quickBytes = 128 << 10
+
+// mayWait reports whether a request for so many bytes may wait for the disk where it is.
+func (m *mountInfo) mayWait(r *server.Request, size uint32) bool {
 	if r.MayWait {
 		return true
+	}
+	if size > quickBytes {
+		return false
 	}
 	wait := time.Duration(m.wait.Load())
 	return m.local && wait != 0 && wait < quickDisk && r.Thread.Alone != nil && r.Thread.Alone()

@@ -30,7 +30,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 		}
 		return h.read(r, dst, int64(in.Offset), !h.mount.noNowait.Load())
 	}
-	if !h.mount.mayWait(r) {
+	if !h.mount.mayWait(r, in.Size) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
 		return 0, server.WouldBlock
 	}
@@ -59,7 +59,7 @@ func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached boo
 		case errno == unix.EAGAIN && cached:
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
-			if !h.mount.mayWait(r) {
+			if !h.mount.mayWait(r, uint32(want)) {
 				return 0, server.WouldBlock
 			}
 			if n, errno = h.readDisk(r, dst, off); done > 0 {
@@ -100,9 +100,11 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 		return 0, unix.EINVAL
 	}
 	flags := fs.writeFlags(in)
-	if h.direct || flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 {
-		// It ends when the disk has the data.
-		if !h.mount.mayWait(r) {
+	if !r.MayWait && flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 {
+		return 0, server.WouldBlock // it may have to wait for much that others have written
+	}
+	if h.direct {
+		if !h.mount.mayWait(r, in.Size) {
 			return 0, server.WouldBlock
 		}
 		defer h.mount.waited(time.Now())
