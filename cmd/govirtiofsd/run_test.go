@@ -365,6 +365,7 @@ func TestIntegrationStartFailures(t *testing.T) {
 		{"no folder for socket", "no such file", []string{"--shared-dir", dir, "--socket-path", dir + "/nosuch/s"}},
 		{"descriptor", "not open", []string{"--shared-dir", dir, "--fd=77"}},
 		{"few files", "limit of open files", []string{"--shared-dir", dir, "--socket-path", dir + "/s", "--rlimit-nofile=100"}},
+		{"no file handles", "has no file handles", []string{"--shared-dir", "/proc", "--socket-path", dir + "/s", "--sandbox=none", "--inode-file-handles=mandatory"}},
 		{"chroot to file", "not a directory", []string{"--shared-dir", "/proc/self/exe", "--socket-path", dir + "/s", "--sandbox=chroot"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
