@@ -113,7 +113,14 @@ func stretcher(f *os.File) *stretch.Client {
 	if f == nil {
 		return nil
 	}
-	return stretch.AdoptClient(int(f.Fd()))
+	// The client has a descriptor of its own: an os.File that nobody knows any more
+	// closes its descriptor, whose number then is another file's.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	_ = f.Close()
+	if err != nil {
+		return nil
+	}
+	return stretch.AdoptClient(fd)
 }
 
 // adoptStretch is our end of the helper's connection in the sandboxed child, or nil.
