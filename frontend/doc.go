@@ -5,6 +5,7 @@
 //	Frontend   the vhost-user connection and the guest's memory
 //	Queue      one virtqueue with its request slots
 //	Client     FUSE requests as Go methods
+//	Pipe       one queue driven by one thread with many requests under way, for benchmarks
 //
 // Everything a hostile guest could do is possible too: Queue.Descriptors and Queue.Offer
 // put any bytes in a ring, Frontend.Send sends any message.

@@ -60,6 +60,7 @@ type Pipe struct {
 	began    time.Time
 	unique   uint64
 	busy     int
+	failed   error // the first of Source.Done in this run
 	avail    uint16
 	kicked   uint16
 	lastUsed uint16
@@ -81,6 +82,9 @@ func (q *Queue) NewPipe(depth int) (*Pipe, error) {
 	}
 	p := &Pipe{q: q, epoll: -1, heads: make([]*Slot, q.size), began: time.Now(), Timeout: timeout,
 		eventIdx: q.f.Features&vu.FeatureEventIdx != 0}
+	if q.lost {
+		return nil, errors.New("an earlier Pipe has left requests under way")
+	}
 	for range q.Slots {
 		<-q.free
 	}
@@ -148,7 +152,9 @@ func (p *Pipe) Close() {
 	q.avail, q.kicked, q.lastUsed = p.avail, p.kicked, p.lastUsed
 	q.mu.Unlock()
 	for _, s := range q.Slots {
-		if !s.pipe.busy {
+		if s.pipe.busy {
+			q.lost = true // the device may write in it at any time
+		} else {
 			q.free <- s
 		}
 	}
@@ -157,7 +163,8 @@ func (p *Pipe) Close() {
 	}
 }
 
-// Run sends what src makes until it makes no more and all replies are there.
+// Run sends what src makes until it makes no more and all replies are there. After an
+// error of src it sends nothing more, but takes what is under way.
 // It locks the goroutine to its thread meanwhile.
 func (p *Pipe) Run(src Source) error {
 	runtime.LockOSThread()
@@ -182,14 +189,16 @@ func (p *Pipe) Run(src Source) error {
 			return err
 		}
 	}
-	return nil
+	err := p.failed
+	p.failed = nil
+	return err
 }
 
 func (p *Pipe) clock() int64 { return int64(time.Since(p.began)) }
 
 // next offers a slot's next request, if there is one.
 func (p *Pipe) next(src Source, s *Slot) {
-	if !src.Next(s) {
+	if p.failed != nil || !src.Next(s) {
 		return
 	}
 	p.unique += 2
@@ -258,8 +267,8 @@ func (p *Pipe) reap(src Source) (n int, err error) {
 		n++
 		s.pipe.busy, s.pipe.written = false, written
 		p.busy--
-		if err := src.Done(s); err != nil {
-			return n, err
+		if err := src.Done(s); err != nil && p.failed == nil {
+			p.failed = err
 		}
 		p.next(src, s)
 	}

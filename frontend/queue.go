@@ -67,6 +67,7 @@ type Queue struct {
 	kick, call              int
 	free                    chan *Slot
 	Slots                   []*Slot
+	lost                    bool // a Pipe has failed with requests under way
 
 	mu       sync.Mutex // guards the ring
 	avail    uint16

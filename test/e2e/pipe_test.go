@@ -153,8 +153,11 @@ func TestPipeErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &reads{node: 999, fh: 999, block: 16, end: 3, at: map[int]int{}}
-	if err := p.Run(r); err == nil || errors.Is(err, frontend.ErrTimeout) {
-		t.Errorf("reading with a forged handle: %v", err)
+	if err := p.Run(r); !errors.Is(err, unix.EBADF) || r.next != 1 {
+		t.Errorf("reading with a forged handle, %d times: %v", r.next, err)
+	}
+	if err := p.Run(&getattrs{left: 5}); err != nil {
+		t.Errorf("a run after one that has failed: %v", err)
 	}
 	p.Close()
 
@@ -168,5 +171,9 @@ func TestPipeErrors(t *testing.T) {
 	p.Timeout = 100 * time.Millisecond
 	if err := p.Run(&getattrs{left: 1}); !errors.Is(err, frontend.ErrTimeout) {
 		t.Errorf("without a back-end: %v, want %v", err, frontend.ErrTimeout)
+	}
+	p.Close()
+	if _, err := s.Queues[1].NewPipe(1); err == nil {
+		t.Error("a queue that has lost a request can be used again")
 	}
 }
