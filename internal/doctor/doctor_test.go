@@ -111,7 +111,8 @@ func TestExamine(t *testing.T) {
 		"vmm of another": {func(_ *Plan, f *Facts) { f.VMMs[0].UID = 64055 }, Fail, "socket.access", "64055", "--socket-group"},
 		"not ours":       {func(_ *Plan, f *Facts) { f.VMMs = nil; f.Socket.Connect = unix.EACCES }, Warn, "socket.access", "may not", "--socket-group"},
 
-		"memory": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "4G" }, Fail, "vmm.memory", "not shared", "memory-backend-memfd,id=mem,size=4G,share=on"},
+		"memory":        {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "4G" }, Fail, "vmm.memory", "not shared", "memory-backend-memfd,id=mem,size=4G,share=on"},
+		"memory in MiB": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "512" }, Fail, "vmm.memory", "not shared", "size=512M,"},
 		"backend without share": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Backend = false, "memory-backend-file" },
 			Fail, "vmm.memory", "memory-backend-file", "share=on"},
 		"cloud-hypervisor": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Name = false, "cloud-hypervisor" }, Fail, "vmm.memory", "shared=on", "--memory"},
@@ -119,6 +120,7 @@ func TestExamine(t *testing.T) {
 		"no device":        {func(_ *Plan, f *Facts) { f.VMMs[0].Devices = nil }, Fail, "vmm.device", "no virtio-fs", "vhost-user-fs-pci"},
 		"apparmor":         {func(_ *Plan, f *Facts) { f.VMMs[0].AppArmor = "libvirt-1" }, Warn, "vmm.apparmor", "libvirt-1", "libvirt-qemu"},
 		"memlock":          {func(_ *Plan, f *Facts) { f.VMMs[0].Locks, f.VMMs[0].LockLimit = true, 65536 }, Warn, "vmm.memlock", "65536", "ulimit -l"},
+		"no vmm":           {func(_ *Plan, f *Facts) { f.VMMs[0].Name = "" }, Warn, "vmm", "no VMM", "wrapper"},
 		"vmm unseen":       {func(_ *Plan, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be looked at", "root"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -37,6 +37,7 @@ type FSDevice struct {
 // vmms looks at the processes of pids, and at those that are connected to the socket
 // or have it on their command line.
 func (h host) vmms(socket string, s *Socket, pids []int) []VMM {
+	wanted := slices.Clone(pids)
 	pids = slices.Clone(pids)
 	var owners []int
 	if s != nil {
@@ -50,8 +51,8 @@ func (h host) vmms(socket string, s *Socket, pids []int) []VMM {
 	var out []VMM
 	for _, pid := range slices.Compact(pids) {
 		v := h.vmm(pid)
-		asked := s == nil || !slices.Contains(owners, pid)
-		if asked && (v.Name != "" || v.Err != nil) {
+		known := v.Name != "" || v.Err != nil
+		if slices.Contains(wanted, pid) || known && !slices.Contains(owners, pid) {
 			out = append(out, v)
 		}
 	}
@@ -168,6 +169,10 @@ func (r *Report) vmm(v *VMM) {
 		r.add(Warn, "vmm", "run this as root", "process %d can't be looked at: %v", v.PID, v.Err)
 		return
 	}
+	if v.Name == "" {
+		r.add(Warn, "vmm", "give --pid the process of the VMM itself, not of a wrapper such as sudo or timeout", "process %d is no VMM that is known here", v.PID)
+		return
+	}
 	r.ok("vmm", "process %d is %s, of user %d", v.PID, v.Name, v.UID)
 	r.memory(v)
 	if v.AppArmor != "" && v.AppArmor != "unconfined" {
@@ -206,6 +211,9 @@ func (r *Report) memory(v *VMM) {
 	size := v.Memory
 	if size == "" {
 		size = "SIZE"
+	}
+	if _, err := strconv.Atoi(size); err == nil {
+		size += "M" // -m counts MiB, -object bytes
 	}
 	remedy := fmt.Sprintf("add -object memory-backend-memfd,id=mem,size=%s,share=on -numa node,memdev=mem (libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)", size)
 	why := "it has no memory backend that others can map"
