@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -128,13 +127,23 @@ func moduleDir(t *testing.T, module string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// goroot is where the source of the Go that runs this test is.
+func goroot(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Skip("no go command: ", err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // usedCalls finds the system calls that our packages make on an architecture, directly
 // or by way of packages unix and syscall.
 func usedCalls(t *testing.T, arch string) names {
 	t.Helper()
 	by := map[string]wrappers{
 		"unix":    readWrappers(t, filepath.Join(moduleDir(t, "golang.org/x/sys"), "unix"), arch),
-		"syscall": readWrappers(t, filepath.Join(runtime.GOROOT(), "src/syscall"), arch),
+		"syscall": readWrappers(t, filepath.Join(goroot(t), "src/syscall"), arch),
 	}
 	out := names{}
 	for _, dir := range confinedPackages {
@@ -166,7 +175,7 @@ func goRuntimeCalls(t *testing.T, arch string) names {
 	t.Helper()
 	out := names{}
 	define := regexp.MustCompile(`(?m)^#define SYS_(\w+)`)
-	b, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/runtime/sys_linux_"+arch+".s"))
+	b, err := os.ReadFile(filepath.Join(goroot(t), "src/runtime/sys_linux_"+arch+".s"))
 	if err != nil {
 		t.Skip("no source of the Go runtime: ", err)
 	}
@@ -175,7 +184,7 @@ func goRuntimeCalls(t *testing.T, arch string) names {
 	}
 	constant := regexp.MustCompile(`(?m)^\s+SYS_(\w+)\s+=`)
 	for _, name := range []string{"defs_linux.go", "defs_linux_" + arch + ".go"} {
-		b, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/internal/runtime/syscall/linux", name))
+		b, err := os.ReadFile(filepath.Join(goroot(t), "src/internal/runtime/syscall/linux", name))
 		if err != nil {
 			t.Fatal(err)
 		}
