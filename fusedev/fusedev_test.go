@@ -256,7 +256,7 @@ func TestMountErrors(t *testing.T) {
 	if err := m.Unmount(); err != nil {
 		t.Error(err)
 	}
-	if _, err := m.Read(make([]byte, BufferSize)); err != io.EOF {
+	if _, err := m.Read(make([]byte, BufferSize)); !errors.Is(err, io.EOF) {
 		t.Errorf("read after unmount: %v, want EOF", err)
 	}
 	if err := m.Close(); err != nil {

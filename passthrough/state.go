@@ -1,9 +1,9 @@
 package passthrough
 
 import (
+	"fmt"
 	"strings"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -62,7 +62,7 @@ type saver struct {
 }
 
 // SaveState implements server.StateKeeper.
-func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
+func (fs *FS) SaveState(t *server.Thread, w *record.Writer) (warning string, err error) {
 	s := &saver{fs: fs, ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
 	mode := uint64(handlesAbsent)
 	switch {
@@ -78,10 +78,10 @@ func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
 			s.node(n)
 		}
 	}
-	s.handles()
+	warning = s.handles()
 	w.Uint(stateEnd, uint64(fs.nodes.end()), uint64(fs.nodes.generations()),
 		uint64(fs.handles.end()), uint64(fs.handles.generations()))
-	return nil
+	return warning, nil
 }
 
 // node writes a node and before it those of its parents that have not been written. Ways
@@ -216,7 +216,7 @@ func handleOfFD(fd int) ([]byte, error) {
 
 // handles writes the open files and directories. Locks stay behind: where both daemons
 // see the same file system, this one holds them until it ends.
-func (s *saver) handles() {
+func (s *saver) handles() (warning string) {
 	locked := 0
 	for slot := range s.fs.handles.end() {
 		h := s.fs.handles.at(slot)
@@ -232,8 +232,9 @@ func (s *saver) handles() {
 		s.w.Uint(stateHandle, h.id, s.index[h.node], uint64(h.flags))
 	}
 	if locked > 0 {
-		logrus.Warnf("The guest holds locks on %d files. They do not move with it.", locked)
+		warning = fmt.Sprintf("the guest holds locks on %d files, which do not move with it", locked)
 	}
+	return warning
 }
 
 // walk opens a path below the share with O_PATH, one component after the other, and

@@ -18,7 +18,7 @@ func (g *guest) saved() []byte {
 	g.t.Helper()
 	var b bytes.Buffer
 	w := record.NewWriter(&b)
-	if err := g.fs.SaveState(&g.thread, w); err != nil {
+	if _, err := g.fs.SaveState(&g.thread, w); err != nil {
 		g.t.Fatal(err)
 	}
 	if err := w.Flush(); err != nil {

@@ -157,8 +157,8 @@ func (l *loader) find(s *savedNode) (int, unix.Errno) {
 		}
 		kind := int32(s.fileHandle[0]) | int32(s.fileHandle[1])<<8 | int32(s.fileHandle[2])<<16 | int32(s.fileHandle[3])<<24
 		fd, err := unix.OpenByHandleAt(l.mount, unix.NewFileHandle(kind, s.fileHandle[4:]), unix.O_PATH|unix.O_CLOEXEC)
-		if errno, ok := err.(unix.Errno); ok {
-			return -1, errno
+		if err != nil {
+			return -1, errnoOf(err)
 		}
 		l.fs.fds.Add(1)
 		return fd, 0
@@ -174,6 +174,15 @@ func (l *loader) find(s *savedNode) (int, unix.Errno) {
 		return l.fs.walk(l.ts, s.path)
 	}
 	return -1, unix.ESTALE
+}
+
+// errnoOf is the errno of a call of package unix.
+func errnoOf(err error) unix.Errno {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return unix.EIO
+	}
+	return errno
 }
 
 // identify gives n the identity of the file behind fd, if that can be the right one, and

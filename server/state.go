@@ -13,8 +13,9 @@ import (
 // possibly on another host.
 type StateKeeper interface {
 	// SaveState writes what LoadState needs and changes nothing: the file system may
-	// have to go on. No request runs meanwhile.
-	SaveState(t *Thread, w *record.Writer) error
+	// have to go on. No request runs meanwhile. The warning, if there is one, says what
+	// does not move.
+	SaveState(t *Thread, w *record.Writer) (warning string, err error)
 	// LoadState makes the nodes and handles that were saved, with their numbers, in a
 	// file system without any; Init has been called. After an error there are none.
 	LoadState(t *Thread, r *record.Reader) error
@@ -43,7 +44,15 @@ func (s *Server) Save(w io.Writer) error {
 		return errors.New("server: this file system can't be saved")
 	}
 	out.Uint(1, uint64(current.minor), uint64(current.flags), uint64(current.maxWrite), uint64(current.maxRead))
-	if err := s.onThread(func(t *Thread) error { return keeper.SaveState(t, out) }); err != nil {
+	var warning string
+	err := s.onThread(func(t *Thread) (err error) {
+		warning, err = keeper.SaveState(t, out)
+		return err
+	})
+	if warning != "" {
+		s.log.Warn(warning)
+	}
+	if err != nil {
 		return err
 	}
 	return out.Flush()

@@ -142,7 +142,7 @@ func receive(conn int) (uint32, int, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	var n, oobn, flags int
 	err := error(unix.EINTR)
-	for err == unix.EINTR {
+	for errors.Is(err, unix.EINTR) {
 		n, oobn, flags, _, err = unix.Recvmsg(conn, b[:], oob, unix.MSG_CMSG_CLOEXEC)
 	}
 	if err == unix.ECONNRESET || err == nil && n == 0 {

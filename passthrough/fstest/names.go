@@ -1,6 +1,7 @@
 package fstest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -45,7 +46,7 @@ func renameDirectories(e *env) {
 	fd := e.open("a/b/c/f", unix.O_RDONLY, 0)
 	e.want("into itself", unix.Rename(e.path("a"), e.path("a/b/z")), unix.EINVAL)
 	err := unix.Rename(e.path("a"), e.path("full"))
-	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		e.Errorf("over a full directory: %v", err)
 	}
 	e.must(unix.Rename(e.path("a"), e.path("empty")))
@@ -70,7 +71,7 @@ func renameNoReplace(e *env) {
 		return unix.Renameat2(unix.AT_FDCWD, e.path(from), unix.AT_FDCWD, e.path(to), flags)
 	}
 	err := at("a", "b", unix.RENAME_NOREPLACE)
-	if err == unix.EINVAL {
+	if errors.Is(err, unix.EINVAL) {
 		e.Skip("no RENAME_NOREPLACE here")
 	}
 	e.want("over a file", err, unix.EEXIST)
@@ -89,7 +90,7 @@ func renameExchange(e *env) {
 		return unix.Renameat2(unix.AT_FDCWD, e.path(from), unix.AT_FDCWD, e.path(to), unix.RENAME_EXCHANGE)
 	}
 	err := at("f", "d")
-	if err == unix.EINVAL {
+	if errors.Is(err, unix.EINVAL) {
 		e.Skip("no RENAME_EXCHANGE here")
 	}
 	e.want("exchange", err, 0)
@@ -167,7 +168,7 @@ func removeErrors(e *env) {
 	}
 	e.want("rmdir of a file", unix.Rmdir(e.path("f")), unix.ENOTDIR)
 	err = unix.Rmdir(e.path("d"))
-	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		e.Errorf("rmdir of a full directory: %v", err)
 	}
 	e.want("unlink of nothing", unix.Unlink(e.path("x")), unix.ENOENT)
@@ -180,7 +181,7 @@ func removeErrors(e *env) {
 // tmpfile makes a file without a name and gives it one.
 func tmpfile(e *env) {
 	fd, err := unix.Open(e.dir, unix.O_TMPFILE|unix.O_RDWR, 0o640)
-	if err == unix.EISDIR || err == unix.EINVAL {
+	if err == unix.EISDIR || errors.Is(err, unix.EINVAL) {
 		e.Skip("no O_TMPFILE here")
 	}
 	e.has("O_TMPFILE", err)
