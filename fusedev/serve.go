@@ -136,7 +136,7 @@ func (q *queue) serve(s *server.Server) error {
 func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error) {
 	for !t.Broken() {
 		n, err := readRequest(q.fd, q.in)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return false, nil
 		}
 		if err != nil {

@@ -145,7 +145,7 @@ func receive(conn int) (uint32, int, error) {
 	for errors.Is(err, unix.EINTR) {
 		n, oobn, flags, _, err = unix.Recvmsg(conn, b[:], oob, unix.MSG_CMSG_CLOEXEC)
 	}
-	if err == unix.ECONNRESET || err == nil && n == 0 {
+	if errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
 		return 0, -1, errClosed
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -38,7 +39,7 @@ func floorLookupMissing(f *files) (floorFunc, error) {
 	name := cString("no-such-file")
 	var st unix.Statx_t
 	return loop(func(int) error {
-		if err := rawStatx(dir, name, unix.AT_SYMLINK_NOFOLLOW, &st); err != unix.ENOENT {
+		if err := rawStatx(dir, name, unix.AT_SYMLINK_NOFOLLOW, &st); !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("statx of a missing file: %w", err)
 		}
 		return nil

@@ -110,7 +110,7 @@ func (r *Reader) End() {
 	if r.err != nil {
 		return
 	}
-	if _, err := r.r.ReadByte(); err != io.EOF {
+	if _, err := r.r.ReadByte(); !errors.Is(err, io.EOF) {
 		if err == nil {
 			err = errors.New("data after the end")
 		}

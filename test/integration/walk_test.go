@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -210,7 +211,7 @@ func (w *walker) check(root string, dirs []string, mode string) {
 	}()
 	for i := range 10 {
 		_, err := w.Getattr(w.nodes[i])
-		if (err == nil) != (mode != "never") || err != nil && err != error(syscall.ESTALE) {
+		if (err == nil) != (mode != "never") || err != nil && !errors.Is(err, syscall.ESTALE) {
 			w.t.Errorf("file %d in a renamed directory: %v", i, err)
 		}
 	}
