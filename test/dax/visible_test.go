@@ -91,7 +91,7 @@ func TestFrontEndFails(t *testing.T) {
 				armed.Store(true)
 				if err := s.SetupMapping(node, anyHandle, 0, page, 0, forReading); err == nil {
 					// The device has taken away what was in the way, and tried again.
-					if failure != unix.ENOMEM || before {
+					if !errors.Is(failure, unix.ENOMEM) || before {
 						t.Error("mapped")
 					}
 					if err := s.RemoveMapping(rootNode, fp.RemoveMappingOne{Len: page}); err != nil {
