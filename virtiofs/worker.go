@@ -194,7 +194,11 @@ func (w *worker) batch() (timeout int) {
 		return 100
 	}
 	defer w.queue.End()
-	if err := w.drain(); err != nil {
+	err := w.drain()
+	if errors.Is(err, virtqueue.ErrRingGone) {
+		return 0 // to Begin, which waits for it
+	}
+	if err != nil {
 		w.broken = true
 		w.log.WithError(err).Error("queue stopped; it serves again after the front-end has set it up anew")
 		w.vring.Err.Notify()

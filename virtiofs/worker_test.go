@@ -11,6 +11,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
+	"github.com/govirtiofs/govirtiofs/virtqueue/vqtest"
 )
 
 var (
@@ -269,4 +270,39 @@ func TestMemoryGoneInFlight(t *testing.T) {
 		t.Errorf("the front-end is not told: %v", err)
 	}
 	r.released()
+}
+
+// TestMemoryAddedWhileBusy: a worker that polls, and so never ends a batch, serves
+// requests in memory that was added meanwhile.
+func TestMemoryAddedWhileBusy(t *testing.T) {
+	r := newRing(t)
+	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{Max: MaxBusyPoll}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.init()
+	const at = 0x8000_0000
+	more := make([]byte, 4096)
+	h := fp.InHeader{Opcode: uint32(fp.OpGetattr), Unique: 1, NodeID: 1, Len: uint32(fp.Size[fp.InHeader]() + len(getattrBody))}
+	n := copy(more, fp.Bytes(&h))
+	n += copy(more[n:], getattrBody)
+	m, err := virtqueue.NewMemory([]*virtqueue.Region{
+		{GuestAddr: vqtest.GuestBase, UserAddr: vqtest.UserBase, Host: r.Mem},
+		{GuestAddr: at, UserAddr: at, Host: more},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.getattr(0)
+	r.Space.Store(m)
+	r.Set(0, vqtest.Desc{Addr: at, Len: uint32(n), Flags: vqtest.Next, Next: 1})
+	r.Set(1, vqtest.Desc{Addr: r.Guest(slotAt(r, 0) + requestAt), Len: 120, Flags: vqtest.Write})
+	r.Offer(0)
+	r.offered++
+	r.notify()
+	r.wait()
+	if errno, reply := r.reply(0); errno != 0 || len(reply) != 104 {
+		t.Errorf("a request in new memory: %v, %d bytes", errno, len(reply))
+	}
+	within(t, "stop", w.stop)
 }

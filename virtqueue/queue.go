@@ -109,6 +109,20 @@ func (q *Queue) Begin() error {
 	return nil
 }
 
+// ErrRingGone is wrapped by Pop's error when the memory was exchanged and the ring is
+// not in the new one. Nothing was taken; Begin tells when it is back.
+var ErrRingGone = errors.New("the ring is not in memory any more")
+
+// renew takes the current Memory in a batch. On error the batch still has the old one.
+func (q *Queue) renew() error {
+	old := q.mem
+	if err := q.Begin(); err != nil {
+		return fmt.Errorf("%w: %w", ErrRingGone, err)
+	}
+	old.Release()
+	return nil
+}
+
 // adopt goes on in the used ring where the device before us has stopped.
 func (q *Queue) adopt() (err error) {
 	defer q.catch(&err)
@@ -192,6 +206,15 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 				return false, fmt.Errorf("%w: %d new entries in a ring of %d", ErrBrokenRing, n, q.cfg.Size)
 			}
 			q.availIdx = idx
+			// The chains may lie in memory that was added since Begin: a busy ring's
+			// batch has no end. Memory comes before the chains that use it, so to look
+			// after idx was read is early enough.
+			if q.space.current.Load() != q.mem {
+				if err := q.renew(); err != nil {
+					q.availIdx = q.nextAvail // they are read again
+					return false, err
+				}
+			}
 		}
 		// A driver with as many requests under way as the ring has entries can't
 		// have another one, unless it uses a descriptor twice. Without this a

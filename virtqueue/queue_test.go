@@ -292,6 +292,60 @@ func TestMemoryReplaced(t *testing.T) {
 	}
 }
 
+// TestMemoryAdded: memory that is added while a batch runs is there for the chains that
+// use it, and the old one is let go of. A ring that is not in the new memory is waited
+// for, and nothing is lost.
+func TestMemoryAdded(t *testing.T) {
+	d := vqtest.New(t, 16)
+	q := newQueue(t, d, nil)
+	more := make([]byte, 4096)
+	const at = 0x8000_0000
+	store := func(regions ...*virtqueue.Region) {
+		t.Helper()
+		m, err := virtqueue.NewMemory(regions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Space.Store(m)
+	}
+	freed := 0
+	added := &virtqueue.Region{GuestAddr: at, UserAddr: at, Host: more, Release: func() { freed++ }}
+	ring := &virtqueue.Region{GuestAddr: vqtest.GuestBase, UserAddr: vqtest.UserBase, Host: d.Mem}
+	store(ring, added)
+	d.Set(0, desc(at, 64, vqtest.Write, 0))
+	d.Offer(0)
+	var c virtqueue.Chain
+	if ok, err := q.Pop(&c); !ok || err != nil || unsafe.Pointer(c.Writable()[0].Base) != unsafe.Pointer(&more[0]) {
+		t.Fatalf("a buffer in new memory: %v, %v", ok, err)
+	}
+	if d.Released != 1 {
+		t.Errorf("the old region was released %d times, want 1", d.Released)
+	}
+	q.Push(&c, 64)
+	q.Flush()
+
+	store(added) // the ring is gone
+	d.Offer(0)
+	if ok, err := q.Pop(&c); ok || !errors.Is(err, virtqueue.ErrRingGone) {
+		t.Errorf("a ring that is gone: %v, %v", ok, err)
+	}
+	q.End()
+	if err := q.Begin(); err == nil {
+		t.Error("a batch without the ring begins")
+	}
+	store(ring, added)
+	if err := q.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := q.Pop(&c); !ok || err != nil || c.Head != 0 {
+		t.Errorf("the chain is lost: %v, %v", ok, err)
+	}
+	q.End()
+	if d.Space.Store(nil); freed != 1 {
+		t.Errorf("the added region was released %d times, want 1", freed)
+	}
+}
+
 func TestDirtyLog(t *testing.T) {
 	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)
