@@ -12,8 +12,6 @@ var differences = []difference{
 	{"init", "", "init/no flags#pages|init/linux 4.20#pages", "256", "32", "a guest without MAX_PAGES has 32 pages to a request"},
 	{"init", "", "init/no flags#write|init/linux 4.20#write", "1048576", "131072", "the same"},
 
-	{"init", "", "*#flag40", "set", "-", "not yet: idmapped mounts (ALLOW_IDMAP)"},
-
 	// Names.
 	{"replies", "", "rename/unknown flag#errno", "0", "EINVAL", "renameat2(2); virtiofsd ignores what it does not know"},
 	{"replies", "", "create/*#errno|mkdir/*#errno|mknod/..#errno|link/*#errno|unlink/*#errno|rename/*#errno", "E*", "EINVAL",

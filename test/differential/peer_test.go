@@ -129,7 +129,8 @@ func launch(t *testing.T, p peer, patience time.Duration, args ...string) (*daem
 	d.cmd = exec.Command(p.program, args...)
 	d.cmd.Stderr = w
 	d.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no RUST_LOG
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A test that is killed leaves no daemon behind.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	err = d.cmd.Start()
 	w.Close()
 	if err != nil {

@@ -75,6 +75,8 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 	d.cmd = exec.Command(build(t, "build", "./cmd/govirtiofsd"), append([]string{
 		"--shared-dir", d.dir, "--socket-path", d.Socket, "--tag", d.Tag, "--log-level", "debug"}, args...)...)
 	d.cmd.Stderr = &d.log
+	// A test that is killed leaves no daemon behind.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

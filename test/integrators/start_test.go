@@ -181,6 +181,13 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 	if cmd.Stdout == nil {
 		cmd.Stdout = w
 	}
+	// A test that is killed leaves no daemon behind.
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	if cmd.SysProcAttr.Pdeathsig == 0 {
+		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	}
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
