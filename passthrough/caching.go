@@ -37,8 +37,8 @@ func (fs *FS) setTimeouts() {
 
 // cacheSymlinks reports whether the guest may keep the targets of symbolic links. Those
 // of a file system on a disk never change. Others make them up as they are read
-// (procfs), or have the wrong length for them, where Linux before 6.13 cuts them off
-// (sysfs), so that this is for those only who say that things keep still.
+// (procfs), or have the wrong length for them (sysfs), where Linux before 6.14 cuts them
+// off (fs/fuse/dir.c: fuse_get_link), so that this is for those only who say that things keep still.
 func (fs *FS) cacheSymlinks() bool {
 	if fs.cfg.CacheSymlinks != nil {
 		return *fs.cfg.CacheSymlinks

@@ -129,7 +129,14 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 	if *name == 0 {
 		flags = unix.AT_EMPTY_PATH
 	}
+	m := fs.mounts.get(mountKey{n.key.mount, n.key.dev})
+	if m != nil && m.noHandles.Load() {
+		return unix.EOPNOTSUPP
+	}
 	if errno := sysNameToHandleAt(dirfd, name, h, flags); errno != 0 {
+		if errno == unix.EOPNOTSUPP && m != nil {
+			m.noHandles.Store(true)
+		}
 		return errno
 	}
 	if _, errno := fs.useMount(n, dirfd, name); errno != 0 {

@@ -234,6 +234,27 @@ func TestHandlesMissing(t *testing.T) {
 	}
 }
 
+// TestHandlesAskedOnce: a mount without handles is not asked for each node.
+func TestHandlesAskedOnce(t *testing.T) {
+	g := withHandles(t, HandlesPrefer, 0)
+	g.mkdirs("proc")
+	if err := unix.Mount("proc", g.path("proc"), "proc", 0, ""); err != nil {
+		t.Skip(err)
+	}
+	defer func() { _ = unix.Unmount(g.path("proc"), unix.MNT_DETACH) }()
+	proc := g.lookup(fp.RootID, "proc")
+	f := g.lookup(proc, "version")
+	if fh, errno := g.tryOpen(f, unix.O_RDONLY); errno == 0 { // now something is known of the mount
+		g.release(f, fh.Fh)
+	}
+	g.evictAll()
+	g.lookup(proc, "version")
+	if _, errno := g.fs.fdOf(threadOf(g.on(f)), g.fs.nodes.get(f)); errno != 0 {
+		t.Fatal(errno)
+	}
+	wantCalls(t, "closing a descriptor", 2, g.evictAll) // with that of the directory
+}
+
 // TestHandlesMandatory: a mount without handles is refused where they are mandatory.
 func TestHandlesMandatory(t *testing.T) {
 	g := withHandles(t, HandlesMandatory, 0)

@@ -251,10 +251,11 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 // mountInfo is what FS learnt about a mount by using it. It is never forgotten: there
 // are few mounts.
 type mountInfo struct {
-	local    bool         // on the host's own disks or memory
-	readOnly bool         // when it was first used
-	noNowait atomic.Bool  // reads with RWF_NOWAIT do not work
-	wait     atomic.Int64 // how long its disk takes, see waited
+	local     bool         // on the host's own disks or memory
+	readOnly  bool         // when it was first used
+	noNowait  atomic.Bool  // reads with RWF_NOWAIT do not work
+	noHandles atomic.Bool  // its files have no file handles
+	wait      atomic.Int64 // how long its disk takes, see waited
 
 	mu    sync.Mutex // guards the following; fd does not change while there are users
 	users int        // nodes that have file handles
