@@ -111,7 +111,7 @@ func TestColdReadsOverlap(t *testing.T) {
 			break
 		}
 	}
-	if best < coldShare {
+	if best < coldShare && !raceEnabled { // which slows the driver down, not the host
 		t.Errorf("%.2f of what the host can do", best)
 	}
 	drop(t, f)
