@@ -148,7 +148,6 @@ func (w *worker) run(ready chan<- error) {
 		if w.vring.Kick < 0 {
 			timeout = pollInterval
 		}
-		w.yield()
 		w.bell.wait(timeout)
 	}
 }
@@ -297,6 +296,7 @@ func (w *worker) flush() {
 	if w.queue.Flush() {
 		w.vring.Call.Notify()
 	}
+	w.yield() // while the driver has something to do
 }
 
 // park takes a request that has to wait off the queue's thread.
