@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -63,6 +64,9 @@ type saver struct {
 
 // SaveState implements server.StateKeeper.
 func (fs *FS) SaveState(t *server.Thread, w *record.Writer) (warning string, err error) {
+	if fs.agreed(fp.InitMapAlignment) {
+		return "", errors.New("passthrough: a guest with a DAX window can't be moved: it believes that files are mapped")
+	}
 	s := &saver{fs: fs, ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
 	mode := uint64(handlesAbsent)
 	switch {

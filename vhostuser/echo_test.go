@@ -82,3 +82,51 @@ func TestEcho(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// oldDevice asks front-ends without SHMEM by FS_MAP.
+type oldDevice struct {
+	*fullDevice
+	numbers FSMap
+}
+
+func (d *oldDevice) FSMap() FSMap           { return d.numbers }
+func (d *oldDevice) SharedMemory() []uint64 { return []uint64{1 << 20} }
+
+func TestFSMap(t *testing.T) {
+	for _, numbers := range []FSMap{FSMapLate, FSMapEarly} {
+		d := &oldDevice{newFullDevice(), numbers}
+		fe := serve(t, d)
+		p := ProtocolFeatures(fe.number(ReqGetProtocolFeatures, nil))
+		fe.send(ReqSetProtocolFeatures, replyU64(uint64(p&^ProtocolSharedMemory)))
+		fe.must(ReqSetFeatures, replyU64(allFeatures))
+		sock := fe.openChannel()
+		window := <-d.attached
+		fd := memfd(t, 1<<20)
+		result := make(chan error, 1)
+		go func() { result <- window.Map(fd, 0x1000, 0x2000, 0x3000, true) }()
+		m, ok := Decode[fsMapBody](expect(t, sock, numbers.Map, 1))
+		if !ok || m.Offset[0] != 0x1000 || m.Length != [8]uint64{0x2000} || m.FileOffset[0] != 0x3000 || m.Flags[0] != 3 {
+			t.Errorf("%+v", m)
+		}
+		acknowledge(t, sock, numbers.Map, 0)
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		go func() { result <- window.Unmap(0x1000, 0x2000) }()
+		if m, _ := Decode[fsMapBody](expect(t, sock, numbers.Unmap, 0)); m.Offset[0] != 0x1000 || m.Length != [8]uint64{0x2000} {
+			t.Errorf("%+v", m)
+		}
+		acknowledge(t, sock, numbers.Unmap, 1)
+		if err := <-result; !errors.Is(err, ErrRefused) {
+			t.Error(err)
+		}
+	}
+	d := &oldDevice{fullDevice: newFullDevice()}
+	fe := serve(t, d)
+	fe.send(ReqSetProtocolFeatures, replyU64(uint64(ProtocolReplyAck|ProtocolBackendReq|ProtocolBackendSendFD)))
+	fe.must(ReqSetFeatures, replyU64(allFeatures))
+	fe.openChannel()
+	if len(d.attached) != 0 {
+		t.Error("a front-end without SHMEM got a window")
+	}
+}

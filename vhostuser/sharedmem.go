@@ -14,14 +14,15 @@ type SharedMemory struct {
 	echoes  *echoes
 	id      uint8
 	size    uint64
+	old     FSMap // zero: by SHMEM
 }
 
 // Size is the region's length in bytes.
 func (s *SharedMemory) Size() uint64 { return s.size }
 
 // Map shows length bytes of the file fd from fileOffset on at offset in the region, and
-// returns when the guest can see them. fd stays the caller's. The range must be free: front-ends refuse to map over a
-// mapping, and past the end of the file.
+// returns when the guest can see them. fd stays the caller's. The range must be free:
+// front-ends refuse to map over a mapping, and past the end of the file.
 func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable bool) error {
 	if err := s.check(offset, length); err != nil {
 		return err
@@ -31,7 +32,8 @@ func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable b
 		m.Flags |= SharedMemoryWritable
 	}
 	e := s.echoes.await(fileIDOf(fd), fileOffset, length)
-	if err := s.channel.call(&pending{request: BackendShmemMap}, Bytes(&m), fd); err != nil {
+	request, body := s.mapping(&m)
+	if err := s.channel.call(&pending{request: request}, body, fd); err != nil {
 		s.echoes.drop(e)
 		return err
 	}
@@ -45,7 +47,8 @@ func (s *SharedMemory) Unmap(offset, length uint64) error {
 		return err
 	}
 	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
-	return s.channel.call(&pending{request: BackendShmemUnmap}, Bytes(&m), -1)
+	request, body := s.unmapping(&m)
+	return s.channel.call(&pending{request: request}, body, -1)
 }
 
 // check keeps ranges inside the region: the guest chooses them.
@@ -58,18 +61,24 @@ func (s *SharedMemory) check(offset, length uint64) error {
 
 // attachSharedMemory gives the device its regions, or takes them away with nil.
 func (c *Conn) attachSharedMemory(ch *channel) {
-	if c.sharing == nil || ch != nil && !ch.protocol.Has(ProtocolSharedMemory) {
+	if c.sharing == nil {
 		return
+	}
+	var old FSMap
+	if ch != nil && !ch.protocol.Has(ProtocolSharedMemory) {
+		if old = c.fsMap(ch); old == (FSMap{}) {
+			return
+		}
 	}
 	heard := &echoes{}
 	c.echoes = heard
 	for id, size := range c.sharedMemory() {
 		switch {
-		case size == 0:
+		case size == 0 || old != (FSMap{}) && id != 0:
 		case ch == nil:
 			c.sharing.AttachSharedMemory(uint8(id), nil)
 		default:
-			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: heard, id: uint8(id), size: size})
+			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: heard, id: uint8(id), size: size, old: old})
 		}
 	}
 }

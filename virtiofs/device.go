@@ -42,7 +42,10 @@ type Options struct {
 	// there is one; nil is no window. Drivers learn of it by the front-end, which
 	// asks for the configuration space, so a Tag is needed too.
 	Window *dax.Table
-	Log    *logrus.Entry
+	// FSMap are requests for front-ends that have a window and no SHMEM; the window's
+	// size is theirs, and must be that of Window.
+	FSMap vhostuser.FSMap
+	Log   *logrus.Entry
 }
 
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a

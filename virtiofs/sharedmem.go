@@ -9,7 +9,10 @@ import (
 // (VIRTIO_FS_SHMCAP_ID_CACHE, virtio 1.2, 5.11.6.4).
 const windowID = 0
 
-var _ vhostuser.SharedMemoryDevice = (*Device)(nil)
+var (
+	_ vhostuser.SharedMemoryDevice = (*Device)(nil)
+	_ vhostuser.FSMapDevice        = (*Device)(nil)
+)
 
 // SharedMemory implements vhostuser.SharedMemoryDevice: the DAX window, if there is
 // one.
@@ -19,6 +22,9 @@ func (d *Device) SharedMemory() []uint64 {
 	}
 	return []uint64{windowID: d.opts.Window.Size()}
 }
+
+// FSMap implements vhostuser.FSMapDevice.
+func (d *Device) FSMap() vhostuser.FSMap { return d.opts.FSMap }
 
 // AttachSharedMemory implements vhostuser.SharedMemoryDevice.
 func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {

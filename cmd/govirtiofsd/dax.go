@@ -7,6 +7,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
 const (
@@ -36,6 +37,9 @@ func (o *options) checkDAX(set *pflag.FlagSet) error {
 	}
 	return nil
 }
+
+// fsMaps are the requests by --dax-protocol.
+var fsMaps = map[string]vhostuser.FSMap{"fs-map": vhostuser.FSMapLate, "fs-map-6": vhostuser.FSMapEarly}
 
 // daxConfig is the window, or nil; long is the connection of the helper that stretches
 // files, or nil.

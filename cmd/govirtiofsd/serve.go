@@ -113,7 +113,7 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
 	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, BusyPoll: o.busyPoll, Log: entry}
 	if cfg.DAX != nil {
-		opts.Window = cfg.DAX.Table
+		opts.Window, opts.FSMap = cfg.DAX.Table, fsMaps[o.daxProtocol]
 	}
 	return virtiofs.New(s, opts)
 }

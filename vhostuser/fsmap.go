@@ -1,0 +1,71 @@
+package vhostuser
+
+import "structs"
+
+// FSMap are the numbers of the requests FS_MAP and FS_UNMAP, which VMMs had for a DAX
+// window before there was SHMEM. They were never part of the specification: there is no
+// feature bit, the numbers differ, and those of the first implementations mean something
+// else today (SHARED_OBJECT_ADD). The front-end decides about the window's size.
+type FSMap struct{ Map, Unmap BackendRequest }
+
+// FSMap of different origin.
+var (
+	// FSMapLate are above the numbers of the specification.
+	FSMapLate = FSMap{Map: 1002, Unmap: 1003}
+	// FSMapEarly are those of QEMU's virtio-fs branch, rust-vmm and cloud-hypervisor up
+	// to version 23.
+	FSMapEarly = FSMap{Map: 6, Unmap: 7}
+)
+
+// FSMapDevice is a SharedMemoryDevice whose region 0 may be mapped by FS_MAP, if the
+// front-end does not know SHMEM. The zero value is: it may not.
+type FSMapDevice interface{ FSMap() FSMap }
+
+// fsMapBody is the body of both requests (VhostUserFSSlaveMsg): up to eight ranges, of
+// which those of length 0 are not there.
+type fsMapBody struct {
+	_          structs.HostLayout
+	FileOffset [8]uint64
+	Offset     [8]uint64
+	Length     [8]uint64
+	Flags      [8]uint64
+}
+
+// Bits of fsMapBody.Flags.
+const (
+	fsMapRead  = 1 << 0
+	fsMapWrite = 1 << 1
+)
+
+// fsMap are the numbers for the front-end of ch; zero when it has SHMEM, or the device
+// does not want that.
+func (c *Conn) fsMap(ch *channel) FSMap {
+	d, ok := c.device.(FSMapDevice)
+	if !ok || ch.protocol.Has(ProtocolSharedMemory) || !ch.protocol.Has(ProtocolBackendSendFD) {
+		return FSMap{}
+	}
+	return d.FSMap()
+}
+
+// mapping is the request for m, and its body.
+func (s *SharedMemory) mapping(m *SharedMemoryMap) (BackendRequest, []byte) {
+	if s.old == (FSMap{}) {
+		return BackendShmemMap, Bytes(m)
+	}
+	b := fsMapBody{Flags: [8]uint64{fsMapRead}}
+	if m.Flags&SharedMemoryWritable != 0 {
+		b.Flags[0] |= fsMapWrite
+	}
+	b.FileOffset[0], b.Offset[0], b.Length[0] = m.FileOffset, m.Offset, m.Length
+	return s.old.Map, Bytes(&b)
+}
+
+// unmapping is the request to unmap m, and its body.
+func (s *SharedMemory) unmapping(m *SharedMemoryMap) (BackendRequest, []byte) {
+	if s.old == (FSMap{}) {
+		return BackendShmemUnmap, Bytes(m)
+	}
+	var b fsMapBody
+	b.Offset[0], b.Length[0] = m.Offset, m.Length
+	return s.old.Unmap, Bytes(&b)
+}
