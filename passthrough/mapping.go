@@ -155,6 +155,21 @@ func (fs *FS) RemoveMapping(r *server.Request, list []fp.RemoveMappingOne) unix.
 	return mappingErrno(fs.cfg.DAX.Table.Unmap(ranges, r.Canceled))
 }
 
+// Close implements server.Closer: what the guest had mapped is unmapped before it hears
+// that the session has ended, and may reset the device. A front-end may not take it well
+// when that happens with files mapped, see gate in package virtiofs.
+func (fs *FS) Close(r *server.Request) unix.Errno {
+	d := fs.cfg.DAX
+	switch {
+	case d == nil || len(d.Table.Mappings()) == 0:
+		return 0
+	case !r.MayWait:
+		return server.WouldBlock
+	}
+	_ = d.Table.Unmap([]dax.Range{{Offset: 0, Length: d.Table.Size()}}, r.Canceled)
+	return 0
+}
+
 // mappingErrno is what the guest gets to know. A page fault that ends with EAGAIN is
 // tried again by Linux (fs/fuse/dax.c: __fuse_dax_fault), while another error is a
 // SIGBUS: so a VMM that pauses the guest does no harm.

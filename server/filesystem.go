@@ -159,6 +159,13 @@ type Mappings interface {
 	RemoveMapping(r *Request, list []fp.RemoveMappingOne) unix.Errno
 }
 
+// Closer is implemented by a FileSystem that has something to do before the end of a
+// session that the client itself ends, which may take a while: nobody waits for it at any
+// other end. It may return WouldBlock.
+type Closer interface {
+	Close(r *Request) unix.Errno
+}
+
 // ThreadStarter is implemented by a FileSystem that keeps state per operating
 // system thread (credentials, umask, working directory). The server calls it on
 // each new Thread, on the goroutine that will use it and after that goroutine

@@ -116,6 +116,11 @@ func (s *Server) end() {
 }
 
 func destroy(t *Thread) (int, unix.Errno) {
+	if c, ok := t.server.fs.(Closer); ok && t.session != nil {
+		if errno := c.Close(&t.request); errno != 0 {
+			return 0, errno
+		}
+	}
 	t.server.Reset()
 	return 0, 0
 }

@@ -84,7 +84,7 @@ func init() {
 		fp.OpAccess:      {in: size[fp.AccessIn](), handle: access},
 		fp.OpCreate:      {in: size[fp.CreateIn](), names: 1, out: size[fp.CreateOut](), modifies: always, handle: create},
 		fp.OpInterrupt:   {in: size[fp.InterruptIn](), noReply: true, handle: interrupt},
-		fp.OpDestroy:     {noSession: true, handle: destroy},
+		fp.OpDestroy:     {noSession: true, waits: true, handle: destroy},
 		fp.OpIoctl:       {in: size[fp.IoctlIn](), out: size[fp.IoctlOut](), modifies: setsByIoctl, handle: ioctl},
 		fp.OpPoll:        {in: size[fp.PollIn](), out: size[fp.PollOut](), handle: poll},
 		fp.OpBatchForget: {in: size[fp.BatchForgetIn](), noReply: true, handle: batchForget},

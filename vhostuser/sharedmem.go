@@ -20,6 +20,9 @@ type SharedMemory struct {
 // Size is the region's length in bytes.
 func (s *SharedMemory) Size() uint64 { return s.size }
 
+// Done is closed when the front-end is gone, or has exchanged its channel.
+func (s *SharedMemory) Done() <-chan struct{} { return s.channel.done }
+
 // Map shows length bytes of the file fd from fileOffset on at offset in the region, and
 // returns when the guest can see them. fd stays the caller's. The range must be free:
 // front-ends refuse to map over a mapping, and past the end of the file.

@@ -55,6 +55,7 @@ type Device struct {
 	opts    Options
 	config  []byte
 	workers []*worker // by queue; nil when stopped
+	gate    gate      // of requests to the front-end
 	stopped bool      // a queue was stopped since the last start
 }
 
@@ -150,12 +151,14 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}
 	d.workers[index] = w
+	d.gate.set(true)
 	return nil
 }
 
 // StopQueue implements vhostuser.Device: it returns when the worker has ended
 // and no request of the queue is left.
 func (d *Device) StopQueue(index int) error {
+	d.gate.set(false)
 	if w := d.workers[index]; w != nil {
 		w.stop()
 		d.workers[index] = nil

@@ -33,17 +33,24 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 	case s == nil:
 		d.opts.Window.Attach(nil)
 	default:
-		d.opts.Window.Attach(window{s})
+		d.opts.Window.Attach(window{s, &d.gate})
 	}
 }
 
 // window is a region of the front-end's as a dax.Window.
-type window struct{ *vhostuser.SharedMemory }
+type window struct {
+	*vhostuser.SharedMemory
+	gate *gate
+}
 
 // Map implements dax.Window.
 func (w window) Map(fd int, m dax.Mapping) error {
+	w.gate.wait(w.Done())
 	return w.SharedMemory.Map(fd, m.Offset, m.Length, m.FileOffset, m.Writable)
 }
 
 // Unmap implements dax.Window.
-func (w window) Unmap(r dax.Range) error { return w.SharedMemory.Unmap(r.Offset, r.Length) }
+func (w window) Unmap(r dax.Range) error {
+	w.gate.wait(w.Done())
+	return w.SharedMemory.Unmap(r.Offset, r.Length)
+}
