@@ -1,6 +1,8 @@
 package virtiofs
 
 import (
+	"github.com/sirupsen/logrus"
+
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
@@ -33,7 +35,7 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 	case s == nil:
 		d.opts.Window.Attach(nil)
 	default:
-		d.opts.Window.Attach(window{s, &d.gate})
+		d.opts.Window.Attach(window{s, &d.gate, d.opts.Log})
 	}
 }
 
@@ -41,12 +43,17 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 type window struct {
 	*vhostuser.SharedMemory
 	gate *gate
+	log  *logrus.Entry
 }
 
 // Map implements dax.Window.
 func (w window) Map(fd int, m dax.Mapping) error {
 	w.gate.wait(w.Done())
-	return w.SharedMemory.Map(fd, m.Offset, m.Length, m.FileOffset, m.Writable)
+	err := w.SharedMemory.Map(fd, m.Offset, m.Length, m.FileOffset, m.Writable)
+	if err != nil {
+		w.log.WithError(err).Debugf("DAX: %#x bytes at %#x of a file are not mapped", m.Length, m.FileOffset)
+	}
+	return err
 }
 
 // Unmap implements dax.Window.
