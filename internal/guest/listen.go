@@ -51,8 +51,9 @@ func listening(socket string) bool {
 
 // mayBe reports whether a socket bound to the path bound can be the one at path. A
 // relative path, or one by a file descriptor as in /proc/self/fd/3/sock, shows only
-// its last element.
+// its last element. Our daemon binds to PATH.new and gives it its name when it listens.
 func mayBe(bound, path string) bool {
+	bound = strings.TrimSuffix(bound, ".new")
 	if filepath.Base(bound) != filepath.Base(path) {
 		return false
 	}

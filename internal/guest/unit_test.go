@@ -144,3 +144,18 @@ func TestListening(t *testing.T) {
 		t.Error("a closed socket listens")
 	}
 }
+
+func TestMayBe(t *testing.T) {
+	dir := t.TempDir()
+	for _, test := range []struct {
+		bound, path string
+		want        bool
+	}{
+		{dir + "/s", dir + "/s", true}, {dir + "/s.new", dir + "/s", true}, {"s", dir + "/s", true},
+		{"/proc/self/fd/3/s", dir + "/s", true}, {dir + "/other", dir + "/s", false}, {dir + "/new/s", dir + "/s", false},
+	} {
+		if got := mayBe(test.bound, test.path); got != test.want {
+			t.Errorf("%s at %s: %v", test.bound, test.path, got)
+		}
+	}
+}
