@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -113,7 +114,7 @@ func start(t *testing.T, target string, uid uint32) (stop func() error) {
 		t.Fatal(err)
 	}
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	if err := spawn.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

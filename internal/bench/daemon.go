@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // Target is a back-end to measure.
@@ -74,7 +75,7 @@ func startDaemon(t *Target, scratch, dir string) (*daemon, error) {
 	d.cmd.Stdout, d.cmd.Stderr = d.errors, d.errors
 	d.cmd.WaitDelay = time.Second // a grandchild may hold the pipe
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	if err := onSpawner(d.cmd.Start); err != nil {
+	if err := spawn.Start(d.cmd); err != nil {
 		return nil, err
 	}
 	go func() {
@@ -82,27 +83,6 @@ func startDaemon(t *Target, scratch, dir string) (*daemon, error) {
 		close(d.ended)
 	}()
 	return d, nil
-}
-
-var (
-	spawnOnce sync.Once
-	spawn     = make(chan func())
-)
-
-// onSpawner runs f on a thread that never ends before the process does: the signal of
-// Pdeathsig comes when the thread that started the child ends.
-func onSpawner(f func() error) error {
-	spawnOnce.Do(func() {
-		go func() {
-			runtime.LockOSThread()
-			for f := range spawn {
-				f()
-			}
-		}()
-	})
-	done := make(chan error)
-	spawn <- func() { done <- f() }
-	return <-done
 }
 
 // connect connects to the socket as soon as the daemon listens.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // TestTransferOrder: every block comes once before any comes twice, else a disk's reads
@@ -36,7 +38,7 @@ func TestProcessCPU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := onSpawner(cmd.Start); err != nil {
+	if err := spawn.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 8)

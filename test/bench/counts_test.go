@@ -41,8 +41,9 @@ func TestCounts(t *testing.T) {
 	for _, n := range needs {
 		names = append(names, n.workload)
 	}
+	const tries = 8
 	var r *bench.Report
-	for try := range 3 { // somebody else may keep one of the threads from running
+	for try := range tries { // somebody else may keep one of the threads from running
 		r = count(t, p, strings.Join(names, ","))
 		over := false
 		for i, n := range needs {
@@ -50,7 +51,7 @@ func TestCounts(t *testing.T) {
 			t.Logf("%s: %.2f system calls, %.2f calls of the driver", n.workload, f.Syscalls, f.Calls)
 			bad := f.Syscalls > n.syscalls+0.5*n.requests+0.05 || n.requests >= 1 && f.Calls > 0.3
 			over = over || bad
-			if bad && try == 2 {
+			if bad && try == tries-1 {
 				t.Errorf("%s: %.2f system calls, %.0f would do; %.2f calls of the driver per request, 0.3 would do", n.workload, f.Syscalls,
 					n.syscalls, f.Calls)
 			}

@@ -23,6 +23,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // TestMain makes room for the client's goroutines, which sleep in system calls.
@@ -131,7 +132,7 @@ func launch(t *testing.T, p peer, patience time.Duration, args ...string) (*daem
 	d.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no RUST_LOG
 	// A test that is killed leaves no daemon behind.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	err = d.cmd.Start()
+	err = spawn.Start(d.cmd)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // build makes a static program of the repository, once, and returns its path.
@@ -77,7 +78,7 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 	d.cmd.Stderr = &d.log
 	// A test that is killed leaves no daemon behind.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
+	if err := spawn.Start(d.cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.stop(t) })

@@ -23,6 +23,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // program is the daemon under the name that most of them look for, in a directory
@@ -188,7 +189,7 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 	if cmd.SysProcAttr.Pdeathsig == 0 {
 		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	}
-	err = cmd.Start()
+	err = spawn.Start(cmd)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
