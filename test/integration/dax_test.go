@@ -252,7 +252,7 @@ func TestIntegrationDAXVerify(t *testing.T) {
 		// The second file is no multiple of 2 MiB, so it may have no DAX.
 		out := run(t, guest.QEMU11, daxGuest(t, d, kernel, `cd /mnt/fs
 			truncate -s 16M even; truncate -s 10000001 odd
-			daxguest verify even 16777216 2000 5; daxguest verify odd 10000001 1000 6`))
+			daxguest verify even 16777216 1000 5; daxguest verify odd 10000001 500 6`))
 		sameSums(t, "verify", sumLines(out), sumLines(onHost(t, "sums", d.dir)), 2, func(string) bool { return false })
 	})
 }
