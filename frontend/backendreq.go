@@ -70,9 +70,7 @@ func (ch *backendChannel) serve() {
 	for {
 		h, m, fd, err := ch.receive()
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, unix.ECONNRESET) {
-				ch.w.note(err)
-			}
+			ch.w.note(err)
 			return
 		}
 		err = ch.handle(h, m, fd)

@@ -3,6 +3,8 @@ package frontend
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -266,9 +268,12 @@ func windowRegion(m vu.SharedMemoryMap) vu.MemoryRegion {
 		Size: m.Length, MmapOffset: m.FileOffset}
 }
 
+// note keeps an error for Errors. That a connection has ended is none.
 func (w *Window) note(err error) {
-	if err == nil || errors.Is(err, unix.EPIPE) {
-		return
+	for _, end := range []error{io.EOF, net.ErrClosed, unix.EPIPE, unix.ECONNRESET} {
+		if err == nil || errors.Is(err, end) {
+			return
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
