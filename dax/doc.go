@@ -15,13 +15,14 @@
 //     should be mapped writable at once; see Table.Map.
 //   - Who waits may leave. A window may not answer until the one who waits has left (a
 //     VMM that stops a queue waits for the queue's requests), so the request is then
-//     brought to its end in the background, and the range stays reserved until it is.
+//     brought to its end in the background. What it has mapped stays for the same
+//     request, which will come again, or until the range is wanted for another.
 //
 // # Life of a mapping
 //
 //	free → mapping → mapped → unmapping → free
 //	          │         └─ upgrading (to writable) ─┘ back to mapped
-//	          └─ refused → free;  abandoned → unmapping → free
+//	          └─ refused → free
 //
 // A Table outlives its Window: with a new front-end it gets a new one (Attach), and all
 // that was in the old one is gone.

@@ -29,6 +29,7 @@ type entry struct {
 	state  state
 	op     *op  // what is under way, or nil
 	unwant bool // to be unmapped when op has ended
+	orphan bool // nobody waited for it to be mapped: gives way to others
 }
 
 // state of an entry.
@@ -107,7 +108,11 @@ func (t *Table) Has(m Mapping) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i, j := t.overlapping(Range{m.Offset, m.Length})
-	return j == i+1 && t.entries[i].state == mapped && t.entries[i].has(m)
+	if j != i+1 || t.entries[i].state != mapped || !t.entries[i].has(m) {
+		return false
+	}
+	t.entries[i].orphan = false
+	return true
 }
 
 // Mappings are those that the guest sees, by offset.
@@ -129,8 +134,9 @@ func (t *Table) Mappings() []Mapping {
 // What is mapped for reading becomes writable only if the window can do that in place;
 // most can not. Not to need it, map writable what may be written to later.
 //
-// When cancel is closed Map returns ErrCanceled at once, and the mapping, if it comes
-// about, is taken away again. A nil cancel waits for ever.
+// When cancel is closed Map returns ErrCanceled at once. The mapping may come about all
+// the same: then it stays until the range is wanted for another, as the same request most
+// often comes again. A nil cancel waits for ever.
 func (t *Table) Map(fd int, m Mapping, cancel <-chan struct{}) error {
 	if err := t.Check(m); err != nil {
 		return err
@@ -156,7 +162,7 @@ func (t *Table) Map(fd int, m Mapping, cancel <-chan struct{}) error {
 		return o.err // just done
 	}
 	if e.state == mapping {
-		e.unwant = true // what was mapped before stays
+		e.orphan = true
 	}
 	return ErrCanceled
 }
@@ -183,15 +189,32 @@ func (t *Table) reserve(m Mapping, cancel <-chan struct{}) (*entry, *op, error) 
 			t.entries = slices.Insert(t.entries, i, e)
 			return e, t.begin(e, mapping), nil
 		}
+		if t.evict(t.entries[i:j], m) {
+			continue
+		}
 		e := t.entries[i]
 		switch {
 		case j > i+1 || !e.shows(m):
 			return nil, nil, fmt.Errorf("%w: %#x bytes at %#x", ErrTaken, m.Length, m.Offset)
 		case e.has(m):
+			e.orphan = false
 			return nil, nil, nil
 		}
+		e.orphan = false
 		return e, t.begin(e, upgrading), nil
 	}
+}
+
+// evict begins to unmap entries that nobody waited for, unless they are m. It reports
+// whether there were any. mu is held.
+func (t *Table) evict(entries []*entry, m Mapping) (any bool) {
+	for _, e := range slices.Clone(entries) {
+		if e.orphan && !e.shows(m) {
+			t.drop(e)
+			any = true
+		}
+	}
+	return any
 }
 
 // runMap has the window map, and ends the op. fd is closed.

@@ -339,6 +339,9 @@ func TestLeave(t *testing.T) {
 	}
 	table.Wait()
 	agree(t, table, w)
+	if calls := w.calls; calls != 3 { // map, and then unmap and map for the other file
+		t.Error(calls, "requests")
+	}
 
 	hold = make(chan struct{})
 	w.mu.Lock()
@@ -351,6 +354,30 @@ func TestLeave(t *testing.T) {
 	table.Wait()
 	if len(w.mappings()) != 0 {
 		t.Error("Unmap was not done in the background")
+	}
+}
+
+// TestLeaveAndComeBack: the same request finds done what nobody waited for.
+func TestLeaveAndComeBack(t *testing.T) {
+	table, w := newTable(t, 4)
+	hold := make(chan struct{})
+	w.hold = hold
+	cancel := make(chan struct{})
+	done := make(chan error)
+	go func() { done <- table.Map(0, at(0, 1, 1), cancel) }()
+	waitFor(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.active) == 1 })
+	close(cancel)
+	if err := <-done; !errors.Is(err, ErrCanceled) {
+		t.Error(err)
+	}
+	close(hold)
+	table.Wait()
+	if !table.Has(at(0, 1, 1)) || table.Map(0, at(0, 1, 1), nil) != nil || w.calls != 1 {
+		t.Error(w.calls, "requests")
+	}
+	// From here on it is as good as any other.
+	if err := table.Map(0, at(0, 1, 2), nil); !errors.Is(err, ErrTaken) {
+		t.Error(err)
 	}
 }
 

@@ -43,7 +43,7 @@ var (
 	ErrTaken = errors.New("dax: range is taken")
 	// ErrNoWindow says that there is no window at the moment.
 	ErrNoWindow = errors.New("dax: no window")
-	// ErrCanceled says that the caller did not want to wait any longer; nothing is
-	// mapped.
+	// ErrCanceled says that the caller did not want to wait any longer. The guest must
+	// not count on the mapping.
 	ErrCanceled = errors.New("dax: canceled")
 )
