@@ -36,6 +36,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run is the whole program; it returns the exit status.
 func run(args []string) int {
 	root := newRoot()
+	addCompletion(root)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
 	if err == nil {
@@ -76,6 +77,23 @@ vhost-user-fs back-end unless its help says otherwise.`,
 	}
 	root.Args = wrapArgs(root.Args)
 	return root
+}
+
+// addCompletion adds the completion command, which would print its help and end with
+// 0 at an unknown shell.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args = wrapArgs(c.Args)
+			c.RunE = func(*cobra.Command, []string) error {
+				return usagef("a shell is missing: bash, fish, powershell or zsh")
+			}
+			for _, shell := range c.Commands() {
+				shell.Args = wrapArgs(shell.Args)
+			}
+		}
+	}
 }
 
 // wrapArgs makes a wrong number of arguments, or an unknown command, a usageError.

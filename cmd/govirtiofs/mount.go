@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,9 +44,14 @@ DIR, or until the back-end ends, which is a failure. If DIR is in use at a signa
 taken out of sight and served until nobody uses it; a second signal ends it at once.
 
 It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has none.`,
-		Example: `  govirtiofsd --socket-path /tmp/fs.sock --shared-dir /srv/share --sandbox none &
+		Example: `  govirtiofsd --socket-path /tmp/fs.sock --shared-dir /srv/share & sleep 1
   govirtiofs mount /tmp/fs.sock /mnt -- ls -l /mnt`,
-		Args: cobra.MinimumNArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return errors.New("give the SOCKET of a back-end and a DIR to mount on")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.socket, o.dir, o.command = args[0], args[1], args[2:]
 			if len(o.command) > 0 && cmd.ArgsLenAtDash() != 2 {
@@ -76,6 +82,9 @@ func (o *mountOptions) check() error {
 	return nil
 }
 
+// dialNotice is how long a back-end may be silent before the user is told.
+const dialNotice = 3 * time.Second
+
 func runMount(o *mountOptions) error {
 	if err := o.check(); err != nil {
 		return err
@@ -87,7 +96,11 @@ func runMount(o *mountOptions) error {
 	if !st.IsDir() {
 		return fmt.Errorf("%s is not a directory", o.dir)
 	}
+	slow := time.AfterFunc(dialNotice, func() {
+		fmt.Fprintf(os.Stderr, "govirtiofs: waiting for the back-end at %s: does it serve somebody else?\n", o.socket)
+	})
 	front, err := frontend.Dial(o.socket, frontend.Options{Queues: o.queues, QueueSize: o.queueSize, Slots: o.requests})
+	slow.Stop()
 	if err != nil {
 		return fmt.Errorf("back-end at %s: %w", o.socket, err)
 	}

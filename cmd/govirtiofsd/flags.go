@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -98,6 +99,24 @@ type group struct {
 	flags *pflag.FlagSet
 }
 
+// parseMessage is what was wrong, without the words of Go's number parser.
+func parseMessage(err error) string {
+	var number *strconv.NumError
+	if !errors.As(err, &number) {
+		return err.Error()
+	}
+	want := "want a whole number"
+	switch {
+	case number.Func == "ParseBool":
+		want = "takes no value"
+	case strings.HasPrefix(number.Num, "-"):
+		want = "want a whole number, 0 or more"
+	case errors.Is(number, strconv.ErrRange):
+		want = "the number is too large"
+	}
+	return strings.Replace(err.Error(), number.Error(), want, 1)
+}
+
 // parse reads the command line without the program's name. It says nothing itself.
 func parse(args []string) (*options, error) {
 	o := &options{}
@@ -115,7 +134,7 @@ func parse(args []string) (*options, error) {
 		if errors.Is(err, errUsage) {
 			return nil, err
 		}
-		return nil, usagef("%v", err)
+		return nil, usagef("%s", parseMessage(err))
 	}
 	if o.help || o.version || o.printCapabilities || o.completion != "" {
 		return o, o.checkAlone()

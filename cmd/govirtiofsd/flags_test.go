@@ -387,3 +387,17 @@ func TestParseSize(t *testing.T) {
 		}
 	}
 }
+
+func TestParseMessage(t *testing.T) {
+	for arg, want := range map[string]string{
+		"--fd=abc":                  `invalid argument "abc" for "--fd" flag: want a whole number`,
+		"--fd=99999999999999999999": `invalid argument "99999999999999999999" for "--fd" flag: the number is too large`,
+		"--rlimit-nofile=-4":        `invalid argument "-4" for "--rlimit-nofile" flag: want a whole number, 0 or more`,
+		"--readonly=yes":            `invalid argument "yes" for "--readonly" flag: takes no value`,
+	} {
+		_, err := parse([]string{arg})
+		if err == nil || usageMessage(err) != want {
+			t.Errorf("%s: %v, want %s", arg, err, want)
+		}
+	}
+}

@@ -15,6 +15,9 @@ func hints(err error) []string {
 		out = append(out, "This sandbox can't be made here, for example inside a container or without user namespaces. "+
 			"If something else confines the daemon, choose --sandbox=chroot (as root) or --sandbox=none.")
 	}
+	if errors.Is(err, sandbox.ErrNotPermitted) && errors.Is(err, unix.EACCES) {
+		out = append(out, "It may also be that this user can't enter the shared directory: it takes the right to search (x) in it and in those above.")
+	}
 	if errors.Is(err, sandbox.ErrIDMap) {
 		out = append(out, "Ids other than one's own are mapped by newuidmap and newgidmap, of the package uidmap; "+
 			"/etc/subuid and /etc/subgid say which ones a user may have. --ownership=xattr needs neither.")

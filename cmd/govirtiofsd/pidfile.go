@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +32,12 @@ func createPIDFile(path string) (*pidFile, error) {
 // between opening and locking.
 func tryPIDFile(path string) (*pidFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("the socket's directory %s does not exist: %w", filepath.Dir(path), err)
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("the socket's pid file can't be made here by this user: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("pid file: %w", err)
 	}
 	if err := lockPIDFile(f); err != nil {
