@@ -67,6 +67,12 @@ func CheckShare(share string) error {
 	if !fi.IsDir() && !fi.Mode().IsRegular() {
 		return fmt.Errorf("%s is neither a directory nor a regular file", share)
 	}
+	if fi.IsDir() {
+		// What can't be entered would only show later, as a sandbox that can't be made.
+		if err := unix.Faccessat(unix.AT_FDCWD, share, unix.X_OK, unix.AT_EACCESS); err != nil {
+			return fmt.Errorf("user %d may not enter the directory %s: %w", os.Geteuid(), share, err)
+		}
+	}
 	return nil
 }
 
