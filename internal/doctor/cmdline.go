@@ -99,6 +99,63 @@ func options(args []string, f func(name, value string)) {
 	}
 }
 
+// socketPaths returns the paths of unix sockets on a VMM's command line, of whichever
+// of its devices, as they are there.
+func socketPaths(args []string) (out []string) {
+	for _, a := range args {
+		if rest, ok := strings.CutPrefix(a, umlDevice); ok {
+			path, _, _ := strings.Cut(rest, ":")
+			out = append(out, path)
+		} else if !strings.HasPrefix(a, "-") {
+			out = append(out, pathsOf(a)...)
+		}
+	}
+	options(args, func(name, value string) {
+		if name == "vhost-user-fs" { // crosvm before 2024: SOCKET:TAG
+			path, _, _ := strings.Cut(value, ":")
+			out = append(out, path)
+		} else {
+			out = append(out, pathsOf(value)...)
+		}
+	})
+	return out
+}
+
+// pathsOf returns the paths of sockets in the value of an option: QEMU says path=, with
+// addr. before it in its other notation; the others say socket=.
+func pathsOf(value string) (out []string) {
+	if strings.HasPrefix(value, "{") {
+		var m map[string]any
+		if json.Unmarshal([]byte(value), &m) == nil {
+			out = jsonPaths(m)
+		}
+		return out
+	}
+	p := parseProperties(value)
+	for _, name := range []string{"path", "addr.path", "socket"} {
+		if p[name] != "" {
+			out = append(out, p[name])
+		}
+	}
+	return out
+}
+
+// jsonPaths looks into objects in objects: QMP has the path of a character device in
+// backend.data.addr.data.
+func jsonPaths(m map[string]any) (out []string) {
+	for k, v := range m {
+		switch v := v.(type) {
+		case string:
+			if k == "path" || k == "socket" {
+				out = append(out, v)
+			}
+		case map[string]any:
+			out = append(out, jsonPaths(v)...)
+		}
+	}
+	return out
+}
+
 // parseQEMU reads QEMU's options.
 func (v *VMM) parseQEMU(args []string) {
 	sockets := map[string]string{} // by chardev
@@ -174,8 +231,14 @@ func (v *VMM) parseCloudHypervisor(args []string) {
 	inFS := false
 	for _, a := range args {
 		if strings.HasPrefix(a, "-") {
-			inFS = a == "--fs"
-		} else if inFS {
+			rest, glued := strings.CutPrefix(a, "--fs=")
+			inFS = glued || a == "--fs"
+			if !glued {
+				continue
+			}
+			a = rest
+		}
+		if inFS {
 			p := parseProperties(a)
 			v.Devices = append(v.Devices, FSDevice{p["tag"], p["socket"], p.number("num_queues"), p.number("queue_size")})
 		}
@@ -191,10 +254,13 @@ func (v *VMM) parseCloudHypervisor(args []string) {
 	})
 }
 
+// umlDevice is what User-Mode Linux has on its command line before SOCKET:ID.
+const umlDevice = "virtio_uml.device="
+
 // parseTagged reads the devices of VMMs that ask the daemon for the share's name.
 func (v *VMM) parseTagged(args []string) {
 	for _, a := range args {
-		if rest, ok := strings.CutPrefix(a, "virtio_uml.device="); ok {
+		if rest, ok := strings.CutPrefix(a, umlDevice); ok {
 			path, id, _ := strings.Cut(rest, ":")
 			if id == "26" || strings.HasPrefix(id, "26:") {
 				v.Devices = append(v.Devices, FSDevice{Socket: path})

@@ -121,6 +121,8 @@ func TestExamine(t *testing.T) {
 		"apparmor":         {func(_ *Plan, f *Facts) { f.VMMs[0].AppArmor = "libvirt-1" }, Warn, "vmm.apparmor", "libvirt-1", "libvirt-qemu"},
 		"memlock":          {func(_ *Plan, f *Facts) { f.VMMs[0].Locks, f.VMMs[0].LockLimit = true, 65536 }, Warn, "vmm.memlock", "65536", "ulimit -l"},
 		"no vmm":           {func(_ *Plan, f *Facts) { f.VMMs[0].Name = "" }, Warn, "vmm", "no VMM", "wrapper"},
+		"vmm is gone":      {func(_ *Plan, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: os.ErrNotExist}} }, Fail, "vmm", "no process 999999", "pgrep"},
+		"vmm ended":        {func(_ *Plan, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: unix.ESRCH}} }, Fail, "vmm", "no process 999999", "pgrep"},
 		"vmm unseen":       {func(_ *Plan, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be looked at", "root"},
 	} {
 		t.Run(name, func(t *testing.T) {

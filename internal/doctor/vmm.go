@@ -1,12 +1,15 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // VMM is a running virtual machine as far as its share is concerned.
@@ -51,7 +54,8 @@ func (h host) vmms(socket string, s *Socket, pids []int) []VMM {
 	var out []VMM
 	for _, pid := range slices.Compact(pids) {
 		v := h.vmm(pid)
-		known := v.Name != "" || v.Err != nil
+		// One that was not asked for may end before it is looked at.
+		known := v.Name != "" || v.Err != nil && !v.gone()
 		if slices.Contains(wanted, pid) || known && !slices.Contains(owners, pid) {
 			out = append(out, v)
 		}
@@ -59,20 +63,47 @@ func (h host) vmms(socket string, s *Socket, pids []int) []VMM {
 	return out
 }
 
-// mentions finds the processes with the socket's path on their command lines.
+// mentions finds the VMMs with the socket on their command lines.
 func (h host) mentions(socket string) (out []int) {
+	ours := resolve(socket, "")
 	files, _ := filepath.Glob(filepath.Join(h.root, "proc/[0-9]*/cmdline"))
 	for _, f := range files {
 		b, err := os.ReadFile(f)
-		if err != nil || !strings.Contains(string(b), socket) {
+		// Most processes don't even have the name on their command line.
+		if err != nil || !strings.Contains(string(b), filepath.Base(socket)) {
 			continue
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		if err == nil && vmmName(strings.Split(string(b), "\x00")) != "" {
+		args := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+		if vmmName(args) == "" {
+			continue
+		}
+		cwd, _ := os.Readlink(filepath.Join(filepath.Dir(f), "cwd"))
+		uses := slices.ContainsFunc(socketPaths(args), func(path string) bool {
+			// Where a relative path leads is known only with the directory.
+			return (cwd != "" || filepath.IsAbs(path)) && resolve(path, cwd) == ours
+		})
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil && uses {
 			out = append(out, pid)
 		}
 	}
 	return out
+}
+
+// resolve makes a socket's path one that can be compared: absolute, seen from dir (""
+// is this process's), without symbolic links on the way to the file. The file itself
+// need not be there, and it is not followed: to rename over it is what daemons do.
+func resolve(path, dir string) string {
+	if !filepath.IsAbs(path) && dir != "" {
+		path = filepath.Join(dir, path)
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	parent, base := filepath.Split(path)
+	if real, err := filepath.EvalSymlinks(parent); err == nil {
+		parent = real
+	}
+	return filepath.Join(parent, base)
 }
 
 // vmm reads what /proc says about a process.
@@ -82,6 +113,10 @@ func (h host) vmm(pid int) VMM {
 	b, err := os.ReadFile(filepath.Join(h.root, dir, "cmdline"))
 	if err != nil {
 		v.Err = err
+		// /proc may be mounted so that others' processes are not seen (hidepid).
+		if v.gone() && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.EPERM) {
+			v.Err = unix.EPERM
+		}
 		return v
 	}
 	for line := range strings.Lines(h.read(dir + "status")) {
@@ -108,6 +143,9 @@ func (h host) vmm(pid int) VMM {
 	v.parse(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"))
 	return v
 }
+
+// gone tells whether there is no such process.
+func (v *VMM) gone() bool { return errors.Is(v.Err, os.ErrNotExist) || errors.Is(v.Err, unix.ESRCH) }
 
 // lockLimit reads the soft limit of locked memory in /proc/PID/limits.
 func lockLimit(limits string) uint64 {
@@ -149,7 +187,7 @@ func vmmName(args []string) string {
 		return "cloud-hypervisor"
 	case base == "crosvm":
 		return "crosvm"
-	case slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "virtio_uml.device=") }):
+	case slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, umlDevice) }):
 		return "uml"
 	}
 	return ""
@@ -165,6 +203,10 @@ func (v *VMM) defaultQueueSize() int {
 
 // vmm judges a VMM.
 func (r *Report) vmm(v *VMM) {
+	if v.gone() {
+		r.add(Fail, "vmm", "pgrep -af 'qemu|kvm|cloud-hypervisor|crosvm|virtio_uml' shows the VMMs that run", "there is no process %d", v.PID)
+		return
+	}
 	if v.Err != nil {
 		r.add(Warn, "vmm", "run this as root", "process %d can't be looked at: %v", v.PID, v.Err)
 		return
