@@ -109,11 +109,12 @@ func (o *doctorOptions) examine() *doctor.Report {
 	if o.guest {
 		return doctor.ExamineGuest(doctor.GatherGuest(), o.tag)
 	}
-	r := doctor.Examine(o.plan, doctor.Gather(o.plan, o.pids))
+	f := doctor.Gather(o.plan, o.pids)
+	r := doctor.Examine(o.plan, f)
 	if o.probe {
 		fmt.Fprintln(os.Stderr, "govirtiofs: connecting to the daemon")
 		a, err := doctor.Ask(o.plan.SocketPath)
-		doctor.ExamineAnswer(r, a, err)
+		doctor.ExamineAnswer(r, f.Socket, a, err)
 	}
 	return r
 }

@@ -2,8 +2,10 @@ package doctor
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -103,8 +105,9 @@ func (a *Answer) mount(f *frontend.Frontend) error {
 	return nil
 }
 
-// ExamineAnswer adds what a back-end has answered to a report; err is that of Ask.
-func ExamineAnswer(r *Report, a *Answer, err error) {
+// ExamineAnswer adds what a back-end has answered to a report; err is that of Ask, and
+// s what Gather has found out about the socket, nil if nothing.
+func ExamineAnswer(r *Report, s *Socket, a *Answer, err error) {
 	if a != nil {
 		r.ok("probe.vhost-user", "features %#x, protocol features %v", a.Features, a.Protocol)
 		if a.Queues > 1 {
@@ -119,9 +122,35 @@ func ExamineAnswer(r *Report, a *Answer, err error) {
 		}
 	}
 	if err != nil {
-		r.add(Fail, "probe", "see the daemon's messages; one that serves a VMM already answers nobody else", "%v", err)
+		r.noAnswer(s, err)
 		return
 	}
 	r.ok("probe.fuse", "FUSE %d.%d, requests up to %d KiB, answered in %v",
 		a.Init.Major, a.Init.Minor, a.Init.MaxWrite/1024, a.Took.Round(time.Microsecond))
+}
+
+// noAnswer says why a back-end has not answered. One that is busy with somebody else
+// leaves a new connection waiting, and that is no fault of its own.
+func (r *Report) noAnswer(s *Socket, err error) {
+	const check = "probe"
+	const seeMessages = "see the daemon's messages; one that serves a VMM already answers nobody else"
+	switch {
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+		r.add(Fail, check, seeMessages, "%s", withoutAddresses(err))
+	case s != nil && s.Connected > 0:
+		r.add(Fail, check, "probe it when that has ended; a second VMM needs a daemon of its own, with another --socket-path",
+			"no answer in %v: %s is busy with %s", askTime, processes(s.Owners), processes(s.Front))
+	default:
+		r.add(Fail, check, seeMessages, "no answer in %v", askTime)
+	}
+}
+
+// withoutAddresses takes the addresses out of the errors of a connection: the daemon's
+// end may have a name that its socket has had for a moment only, and ours has none.
+func withoutAddresses(err error) string {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op == "dial" {
+		return err.Error()
+	}
+	return strings.Replace(err.Error(), op.Error(), op.Op+": "+op.Err.Error(), 1)
 }

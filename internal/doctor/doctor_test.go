@@ -133,6 +133,24 @@ func TestExamine(t *testing.T) {
 	}
 }
 
+// TestExamineUser has nothing but an ordinary user to judge: no line is about sockets
+// that were not asked for, and the way without root's help is named first.
+func TestExamineUser(t *testing.T) {
+	p, f := well()
+	asUser(f)
+	p.SocketPath, f.Socket, f.VMMs = "", nil, nil
+	r := Examine(p, f)
+	expectFinding(t, r, OK, "capabilities", "--ownership=xattr gives it users of its own, see also --uid-map", "")
+	for _, c := range r.Checks {
+		if c.Check == "vmm" {
+			t.Errorf("unexpected: %+v", c)
+		}
+	}
+	p, f = well()
+	f.VMMs = nil
+	expectFinding(t, Examine(p, f), OK, "vmm", "no VMM that uses the socket", "--pid PID")
+}
+
 // expectFinding wants exactly one kind of fault in a report.
 func expectFinding(t *testing.T, r *Report, status Status, check, text, remedy string) {
 	t.Helper()

@@ -181,7 +181,7 @@ func (r *Report) capabilities(p Plan, f *Process) {
 		if p.Sandbox == "none" {
 			r.ok(check, "not root: all of the guest's users act as user %d", f.UID)
 		} else {
-			r.ok(check, "not root: the guest's users are those of the user namespace, see --uid-map")
+			r.ok(check, "not root: the guest's users are those of the user namespace; --ownership=xattr gives it users of its own, see also --uid-map")
 		}
 		return
 	}
