@@ -70,7 +70,7 @@ vhost-user-fs back-end unless its help says otherwise.`,
 			return usagef("a command is missing")
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(subcommands()...)
 	for _, c := range root.Commands() {
 		c.Args = wrapArgs(c.Args)
