@@ -10,8 +10,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// fillAttr puts st in the protocol's form (fs/fuse/inode.c: fuse_change_attributes).
-func (fs *FS) fillAttr(st *unix.Statx_t, a *fp.Attr) {
+// fillAttr puts st, of the node with number id, in the protocol's form (fs/fuse/inode.c: fuse_change_attributes).
+func (fs *FS) fillAttr(id uint64, st *unix.Statx_t, a *fp.Attr) {
 	a.Ino, a.Size, a.Blocks = st.Ino, st.Size, st.Blocks
 	a.Atime, a.AtimeNsec = uint64(st.Atime.Sec), st.Atime.Nsec
 	a.Mtime, a.MtimeNsec = uint64(st.Mtime.Sec), st.Mtime.Nsec
@@ -20,7 +20,7 @@ func (fs *FS) fillAttr(st *unix.Statx_t, a *fp.Attr) {
 	a.UID, a.GID = fs.cfg.UIDs.guest(st.Uid), fs.cfg.GIDs.guest(st.Gid)
 	a.Rdev = encodeDev(st.Rdev_major, st.Rdev_minor)
 	a.Blksize = st.Blksize
-	a.Flags = fs.attrDAX(st)
+	a.Flags = fs.attrDAX(id, st)
 }
 
 // encodeDev is the kernel's new_encode_dev.
@@ -70,7 +70,7 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 		return errno
 	}
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
-	fs.fillAttr(&ts.st, &out.Attr)
+	fs.fillAttr(r.Header.NodeID, &ts.st, &out.Attr)
 	return 0
 }
 
@@ -162,7 +162,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		return errno
 	}
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
-	fs.fillAttr(&ts.st, &out.Attr)
+	fs.fillAttr(r.Header.NodeID, &ts.st, &out.Attr)
 	return 0
 }
 

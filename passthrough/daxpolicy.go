@@ -23,6 +23,9 @@ type DAX struct {
 	// rightly that way. Otherwise files of MinSize bytes or more are.
 	Every   bool
 	MinSize uint64
+	// Include, if not empty, are patterns (see CheckPattern) for the only files that the
+	// guest is told to map; Exclude are for files that it is not.
+	Include, Exclude []string
 	// Stretch makes front-ends map past the end of files, if it is not nil.
 	Stretch Stretcher
 }
@@ -34,6 +37,18 @@ type Stretcher interface {
 	// Stretch returns a descriptor of the file fd with the same access mode, whose
 	// mappings are mappings of the file. It is the caller's to close.
 	Stretch(fd int) (int, error)
+}
+
+// setDAX reads the patterns.
+func (fs *FS) setDAX() (err error) {
+	d := fs.cfg.DAX
+	if d == nil {
+		return nil
+	}
+	if fs.daxOnly, err = parsePatterns(d.Include); err == nil {
+		fs.daxNot, err = parsePatterns(d.Exclude)
+	}
+	return err
 }
 
 // initDAX proposes to use the window, to a guest that has one.
@@ -50,7 +65,7 @@ func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
 // attrDAX is fp.AttrDAX for a file that the guest should map. Linux heeds it when it
 // first hears of a file; later changes hold when it has forgotten the file (fs/fuse/dax.c:
 // fuse_dax_dontcache), so a file keeps what it has while it is open.
-func (fs *FS) attrDAX(st *unix.Statx_t) uint32 {
+func (fs *FS) attrDAX(id uint64, st *unix.Statx_t) uint32 {
 	d := fs.cfg.DAX
 	if d == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !fs.agreed(fp.InitHasInodeDAX) {
 		return 0
@@ -65,7 +80,23 @@ func (fs *FS) attrDAX(st *unix.Statx_t) uint32 {
 	if !traits.ReadOnly && !fs.mapsForWriting(st) {
 		return 0
 	}
+	if !fs.daxChosen(id) {
+		return 0
+	}
 	return fp.AttrDAX
+}
+
+// daxChosen reports whether the patterns let the guest map a file.
+func (fs *FS) daxChosen(id uint64) bool {
+	if len(fs.daxOnly) == 0 && len(fs.daxNot) == 0 {
+		return true
+	}
+	n, errno := fs.get(id)
+	if errno != 0 {
+		return false
+	}
+	defer fs.release(n)
+	return (len(fs.daxOnly) == 0 || fs.daxOnly.match(fs, n)) && !fs.daxNot.match(fs, n)
 }
 
 // mapsForWriting reports whether a file can, and may, be mapped for writing. It may not

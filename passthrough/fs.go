@@ -31,6 +31,7 @@ type FS struct {
 	owners          owners // of descriptors
 	mounts          mountTable
 	direct          patterns    // files that the guest keeps no data of
+	daxOnly, daxNot patterns    // files to map, and not to map
 	openless        atomic.Bool // the client reads without opening
 	shared          sharedHandles
 	io              ioState // of open files
@@ -87,6 +88,9 @@ func New(cfg Config) (*FS, error) {
 	}
 	var err error
 	if fs.direct, err = parsePatterns(cfg.DirectIO); err != nil {
+		return nil, fmt.Errorf("passthrough: %w", err)
+	}
+	if err = fs.setDAX(); err != nil {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
 	if err := fs.setBudget(); err != nil {

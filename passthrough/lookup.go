@@ -113,7 +113,7 @@ func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.
 	out.NodeID = n.id
 	out.EntryValid, out.EntryValidNsec = fs.entry.sec, fs.entry.nsec
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
-	fs.fillAttr(&ts.st, &out.Attr)
+	fs.fillAttr(n.id, &ts.st, &out.Attr)
 	if parent != nil && n.key.mount != parent.key.mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
 		out.Attr.Flags |= fp.AttrSubmount
 	}

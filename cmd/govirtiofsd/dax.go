@@ -26,9 +26,18 @@ func (o *options) checkDAX(set *pflag.FlagSet) error {
 		return usagef("--dax-window-size %s: want a multiple of %s, at most %s",
 			formatSize(o.daxWindow), formatSize(passthrough.DAXUnit), formatSize(maxDAXWindow))
 	}
+	for name, list := range map[string][]string{"dax-include": o.daxOnly, "dax-exclude": o.daxNot} {
+		for _, p := range list {
+			if err := passthrough.CheckPattern(p); err != nil {
+				return usagef("--%s: %v", name, err)
+			}
+		}
+	}
 	if o.dax == "never" {
-		if set.Changed("dax-window-size") || set.Changed("dax-min-size") {
-			o.warn("--dax-window-size and --dax-min-size have no effect without --dax")
+		for _, name := range []string{"dax-window-size", "dax-min-size", "dax-include", "dax-exclude"} {
+			if set.Changed(name) {
+				o.warn("--%s has no effect without --dax", name)
+			}
 		}
 		return nil
 	}
@@ -51,6 +60,8 @@ func (o *options) daxConfig(long *os.File) *passthrough.DAX {
 		Table:   dax.NewTable(o.daxWindow, passthrough.DAXUnit),
 		Every:   o.dax == "always",
 		MinSize: o.daxMinSize,
+		Include: o.daxOnly,
+		Exclude: o.daxNot,
 	}
 	if c := stretcher(long); c != nil {
 		d.Stretch = c

@@ -45,6 +45,7 @@ type options struct {
 	writeback, directIO, allowMmap bool
 	dax                            string
 	daxWindow, daxMinSize          uint64
+	daxOnly, daxNot                []string
 	daxProtocol                    string
 	readdirplus                    bool
 	immutable, symlinks            bool
@@ -202,6 +203,8 @@ func (o *options) daxFlags() *pflag.FlagSet {
 		"`SIZE` Size of the window, with a unit (64M, 8G), a multiple of 2M, at most %s. Default %s.", formatSize(maxDAXWindow), formatSize(defaultDAXWindow)))
 	size(f, &o.daxMinSize, defaultDAXMinSize, "dax-min-size", fmt.Sprintf(
 		"`SIZE` With --dax=inode, files shorter than this are read. Default %s.", formatSize(defaultDAXMinSize)))
+	f.StringArrayVar(&o.daxOnly, "dax-include", nil, "`PATTERN` Let the guest map only files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.")
+	f.StringArrayVar(&o.daxNot, "dax-exclude", nil, "`PATTERN` Let the guest map no files with such a name or path; may be repeated.")
 	choice(f, &o.daxProtocol, "shmem", "dax-protocol", "", []string{"shmem", "fs-map", "fs-map-6"},
 		"`shmem|fs-map|fs-map-6` How to ask the VMM for mappings: as the specification has it; also by what old VMMs had, with the numbers 1002 and 1003, or 6 and 7. Their window must be as large as --dax-window-size. Default shmem.")
 	return f

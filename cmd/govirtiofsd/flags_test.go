@@ -137,6 +137,10 @@ func TestParse(t *testing.T) {
 		{"--dax=inode --tag a", func(o *options) bool {
 			return o.dax == "inode" && o.daxWindow == 1<<30 && o.daxMinSize == 64<<10 && len(o.warnings) == 0
 		}},
+		{"--tag a --dax=inode --dax-include=*.db --dax-exclude /tmp/** --dax-exclude *.log", func(o *options) bool {
+			d := o.daxConfig(nil)
+			return slices.Equal(d.Include, []string{"*.db"}) && slices.Equal(d.Exclude, []string{"/tmp/**", "*.log"})
+		}},
 		{"--tag a --dax-window-size 64MiB --dax-min-size=1 --dax always", func(o *options) bool {
 			return o.dax == "always" && o.daxWindow == 64<<20 && o.daxMinSize == 1 && o.daxConfig(nil).Table.Size() == 64<<20
 		}},
@@ -278,6 +282,8 @@ func TestParseErrors(t *testing.T) {
 		{"+ --dax", "needs an argument"},
 		{"+ --dax=yes", "never, inode, always"},
 		{"+ --dax-window-size=0", "multiple of 2M"},
+		{"+ --dax-include=[", "--dax-include: bad pattern"},
+		{"+ --dax-exclude=a//b", "--dax-exclude: bad pattern"},
 		{"+ --dax-window-size=3M", "multiple of 2M"},
 		{"+ --dax-window-size=1T", "at most 64G"},
 		{"+ --dax-min-size=-1", "number of bytes"},
