@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/govirtiofs/govirtiofs/internal/doctor"
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // doctorOptions are the command line of doctor.
@@ -18,6 +20,7 @@ type doctorOptions struct {
 	pids               []int
 	guest, probe, json bool
 	tag                string
+	rules, preset      string // of names of attributes
 }
 
 func newDoctor() *cobra.Command {
@@ -53,6 +56,11 @@ a wrong command line.`,
 	f.BoolVar(&o.plan.ReadOnly, "readonly", false, "the daemon has --readonly")
 	f.StringArrayVar(&o.plan.UIDMaps, "uid-map", nil, "the daemon's --uid-map `:INSIDE:OUTSIDE:COUNT:`")
 	f.StringArrayVar(&o.plan.GIDMaps, "gid-map", nil, "the daemon's --gid-map `:INSIDE:OUTSIDE:COUNT:`")
+	f.StringVar(&o.plan.Ownership, "ownership", "host", "the daemon's --ownership: `host|xattr`")
+	f.StringVar(&o.rules, "xattrmap", "", "the daemon's --xattrmap `RULES`")
+	f.StringVar(&o.preset, "xattrmap-preset", "", "the daemon's --xattrmap-preset `LIST`")
+	f.StringVar(&o.plan.ModCaps, "modcaps", "", "the daemon's --modcaps `LIST`")
+	f.StringVar(&o.plan.DAX, "dax", "never", "the daemon's --dax: `never|inode|always`")
 	f.BoolVar(&o.probe, "probe", false, "connect to --socket-path and mount once; a daemon without --keep-listening ends after that")
 	f.BoolVar(&o.guest, "guest", false, "look at this machine as the guest")
 	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there")
@@ -65,12 +73,29 @@ var errUnwell = errors.New("something keeps the share from working, see FAIL abo
 
 // check refuses what makes no sense together.
 func (o *doctorOptions) check(cmd *cobra.Command) error {
-	o.plan.Sandbox, o.plan.Seccomp = strings.ToLower(o.plan.Sandbox), strings.ToLower(o.plan.Seccomp)
+	for _, word := range []*string{&o.plan.Sandbox, &o.plan.Seccomp, &o.plan.Ownership, &o.plan.DAX} {
+		*word = strings.ToLower(*word)
+	}
+	if err := o.checkNames(); err != nil {
+		return err
+	}
+	var modErr error
+	if o.plan.ModCaps != "" {
+		_, modErr = sandbox.ModifyCapabilities(nil, o.plan.ModCaps)
+	}
 	switch {
 	case !slices.Contains([]string{"namespace", "chroot", "none"}, o.plan.Sandbox):
 		return usagef("--sandbox %s: want namespace, chroot or none", o.plan.Sandbox)
 	case !slices.Contains([]string{"none", "kill", "log", "trap"}, o.plan.Seccomp):
 		return usagef("--seccomp %s: want none, kill, log or trap", o.plan.Seccomp)
+	case !slices.Contains([]string{"host", "xattr"}, o.plan.Ownership):
+		return usagef("--ownership %s: want host or xattr", o.plan.Ownership)
+	case !slices.Contains([]string{"never", "inode", "always"}, o.plan.DAX):
+		return usagef("--dax %s: want never, inode or always", o.plan.DAX)
+	case o.plan.Ownership == "xattr" && o.plan.PosixACL:
+		return usagef("--ownership=xattr excludes --posix-acl: on the host all files belong to the daemon's user")
+	case modErr != nil:
+		return usagef("--modcaps: %w", modErr)
 	case o.tag != "" && !o.guest:
 		return usagef("--tag is for --guest: on the host the VMM has the tag")
 	case o.probe && o.plan.SocketPath == "":
@@ -84,6 +109,24 @@ func (o *doctorOptions) check(cmd *cobra.Command) error {
 			return usagef("--guest and --%s exclude each other: one is for the guest, one for the host", name)
 		}
 	}
+	return nil
+}
+
+// checkNames reads the rules for names of attributes, which bring --xattr with them.
+func (o *doctorOptions) checkNames() (err error) {
+	switch {
+	case o.rules != "" && o.preset != "":
+		return usagef("--xattrmap and --xattrmap-preset exclude each other")
+	case o.rules != "":
+		if o.plan.Names, err = xattrmap.Parse(o.rules); err != nil {
+			return usagef("--xattrmap: %w", err)
+		}
+	case o.preset != "":
+		if o.plan.Names, err = xattrmap.Preset(o.preset); err != nil {
+			return usagef("--xattrmap-preset: %w", err)
+		}
+	}
+	o.plan.Xattr = o.plan.Xattr || o.plan.Names != nil
 	return nil
 }
 

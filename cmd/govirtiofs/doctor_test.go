@@ -18,6 +18,13 @@ func TestDoctorUsage(t *testing.T) {
 		{"doctor", "--probe"},
 		{"doctor", "--guest", "--shared-dir", "/srv"},
 		{"doctor", "--pid", "many"},
+		{"doctor", "--ownership", "guest"},
+		{"doctor", "--ownership=xattr", "--posix-acl"},
+		{"doctor", "--dax=yes"},
+		{"doctor", "--modcaps=sys_admin"},
+		{"doctor", "--xattrmap", "selinux"},
+		{"doctor", "--xattrmap-preset=none-such"},
+		{"doctor", "--xattrmap-preset=selinux", "--xattrmap", ":ok:all:::"},
 	} {
 		if got := run(args); got != 2 {
 			t.Errorf("%v: exit status %d, want 2", args, got)

@@ -220,6 +220,7 @@ func (v *VMM) addQEMUDevice(p properties, sockets map[string]string) {
 			return
 		}
 		d.Queues, d.QueueSize = max(p.number("num_vqs")-1, 0), p.number("vq_size")
+		d.Generic = true
 	default:
 		return
 	}
@@ -240,7 +241,9 @@ func (v *VMM) parseCloudHypervisor(args []string) {
 		}
 		if inFS {
 			p := parseProperties(a)
-			v.Devices = append(v.Devices, FSDevice{p["tag"], p["socket"], p.number("num_queues"), p.number("queue_size")})
+			v.Devices = append(v.Devices, FSDevice{
+				Tag: p["tag"], Socket: p["socket"], Queues: p.number("num_queues"), QueueSize: p.number("queue_size"),
+			})
 		}
 	}
 	options(args, func(name, value string) {

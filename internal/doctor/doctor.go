@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
 
 // Status is how a check ended.
@@ -102,7 +104,14 @@ type Plan struct {
 	ReadOnly      bool
 	UIDMaps       []string
 	GIDMaps       []string
+	Ownership     string        // host or xattr; "" is host
+	Names         *xattrmap.Map // of --xattrmap or --xattrmap-preset, nil without
+	ModCaps       string        // such as +sys_admin:-mknod
+	DAX           string        // never, inode or always; "" is never
 }
+
+// wantsDAX tells whether there is to be a window.
+func (p *Plan) wantsDAX() bool { return p.DAX == "inode" || p.DAX == "always" }
 
 // Facts are what Gather found. A nil part was not looked for.
 type Facts struct {
@@ -135,8 +144,14 @@ func Examine(p Plan, f *Facts) *Report {
 	r := &Report{}
 	r.kernel(p, &f.Kernel)
 	r.process(p, &f.Process)
+	if p.wantsDAX() {
+		r.hostDAX(p, f)
+	}
 	if f.Share != nil {
 		r.share(p, f.Share)
+		if p.Names != nil {
+			r.trusted(p, f)
+		}
 	}
 	if f.Socket != nil {
 		r.socket(p, f.Socket, f.VMMs)
@@ -145,7 +160,7 @@ func Examine(p Plan, f *Facts) *Report {
 		r.selinuxOn(f)
 	}
 	for i := range f.VMMs {
-		r.vmm(&f.VMMs[i])
+		r.vmm(p, &f.VMMs[i])
 	}
 	if len(f.VMMs) == 0 && f.Socket != nil {
 		r.add(OK, "vmm", "run this again with --pid PID of the VMM when it runs",

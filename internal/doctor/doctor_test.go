@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -102,6 +103,22 @@ func TestExamine(t *testing.T) {
 		"no tmpfile":     {func(_ *Plan, f *Facts) { f.Share.TmpFile = unix.ENOTSUP }, Warn, "share.tmpfile", "O_TMPFILE", ""},
 		"no nowait":      {func(_ *Plan, f *Facts) { f.Share.Nowait = unix.EOPNOTSUPP }, Warn, "share.nowait", "RWF_NOWAIT", ""},
 
+		"ownership, no xattrs": {func(p *Plan, f *Facts) { p.Xattr, p.Ownership, f.Share.UserXattr = false, "xattr", unix.ENOTSUP }, Fail, "share.xattr", "--ownership=xattr", "ext4"},
+		"ownership, no SETUID": {func(p *Plan, f *Facts) { p.Ownership = "xattr"; withoutCap(f, cap.SETUID) }, Warn, "capabilities", "CAP_SETUID", "SETUID"},
+		"overlayfs, no xattrs": {func(p *Plan, f *Facts) { p.Xattr, f.Share.UserXattr = false, unix.ENOTSUP; names(t, p, "overlayfs") }, Fail, "share.xattr", "--xattrmap-preset", "ext4"},
+		"selinux, as user":     {func(p *Plan, f *Facts) { asUser(f); names(t, p, "selinux") }, Fail, "share.trusted", "only CAP_SYS_ADMIN", "selinux-user"},
+		"selinux, no modcaps":  {func(p *Plan, _ *Facts) { names(t, p, "selinux") }, Fail, "share.trusted", "does not keep", "--modcaps=+sys_admin"},
+		"selinux, no trusted": {func(p *Plan, f *Facts) {
+			names(t, p, "selinux")
+			p.ModCaps, f.Share.TrustedXattr = "+sys_admin", unix.ENOTSUP
+		}, Fail, "share.trusted", "not supported", "ext4"},
+		"modcaps":            {func(p *Plan, f *Facts) { p.ModCaps = "-mknod:+sys_ptrace"; withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_SYS_PTRACE", "--cap-add SYS_PTRACE"},
+		"dax, old kernel":    {func(p *Plan, f *Facts) { withDAX(p, f); f.Kernel.Release = "6.8.0-31-generic" }, Warn, "dax", "2 MiB", "6.9"},
+		"dax, as user":       {func(p *Plan, f *Facts) { withDAX(p, f); asUser(f) }, Warn, "dax", "without root", "root"},
+		"dax, readonly":      {func(p *Plan, f *Facts) { withDAX(p, f); p.ReadOnly = true }, Warn, "dax", "maps none", "-o ro"},
+		"dax, vhost-user-fs": {func(p *Plan, f *Facts) { withDAX(p, f); f.VMMs[0].Devices[0].Generic = false }, Warn, "vmm.dax", "no window", "vhost-user-test-device-pci"},
+		"dax, not with QEMU": {func(p *Plan, f *Facts) { withDAX(p, f); f.VMMs[0].Name = "uml" }, Warn, "vmm.dax", "with uml", "QEMU 11.1"},
+
 		"long path":      {func(_ *Plan, f *Facts) { f.Socket.Path = strings.Repeat("x", 108) }, Fail, "socket", "107", "shorter"},
 		"no socket":      {func(_ *Plan, f *Facts) { f.Socket.Err = os.ErrNotExist }, Warn, "socket", "no daemon", "govirtiofsd --socket-path /run/fs.sock --shared-dir /srv"},
 		"no socket dir":  {func(_ *Plan, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.ENOENT }, Fail, "socket", "/run", "mkdir -p /run"},
@@ -170,6 +187,45 @@ func expectFinding(t *testing.T, r *Report, status Status, check, text, remedy s
 		t.Errorf("no finding %v %q with %q and %q in %+v", status, check, text, remedy, r.Checks)
 	}
 }
+
+// TestExamineOptions has options whose needs are met.
+func TestExamineOptions(t *testing.T) {
+	for name, test := range map[string]struct {
+		change      func(p *Plan, f *Facts)
+		check, text string
+	}{
+		"ownership, as user": {func(p *Plan, f *Facts) { p.Ownership = "xattr"; asUser(f) }, "capabilities", "users of its own"},
+		"ownership":          {func(p *Plan, _ *Facts) { p.Ownership = "xattr" }, "share.xattr", "work"},
+		"selinux":            {func(p *Plan, _ *Facts) { names(t, p, "selinux"); p.ModCaps = "+sys_admin" }, "share.trusted", "work"},
+		"dax":                {withDAX, "vmm.dax", "QEMU 11.1"},
+		"dax on the host":    {withDAX, "dax", "any size"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, f := well()
+			test.change(&p, f)
+			expectFinding(t, Examine(p, f), OK, test.check, test.text, "")
+		})
+	}
+	p, f := well()
+	f.Share.TrustedXattr = unix.EPERM // of no matter when nothing is kept there
+	names(t, &p, "selinux-user")
+	for _, c := range Examine(p, f).Checks {
+		if c.Check == "share.trusted" || c.Check == "dax" || c.Check == "vmm.dax" {
+			t.Errorf("unexpected: %+v", c)
+		}
+	}
+}
+
+func names(t *testing.T, p *Plan, preset string) {
+	t.Helper()
+	m, err := xattrmap.Preset(preset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Names = m
+}
+
+func withDAX(p *Plan, f *Facts) { p.DAX, f.VMMs[0].Devices[0].Generic = "inode", true }
 
 func withCap(f *Facts, v cap.Value) {
 	f.Process.Capabilities = append(f.Process.Capabilities, v)

@@ -23,7 +23,7 @@ func TestParseCommandLines(t *testing.T) {
 			VMM{Name: "qemu", Memory: "4G", CPUs: 4, Devices: []FSDevice{{Tag: "t", Socket: "/s"}}}},
 		"qemu, memfd": {"/usr/bin/qemu-kvm -m size=2G -smp cpus=2,sockets=1 -object memory-backend-memfd,id=m,size=2G -numa node,memdev=m " +
 			"-chardev socket,id=c,path=/a,,b -device vhost-user-fs-pci,queue-size=1024,num-request-queues=3,chardev=c,tag=t",
-			VMM{Name: "qemu", Memory: "2G", CPUs: 2, Shared: true, Backend: "memory-backend-memfd", Devices: []FSDevice{{"t", "/a,b", 3, 1024}}}},
+			VMM{Name: "qemu", Memory: "2G", CPUs: 2, Shared: true, Backend: "memory-backend-memfd", Devices: []FSDevice{{"t", "/a,b", 3, 1024, false}}}},
 		"qemu, backend without share": {"qemu-system-x86_64 -object memory-backend-file,id=m,mem-path=/dev/shm -machine q35,memory-backend=m",
 			VMM{Name: "qemu", Backend: "memory-backend-file"}},
 		"qemu, one node not shared": {"qemu-system-x86_64 -object memory-backend-ram,id=a,share=on -object memory-backend-ram,id=b -numa node,memdev=a -numa node,memdev=b",
@@ -31,11 +31,11 @@ func TestParseCommandLines(t *testing.T) {
 		"qemu, backend not in use": {"qemu-system-x86_64 -object memory-backend-memfd,id=m,share=on", VMM{Name: "qemu"}},
 		"libvirt": {`qemu-system-x86_64 -object {"qom-type":"memory-backend-memfd","id":"pc.ram","share":true} -machine pc,memory-backend=pc.ram ` +
 			`-overcommit mem-lock=on -chardev socket,id=chr,path=/l/fs.sock -device {"driver":"vhost-user-fs-pci","queue-size":1024,"chardev":"chr","tag":"data"}`,
-			VMM{Name: "qemu", Shared: true, Locks: true, Backend: "memory-backend-memfd", Devices: []FSDevice{{"data", "/l/fs.sock", 0, 1024}}}},
+			VMM{Name: "qemu", Shared: true, Locks: true, Backend: "memory-backend-memfd", Devices: []FSDevice{{"data", "/l/fs.sock", 0, 1024, false}}}},
 		"qemu, generic device": {"qemu-system-x86_64 -chardev socket,id=c,path=/s -device vhost-user-test-device-pci,chardev=c,virtio-id=26,num_vqs=3,vq_size=256 -device vhost-user-device,virtio-id=1",
-			VMM{Name: "qemu", Devices: []FSDevice{{"", "/s", 2, 256}}}},
+			VMM{Name: "qemu", Devices: []FSDevice{{"", "/s", 2, 256, true}}}},
 		"cloud-hypervisor": {"cloud-hypervisor --cpus boot=4,max=8 --memory size=4G,shared=on --fs tag=a,socket=/1,num_queues=2,queue_size=512 tag=b,socket=/2 --net tap=x",
-			VMM{Name: "cloud-hypervisor", Memory: "4G", Shared: true, CPUs: 4, Devices: []FSDevice{{"a", "/1", 2, 512}, {"b", "/2", 0, 0}}}},
+			VMM{Name: "cloud-hypervisor", Memory: "4G", Shared: true, CPUs: 4, Devices: []FSDevice{{"a", "/1", 2, 512, false}, {"b", "/2", 0, 0, false}}}},
 		"cloud-hypervisor, not shared": {"cloud-hypervisor-static --memory size=1G", VMM{Name: "cloud-hypervisor", Memory: "1G"}},
 		"crosvm":                       {"crosvm run --cpus 2 --vhost-user type=fs,socket=/c --vhost-user type=net,socket=/n", VMM{Name: "crosvm", Shared: true, CPUs: 2, Devices: []FSDevice{{Socket: "/c"}}}},
 		"uml":                          {"linux.uml mem=1G virtio_uml.device=/u:26 virtio_uml.device=/net:1", VMM{Name: "uml", Shared: true, Devices: []FSDevice{{Socket: "/u"}}}},

@@ -251,12 +251,19 @@ func (r *Report) mountOptions(p Plan, s *Share) {
 
 // attributes judges extended attributes, which options ask for.
 func (r *Report) attributes(p Plan, s *Share) {
+	user, lost := p.Xattr, "--xattr serves none"
+	if p.Names != nil && p.Names.Uses("user.") {
+		user, lost = true, "the rules of --xattrmap or --xattrmap-preset keep the guest's there"
+	}
+	if p.Ownership == "xattr" {
+		user, lost = true, "--ownership=xattr keeps owners, modes and devices there"
+	}
 	for _, a := range []struct {
 		check, name, lost string
 		err               error
 		wanted            bool
 	}{
-		{"share.xattr", "extended attributes of users", "--xattr serves none", s.UserXattr, p.Xattr},
+		{"share.xattr", "extended attributes of users", lost, s.UserXattr, user},
 		{"share.acl", "access control lists", "--posix-acl has no effect", s.ACL, p.PosixACL},
 		{"share.security", "security attributes", "file capabilities and labels can't be kept", s.Security, p.SecurityLabel},
 	} {

@@ -35,6 +35,7 @@ type VMM struct {
 type FSDevice struct {
 	Tag, Socket       string
 	Queues, QueueSize int
+	Generic           bool // QEMU's device for all kinds, which has shared memory regions
 }
 
 // vmms looks at the processes of pids, and at those that are connected to the socket
@@ -202,7 +203,7 @@ func (v *VMM) defaultQueueSize() int {
 }
 
 // vmm judges a VMM.
-func (r *Report) vmm(v *VMM) {
+func (r *Report) vmm(p Plan, v *VMM) {
 	if v.gone() {
 		r.add(Fail, "vmm", "pgrep -af 'qemu|kvm|cloud-hypervisor|crosvm|virtio_uml' shows the VMMs that run", "there is no process %d", v.PID)
 		return
@@ -231,6 +232,9 @@ func (r *Report) vmm(v *VMM) {
 	}
 	for i := range v.Devices {
 		r.device(v, &v.Devices[i])
+		if p.wantsDAX() {
+			r.window(v, &v.Devices[i])
+		}
 	}
 }
 
@@ -269,13 +273,17 @@ func (r *Report) memory(v *VMM) {
 	r.add(Fail, check, remedy, "the guest's memory is not shared with the daemon: %s", why)
 }
 
+// name is what the user knows the device by.
+func (d *FSDevice) name() string {
+	if d.Tag != "" {
+		return d.Tag
+	}
+	return d.Socket
+}
+
 // device judges a virtio-fs device's queues.
 func (r *Report) device(v *VMM, d *FSDevice) {
-	name := d.Tag
-	if name == "" {
-		name = d.Socket
-	}
-	size := d.QueueSize
+	name, size := d.name(), d.QueueSize
 	if size == 0 {
 		size = v.defaultQueueSize()
 	}
