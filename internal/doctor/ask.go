@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
@@ -130,19 +132,19 @@ func ExamineAnswer(r *Report, s *Socket, a *Answer, err error) {
 }
 
 // noAnswer says why a back-end has not answered. One that is busy with somebody else
-// leaves a new connection waiting, and that is no fault of its own.
+// leaves a new connection waiting, or has closed its socket; that is no fault of its own.
 func (r *Report) noAnswer(s *Socket, err error) {
-	const check = "probe"
-	const seeMessages = "see the daemon's messages; one that serves a VMM already answers nobody else"
-	switch {
-	case !errors.Is(err, os.ErrDeadlineExceeded):
-		r.add(Fail, check, seeMessages, "%s", withoutAddresses(err))
-	case s != nil && s.Connected > 0:
-		r.add(Fail, check, "probe it when that has ended; a second VMM needs a daemon of its own, with another --socket-path",
-			"no answer in %v: %s is busy with %s", askTime, processes(s.Owners), processes(s.Front))
-	default:
-		r.add(Fail, check, seeMessages, "no answer in %v", askTime)
+	what := withoutAddresses(err)
+	timeout, refused := errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.ECONNREFUSED)
+	if timeout {
+		what = fmt.Sprintf("no answer in %v", askTime)
 	}
+	if (timeout || refused) && s != nil && s.Connected > 0 {
+		r.add(Fail, "probe", "probe it when that has ended; a second VMM needs a daemon of its own, with another --socket-path",
+			"%s: %s is busy with %s", what, processes(s.Owners), processes(s.Front))
+		return
+	}
+	r.add(Fail, "probe", "see the daemon's messages; one that serves a VMM already answers nobody else", "%s", what)
 }
 
 // withoutAddresses takes the addresses out of the errors of a connection: the daemon's

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // timeoutOfRename is what reading from a busy daemon ends with: the listener has had
@@ -46,6 +48,8 @@ func TestNoAnswer(t *testing.T) {
 	}{
 		"busy":           {&Socket{Connected: 1, Owners: []int{7}, Front: []int{9}}, timeout, "no answer in 5s: process 7 is busy with process 9", "--socket-path"},
 		"busy, unseen":   {&Socket{Connected: 1, Owners: []int{7}}, timeout, "process 7 is busy with a process (of another user)", "--socket-path"},
+		"closed":         {&Socket{Connected: 1, Owners: []int{7}, Front: []int{9}}, os.NewSyscallError("connect", unix.ECONNREFUSED), "connection refused: process 7 is busy with process 9", "--socket-path"},
+		"refuses":        {&Socket{}, os.NewSyscallError("connect", unix.ECONNREFUSED), "connection refused", "the daemon's messages"},
 		"hangs":          {&Socket{Owners: []int{7}}, timeout, "no answer in 5s", "the daemon's messages"},
 		"nothing known":  {nil, timeout, "no answer in 5s", "the daemon's messages"},
 		"hangs up":       {&Socket{Connected: 1, Front: []int{9}}, fmt.Errorf("INIT: %w", reset), "INIT: read: unexpected EOF", "the daemon's messages"},
