@@ -155,7 +155,7 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 	return results, nil
 }
 
-// rounds measures the subjects in turn, every other round backwards, so that a machine
+// rounds measures the subjects in turn, with another one first in each round, so that a machine
 // that gets slower or faster does so for all.
 func (r *runner) rounds(result *Result, subjects []subject) error {
 	for _, s := range subjects {
@@ -166,11 +166,11 @@ func (r *runner) rounds(result *Result, subjects []subject) error {
 		r.opts.Progress(fmt.Sprintf("%s, depth %d", result.Workload.Name, result.Depth), float64(r.done)/float64(total))
 		r.done++
 		for i := range subjects {
-			if round%2 == 1 {
-				i = len(subjects) - 1 - i
-			}
-			if round == 0 && r.opts.Warmup > 0 {
-				if _, err := subjects[i].measure(result.Depth, r.opts.Warmup, new(Hist)); err != nil {
+			// Each is first, in the middle and last as often as the others: after a pause,
+			// processors and their caches have to wake up.
+			i = (i + round) % len(subjects)
+			if r.opts.Warmup > 0 {
+				if _, err := subjects[i].measure(result.Depth, r.warmup(round), new(Hist)); err != nil {
 					return err
 				}
 			}
@@ -186,6 +186,15 @@ func (r *runner) rounds(result *Result, subjects []subject) error {
 		}
 	}
 	return r.countCalls(result, subjects)
+}
+
+// warmup is how long to run before a round: long before the first, and then for what the
+// others have pushed aside.
+func (r *runner) warmup(round int) time.Duration {
+	if round == 0 {
+		return r.opts.Warmup
+	}
+	return min(r.opts.Warmup, r.opts.Duration/4)
 }
 
 // countCalls has a short round of its own for each target, if it is asked for.
