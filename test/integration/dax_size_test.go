@@ -159,6 +159,9 @@ func TestIntegrationDAXGrow(t *testing.T) {
 	all := anySize(t, d)
 	sameSums(t, "open", sumLines(section(r.Output, "open")), want, 5, func(string) bool { return !all })
 	sameSums(t, "closed", sumLines(section(r.Output, "closed")), want, 5, func(string) bool { return false })
+	if t.Failed() {
+		t.Log(tail(r.Output))
+	}
 }
 
 // TestIntegrationDAXReset resets the device twice while QEMU and the daemon go on. The
