@@ -60,7 +60,7 @@ func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
 	defer fs.release(parent)
 	fd := parent.fd.Load()
 	return fd >= 0 && sysStatx(int(fd), name, 0, &ts.st) == 0 &&
-		keyOf(&ts.st) == n.key && birthOf(&ts.st) == n.birth
+		n.is(&ts.st)
 }
 
 // Getattr implements server.Attributes.

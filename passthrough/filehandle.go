@@ -220,7 +220,7 @@ func (fs *FS) openHandle(ts *threadState, n *inode) (int, unix.Errno) {
 func (fs *FS) checked(n *inode, fd int) (int, unix.Errno) {
 	var st unix.Statx_t
 	errno := statxFD(fd, &st)
-	if errno == 0 && (keyOf(&st) != n.key || birthOf(&st) != n.birth) {
+	if errno == 0 && !n.is(&st) {
 		errno = unix.ESTALE
 	}
 	if errno != 0 {

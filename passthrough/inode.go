@@ -266,6 +266,10 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 	fs.unhold(n)
 }
 
+// is reports whether a file's attributes are those of the node's file, and not of one that
+// has its number now.
+func (n *inode) is(st *unix.Statx_t) bool { return keyOf(st) == n.key && birthOf(st) == n.birth }
+
 // isDir and isReg tell the kind that the node has had from the start.
 func (n *inode) isDir() bool { return n.birth.kind == unix.S_IFDIR }
 func (n *inode) isReg() bool { return n.birth.kind == unix.S_IFREG }

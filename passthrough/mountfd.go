@@ -42,7 +42,7 @@ func (fs *FS) openMount(n *inode, dirfd int, name *byte) (int, unix.Errno) {
 	if errno := statxFD(fd, &st); errno != 0 {
 		return -1, errno
 	}
-	if keyOf(&st) != n.key || birthOf(&st) != n.birth {
+	if !n.is(&st) {
 		return -1, unix.ESTALE
 	}
 	var num [16]byte

@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -132,7 +133,7 @@ func (s *saver) where(n *inode) {
 		defer s.fs.release(parent)
 		if index, ok := s.index[parent]; ok && s.fs.isAt(s.ts, parent, name, n) {
 			s.w.Uint(locatedInParent, index)
-			s.w.Bytes(keptName(name))
+			s.w.Bytes(bytes.TrimSuffix(nameBytes(name), emptyName[:]))
 			return
 		}
 	}
@@ -151,7 +152,7 @@ func (fs *FS) isAt(ts *threadState, parent *inode, name *byte, n *inode) bool {
 		return false
 	}
 	var st unix.Statx_t
-	return sysStatx(fd, name, 0, &st) == 0 && keyOf(&st) == n.key && birthOf(&st) == n.birth
+	return sysStatx(fd, name, 0, &st) == 0 && n.is(&st)
 }
 
 // path is the node's path below the share, which the kernel knows when the node has a
@@ -171,14 +172,13 @@ func (s *saver) path(n *inode) []byte {
 	}
 	// It may end with " (deleted)", or have changed since.
 	found, errno := s.fs.walk(s.ts, path)
+	if errno == 0 {
+		found, errno = s.fs.checked(n, found)
+	}
 	if errno != 0 {
 		return nil
 	}
-	defer s.fs.closeFD(found)
-	var st unix.Statx_t
-	if statxFD(found, &st) != 0 || keyOf(&st) != n.key || birthOf(&st) != n.birth {
-		return nil
-	}
+	s.fs.closeFD(found)
 	return []byte(path)
 }
 
@@ -260,12 +260,4 @@ func (fs *FS) walk(ts *threadState, path string) (int, unix.Errno) {
 		at, owned = fd, true
 	}
 	return at, 0
-}
-
-// keptName are the bytes of a kept name, without its NUL.
-func keptName(name *byte) (b []byte) {
-	for i := 0; *addBytes(name, i) != 0; i++ {
-		b = append(b, *addBytes(name, i))
-	}
-	return b
 }
