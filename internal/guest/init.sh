@@ -117,7 +117,12 @@ fi
 mount_shares
 
 status=0
-[ -n "$interactive" ] || echo "@@ script"
+# The kernel writes to the same console and would tear up the script's lines. What makes
+# it end (an oops, a panic) it still writes; the rest follows if the script fails.
+if [ -z "$interactive" ]; then
+	$bb dmesg -n 1
+	echo "@@ script"
+fi
 if [ -n "$script" ]; then
 	# shellcheck disable=SC2086 # nothing or a command with its arguments
 	$enter /bin/sh "$script" </dev/null
@@ -125,6 +130,7 @@ if [ -n "$script" ]; then
 fi
 if [ -z "$interactive" ]; then
 	echo "@@ end"
+	[ $status = 0 ] || $bb dmesg | $bb tail -n 40
 else
 	echo "The shares are below /mnt. 'exit' ends the guest."
 	[ -z "$shares" ] || cd "/mnt/${shares%% *}" || cd /
