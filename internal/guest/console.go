@@ -58,13 +58,9 @@ func (c *console) changed() <-chan struct{} {
 }
 
 // scriptOutput returns the part of a console that is of the script, of its last run
-// if the guest was rebooted. A message of the kernel may have torn up the line before it:
-// then all of the console is taken to be the script's.
+// if the guest was rebooted.
 func scriptOutput(console string) string {
 	_, rest, found := cutLast(console, scriptBegin)
-	if !found && strings.Contains(console, scriptEnd) {
-		rest, found = console, true
-	}
 	if !found {
 		return ""
 	}

@@ -121,8 +121,8 @@ type Options struct {
 type Result struct {
 	// Status is the exit status of the script.
 	Status int
-	// Output is what the script wrote to its standard output and error. A message
-	// of the kernel may be among it.
+	// Output is what the script wrote to its standard output and error. A last message
+	// of a kernel that fails may be among it.
 	Output string
 	// Console is all that came from the guest's console and from the VMM.
 	Console string

@@ -25,12 +25,13 @@ type command struct {
 
 // VM is a running guest.
 type VM struct {
-	command *command
-	dir     string // of this run, removed at its end
-	cmd     *exec.Cmd
-	console console
-	timeout time.Duration
-	start   time.Time
+	command  *command
+	dir      string // of this run, removed at its end
+	cmd      *exec.Cmd
+	console  console // of the guest
+	messages console // of the VMM: in the console they would tear up the guest's lines
+	timeout  time.Duration
+	start    time.Time
 
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the fields below are set
@@ -84,7 +85,7 @@ func launch(ctx context.Context, dir string, kind Kind, o *Options) (*VM, error)
 	if o.Interactive {
 		vm.cmd.Stdin, vm.cmd.Stdout, vm.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	} else {
-		vm.cmd.Stdout, vm.cmd.Stderr = &vm.console, &vm.console
+		vm.cmd.Stdout, vm.cmd.Stderr = &vm.console, &vm.messages
 	}
 	// A helper that outlives the VMM must not keep Wait waiting for its output.
 	vm.cmd.WaitDelay = 5 * time.Second
@@ -130,8 +131,8 @@ func (vm *VM) signalAll() {
 // finish sets the result.
 func (vm *VM) finish(ctx context.Context, waitErr error) {
 	vm.result.Duration = time.Since(vm.start)
-	vm.result.Console = vm.console.text()
-	vm.result.Output = scriptOutput(vm.result.Console)
+	vm.result.Output = scriptOutput(vm.console.text())
+	vm.result.Console = vm.console.text() + vm.messages.text()
 	vm.result.Status, vm.err = readStatus(vm.command.status)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):

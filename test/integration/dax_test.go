@@ -152,6 +152,9 @@ func TestIntegrationDAXSums(t *testing.T) {
 				t.Logf("%s: %s", o, m[0])
 			}
 		}
+		if t.Failed() {
+			t.Logf("the guest:\n%.700s\n...\n%s", out, tail(out))
+		}
 	})
 }
 
