@@ -1,11 +1,12 @@
 #!/bin/sh
 # Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-# Usage: test/guest/setup.sh [uml|qemu72|qemu11|peers|virtme|libvirt9|libvirt12|all]...
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|fio|peers|virtme|libvirt9|libvirt12|all]...
 #
 #   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
 #   qemu72  QEMU 7.2 and kernel 6.1 of Debian 12
 #   qemu11  QEMU 11.1 and kernel 7.2 of Debian sid (DAX, several queues)
+#   fio     fio of Debian 12 with its libraries, for guests that have busybox only
 #   peers   other back-ends to compare with: virtiofsd in Rust and in C
 #   libvirt9, libvirt12
 #           libvirt and QEMU of Debian 12 and of sid, as directories to chroot to
@@ -34,7 +35,7 @@ say() { printf 'guest setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usage() {
-	echo "usage: $0 [uml|qemu72|qemu11|peers|virtme|libvirt9|libvirt12|all]..." >&2
+	echo "usage: $0 [uml|qemu72|qemu11|fio|peers|virtme|libvirt9|libvirt12|all]..." >&2
 	exit 2
 }
 
@@ -232,6 +233,27 @@ make_qemu() {
 	copy_busybox
 }
 
+# make_fio puts fio, the loader and all libraries into one directory: to serve it to a
+# guest is all that it takes to run fio there ("ld.so --library-path DIR DIR/fio"). The
+# package wants python for its other programs.
+make_fio() {
+	update bookworm
+	list=$(closure bookworm fio | grep -E '^(fio|lib.*|zlib.*)$') || die "fio is not installable from bookworm"
+	# shellcheck disable=SC2086 # a list of package names
+	unpack bookworm "$tmp/fio" $list
+	l=$tmp/fio/lib/x86_64-linux-gnu
+	u=$tmp/fio/usr/lib/x86_64-linux-gnu
+	mkdir -p "$tmp/out/tree"
+	"$l/ld-linux-x86-64.so.2" --library-path "$l:$u:$u/ceph" --list "$tmp/fio/usr/bin/fio" |
+		sed -n "s|.* => \\($tmp/fio/[^ ]*\\) .*|\\1|p" >"$tmp/list"
+	while read -r file; do
+		cp "$file" "$tmp/out/tree/"
+	done <"$tmp/list"
+	cp "$l/ld-linux-x86-64.so.2" "$tmp/out/tree/ld.so"
+	cp "$tmp/fio/usr/bin/fio" "$tmp/out/tree/"
+	rm -rf "$tmp/fio"
+}
+
 make_peers() {
 	unpack_all sid "$tmp/out/rust" virtiofsd
 	unpack_all bookworm "$tmp/out/c" qemu-system-common
@@ -277,6 +299,7 @@ make_part() {
 	uml) make_uml ;;
 	qemu72) make_qemu qemu72 bookworm ;;
 	qemu11) make_qemu qemu11 sid ;;
+	fio) make_fio ;;
 	peers) make_peers ;;
 	virtme) make_virtme ;;
 	libvirt9) make_libvirt libvirt9 bookworm ;;
@@ -295,6 +318,7 @@ make_part() {
 check_part() {
 	case $1 in
 	uml) say "uml: kernel $("$cache/uml/linux.uml" --version | tail -n 1)" ;;
+	fio) say "fio: $("$cache/fio/tree/ld.so" --library-path "$cache/fio/tree" "$cache/fio/tree/fio" --version)" ;;
 	libvirt*) say "$1: $("$cache/$1/tree/usr/bin/virsh" --version)" ;;
 	qemu*) say "$1: $("$cache/$1/tree/usr/bin/qemu-system-x86_64" --version | head -n 1)" ;;
 	peers)
@@ -308,8 +332,8 @@ parts=
 [ $# -gt 0 ] || set -- all
 for arg in "$@"; do
 	case $arg in
-	uml | qemu72 | qemu11 | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
-	all) parts="uml qemu72 qemu11 peers virtme libvirt9 libvirt12" ;;
+	uml | qemu72 | qemu11 | fio | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
+	all) parts="uml qemu72 qemu11 fio peers virtme libvirt9 libvirt12" ;;
 	*) usage ;;
 	esac
 done
