@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +35,7 @@ type benchFlags struct {
 	markdown   bool
 	show       string
 	listOnly   bool
+	idle       []int
 	noProgress bool
 }
 
@@ -87,6 +90,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&o.NoEventIdx, "no-event-idx", false, "use no event indexes")
 	fl.BoolVar(&o.Floor, "floor", false, "measure the bare system calls of each operation, too")
 	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
+	fl.IntSliceVar(&f.idle, "idle", nil, "measure instead what so many idle daemons take: memory, threads, wake-ups (1,8,64)")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
@@ -111,6 +115,9 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	if err := f.targets(); err != nil {
 		return err
 	}
+	if err := f.checkIdle(); err != nil {
+		return err
+	}
 	if f.opts.Dir == "" {
 		if f.opts.Dir, err = os.MkdirTemp("", "govirtiofs-share-"); err != nil {
 			return err
@@ -128,6 +135,11 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	defer stop()
 	progress := newProgress(f.noProgress)
 	f.opts.Progress = progress.show
+	if f.idle != nil {
+		list, err := bench.MeasureIdle(ctx, &f.opts, f.idle)
+		progress.clear()
+		return errors.Join(err, f.writeIdle(cmd.OutOrStdout(), list))
+	}
 	results, err := bench.Run(ctx, &f.opts)
 	progress.clear()
 	if len(results) > 0 {
@@ -151,6 +163,30 @@ func (f *benchFlags) showReport(cmd *cobra.Command) error {
 		r.Summarize(f.opts.Best)
 	}
 	return f.write(cmd.OutOrStdout(), r)
+}
+
+// checkIdle refuses what --idle cannot do.
+func (f *benchFlags) checkIdle() error {
+	switch {
+	case f.idle == nil:
+		return nil
+	case f.daemon == "":
+		return usagef("--idle starts the daemons itself: it needs --daemon")
+	case f.benchstat || f.markdown || f.svg != "":
+		return usagef("--idle writes a table, or --json")
+	case len(f.idle) == 0 || slices.Min(f.idle) < 1 || slices.Max(f.idle) > 1000:
+		return usagef("--idle: 1 to 1000 daemons are possible")
+	}
+	return nil
+}
+
+func (f *benchFlags) writeIdle(w io.Writer, list []bench.Idle) error {
+	if f.json {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(list)
+	}
+	return bench.WriteIdle(w, list)
 }
 
 // targets puts the targets together from the flags.

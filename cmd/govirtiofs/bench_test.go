@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -130,6 +131,39 @@ func TestBench(t *testing.T) {
 	})
 }
 
+// maxIdle is how much memory, in bytes, an idle daemon may have for itself, which is half
+// as much again as it has: the stacks of threads that Go happens to start, and which pages
+// it happens to use, make a tenth.
+const maxIdle = 5 << 20
+
+// TestBenchIdle holds the daemon's memory, that of all its processes.
+func TestBenchIdle(t *testing.T) {
+	daemon := buildDaemon(t)
+	sandboxes := []string{"none"}
+	if os.Geteuid() == 0 {
+		sandboxes = append(sandboxes, "namespace")
+	}
+	for _, sandbox := range sandboxes {
+		out, err := benchmark(t, "--idle=2", "--json", "--daemon", daemon+" --sandbox="+sandbox+" --shared-dir={dir} --socket-path={socket}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []bench.Idle
+		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 1 {
+			t.Fatalf("%v in:\n%s", err, out)
+		}
+		i := list[0]
+		t.Logf("sandbox=%s: PSS %.0f KiB, private %.0f KiB, %.1f processes, %.1f threads, %.1f wake-ups/s",
+			sandbox, i.PSS/1024, i.Private/1024, i.Processes, i.Threads, i.Wakeups)
+		if i.Daemons != 2 || i.Private < 64<<10 || i.PSS < i.Private || i.Threads < i.Processes {
+			t.Errorf("impossible figures: %+v", i)
+		}
+		if i.Private > maxIdle {
+			t.Errorf("sandbox=%s: an idle daemon has %.0f KiB of its own, want at most %d", sandbox, i.Private/1024, maxIdle>>10)
+		}
+	}
+}
+
 // TestBenchPeers runs each workload on the other back-ends, which differ in what they
 // offer.
 func TestBenchPeers(t *testing.T) {
@@ -166,6 +200,8 @@ func TestBenchErrors(t *testing.T) {
 		{[]string{"--daemon=x {socket}", "--depth=1000"}, true, "depths"},
 		{[]string{"--daemon=x {socket}", "--svg=y"}, true, "--vs"},
 		{[]string{"--daemon=x {socket}", "--json", "--benchstat"}, true, "exclude"},
+		{[]string{"--daemon=x {socket}", "--idle=0"}, true, "1 to 1000"},
+		{[]string{"--socket=x", "--dir=" + dir, "--idle=1"}, true, "--daemon"},
 		{[]string{"--daemon=x {socket}", "extra"}, true, "unknown command"},
 		{[]string{"--socket=" + dir + "/none", "--dir=" + dir}, false, "no such file"},
 		{[]string{"--daemon=/no/such/program {socket}", "--files=1", "--cold-size=1"}, false, "No such file"},
