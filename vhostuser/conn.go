@@ -39,6 +39,8 @@ type Conn struct {
 	transfer transfer
 	channel  atomic.Pointer[channel] // nil until SET_BACKEND_REQ_FD
 	echoes   *echoes                 // of mappings in shared memory
+
+	echoLimits echoLimits // of echoes to come
 }
 
 // NewConn prepares to serve a front-end; Serve closes sock.
@@ -49,6 +51,8 @@ func NewConn(sock *net.UnixConn, d Device, log *logrus.Entry) *Conn {
 		log:     log,
 		grumble: rate.Sometimes{First: 20, Interval: time.Second},
 		rings:   make([]ring, d.NumQueues()),
+
+		echoLimits: defaultEchoLimits,
 	}
 	c.stateful, _ = d.(StateTransferrer)
 	if s, ok := d.(SharedMemoryDevice); ok && len(s.SharedMemory()) > 0 {

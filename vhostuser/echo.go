@@ -8,12 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long a mapping is waited for to come back as memory: from a front-end that has
-// not done that before, and from one that does.
-const (
-	firstEcho = 250 * time.Millisecond
-	nextEcho  = 2 * time.Second
-)
+// echoLimits are how long a mapping is waited for to come back as memory: from a
+// front-end that has not done that before, and from one that does.
+type echoLimits struct{ first, next time.Duration }
+
+var defaultEchoLimits = echoLimits{first: 250 * time.Millisecond, next: 2 * time.Second}
 
 // echoes are mappings that were acknowledged and may not be there yet. QEMU 11.1 sends
 // the answer to SHMEM_MAP first, then changes the guest's memory, and at the end of that
@@ -22,8 +21,9 @@ const (
 // the first mapping finds out which kind this is.
 type echoes struct {
 	mu      sync.Mutex // guards the following; a leaf
-	known   bool       // whether there are echoes was found out
-	expect  bool       // there are
+	limits  echoLimits
+	known   bool // whether there are echoes was found out
+	expect  bool // there are
 	pending []*echo
 }
 
@@ -64,12 +64,12 @@ func (s *echoes) drop(e *echo) {
 func (s *echoes) wait(e *echo, done <-chan struct{}) {
 	defer s.drop(e)
 	s.mu.Lock()
-	limit := firstEcho
+	limit := s.limits.first
 	switch {
 	case s.known && !s.expect:
 		limit = 0
 	case s.known:
-		limit = nextEcho
+		limit = s.limits.next
 	}
 	s.mu.Unlock()
 	if limit == 0 {

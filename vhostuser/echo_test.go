@@ -2,85 +2,114 @@ package vhostuser
 
 import (
 	"errors"
+	"net"
 	"testing"
 	"time"
 )
 
-// TestEcho: a front-end that acknowledges a mapping before the guest has it is waited
-// for, until the mapping comes back as memory; one that does not do so is waited for
+// never is longer than any test.
+const never = 24 * time.Hour
+
+// TestEchoNever: a front-end whose mappings do not come back as memory is waited for
 // once.
-func TestEcho(t *testing.T) {
-	d := newFullDevice()
-	fe := serve(t, d)
-	fe.negotiate()
-	sock := fe.openChannel()
-	window := <-d.attached
-	fd, other := memfd(t, 1<<20), memfd(t, 1<<20)
-	result := make(chan error, 1)
-	request := func() {
-		t.Helper()
-		go func() { result <- window.Map(fd, 8192, 4096, 16384, true) }()
-		expect(t, sock, BackendShmemMap, 1)
-		acknowledge(t, sock, BackendShmemMap, 0)
-	}
-	waits := func(want bool) {
-		t.Helper()
-		select {
-		case err := <-result:
-			if err != nil || want {
-				t.Error("did not wait:", err)
-			}
-		case <-time.After(20 * time.Millisecond):
-			if !want {
-				t.Error("waits")
-			}
-		}
-	}
-	region := func(size, offset uint64) []byte {
-		return Bytes(&SingleRegion{Region: MemoryRegion{GuestAddr: 1 << 40, UserAddr: 1 << 41, Size: size, MmapOffset: offset}})
-	}
-	add := func(size, offset uint64, fd int) {
-		t.Helper()
-		fe.must(ReqAddMemReg, region(size, offset), fd)
-	}
-	remove := func(size uint64) { t.Helper(); fe.must(ReqRemMemReg, region(size, 0)) }
-
-	request()
-	if err := <-result; err != nil { // after firstEcho
-		t.Error(err)
-	}
-	request()
-	waits(false)
+func TestEchoNever(t *testing.T) {
+	e := newEchoTest(t, newFullDevice(), echoLimits{first: time.Millisecond, next: never})
+	e.request()
+	e.returns() // after the first limit
+	e.window.echoes.mu.Lock()
+	e.window.echoes.limits.first = never
+	e.window.echoes.mu.Unlock()
+	e.request()
+	e.returns()
 	// Other memory is no sign.
-	request()
-	<-result
-	add(4096, 16384, other)
-	remove(4096)
+	e.add(4096, 16384, memfd(t, 1<<20))
+	e.remove(4096)
+	e.request()
+	e.returns()
+}
 
-	fe = serve(t, d)
-	fe.negotiate()
-	sock = fe.openChannel()
-	for window = nil; window == nil; {
-		window = <-d.attached
+// TestEcho: a front-end that acknowledges a mapping before the guest has it is waited
+// for, until the mapping comes back as memory.
+func TestEcho(t *testing.T) {
+	e := newEchoTest(t, newFullDevice(), echoLimits{first: never, next: never})
+	e.request()
+	e.waits()
+	e.add(8192, 16384, e.fd)
+	e.remove(8192)
+	e.add(4096, 0, e.fd)
+	e.remove(4096)
+	e.waits()
+	e.add(4096, 16384, e.fd)
+	e.returns()
+	e.remove(4096)
+	e.request()
+	e.waits()
+	e.fe.openChannel() // ends the wait
+	e.returns()
+}
+
+// echoTest is a front-end with a window in which one range of one file is mapped.
+type echoTest struct {
+	t      *testing.T
+	fe     *frontEnd
+	sock   *net.UnixConn
+	window *SharedMemory
+	fd     int
+	result chan error
+}
+
+func newEchoTest(t *testing.T, d *fullDevice, limits echoLimits) *echoTest {
+	e := &echoTest{t: t, fd: memfd(t, 1<<20), result: make(chan error, 1)}
+	e.fe = serveWith(t, d, func(c *Conn) { c.echoLimits = limits })
+	e.fe.negotiate()
+	e.sock = e.fe.openChannel()
+	e.window = <-d.attached
+	return e
+}
+
+// request begins to map and acknowledges the request.
+func (e *echoTest) request() {
+	e.t.Helper()
+	go func() { e.result <- e.window.Map(e.fd, 8192, 4096, 16384, true) }()
+	expect(e.t, e.sock, BackendShmemMap, 1)
+	acknowledge(e.t, e.sock, BackendShmemMap, 0)
+}
+
+// returns waits until the mapping is done.
+func (e *echoTest) returns() {
+	e.t.Helper()
+	select {
+	case err := <-e.result:
+		if err != nil && !errors.Is(err, ErrDisconnected) {
+			e.t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		e.t.Fatal("it waits")
 	}
-	request()
-	waits(true)
-	add(8192, 16384, fd)
-	remove(8192)
-	add(4096, 0, fd)
-	remove(4096)
-	waits(true)
-	add(4096, 16384, fd)
-	if err := <-result; err != nil {
-		t.Error(err)
+}
+
+// waits checks that the mapping is not done, nor a little later.
+func (e *echoTest) waits() {
+	e.t.Helper()
+	select {
+	case err := <-e.result:
+		e.t.Fatal("it did not wait: ", err)
+	case <-time.After(20 * time.Millisecond):
 	}
-	remove(4096)
-	request()
-	waits(true)
-	fe.openChannel() // ends the wait
-	if err := <-result; err != nil && !errors.Is(err, ErrDisconnected) {
-		t.Error(err)
-	}
+}
+
+func (e *echoTest) add(size, offset uint64, fd int) {
+	e.t.Helper()
+	e.fe.must(ReqAddMemReg, echoRegion(size, offset), fd)
+}
+
+func (e *echoTest) remove(size uint64) {
+	e.t.Helper()
+	e.fe.must(ReqRemMemReg, echoRegion(size, 0))
+}
+
+func echoRegion(size, offset uint64) []byte {
+	return Bytes(&SingleRegion{Region: MemoryRegion{GuestAddr: 1 << 40, UserAddr: 1 << 41, Size: size, MmapOffset: offset}})
 }
 
 // oldDevice asks front-ends without SHMEM by FS_MAP.

@@ -175,11 +175,18 @@ func socketPair(t testing.TB) (a, b *net.UnixConn) {
 // may be left.
 func serve(t testing.TB, d Device) *frontEnd {
 	t.Helper()
+	return serveWith(t, d, func(*Conn) {})
+}
+
+// serveWith is serve for a connection that edit changes before it is served.
+func serveWith(t testing.TB, d Device, edit func(*Conn)) *frontEnd {
+	t.Helper()
 	checkLeaks(t)
 	ours, theirs := socketPair(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	fe := &frontEnd{t: t, sock: theirs, cancel: cancel, served: make(chan error, 1)}
 	c := NewConn(ours, d, testLog())
+	edit(c)
 	go func() { fe.served <- c.Serve(ctx) }()
 	t.Cleanup(func() {
 		if f, ok := d.(interface{ vring(int) Vring }); ok {

@@ -73,7 +73,7 @@ func (c *Conn) attachSharedMemory(ch *channel) {
 			return
 		}
 	}
-	heard := &echoes{}
+	heard := &echoes{limits: c.echoLimits}
 	c.echoes = heard
 	for id, size := range c.sharedMemory() {
 		switch {
