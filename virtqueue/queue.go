@@ -200,8 +200,11 @@ func (q *Queue) Looks() uint32 { return q.looks }
 // Pop fills c with the next available chain; false when the ring is empty. With
 // ErrBadChain c.Head is valid, and c holds the buffers before the mistake; the
 // caller gives the chain back with Push. With ErrBrokenRing nothing was taken.
+//
+// It passes over entries that name no descriptor, as many as a ring has: a driver that
+// writes them without end must not keep the caller from stopping the queue.
 func (q *Queue) Pop(c *Chain) (bool, error) {
-	for {
+	for range int(q.cfg.Size) + 1 {
 		if q.nextAvail == q.availIdx {
 			idx := q.ring.availIdx()
 			if idx == q.nextAvail {
@@ -236,6 +239,7 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 		}
 		return true, q.take(c, head)
 	}
+	return false, fmt.Errorf("%w: %d entries in a row that name no descriptor", ErrBrokenRing, q.cfg.Size)
 }
 
 // take walks the chain at head.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -233,6 +235,44 @@ func TestBrokenRing(t *testing.T) {
 	if !errors.Is(err, virtqueue.ErrBrokenRing) {
 		t.Error(err)
 	}
+}
+
+// TestBadHeadsWithoutEnd: a driver that offers heads that name nothing as fast as they are
+// read does not keep Pop from returning, so that the queue can be stopped.
+func TestBadHeadsWithoutEnd(t *testing.T) {
+	const size = 8192
+	d := vqtest.New(t, size)
+	q := newQueue(t, d, nil)
+	for range size {
+		d.Offer(0xffff)
+	}
+	var c virtqueue.Chain
+	if ok, err := q.Pop(&c); ok || err != nil {
+		t.Errorf("a ring full of bad heads: %v, %v", ok, err)
+	}
+	var stop atomic.Bool
+	offered := make(chan struct{})
+	go func() { // another processor of the guest: always a full ring ahead
+		defer close(offered)
+		for !stop.Load() {
+			d.SetAvailIdx(uint16(q.Stats().BadHeads) + size)
+		}
+	}()
+	// With one processor the driver hardly ever gets ahead: that is no failure.
+	var err error
+	for start := time.Now(); err == nil && time.Since(start) < time.Second; {
+		before := q.Stats().BadHeads
+		_, err = q.Pop(&c)
+		if n := q.Stats().BadHeads - before; n > size+1 {
+			t.Errorf("%d bad heads at a time", n)
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, virtqueue.ErrBrokenRing) {
+		t.Error(err)
+	}
+	stop.Store(true)
+	<-offered
 }
 
 // TestIndirect reads a table, also one that lies across two regions.
