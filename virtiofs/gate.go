@@ -5,9 +5,9 @@ import "sync"
 // gate is open while the device's queues run. Requests to the front-end wait for it.
 //
 // QEMU 11.1 has two reasons. It answers requests from its main loop, which may be
-// stopping us. And when a mapping goes while the device is stopped, it crashes at the
-// next start: it then tells us of the memory that is gone, and looks at it for that
-// (vhost_user_get_mr_data).
+// stopping us. And a request that it reads while the device is stopped crashes it at
+// once, whatever is asked for: its handlers look for the window in dev->vdev, which is
+// NULL then.
 type gate struct {
 	mu   sync.Mutex
 	open bool

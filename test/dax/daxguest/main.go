@@ -26,6 +26,7 @@ var commands = map[string]struct {
 	"churn":  {"DIR PASSES WORKERS SEED: map stamped files and check their stamps", 4, churn},
 	"rate":   {"FILE SECONDS: how often the file can be mapped and touched", 2, rate},
 	"peek":   {"FILE SECONDS: read a mapping before and after a while", 2, peek},
+	"echo":   {"FILE OTHER: wait for orders in a mapping, and repeat them", 2, echo},
 	"touch":  {"DIR yes|no: read all files, by mmap if yes, and stay", 2, touch},
 }
 

@@ -287,3 +287,49 @@ func peek(args []string) error {
 	}
 	return nil
 }
+
+// echo repeats each order that somebody writes into the first word of a file, which it
+// reads in a mapping, and counts in the second word how often it has looked. With order 3
+// it maps the other file, in which it writes order 4. It stays until it is ended.
+func echo(args []string) error {
+	b, err := mapAll(args[0])
+	if err != nil {
+		return err
+	}
+	var other []byte
+	_, last := b[2<<20], ^uint64(0) // both ranges are mapped
+	for {
+		order := atomic.LoadUint64(word(b, 0))
+		atomic.AddUint64(word(b, 1), 1)
+		if order == last {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		last = order
+		if order == 4 {
+			other[0], other[2<<20] = 4, 4
+		}
+		fmt.Printf("# echo %d\n", order)
+		if order == 3 {
+			if other, err = mapAll(args[1]); err != nil {
+				return err
+			}
+			other[0], other[2<<20] = 1, 1
+			fmt.Println("# mapped more")
+		}
+	}
+}
+
+// mapAll maps a file for writing, as long as it is.
+func mapAll(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return mapping(f, int(st.Size()), true)
+}
