@@ -314,7 +314,7 @@ func TestMoveImmutable(t *testing.T) {
 	state := g.saved()
 	there := shareDir(t, g.dir, func(c *Config) { c.Immutable = true }, noOpen).guest()
 	r := record.NewReader(bytes.NewReader(state))
-	if err := there.fs.LoadState(&there.thread, r); err != nil {
+	if _, err := there.fs.LoadState(&there.thread, r); err != nil {
 		t.Fatal(err)
 	}
 	if n := there.fs.io.opens.Load(); n != 0 {

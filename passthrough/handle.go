@@ -34,6 +34,7 @@ type handle struct {
 
 	next, prev *handle    // of the node's open handles; guarded by node.mu
 	locks      *fileLocks // of the node, with the first of its handles; guarded by node.mu
+	flocked    uint8      // the flock lock that it holds; guarded by node.mu
 
 	stream dirStream
 }
@@ -95,7 +96,7 @@ func (h *handle) reset() {
 	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
 	h.flags, h.direct, h.shared = 0, false, false
 	h.noCaps.Store(0)
-	h.next, h.prev, h.locks = nil, nil, nil
+	h.next, h.prev, h.locks, h.flocked = nil, nil, nil, flockNone
 	h.stream = dirStream{}
 }
 

@@ -30,6 +30,7 @@ type lockOwner struct {
 	owner    uint64 // the guest's number of a process
 	fd       int
 	writable bool // open for writing, which an exclusive lock needs
+	held     lockRanges
 }
 
 // fileLocks is what is known about locks on a file. It is made with the first lock and
@@ -97,7 +98,7 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	// Each try is made anew: the owner may have lost its description meanwhile.
 	try := func() unix.Errno { return fs.posixLock(ts, h, in.Owner, lk) }
 	if in.LkFlags&fp.LkFlock != 0 {
-		try = func() unix.Errno { return flockLock(h, in.Lk.Type) }
+		try = func() unix.Errno { return h.flock(in.Lk.Type) }
 	}
 	errno = try()
 	switch {
@@ -158,9 +159,14 @@ func (n *inode) lockOwner(owner uint64) *lockOwner {
 
 // posixLock takes or drops a lock, and does not wait.
 func (fs *FS) posixLock(ts *threadState, h *handle, owner uint64, lk *unix.Flock_t) unix.Errno {
+	h.node.mu.Lock()
+	defer h.node.mu.Unlock()
+	return fs.posixLockLocked(ts, h, owner, lk)
+}
+
+// posixLockLocked is posixLock with the node's mu held.
+func (fs *FS) posixLockLocked(ts *threadState, h *handle, owner uint64, lk *unix.Flock_t) unix.Errno {
 	n := h.node
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	o := n.lockOwner(owner)
 	if o == nil {
 		if lk.Type == unix.F_UNLCK {
@@ -178,7 +184,10 @@ func (fs *FS) posixLock(ts *threadState, h *handle, owner uint64, lk *unix.Flock
 		return unix.EBADF
 	}
 	errno := sysFcntlLock(o.fd, unix.F_OFD_SETLK, lk)
-	if errno == unix.EACCES {
+	switch errno {
+	case 0:
+		o.held = o.held.set(lk)
+	case unix.EACCES:
 		errno = unix.EAGAIN
 	}
 	return errno
@@ -210,15 +219,36 @@ func (fs *FS) openForLocks(ts *threadState, h *handle) (fd int, writable bool, e
 	return -1, false, errno
 }
 
-// flockLock takes or drops a flock lock, and does not wait.
-func flockLock(h *handle, typ uint32) unix.Errno {
+// Kinds of flock locks.
+const (
+	flockNone = iota
+	flockShared
+	flockExclusive
+)
+
+// flock takes or drops a flock lock, and does not wait.
+func (h *handle) flock(typ uint32) unix.Errno {
+	h.node.mu.Lock()
+	defer h.node.mu.Unlock()
 	switch typ {
 	case unix.F_RDLCK:
-		return sysFlock(h.fd, unix.LOCK_SH|unix.LOCK_NB)
+		return h.flockLocked(flockShared)
 	case unix.F_WRLCK:
-		return sysFlock(h.fd, unix.LOCK_EX|unix.LOCK_NB)
+		return h.flockLocked(flockExclusive)
 	}
-	return sysFlock(h.fd, unix.LOCK_UN)
+	return h.flockLocked(flockNone)
+}
+
+// flockLocked is flock with the node's mu held.
+func (h *handle) flockLocked(kind uint8) unix.Errno {
+	errno := sysFlock(h.fd, [...]int{unix.LOCK_UN, unix.LOCK_SH, unix.LOCK_EX}[kind]|unix.LOCK_NB)
+	switch {
+	case errno == 0:
+		h.flocked = kind
+	case errno == unix.EAGAIN && h.flocked != kind:
+		h.flocked = flockNone // the host drops the lock that was to be changed, see flock(2)
+	}
+	return errno
 }
 
 // unlocked wakes those of this share that wait for a lock on the file.

@@ -3,7 +3,6 @@ package passthrough
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +18,8 @@ import (
 // inode number is may differ from here to there, the guest's numbers for it may not.
 //
 // The state is a sequence of records (internal/record); doc/migration.md describes it.
-// Nodes come after their parents, handles after all nodes.
+// Nodes come after their parents, handles after all nodes, locks after their file's first
+// handle.
 
 // Migration says how nodes move.
 type Migration struct {
@@ -38,6 +38,8 @@ const (
 	stateEnd = iota
 	stateNode
 	stateHandle
+	stateLock
+	stateFlock
 )
 
 // Where a node is found.
@@ -64,9 +66,9 @@ type saver struct {
 }
 
 // SaveState implements server.StateKeeper.
-func (fs *FS) SaveState(t *server.Thread, w *record.Writer) (warning string, err error) {
+func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
 	if fs.agreed(fp.InitMapAlignment) {
-		return "", errors.New("passthrough: a guest with a DAX window can't be moved: it believes that files are mapped")
+		return errors.New("passthrough: a guest with a DAX window can't be moved: it believes that files are mapped")
 	}
 	s := &saver{fs: fs, ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
 	mode := uint64(handlesAbsent)
@@ -83,10 +85,10 @@ func (fs *FS) SaveState(t *server.Thread, w *record.Writer) (warning string, err
 			s.node(n)
 		}
 	}
-	warning = s.handles()
+	s.handles()
 	w.Uint(stateEnd, uint64(fs.nodes.end()), uint64(fs.nodes.generations()),
 		uint64(fs.handles.end()), uint64(fs.handles.generations()))
-	return warning, nil
+	return nil
 }
 
 // node writes a node and before it those of its parents that have not been written. Ways
@@ -162,7 +164,7 @@ func (s *saver) path(n *inode) []byte {
 	if errno != 0 {
 		return nil
 	}
-	root, below := s.readlink(s.fs.cfg.RootFD), s.readlink(fd)
+	root, below := s.fs.readlink(s.ts, s.fs.cfg.RootFD), s.fs.readlink(s.ts, fd)
 	if root == "" || below == "" {
 		return nil
 	}
@@ -182,9 +184,10 @@ func (s *saver) path(n *inode) []byte {
 	return []byte(path)
 }
 
-func (s *saver) readlink(fd int) string {
+// readlink is the path that the kernel has for a descriptor, or nothing.
+func (fs *FS) readlink(ts *threadState, fd int) string {
 	var b [unix.PathMax]byte
-	n, errno := sysReadlinkat(s.fs.cfg.ProcFD, procName(&s.ts.num, fd), b[:])
+	n, errno := sysReadlinkat(fs.cfg.ProcFD, procName(&ts.num, fd), b[:])
 	if errno != 0 || n == len(b) {
 		return ""
 	}
@@ -218,27 +221,19 @@ func handleOfFD(fd int) ([]byte, error) {
 	return append([]byte{byte(kind), byte(kind >> 8), byte(kind >> 16), byte(kind >> 24)}, h.Bytes()...), nil
 }
 
-// handles writes the open files and directories. Locks stay behind: where both daemons
-// see the same file system, this one holds them until it ends.
-func (s *saver) handles() (warning string) {
-	locked := 0
+// handles writes the open files and directories, and their locks.
+func (s *saver) handles() {
 	for slot := range s.fs.handles.end() {
 		h := s.fs.handles.at(slot)
 		if h == nil || h.isShared() {
-			continue // the guest has no number for a shared one
+			continue // the guest has no number for a shared one, and no locks then
 		}
 		if _, ok := s.index[h.node]; !ok {
 			s.node(h.node) // forgotten and still open
 		}
-		if h.locks != nil && len(h.locks.owners) > 0 {
-			locked++
-		}
 		s.w.Uint(stateHandle, h.id, s.index[h.node], uint64(h.flags))
+		s.locks(h)
 	}
-	if locked > 0 {
-		warning = fmt.Sprintf("the guest holds locks on %d files, which do not move with it", locked)
-	}
-	return warning
 }
 
 // walk opens a path below the share with O_PATH, one component after the other, and

@@ -18,7 +18,7 @@ func (g *guest) saved() []byte {
 	g.t.Helper()
 	var b bytes.Buffer
 	w := record.NewWriter(&b)
-	if _, err := g.fs.SaveState(&g.thread, w); err != nil {
+	if err := g.fs.SaveState(&g.thread, w); err != nil {
 		g.t.Fatal(err)
 	}
 	if err := w.Flush(); err != nil {
@@ -32,7 +32,7 @@ func load(t testing.TB, dir string, state []byte, edit func(*Config)) (*guest, e
 	t.Helper()
 	g := shareDir(t, dir, edit, 0).guest()
 	r := record.NewReader(bytes.NewReader(state))
-	err := g.fs.LoadState(&g.thread, r)
+	_, err := g.fs.LoadState(&g.thread, r)
 	if r.End(); err == nil {
 		err = r.Err()
 	}
@@ -313,7 +313,7 @@ func FuzzLoadState(f *testing.F) {
 			t.Fatal(err)
 		}
 		g := (&share{t: t, fs: fs, dir: dir}).guest()
-		_ = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state)))
+		_, _ = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state)))
 		fs.Destroy()
 		if fds := fs.fds.Load(); fds != 1 {
 			t.Errorf("%d descriptors are left", fds-1)

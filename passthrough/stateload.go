@@ -27,16 +27,18 @@ type loader struct {
 	handles uint64   // how file handles are meant
 	mount   int      // descriptor for open_by_handle_at, or -1
 	nodes   []*inode // by their place in the state; the loader holds them
+	lost    []lostLock
+	warning string // what the guest has lost
 }
 
 // LoadState implements server.StateKeeper.
-func (fs *FS) LoadState(t *server.Thread, r *record.Reader) error {
+func (fs *FS) LoadState(t *server.Thread, r *record.Reader) (warning string, err error) {
 	l := &loader{fs: fs, ts: t.Local.(*threadState), r: r, mount: -1, nodes: []*inode{fs.root}}
 	defer l.close()
 	if err := l.load(); err != nil {
-		return fmt.Errorf("passthrough: %w", err)
+		return "", fmt.Errorf("passthrough: %w", err)
 	}
-	return nil
+	return l.warning, nil
 }
 
 func (l *loader) load() error {
@@ -54,6 +56,10 @@ func (l *loader) load() error {
 			err = l.node()
 		case stateHandle:
 			err = l.handle()
+		case stateLock:
+			err = l.lock()
+		case stateFlock:
+			err = l.flock()
 		case stateEnd:
 			var table [4]uint32
 			for i, limit := range [4]uint64{maxStateNodes, math.MaxUint32, maxStateNodes, math.MaxUint32} {
@@ -61,6 +67,9 @@ func (l *loader) load() error {
 			}
 			l.fs.nodes.settle(table[0], table[1])
 			l.fs.handles.settle(table[2], table[3])
+			if err := l.settleLost(); err != nil {
+				return err
+			}
 			return l.r.Err()
 		default:
 			err = fmt.Errorf("a record of an unknown kind, %d", tag)

@@ -38,6 +38,8 @@ type Server struct {
 	session   atomic.Pointer[session] // nil before INIT
 	restarted atomic.Bool             // see Restarted
 	initMu    sync.Mutex              // INIT, DESTROY and Reset one at a time
+	left      bool                    // the client's state was saved, and it has not run since; guarded by initMu
+	expected  bool                    // a state was loaded, and the client has not run yet; guarded by initMu
 
 	pool    pool
 	waiting waitingTable

@@ -13,12 +13,18 @@ import (
 // possibly on another host.
 type StateKeeper interface {
 	// SaveState writes what LoadState needs and changes nothing: the file system may
-	// have to go on. No request runs meanwhile. The warning, if there is one, says what
-	// does not move.
-	SaveState(t *Thread, w *record.Writer) (warning string, err error)
-	// LoadState makes the nodes and handles that were saved, with their numbers, in a
-	// file system without any; Init has been called. After an error there are none.
-	LoadState(t *Thread, r *record.Reader) error
+	// have to go on. No request runs meanwhile.
+	SaveState(t *Thread, w *record.Writer) error
+	// Leave follows a state that was written whole, and lets go of what only one process
+	// can have: locks.
+	Leave(t *Thread)
+	// Return follows Leave if the client goes on here after all. The warning, if there is
+	// one, says what somebody else has taken meanwhile.
+	Return(t *Thread) (warning string)
+	// LoadState makes the nodes, handles and locks that were saved, with their numbers,
+	// in a file system without any; Init has been called. After an error there are none.
+	// The warning, if there is one, says what the client has lost.
+	LoadState(t *Thread, r *record.Reader) (warning string, err error)
 }
 
 // stateMagic begins a saved state; its last byte is the version of what follows.
@@ -44,27 +50,68 @@ func (s *Server) Save(w io.Writer) error {
 		return errors.New("server: this file system can't be saved")
 	}
 	out.Uint(1, uint64(current.minor), uint64(current.flags), uint64(current.maxWrite), uint64(current.maxRead))
-	var warning string
-	err := s.onThread(func(t *Thread) (err error) {
-		warning, err = keeper.SaveState(t, out)
-		return err
+	err := s.onThread(func(t *Thread) error {
+		if err := keeper.SaveState(t, out); err != nil {
+			return err
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		// The other side takes what is let go here: it waits for the end of w.
+		keeper.Leave(t)
+		return nil
 	})
-	if warning != "" {
-		s.log.Warn(warning)
+	if err == nil {
+		s.left = true
 	}
-	if err != nil {
-		return err
-	}
-	return out.Flush()
+	return err
 }
 
-// Load starts the session that Save has written, on a server that has none. What it is
+// Started tells the server that the client runs here. If its state was saved it goes on
+// where it was: the migration has failed, or it was none. No request of it runs yet.
+func (s *Server) Started() {
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	left := s.left
+	s.left, s.expected = false, false
+	keeper, ok := s.fs.(StateKeeper)
+	if !left || !ok {
+		return
+	}
+	err := s.onThread(func(t *Thread) error {
+		if warning := keeper.Return(t); warning != "" {
+			s.log.Error(warning)
+		}
+		return nil
+	})
+	if err != nil {
+		s.log.WithError(err).Error("locks that the guest believes to hold are lost")
+	}
+}
+
+// Disconnected tells the server that nobody asks any more. Whoever does next may be another
+// client, or the same one, see Restarted. A session that has left for another host, or
+// that was to come and never ran here, is not waited for: its locks would be in its way.
+func (s *Server) Disconnected() {
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	s.Restarted()
+	if s.left || s.expected {
+		s.end()
+	}
+}
+
+// Load starts the session that Save has written, on a server that has none or whose client
+// is gone. What it is
 // told is checked like everything from outside. After an error there is no session.
 func (s *Server) Load(r io.Reader) error {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	if s.session.Load() != nil {
-		return errors.New("server: a state was sent to a share that is in use")
+		if !s.restarted.Load() {
+			return errors.New("server: a state was sent to a share that is in use")
+		}
+		s.end() // an earlier attempt's, or one that was here before it left
 	}
 	in := record.NewReader(r)
 	if magic := in.Bytes(len(stateMagic)); in.Err() != nil || string(magic) != stateMagic {
@@ -86,7 +133,11 @@ func (s *Server) Load(r io.Reader) error {
 	if !ok {
 		return errors.New("server: this file system can't be loaded")
 	}
-	err := s.onThread(func(t *Thread) error { return keeper.LoadState(t, in) })
+	var warning string
+	err := s.onThread(func(t *Thread) (err error) {
+		warning, err = keeper.LoadState(t, in)
+		return err
+	})
 	if err == nil {
 		in.End()
 		err = in.Err()
@@ -95,7 +146,11 @@ func (s *Server) Load(r io.Reader) error {
 		s.fs.Destroy()
 		return fmt.Errorf("server: state: %w", err)
 	}
+	if warning != "" {
+		s.log.Warn(warning)
+	}
 	s.session.Store(saved)
+	s.expected = true
 	return nil
 }
 

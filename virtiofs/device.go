@@ -112,7 +112,7 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 	err := vhostuser.NewConn(conn, d, d.opts.Log).Serve(ctx)
 	// The next front-end's guest may be another one, or the same one after a
 	// reboot: its INIT starts a new session.
-	d.server.Restarted()
+	d.server.Disconnected()
 	return err
 }
 
@@ -142,6 +142,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 		d.stopped = false
 		d.server.Restarted()
 	}
+	d.server.Started()
 	poll := d.opts.BusyPoll
 	if index == 0 {
 		poll = BusyPoll{} // nobody waits for a FORGET
