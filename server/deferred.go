@@ -4,6 +4,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -25,13 +26,42 @@ type Deferred struct {
 	room     uint64
 	groups   []uint32
 	security []SecurityContext
+	large    int // bytes of the copies, if that is more than usual; see maxLargeCopies
 	done     func(written uint32)
 	once     sync.Once
 	canceled chan struct{}
 }
 
-// newDeferred copies the request that t is serving. From here on INTERRUPT finds it.
+// Copies of requests that wait live as long as these. The usual ones are small, and there
+// are no more of them than a ring has entries. But a client may let a request with a body
+// of maxArgs or with 32768 buffers wait as often, which would be gigabytes: of copies that
+// are larger than usualCopy there are maxLargeCopies bytes at a time.
+const (
+	usualCopy      = 32 << 10
+	maxLargeCopies = 64 << 20
+)
+
+// copySize is how many bytes newDeferred copies, and the transport of its buffers.
+func (t *Thread) copySize() int {
+	const iovec = int(unsafe.Sizeof(unix.Iovec{}))
+	// The transport keeps the buffers of the request, too, which are not all here.
+	n := len(t.args) + 2*iovec*(len(t.data)+len(t.writeTo)) + 4*len(t.request.Groups)
+	for i := range t.request.Security {
+		n += len(t.request.Security[i].Name) + len(t.request.Security[i].Value)
+	}
+	return n
+}
+
+// newDeferred copies the request that t is serving; nil when there are too many large ones
+// already. From here on INTERRUPT finds it.
 func newDeferred(t *Thread, o *op) *Deferred {
+	large := t.copySize()
+	if large <= usualCopy {
+		large = 0
+	}
+	if !t.server.waiting.reserve(large) {
+		return nil
+	}
 	args := alignedBytes(len(t.args))
 	copy(args, t.args)
 	d := &Deferred{
@@ -45,6 +75,7 @@ func newDeferred(t *Thread, o *op) *Deferred {
 		writeTo:  slices.Clone(t.writeTo),
 		room:     t.room,
 		groups:   slices.Clone(t.request.Groups),
+		large:    large,
 		canceled: make(chan struct{}),
 	}
 	for _, c := range t.request.Security {
@@ -122,12 +153,25 @@ func (d *Deferred) attempt(t *Thread, f func() (uint32, unix.Errno)) (written ui
 type waitingTable struct {
 	mu    sync.Mutex // guards the following; a leaf
 	table map[uint64]*Deferred
+	large int // bytes of large copies
 
 	// early are numbers that were interrupted while no such request waited, the
 	// latest at next-1. With /dev/fuse another thread may have the request and not be
 	// here yet.
 	early [16]uint64
 	next  int
+}
+
+// reserve counts a copy of n bytes that is larger than usual, or 0; false when there are
+// too many.
+func (w *waitingTable) reserve(n int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n > maxLargeCopies-w.large {
+		return false
+	}
+	w.large += n
+	return true
 }
 
 func (w *waitingTable) add(d *Deferred) {
@@ -147,6 +191,7 @@ func (w *waitingTable) add(d *Deferred) {
 func (w *waitingTable) remove(d *Deferred) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.large -= d.large
 	if w.table[d.header.Unique] == d {
 		delete(w.table, d.header.Unique)
 	}

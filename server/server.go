@@ -94,7 +94,11 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 	if errno == 0 {
 		written, errno = t.run(o)
 		if errno == WouldBlock {
-			return 0, newDeferred(t, o)
+			if d := newDeferred(t, o); d != nil {
+				return 0, d
+			}
+			errno = unix.ENOMEM
+			written = t.fail(errno)
 		}
 	} else if !o.noReply {
 		written = t.fail(errno)
