@@ -307,4 +307,62 @@ func TestReply(t *testing.T) {
 	}
 }
 
+// slowSync is hello whose FSYNC waits for the test.
+type slowSync struct {
+	hello
+	entered, release chan struct{}
+}
+
+func (s slowSync) Fsync(r *server.Request, _ *fp.FsyncIn) unix.Errno {
+	if !r.MayWait {
+		return server.WouldBlock
+	}
+	close(s.entered)
+	<-s.release
+	return 0
+}
+
+// TestServeLeavesNothing: a mount that is aborted while a request waits is served until
+// that is done, as its reply would go to another file otherwise.
+func TestServeLeavesNothing(t *testing.T) {
+	needFuse(t)
+	target := t.TempDir()
+	m, err := New(target, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	defer func() { _ = m.Detach() }()
+	fs := slowSync{entered: make(chan struct{}), release: make(chan struct{})}
+	served := make(chan error, 1)
+	go func() { served <- m.Serve(server.New(fs, server.Options{}), 2) }()
+	cmd := exec.Command("sync", filepath.Join(target, "hello"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-fs.entered:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no FSYNC")
+	}
+	if err := unix.Unmount(target, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait() // it got an error: the connection is aborted
+	select {
+	case err := <-served:
+		t.Error("Serve returned with a request under way: ", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(fs.release)
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Serve does not return")
+	}
+}
+
 func unsafeBytes(v unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }

@@ -56,6 +56,7 @@ func answer(fd int, reply ...[]byte) error {
 type queue struct {
 	fd      int
 	in, out []byte
+	waiting *sync.WaitGroup // requests that wait and will be answered on fd
 }
 
 // clone opens the same mount once more, with a queue of its own for replies
@@ -79,12 +80,14 @@ const devIocClone = 0x8004e500
 
 // Serve answers the kernel's requests with s on so many goroutines until the file
 // system is unmounted, and ends the session. A failure of one goroutine aborts the
-// mount and is returned.
+// mount and is returned. No request is left when Serve returns: a late reply would go to
+// whatever file has the descriptor's number by then.
 func (m *Mount) Serve(s *server.Server, threads int) error {
 	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex // guards first
-		first error
+		wg      sync.WaitGroup
+		waiting sync.WaitGroup
+		mu      sync.Mutex // guards first
+		first   error
 	)
 	for i := range max(threads, 1) {
 		file := m.file
@@ -96,7 +99,7 @@ func (m *Mount) Serve(s *server.Server, threads int) error {
 			}
 		}
 		wg.Go(func() {
-			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize)}
+			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting}
 			if err := q.serve(s); err != nil {
 				mu.Lock()
 				first = errors.Join(first, err)
@@ -106,7 +109,8 @@ func (m *Mount) Serve(s *server.Server, threads int) error {
 		})
 	}
 	wg.Wait()
-	s.Reset()
+	s.Reset() // ends what waits for other clients
+	waiting.Wait()
 	return first
 }
 
@@ -146,7 +150,11 @@ func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error)
 		written, d := s.Handle(t, vector(q.in[:n]), vector(out))
 		if d != nil {
 			q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are d's
-			d.Start(func(written uint32) { _ = reply(fd, out[:written]) })
+			q.waiting.Add(1)
+			d.Start(func(written uint32) {
+				defer q.waiting.Done()
+				_ = reply(fd, out[:written])
+			})
 			continue
 		}
 		if err := reply(fd, out[:written]); err != nil {
