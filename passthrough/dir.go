@@ -54,10 +54,7 @@ func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	if !r.MayWait {
-		return server.WouldBlock
-	}
-	return sysFsync(h.fd, in.FsyncFlags&fp.FsyncFdatasync != 0)
+	return h.fsync(r, fs.mountOf(&h.node.key, h.fd), in.FsyncFlags)
 }
 
 // Readdir implements server.Directories.

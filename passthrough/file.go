@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"math"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -182,18 +183,25 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	return sysClose(fd)
 }
 
-// Fsync implements server.Files. It waits for a disk, so it never runs on a queue's
-// thread; a forged handle is refused there at once.
+// Fsync implements server.Files. It waits for a disk: on the queue's thread only when
+// that is known to be quick and holds up no other request, see disk.go.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
 	h, errno := fs.fileHandle(r, in.Fh)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	if !r.MayWait {
+	return h.fsync(r, h.mount, in.FsyncFlags)
+}
+
+// fsync is FSYNC and FSYNCDIR.
+func (h *handle) fsync(r *server.Request, m *mountInfo, flags uint32) unix.Errno {
+	if !m.mayWait(r, &m.syncs, h.unsynced.Load()) {
 		return server.WouldBlock
 	}
-	return sysFsync(h.fd, in.FsyncFlags&fp.FsyncFdatasync != 0)
+	h.unsynced.Store(0)
+	defer m.syncs.waited(time.Now())
+	return sysFsync(h.fd, flags&fp.FsyncFdatasync != 0)
 }
 
 // inlineBytes is how much a call that copies or allocates may do on a queue's

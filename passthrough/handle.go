@@ -4,7 +4,6 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +25,8 @@ type handle struct {
 	shared  bool        // see sharedHandles; guarded by node.mu
 	touched atomic.Bool // a shared one was used since it was looked at
 
-	noCaps atomic.Int64 // until then the file has no capabilities, see killCaps
+	noCaps   atomic.Int64 // until then the file has no capabilities, see killCaps
+	unsynced atomic.Int64 // bytes written since the last fsync of this handle
 
 	// refs counts the table, while the handle is open, and requests that use it. The
 	// last one closes the descriptor: RELEASE may come on another queue than a READ.
@@ -96,6 +96,7 @@ func (h *handle) reset() {
 	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
 	h.flags, h.direct, h.shared = 0, false, false
 	h.noCaps.Store(0)
+	h.unsynced.Store(0)
 	h.next, h.prev, h.locks, h.flocked = nil, nil, nil, flockNone
 	h.stream = dirStream{}
 }
@@ -252,50 +253,16 @@ func (fs *FS) closeHandle(h *handle) unix.Errno {
 // mountInfo is what FS learnt about a mount by using it. It is never forgotten: there
 // are few mounts.
 type mountInfo struct {
-	local     bool         // on the host's own disks or memory
-	readOnly  bool         // when it was first used
-	noNowait  atomic.Bool  // reads with RWF_NOWAIT do not work
-	noHandles atomic.Bool  // its files have no file handles
-	wait      atomic.Int64 // how long its disk takes, see waited
+	local     bool        // on the host's own disks or memory
+	readOnly  bool        // when it was first used
+	noNowait  atomic.Bool // reads with RWF_NOWAIT do not work
+	noHandles atomic.Bool // its files have no file handles
+	reads     diskTime    // of waits for single reads and writes
+	syncs     diskTime    // of fsync
 
 	mu    sync.Mutex // guards the following; fd does not change while there are users
 	users int        // nodes that have file handles
 	fd    int        // for open_by_handle_at
-}
-
-// quickDisk is how long a file system's disk may take on average, so that a request which
-// is alone waits for it on its queue's thread. To hand it to another thread and back costs
-// about 20 us, and a guest that sends one request after the other gains nothing by it.
-// Only a local one: the server of a network file system may go away for minutes.
-const quickDisk = 400 * time.Microsecond
-
-// quickBytes is how much a request may move that waits on its queue's thread.
-const quickBytes = 128 << 10
-
-// mayWait reports whether a request for so many bytes may wait for the disk where it is.
-func (m *mountInfo) mayWait(r *server.Request, size uint32) bool {
-	if r.MayWait {
-		return true
-	}
-	if size > quickBytes {
-		return false
-	}
-	wait := time.Duration(m.wait.Load())
-	return m.local && wait != 0 && wait < quickDisk && r.Thread.Alone != nil && r.Thread.Alone()
-}
-
-// waited notes that a request has waited for the disk since began. Slowness shows at once
-// and is forgotten slowly: wait is an average in ns, 0 when nothing is known.
-func (m *mountInfo) waited(began time.Time) {
-	took, past := int64(max(time.Since(began), 1)), m.wait.Load()
-	switch {
-	case past == 0:
-	case took > past:
-		took = (took + past) / 2
-	default:
-		took = (took + 7*past) / 8
-	}
-	m.wait.Store(took) // another thread's may get lost
 }
 
 // mountKey names a mount. Numbers of mounts are used again, so the device is looked at

@@ -30,7 +30,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 		}
 		return h.read(r, dst, int64(in.Offset), !h.mount.noNowait.Load())
 	}
-	if !h.mount.mayWait(r, in.Size) {
+	if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
 		return 0, server.WouldBlock
 	}
@@ -39,7 +39,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 
 // readDisk is read that waits for the disk.
 func (h *handle) readDisk(r *server.Request, dst []unix.Iovec, off int64) (int, unix.Errno) {
-	defer h.mount.waited(time.Now())
+	defer h.mount.reads.waited(time.Now())
 	return h.read(r, dst, off, false)
 }
 
@@ -59,7 +59,7 @@ func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached boo
 		case errno == unix.EAGAIN && cached:
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
-			if !h.mount.mayWait(r, uint32(want)) {
+			if !h.mount.mayWait(r, &h.mount.reads, int64(want)) {
 				return 0, server.WouldBlock
 			}
 			if n, errno = h.readDisk(r, dst, off); done > 0 {
@@ -104,10 +104,10 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 		return 0, server.WouldBlock // it may have to wait for much that others have written
 	}
 	if h.direct {
-		if !h.mount.mayWait(r, in.Size) {
+		if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 			return 0, server.WouldBlock
 		}
-		defer h.mount.waited(time.Now())
+		defer h.mount.reads.waited(time.Now())
 	}
 	if errno := fs.killCaps(h); errno != 0 {
 		return 0, errno
@@ -119,7 +119,9 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	}
 	// The kernel clears setuid and setgid bits for a writer without CAP_FSETID.
 	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
-	return h.write(src, int64(in.Offset), flags)
+	n, errno := h.write(src, int64(in.Offset), flags)
+	h.unsynced.Add(int64(n))
+	return n, errno
 }
 
 // writeFlags are the flags of pwritev2 for the open file's flags as they are at this

@@ -397,30 +397,63 @@ func TestWaitsAlone(t *testing.T) {
 	} {
 		g.thread.Alone = func() bool { return c.alone }
 		h.mount.local = c.local
-		h.mount.wait.Store(int64(c.disk))
+		h.mount.reads.average.Store(int64(c.disk))
 		_, errno := g.fs.Read(g.on(node), &fp.ReadIn{Fh: fh, Size: 4096}, slices.Clone(iov))
 		wantErrno(t, "READ, "+c.what, errno, c.want)
-		h.mount.wait.Store(int64(c.disk))
+		h.mount.reads.average.Store(int64(c.disk))
 		_, errno = g.fs.Write(g.on(node), &fp.WriteIn{Fh: fh, Size: 4096}, slices.Clone(iov))
 		wantErrno(t, "WRITE, "+c.what, errno, c.want)
 	}
 }
 
+// TestSyncsAlone: an fsync that is alone is done on its own thread when those before it
+// were quick and there is not much to write.
+func TestSyncsAlone(t *testing.T) {
+	g := newShare(t, nil, 0).guest()
+	node, fh := g.openName("f", "", unix.O_RDWR)
+	h, errno := g.fs.handleOf(node, fh)
+	wantErrno(t, "handle", errno, 0)
+	defer g.fs.releaseHandle(h)
+	for _, c := range []struct {
+		what         string
+		alone, local bool
+		disk         time.Duration
+		written      int64
+		want         unix.Errno
+	}{
+		{"a disk that nothing is known of", true, true, 0, 4096, server.WouldBlock},
+		{"alone, a quick disk", true, true, quickDisk / 4, 4096, 0},
+		{"alone, a slow disk", true, true, 2 * quickDisk, 4096, server.WouldBlock},
+		{"alone, a network file system", true, false, quickDisk / 4, 4096, server.WouldBlock},
+		{"much to write", true, true, quickDisk / 4, quickBytes + 1, server.WouldBlock},
+		{"not alone", false, true, quickDisk / 4, 4096, server.WouldBlock},
+	} {
+		g.thread.Alone = func() bool { return c.alone }
+		h.mount.local = c.local
+		h.mount.syncs.average.Store(int64(c.disk))
+		h.unsynced.Store(c.written)
+		wantErrno(t, "FSYNC, "+c.what, g.fs.Fsync(g.on(node), &fp.FsyncIn{Fh: fh}), c.want)
+		if left := h.unsynced.Load(); c.want == 0 != (left == 0) {
+			t.Errorf("%s: %d bytes are taken for not synced", c.what, left)
+		}
+	}
+}
+
 // TestDiskAverage: one slow wait is noticed at once, and quick ones win in the end.
 func TestDiskAverage(t *testing.T) {
-	m := &mountInfo{}
+	m := &diskTime{}
 	m.waited(time.Now())
-	if v := m.wait.Load(); v == 0 || time.Duration(v) > quickDisk {
+	if v := m.average.Load(); v == 0 || time.Duration(v) > quickDisk {
 		t.Errorf("after a quick wait: %v", time.Duration(v))
 	}
 	m.waited(time.Now().Add(-10 * time.Millisecond))
-	if v := time.Duration(m.wait.Load()); v < 5*time.Millisecond {
+	if v := time.Duration(m.average.Load()); v < 5*time.Millisecond {
 		t.Errorf("after a slow wait: %v", v)
 	}
 	for range 60 {
 		m.waited(time.Now())
 	}
-	if v := time.Duration(m.wait.Load()); v > quickDisk {
+	if v := time.Duration(m.average.Load()); v > quickDisk {
 		t.Errorf("after quick waits: %v", v)
 	}
 }
