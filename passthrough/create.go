@@ -20,9 +20,13 @@ func (fs *FS) mask(umask uint32) uint32 {
 	return 0
 }
 
+// finder is lookup, which opens the new node, or lookupLazy, which leaves that until
+// somebody uses it.
+type finder func(fs *FS, ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno
+
 // makeNode runs a call that makes name in the request's directory and answers with
 // the new node.
-func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.EntryOut, call func(dirfd int) unix.Errno) unix.Errno {
+func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.EntryOut, find finder, call func(dirfd int) unix.Errno) unix.Errno {
 	ts, parent, fd, errno := fs.enter(r)
 	if errno != 0 {
 		return errno
@@ -39,7 +43,7 @@ func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.En
 	if errno := fs.labelName(r, ts, fd, name); errno != 0 {
 		return errno
 	}
-	return fs.lookupLazy(ts, parent, fd, name, out)
+	return find(fs, ts, parent, fd, name, out)
 }
 
 // Mknod implements server.Names.
@@ -51,7 +55,7 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 	}
 	major, minor := in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00
 	dev := unix.Mkdev(major, minor)
-	return fs.makeNode(r, in.Umask, name, out, func(dirfd int) unix.Errno {
+	return fs.makeNode(r, in.Umask, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
 		if fs.ownXattr {
 			return fs.mknodOwned(r, dirfd, name, in.Mode&(unix.S_IFMT|permBits), major, minor, nil)
 		}
@@ -59,9 +63,10 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 	})
 }
 
-// Mkdir implements server.Names.
+// Mkdir implements server.Names. The directory is opened at once: what is made in it next
+// needs its descriptor, and to find it again for that takes two more calls.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, in.Umask, name, out, func(dirfd int) unix.Errno {
+	return fs.makeNode(r, in.Umask, name, out, (*FS).lookup, func(dirfd int) unix.Errno {
 		if fs.ownXattr {
 			return fs.mkdirOwned(r, dirfd, name, in.Mode&permBits)
 		}
@@ -71,7 +76,7 @@ func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.Ent
 
 // Symlink implements server.Names.
 func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, 0, name, out, func(dirfd int) unix.Errno {
+	return fs.makeNode(r, 0, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
 		if fs.ownXattr {
 			return fs.symlinkOwned(r, dirfd, name, target)
 		}

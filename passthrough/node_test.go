@@ -32,9 +32,13 @@ func TestNodeCalls(t *testing.T) {
 	wantCalls(t, "truncate", 2, func() {
 		_ = g.fs.Setattr(g.on(node), &fp.SetattrIn{Valid: fp.FattrSize, Size: 3}, &attr)
 	})
-	wantCalls(t, "MKDIR", 2, func() { _ = g.fs.Mkdir(g.on(fp.RootID), &fp.MkdirIn{Mode: 0o755}, name("d"), &entry) })
-	dir := entry.NodeID
-	wantCalls(t, "GETATTR of a node without descriptor", 1, func() { _ = g.fs.Getattr(g.on(dir), &fp.GetattrIn{}, &attr) })
+	wantCalls(t, "MKNOD", 2, func() {
+		_ = g.fs.Mknod(g.on(fp.RootID), &fp.MknodIn{Mode: unix.S_IFREG | 0o644}, name("lazy"), &entry)
+	})
+	lazy := entry.NodeID
+	wantCalls(t, "GETATTR of a node without descriptor", 1, func() { _ = g.fs.Getattr(g.on(lazy), &fp.GetattrIn{}, &attr) })
+	wantCalls(t, "MKDIR", 3, func() { _ = g.fs.Mkdir(g.on(fp.RootID), &fp.MkdirIn{Mode: 0o755}, name("d"), &entry) })
+	wantCalls(t, "RMDIR of what was just made", 1, func() { wantErrno(t, "rmdir", g.fs.Rmdir(g.on(fp.RootID), name("d")), 0) })
 	wantCalls(t, "LINK", 2, func() {
 		wantErrno(t, "link", g.fs.Link(g.on(fp.RootID), &fp.LinkIn{OldNodeID: node}, name("link"), &entry), 0)
 	})
