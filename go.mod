@@ -12,7 +12,6 @@ require (
 )
 
 require (
-	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/spf13/cobra v1.10.2
 )

@@ -20,7 +20,7 @@ type FS struct {
 	nodes           *slots[inode]
 	handles         *slots[handle]
 	shards          [shardCount]shard
-	hints           *[hintCount]atomic.Uint64
+	hints           atomic.Pointer[hintTable]
 	entry, attr     timeout
 	negative        timeout
 	flags           atomic.Uint64 // fp.InitFlags agreed with the client
@@ -76,11 +76,12 @@ func New(cfg Config) (*FS, error) {
 		cfg:     cfg,
 		nodes:   newSlots[inode](),
 		handles: newSlots[handle](),
-		hints:   new([hintCount]atomic.Uint64),
 		uid:     uint32(unix.Geteuid()),
 		gid:     uint32(unix.Getegid()),
 	}
 	fs.cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
+	hints := make(hintTable, minHints)
+	fs.hints.Store(&hints)
 	fs.setTimeouts()
 	fs.setCapState()
 	if err := fs.checkOwnership(); err != nil {

@@ -214,6 +214,7 @@ func (fs *FS) intern(st *unix.Statx_t, fd int, parent *inode, name []byte) (*ino
 		}
 		fs.link(s, n)
 		s.mu.Unlock()
+		fs.growHints(uint32(n.id))
 	}
 	if fd >= 0 && !fs.setFD(n, fd) {
 		fs.closeFD(fd)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/procs"
 )
 
 // poolIdle is pool.stay.
@@ -38,7 +40,7 @@ func (p *pool) submit(d *Deferred) {
 		p.idle--
 	case p.threads < p.max:
 		p.threads++
-		go p.run()
+		go p.run(p.threads)
 	}
 	p.mu.Unlock()
 	if wake {
@@ -46,10 +48,11 @@ func (p *pool) submit(d *Deferred) {
 	}
 }
 
-// run is one thread of the pool. It leaves when it had nothing to do for a while or is
-// not fit any more.
-func (p *pool) run() {
+// run is one thread of the pool, of so many. It leaves when it had nothing
+// to do for a while or is not fit any more.
+func (p *pool) run(threads int) {
 	defer p.leave()
+	procs.Want(threads + 1)
 	t, err := p.server.StartThread()
 	if err != nil {
 		p.server.oops.Do(func() { p.server.log.WithError(err).Error("no thread for waiting requests") })
@@ -131,7 +134,7 @@ func (p *pool) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) > 0 && p.idle == 0 {
-		go p.run()
+		go p.run(p.threads)
 		return
 	}
 	p.threads--

@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/govirtiofs/govirtiofs/internal/procs"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
@@ -88,11 +89,11 @@ func startWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus
 	if err != nil {
 		return nil, err
 	}
-	addProcs(1)
+	procs.AddWorkers(1)
 	ready := make(chan error)
 	go w.run(ready)
 	if err := <-ready; err != nil {
-		addProcs(-1)
+		procs.AddWorkers(-1)
 		w.bell.close()
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func (w *worker) stop() {
 	w.bell.ring()
 	<-w.exited
 	w.bell.close()
-	addProcs(-1)
+	procs.AddWorkers(-1)
 	w.log.Debugf("queue stopped after %d requests", w.served)
 }
 

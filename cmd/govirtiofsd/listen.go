@@ -9,7 +9,6 @@ import (
 	"os/user"
 	"strconv"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
@@ -114,19 +113,24 @@ func giveToGroup(path, name string) error {
 	return os.Chmod(path, 0o770)
 }
 
-// activatedEndpoint takes over the socket that a service manager has opened.
+// firstPassed is the first descriptor that a service manager passes (SD_LISTEN_FDS_START).
+const firstPassed = 3
+
+// activatedEndpoint takes over the socket that a service manager has opened, and what
+// sd_listen_fds(3) has in the environment. It does without go-systemd because that brings
+// TLS and all its tables, which every daemon would set up and keep.
 func activatedEndpoint() (*endpoint, error) {
-	files := activation.Files(true)
-	if len(files) != 1 {
-		return nil, fmt.Errorf("%d sockets from the service manager: want one for each daemon", len(files))
+	n := 0
+	if socketsPassed() {
+		n, _ = strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	}
-	// The duplicate is ours alone; a File closes its descriptor when it is collected.
-	fd, err := unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	files[0].Close()
-	if err != nil {
-		return nil, fmt.Errorf("socket from the service manager: %w", err)
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
+		_ = os.Unsetenv(name)
 	}
-	e, err := adoptEndpoint(fd)
+	if n != 1 {
+		return nil, fmt.Errorf("%d sockets from the service manager: want one for each daemon", n)
+	}
+	e, err := adoptEndpoint(firstPassed)
 	if err != nil {
 		return nil, fmt.Errorf("socket from the service manager: %w", err)
 	}

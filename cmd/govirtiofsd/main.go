@@ -10,6 +10,8 @@ import (
 	"runtime"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/govirtiofs/govirtiofs/internal/procs"
 )
 
 // version is set by the linker.
@@ -32,6 +34,7 @@ func main() {
 	if os.Getenv(stretchEnv) != "" {
 		os.Exit(runStretchHelper())
 	}
+	procs.Lean() // the start needs one; with more, memory for more is kept for good
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 	"unsafe"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/govirtiofs/govirtiofs/internal/procs"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -113,6 +115,7 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
 	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, BusyPoll: o.busyPoll, Log: entry}
 	if cfg.DAX != nil {
+		procs.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, fsMaps[o.daxProtocol]
 	}
 	return virtiofs.New(s, opts)
