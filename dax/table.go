@@ -1,9 +1,11 @@
 package dax
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -271,22 +273,29 @@ func (t *Table) Unmap(ranges []Range, cancel <-chan struct{}) error {
 	return err
 }
 
-// unmap begins Unmap; it returns what to wait for.
+// unmap begins Unmap; it returns what to wait for. A guest may send 65,535 ranges, each of
+// the whole window, so each entry is looked at once.
 func (t *Table) unmap(ranges []Range) (ops []*op, err error) {
+	ranges = slices.SortedFunc(slices.Values(ranges), func(a, b Range) int { return cmp.Compare(a.Offset, b.Offset) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var hit []*entry
+	done := 0 // entries before it are in hit, or in no range
 	for _, r := range ranges {
 		if err := t.checkRange(r); err != nil {
 			return nil, err
 		}
 		i, j := t.overlapping(r)
-		for _, e := range t.entries[i:j] {
-			if e.m.Offset < r.Offset || e.m.Offset+e.m.Length > r.Offset+r.Length {
-				return nil, fmt.Errorf("%w: %#x bytes at %#x cut a mapping", ErrRange, r.Length, r.Offset)
-			}
+		if i == j {
+			continue
 		}
-		hit = append(hit, t.entries[i:j]...)
+		if last := t.entries[j-1].m; t.entries[i].m.Offset < r.Offset || last.Offset+last.Length > r.Offset+r.Length {
+			return nil, fmt.Errorf("%w: %#x bytes at %#x cut a mapping", ErrRange, r.Length, r.Offset)
+		}
+		if i = max(i, done); i < j {
+			hit = append(hit, t.entries[i:j]...)
+			done = j
+		}
 	}
 	for _, e := range hit {
 		ops = append(ops, t.drop(e))
@@ -378,15 +387,12 @@ func (t *Table) remove(e *entry) {
 // overlapping are the entries i to j-1; i is where one for r belongs if there are none.
 // mu is held.
 func (t *Table) overlapping(r Range) (i, j int) {
-	end := r.Offset + r.Length
-	i, _ = slices.BinarySearchFunc(t.entries, r.Offset, func(e *entry, offset uint64) int {
-		if e.m.Offset+e.m.Length <= offset {
-			return -1
-		}
-		return 1
+	i = sort.Search(len(t.entries), func(i int) bool {
+		return t.entries[i].m.Offset+t.entries[i].m.Length > r.Offset
 	})
-	for j = i; j < len(t.entries) && t.entries[j].m.Offset < end; j++ {
-	}
+	j = i + sort.Search(len(t.entries)-i, func(k int) bool {
+		return t.entries[i+k].m.Offset >= r.Offset+r.Length
+	})
 	return i, j
 }
 

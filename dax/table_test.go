@@ -193,6 +193,30 @@ func TestUnmap(t *testing.T) {
 	}
 }
 
+// TestUnmapManyTimes: the longest list that a guest can send, with the same range in each
+// place, is no more work than the mappings are.
+func TestUnmapManyTimes(t *testing.T) {
+	const units, times = 64, 65535
+	table, w := newTable(t, units)
+	for i := range uint64(units) {
+		if err := table.Map(0, at(i, 1, 1), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ranges := make([]Range, 0, times+2)
+	for range times {
+		ranges = append(ranges, span(0, units)...)
+	}
+	// Ranges within others, in front of them and behind.
+	ranges = append(ranges, span(3, 2)[0], span(0, 1)[0])
+	ops, err := table.unmap(ranges)
+	if err != nil || len(ops) != units {
+		t.Errorf("%d unmapped, %v, want %d", len(ops), err, units)
+	}
+	table.Wait()
+	agree(t, table, w)
+}
+
 func TestRefusal(t *testing.T) {
 	table, w := newTable(t, 4)
 	w.refuse = unix.ENOMEM

@@ -61,7 +61,10 @@ func TestRefused(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(s.dir, "fifo"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	dir, fifo := s.find("dir"), s.find("fifo")
+	if err := os.Symlink("file", filepath.Join(s.dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	dir, fifo, link := s.find("dir"), s.find("fifo"), s.find("link")
 	reader, writer := s.mustOpen(node, unix.O_RDONLY), s.mustOpen(node, unix.O_WRONLY)
 	both, others := s.mustOpen(node, unix.O_RDWR), s.mustOpen(other, unix.O_RDWR)
 	// There are two mappings: pages 0 to 3 of the window, and 8 to 11.
@@ -115,6 +118,10 @@ func TestRefused(t *testing.T) {
 		{"forged node", 1 << 40, anyHandle, 0, page, 32 * page, forReading, unix.ESTALE},
 		{"directory", dir, anyHandle, 0, page, 32 * page, forReading, unix.EISDIR},
 		{"fifo", fifo, anyHandle, 0, page, 32 * page, forReading, unix.ENODEV},
+		{"link", link, anyHandle, 0, page, 32 * page, forReading, unix.ENODEV},
+		{"directory, with a file's handle", dir, both, 0, page, 32 * page, forReading, unix.EISDIR},
+		{"the last file offset that there is", node, anyHandle, top - page, page, 32 * page, forReading, unix.EINVAL},
+		{"the last but one", node, anyHandle, top - 2*page, page, 32 * page, forReading, unix.EIO},
 		{"over a mapping", node, anyHandle, 0, 4 * page, 0, forReading, unix.EBUSY},
 		{"over part of a mapping", node, anyHandle, 0, 4 * page, 2 * page, forReading, unix.EBUSY},
 		{"over two mappings", node, anyHandle, 0, 12 * page, 0, forReading, unix.EBUSY},
