@@ -152,5 +152,22 @@ func accessMode(fd int) (int, error) {
 	if flags&unix.O_PATH != 0 || mode != unix.O_RDONLY && mode != unix.O_RDWR || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return 0, fmt.Errorf("stretch: not a regular file that is open for reading: %w", unix.EINVAL)
 	}
-	return mode, nil
+	return mode, mayMap(fd, mode)
+}
+
+// mayMap returns an error unless the kernel lets fd itself be mapped as a stretched file
+// would be. It asks some things at mmap only, of the file that is mapped and not of the
+// one behind it: whether it is append-only, or memory to swap to (mm/mmap.c: do_mmap), or
+// sealed, and what a security module says.
+func mayMap(fd, mode int) error {
+	prot := unix.PROT_READ
+	if mode == unix.O_RDWR {
+		prot |= unix.PROT_WRITE
+	}
+	b, err := unix.Mmap(fd, 0, unix.Getpagesize(), prot, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("stretch: mmap: %w", err)
+	}
+	_ = unix.Munmap(b)
+	return nil
 }

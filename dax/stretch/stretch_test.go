@@ -147,6 +147,36 @@ func TestIntegrationAccess(t *testing.T) {
 	}
 }
 
+// TestIntegrationAppendOnly: a file that may only grow, which is nothing that its
+// descriptor's access mode tells, is not changed through a mapping of a stretched file
+// either.
+func TestIntegrationAppendOnly(t *testing.T) {
+	c := newHelper(t)
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, path, unix.O_RDONLY)
+	const appendOnly = 0x20 // FS_APPEND_FL
+	flags, err := unix.IoctlGetUint32(f, unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(f, unix.FS_IOC_SETFLAGS, int(flags|appendOnly))
+	}
+	if err != nil {
+		t.Skip("no append-only files here: ", err)
+	}
+	defer unix.IoctlSetPointerInt(f, unix.FS_IOC_SETFLAGS, int(flags))
+	if long, err := c.Stretch(open(t, path, unix.O_RDWR|unix.O_APPEND)); !errors.Is(err, unix.EACCES) {
+		t.Error(err)
+		_ = unix.Close(long)
+	}
+	long, err := c.Stretch(f)
+	if err != nil {
+		t.Fatal("for reading: ", err)
+	}
+	_ = unix.Close(long)
+}
+
 // TestIntegrationMany has several goroutines stretch different files, and looks for
 // descriptors that stay.
 func TestIntegrationMany(t *testing.T) {
