@@ -97,13 +97,13 @@ func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
 	m.Writable = write || !fs.cfg.ReadOnly && !spare
 	fd, errno := -1, unix.EROFS
 	if m.Writable && !fs.cfg.ReadOnly {
-		fd, errno = fs.openAgain(ts, path, unix.O_RDWR, unix.O_RDWR)
+		fd, errno = fs.openToMap(ts, n, path, unix.O_RDWR)
 	}
 	switch errno {
 	case unix.EACCES, unix.EPERM, unix.EROFS, unix.ETXTBSY:
 		if !write {
 			m.Writable = false
-			fd, errno = fs.openAgain(ts, path, unix.O_RDONLY, unix.O_RDONLY)
+			fd, errno = fs.openToMap(ts, n, path, unix.O_RDONLY)
 		}
 	}
 	if errno != 0 {
@@ -111,6 +111,17 @@ func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
 	}
 	defer fs.closeFD(fd)
 	return fs.mapFile(r, fd, m)
+}
+
+// openToMap opens the file behind the O_PATH descriptor of a node, as OPEN does.
+func (fs *FS) openToMap(ts *threadState, n *inode, path int, flags uint32) (int, unix.Errno) {
+	fd, errno := fs.openAgain(ts, path, int(flags), flags)
+	if errno == unix.EACCES && fs.cfg.Landlocked {
+		if named, e := fs.openNamed(ts, n, int(flags), flags); e == 0 {
+			return named, 0
+		}
+	}
+	return fd, errno
 }
 
 // mapFile maps an open file, whose access mode is that of the mapping.
@@ -128,7 +139,10 @@ func (fs *FS) mapFile(r *server.Request, fd int, m dax.Mapping) unix.Errno {
 	switch end := m.FileOffset + m.Length; {
 	case d.Stretch != nil:
 		long, err := d.Stretch.Stretch(fd)
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ETXTBSY):
+			return unix.EACCES // no such mapping of this file: it may only grow, for one
+		case err != nil:
 			return unix.EIO
 		}
 		defer unix.Close(long)

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -73,17 +76,29 @@ func TestIntegrationLandlockHandles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := startDaemon(t, nil, "--socket-path", dir+"/s", "--shared-dir", dir+"/share",
-		"--sandbox=none", "--landlock=always", "--inode-file-handles=mandatory", "--rlimit-nofile=700")
+	const window = 2 << 20
+	if err := os.Truncate(dir+"/share/file0", window); err != nil { // any VMM could map it
+		t.Fatal(err)
+	}
+	d := startDaemon(t, nil, "--socket-path", dir+"/s", "--shared-dir", dir+"/share", "--tag=t",
+		"--sandbox=none", "--landlock=always", "--inode-file-handles=mandatory", "--rlimit-nofile=700",
+		"--dax=always", "--dax-window-size=2M")
 	d.waitLine(waitingLine)
-	c := connect(t, dir+"/s")
+	f, err := frontend.Dial(dir+"/s", frontend.Options{Queues: 3, Window: &frontend.WindowOptions{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := frontend.NewClient(f)
+	if err := c.Handshake(frontend.AllFlags | frontend.DAXFlags); err != nil {
+		t.Fatal(err)
+	}
 	read := func(node uint64) (string, error) {
 		fh, err := c.Open(node, unix.O_RDONLY)
 		if err != nil {
 			return "", err
 		}
 		b, err := c.Read(node, fh, 0, 100)
-		return string(b), errors.Join(err, c.Release(node, fh))
+		return strings.TrimRight(string(b), "\x00"), errors.Join(err, c.Release(node, fh))
 	}
 	nodes := make([]uint64, files)
 	for i := range nodes {
@@ -113,6 +128,13 @@ func TestIntegrationLandlockHandles(t *testing.T) {
 	}
 	if e, err := c.Lookup(1, "renamed"); err != nil || e.NodeID != nodes[0] {
 		t.Errorf("lookup of the new name: node %d instead of %d, %v", e.NodeID, nodes[0], err)
+	}
+	if err := c.SetupMapping(nodes[0], ^uint64(0), 0, window, 0, fp.SetupMappingRead); err != nil {
+		t.Errorf("mapped after the lookup: %v", err)
+	}
+	b := make([]byte, 5)
+	if _, err := f.Window.ReadAt(b, 0); err != nil || string(b) != "file0" {
+		t.Errorf("the window shows %q, %v", b, err)
 	}
 	if got, err := read(nodes[0]); err != nil || got != "file0" {
 		t.Errorf("after the lookup: %q, %v", got, err)
