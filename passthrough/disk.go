@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -47,4 +49,13 @@ func (d *diskTime) quick() bool {
 func (m *mountInfo) mayWait(r *server.Request, d *diskTime, size int64) bool {
 	return r.MayWait ||
 		m.local && size <= quickBytes && d.quick() && r.Thread.Alone != nil && r.Thread.Alone()
+}
+
+// wouldBlock is the errno of a read that the kernel has begun, and that may not wait where
+// it is.
+func (m *mountInfo) wouldBlock(size int64) unix.Errno {
+	if m.local && size <= quickBytes && m.reads.quick() {
+		return server.WouldBlockBriefly
+	}
+	return server.WouldBlock
 }

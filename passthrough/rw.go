@@ -60,7 +60,7 @@ func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached boo
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
 			if !h.mount.mayWait(r, &h.mount.reads, int64(want)) {
-				return 0, server.WouldBlock
+				return 0, h.mount.wouldBlock(int64(want))
 			}
 			if n, errno = h.readDisk(r, dst, off); done > 0 {
 				errno = 0

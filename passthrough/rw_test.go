@@ -439,6 +439,27 @@ func TestSyncsAlone(t *testing.T) {
 	}
 }
 
+// TestKernelReads: which reads that the kernel has begun a queue's thread may wait for.
+func TestKernelReads(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		local bool
+		disk  time.Duration
+		size  int64
+		want  unix.Errno
+	}{
+		{"a disk that nothing is known of", true, 0, 4096, server.WouldBlock},
+		{"a quick disk", true, quickDisk / 4, 4096, server.WouldBlockBriefly},
+		{"a slow disk", true, quickDisk, 4096, server.WouldBlock},
+		{"a network file system", false, quickDisk / 4, 4096, server.WouldBlock},
+		{"a large read", true, quickDisk / 4, quickBytes + 1, server.WouldBlock},
+	} {
+		m := &mountInfo{local: c.local}
+		m.reads.average.Store(int64(c.disk))
+		wantErrno(t, c.what, m.wouldBlock(c.size), c.want)
+	}
+}
+
 // TestDiskAverage: one slow wait is noticed at once, and quick ones win in the end.
 func TestDiskAverage(t *testing.T) {
 	m := &diskTime{}

@@ -26,7 +26,8 @@ type Deferred struct {
 	room     uint64
 	groups   []uint32
 	security []SecurityContext
-	large    int // bytes of the copies, if that is more than usual; see maxLargeCopies
+	large    int  // bytes of the copies, if that is more than usual; see maxLargeCopies
+	brief    bool // see Brief
 	done     func(written uint32)
 	once     sync.Once
 	canceled chan struct{}
@@ -105,9 +106,24 @@ func (d *Deferred) Start(done func(written uint32)) {
 // be called at any time, also after done.
 func (d *Deferred) Cancel() { d.once.Do(func() { close(d.canceled) }) }
 
+// Brief reports whether what the request waits for is under way and will not take long: a
+// queue whose thread has nothing else to do may Run it instead.
+func (d *Deferred) Brief() bool { return d.brief }
+
+// Run finishes the request on a queue's thread instead of Start, and returns the length of
+// the reply. After it the transport looks at Thread.Broken.
+func (d *Deferred) Run(t *Thread) (written uint32) {
+	written = d.serve(t)
+	t.request = Request{Thread: t} // it may not wait any more
+	return written
+}
+
 // finish serves the request on t and reports it.
-func (d *Deferred) finish(t *Thread) {
-	written := d.attempt(t, func() (uint32, unix.Errno) {
+func (d *Deferred) finish(t *Thread) { d.done(d.serve(t)) }
+
+// serve calls the method again, with leave to wait.
+func (d *Deferred) serve(t *Thread) (written uint32) {
+	written = d.attempt(t, func() (uint32, unix.Errno) {
 		if d.server.session.Load() != d.session {
 			// Its nodes and handles are gone, or other files' by now.
 			return t.fail(unix.ENOTCONN), unix.ENOTCONN
@@ -115,7 +131,7 @@ func (d *Deferred) finish(t *Thread) {
 		return t.run(d.op)
 	})
 	d.server.waiting.remove(d)
-	d.done(written)
+	return written
 }
 
 // refuse answers the request with an error instead.

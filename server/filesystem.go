@@ -13,6 +13,14 @@ import (
 // never reaches the client, and a method must not return it when MayWait is set.
 const WouldBlock = unix.Errno(4096)
 
+// WouldBlockBriefly is WouldBlock for a wait that is under way already, as that for a page
+// which the kernel is reading, and that will be short. The method may be called again on
+// the thread of the request's queue, when that has nothing else to do.
+const WouldBlockBriefly = unix.Errno(4097)
+
+// waits reports whether a method wants to be called again.
+func waits(errno unix.Errno) bool { return errno == WouldBlock || errno == WouldBlockBriefly }
+
 // FileSystem answers FUSE requests, one method an opcode. Methods run
 // concurrently, one per Thread. Arguments (in, names, buffers, r itself) belong
 // to the thread and die when the method returns; out is zeroed before the call.

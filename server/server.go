@@ -81,8 +81,8 @@ func New(fs FileSystem, opts Options) *Server {
 
 // Handle serves the request in the device-readable buffers in and writes its reply
 // to the device-writable buffers out. It returns how many bytes it wrote. When the
-// request has to wait, d is not nil: nothing was written, and d.Start, which must be
-// called, finishes it elsewhere. Safe for concurrent use, one Thread each.
+// request has to wait, d is not nil: nothing was written, and d.Start or d.Run, one
+// of which must be called, finishes it. Safe for concurrent use, one Thread each.
 //
 // It panics when a buffer is not accessible; the transport, which owns the buffers,
 // recovers. After each call the transport looks at Thread.Broken.
@@ -93,8 +93,9 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 	}
 	if errno == 0 {
 		written, errno = t.run(o)
-		if errno == WouldBlock {
+		if waits(errno) {
 			if d := newDeferred(t, o); d != nil {
+				d.brief = errno == WouldBlockBriefly
 				return 0, d
 			}
 			errno = unix.ENOMEM
@@ -217,7 +218,7 @@ func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
 	switch {
 	case o.noReply:
 		return 0, errno
-	case errno == WouldBlock && !t.request.MayWait:
+	case waits(errno) && !t.request.MayWait:
 		return 0, errno
 	case errno != 0:
 		return t.fail(errno), errno

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -266,6 +267,41 @@ func TestWaiting(t *testing.T) {
 		t.Errorf("interrupted: errno %d", h.Error)
 	}
 	d.Cancel()
+}
+
+// TestRun: a short wait may be on the thread that received the request, which may not wait
+// for the next.
+func TestRun(t *testing.T) {
+	var mayWait []bool
+	fs := &fakeFS{}
+	s, thread := newServer(t, fs, Options{})
+	fs.fsync = func(r *Request) unix.Errno {
+		mayWait = append(mayWait, r.MayWait)
+		if r.Thread != thread {
+			t.Error("served on another thread")
+		}
+		if !r.MayWait {
+			return WouldBlockBriefly
+		}
+		return unix.ENOSPC
+	}
+	in := fp.FsyncIn{}
+	for range 2 {
+		var reply [16]byte
+		n, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
+		if n != 0 || d == nil || !d.Brief() {
+			t.Fatalf("%d bytes, deferred %v", n, d)
+		}
+		if n := d.Run(thread); n != 16 {
+			t.Errorf("reply of %d bytes", n)
+		}
+		if h, _, _ := fp.View[fp.OutHeader](reply[:]); h.Error != -int32(unix.ENOSPC) {
+			t.Errorf("errno %d", h.Error)
+		}
+	}
+	if want := []bool{false, true, false, true}; !slices.Equal(mayWait, want) {
+		t.Errorf("leave to wait: %v, want %v", mayWait, want)
+	}
 }
 
 // TestLargeWaiting: what requests that wait keep of the host's memory is bounded,

@@ -58,6 +58,7 @@ type worker struct {
 	answer    time.Duration // mean time from a call to the next request
 	bytes     uint64
 	waiting   map[*waiting]struct{}
+	short     shortWaits
 	served    uint64 // chains given back
 	broken    bool   // the ring makes no sense; nothing more is read from it
 	canceled  bool   // the waiting requests have been told to end
@@ -231,6 +232,7 @@ func (w *worker) drain() (err error) {
 			err = w.fault(r)
 		}
 	}()
+	defer w.startBrief() // nobody else does, should the ring be gone
 	for {
 		if w.broken {
 			w.dropDone()
@@ -248,6 +250,10 @@ func (w *worker) drain() (err error) {
 			if err != nil {
 				w.refuse(err)
 			} else if !more {
+				w.short.followed(false)
+				if w.finishBrief() {
+					continue
+				}
 				break
 			} else {
 				w.poll.arrived()
@@ -255,6 +261,7 @@ func (w *worker) drain() (err error) {
 				w.serve()
 			}
 		}
+		w.startBrief()
 		if w.stopping.Load() {
 			w.cancelWaiting()
 		}
@@ -287,6 +294,7 @@ func (w *worker) answered() {
 // serve serves the chain that was popped.
 func (w *worker) serve() {
 	written, deferred := w.server.Handle(w.thread, w.chain.Readable(), w.chain.Writable())
+	w.short.served(deferred == nil)
 	if deferred != nil {
 		w.park(deferred)
 		return
@@ -294,9 +302,11 @@ func (w *worker) serve() {
 	w.push(&w.chain, written)
 }
 
-// alone reports whether the request that is served is the only one of the queue. It may
-// be called while a request is served.
-func (w *worker) alone() bool { return w.unflushed == 0 && len(w.waiting) == 0 && !w.queue.More() }
+// alone reports whether the request that is served is the only one of the queue, and may
+// wait. It may be called while a request is served.
+func (w *worker) alone() bool {
+	return w.unflushed == 0 && len(w.waiting) == 0 && !w.queue.More() && w.short.ask()
+}
 
 // refuse gives back a chain that is malformed.
 func (w *worker) refuse(err error) {
@@ -342,6 +352,9 @@ func (w *worker) park(d *server.Deferred) {
 	p := &waiting{worker: w, deferred: d, chain: w.chain.Clone(), memory: w.queue.Memory()}
 	p.memory.TryAcquire() // can't fail: the batch holds a reference
 	w.waiting[p] = struct{}{}
+	if d.Brief() && w.short.keep(p) {
+		return
+	}
 	d.Start(p.finish)
 }
 

@@ -1,0 +1,106 @@
+package virtiofs
+
+import (
+	"slices"
+	"time"
+)
+
+// Short waits on a queue's own thread: of a request that is alone, and for pages that the
+// kernel is reading already. To have each of these waited for by another thread takes four
+// switches and gains nothing while this one has nothing else to do: the disk works on all
+// of them meanwhile. This thread waits for one after the other and looks at the ring in
+// between. Measured with "govirtiofs bench -w randread --depth 8,32": 0.36 of the
+// processor time, 1.35 and 1.57 times as fast.
+//
+// What arrives during such a wait is held up by it. If that was something that needs no
+// wait itself, and it happens more than now and then, waits go to other threads for a
+// while, as there are two kinds of work under way.
+type shortWaits struct {
+	list   []*waiting // to be waited for here, the oldest first
+	asked  bool       // the request that is served may wait, and knows it
+	waited bool       // this thread has just waited, and has not looked at the ring since
+	held   int        // rises with requests that were held up, falls with waits that held up none
+}
+
+const (
+	maxBrief = 128                   // how many requests a thread keeps to itself
+	longWait = 20 * time.Microsecond // what tells a wait from a copy
+
+	heldStep    = 2  // one request that was held up outweighs so many waits that held up none
+	heldMost    = 16 // from here on waits go elsewhere
+	heldPenalty = 64 // of which so many pass until it is tried again, heldMost not counted
+)
+
+// keep puts p on the list, if this thread may wait for it.
+func (s *shortWaits) keep(p *waiting) bool {
+	if len(s.list) == maxBrief || !s.may() {
+		return false
+	}
+	s.list = append(s.list, p)
+	return true
+}
+
+// ask is may for the request that is being served.
+func (s *shortWaits) ask() bool {
+	s.asked = s.may()
+	return s.asked
+}
+
+// may reports whether this thread may wait.
+func (s *shortWaits) may() bool {
+	if s.held < heldMost {
+		return true
+	}
+	s.held--
+	return false
+}
+
+// served notes that a request was served, at once or not.
+func (s *shortWaits) served(atOnce bool) {
+	s.followed(atOnce)
+	s.waited, s.asked = s.asked && atOnce, false
+}
+
+// followed notes what came after a wait: a request that could have been served at once, or
+// not.
+func (s *shortWaits) followed(heldUp bool) {
+	switch {
+	case !s.waited:
+		return
+	case !heldUp:
+		s.held = max(s.held-1, 0)
+	default:
+		if s.held += heldStep; s.held >= heldMost {
+			s.held = heldMost + heldPenalty
+		}
+	}
+	s.waited = false
+}
+
+// finishBrief finishes the oldest of the requests that this thread kept; false when there
+// is none.
+func (w *worker) finishBrief() bool {
+	s := &w.short
+	if len(s.list) == 0 {
+		return false
+	}
+	p := s.list[0]
+	s.list = slices.Delete(s.list, 0, 1)
+	began := time.Now()
+	p.written = p.deferred.Run(w.thread)
+	s.waited = time.Since(began) > longWait
+	w.giveBack(p)
+	if s.waited {
+		w.flush() // what is finished has waited for this, too; the next may not be ready either
+	}
+	return true
+}
+
+// startBrief leaves them to other threads.
+func (w *worker) startBrief() {
+	for i, p := range w.short.list {
+		w.short.list[i] = nil
+		p.deferred.Start(p.finish)
+	}
+	w.short.list = w.short.list[:0]
+}
