@@ -331,7 +331,7 @@ func TestOthersGoOn(t *testing.T) {
 
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 20_000 {
 		if ok() {
 			return
 		}

@@ -27,7 +27,12 @@ type diskTime struct{ average atomic.Int64 }
 
 // waited notes that a request has waited since began.
 func (d *diskTime) waited(began time.Time) {
-	took, past := int64(max(time.Since(began), 1)), d.average.Load()
+	d.took(time.Since(began))
+}
+
+// took is waited for a time that is known.
+func (d *diskTime) took(wait time.Duration) {
+	took, past := int64(max(wait, 1)), d.average.Load()
 	switch {
 	case past == 0:
 	case took > past:

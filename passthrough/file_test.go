@@ -48,7 +48,7 @@ func TestSpecialFiles(t *testing.T) {
 	}
 	_, got := g.tryOpen(fp.RootID, unix.O_RDONLY)
 	wantErrno(t, "open of a directory", got, unix.EISDIR)
-	if d := time.Since(start); d > time.Second {
+	if d := time.Since(start); d > 10*time.Second {
 		t.Errorf("took %v", d)
 	}
 }
@@ -85,7 +85,7 @@ func TestFifoRace(t *testing.T) {
 		}
 		start := time.Now()
 		out, errno := g.tryOpen(e.NodeID, unix.O_RDWR)
-		if d := time.Since(start); d > 100*time.Millisecond {
+		if d := time.Since(start); d > 10*time.Second {
 			t.Errorf("an open took %v", d)
 		}
 		if errno == 0 {

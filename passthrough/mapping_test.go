@@ -59,7 +59,7 @@ func withWindow(t testing.TB, w *window, edit func(*Config)) (*guest, *dax.Table
 		_ = w.Close()
 	})
 	want := dax.Traits{ReadOnly: !w.writes, PastEnd: !w.refuses && s.fs.cfg.DAX.Stretch == nil}
-	for range 1000 { // the probe that INIT has started
+	for range 20_000 { // the probe that INIT has started
 		if table.Wait(); table.Traits() == want {
 			return s.guest(), table
 		}

@@ -189,7 +189,7 @@ func TestPoolLosesNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
 		s.pool.mu.Lock()
 		threads, idle, queued := s.pool.threads, s.pool.idle, len(s.pool.queue)
 		s.pool.mu.Unlock()

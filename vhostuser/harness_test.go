@@ -442,7 +442,7 @@ func checkLeaks(t testing.TB) {
 	fds, maps, goroutines := openFDs(t), testMappings(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
 		var err error
-		for range 200 {
+		for range 2000 {
 			err = nil
 			if n := openFDs(t); n > fds {
 				err = fmt.Errorf("%d descriptors, %d before", n, fds)

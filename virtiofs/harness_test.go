@@ -151,7 +151,7 @@ func (r *ring) reply(slot int) (unix.Errno, []byte) {
 // wait returns the slot of the next finished request.
 func (r *ring) wait() int {
 	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
 		if id, _, ok := r.Reap(); ok {
 			return int(id) / 2
 		}

@@ -71,11 +71,14 @@ func (p *poller) arrived() {
 	if p.max == 0 || p.idle.IsZero() {
 		return
 	}
-	// A long pause counts little more than one that is just too long, so that
-	// polling begins again soon after it.
-	gap := min(time.Since(p.idle), 2*p.max)
-	p.gap += (gap - p.gap) / pollMemory
+	p.waited(time.Since(p.idle))
 	p.idle = time.Time{}
+}
+
+// waited takes a gap into the mean. A long pause counts little more than one that is just
+// too long, so that polling begins again soon after it.
+func (p *poller) waited(gap time.Duration) {
+	p.gap += (min(gap, 2*p.max) - p.gap) / pollMemory
 }
 
 // window is how long to look now; 0 is not at all.

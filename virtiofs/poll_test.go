@@ -9,32 +9,28 @@ import (
 func TestPollWindow(t *testing.T) {
 	const most = 100 * time.Microsecond
 	now := time.Now()
-	after := func(p *poller, gap time.Duration) {
-		p.idle = time.Now().Add(-gap)
-		p.arrived()
-	}
 	p := newPoller(BusyPoll{Max: most})
 	if w := p.window(now); w != most {
 		t.Errorf("at first: %v, want %v", w, most)
 	}
 	for range 50 {
-		after(&p, 5*time.Microsecond)
+		p.waited(5 * time.Microsecond)
 	}
 	if w := p.window(now); w < 15*time.Microsecond || w > 60*time.Microsecond {
 		t.Errorf("with gaps of 5us: %v", w)
 	}
-	after(&p, time.Hour)
+	p.waited(time.Hour)
 	if w := p.window(now); w == 0 {
 		t.Error("one long pause ends the looking")
 	}
 	for range 20 {
-		after(&p, time.Millisecond)
+		p.waited(time.Millisecond)
 	}
 	if w := p.window(now); w != 0 {
 		t.Errorf("with gaps of 1ms: %v, want none", w)
 	}
 	for range 20 {
-		after(&p, 5*time.Microsecond)
+		p.waited(5 * time.Microsecond)
 	}
 	if w := p.window(now); w == 0 {
 		t.Error("it does not begin again")

@@ -338,7 +338,7 @@ func TestIntegrationKilled(t *testing.T) {
 	_ = d.cmd.Process.Kill()
 	<-d.ended
 	// The pipe of standard error ends with the last process.
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		select {
 		case _, ok := <-d.lines:

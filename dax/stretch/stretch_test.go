@@ -211,7 +211,7 @@ func TestIntegrationMany(t *testing.T) {
 	}
 	all.Wait()
 	after := descriptors(t)
-	for i := 0; after > before && i < 100; i++ { // the helper closes its own after the answer
+	for i := 0; after > before && i < 2000; i++ { // the helper closes its own after the answer
 		time.Sleep(10 * time.Millisecond)
 		after = descriptors(t)
 	}
