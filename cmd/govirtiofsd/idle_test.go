@@ -46,18 +46,22 @@ func TestIntegrationIdle(t *testing.T) {
 		if err := exercise(c, false); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(500 * time.Millisecond) // for what the requests have stirred up
-		before := switches(t, d.cmd.Process.Pid)
-		time.Sleep(2 * time.Second)
+		// What the requests have stirred up settles within a second, or a few on a busy
+		// machine. What wakes up by itself does so in every second.
 		total := 0
-		for thread, n := range switches(t, d.cmd.Process.Pid) {
-			if n != before[thread] {
-				t.Logf("%s: %d", thread, n-before[thread])
+		for range 20 {
+			before := switches(t, d.cmd.Process.Pid)
+			time.Sleep(time.Second)
+			total = 0
+			for thread, n := range switches(t, d.cmd.Process.Pid) {
+				total += n - before[thread]
 			}
-			total += n - before[thread]
+			if total <= 1 {
+				break
+			}
 		}
-		if total > 2 {
-			t.Errorf("--busy-poll=%s: %d context switches in 2 s of nothing to do", poll, total)
+		if total > 1 {
+			t.Errorf("--busy-poll=%s: %d context switches in a second of nothing to do", poll, total)
 		}
 		c.Close()
 		d.wantStatus(exitOK)
@@ -66,7 +70,9 @@ func TestIntegrationIdle(t *testing.T) {
 
 // TestIntegrationReady: what starts a virtual machine waits for the daemon's socket.
 func TestIntegrationReady(t *testing.T) {
-	const want = 30 * time.Millisecond
+	// It takes milliseconds. Something that it waits for in vain shows also with the race
+	// detector and where much else runs.
+	const want = time.Second
 	best := time.Hour
 	for range 10 {
 		begin := time.Now()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/frontend"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
@@ -90,8 +91,15 @@ func outcome(t *testing.T, p peer, line string) string {
 	if rest, ok := strings.CutPrefix(line, "+"); ok {
 		args, line = []string{"--shared-dir", "s", "--socket-path", "k", "--sandbox", "none"}, rest
 	}
-	// One that logs errors only says nothing when it serves.
-	d, err := launch(t, p, time.Second, append(args, strings.Fields(line)...)...)
+	// One that logs errors only says nothing when it serves: then it is asked.
+	d, err := launch(t, p, 100*time.Millisecond, append(args, strings.Fields(line)...)...)
+	for end := time.Now().Add(20 * time.Second); err == nil && !d.serves() && time.Now().Before(end); {
+		select {
+		case <-d.ended:
+			err = errEnded
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 	d.kill()
 	left, _ := filepath.Glob("k*")
 	for _, name := range left {
@@ -101,6 +109,23 @@ func outcome(t *testing.T, p peer, line string) string {
 		return "serves"
 	}
 	return fmt.Sprintf("exit %d", d.cmd.ProcessState.ExitCode())
+}
+
+// serves reports whether a daemon has said that it waits for a front-end, or answers one.
+func (d *daemon) serves() bool {
+	select {
+	case <-d.log.ready:
+		return true
+	default:
+	}
+	sockets, _ := filepath.Glob("k*")
+	for _, name := range sockets {
+		if f, err := frontend.Dial(name, frontend.Options{}); err == nil {
+			f.Close()
+			return true
+		}
+	}
+	return false
 }
 
 // TestIntegrationCapabilities: what management programs are told is the same, byte for
