@@ -186,6 +186,16 @@ func TestChannelEnds(t *testing.T) {
 			acknowledge(fe.t, sock, BackendConfigChange, 0)
 		},
 		"answer that is none": func(_ *frontEnd, sock *net.UnixConn) { _, _ = sock.Write([]byte("what is this?")) },
+		"request where an answer is due": func(_ *frontEnd, sock *net.UnixConn) {
+			_, _ = sock.Write(frame(Request(BackendShmemUnmap), FlagVersion, make([]byte, 8)))
+		},
+		"answer of another version": func(_ *frontEnd, sock *net.UnixConn) {
+			_, _ = sock.Write(frame(Request(BackendShmemUnmap), FlagReply|2, make([]byte, 8)))
+		},
+		"half an answer": func(_ *frontEnd, sock *net.UnixConn) {
+			_, _ = sock.Write(frame(Request(BackendShmemUnmap), FlagVersion|FlagReply, make([]byte, 8))[:15])
+			_ = sock.Close()
+		},
 		"answer too long": func(_ *frontEnd, sock *net.UnixConn) {
 			_, _ = sock.Write(frame(Request(BackendShmemUnmap), FlagVersion|FlagReply, make([]byte, 9)))
 		},
@@ -214,6 +224,33 @@ func TestChannelEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAnsweredTwice has a front-end answer a request a second time, with a descriptor: the
+// second answer is nobody's, and may not be taken for that of a later request. The
+// control socket goes on.
+func TestAnsweredTwice(t *testing.T) {
+	d := newFullDevice()
+	fe := serve(t, d)
+	fe.negotiate()
+	sock := fe.openChannel()
+	window := <-d.attached
+	result := make(chan error, 1)
+	go func() { result <- window.Unmap(0, 4096) }()
+	expect(t, sock, BackendShmemUnmap, 0)
+	acknowledge(t, sock, BackendShmemUnmap, 0)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	again := frame(Request(BackendShmemUnmap), FlagVersion|FlagReply, make([]byte, 8))
+	if _, _, err := sock.WriteMsgUnix(again, unix.UnixRights(eventFD(t)), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-window.Done()
+	if err := window.Unmap(0, 4096); !errors.Is(err, ErrDisconnected) {
+		t.Errorf("Unmap: %v", err)
+	}
+	fe.number(ReqGetFeatures, nil)
 }
 
 // TestChannelUnread fills the channel of a front-end that does not read, and then
