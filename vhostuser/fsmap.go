@@ -12,8 +12,8 @@ type FSMap struct{ Map, Unmap BackendRequest }
 var (
 	// FSMapLate are above the numbers of the specification.
 	FSMapLate = FSMap{Map: 1002, Unmap: 1003}
-	// FSMapEarly are those of QEMU's virtio-fs branch, rust-vmm and cloud-hypervisor up
-	// to version 23.
+	// FSMapEarly are those of QEMU's virtio-fs branch until 2020, of rust-vmm, of
+	// cloud-hypervisor up to version 23 and of Dragonball.
 	FSMapEarly = FSMap{Map: 6, Unmap: 7}
 )
 
@@ -22,7 +22,8 @@ var (
 type FSMapDevice interface{ FSMap() FSMap }
 
 // fsMapBody is the body of both requests (VhostUserFSSlaveMsg): up to eight ranges, of
-// which those of length 0 are not there.
+// which those of length 0 are not there. QEMU's patches of 2021 had the same numbers and
+// another body, a count and as many ranges, which nothing tells apart: not supported.
 type fsMapBody struct {
 	_          structs.HostLayout
 	FileOffset [8]uint64
