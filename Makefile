@@ -1,10 +1,10 @@
 # Each target is one line; what takes more is a script that can be run by itself.
 # See CONTRIBUTING.md.
 
-VERSION  ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null)
+VERSION  ?= $(shell packaging/version.sh)
 PREFIX   ?= /usr/local
 LIBEXEC  ?= $(PREFIX)/libexec
-GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(if $(VERSION),-X main.version=$(VERSION:v%=%))"
+GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION:v%=%)"
 FUZZTIME ?= 1m
 LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 

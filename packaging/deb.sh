@@ -23,6 +23,8 @@ docs=$tree/usr/share/doc/govirtiofs
 rm "$docs/LICENSE" "$tree/usr/bin/govirtiofsd"
 ln -s ../libexec/govirtiofsd "$tree/usr/bin/govirtiofsd"
 mv "$docs/CHANGELOG.md" "$docs/changelog"
+# Debian has them under other names.
+sed -i -e 's|(CHANGELOG.md)|(changelog.gz)|g' -e 's|(LICENSE)|(copyright)|g' "$docs"/*.md
 gzip -9n "$docs/changelog" "$tree"/usr/share/man/man1/*.1
 printf 'govirtiofs (%s) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- %s  %s\n' \
 	"$version" "$maintainer" "$(date -Ru -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$docs/changelog.Debian.gz"

@@ -13,9 +13,7 @@ root=$(cd "$(dirname "$0")/.." && pwd -P)
 cd "$root"
 version=${1:-}
 [ $# = 0 ] || shift
-if [ -z "$version" ]; then
-	version=0.1.0-dev.$(git rev-list --count HEAD).g$(git rev-parse --short=9 HEAD)
-fi
+[ -n "$version" ] || version=$(packaging/version.sh)
 version=${version#v}
 [ $# -gt 0 ] || set -- amd64 arm64
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"

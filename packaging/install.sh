@@ -51,10 +51,10 @@ put 644 "$root/packaging/systemd/govirtiofsd@.socket" "$units/govirtiofsd@.socke
 mkdir -p "$dest/etc/govirtiofs"
 
 docs=$share/doc/govirtiofs
-for page in README.md SECURITY.md ARCHITECTURE.md CHANGELOG.md LICENSE; do
+for page in README.md SECURITY.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE; do
 	put 644 "$root/$page" "$docs/$page"
 done
-for page in "$root"/doc/*.md; do
+for page in "$root"/doc/*.md "$root"/doc/*.svg; do
 	[ ! -e "$page" ] || put 644 "$page" "$docs/doc/$(basename "$page")"
 done
 put 644 "$root/packaging/systemd/example.conf" "$docs/examples/example.conf"

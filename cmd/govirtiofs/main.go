@@ -8,12 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	versions "github.com/govirtiofs/govirtiofs/internal/version"
 )
 
-// version is set by the linker for releases; otherwise the module's own is shown.
+// version is set by the linker, see internal/version.
 var version string
 
 // usageError is a mistake on the command line: exit status 2.
@@ -61,7 +62,7 @@ func newRoot() *cobra.Command {
 		Short: "Tools for sharing host directories with virtual machines",
 		Long: `Tools that go with govirtiofsd, the virtio-fs daemon. Each works with any
 vhost-user-fs back-end unless its help says otherwise.`,
-		Version:       programVersion(),
+		Version:       versions.String(version),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -70,6 +71,7 @@ vhost-user-fs back-end unless its help says otherwise.`,
 			return usagef("a command is missing")
 		},
 	}
+	root.SetVersionTemplate("govirtiofs {{.Version}}\n") // as the daemon has it
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(subcommands()...)
 	for _, c := range root.Commands() {
@@ -107,14 +109,4 @@ func wrapArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-func programVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "devel"
 }

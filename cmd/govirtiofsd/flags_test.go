@@ -11,6 +11,7 @@ import (
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	versions "github.com/govirtiofs/govirtiofs/internal/version"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
@@ -321,7 +322,7 @@ func TestRunPrints(t *testing.T) {
 		{"", exitUsage, "", "Usage: govirtiofsd"},
 		{"--help", exitOK, "--readonly", ""},
 		{"-h", exitOK, "--shared-dir DIR", ""},
-		{"--version", exitOK, "govirtiofsd " + version + "\n", ""},
+		{"--version", exitOK, "govirtiofsd " + versions.String("") + "\n", ""},
 		{"-V", exitOK, "govirtiofsd ", ""},
 		{"--print-capabilities", exitOK, `"type": "fs"`, ""},
 		{"--print-capabilities --shared-dir /s", exitOK, `"separate-options"`, ""},

@@ -12,10 +12,11 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/govirtiofs/govirtiofs/internal/procs"
+	versions "github.com/govirtiofs/govirtiofs/internal/version"
 )
 
-// version is set by the linker.
-var version = "0.1.0-dev"
+// version is set by the linker, see internal/version.
+var version string
 
 // Exit statuses. Scripts that start virtiofsd tell them apart.
 const (
@@ -54,7 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		printHelp(stdout)
 		return exitOK
 	case o.version:
-		fmt.Fprintln(stdout, "govirtiofsd", version)
+		fmt.Fprintln(stdout, "govirtiofsd", versions.String(version))
 		return exitOK
 	case o.completion != "":
 		printCompletion(stdout, o.completion)

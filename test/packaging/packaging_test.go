@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
@@ -31,11 +32,32 @@ func sh(t *testing.T, env []string, command string, args ...string) string {
 	return string(out)
 }
 
-// programs builds what is to be packaged.
+// built is a directory with the programs that are to be packaged, once there is one.
+var built struct {
+	sync.Mutex
+	dir string
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	_ = os.RemoveAll(built.dir)
+	os.Exit(status)
+}
+
+// programs builds what is to be packaged, once.
 func programs(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
+	built.Lock()
+	defer built.Unlock()
+	if built.dir != "" {
+		return built.dir
+	}
+	dir, err := os.MkdirTemp("", "govirtiofs-programs-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	sh(t, nil, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=1.2.3-rc1", "-o", dir+"/", "./cmd/govirtiofsd", "./cmd/govirtiofs")
+	built.dir = dir
 	return dir
 }
 
@@ -125,6 +147,7 @@ func checkTree(t *testing.T, dest, prefix, zsh string) {
 		}
 	}
 	checkUnits(t, dest, prefix)
+	checkLinks(t, dest+prefix+"/share/doc/govirtiofs")
 }
 
 // checkMan renders a page; the formatter has nothing to complain about.
