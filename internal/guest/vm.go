@@ -164,9 +164,6 @@ func (vm *VM) Kill() {
 // PID returns the process id of the VMM or of the UML kernel.
 func (vm *VM) PID() int { return vm.cmd.Process.Pid }
 
-// Done returns a channel that is closed when the guest has ended.
-func (vm *VM) Done() <-chan struct{} { return vm.done }
-
 // WaitOutput waits until text has appeared on the console, as when a script prints
 // that it has come to a point. It returns an error if the guest or ctx ends first.
 func (vm *VM) WaitOutput(ctx context.Context, text string) error {

@@ -3,7 +3,6 @@ package differential
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,15 +18,6 @@ import (
 // answer is a reply, field by field and without what can't be equal: node numbers,
 // handles, inode numbers and the time of day.
 type answer map[string]string
-
-// String writes the fields in order.
-func (a answer) String() string {
-	var s []string
-	for _, k := range slices.Sorted(maps.Keys(a)) {
-		s = append(s, k+"="+a[k])
-	}
-	return strings.Join(s, " ")
-}
 
 // line is what one request was answered.
 type line struct {
