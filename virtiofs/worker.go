@@ -363,10 +363,13 @@ func (p *waiting) finish(written uint32) {
 	p.written = written
 	w := p.worker
 	w.mu.Lock()
+	first := len(w.done) == 0
 	w.done = append(w.done, p)
 	w.hasDone.Store(true)
 	w.mu.Unlock()
-	w.bell.ring()
+	if first { // whoever came before has rung, and the worker has not looked since
+		w.bell.ring()
+	}
 }
 
 // takeDone moves what was finished elsewhere to finished.
