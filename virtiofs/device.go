@@ -145,7 +145,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	d.server.Started()
 	poll := d.opts.BusyPoll
 	if index == 0 {
-		poll = BusyPoll{} // nobody waits for a FORGET
+		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
 	}
 	w, err := startWorker(d.server, v, poll, d.opts.Log.WithField("queue", index))
 	if err != nil {

@@ -2,6 +2,7 @@ package virtiofs
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/internal/pause"
@@ -10,45 +11,44 @@ import (
 
 // BusyPoll lets a worker look for the next request for a while before it sleeps. That
 // saves the driver its kick and the time until a sleeping thread runs, at the cost of
-// CPU time. The zero BusyPoll never looks.
+// CPU time. Where requests do not come in time, there is next to no looking.
 type BusyPoll struct {
-	// Max is the longest a worker looks at a time. How long it really looks follows
-	// the gaps between requests; when these are longer, it does not look at all.
+	// Max is the longest a worker looks at a time. 0 is a short look, which costs no more
+	// than the sleep that it saves; NoPoll is none.
 	Max time.Duration
 	// CPU is the most that a worker may spend on looking, in percent of one
 	// processor; 0 is 100.
 	CPU int
 }
 
-// MaxBusyPoll is the longest BusyPoll.Max: by then a sleep costs next to nothing.
-const MaxBusyPoll = 10 * time.Millisecond
+const (
+	// NoPoll as BusyPoll.Max makes a worker sleep at once.
+	NoPoll time.Duration = -1
+	// MaxBusyPoll is the longest BusyPoll.Max: by then a sleep costs next to nothing.
+	MaxBusyPoll = 10 * time.Millisecond
+)
 
-func (b *BusyPoll) check() error {
-	switch {
-	case b.Max < 0 || b.Max > MaxBusyPoll:
-		return errors.New("virtiofs: busy polling: want up to 10ms")
-	case b.CPU < 0 || b.CPU > 100:
-		return errors.New("virtiofs: busy polling: want up to 100 percent of a processor")
-	}
-	return nil
-}
-
-// poller decides how long a worker looks. It belongs to the worker.
-type poller struct {
-	max, share time.Duration // share of each second that may be spent; 0 is all
-
-	gap    time.Duration // between requests, in the mean
-	idle   time.Time     // when the ring was last found empty; zero while it is not
-	budget time.Duration // that may still be spent
-	filled time.Time     // when budget was last added to
-}
+// The short look: it is worth while only where sleeping takes slowGap from the empty ring
+// to the next request, and looking at most shortWorth, and less than three quarters of
+// that. It may take a little longer at a time, since a look that is given up is lost.
+const (
+	shortLook  = 50 * time.Microsecond
+	shortWorth = 32 * time.Microsecond
+	slowGap    = 16 * time.Microsecond
+	// After stayRequests served one way the other way is tried, for tryGaps gaps or
+	// tryRequests. The first gaps don't count: the driver has to get used to it.
+	stayRequests = 1024
+	tryRequests  = 256
+	tryGaps      = 11
+	tryWarm      = 2
+	// maxMisses looks in a row without a request end the looking early.
+	maxMisses = 4
+)
 
 const (
-	// pollGaps is how many mean gaps a worker looks: most gaps are not the mean.
-	pollGaps = 4
-	// pollMemory is how many gaps the mean is of, more or less: as many long ones in
-	// a row end the looking.
-	pollMemory = 8
+	// pollMisses looks in a row that did not pay are followed by the longest pause,
+	// of 1<<pollMisses - 1 sleeps without a look.
+	pollMisses = 6
 	// pollBurst is how much budget can be saved up.
 	pollBurst = 20 * time.Millisecond
 	// pollRests and pollLooks are how often the processor rests between two looks
@@ -57,45 +57,160 @@ const (
 	pollLooks = 8
 )
 
+func (b *BusyPoll) check() error {
+	switch {
+	case b.Max < 0 && b.Max != NoPoll || b.Max > MaxBusyPoll:
+		return errors.New("virtiofs: busy polling: want up to 10ms")
+	case b.CPU < 0 || b.CPU > 100:
+		return errors.New("virtiofs: busy polling: want up to 100 percent of a processor")
+	}
+	return nil
+}
+
+// poller decides whether and how long a worker looks for a request when it has found the
+// ring empty, instead of sleeping at once. It belongs to the worker.
+//
+// What a sleep costs depends on the machine and on what else runs: a processor that has
+// gone idle takes 40 us to wake up in some virtual machines, one that runs something else
+// takes 2, and there looking would keep the driver from running. A worker that has slept
+// can't see when the request came, only when it runs itself. So the poller measures the
+// gaps from an empty ring to the next request both ways, goes the way with the shorter
+// ones, and tries the other one now and then.
+//
+// A BusyPoll.Max of the user's is looked for without such measuring; after each look in a
+// row that has not found anything, twice as many are left out.
+type poller struct {
+	max   time.Duration // 0 is none
+	short bool          // the look is the short one
+
+	looking bool      // the present way
+	trying  bool      // it is only being tried
+	left    int       // requests until the way may change
+	tries   int       // gaps that it is still tried for
+	slept   gaps      // the last ones of sleeping
+	looked  gaps      // and of looking
+	idle    time.Time // when the ring was found empty; zero while it is not
+
+	misses int // looks in a row that did not pay, at most pollMisses
+	skip   int // sleeps that are still to be without a look
+
+	share  time.Duration // of each second that may be spent; 0 is all
+	budget time.Duration // that may still be spent
+	filled time.Time     // when budget was last added to
+}
+
 func newPoller(b BusyPoll) poller {
-	p := poller{max: b.Max, gap: b.Max / pollGaps, budget: pollBurst}
+	p := poller{max: b.Max, budget: pollBurst}
+	switch b.Max {
+	case NoPoll:
+		p.max = 0
+	case 0:
+		p.max, p.short, p.left = shortLook, true, tryRequests
+	}
 	if b.CPU > 0 && b.CPU < 100 {
 		p.share = time.Second * time.Duration(b.CPU) / 100
 	}
 	return p
 }
 
-// arrived notes that there are requests again; gaps are the times between an empty
-// ring and the next request, slept through or not.
+// arrived notes that there is a request.
 func (p *poller) arrived() {
-	if p.max == 0 || p.idle.IsZero() {
-		return
+	if !p.idle.IsZero() {
+		p.gap(time.Since(p.idle))
+		p.idle = time.Time{}
 	}
-	p.waited(time.Since(p.idle))
-	p.idle = time.Time{}
+	p.request()
 }
 
-// waited takes a gap into the mean. A long pause counts little more than one that is just
-// too long, so that polling begins again soon after it.
-func (p *poller) waited(gap time.Duration) {
-	p.gap += (min(gap, 2*p.max) - p.gap) / pollMemory
+// gap notes how long the ring was empty.
+func (p *poller) gap(d time.Duration) {
+	if p.looking {
+		p.looked.add(d)
+	} else {
+		p.slept.add(d)
+	}
+	if p.tries--; p.trying && p.tries <= 0 {
+		p.left = 0
+	}
 }
+
+// request counts one, after which it may be time to change the way.
+func (p *poller) request() {
+	if p.left--; p.short && p.left <= 0 {
+		p.turn()
+	}
+}
+
+// turn decides which way to go next.
+func (p *poller) turn() {
+	p.misses = 0
+	if !p.trying {
+		p.trying, p.looking = true, !p.looking
+		p.left, p.tries = tryRequests, tryGaps
+		return
+	}
+	slept, looked := p.slept.median(), p.looked.median()
+	p.looking = slept >= slowGap && looked <= shortWorth && looked < slept*3/4
+	p.trying, p.left = false, stayRequests
+}
+
+// gaps holds the last gaps of one way. Their median is what counts: on a busy machine a
+// few are a hundred times as long as the others.
+type gaps struct {
+	last [tryGaps - tryWarm]time.Duration
+	next int
+}
+
+func (g *gaps) add(gap time.Duration) {
+	g.last[g.next] = gap
+	g.next = (g.next + 1) % len(g.last)
+}
+
+func (g *gaps) median() time.Duration {
+	sorted := g.last
+	slices.Sort(sorted[:])
+	return sorted[len(sorted)/2]
+}
+
+// slowWakeups reports whether it takes longer here to wake up a thread than to look.
+func (p *poller) slowWakeups() bool { return p.looking }
 
 // window is how long to look now; 0 is not at all.
 func (p *poller) window(now time.Time) time.Duration {
-	if p.gap >= p.max {
+	if p.short && !p.looking {
 		return 0
 	}
-	w := min(p.max, pollGaps*p.gap)
+	if p.skip > 0 {
+		p.skip--
+		return 0
+	}
 	if p.share == 0 {
-		return w
+		return p.max
 	}
 	if !p.filled.IsZero() {
 		earned := time.Duration(float64(now.Sub(p.filled)) * p.share.Seconds())
 		p.budget = min(p.budget+earned, pollBurst)
 	}
 	p.filled = now
-	return min(w, p.budget)
+	return max(0, min(p.max, p.budget))
+}
+
+// judge learns from a look.
+func (p *poller) judge(found bool, spent time.Duration) {
+	if p.share != 0 {
+		p.budget -= spent
+	}
+	if found {
+		p.misses = 0
+		return
+	}
+	p.misses = min(p.misses+1, pollMisses)
+	switch {
+	case !p.short:
+		p.skip = 1<<p.misses - 1
+	case p.misses >= maxMisses && !p.trying:
+		p.looking, p.left = false, tryRequests
+	}
 }
 
 // look waits for a request, or until wake reports that there is something else to do.
@@ -106,27 +221,25 @@ func (p *poller) look(q *virtqueue.Queue, wake func() bool) bool {
 		return false
 	}
 	start := time.Now()
-	if p.idle.IsZero() {
+	if p.short && p.idle.IsZero() {
 		p.idle = start
 	}
 	window := p.window(start)
-	if window <= 0 {
-		return false
-	}
-	found := false
-	spent := time.Duration(0)
-	for !found && spent < window {
+	for spent := time.Duration(0); spent < window; {
+		found := false
 		for range pollLooks {
 			if found = q.More(); found {
 				break
 			}
 			pause.Loop(pollRests)
 		}
-		found = found || wake()
 		spent = time.Since(start)
+		if found || spent >= window {
+			p.judge(found, spent)
+		}
+		if found || wake() {
+			return true
+		}
 	}
-	if p.share != 0 {
-		p.budget -= spent
-	}
-	return found
+	return false
 }

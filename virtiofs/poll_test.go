@@ -5,39 +5,111 @@ import (
 	"time"
 )
 
-// TestPollWindow: how long a worker looks follows the gaps between requests.
-func TestPollWindow(t *testing.T) {
-	const most = 100 * time.Microsecond
-	now := time.Now()
-	p := newPoller(BusyPoll{Max: most})
-	if w := p.window(now); w != most {
-		t.Errorf("at first: %v, want %v", w, most)
+// serve has a poller see requests that each find the ring empty: gap says for how long,
+// by whether the worker looks meanwhile.
+func serve(p *poller, requests int, gap func(looking bool) time.Duration) {
+	for range requests {
+		window := p.window(time.Time{})
+		d := gap(window > 0)
+		if window > 0 {
+			p.judge(d <= window, min(d, window))
+		}
+		p.gap(d)
+		p.request()
 	}
-	for range 50 {
-		p.waited(5 * time.Microsecond)
+}
+
+// constant is gaps that do not change.
+func constant(asleep, looking time.Duration) func(bool) time.Duration {
+	return func(l bool) time.Duration {
+		if l {
+			return looking
+		}
+		return asleep
 	}
-	if w := p.window(now); w < 15*time.Microsecond || w > 60*time.Microsecond {
-		t.Errorf("with gaps of 5us: %v", w)
+}
+
+// TestShortLook: a worker looks where a sleep takes longer, and only there.
+func TestShortLook(t *testing.T) {
+	const us = time.Microsecond
+	for _, test := range []struct {
+		name            string
+		asleep, looking time.Duration
+		want            bool
+	}{
+		{"processors that go idle", 45 * us, 6 * us, true},
+		{"the driver is slower than the sleep", 45 * us, 40 * us, false},
+		{"both ways take the same", 20 * us, 18 * us, false},
+		{"wake-ups are quick", 3 * us, 2 * us, false},
+		{"the driver can't run while the worker looks", 200, 58 * us, false},
+		{"the guest has little to do", time.Millisecond, time.Millisecond, false},
+	} {
+		p := newPoller(BusyPoll{})
+		gap := constant(test.asleep, test.looking)
+		serve(&p, tryRequests+tryGaps, gap)
+		looks := 0
+		serve(&p, 20*stayRequests, func(looking bool) time.Duration {
+			if looking {
+				looks++
+			}
+			return gap(looking)
+		})
+		if share := float64(looks) / (20 * stayRequests); share > 0.02 != test.want || test.want && share < 0.98 {
+			t.Errorf("%s: looks at %.0f%% of the gaps, want it: %v", test.name, 100*share, test.want)
+		}
 	}
-	p.waited(time.Hour)
-	if w := p.window(now); w == 0 {
-		t.Error("one long pause ends the looking")
+}
+
+// TestShortLookChanges: the way changes with what the machine does.
+func TestShortLookChanges(t *testing.T) {
+	const us = time.Microsecond
+	p := newPoller(BusyPoll{})
+	idle, busy := constant(45*us, 6*us), constant(200, 58*us)
+	for i := range 6 {
+		gap := idle
+		if i%2 == 1 {
+			gap = busy
+		}
+		serve(&p, 2*stayRequests, gap)
+		for p.trying {
+			serve(&p, 1, gap)
+		}
+		if p.slowWakeups() != (i%2 == 0) {
+			t.Fatalf("step %d: looking is %v", i, p.slowWakeups())
+		}
 	}
-	for range 20 {
-		p.waited(time.Millisecond)
+}
+
+// TestLongPoll: with a time of the user's a worker looks always, and after misses leaves
+// out more and more looks.
+func TestLongPoll(t *testing.T) {
+	p := newPoller(BusyPoll{Max: 100 * time.Microsecond})
+	looks := 0
+	count := func(gap time.Duration) func(bool) time.Duration {
+		return func(looking bool) time.Duration {
+			if looking {
+				looks++
+			}
+			return gap
+		}
 	}
-	if w := p.window(now); w != 0 {
-		t.Errorf("with gaps of 1ms: %v, want none", w)
+	serve(&p, 100, count(90*time.Microsecond))
+	if looks != 100 {
+		t.Errorf("%d looks at 100 gaps that pay", looks)
 	}
-	for range 20 {
-		p.waited(5 * time.Microsecond)
+	looks = 0
+	serve(&p, 1000, count(time.Millisecond))
+	if looks > 30 {
+		t.Errorf("%d looks at 1000 gaps that don't pay", looks)
 	}
-	if w := p.window(now); w == 0 {
-		t.Error("it does not begin again")
+	looks = 0
+	serve(&p, 200, count(time.Microsecond))
+	if looks < 130 {
+		t.Errorf("%d looks at 200 gaps that pay again", looks)
 	}
-	never := newPoller(BusyPoll{})
-	if w := never.window(now); w != 0 {
-		t.Errorf("without being asked to: %v", w)
+	never := newPoller(BusyPoll{Max: NoPoll})
+	if w := never.max; w != 0 {
+		t.Errorf("without looking: %v", w)
 	}
 }
 
@@ -46,7 +118,6 @@ func TestPollBudget(t *testing.T) {
 	const most = 100 * time.Microsecond
 	p := newPoller(BusyPoll{Max: most, CPU: 10})
 	now := time.Now()
-	p.gap = most - 1
 	spent := time.Duration(0)
 	const steps = 20_000 // 2 seconds in which there would always be reason to look
 	for range steps {
@@ -62,7 +133,7 @@ func TestPollBudget(t *testing.T) {
 }
 
 func TestBusyPollLimits(t *testing.T) {
-	for _, b := range []BusyPoll{{Max: -1}, {Max: MaxBusyPoll + 1}, {Max: 1, CPU: 101}, {Max: 1, CPU: -1}} {
+	for _, b := range []BusyPoll{{Max: -2}, {Max: MaxBusyPoll + 1}, {Max: 1, CPU: 101}, {Max: 1, CPU: -1}} {
 		if _, err := New(newServer(&testFS{}), Options{BusyPoll: b, Log: quiet()}); err == nil {
 			t.Errorf("%+v is accepted", b)
 		}

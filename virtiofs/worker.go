@@ -27,18 +27,6 @@ const (
 	flushBytes    = 64 << 10
 )
 
-// slowAnswer is how long after a call the driver's next request comes, in the mean, from
-// which on a batch's first replies are published as they come, in steps that double. A
-// driver that takes its time to wake up (40 us where its processor has gone idle) then
-// wakes up while the rest of the batch is served. One that wakes up at once would find one
-// reply at a time. Measured with "govirtiofs bench --depth 8": read-4k gains a quarter by
-// it on a machine that is idle otherwise, and would lose 40 % on one whose processors
-// are busy, where the answers come soon and replies stay together.
-const slowAnswer = 20 * time.Microsecond
-
-// answerMemory is how many answers the mean is of, more or less.
-const answerMemory = 8
-
 // worker serves one running queue. Fields without a comment belong to its
 // goroutine.
 type worker struct {
@@ -52,10 +40,7 @@ type worker struct {
 	poll      poller
 	chain     virtqueue.Chain
 	unflushed int
-	inBatch   int           // requests given back since the ring was last empty
-	calledAt  time.Time     // when the driver was called, if it has sent nothing since
-	looks     uint32        // of the queue, at that time
-	answer    time.Duration // mean time from a call to the next request
+	underWay  int // requests that the driver has under way at the same time, lately
 	bytes     uint64
 	waiting   map[*waiting]struct{}
 	short     shortWaits
@@ -239,7 +224,6 @@ func (w *worker) drain() (err error) {
 			return nil
 		}
 		w.queue.DisableKicks()
-		w.inBatch = 0
 		for !w.ending() {
 			w.reap()
 			more, err := w.queue.Pop(&w.chain)
@@ -257,7 +241,7 @@ func (w *worker) drain() (err error) {
 				break
 			} else {
 				w.poll.arrived()
-				w.answered()
+				w.underWay = max(w.underWay, w.offered())
 				w.serve()
 			}
 		}
@@ -281,15 +265,6 @@ func (w *worker) ending() bool { return w.stopping.Load() || w.thread.Broken() }
 
 // called reports whether there is something else to do than to wait for requests.
 func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
-
-// answered notes how long the driver has taken to send a request after it was called.
-func (w *worker) answered() {
-	if w.calledAt.IsZero() || w.queue.Looks() == w.looks {
-		return // not called, or the request was there before
-	}
-	w.answer += (time.Since(w.calledAt) - w.answer) / answerMemory
-	w.calledAt = time.Time{}
-}
 
 // serve serves the chain that was popped.
 func (w *worker) serve() {
@@ -320,16 +295,21 @@ func (w *worker) push(c *virtqueue.Chain, written uint32) {
 	w.served++
 	w.unflushed++
 	w.bytes += uint64(written)
-	w.inBatch++
 	if w.flushNow() {
 		w.flush()
 	}
 }
 
-// flushNow reports whether to publish before the batch ends.
+// offered is how many requests the driver has offered that do not wait for something.
+func (w *worker) offered() int { return w.queue.UnderWay() - len(w.waiting) }
+
+// flushNow reports whether to publish before the batch ends. Where wake-ups take long, it
+// is when half of what the driver has under way is done: it sees to that half then, and
+// sends the next, while the other half is served, and neither side has to sleep. Elsewhere
+// a driver that is called twice for a batch only has to run twice.
 func (w *worker) flushNow() bool {
-	n := w.inBatch
-	return n%flushRequests == 0 || w.bytes >= flushBytes || n&(n-1) == 0 && w.answer > slowAnswer
+	return w.unflushed >= flushRequests || w.bytes >= flushBytes ||
+		w.unflushed >= w.underWay/2 && w.poll.slowWakeups()
 }
 
 // flush publishes what was pushed and calls the driver if it wants that.
@@ -338,10 +318,10 @@ func (w *worker) flush() {
 		return
 	}
 	w.unflushed, w.bytes = 0, 0
+	if w.underWay > w.offered() {
+		w.underWay--
+	}
 	if w.queue.Flush() {
-		if w.calledAt.IsZero() {
-			w.calledAt, w.looks = time.Now(), w.queue.Looks()
-		}
 		w.vring.Call.Notify()
 	}
 	w.yield() // while the driver has something to do

@@ -3,6 +3,7 @@ package virtiofs
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -230,6 +231,48 @@ func TestNotifications(t *testing.T) {
 	within(t, "stop", w.stop)
 	if n := float64(r.kicks+calls) / (rounds * depth); n > 0.3 {
 		t.Errorf("%.2f notifications a request: %d kicks and %d calls for %d", n, r.kicks, calls, rounds*depth)
+	}
+}
+
+// TestPublish: replies become visible together at the end of a batch, but in halves of
+// what the driver has under way where wake-ups are slow, and at the latest after 16.
+func TestPublish(t *testing.T) {
+	for _, test := range []struct {
+		depth   int
+		looking bool
+		want    []int // replies that are visible while each request is served
+	}{
+		{4, false, []int{0, 0, 0, 0}},
+		{4, true, []int{0, 0, 2, 2}},
+		{1, true, []int{0}},
+		{18, false, []int{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16}},
+	} {
+		var seen []int
+		r := newRing(t)
+		s := newServer(&testFS{getattr: func(*server.Request) unix.Errno {
+			seen = append(seen, r.Pending())
+			return 0
+		}})
+		w, err := newWorker(s, r.vring(), BusyPoll{}, quiet())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.bell.close()
+		if w.thread, err = s.StartThread(); err != nil {
+			t.Fatal(err)
+		}
+		in := fp.InitIn{Major: 7, Minor: 45}
+		r.send(0, fp.OpInit, 0, fp.Bytes(&in), 80)
+		w.batch()
+		r.wait()
+		w.poll.looking, w.poll.left = test.looking, 1000
+		for slot := range test.depth {
+			r.send(slot, fp.OpGetattr, 1, getattrBody, 104)
+		}
+		w.batch()
+		if !slices.Equal(seen, test.want) || r.Pending() != test.depth {
+			t.Errorf("%d requests, looking %v: visible %v, want %v; %d at the end", test.depth, test.looking, seen, test.want, r.Pending())
+		}
 	}
 }
 

@@ -40,7 +40,6 @@ type Queue struct {
 
 	nextAvail uint16 // next entry of the available ring to read
 	availIdx  uint16 // driver's index when it was last read
-	looks     uint32 // see Looks
 	nextUsed  uint16 // next entry of the used ring to write
 	published uint16 // the index that the driver can see
 	usedKnown bool   // nextUsed was read from the ring
@@ -193,9 +192,12 @@ func (q *Queue) Stats() Stats {
 	return Stats{BadChains: q.badChains.Load(), BadHeads: q.badHeads.Load()}
 }
 
-// Looks counts how often Pop has found the driver's index further on: what it returns
-// until the next time was there the last time.
-func (q *Queue) Looks() uint32 { return q.looks }
+// UnderWay is how many chains the driver has offered that it has not seen in the used
+// ring: those not popped, as far as is known, those popped and those pushed but not
+// published.
+func (q *Queue) UnderWay() int {
+	return int(q.availIdx-q.nextAvail) + q.popped + int(q.nextUsed-q.published)
+}
 
 // Pop fills c with the next available chain; false when the ring is empty. With
 // ErrBadChain c.Head is valid, and c holds the buffers before the mistake; the
@@ -214,7 +216,6 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 				return false, fmt.Errorf("%w: %d new entries in a ring of %d", ErrBrokenRing, n, q.cfg.Size)
 			}
 			q.availIdx = idx
-			q.looks++
 			// The chains may lie in memory that was added since Begin: a busy ring's
 			// batch has no end. Memory comes before the chains that use it, so to look
 			// after idx was read is early enough.

@@ -76,19 +76,29 @@ func TestFullRing(t *testing.T) {
 		request(d, i)
 		d.Offer(uint16(i))
 	}
+	underWay := func(want int) {
+		t.Helper()
+		if n := q.UnderWay(); n != want {
+			t.Errorf("%d chains under way, want %d", n, want)
+		}
+	}
+	underWay(0)
 	var chains [32]virtqueue.Chain
 	for i := range chains {
 		if ok, err := q.Pop(&chains[i]); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
+		underWay(32)
 	}
 	for i := range chains {
 		q.Push(&chains[len(chains)-1-i], 1)
+		underWay(32)
 	}
 	if _, _, ok := d.Reap(); ok {
 		t.Error("used entries are visible before Flush")
 	}
 	q.Flush()
+	underWay(0)
 	for n := 0; ; n++ {
 		if _, _, ok := d.Reap(); !ok {
 			if n != 32 {

@@ -191,7 +191,7 @@ func (o *options) connectionFlags() *pflag.FlagSet {
 	f.IntVar(&o.requestQueues, "num-request-queues", 0, fmt.Sprintf(
 		"`N` How many request queues the front-end may use, 1 to %d. It decides how many that are, and %d are offered. The configuration space that comes with --tag says N, or 1.",
 		virtiofs.MaxRequestQueues, maxRequestQueues))
-	busyPoll(f, &o.busyPoll, "busy-poll", "`TIME[,PERCENT]` Look for the next request for up to TIME (50us; microseconds without a unit) before a queue's thread sleeps, as long as requests come that fast, and spend at most PERCENT of one CPU on it, for each queue. Answers come sooner, and cost CPU time. Default 0: sleep at once.")
+	busyPoll(f, &o.busyPoll, "busy-poll", "`TIME[,PERCENT]` Look for the next request for up to TIME (50us; microseconds without a unit) before a queue's thread sleeps, as long as requests come that fast, and spend at most PERCENT of one CPU on it, for each queue. Answers come sooner, and cost CPU time. Without this option a thread looks for a moment where it finds that a sleep takes longer; 0: it sleeps at once.")
 	return f
 }
 

@@ -38,9 +38,13 @@ func switches(t *testing.T, pid int) map[string]int {
 // TestIntegrationIdle: a daemon whose guest asks nothing is not woken, with and without
 // busy polling.
 func TestIntegrationIdle(t *testing.T) {
-	for _, poll := range []string{"0", "1ms"} {
+	for _, poll := range []string{"", "0", "1ms"} {
 		socket := filepath.Join(tempDir(t), "s")
-		d := startDaemon(t, nil, "--sandbox=none", "--busy-poll="+poll, "--shared-dir="+tempDir(t), "--socket-path="+socket)
+		args := []string{"--sandbox=none", "--shared-dir=" + tempDir(t), "--socket-path=" + socket}
+		if poll != "" {
+			args = append(args, "--busy-poll="+poll)
+		}
+		d := startDaemon(t, nil, args...)
 		d.waitLine(waitingLine)
 		c := connect(t, socket)
 		if err := exercise(c, false); err != nil {

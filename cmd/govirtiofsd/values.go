@@ -192,6 +192,9 @@ func (v *busyPollValue) Set(s string) error {
 	if err != nil || d < 0 || d > virtiofs.MaxBusyPoll {
 		return fmt.Errorf("want a time up to %s, as in 50 (microseconds) or 200us", virtiofs.MaxBusyPoll)
 	}
+	if d == 0 {
+		d = virtiofs.NoPoll
+	}
 	*v.to = virtiofs.BusyPoll{Max: d}
 	if !hasPercent {
 		return nil
