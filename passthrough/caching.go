@@ -121,32 +121,34 @@ func (p patterns) match(fs *FS, n *inode) bool {
 	return false
 }
 
-// matchPath compares a pattern with a path.
+// matchPath compares a pattern with a path. When a name does not match, only the last **
+// takes one more: what came before it has matched as early as it can, and nothing is won
+// when that ends later. So a guest that makes deep directories does not make it take long.
 func matchPath(pattern, names []string) bool {
-	for len(pattern) > 0 {
-		if pattern[0] == "**" {
-			for len(pattern) > 1 && pattern[1] == "**" {
-				pattern = pattern[1:]
+	p, n := 0, 0
+	again, from := -1, 0 // behind the last **, and the name that it was tried with
+	for n < len(names) {
+		switch {
+		case p < len(pattern) && pattern[p] == "**":
+			if p++; p == len(pattern) {
+				return true // all that is below
 			}
-			if len(pattern) == 1 {
-				return len(names) > 0 // all that is below
-			}
-			for i := range names {
-				if matchPath(pattern[1:], names[i:]) {
-					return true
-				}
-			}
-			return false // the file's own name is no directory
-		}
-		if len(names) == 0 {
+			again, from = p, n
+		case p < len(pattern) && matchName(pattern[p], names[n]):
+			p, n = p+1, n+1
+		case again < 0:
 			return false
+		default:
+			from++
+			p, n = again, from
 		}
-		if ok, _ := path.Match(pattern[0], names[0]); !ok {
-			return false
-		}
-		pattern, names = pattern[1:], names[1:]
 	}
-	return len(names) == 0
+	return p == len(pattern)
+}
+
+func matchName(pattern, name string) bool {
+	ok, _ := path.Match(pattern, name)
+	return ok
 }
 
 // path is where the node was last seen, from the share's root on; nothing when that is

@@ -149,6 +149,8 @@ func TestPatterns(t *testing.T) {
 		{"**", "a", true}, {"db/**", "db/a/b", true}, {"db/**", "db", false}, {"db/**", "dbx/a", false}, {"**/*", "a", true}, {"a/**/b", "a/b", true}, {"a/**/b", "a/x/y/b", true},
 		{"a/**/b", "a/x/y/c", false}, {"**/a/**/b", "x/a/b", true}, {"a/*/b", "a/x/y/b", false}, {"a/b", "a/b/c", false},
 		{"a/b/c", "a/b", false}, {"[ab]x", "deep/down/bx", true}, {"**/**/x", "x", true},
+		{"**/a/b/**/c", "a/x/a/b/c", true}, {"**/a/**/a/**/b", "a/a/c/b", true}, {"**/a/**/a/**/b", "a/c/b", false}, {"x/**/a/*", "x/a/a/a/y", true},
+		{strings.Repeat("**/a/", 20) + "b", strings.Repeat("a/", 4000) + "c", false}, // soon
 	} {
 		p, err := parsePatterns([]string{c.pattern})
 		if err != nil {
