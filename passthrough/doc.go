@@ -8,7 +8,8 @@
 // Every call names one path component, checked by fuseproto.ParseName, in a directory
 // that a descriptor stands for, and follows no symbolic link. There is no way out of
 // the share, with or without a sandbox. A file is opened for I/O only through the
-// O_PATH descriptor of its node, whose kind is known, by way of /proc/self/fd.
+// O_PATH descriptor of its node, whose kind is known, by way of /proc/self/fd or by the
+// file handle that this descriptor's file has.
 //
 // # Identity and life of a node
 //

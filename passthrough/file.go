@@ -74,7 +74,7 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 			return errno
 		}
 	}
-	f, errno := fs.openAgain(ts, fd, flags, guest)
+	f, errno := fs.openIO(ts, n, fd, flags, guest)
 	if errno == unix.EAGAIN { // a lease, which the open has begun to break
 		if !r.MayWait {
 			return server.WouldBlock

@@ -14,7 +14,8 @@ import (
 // and tells it apart from one that has its inode number now. A node with a descriptor
 // does not need one. It gets it where it may have to be found again: when the evictor
 // closes its descriptor, and a directory that a listing shows at once, since all that
-// is below it is found through it. HandlesMandatory takes one of every node.
+// is below it is found through it; and a file that is opened often, see openio.go.
+// HandlesMandatory takes one of every node.
 //
 // Handles are kept behind the nodes' names, see inode.name. The client never sees them.
 

@@ -257,6 +257,7 @@ type mountInfo struct {
 	readOnly  bool        // when it was first used
 	noNowait  atomic.Bool // reads with RWF_NOWAIT do not work
 	noHandles atomic.Bool // its files have no file handles
+	noOpens   atomic.Bool // its files can't be opened for I/O by file handles
 	reads     diskTime    // of waits for single reads and writes
 	syncs     diskTime    // of fsync
 

@@ -1,0 +1,49 @@
+package passthrough
+
+import "golang.org/x/sys/unix"
+
+// openIO opens the file behind a node's O_PATH descriptor fd. One that is opened again
+// gets a file handle: to open by that is quicker than by way of /proc/self/fd, which is
+// two more lookups. The handle is of the file behind fd, and as long as that is open
+// nothing else can have it.
+func (fs *FS) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (int, unix.Errno) {
+	if fs.cfg.FileHandles != HandlesNever && fs.handleToOpen(ts, n, fd) {
+		m := fs.mounts.get(mountKey{n.key.mount, n.key.dev}) // open, as n uses it
+		with := flags
+		if fs.cfg.ReadOnly {
+			with |= unix.O_NOATIME // as openAgain
+		}
+		f, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(m.fd, &ts.handle, with) })
+		if errno == 0 {
+			return f, 0
+		}
+		if errno == unix.EACCES && fs.cfg.Landlocked {
+			m.noOpens.Store(true) // where the file is found has no path that is allowed
+		}
+	}
+	return fs.openAgain(ts, fd, flags, guest)
+}
+
+// handleToOpen puts the node's handle in ts.handle, if it has one or is opened again and
+// can have one.
+func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k := mountKey{n.key.mount, n.key.dev}
+	m := fs.mounts.get(k)
+	if m == nil || m.noOpens.Load() {
+		return false
+	}
+	if !n.hasHandle {
+		// Elsewhere the mount's descriptor might be this very file, which would stay open.
+		onRoot := k == mountKey{fs.root.key.mount, fs.root.key.dev}
+		if !n.opened || !onRoot {
+			n.opened = true
+			return false
+		}
+		if fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
+			return false
+		}
+	}
+	return n.handle(&ts.handle)
+}
