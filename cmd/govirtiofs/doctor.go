@@ -32,8 +32,8 @@ func newDoctor() *cobra.Command {
 says in one line each what is well, what could be better (warn) and what keeps the
 share from working (FAIL), with what to type in the line after it.
 
-Run it as the user that runs the daemon, with those of the daemon's options that are
-below. It changes nothing and disturbs nobody; only --probe connects to the daemon.
+Run it as the user that runs the daemon, with the daemon's options. Those that are not
+below are taken and change nothing. It changes nothing and disturbs nobody; only --probe connects to the daemon.
 
 Exit status: 0 if nothing keeps the share from working, 1 if something does, 2 for
 a wrong command line.`,
@@ -51,8 +51,8 @@ a wrong command line.`,
 	f.StringVar(&o.plan.Sandbox, "sandbox", "namespace", "the daemon's --sandbox: `namespace|chroot|none`")
 	f.StringVar(&o.plan.Seccomp, "seccomp", "kill", "the daemon's --seccomp: `none|kill|log|trap`")
 	f.BoolVar(&o.plan.Xattr, "xattr", false, "the daemon has --xattr")
-	f.BoolVar(&o.plan.PosixACL, "posix-acl", false, "the daemon has --posix-acl")
-	f.BoolVar(&o.plan.SecurityLabel, "security-label", false, "the daemon has --security-label")
+	negotiatedVar(f, &o.plan.PosixACL, "posix-acl", "the daemon's --posix-acl: `never|auto|always`")
+	negotiatedVar(f, &o.plan.SecurityLabel, "security-label", "the daemon's --security-label: `never|auto|always`")
 	f.BoolVar(&o.plan.ReadOnly, "readonly", false, "the daemon has --readonly")
 	f.StringArrayVar(&o.plan.UIDMaps, "uid-map", nil, "the daemon's --uid-map `:INSIDE:OUTSIDE:COUNT:`")
 	f.StringArrayVar(&o.plan.GIDMaps, "gid-map", nil, "the daemon's --gid-map `:INSIDE:OUTSIDE:COUNT:`")
@@ -63,8 +63,9 @@ a wrong command line.`,
 	f.StringVar(&o.plan.DAX, "dax", "never", "the daemon's --dax: `never|inode|always`")
 	f.BoolVar(&o.probe, "probe", false, "connect to --socket-path and mount once; a daemon without --keep-listening ends after that")
 	f.BoolVar(&o.guest, "guest", false, "look at this machine as the guest")
-	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there")
+	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there; otherwise the daemon's")
 	f.BoolVar(&o.json, "json", false, "write JSON")
+	takeDaemonOptions(f)
 	return cmd
 }
 
@@ -96,8 +97,6 @@ func (o *doctorOptions) check(cmd *cobra.Command) error {
 		return usagef("--ownership=xattr excludes --posix-acl: on the host all files belong to the daemon's user")
 	case modErr != nil:
 		return usagef("--modcaps: %w", modErr)
-	case o.tag != "" && !o.guest:
-		return usagef("--tag is for --guest: on the host the VMM has the tag")
 	case o.probe && o.plan.SocketPath == "":
 		return usagef("--probe needs --socket-path")
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+
+	"github.com/govirtiofs/govirtiofs/internal/doctor"
 )
 
 func TestDoctorUsage(t *testing.T) {
@@ -14,7 +16,7 @@ func TestDoctorUsage(t *testing.T) {
 		{"doctor", "--nonsense"},
 		{"doctor", "--sandbox", "jail"},
 		{"doctor", "--seccomp=maybe"},
-		{"doctor", "--tag", "data"},
+		{"doctor", "--posix-acl=perhaps"},
 		{"doctor", "--probe"},
 		{"doctor", "--guest", "--shared-dir", "/srv"},
 		{"doctor", "--pid", "many"},
@@ -28,6 +30,43 @@ func TestDoctorUsage(t *testing.T) {
 	} {
 		if got := run(args); got != 2 {
 			t.Errorf("%v: exit status %d, want 2", args, got)
+		}
+	}
+}
+
+// TestDoctorTakesDaemonOptions gives the doctor each option in each of its spellings.
+func TestDoctorTakesDaemonOptions(t *testing.T) {
+	values := map[string]string{"sandbox": "none", "seccomp": "none", "ownership": "host", "dax": "inode",
+		"xattrmap": ":ok:all:::", "xattrmap-preset": "selinux", "modcaps": "+sys_admin"}
+	for _, o := range doctor.DaemonOptions {
+		value := values[o.Name]
+		if value == "" {
+			value = "word"
+		}
+		var spellings [][]string
+		switch o.Bare {
+		case "":
+			spellings = [][]string{{"--" + o.Name, value}, {"--" + o.Name + "=" + value}}
+		case "true":
+			spellings = [][]string{{"--" + o.Name}}
+		default:
+			spellings = [][]string{{"--" + o.Name}, {"--" + o.Name + "=auto"}, {"--" + o.Name + "=Never"}}
+		}
+		if o.Short != "" && o.Bare == "" {
+			spellings = append(spellings, []string{"-" + o.Short, value})
+		} else if o.Short != "" {
+			spellings = append(spellings, []string{"-" + o.Short})
+		}
+		for _, args := range spellings {
+			cmd := newDoctor()
+			if err := cmd.ParseFlags(append(args, "--json")); err != nil {
+				t.Errorf("%v: %v", args, err)
+			} else if json, _ := cmd.Flags().GetBool("json"); !json {
+				t.Errorf("%v took the next argument for its value", args)
+			}
+			if left := cmd.Flags().Args(); len(left) > 0 {
+				t.Errorf("%v left %v behind", args, left)
+			}
 		}
 	}
 }
