@@ -21,8 +21,9 @@ export SOURCE_DATE_EPOCH CGO_ENABLED=0
 command -v dpkg-deb >/dev/null || { echo "dpkg-deb is needed for the Debian packages: install dpkg" >&2; exit 1; }
 
 build() { # build ARCH DIRECTORY
-	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$version" \
-		-o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs
+	ldflags="-s -w -buildid= -X main.version=$version"
+	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "$ldflags" \
+		-ldflags "./cmd/govirtiofsd=$ldflags -E govirtiofs_entry" -o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs
 }
 
 rm -rf dist

@@ -67,18 +67,34 @@ func (n *notifier) tell(state string) {
 // believe the process that they have started only, so it is that one that passes
 // READY on; and of a process that a guest may have taken over it believes no more
 // than this.
-func (n *notifier) readyPipe() (child *os.File, watch func(), err error) {
+//
+// watch is called when the process has been started; its channel says once whether it
+// was ready before it ended.
+func (n *notifier) readyPipe() (child *os.File, watch func() <-chan bool, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	return w, func() {
+	return w, func() <-chan bool {
 		w.Close()
+		ready := make(chan bool, 1)
 		go func() {
 			defer r.Close()
-			if _, err := io.ReadFull(r, make([]byte, 1)); err == nil {
+			_, err := io.ReadFull(r, make([]byte, 1))
+			if err == nil {
 				n.ready()
 			}
+			ready <- err == nil
 		}()
+		return ready
 	}, nil
+}
+
+// file is another descriptor of the connection.
+func (n *notifier) file() (*os.File, error) {
+	f, ok := n.to.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, os.ErrInvalid
+	}
+	return f.File()
 }

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/dormant"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -49,6 +49,9 @@ func start(o *options, log *logrus.Logger) error {
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, endSignals...)
+	if state, signalled, ok := dormant.Awake(); ok {
+		return awake(o, log, signals, state, signalled)
+	}
 	for _, w := range o.warnings {
 		log.Warn(w)
 	}
@@ -102,61 +105,6 @@ func nameProcess() {
 
 // endGrace is how long requests that are being served may take after a signal.
 const endGrace = 5 * time.Second
-
-// superviseChild runs the sandboxed process and returns when it ends. Signals are
-// passed on.
-func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
-	ready, watch, err := n.readyPipe()
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	env, files := []string{childEnv + "=1"}, []*os.File{childSocket - 3: e.file, childReady - 3: ready}
-	if long != nil {
-		env, files = append(env, stretchClientEnv+"=1"), append(files, long)
-	}
-	cmd, err := o.namespace.Start(env, files)
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	if long != nil {
-		long.Close() // the helper ends with the child
-	}
-	watch()
-	// The child alone listens: when it is gone, front-ends are to notice.
-	e.file.Close()
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	var kill <-chan time.Time
-	for {
-		select {
-		case err := <-ended:
-			return childError(cmd, err)
-		case <-signals:
-			n.stopping()
-			_ = cmd.Process.Signal(unix.SIGTERM)
-			if kill == nil {
-				kill = time.After(endGrace + time.Second)
-			}
-		case <-kill:
-			log.Warn("the sandboxed process does not end: killing it")
-			_ = cmd.Process.Kill()
-		}
-	}
-}
-
-// childError is nil when the child exited with 0.
-func childError(cmd *exec.Cmd, err error) error {
-	if err == nil {
-		return nil
-	}
-	status, ok := cmd.ProcessState.Sys().(interface {
-		Signaled() bool
-	})
-	if ok && status.Signaled() {
-		return fmt.Errorf("sandboxed process: %w", err)
-	}
-	return &childStatus{max(cmd.ProcessState.ExitCode(), exitStart)}
-}
 
 // untilSignal returns a context that ends at the first signal.
 func untilSignal(signals <-chan os.Signal) (context.Context, context.CancelCauseFunc) {

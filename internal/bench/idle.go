@@ -34,7 +34,7 @@ type Idle struct {
 // settle is how long daemons are left alone before they are looked at, and look how
 // long their wake-ups are counted.
 const (
-	settle = 500 * time.Millisecond
+	settle = 1500 * time.Millisecond // some daemons take less memory after a while
 	look   = 500 * time.Millisecond
 )
 

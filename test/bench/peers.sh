@@ -25,7 +25,7 @@ command -v go >/dev/null || die "go is missing"
 
 bin=$out/program
 mkdir -p "$bin"
-(cd "$root" && CGO_ENABLED=0 go build -trimpath -o "$bin/" ./cmd/govirtiofsd ./cmd/govirtiofs)
+(cd "$root" && CGO_ENABLED=0 go build -trimpath -ldflags "./cmd/govirtiofsd=-E govirtiofs_entry" -o "$bin/" ./cmd/govirtiofsd ./cmd/govirtiofs)
 peers=$root/.cache/guests/bin
 share=$(mktemp -d "${SHARE:-${TMPDIR:-/tmp}}/govirtiofs-peers.XXXXXX")
 trap 'rm -rf "$share"' EXIT
@@ -65,5 +65,12 @@ run pool "$ours" --vs "$rust --thread-pool-size=2" --name govirtiofsd --name rus
 # One request queue and two, which only ours has.
 run queues-1 "$ours" --queues 1 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
 run queues-2 "$ours" --queues 2 --depth 8 -w getattr,read-4k,read-1m,write-1m,randread
+
+# Idle daemons: what each takes when there are 1, 8 and 64.
+for sandbox in none namespace; do
+	printf 'bench peers: idle, --sandbox=%s\n' "$sandbox" >&2
+	"$bin/govirtiofs" bench --dir "$share" --idle 1,8,64 --depth 1 --daemon "$ours --sandbox=$sandbox" --name govirtiofsd \
+		--vs "$rust --sandbox=$sandbox" --name rust | tee "$out/idle-$sandbox.txt"
+done
 
 printf 'bench peers: tables and pictures are in %s\n' "$out" >&2

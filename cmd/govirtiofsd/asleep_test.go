@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// buildWithEntry builds the daemon as releases are, so that its supervisor can sleep.
+func buildWithEntry(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(tempDir(t), "govirtiofsd")
+	cmd := exec.Command("go", "build", "-ldflags", "-E govirtiofs_entry", "-o", path, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return path
+}
+
+// status is a number in /proc/PID/status; 0 if it is not there.
+func status(pid int, name string) (n int) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if key, value, _ := strings.Cut(line, ":"); key == name {
+			_, _ = fmt.Sscan(value, &n)
+		}
+	}
+	return n
+}
+
+// childOf is the only child of a process.
+func childOf(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		t.Skip(err) // a kernel without CONFIG_PROC_CHILDREN
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatalf("children %q", b)
+	}
+	return child
+}
+
+// TestIntegrationAsleep: the process beside the sandboxed one gives up its memory, and
+// does all the same what it is for.
+func TestIntegrationAsleep(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("supervisors sleep on amd64 only")
+	}
+	needRoot(t)
+	program := buildWithEntry(t)
+	for _, test := range []struct {
+		name  string
+		pass  func(t *testing.T, pid, child int, socket string)
+		want  int
+		said  string
+		stays bool // what the daemon has made is not removed
+	}{
+		{"SIGTERM", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGTERM) }, exitOK, "", false},
+		{"SIGINT", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGINT) }, exitOK, "", false},
+		{"SIGHUP", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGHUP) }, exitOK, "", false},
+		{"disconnected", func(t *testing.T, _, _ int, socket string) { connect(t, socket).Close() }, exitOK, "", false},
+		{"child ended", func(_ *testing.T, _, child int, _ string) { _ = unix.Kill(child, unix.SIGTERM) }, exitOK, "", false},
+		{"child killed", func(_ *testing.T, _, child int, _ string) { _ = unix.Kill(child, unix.SIGKILL) }, exitStart, "killed", false},
+		{"killed", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGKILL) }, -1, "", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			socket := filepath.Join(tempDir(t), "s")
+			address := filepath.Join(tempDir(t), "notify")
+			m := newManager(t, address)
+			d := startDaemon(t, func(cmd *exec.Cmd) {
+				cmd.Path = program
+				cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+address)
+			}, "--sandbox=namespace", "--shared-dir="+tempDir(t), "--socket-path="+socket)
+			d.waitLine(waitingLine)
+			pid := d.cmd.Process.Pid
+			m.want("READY=1", pid)
+			child := childOf(t, pid)
+			for deadline := time.Now().Add(20 * time.Second); status(pid, "VmRSS") > 400 || status(pid, "Threads") > 1; time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("the supervisor has %d threads and %d KiB", status(pid, "Threads"), status(pid, "VmRSS"))
+				}
+			}
+			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(b) != "govirtiofsd\n" {
+				t.Errorf("the supervisor is called %q", b)
+			}
+			test.pass(t, pid, child, socket)
+			d.wantStatus(test.want)
+			if test.want >= 0 {
+				m.want("STOPPING=1", pid)
+			}
+			_, err1 := os.Lstat(socket)
+			_, err2 := os.Lstat(socket + ".pid")
+			if stays := err1 == nil && err2 == nil; stays != test.stays || (err1 == nil) != (err2 == nil) {
+				t.Errorf("socket: %v, pid file: %v", err1, err2)
+			}
+			if test.said != "" && !strings.Contains(strings.Join(d.said, "\n"), test.said) {
+				t.Errorf("it does not say %q", test.said)
+			}
+		})
+	}
+}
