@@ -57,6 +57,7 @@ func (s *supervisor) start(ready <-chan bool) error {
 	for {
 		select {
 		case is := <-ready:
+			ready = nil
 			if is {
 				lasts = time.After(sleepAfter)
 			}
@@ -64,6 +65,9 @@ func (s *supervisor) start(ready <-chan bool) error {
 			s.sleep()
 			return s.run(ended, false)
 		case <-ended:
+			if ready != nil {
+				<-ready // systemd takes an end before READY for a failure
+			}
 			return s.run(ended, false)
 		case <-s.signals:
 			return s.run(ended, true)
