@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -138,16 +139,6 @@ func start(t *testing.T, target string, uid uint32) (stop func() error) {
 	}
 }
 
-func needFuse(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip(err)
-	}
-}
-
 // mounted tells what is mounted on target: source, type and options.
 func mounted(t *testing.T, target string) string {
 	t.Helper()
@@ -164,7 +155,7 @@ func mounted(t *testing.T, target string) string {
 }
 
 func TestServe(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	target := t.TempDir()
 	stop := start(t, target, 0)
 	if m := mounted(t, target); !strings.HasPrefix(m, "govirtiofs fuse.hello rw,") || !strings.Contains(m, "default_permissions") {
@@ -194,7 +185,7 @@ func TestServe(t *testing.T) {
 }
 
 func TestUnprivileged(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	if _, err := exec.LookPath("fusermount3"); err != nil {
 		if os.Getenv("GOVIRTIOFS_REQUIRE") != "" {
 			t.Fatal(err)
@@ -239,7 +230,7 @@ func TestUnprivileged(t *testing.T) {
 }
 
 func TestMountErrors(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	if _, err := New(filepath.Join(t.TempDir(), "none"), Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing target: %v", err)
 	}
@@ -267,7 +258,7 @@ func TestMountErrors(t *testing.T) {
 
 // TestReply: the kernel refuses a malformed reply; whoever waits for it gets EIO.
 func TestReply(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	target := t.TempDir()
 	m, err := New(target, Options{})
 	if err != nil {
@@ -325,7 +316,7 @@ func (s slowSync) Fsync(r *server.Request, _ *fp.FsyncIn) unix.Errno {
 // TestServeLeavesNothing: a mount that is aborted while a request waits is served until
 // that is done, as its reply would go to another file otherwise.
 func TestServeLeavesNothing(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	target := t.TempDir()
 	m, err := New(target, Options{})
 	if err != nil {

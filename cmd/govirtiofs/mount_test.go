@@ -55,16 +55,6 @@ func program(t testing.TB, name string) string {
 	return filepath.Join(dir, name)
 }
 
-func needFuse(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip(err)
-	}
-}
-
 // backend starts a back-end for dir and waits until it listens.
 func backend(t testing.TB, path, dir string, args ...string) (socket string, cmd *exec.Cmd) {
 	t.Helper()
@@ -127,7 +117,7 @@ func mountTool(t *testing.T, socket, dir string, args ...string) *exec.Cmd {
 // TestMountSuite runs the conformance suite over the whole path: this kernel's client,
 // front-end, socket, queues, daemon.
 func TestMountSuite(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	source, target := t.TempDir(), t.TempDir()
 	socket, daemon := backend(t, program(t, "govirtiofsd"), source, "--xattr", "--num-request-queues=2")
 	cmd := mountTool(t, socket, target, "--queues=2", "--queue-size=256")
@@ -147,7 +137,7 @@ func TestMountSuite(t *testing.T) {
 
 // TestMountPeers: any back-end can be mounted.
 func TestMountPeers(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	for _, peer := range []string{guest.RustPeer, guest.CPeer} {
 		t.Run(peer, func(t *testing.T) {
 			path := guest.Peer(t, peer)
@@ -187,7 +177,7 @@ func exchange(t *testing.T, source, target string) {
 
 // TestMountCommand: the share is there for the command, whose exit status is passed on.
 func TestMountCommand(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	source, target := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(source, "file"), []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
@@ -209,7 +199,7 @@ func TestMountCommand(t *testing.T) {
 
 // TestMountDaemonDies: nobody waits for a back-end that is gone.
 func TestMountDaemonDies(t *testing.T) {
-	needFuse(t)
+	guest.NeedFUSE(t)
 	source, target := t.TempDir(), t.TempDir()
 	socket, daemon := backend(t, program(t, "govirtiofsd"), source)
 	cmd := mountTool(t, socket, target)

@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -62,6 +63,22 @@ func NeedTree(t testing.TB, part string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// NeedFUSE makes sure, as Need does, that this process can mount FUSE file systems.
+func NeedFUSE(t testing.TB) {
+	t.Helper()
+	_, err := os.Stat("/dev/fuse")
+	if err == nil && os.Geteuid() != 0 {
+		err = errors.New("FUSE mounts need root")
+	}
+	switch {
+	case err == nil:
+	case os.Getenv("GOVIRTIOFS_REQUIRE") == "1":
+		t.Fatal(err)
+	default:
+		t.Skip(err)
+	}
 }
 
 // PeerPath is the path of a peer's program after Setup of "peers".

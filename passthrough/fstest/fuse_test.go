@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fusedev"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/fstest"
@@ -66,12 +67,7 @@ var configs = map[string]func(*passthrough.Config){
 
 // TestFuse runs the suite on shares mounted with /dev/fuse.
 func TestFuse(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip(err)
-	}
+	guest.NeedFUSE(t)
 	for name := range configs {
 		t.Run(name, func(t *testing.T) {
 			source, target := t.TempDir(), t.TempDir()
