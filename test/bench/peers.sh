@@ -54,7 +54,7 @@ run() {
 # As they come, all workloads.
 run defaults "$ours" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8,32 --floor --syscalls
 # Our daemon polling, against peers that cannot.
-run polling "$ours --busy-poll=50us" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 \
+run polling "$ours --busy-poll=100us" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 \
 	-w getattr,lookup,open,read-4k,readdirplus
 # A driver that polls: what is left when its thread does not sleep.
 run polling-driver "$ours" --vs "$rust" --vs "$c" --name govirtiofsd --name rust --name c --depth 1,8 --spin 100us \
