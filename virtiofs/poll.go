@@ -172,8 +172,9 @@ func (g *gaps) median() time.Duration {
 	return sorted[len(sorted)/2]
 }
 
-// slowWakeups reports whether it takes longer here to wake up a thread than to look.
-func (p *poller) slowWakeups() bool { return p.looking }
+// slowWakeups reports whether it takes longer here to wake up a thread than to look. Who
+// asks for busy polling is taken to know that.
+func (p *poller) slowWakeups() bool { return p.looking || p.max > 0 && !p.short }
 
 // window is how long to look now; 0 is not at all.
 func (p *poller) window(now time.Time) time.Duration {

@@ -111,6 +111,9 @@ func TestLongPoll(t *testing.T) {
 	if w := never.max; w != 0 {
 		t.Errorf("without looking: %v", w)
 	}
+	if !p.slowWakeups() || never.slowWakeups() {
+		t.Error("wake-ups are slow for who asks for polling, and for nobody else at first")
+	}
 }
 
 // TestPollBudget: a share of the CPU is not exceeded for long.
