@@ -59,7 +59,8 @@ func run(args []string) error {
 	}
 	results := map[string]map[string][]float64{} // by workload and target
 	for round := range *rounds {
-		for _, t := range targets {
+		for i := range targets {
+			t := targets[(i+round)%len(targets)] // each is the first of a round in turn
 			fmt.Fprintf(os.Stderr, "guestbench: round %d of %d: %s\n", round+1, *rounds, t.name)
 			figures, err := measure(ctx, kind, t, *megabytes)
 			if err != nil {
