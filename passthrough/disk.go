@@ -52,14 +52,18 @@ func (d *diskTime) quick() bool {
 // mayWait reports whether a request may wait where it is for so many bytes, which take
 // as long as d says.
 func (m *mountInfo) mayWait(r *server.Request, d *diskTime, size int64) bool {
-	return r.MayWait ||
-		m.local && size <= quickBytes && d.quick() && r.Thread.Alone != nil && r.Thread.Alone()
+	return r.MayWait || m.brief(d, size) && r.Thread.Alone != nil && r.Thread.Alone()
+}
+
+// brief reports whether a wait for so many bytes, which take as long as d says, is short.
+func (m *mountInfo) brief(d *diskTime, size int64) bool {
+	return m.local && size <= quickBytes && d.quick()
 }
 
 // wouldBlock is the errno of a read that the kernel has begun, and that may not wait where
 // it is.
 func (m *mountInfo) wouldBlock(size int64) unix.Errno {
-	if m.local && size <= quickBytes && m.reads.quick() {
+	if m.brief(&m.reads, size) {
 		return server.WouldBlockBriefly
 	}
 	return server.WouldBlock

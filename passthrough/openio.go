@@ -7,8 +7,7 @@ import "golang.org/x/sys/unix"
 // two more lookups. The handle is of the file behind fd, and as long as that is open
 // nothing else can have it.
 func (fs *FS) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (int, unix.Errno) {
-	if fs.cfg.FileHandles != HandlesNever && fs.handleToOpen(ts, n, fd) {
-		m := fs.mounts.get(mountKey{n.key.mount, n.key.dev}) // open, as n uses it
+	if m := fs.handleToOpen(ts, n, fd); m != nil {
 		with := flags
 		if fs.cfg.ReadOnly {
 			with |= unix.O_NOATIME // as openAgain
@@ -25,25 +24,32 @@ func (fs *FS) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (in
 }
 
 // handleToOpen puts the node's handle in ts.handle, if it has one or is opened again and
-// can have one.
-func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) bool {
+// can have one, and returns its mount, whose descriptor is open as n uses it. Otherwise
+// it returns nil.
+func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) *mountInfo {
+	if fs.cfg.FileHandles == HandlesNever {
+		return nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	k := mountKey{n.key.mount, n.key.dev}
 	m := fs.mounts.get(k)
 	if m == nil || m.noOpens.Load() {
-		return false
+		return nil
 	}
 	if !n.hasHandle {
 		// Elsewhere the mount's descriptor might be this very file, which would stay open.
 		onRoot := k == mountKey{fs.root.key.mount, fs.root.key.dev}
 		if !n.opened || !onRoot {
 			n.opened = true
-			return false
+			return nil
 		}
 		if fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
-			return false
+			return nil
 		}
 	}
-	return n.handle(&ts.handle)
+	if !n.handle(&ts.handle) {
+		return nil
+	}
+	return m
 }
