@@ -63,9 +63,12 @@ func TestBrief(t *testing.T) {
 	r.released()
 }
 
-// TestBriefStop: a queue that is stopped while it waits answers what it has kept.
-func TestBriefStop(t *testing.T) {
-	waiting, enough := make(chan struct{}, 3), make(chan struct{})
+// startBriefWaits starts a queue whose thread waits for the first of three requests, of
+// slots 1 to 3, until enough is closed.
+func startBriefWaits(t *testing.T) (r *ring, w *worker, enough chan struct{}) {
+	t.Helper()
+	waiting := make(chan struct{}, 3)
+	enough = make(chan struct{})
 	fs := &testFS{fsync: func(r *server.Request) unix.Errno {
 		if !r.MayWait {
 			return server.WouldBlockBriefly
@@ -74,12 +77,18 @@ func TestBriefStop(t *testing.T) {
 		<-enough
 		return 0
 	}}
-	r, w := start(t, fs)
+	r, w = start(t, fs)
 	for slot := 1; slot <= 3; slot++ {
 		r.send(slot, fp.OpFsync, 1, fsyncBody, 0)
 	}
 	r.notify()
 	<-waiting
+	return r, w, enough
+}
+
+// TestBriefStop: a queue that is stopped while it waits answers what it has kept.
+func TestBriefStop(t *testing.T) {
+	r, w, enough := startBriefWaits(t)
 	stopped := make(chan struct{})
 	go func() { w.stop(); close(stopped) }()
 	close(enough)
@@ -92,21 +101,7 @@ func TestBriefStop(t *testing.T) {
 
 // TestBriefMemoryGone: the front-end takes its memory away while the queue waits itself.
 func TestBriefMemoryGone(t *testing.T) {
-	waiting, enough := make(chan struct{}, 3), make(chan struct{})
-	fs := &testFS{fsync: func(r *server.Request) unix.Errno {
-		if !r.MayWait {
-			return server.WouldBlockBriefly
-		}
-		waiting <- struct{}{}
-		<-enough
-		return 0
-	}}
-	r, w := start(t, fs)
-	for slot := 1; slot <= 3; slot++ {
-		r.send(slot, fp.OpFsync, 1, fsyncBody, 0)
-	}
-	r.notify()
-	<-waiting
+	r, w, enough := startBriefWaits(t)
 	if err := r.Truncate(0); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // needProgram skips, or fails where everything has to run.
@@ -22,10 +23,7 @@ func needProgram(t *testing.T, name string) {
 	if _, err := exec.LookPath(name); err == nil {
 		return
 	}
-	if os.Getenv("GOVIRTIOFS_REQUIRE") == "1" {
-		t.Fatalf("%s is missing", name)
-	}
-	t.Skipf("%s is missing", name)
+	guest.Missing(t, name+" is missing")
 }
 
 // mapUser is a user whom newuidmap knows: it looks users up, and what they may map.

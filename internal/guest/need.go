@@ -72,14 +72,22 @@ func NeedFUSE(t testing.TB) {
 	if err == nil && os.Geteuid() != 0 {
 		err = errors.New("FUSE mounts need root")
 	}
-	switch {
-	case err == nil:
-	case os.Getenv("GOVIRTIOFS_REQUIRE") == "1":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
+	if err != nil {
+		Missing(t, err)
 	}
 }
+
+// Missing skips the test for want of what it says, or fails it when the environment
+// variable GOVIRTIOFS_REQUIRE is 1.
+func Missing(t testing.TB, what any) {
+	t.Helper()
+	if required() {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+func required() bool { return os.Getenv("GOVIRTIOFS_REQUIRE") == "1" }
 
 // PeerPath is the path of a peer's program after Setup of "peers".
 func PeerPath(name string) (string, error) { return partFile("bin", name) }
@@ -110,14 +118,8 @@ var setups sync.Map
 // need sets a part up if the environment or what is there allows it.
 func need(t testing.TB, part string) {
 	t.Helper()
-	require := os.Getenv("GOVIRTIOFS_REQUIRE") == "1"
-	err := available(part, require || os.Getenv("GOVIRTIOFS_GUESTS") == "1")
-	switch {
-	case err == nil:
-	case require:
-		t.Fatal(err)
-	default:
-		t.Skip(err)
+	if err := available(part, required() || os.Getenv("GOVIRTIOFS_GUESTS") == "1"); err != nil {
+		Missing(t, err)
 	}
 }
 

@@ -42,10 +42,7 @@ func peers(t *testing.T) [2]peer {
 	t.Helper()
 	theirs := guest.Peer(t, guest.RustPeer)
 	if os.Geteuid() != 0 {
-		if os.Getenv("GOVIRTIOFS_REQUIRE") == "1" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("this test needs root")
+		guest.Missing(t, "this test needs root")
 	}
 	ours, err := buildDaemon()
 	if err != nil {

@@ -45,14 +45,7 @@ func TestMove(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(here.dir, "file"), []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	e, err := here.Lookup(fp.RootID, "file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fh, err := here.Open(e.NodeID, unix.O_RDWR)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, fh := here.openFile(t, "file")
 	if err := here.Stop(); err != nil {
 		t.Fatal(err)
 	}

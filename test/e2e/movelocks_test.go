@@ -21,14 +21,7 @@ func TestMoveLocks(t *testing.T) {
 	if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	e, err := here.Lookup(fp.RootID, "file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fh, err := here.Open(e.NodeID, unix.O_RDWR)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, fh := here.openFile(t, "file")
 	const owner, other = 7, 8
 	whole := fp.FileLock{Type: unix.F_WRLCK, End: math.MaxInt64}
 	if err := here.Lock(e.NodeID, fh, owner, whole, 0, false); err != nil {
@@ -100,14 +93,7 @@ func TestMoveNeverStarted(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	e, err := here.Lookup(fp.RootID, "file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fh, err := here.Open(e.NodeID, unix.O_RDWR)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, fh := here.openFile(t, "file")
 	lock := fp.FileLock{Type: unix.F_WRLCK, End: math.MaxInt64}
 	if err := here.Lock(e.NodeID, fh, fh, lock, fp.LkFlock, false); err != nil {
 		t.Fatal(err)

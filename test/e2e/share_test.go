@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
@@ -99,6 +100,19 @@ func socketpair(t testing.TB) (a, b *net.UnixConn) {
 		return c.(*net.UnixConn)
 	}
 	return conn(fds[0]), conn(fds[1])
+}
+
+// openFile looks a name of the root up and opens it for reading and writing.
+func (s *share) openFile(t testing.TB, name string) (e fp.EntryOut, fh uint64) {
+	t.Helper()
+	e, err := s.Lookup(fp.RootID, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fh, err = s.Open(e.NodeID, unix.O_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	return e, fh
 }
 
 // open serves a new temporary directory to a new client, which has said INIT.

@@ -131,11 +131,7 @@ func need(t testing.TB, programs ...string) {
 		if _, err := exec.LookPath(p); err == nil {
 			continue
 		}
-		msg := fmt.Sprintf("%s is not installed", p)
-		if os.Getenv("GOVIRTIOFS_REQUIRE") == "1" {
-			t.Fatal(msg)
-		}
-		t.Skip(msg)
+		guest.Missing(t, p+" is not installed")
 	}
 }
 

@@ -21,11 +21,11 @@ import (
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "this test needs root")
+		guest.Missing(t, "this test needs root")
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			missing(t, p+" is not installed: run test/integrators/setup.sh")
+			guest.Missing(t, p+" is not installed: run test/integrators/setup.sh")
 		}
 	}
 }

@@ -60,15 +60,6 @@ func build() error {
 	return nil
 }
 
-// missing skips, or fails where everything has to run.
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("GOVIRTIOFS_REQUIRE") == "1" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
-}
-
 // place is where one daemon runs.
 type place struct {
 	dir    string // everybody may write

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // What a starter waits for before it lets the VMM connect.
@@ -109,7 +111,7 @@ const background = `( "$0" "$@" </dev/null & )`
 // TestIntegrationStarts starts the daemon as each of them.
 func TestIntegrationStarts(t *testing.T) {
 	if os.Geteuid() != 0 {
-		missing(t, "this test needs root")
+		guest.Missing(t, "this test needs root")
 	}
 	for _, in := range integrators {
 		t.Run(in.name, func(t *testing.T) { in.test(t) })
