@@ -235,7 +235,7 @@ func TestNotifications(t *testing.T) {
 }
 
 // TestPublish: replies become visible together at the end of a batch, but in halves of
-// what the driver has under way where wake-ups are slow, and at the latest after 16.
+// what the driver has under way where wake-ups are slow, and at the latest after flushRequests.
 func TestPublish(t *testing.T) {
 	for _, test := range []struct {
 		depth   int
@@ -245,7 +245,7 @@ func TestPublish(t *testing.T) {
 		{4, false, []int{0, 0, 0, 0}},
 		{4, true, []int{0, 0, 2, 2}},
 		{1, true, []int{0}},
-		{18, false, []int{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16}},
+		{14, false, []int{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 12}},
 	} {
 		var seen []int
 		r := newRing(t)
