@@ -55,10 +55,25 @@ func (s *shortWaits) may() bool {
 	return false
 }
 
-// served notes that a request was served, at once or not.
-func (s *shortWaits) served(atOnce bool) {
+// ringState is what shortWaits wants to know of a queue's ring.
+type ringState interface{ More() bool }
+
+// served notes that a request was served, at once or not, and is not answered yet.
+func (s *shortWaits) served(atOnce bool, ring ringState) {
 	s.followed(atOnce)
-	s.waited, s.asked = s.asked && atOnce, false
+	if s.asked && atOnce {
+		s.ended(ring)
+	}
+	s.asked = false
+}
+
+// ended notes that a wait has ended. Its request is not answered yet: what the driver sends
+// when it has the answer was not held up, even if it comes before the next look at the ring.
+func (s *shortWaits) ended(ring ringState) {
+	s.waited = true
+	if !ring.More() {
+		s.followed(false)
+	}
 }
 
 // followed notes what came after a wait: a request that could have been served at once, or
@@ -88,9 +103,14 @@ func (w *worker) finishBrief() bool {
 	s.list = slices.Delete(s.list, 0, 1)
 	began := time.Now()
 	p.written = p.deferred.Run(w.thread)
-	s.waited = time.Since(began) > longWait
-	w.giveBack(p)
-	if s.waited {
+	waited := time.Since(began) > longWait
+	delete(w.waiting, p) // as giveBack
+	defer p.memory.Release()
+	if waited {
+		s.ended(w.queue)
+	}
+	w.push(p.chain, p.written)
+	if waited {
 		w.flush() // what is finished has waited for this, too; the next may not be ready either
 	}
 	return true

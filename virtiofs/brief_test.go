@@ -147,6 +147,11 @@ func TestBriefHoldsUp(t *testing.T) {
 	}
 }
 
+// offered is a ring that has a request or has none.
+type offered bool
+
+func (o offered) More() bool { return bool(o) }
+
 // TestShortWaits: what decides whether a queue's thread waits.
 func TestShortWaits(t *testing.T) {
 	var s shortWaits
@@ -154,15 +159,15 @@ func TestShortWaits(t *testing.T) {
 		if !s.ask() {
 			t.Fatal("a request that is alone may not wait")
 		}
-		s.served(true)
-		s.followed(false)
+		s.served(true, offered(false))
+		s.served(true, offered(false)) // the driver's next, which came after the answer
 	}
 	for i := 0; s.ask(); i++ { // every wait holds something up
 		if i > heldMost {
 			t.Fatal("waits go on that hold up others")
 		}
-		s.served(true)
-		s.served(true)
+		s.served(true, offered(true))
+		s.served(true, offered(true))
 	}
 	refused := 1
 	for ; !s.ask(); refused++ {
@@ -182,7 +187,7 @@ func TestShortWaits(t *testing.T) {
 		t.Error("waits that seldom hold anything up are given up")
 	}
 	s.ask()
-	s.served(false) // it went elsewhere all the same
+	s.served(false, offered(true)) // it went elsewhere all the same
 	if s.waited {
 		t.Error("a request that did not wait counts as one that did")
 	}

@@ -270,7 +270,7 @@ func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 // serve serves the chain that was popped.
 func (w *worker) serve() {
 	written, deferred := w.server.Handle(w.thread, w.chain.Readable(), w.chain.Writable())
-	w.short.served(deferred == nil)
+	w.short.served(deferred == nil, w.queue)
 	if deferred != nil {
 		w.park(deferred)
 		return
