@@ -20,7 +20,7 @@ func (fs *FS) mask(umask uint32) uint32 {
 	return 0
 }
 
-// finder is lookup, which opens the new node, or lookupLazy, which leaves that until
+// finder is lookupOpen, which opens the new node, or lookupLazy, which leaves that until
 // somebody uses it.
 type finder func(fs *FS, ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno
 
@@ -66,7 +66,7 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 // Mkdir implements server.Names. The directory is opened at once: what is made in it next
 // needs its descriptor, and to find it again for that takes two more calls.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, in.Umask, name, out, (*FS).lookup, func(dirfd int) unix.Errno {
+	return fs.makeNode(r, in.Umask, name, out, (*FS).lookupOpen, func(dirfd int) unix.Errno {
 		if fs.ownXattr {
 			return fs.mkdirOwned(r, dirfd, name, in.Mode&permBits)
 		}
@@ -127,7 +127,7 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 
 // createExisting serves a CREATE of a file that is there already: lookup and open.
 func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	if errno := fs.lookup(ts, parent, dirfd, name, &out.Entry); errno != 0 {
+	if errno := fs.lookupOpen(ts, parent, dirfd, name, &out.Entry); errno != 0 {
 		return errno
 	}
 	n, errno := fs.get(out.Entry.NodeID)

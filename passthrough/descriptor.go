@@ -77,7 +77,7 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	return fs.checked(n, fd)
+	return fs.checked(ts, n, fd)
 }
 
 // openNamed is openAgain for a node whose descriptor came from a file handle, which

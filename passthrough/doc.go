@@ -21,8 +21,9 @@
 //	a handle        while it is open
 //	a child         while it lives, because its location is a name in its parent
 //
-// A node need not have a descriptor. A listing (READDIRPLUS) makes nodes with one
-// statx a name; a node that was created has the descriptor of its handle; and when
+// A node need not have a descriptor. A LOOKUP or listing (READDIRPLUS) makes nodes with
+// one statx a name, and most are never used for more; only a directory is opened by its
+// LOOKUP. A node that was created has the descriptor of its handle; and when
 // there are too many descriptors, those of nodes that nobody uses at the moment are
 // closed. Such a node is opened by its file handle when it is needed, if it has one (see
 // filehandle.go), or where it was last seen. It must then be the same file, by number,

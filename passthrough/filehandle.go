@@ -214,14 +214,13 @@ func (fs *FS) openHandle(ts *threadState, n *inode) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	return fs.checked(n, fd)
+	return fs.checked(ts, n, fd)
 }
 
 // checked returns fd if it is the node's file, and closes it otherwise.
-func (fs *FS) checked(n *inode, fd int) (int, unix.Errno) {
-	var st unix.Statx_t
-	errno := statxFD(fd, &st)
-	if errno == 0 && !n.is(&st) {
+func (fs *FS) checked(ts *threadState, n *inode, fd int) (int, unix.Errno) {
+	errno := statxFD(fd, &ts.found)
+	if errno == 0 && !n.is(&ts.found) {
 		errno = unix.ESTALE
 	}
 	if errno != 0 {

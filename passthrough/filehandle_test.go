@@ -30,6 +30,17 @@ func (g *guest) evictAll() {
 	}
 }
 
+// use has the node opened, if it is not.
+func (g *guest) use(node uint64) {
+	g.t.Helper()
+	r := g.on(node)
+	_, n, _, errno := g.fs.enter(r)
+	if errno != 0 {
+		g.t.Fatal(errno)
+	}
+	g.fs.release(n)
+}
+
 func (g *guest) getattr(node uint64) (fp.Attr, unix.Errno) {
 	var out fp.AttrOut
 	errno := g.fs.Getattr(g.on(node), &fp.GetattrIn{}, &out)
@@ -63,6 +74,7 @@ func TestHandlesAfterRename(t *testing.T) {
 		b := g.lookup(a, "b")
 		c := g.lookup(b, "c")
 		f := g.lookup(c, "f")
+		g.use(f)
 		g.evictAll()
 		for _, n := range []uint64{a, b, c, f} {
 			if fd := g.fs.nodes.get(n).fd.Load(); fd >= 0 {
@@ -168,6 +180,7 @@ func TestHandleKept(t *testing.T) {
 	g.write("f", "")
 	f := g.lookup(fp.RootID, "f")
 	d := g.lookup(fp.RootID, "d")
+	g.use(f)
 	g.evictAll()
 	wantErrno(t, "rename", g.fs.Rename(g.on(fp.RootID), &fp.Rename2In{NewDir: d}, name("f"), name("new name")), 0)
 	g.hostRename("d/new name", "elsewhere")
@@ -198,6 +211,7 @@ func TestHandleMounts(t *testing.T) {
 	m := g.lookup(fp.RootID, "m")
 	d := g.lookup(m, "d")
 	f := g.lookup(d, "f")
+	g.use(f)
 	g.evictAll()
 	g.hostRename("m/d/f", "m/f2")
 	if _, errno := g.getattr(f); errno != 0 {
@@ -302,9 +316,11 @@ func TestHandleCalls(t *testing.T) {
 	g := withHandles(t, HandlesPrefer, 0)
 	g.write("f", "")
 	var f uint64
-	wantCalls(t, "LOOKUP of a new name", 2, func() { f = g.lookup(fp.RootID, "f") })
+	wantCalls(t, "LOOKUP of a new name", 1, func() { f = g.lookup(fp.RootID, "f") })
+	g.use(f)
 	wantCalls(t, "closing a descriptor", 2, g.evictAll)
 	wantCalls(t, "GETATTR without a descriptor", 1, func() { _, _ = g.getattr(f) })
+	wantCalls(t, "GETATTR that opens it again", 3, func() { _, _ = g.getattr(f) })
 	var entry fp.EntryOut
 	wantCalls(t, "MKDIR", 3, func() { _ = g.fs.Mkdir(g.on(fp.RootID), &fp.MkdirIn{Mode: 0o755}, name("d"), &entry) })
 	wantCalls(t, "GETATTR again", 1, func() { _, _ = g.getattr(f) })

@@ -49,7 +49,7 @@ type inode struct {
 	// (the table, children, handles), in units of refHold. At 0 it is dead.
 	refs    atomic.Int64
 	fd      atomic.Int32 // O_PATH descriptor, or -1; set with setFD
-	touched atomic.Bool  // used since the evictor came by
+	touched atomic.Bool  // used since the evictor came by; without fd: asked about since then
 
 	next  uint32 // slot of the next node in the shard's list; guarded by the shard of key
 	stale bool   // not in the key table any more; guarded by the shard
@@ -168,7 +168,10 @@ func sameName(kept *byte, name []byte) bool {
 
 // known finds a node by its identity and adds one to its lookup count. The caller
 // gets a reference.
-func (fs *FS) known(st *unix.Statx_t) *inode {
+func (fs *FS) known(st *unix.Statx_t) *inode { return fs.seen(st, 1) }
+
+// seen is known that adds nlookup to the lookup count.
+func (fs *FS) seen(st *unix.Statx_t, nlookup uint64) *inode {
 	k := keyOf(st)
 	s := fs.shard(k)
 	s.mu.Lock()
@@ -177,7 +180,7 @@ func (fs *FS) known(st *unix.Statx_t) *inode {
 	if n == nil || !s.same(n, st) || !n.acquire() {
 		return nil
 	}
-	n.nlookup++
+	n.nlookup += nlookup
 	return n
 }
 

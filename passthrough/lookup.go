@@ -7,8 +7,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// Lookup implements server.Names. A name that was seen before takes one system
-// call, a new one two, a missing one one.
+// Lookup implements server.Names. It takes one system call; two more for a directory
+// that is new.
 func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errno {
 	ts, parent, fd, errno := fs.enter(r)
 	if errno != 0 {
@@ -23,8 +23,32 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 	return errno
 }
 
-// lookup finds name in the directory behind fd and fills out.
+// lookup finds name in the directory behind fd and fills out. A directory that is new
+// is opened, since whatever comes next in it needs its descriptor. Another file is not
+// before somebody uses it, and checked then: most names are only looked at.
 func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
+	if !parent.isDir() {
+		return unix.ENOTDIR
+	}
+	if fs.ownXattr {
+		return fs.lookupOpen(ts, parent, fd, name, out)
+	}
+	fs.meetMount(parent, fd)
+	if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
+		return errno
+	}
+	if ts.st.Mode&unix.S_IFMT != unix.S_IFDIR && ts.st.Mask&unix.STATX_BTIME != 0 {
+		return fs.entryLazy(ts, parent, fd, name, out)
+	}
+	if n := fs.known(&ts.st); n != nil {
+		fs.locate(n, parent, name)
+		return fs.entryOf(ts, parent, n, name, out)
+	}
+	return fs.lookupNew(ts, parent, fd, name, out)
+}
+
+// lookupOpen is lookup of a file that will be used at once, of whatever kind.
+func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	if !parent.isDir() {
 		return unix.ENOTDIR
 	}
@@ -38,6 +62,11 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 			return fs.entryOf(ts, parent, n, name, out)
 		}
 	}
+	return fs.lookupNew(ts, parent, fd, name, out)
+}
+
+// lookupNew opens the file first, so that what it is told of is that very file.
+func (fs *FS) lookupNew(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	child, errno := fs.open(fd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno == unix.ENFILE && !fs.ownXattr {
 		// No descriptor to be had: the node can be known without one.
@@ -60,17 +89,23 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	return fs.entryOf(ts, parent, n, name, out)
 }
 
-// lookupLazy is lookup without opening the file: one system call, no descriptor. The
-// node is opened when it is used, and checked then.
+// lookupLazy is lookup without opening the file, of whatever kind: one system call, no
+// descriptor.
 func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	if fs.ownXattr {
 		// The attribute must be that of the very file: by name it could be another's.
-		return fs.lookup(ts, parent, fd, name, out)
+		return fs.lookupOpen(ts, parent, fd, name, out)
 	}
 	fs.meetMount(parent, fd)
 	if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 		return errno
 	}
+	return fs.entryLazy(ts, parent, fd, name, out)
+}
+
+// entryLazy is the end of a lookup that does not open the file, whose attributes are in
+// ts.st.
+func (fs *FS) entryLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	n, errno := fs.intern(&ts.st, -1, parent, name)
 	if errno != 0 {
 		return errno
@@ -78,7 +113,8 @@ func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, o
 	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
 		return fs.unknown(n, errno)
 	}
-	return fs.entryOf(ts, parent, n, name, out)
+	fs.entryOut(ts, parent, n, name, out)
+	return 0
 }
 
 // entryOf fills the reply about n, whose attributes on the host are in ts.st, and gives

@@ -150,6 +150,9 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		return errno
 	}
 	moved := fs.namedSo(from, oldName)
+	if moved == nil {
+		moved = fs.nodeAt(ts, toFD, newName)
+	}
 	if moved != nil {
 		defer fs.release(moved)
 	}
@@ -166,9 +169,17 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	return 0
 }
 
+// nodeAt finds the node of the file that is called name in the directory dirfd, if the
+// client knows it, with a reference. It takes a system call.
+func (fs *FS) nodeAt(ts *threadState, dirfd int, name fp.Name) *inode {
+	if sysStatx(dirfd, name.CString(), 0, &ts.st) != 0 {
+		return nil
+	}
+	return fs.seen(&ts.st, 0)
+}
+
 // namedSo finds the node that was last seen as name in parent, with a reference.
-// With bad luck it is not found; then the node's next use without a descriptor is
-// ESTALE, and the guest looks its name up.
+// With bad luck it is not found, see hint.
 func (fs *FS) namedSo(parent *inode, name fp.Name) *inode {
 	n := fs.hinted(parent, name)
 	if n == nil || !n.acquire() {

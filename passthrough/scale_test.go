@@ -105,6 +105,9 @@ func TestEvictionIsBounded(t *testing.T) {
 		if errno != 0 {
 			t.Fatal(errno)
 		}
+		if _, errno := fs.fdOf(threadOf(g.on(n.id)), n); errno != 0 {
+			t.Fatal(errno)
+		}
 		nodes[i] = n // in use from here on
 	}
 	know(t, fs, 10_000) // without descriptors: they are not even looked at

@@ -175,7 +175,7 @@ func (s *saver) path(n *inode) []byte {
 	// It may end with " (deleted)", or have changed since.
 	found, errno := s.fs.walk(s.ts, path)
 	if errno == 0 {
-		found, errno = s.fs.checked(n, found)
+		found, errno = s.fs.checked(s.ts, n, found)
 	}
 	if errno != 0 {
 		return nil
