@@ -38,11 +38,11 @@
 //	sharedHandles.mu         of files that are read without opening them
 //	dirStream.mu
 //	  shard.mu                 a part of the table of nodes by identity
-//	    slots.mu               numbers of nodes
+//	    slots.mu > few.mu      numbers of nodes
 //	inode.mu                   location, handles, lock owners of a node
 //	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
 //	    mountInfo.mu           descriptor of a mount
 //	convertedLinks.mu        a leaf
 //
-// Finding a node or handle by number takes no lock.
+// Finding a node or handle by number takes no lock, unless it is one of few.
 package passthrough

@@ -183,14 +183,14 @@ func (fs *FS) Destroy() {
 	if fs.cfg.DAX != nil {
 		fs.cfg.DAX.Table.Reset()
 	}
-	for slot := range fs.handles.end() {
-		if h := fs.handles.at(slot); h != nil && h.acquire() {
+	for h := range fs.handles.all {
+		if h.acquire() {
 			fs.closeHandle(h)
 			fs.releaseHandle(h)
 		}
 	}
-	for slot := range fs.nodes.end() {
-		if n := fs.nodes.at(slot); n != nil && n.id != fp.RootID && n.acquire() {
+	for n := range fs.nodes.all {
+		if n.id != fp.RootID && n.acquire() {
 			fs.forget(n, ^uint64(0))
 			fs.release(n)
 		}

@@ -20,6 +20,8 @@ type slots[T any] struct {
 	mu   sync.Mutex // guards the following, and changes
 	next uint32     // first slot that was never used
 	free []uint32
+
+	few few[T]
 }
 
 type slotsPage[T any] [slotPage]slot[T]
@@ -49,7 +51,7 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 		slot = s.next
 		s.next++
 	}
-	e := &s.page(slot)[slot%slotPage]
+	e := s.make(slot)
 	number := uint64(e.generation.Load())<<32 | uint64(slot)
 	set(number)
 	e.value.Store(v)
@@ -62,12 +64,8 @@ func (s *slots[T]) get(number uint64) *T {
 	if slot>>slotBits >= maxPages {
 		return nil
 	}
-	p := s.pages[slot>>slotBits].Load()
-	if p == nil {
-		return nil
-	}
-	e := &p[slot%slotPage]
-	if uint64(e.generation.Load()) != number>>32 {
+	e := s.slot(slot)
+	if e == nil || uint64(e.generation.Load()) != number>>32 {
 		return nil
 	}
 	return e.value.Load()
@@ -81,7 +79,7 @@ func (s *slots[T]) remove(number uint64) bool {
 		return false
 	}
 	slot := uint32(number)
-	e := &s.pages[slot>>slotBits].Load()[slot%slotPage]
+	e := s.slot(slot)
 	e.value.Store(nil)
 	// A slot whose generations are used up is not used again.
 	if e.generation.Add(1) != 0 {
@@ -97,12 +95,41 @@ func (s *slots[T]) end() uint32 {
 	return s.next
 }
 
+// slot is the slot with this number; nil when it was never used.
+func (s *slots[T]) slot(number uint32) *slot[T] {
+	if p := s.pages[number>>slotBits].Load(); p != nil {
+		return &p[number%slotPage]
+	}
+	return s.few.find(number)
+}
+
 // at is the value in a slot, if there is one.
 func (s *slots[T]) at(slot uint32) *T {
-	if p := s.pages[slot>>slotBits].Load(); p != nil {
-		return p[slot%slotPage].value.Load()
+	if e := s.slot(slot); e != nil {
+		return e.value.Load()
 	}
 	return nil
+}
+
+// all yields the values, which may be removed meanwhile.
+func (s *slots[T]) all(yield func(*T) bool) {
+	end := s.end()
+	for page := range (end + slotPage - 1) >> slotBits {
+		p := s.pages[page].Load()
+		if p == nil {
+			for _, slot := range s.few.of(page) {
+				if v := s.at(slot); v != nil && !yield(v) {
+					return
+				}
+			}
+			continue
+		}
+		for i := range p {
+			if v := p[i].value.Load(); v != nil && !yield(v) {
+				return
+			}
+		}
+	}
 }
 
 // put puts v in under a number of another table's, before settle; false when the number
@@ -110,24 +137,35 @@ func (s *slots[T]) at(slot uint32) *T {
 func (s *slots[T]) put(number uint64, v *T) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slot := uint32(number)
-	if slot == 0 || slot>>slotBits >= maxPages || s.at(slot) != nil {
+	at := uint32(number)
+	if at == 0 || at>>slotBits >= maxPages || s.at(at) != nil {
 		return false
 	}
-	e := &s.page(slot)[slot%slotPage]
+	e := s.slot(at)
+	switch {
+	case e != nil:
+	case s.few.takes(at >> slotBits):
+		e = s.few.add(at)
+	default:
+		e = s.make(at)
+	}
 	e.generation.Store(uint32(number >> 32))
 	e.value.Store(v)
-	s.next = max(s.next, slot+1)
+	s.next = max(s.next, at+1)
 	return true
 }
 
-// page is the page of a slot, made if it is not there. s.mu is held.
-func (s *slots[T]) page(slot uint32) *slotsPage[T] {
-	p := &s.pages[slot>>slotBits]
-	if p.Load() == nil {
-		p.Store(new(slotsPage[T]))
+// make is slot, made with its page if it is not there. s.mu is held.
+func (s *slots[T]) make(number uint32) *slot[T] {
+	if e := s.slot(number); e != nil {
+		return e
 	}
-	return p.Load()
+	page := number >> slotBits
+	p := new(slotsPage[T])
+	s.few.copyTo(page, p)
+	s.pages[page].Store(p)
+	s.few.forget(page)
+	return &p[number%slotPage]
 }
 
 // maxFreed bounds the slots that settle looks at: a table may have few entries far apart.
@@ -161,9 +199,16 @@ func (s *slots[T]) settle(end, generations uint32) {
 func (s *slots[T]) generations() (most uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for slot := uint32(0); slot < s.next; slot++ {
-		if p := s.pages[slot>>slotBits].Load(); p != nil {
-			most = max(most, p[slot%slotPage].generation.Load())
+	for page := range s.pages[:(s.next+slotPage-1)>>slotBits] {
+		p := s.pages[page].Load()
+		if p == nil {
+			for _, slot := range s.few.of(uint32(page)) {
+				most = max(most, s.slot(slot).generation.Load())
+			}
+			continue
+		}
+		for i := range p {
+			most = max(most, p[i].generation.Load())
 		}
 	}
 	return most

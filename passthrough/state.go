@@ -80,10 +80,8 @@ func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
 	}
 	w.Uint(mode)
 	s.index[fs.root] = 0
-	for slot := range fs.nodes.end() {
-		if n := fs.nodes.at(slot); n != nil {
-			s.node(n)
-		}
+	for n := range fs.nodes.all {
+		s.node(n)
 	}
 	s.handles()
 	w.Uint(stateEnd, uint64(fs.nodes.end()), uint64(fs.nodes.generations()),
@@ -223,9 +221,8 @@ func handleOfFD(fd int) ([]byte, error) {
 
 // handles writes the open files and directories, and their locks.
 func (s *saver) handles() {
-	for slot := range s.fs.handles.end() {
-		h := s.fs.handles.at(slot)
-		if h == nil || h.isShared() {
+	for h := range s.fs.handles.all {
+		if h.isShared() {
 			continue // the guest has no number for a shared one, and no locks then
 		}
 		if _, ok := s.index[h.node]; !ok {

@@ -117,13 +117,14 @@ func (l *loader) settleLost() error {
 	return nil
 }
 
-// closeLost closes the open files that a lost lock was to protect.
+// closeLost closes the open files that a lost lock was to protect. No request runs.
 func (fs *FS) closeLost(lost lostLock) {
-	for slot := range fs.handles.end() {
-		h := fs.handles.at(slot)
-		if h != nil && h.node == lost.node && (lost.handle == 0 || lost.handle == h.id) {
+	for h := lost.node.handles; h != nil; {
+		next := h.next
+		if lost.handle == 0 || lost.handle == h.id {
 			fs.closeHandle(h)
 		}
+		h = next
 	}
 }
 
@@ -170,11 +171,7 @@ func (fs *FS) eachLocked(f func(h *handle)) {
 	if !fs.agreed(fp.InitPosixLocks) && !fs.agreed(fp.InitFlockLocks) {
 		return
 	}
-	for slot := range fs.handles.end() {
-		h := fs.handles.at(slot)
-		if h == nil {
-			continue
-		}
+	for h := range fs.handles.all {
 		h.node.mu.Lock()
 		if h.flocked != flockNone || h.locks != nil {
 			f(h)
