@@ -22,6 +22,8 @@ const (
 	// oldMaxPages is what one request may carry without MAX_PAGES
 	// (FUSE_DEFAULT_MAX_PAGES_PER_REQ).
 	oldMaxPages = 32
+	// maxMaxWrite is what the 16 bits of max_pages are enough for.
+	maxMaxWrite = math.MaxUint16 * pageSize
 )
 
 // initSession serves INIT (fs/fuse/inode.c: fuse_send_init, process_init_reply).
@@ -108,7 +110,7 @@ func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
 
 // end ends the session, if there is one. initMu is held.
 func (s *Server) end() {
-	s.left, s.expected = false, false
+	s.left, s.leaving, s.expected = false, false, false
 	if s.session.Swap(nil) == nil {
 		return
 	}

@@ -20,7 +20,7 @@ const DefaultMaxWrite = 1 << 20
 // Options are the parts of a Server's behaviour that no client decides.
 type Options struct {
 	ReadOnly bool   // refuse every opcode that changes something with EROFS
-	MaxWrite uint32 // bytes of data in one request; 0 is DefaultMaxWrite
+	MaxWrite uint32 // bytes of data in one request; 0 is DefaultMaxWrite, more than maxMaxWrite is that
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
@@ -38,6 +38,7 @@ type Server struct {
 	session   atomic.Pointer[session] // nil before INIT
 	restarted atomic.Bool             // see Restarted
 	initMu    sync.Mutex              // INIT, DESTROY and Reset one at a time
+	leaving   bool                    // the client's state is being sent, and it has not run since; guarded by initMu
 	left      bool                    // the client's state was saved, and it has not run since; guarded by initMu
 	expected  bool                    // a state was loaded, and the client has not run yet; guarded by initMu
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
@@ -30,12 +31,26 @@ type StateKeeper interface {
 // stateMagic begins a saved state; its last byte is the version of what follows.
 const stateMagic = "govirtiofs-state\x01"
 
-// maxMaxWrite bounds what a saved state says of the sizes of requests.
-const maxMaxWrite = 64 << 20
-
 // Save writes the session, its nodes and handles. It is called while no request runs; the
-// server can go on afterwards. doc/migration.md describes the format.
+// server can go on afterwards, or as soon as the client does: then the state is out of
+// date, and Save fails. doc/migration.md describes the format.
+//
+// w may take its time. It holds nobody up but the caller: what it has not taken waits in
+// memory, which is less than what the nodes take that it describes.
 func (s *Server) Save(w io.Writer) error {
+	out := newSpool(w)
+	keeper, err := s.save(out)
+	if ending := out.end(); err == nil {
+		err = ending
+	}
+	if err != nil || keeper == nil {
+		return err
+	}
+	return s.leave(keeper)
+}
+
+// save writes the state; keeper is nil if there is none.
+func (s *Server) save(w io.Writer) (keeper StateKeeper, err error) {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	out := record.NewWriter(w)
@@ -43,21 +58,33 @@ func (s *Server) Save(w io.Writer) error {
 	current := s.session.Load()
 	if current == nil { // the guest has not mounted the share
 		out.Uint(0)
-		return out.Flush()
+		return nil, out.Flush()
 	}
 	keeper, ok := s.fs.(StateKeeper)
 	if !ok {
-		return errors.New("server: this file system can't be saved")
+		return nil, errors.New("server: this file system can't be saved")
 	}
 	out.Uint(1, uint64(current.minor), uint64(current.flags), uint64(current.maxWrite), uint64(current.maxRead))
-	err := s.onThread(func(t *Thread) error {
+	err = s.onThread(func(t *Thread) error {
 		if err := keeper.SaveState(t, out); err != nil {
 			return err
 		}
-		if err := out.Flush(); err != nil {
-			return err
-		}
-		// The other side takes what is let go here: it waits for the end of w.
+		return out.Flush()
+	})
+	s.leaving = err == nil
+	return keeper, err
+}
+
+// leave lets go of what only one process can have, when w has taken the whole state. The
+// other side takes it: it waits for the end of w, which comes after Save.
+func (s *Server) leave(keeper StateKeeper) error {
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	if !s.leaving {
+		return errors.New("server: the client went on here while its state was written")
+	}
+	s.leaving = false
+	err := s.onThread(func(t *Thread) error {
 		keeper.Leave(t)
 		return nil
 	})
@@ -73,7 +100,7 @@ func (s *Server) Started() {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	left := s.left
-	s.left, s.expected = false, false
+	s.left, s.leaving, s.expected = false, false, false
 	keeper, ok := s.fs.(StateKeeper)
 	if !left || !ok {
 		return
@@ -122,7 +149,7 @@ func (s *Server) Load(r io.Reader) error {
 		return in.Err()
 	}
 	saved := &session{minor: uint32(in.Max(fp.KernelMinorVersion)), flags: fp.InitFlags(in.Uint()),
-		maxWrite: uint32(in.Max(maxMaxWrite)), maxRead: uint32(in.Max(maxMaxWrite))}
+		maxWrite: uint32(in.Max(maxMaxWrite)), maxRead: uint32(in.Max(math.MaxInt32))}
 	if err := in.Err(); err != nil {
 		return fmt.Errorf("server: state: %w", err)
 	}
