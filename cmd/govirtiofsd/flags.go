@@ -352,9 +352,7 @@ func (o *options) checkFeatures(set *pflag.FlagSet) error {
 		o.warn("-d is deprecated: use --log-level=debug")
 		o.logLevel = "debug"
 	}
-	if o.fore {
-		o.warn("-f is deprecated and has no effect")
-	}
+	o.warnIdle()
 	return nil
 }
 
@@ -388,6 +386,20 @@ func (o *options) checkAlone() error {
 		return usagef("--print-capabilities and --socket-group exclude each other")
 	}
 	return nil
+}
+
+// warnIdle names the options that are there for compatibility and do nothing. A pool of no
+// threads is what virtiofsd has without the option: nothing is asked for.
+func (o *options) warnIdle() {
+	if o.fore {
+		o.warn("-f has no effect, and is deprecated: the daemon never goes to the background")
+	}
+	if o.threadPool > 0 {
+		o.warn("--thread-pool-size has no effect: every queue has a thread, and slow requests get threads as they need them")
+	}
+	if o.migration.confirm {
+		o.warn("--migration-confirm-paths has no effect: paths are always confirmed when they are sent")
+	}
 }
 
 func (o *options) warn(format string, args ...any) {

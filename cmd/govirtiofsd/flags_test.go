@@ -22,6 +22,11 @@ func ptr[T any](v T) *T { return &v }
 // usual is the least that is needed, which each test adds to.
 var usual = []string{"--shared-dir", "/s", "--socket-path", "/x"}
 
+// warned reports whether there is one warning, which begins so.
+func warned(o *options, begin string) bool {
+	return len(o.warnings) == 1 && strings.HasPrefix(o.warnings[0], begin)
+}
+
 func TestParse(t *testing.T) {
 	same := func(get func(*options) any, want any) func(*options) bool {
 		return func(o *options) bool { return get(o) == want }
@@ -69,7 +74,9 @@ func TestParse(t *testing.T) {
 		{"--busy-poll 1ms,25", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{Max: time.Millisecond, CPU: 25})},
 		{"--busy-poll=0", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{Max: virtiofs.NoPoll})},
 		{"", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{})},
-		{"--thread-pool-size=16", func(o *options) bool { return len(o.warnings) == 0 }},
+		{"--thread-pool-size=16", func(o *options) bool { return warned(o, "--thread-pool-size has no effect: every queue") }},
+		{"--migration-confirm-paths", func(o *options) bool { return warned(o, "--migration-confirm-paths has no effect: paths") }},
+		{"--migration-confirm-paths=false", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--thread-pool-size 0", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--xattr", same(func(o *options) any { return o.xattr }, true)},
 		{"--xattrmap=:ok:all:::", func(o *options) bool { return o.xattr && o.names != nil && len(o.warnings) == 0 }},
@@ -160,7 +167,7 @@ func TestParse(t *testing.T) {
 		{"--direct-io-size=4096", same(func(o *options) any { return o.directIOSize }, uint64(4096))},
 		{"--direct-io-size=8T", same(func(o *options) any { return o.directIOSize }, uint64(8)<<40)},
 		{"-d", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 1 }},
-		{"-f", func(o *options) bool { return len(o.warnings) == 1 }},
+		{"-f", func(o *options) bool { return warned(o, "-f has no effect") }},
 		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 1 }},
 		{"-o source=/o=1,cache=none,xattr,no_readdirplus", func(o *options) bool {
 			return o.sharedDir == "/o=1" && o.cache == "never" && o.xattr && !o.readdirplus
