@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	guests "github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -221,9 +222,8 @@ func wantCalls(t testing.TB, what string, want int64, f func()) {
 	}
 }
 
+// needRoot has a name of its own because guest is a type here.
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	guests.NeedRoot(t)
 }

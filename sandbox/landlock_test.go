@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 func TestLandlockRules(t *testing.T) {
@@ -182,7 +184,7 @@ func landlockTree(t *testing.T) string {
 
 func needLandlock(t *testing.T) {
 	t.Helper()
-	needRoot(t)
+	guest.NeedRoot(t)
 	if LandlockVersion() < minLandlock {
 		t.Skip(ErrNoLandlock)
 	}

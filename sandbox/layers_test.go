@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // attacks are what somebody who has taken the daemon over would do. Each succeeds for
@@ -111,7 +113,7 @@ func helpLayer(arg string) error {
 // Each layer has to stop what it is there for; without any layer all succeed, which
 // shows that it is the layer that stops them.
 func TestIntegrationLayersAlone(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	needLandlock(t)
 	program, err := withoutCgo()
 	if err != nil {

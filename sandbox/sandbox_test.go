@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // What a test does to its process can't be undone, so it is done in a process of its
@@ -47,18 +49,6 @@ func TestMain(m *testing.M) {
 		os.Exit(3)
 	}
 	os.Exit(0)
-}
-
-// needRoot skips, or fails where everything has to run.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("GOVIRTIOFS_REQUIRE") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root")
 }
 
 // helper runs a helper as the user uid and returns what it prints.
@@ -177,7 +167,7 @@ func errnoOf(err error) string {
 }
 
 func TestIntegrationNamespace(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, user := range []struct {
 		name string
 		uid  uint32
@@ -192,24 +182,24 @@ func TestIntegrationNamespace(t *testing.T) {
 }
 
 func TestIntegrationNamespaceReadOnly(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	expect(t, mustHelper(t, "namespace", share(t)+":ro", 0), "open /inside <nil>", "write EROFS")
 }
 
 // No link of the share is followed even by a program that forgets to say so.
 func TestIntegrationNamespaceLinks(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	expect(t, mustHelper(t, "namespace", share(t), 0), "open /link ELOOP")
 }
 
 func TestIntegrationNamespaceFile(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	out := mustHelper(t, "namespace", filepath.Join(share(t), "inside"), 0)
 	expect(t, out, "open /inside ENOENT", "open /etc/passwd ENOENT", "write EROFS", "openat .. ENOTDIR")
 }
 
 func TestIntegrationNamespaceWholeHost(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	expect(t, mustHelper(t, "namespace", "/", 0), "open /etc/passwd <nil>", "network [lo]")
 }
 
@@ -229,7 +219,7 @@ func helpRefused(dir string) error {
 
 // Namespaces that can't be had are an error that says so, and nothing weaker.
 func TestIntegrationNamespaceRefused(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	if out := mustHelper(t, "refused", share(t), 0); !strings.HasPrefix(out, "refused true") {
 		t.Error(out)
 	}
@@ -246,7 +236,7 @@ func helpChroot(dir string) error {
 }
 
 func TestIntegrationChroot(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	dir := share(t)
 	expect(t, mustHelper(t, "chroot", dir, 0), "open /etc/passwd ENOENT", "open /inside <nil>", "openat .. ENOENT", "reopen <nil>")
 	if out, err := helper(t, "chroot", dir, 65534); err == nil {
@@ -316,7 +306,7 @@ func mask(values []cap.Value) uint64 {
 
 // Every thread has the capabilities that are kept, in every set, and no others.
 func TestIntegrationCapabilities(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, test := range []struct {
 		name, changes string
 		uid           uint32

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // forbidden are system calls that somebody who has taken over the daemon would like.
@@ -146,7 +148,7 @@ func TestIntegrationFilterKills(t *testing.T) {
 }
 
 func TestIntegrationFilterAllows(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	expect(t, mustHelper(t, "filter", "kill", 0), "works")
 }
 

@@ -172,9 +172,7 @@ func TestBenchIdle(t *testing.T) {
 // TestBenchPeers runs each workload on the other back-ends, which differ in what they
 // offer.
 func TestBenchPeers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("the peers need root")
-	}
+	guest.NeedRoot(t)
 	for name, options := range map[string]string{
 		guest.RustPeer: "--shared-dir {dir} --socket-path {socket}",
 		guest.CPeer:    "-f -o source={dir} --socket-path={socket}",

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // buildWithEntry builds the daemon as releases are, so that its supervisor can sleep.
@@ -57,7 +59,7 @@ func TestIntegrationAsleep(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("supervisors sleep on amd64 only")
 	}
-	needRoot(t)
+	guest.NeedRoot(t)
 	program := buildWithEntry(t)
 	for _, test := range []struct {
 		name  string

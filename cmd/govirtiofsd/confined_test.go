@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // readFile reads a file of the share as a guest does.
@@ -76,7 +77,7 @@ func serveOne(t *testing.T, setup func(*exec.Cmd), args ...string) {
 
 // Root of a user namespace (mkosi, LXD, systemd-vmspawn) can have every sandbox.
 func TestIntegrationUserNamespace(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, box := range sandboxes() {
 		t.Run(box, func(t *testing.T) {
 			serveOne(t, func(cmd *exec.Cmd) {
@@ -95,7 +96,7 @@ func withoutSysAdmin(cmd *exec.Cmd) {
 }
 
 func TestIntegrationNoSysAdmin(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, box := range []string{"chroot", "none"} {
 		t.Run(box, func(t *testing.T) { serveOne(t, withoutSysAdmin, "--sandbox="+box) })
 	}

@@ -9,11 +9,12 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // TestIntegrationFeatures sees options at work in the sandbox, under the filter.
 func TestIntegrationFeatures(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	const noOpen = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
 	for _, test := range []struct {
 		name string

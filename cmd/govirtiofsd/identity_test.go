@@ -39,7 +39,7 @@ const (
 
 func makeMapUser(t *testing.T) {
 	t.Helper()
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, p := range []string{"newuidmap", "newgidmap", "useradd", "usermod", "userdel"} {
 		needProgram(t, p)
 	}
@@ -174,7 +174,7 @@ func TestIntegrationIDMapsRefused(t *testing.T) {
 
 // TestIntegrationIDMapsRoot: root has no user namespace to map ids in.
 func TestIntegrationIDMapsRoot(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	if !slices.Contains(sandboxes(), "namespace") {
 		t.Skip("no namespaces here")
 	}
@@ -189,7 +189,7 @@ func TestIntegrationIDMapsRoot(t *testing.T) {
 // TestIntegrationOwnership makes files of all kinds with a daemon without privileges,
 // confined in every way that it can be.
 func TestIntegrationOwnership(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, box := range []string{"namespace", "none"} {
 		t.Run(box, func(t *testing.T) {
 			d, dir := startMapped(t, "--ownership=xattr", "--xattr", "--sandbox="+box, "--security-label=auto")

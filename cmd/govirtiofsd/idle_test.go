@@ -1,38 +1,21 @@
 package main
 
 import (
-	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/govirtiofs/govirtiofs/internal/bench"
 )
 
-// switches counts the context switches of all threads of a process, by thread.
-func switches(t *testing.T, pid int) map[string]int {
+func switches(t *testing.T, pid int) bench.Switches {
 	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
-	if err != nil || len(files) == 0 {
-		t.Fatal("no threads:", err)
+	s, err := bench.CountSwitches(pid)
+	if err != nil {
+		t.Fatal(err)
 	}
-	counts := make(map[string]int)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for line := range strings.Lines(string(b)) {
-			name, value, _ := strings.Cut(line, ":")
-			var n int
-			if strings.HasSuffix(name, "ctxt_switches") {
-				_, _ = fmt.Sscan(value, &n)
-				counts[f] += n
-			}
-		}
-	}
-	return counts
+	return s
 }
 
 // TestIntegrationIdle: a daemon whose guest asks nothing is not woken, with and without
@@ -56,10 +39,7 @@ func TestIntegrationIdle(t *testing.T) {
 		for range 20 {
 			before := switches(t, d.cmd.Process.Pid)
 			time.Sleep(time.Second)
-			total = 0
-			for thread, n := range switches(t, d.cmd.Process.Pid) {
-				total += n - before[thread]
-			}
+			total = switches(t, d.cmd.Process.Pid).Since(before)
 			if total <= 1 {
 				break
 			}

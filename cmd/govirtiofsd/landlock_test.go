@@ -11,13 +11,14 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // needLandlock skips where the kernel has none.
 func needLandlock(t *testing.T) {
 	t.Helper()
-	needRoot(t)
+	guest.NeedRoot(t)
 	if sandbox.LandlockVersion() < 2 {
 		t.Skip(sandbox.ErrNoLandlock)
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 func atPath(path string) *options { return &options{socketPath: path, fd: -1} }
@@ -114,7 +116,7 @@ func TestEndpointGroup(t *testing.T) {
 	if left, _ := filepath.Glob(dir + "/*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	needRoot(t)
+	guest.NeedRoot(t)
 	o.socketGroup = "daemon"
 	e, err := openEndpoint(o)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // program is the daemon as it is shipped: built without cgo, which the race detector
@@ -44,18 +45,6 @@ func buildDaemon() error {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	return nil
-}
-
-// needRoot skips, or fails where everything has to run.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("GOVIRTIOFS_REQUIRE") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root")
 }
 
 const (
@@ -382,7 +371,7 @@ func TestIntegrationStartFailures(t *testing.T) {
 // Where namespaces are forbidden the daemon says what else there is, and does not
 // choose it.
 func TestIntegrationNoNamespaces(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	dir := tempDir(t)
 	if err := os.Mkdir(dir+"/private", 0o700); err != nil {
 		t.Fatal(err)
@@ -399,7 +388,7 @@ func TestIntegrationNoNamespaces(t *testing.T) {
 // A user without privileges, in the directory to share, with nothing on standard
 // input.
 func TestIntegrationUnprivileged(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, box := range []string{"namespace", "none"} {
 		t.Run(box, func(t *testing.T) {
 			dir := tempDir(t)

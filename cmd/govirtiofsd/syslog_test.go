@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // Kata, virtme-ng and Proxmox have messages in the system log. In every sandbox they
 // go on to get there.
 func TestIntegrationSyslog(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	for _, box := range sandboxes() {
 		t.Run(box, func(t *testing.T) {
 			dir := tempDir(t)

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +10,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Idle is what one idle daemon of several takes, on average; sizes are in bytes.
@@ -100,19 +97,19 @@ func measureIdle(ctx context.Context, t *Target, o *Options, f *files, n int) (i
 	if err := sleep(ctx, settle); err != nil {
 		return Idle{}, err
 	}
-	before, threads, err := switches(pids)
+	before, err := CountSwitches(pids...)
 	if err != nil {
 		return Idle{}, err
 	}
 	if err := sleep(ctx, look); err != nil {
 		return Idle{}, err
 	}
-	after, _, err := switches(pids)
+	after, err := CountSwitches(pids...)
 	if err != nil {
 		return Idle{}, err
 	}
-	idle = Idle{Target: t.Name, Daemons: n, Processes: float64(len(pids)), Threads: float64(threads),
-		Wakeups: float64(after-before) / look.Seconds()}
+	idle = Idle{Target: t.Name, Daemons: n, Processes: float64(len(pids)), Threads: float64(len(before)),
+		Wakeups: float64(after.Since(before)) / look.Seconds()}
 	for _, pid := range pids {
 		pss, private, err := processMemory(pid)
 		if err != nil {
@@ -186,39 +183,6 @@ func processMemory(pid int) (pss, private float64, err error) {
 		return 0, 0, fmt.Errorf("/proc/%d/smaps_rollup has no Pss", pid)
 	}
 	return found["Pss"] - found["Pss_Shmem"], found["Pss_Anon"], nil
-}
-
-// switches counts the context switches of all threads of the processes.
-func switches(pids []int) (n, threads int, err error) {
-	for _, pid := range pids {
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
-		if err != nil || len(tasks) == 0 {
-			return 0, 0, fmt.Errorf("process %d is gone: %w", pid, unix.ESRCH)
-		}
-		threads += len(tasks)
-		for _, task := range tasks {
-			n += taskSwitches(task)
-		}
-	}
-	return n, threads, nil
-}
-
-// taskSwitches is 0 for a thread that has ended.
-func taskSwitches(status string) (n int) {
-	f, err := os.Open(status)
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		name, value, _ := strings.Cut(s.Text(), ":")
-		var one int
-		if strings.HasSuffix(name, "ctxt_switches") {
-			_, _ = fmt.Sscan(value, &one)
-			n += one
-		}
-	}
-	return n
 }
 
 // WriteIdle writes a table. Ratios are those to the last target with as many daemons.

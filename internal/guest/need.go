@@ -3,7 +3,6 @@ package guest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,12 +67,17 @@ func NeedTree(t testing.TB, part string) string {
 // NeedFUSE makes sure, as Need does, that this process can mount FUSE file systems.
 func NeedFUSE(t testing.TB) {
 	t.Helper()
-	_, err := os.Stat("/dev/fuse")
-	if err == nil && os.Geteuid() != 0 {
-		err = errors.New("FUSE mounts need root")
-	}
-	if err != nil {
+	NeedRoot(t)
+	if _, err := os.Stat("/dev/fuse"); err != nil {
 		Missing(t, err)
+	}
+}
+
+// NeedRoot makes sure, as Need does, that the test runs as root.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Missing(t, "this test needs root")
 	}
 }
 

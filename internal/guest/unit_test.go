@@ -10,6 +10,16 @@ import (
 	"testing"
 )
 
+// TestRequired: any other value than 1 requires nothing.
+func TestRequired(t *testing.T) {
+	for value, want := range map[string]bool{"": false, "0": false, "no": false, "1": true} {
+		t.Setenv("GOVIRTIOFS_REQUIRE", value)
+		if required() != want {
+			t.Errorf("GOVIRTIOFS_REQUIRE=%s: required is %v", value, !want)
+		}
+	}
+}
+
 func TestScriptOutput(t *testing.T) {
 	for _, test := range []struct{ console, want string }{
 		{"", ""},

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
@@ -32,12 +33,7 @@ var special = map[string]func(*passthrough.Config){
 // mountSpecial mounts such a share and returns it with the directory behind it.
 func mountSpecial(t *testing.T, config string, prepare func(source string)) (source, target string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip(err)
-	}
+	guest.NeedFUSE(t)
 	source, target = t.TempDir(), t.TempDir()
 	if prepare != nil {
 		prepare(source)

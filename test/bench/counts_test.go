@@ -4,22 +4,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/internal/bench"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // TestCounts holds the daemon to the number of system calls that each operation may
 // take, and of calls of the driver, with 8 requests under way. Unlike times they do not
 // depend on the machine, as long as both threads get to run. It takes 3 s.
 func TestCounts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("counting system calls needs root")
-	}
+	guest.NeedRoot(t)
 	p := build(t, t.TempDir())
 	// What the operation needs by itself. Half a call is for each request's part in
 	// what a batch of them takes: waiting for kicks, calling the driver.

@@ -41,9 +41,7 @@ type peer struct {
 func peers(t *testing.T) [2]peer {
 	t.Helper()
 	theirs := guest.Peer(t, guest.RustPeer)
-	if os.Geteuid() != 0 {
-		guest.Missing(t, "this test needs root")
-	}
+	guest.NeedRoot(t)
 	ours, err := buildDaemon()
 	if err != nil {
 		t.Fatal(err)

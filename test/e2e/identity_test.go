@@ -14,15 +14,9 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-}
 
 // idMap reads rules of --translate-uid.
 func idMap(t testing.TB, rules ...string) *passthrough.IDMap {
@@ -45,7 +39,7 @@ func idMap(t testing.TB, rules ...string) *passthrough.IDMap {
 // translated is a share with ids translated, in which everybody may write.
 func translated(t testing.TB) *share {
 	t.Helper()
-	needRoot(t)
+	guest.NeedRoot(t)
 	cfg := defaults()
 	cfg.PosixACL = passthrough.Auto
 	cfg.UIDs = idMap(t, "map:0:100000:1000", "forbid-guest:5000:1000", "squash-guest:2000:101999:1000", "squash-host:200000:65534:1000")
@@ -354,7 +348,7 @@ func TestTranslateGroups(t *testing.T) {
 // TestGroupsLeak makes files with supplementary groups, as root too, and fails to make
 // some. No thread may keep the groups.
 func TestGroupsLeak(t *testing.T) {
-	needRoot(t)
+	guest.NeedRoot(t)
 	s := open(t, defaults(), frontend.Options{})
 	if err := errors.Join(os.Chmod(s.dir, 0o777), os.Mkdir(s.dir+"/closed", 0o700), os.WriteFile(s.dir+"/there", nil, 0o600)); err != nil {
 		t.Fatal(err)

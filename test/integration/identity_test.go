@@ -21,9 +21,7 @@ const ordinaryUser = 4711
 // that user's.
 func startAs(t testing.TB, user int, args ...string) *daemon {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to be somebody else")
-	}
+	guest.NeedRoot(t)
 	tmp := guest.TempDir(t)
 	d := &daemon{dir: filepath.Join(tmp, "share"), Share: guest.Share{Tag: "fs", Socket: filepath.Join(tmp, "sock")}}
 	program := filepath.Join(tmp, "govirtiofsd") // where the user can reach it

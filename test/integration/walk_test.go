@@ -84,9 +84,7 @@ type walker struct {
 // daemon pins no descriptors. The host renames directories behind the guest's back:
 // what is in them is still found with file handles, and ESTALE without.
 func TestIntegrationWalk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("file handles need root")
-	}
+	guest.NeedRoot(t)
 	files := walkFiles(t)
 	root, dirs := makeWalk(t, files)
 	for _, mode := range []string{"never", "prefer", "mandatory"} {

@@ -20,9 +20,7 @@ import (
 // need skips or fails when a program of the host is missing.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		guest.Missing(t, "this test needs root")
-	}
+	guest.NeedRoot(t)
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
 			guest.Missing(t, p+" is not installed: run test/integrators/setup.sh")

@@ -110,9 +110,7 @@ const background = `( "$0" "$@" </dev/null & )`
 
 // TestIntegrationStarts starts the daemon as each of them.
 func TestIntegrationStarts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		guest.Missing(t, "this test needs root")
-	}
+	guest.NeedRoot(t)
 	for _, in := range integrators {
 		t.Run(in.name, func(t *testing.T) { in.test(t) })
 	}
