@@ -17,6 +17,10 @@ import (
 // quickDisk is how long a disk may take on average to be waited for.
 const quickDisk = 400 * time.Microsecond
 
+// instant is the average below which there is nothing to wait for, as where files are in
+// memory: to hand the request over takes longer, whatever else is under way.
+const instant = 8 * time.Microsecond
+
 // quickBytes is how much a request may move that waits on its queue's thread, and how
 // much may have been written to a file since its last fsync for the next to be done there.
 const quickBytes = 128 << 10
@@ -50,9 +54,12 @@ func (d *diskTime) quick() bool {
 }
 
 // mayWait reports whether a request may wait where it is for so many bytes, which take
-// as long as d says.
+// as long as d says: one that is alone, or for next to nothing.
 func (m *mountInfo) mayWait(r *server.Request, d *diskTime, size int64) bool {
-	return r.MayWait || m.brief(d, size) && r.Thread.Alone != nil && r.Thread.Alone()
+	if r.MayWait || !m.brief(d, size) {
+		return r.MayWait
+	}
+	return d.average.Load() < int64(instant) || r.Thread.Alone != nil && r.Thread.Alone()
 }
 
 // brief reports whether a wait for so many bytes, which take as long as d says, is short.

@@ -184,7 +184,7 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 }
 
 // Fsync implements server.Files. It waits for a disk: on the queue's thread only when
-// that is known to be quick and holds up no other request, see disk.go.
+// that is known to be quick and holds up no other request, or to take no time, see disk.go.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
 	h, errno := fs.fileHandle(r, in.Fh)
 	if errno != 0 {

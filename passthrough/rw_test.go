@@ -427,6 +427,8 @@ func TestSyncsAlone(t *testing.T) {
 		{"alone, a network file system", true, false, quickDisk / 4, 4096, server.WouldBlock},
 		{"much to write", true, true, quickDisk / 4, quickBytes + 1, server.WouldBlock},
 		{"not alone", false, true, quickDisk / 4, 4096, server.WouldBlock},
+		{"not alone, next to no wait", false, true, instant / 2, 4096, 0},
+		{"next to no wait, a network file system", false, false, instant / 2, 4096, server.WouldBlock},
 	} {
 		g.thread.Alone = func() bool { return c.alone }
 		h.mount.local = c.local
