@@ -36,6 +36,7 @@ type benchFlags struct {
 	show       string
 	listOnly   bool
 	idle       []int
+	scale      []int
 	noProgress bool
 }
 
@@ -75,6 +76,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.listOnly, "list", false, "list the workloads and end")
 	fl.IntSliceVar(&o.Depths, "depth", []int{1, 8, 32}, "requests under way at the same time, per queue")
 	fl.IntVar(&o.Queues, "queues", 1, "request queues, each driven by a thread")
+	fl.IntVar(&o.Guests, "guests", 1, "daemons of each command, each with a guest of its own, measured together")
 	fl.IntVar(&o.QueueSize, "queue-size", 128, "entries of each queue")
 	fl.DurationVar(&o.Duration, "duration", 300*time.Millisecond, "length of a round")
 	fl.Uint64Var(&o.Count, "count", 0, "make so many operations in a round instead")
@@ -91,6 +93,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&o.Floor, "floor", false, "measure the bare system calls of each operation, too")
 	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
 	fl.IntSliceVar(&f.idle, "idle", nil, "measure instead what so many idle daemons take: memory, threads, wake-ups (1,8,64)")
+	fl.IntSliceVar(&f.scale, "scale", nil, "measure instead directories of so many files and as many known nodes (10,10000,1000000)")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
@@ -115,7 +118,7 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	if err := f.targets(); err != nil {
 		return err
 	}
-	if err := f.checkIdle(); err != nil {
+	if err := errors.Join(f.checkIdle(), f.checkScale()); err != nil {
 		return err
 	}
 	if f.opts.Dir == "" {
@@ -139,6 +142,11 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 		list, err := bench.MeasureIdle(ctx, &f.opts, f.idle)
 		progress.clear()
 		return errors.Join(err, f.writeIdle(cmd.OutOrStdout(), list))
+	}
+	if f.scale != nil {
+		list, err := bench.MeasureScale(ctx, &f.opts, f.scale)
+		progress.clear()
+		return errors.Join(err, f.writeScale(cmd.OutOrStdout(), list))
 	}
 	results, err := bench.Run(ctx, &f.opts)
 	progress.clear()
@@ -180,13 +188,39 @@ func (f *benchFlags) checkIdle() error {
 	return nil
 }
 
+// checkScale refuses what --scale cannot do.
+func (f *benchFlags) checkScale() error {
+	switch {
+	case f.scale == nil:
+		return nil
+	case f.daemon == "":
+		return usagef("--scale starts the daemons itself: it needs --daemon")
+	case f.idle != nil || f.benchstat || f.svg != "":
+		return usagef("--scale writes its own tables, or --json")
+	case len(f.scale) == 0 || slices.Min(f.scale) < 1 || slices.Max(f.scale) > 10_000_000:
+		return usagef("--scale: 1 to 10,000,000 files are possible")
+	}
+	return nil
+}
+
 func (f *benchFlags) writeIdle(w io.Writer, list []bench.Idle) error {
 	if f.json {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(list)
+		return encode(w, list)
 	}
 	return bench.WriteIdle(w, list)
+}
+
+func (f *benchFlags) writeScale(w io.Writer, list []bench.Scale) error {
+	if f.json {
+		return encode(w, list)
+	}
+	return bench.WriteScale(w, list, f.markdown)
+}
+
+func encode(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 // targets puts the targets together from the flags.

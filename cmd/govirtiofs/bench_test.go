@@ -123,6 +123,17 @@ func TestBench(t *testing.T) {
 		}
 		check(t, out, 1)
 	})
+	t.Run("guests", func(t *testing.T) {
+		out, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--guests=3", "--depth=2", "--json", "--syscalls=" + fmt.Sprint(os.Geteuid() == 0),
+			"--workload=getattr,lookup-new,fsync,create,mkdir,rename,mixed"}, small...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := check(t, out, 1)
+		if units := o.Rows[0].Targets[0].Rounds[0].Units; units < 3*16 {
+			t.Errorf("%d operations of 3 guests, want 16 of each", units)
+		}
+	})
 	t.Run("plain ring", func(t *testing.T) {
 		out, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--no-indirect", "--no-event-idx",
 			"--workload=getattr,read-1m,write-4k,create", "--depth=8", "--benchstat"}, small...)...)
@@ -169,6 +180,38 @@ func TestBenchIdle(t *testing.T) {
 	}
 }
 
+// checkScale decodes what --scale writes, and checks that there are figures of all steps.
+func checkScale(t *testing.T, out string, targets, sizes int) []bench.Scale {
+	t.Helper()
+	var list []bench.Scale
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != targets*sizes {
+		t.Fatalf("%d targets with %d sizes: %v in:\n%s", targets, sizes, err, out)
+	}
+	for _, m := range list {
+		if m.Target == "syscalls" {
+			continue
+		}
+		if m.Failed != "" || m.Names.PerSecond <= 0 || m.New.CPU <= 0 || m.Known.PerSecond <= 0 || m.First <= 0 || m.Middle <= 0 ||
+			m.Forget <= 0 || len(m.Lookups) != 2 || m.Lookups[1].PerSecond <= 0 {
+			t.Errorf("impossible figures: %+v", m)
+		}
+	}
+	return list
+}
+
+// TestBenchScale: the daemon keeps no descriptor for each node that it knows.
+func TestBenchScale(t *testing.T) {
+	out, err := benchmark(t, "--scale=10,3000", "--daemon", daemonCommand(buildDaemon(t)), "--depth=1,8", "--rounds=2", "--duration=5ms", "--floor", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range checkScale(t, out, 2, 2) {
+		if os.Geteuid() == 0 && m.Descriptors > 200 { // others may make no file handles
+			t.Errorf("%v descriptors with %d files", m.Descriptors, m.Files)
+		}
+	}
+}
+
 // TestBenchPeers runs each workload on the other back-ends, which differ in what they
 // offer.
 func TestBenchPeers(t *testing.T) {
@@ -183,6 +226,11 @@ func TestBenchPeers(t *testing.T) {
 				t.Fatal(err)
 			}
 			check(t, out, 1)
+			out, err = benchmark(t, "--scale=500", "--daemon", guest.Peer(t, name)+" "+options, "--depth=1,4", "--rounds=1", "--duration=5ms", "--json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkScale(t, out, 1, 1)
 		})
 	}
 }
@@ -205,6 +253,11 @@ func TestBenchErrors(t *testing.T) {
 		{[]string{"--daemon=x {socket}", "--json", "--benchstat"}, true, "exclude"},
 		{[]string{"--daemon=x {socket}", "--idle=0"}, true, "1 to 1000"},
 		{[]string{"--socket=x", "--dir=" + dir, "--idle=1"}, true, "--daemon"},
+		{[]string{"--daemon=x {socket}", "--scale=0"}, true, "1 to 10,000,000"},
+		{[]string{"--daemon=x {socket}", "--scale=1", "--idle=1"}, true, "--scale"},
+		{[]string{"--daemon=x {socket}", "--guests=1000"}, true, "guests"},
+		{[]string{"--socket=x", "--dir=" + dir, "--guests=2"}, true, "daemon each"},
+		{[]string{"--socket=x", "--dir=" + dir, "--scale=1"}, true, "--daemon"},
 		{[]string{"--daemon=x {socket}", "extra"}, true, "unknown command"},
 		{[]string{"--socket=" + dir + "/none", "--dir=" + dir}, false, "no such file"},
 		{[]string{"--daemon=/no/such/program {socket}", "--files=1", "--cold-size=1"}, false, "No such file"},

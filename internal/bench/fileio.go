@@ -147,7 +147,7 @@ func setupFsync(s *session) (job, error) {
 	depth := s.opts.maxDepth()
 	var nodes, handles []uint64
 	for i := range depth * s.opts.Queues {
-		node, fh, err := s.create(fmt.Sprintf("sync-%s-%d", s.target.Name, i))
+		node, fh, err := s.create(fmt.Sprintf("sync-%s-%d", s.name, i))
 		if err != nil {
 			return nil, err
 		}

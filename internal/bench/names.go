@@ -29,7 +29,7 @@ func newMaking(s *session, op fp.Opcode, prefix string) job {
 	return simple{func(queue, depth int) operation {
 		m := &making{dir: s.nodes["tmp"], op: op, slots: make([]makeState, depth)}
 		for i := range m.slots {
-			m.slots[i].name = fmt.Sprintf("%s-%s-%d-%d", prefix, s.target.Name, queue, i)
+			m.slots[i].name = fmt.Sprintf("%s-%s-%d-%d", prefix, s.name, queue, i)
 		}
 		return m
 	}}
@@ -106,7 +106,7 @@ func setupRename(s *session) (job, error) {
 	// The names outlast a worker, because a stretch may end half-way.
 	var all []*renameState
 	for i := range s.opts.maxDepth() * s.opts.Queues {
-		st := &renameState{fmt.Sprintf("rename-%s-%d-a", s.target.Name, i), fmt.Sprintf("rename-%s-%d-b", s.target.Name, i)}
+		st := &renameState{fmt.Sprintf("rename-%s-%d-a", s.name, i), fmt.Sprintf("rename-%s-%d-b", s.name, i)}
 		node, fh, err := s.create(st.from)
 		if err == nil {
 			err = s.client.Release(node, fh)

@@ -14,6 +14,7 @@ type Options struct {
 	Workloads []Workload
 	Depths    []int // requests at the same time, per queue
 	Queues    int   // request queues
+	Guests    int   // daemons of each target, each with a guest, at the same time
 	QueueSize int
 	Duration  time.Duration // of each round
 	Count     uint64        // units of each round instead; 0 is Duration
@@ -36,6 +37,7 @@ type Options struct {
 // Check fills in what is missing and says what is wrong.
 func (o *Options) Check() error {
 	setDefault(&o.Queues, 1)
+	setDefault(&o.Guests, 1)
 	setDefault(&o.QueueSize, 128)
 	setDefault(&o.Rounds, 1)
 	setDefault(&o.Files, 10000)
@@ -67,6 +69,8 @@ func (o *Options) check() error {
 		return errors.New("the shared directory is not named")
 	case o.Queues < 1 || o.Queues > 64:
 		return fmt.Errorf("%d queues: 1 to 64 are possible", o.Queues)
+	case o.Guests < 1 || o.Guests > 256:
+		return fmt.Errorf("%d guests: 1 to 256 are possible", o.Guests)
 	case o.QueueSize < 8 || o.QueueSize > 32768 || o.QueueSize&(o.QueueSize-1) != 0:
 		return fmt.Errorf("queue size %d: a power of two from 8 to 32768 is needed", o.QueueSize)
 	case slices.Min(o.Depths) < 1 || o.maxDepth() > o.mostDepth():
@@ -83,6 +87,9 @@ func (o *Options) check() error {
 		return fmt.Errorf("listings of %d bytes: 4 KiB to 1 MiB are possible", o.ListSize)
 	}
 	for i, t := range o.Targets {
+		if o.Guests > 1 && t.Command == "" {
+			return errors.New("several guests need a daemon each, and so a command that starts it")
+		}
 		if slices.ContainsFunc(o.Targets[:i], func(u Target) bool { return u.Name == t.Name }) || t.Name == floorName {
 			return fmt.Errorf("two targets are called %q", t.Name)
 		}

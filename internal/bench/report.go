@@ -14,7 +14,8 @@ import (
 // Report is a finished run with what is needed to judge it.
 type Report struct {
 	Machine   Machine `json:"machine"`
-	Queues    int     `json:"queues"` // request queues
+	Queues    int     `json:"queues"`           // request queues
+	Guests    int     `json:"guests,omitempty"` // daemons of each target at the same time; 0 is 1
 	QueueSize int     `json:"queue_size"`
 	Rounds    int     `json:"rounds"`
 	Round     string  `json:"round"` // what a round is limited by
@@ -34,7 +35,7 @@ type Row struct {
 
 // NewReport sums up what a run with these options has measured.
 func NewReport(o *Options, results []Result) *Report {
-	r := &Report{ThisMachine(o.Dir), o.Queues, o.QueueSize, o.Rounds, o.length(), o.Best, []Row{}}
+	r := &Report{ThisMachine(o.Dir), o.Queues, o.Guests, o.QueueSize, o.Rounds, o.length(), o.Best, []Row{}}
 	for i := range results {
 		w := &results[i].Workload
 		r.Rows = append(r.Rows, Row{w.Name, w.Title, w.Unit, w.Bytes, results[i].Depth, results[i].Figures(o.Best)})
@@ -95,7 +96,11 @@ func (r *Report) conditions() string {
 	if r.Best {
 		what = "the best round of each"
 	}
-	return fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, %s; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round, what)
+	guests := ""
+	if r.Guests > 1 {
+		guests = fmt.Sprintf("%d guests at the same time, each with a daemon and ", r.Guests)
+	}
+	return guests + fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, %s; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round, what)
 }
 
 // units is the plural of the unit.

@@ -58,24 +58,24 @@ func Run(ctx context.Context, o *Options) (results []Result, err error) {
 		return nil, err
 	}
 	// The threads of the queues sleep in system calls and must not keep others waiting.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Queues+3)))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Guests*o.Queues+3)))
 	r := &runner{ctx: ctx, opts: o}
 	defer func() { err = errors.Join(err, r.close()) }()
 	for i := range o.Targets {
 		o.Progress("starting "+o.Targets[i].Name, 0)
-		s, err := openSession(ctx, &o.Targets[i], o)
+		g, err := openGroup(ctx, &o.Targets[i], o)
+		r.groups = append(r.groups, g)
 		if err != nil {
 			return nil, err
 		}
-		r.sessions = append(r.sessions, s)
 	}
 	o.Progress("preparing files", 0)
 	if r.files, err = prepare(o); err != nil {
 		return nil, err
 	}
-	for _, s := range r.sessions {
-		if err := s.findFiles(r.files); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.target.Name, err)
+	for _, g := range r.groups {
+		if err := g.findFiles(r.files); err != nil {
+			return nil, fmt.Errorf("%s: %w", g.name, err)
 		}
 	}
 	return r.run()
@@ -83,16 +83,16 @@ func Run(ctx context.Context, o *Options) (results []Result, err error) {
 
 // runner is one Run.
 type runner struct {
-	ctx      context.Context
-	opts     *Options
-	files    *files
-	sessions []*session
-	done     int // rounds, for progress
+	ctx    context.Context
+	opts   *Options
+	files  *files
+	groups []*group
+	done   int // rounds, for progress
 }
 
 func (r *runner) close() (err error) {
-	for _, s := range r.sessions {
-		err = errors.Join(err, s.close())
+	for _, g := range r.groups {
+		err = errors.Join(err, g.close())
 	}
 	if r.files != nil {
 		err = errors.Join(err, r.files.remove())
@@ -115,24 +115,23 @@ func (r *runner) run() (results []Result, err error) {
 type subject struct {
 	name    string
 	measure func(depth int, d time.Duration, h *Hist) (Sample, error)
-	session *session // nil for the floor
+	pids    []int // of the back-end; none for the floor
 }
 
 // workload measures all targets with one workload, depth by depth.
 func (r *runner) workload(w *Workload) (results []Result, err error) {
 	var subjects []subject
-	for _, s := range r.sessions {
-		j, err := w.setup(s)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.target.Name, s.explain(err))
+	for _, g := range r.groups {
+		if err := g.setup(w); err != nil {
+			return nil, fmt.Errorf("%s: %w", g.name, err)
 		}
-		subjects = append(subjects, subject{s.target.Name, func(depth int, d time.Duration, h *Hist) (Sample, error) {
-			m, err := r.measure(s, j, depth, d, h)
+		subjects = append(subjects, subject{g.name, func(depth int, d time.Duration, h *Hist) (Sample, error) {
+			m, err := g.measure(r, depth, d, h)
 			if err != nil {
-				err = fmt.Errorf("%s: %w", s.target.Name, s.explain(err))
+				err = fmt.Errorf("%s: %w", g.name, err)
 			}
 			return m, err
-		}, s})
+		}, g.pids()})
 	}
 	if r.opts.Floor && w.floor != nil {
 		f, err := w.floor(r.files)
@@ -203,10 +202,10 @@ func (r *runner) countCalls(result *Result, subjects []subject) error {
 		return nil
 	}
 	for i, s := range subjects {
-		if s.session == nil {
+		if s.pids == nil {
 			continue
 		}
-		c, err := newCallCounter(s.session.pids)
+		c, err := newCallCounter(s.pids)
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ const rootID = 1
 // session is one target, connected.
 type session struct {
 	target  *Target
+	name    string // the target's, with a number if it has several guests
 	opts    *Options
 	files   *files
 	client  *frontend.Client
@@ -30,7 +31,7 @@ type session struct {
 
 // openSession starts a target if it has to be, and connects.
 func openSession(ctx context.Context, t *Target, o *Options) (*session, error) {
-	s := &session{target: t, opts: o, nodes: map[string]uint64{}}
+	s := &session{target: t, name: t.Name, opts: o, nodes: map[string]uint64{}}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", t.Name, err), s.close())
 	}

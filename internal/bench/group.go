@@ -1,0 +1,92 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// group are the daemons of one target, each with a guest of its own. With several, all
+// guests do the same at the same time, and what they do together counts.
+type group struct {
+	name     string
+	sessions []*session
+	jobs     []job // of the present workload, for each session
+}
+
+// openGroup starts a target as often as there are guests. What it returns is to be closed
+// even with an error.
+func openGroup(ctx context.Context, t *Target, o *Options) (*group, error) {
+	g := &group{name: t.Name}
+	for i := range o.Guests {
+		s, err := openSession(ctx, t, o)
+		if err != nil {
+			return g, err
+		}
+		if o.Guests > 1 { // they make files in one directory
+			s.name = fmt.Sprintf("%s-%d", t.Name, i)
+		}
+		g.sessions = append(g.sessions, s)
+	}
+	return g, nil
+}
+
+func (g *group) close() (err error) {
+	for _, s := range g.sessions {
+		err = errors.Join(err, s.close())
+	}
+	return err
+}
+
+func (g *group) findFiles(f *files) error {
+	for _, s := range g.sessions {
+		if err := s.findFiles(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *group) pids() (list []int) {
+	for _, s := range g.sessions {
+		list = append(list, s.pids...)
+	}
+	return list
+}
+
+// setup prepares a workload for each guest.
+func (g *group) setup(w *Workload) error {
+	g.jobs = g.jobs[:0]
+	for _, s := range g.sessions {
+		j, err := w.setup(s)
+		if err != nil {
+			return s.explain(err)
+		}
+		g.jobs = append(g.jobs, j)
+	}
+	return nil
+}
+
+// measure lets all guests work for a while and adds up what they did. Guests do not end
+// at the same moment: the sum's time is the mean of theirs, so that its speed is the sum
+// of theirs.
+func (g *group) measure(r *runner, depth int, d time.Duration, h *Hist) (sum Sample, err error) {
+	samples, hists, errs := make([]Sample, len(g.sessions)), make([]Hist, len(g.sessions)), make([]error, len(g.sessions))
+	var wg sync.WaitGroup
+	for i, s := range g.sessions {
+		wg.Go(func() {
+			if samples[i], errs[i] = r.measure(s, g.jobs[i], depth, d, &hists[i]); errs[i] != nil {
+				errs[i] = s.explain(errs[i])
+			}
+		})
+	}
+	wg.Wait()
+	for i := range samples {
+		sum.add(samples[i])
+		h.Add(&hists[i])
+	}
+	sum.Wall /= time.Duration(len(samples))
+	return sum, errors.Join(errs...)
+}
