@@ -82,13 +82,38 @@ func (c *Client) DoOn(q *Queue, r *Request) ([]byte, error) {
 	}
 	bufs := c.build(s, r)
 	q.Submit(s, bufs)
-	select {
-	case n := <-s.done:
-		b, err := parseReply(s, r, int(n))
-		q.free <- s
-		return b, err
-	case <-time.After(timeout):
-		return nil, fmt.Errorf("%s: %w", r.Op, ErrTimeout) // the slot is lost
+	n, err := c.await(s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Op, err) // the slot is lost
+	}
+	b, err := parseReply(s, r, int(n))
+	q.free <- s
+	return b, err
+}
+
+// lookEvery is how often a request that waits looks whether the connection is still there.
+const lookEvery = 50 * time.Millisecond
+
+// await waits for a submitted request and returns what the device says it wrote. When the
+// connection has ended it returns ErrGone: a back-end that died answers nothing.
+func (c *Client) await(s *Slot) (uint32, error) {
+	timer := time.NewTimer(lookEvery)
+	defer timer.Stop()
+	gone := false
+	for end := time.Now().Add(timeout); ; {
+		select {
+		case n := <-s.done:
+			return n, nil
+		case now := <-timer.C:
+			if gone { // one look ago; a last answer had time to arrive
+				return 0, ErrGone
+			}
+			if now.After(end) {
+				return 0, ErrTimeout
+			}
+			gone = c.HungUp()
+			timer.Reset(lookEvery)
+		}
 	}
 }
 

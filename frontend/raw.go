@@ -1,6 +1,12 @@
 package frontend
 
-import "golang.org/x/sys/unix"
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	vu "github.com/govirtiofs/govirtiofs/vhostuser"
+)
 
 // Gone returns a channel that is closed when the back-end has closed the connection. It
 // may be called once.
@@ -21,6 +27,41 @@ func (f *Frontend) Gone() (<-chan struct{}, error) {
 		}
 	}()
 	return gone, nil
+}
+
+// HungUp says whether the connection has ended, on either side. It does not wait.
+func (f *Frontend) HungUp() bool {
+	raw, err := f.sock.SyscallConn()
+	if err != nil {
+		return true
+	}
+	set := []unix.PollFd{{Events: unix.POLLRDHUP}}
+	err = raw.Control(func(fd uintptr) {
+		set[0].Fd = int32(fd)
+		_, _ = unix.Poll(set, 0)
+	})
+	return err != nil || set[0].Revents != 0
+}
+
+// CheckQueues says what is wrong if the back-end has fewer request queues than the front-end
+// is to use; some end the connection, and say nothing, when such a queue is started.
+func (f *Frontend) CheckQueues() error {
+	offered := 1 // without the feature there is the high-priority queue and one other
+	if f.Protocol.Has(vu.ProtocolMQ) {
+		n, err := f.GetU64(vu.ReqGetQueueNum)
+		if err != nil {
+			return err
+		}
+		offered = int(min(n, 1<<16)) - 1
+	}
+	if want := len(f.Queues) - 1; want > offered {
+		s := "s"
+		if offered == 1 {
+			s = ""
+		}
+		return fmt.Errorf("the back-end offers %d request queue%s, --queues is %d", offered, s, want)
+	}
+	return nil
 }
 
 // StartReceiving starts the goroutine that Run and Client need for each queue.

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -121,6 +119,8 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	if err := errors.Join(f.checkIdle(), f.checkScale()); err != nil {
 		return err
 	}
+	ctx, stop := untilSignal() // before anything is made that has to be removed
+	defer stop()
 	if f.opts.Dir == "" {
 		if f.opts.Dir, err = os.MkdirTemp("", "govirtiofs-share-"); err != nil {
 			return err
@@ -134,8 +134,6 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	if err := f.opts.Check(); err != nil {
 		return usageError{err}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
 	progress := newProgress(f.noProgress)
 	f.opts.Progress = progress.show
 	if f.idle != nil {

@@ -14,14 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestBenchInterrupted: whether it is asked to end or killed, no daemon stays behind.
+// TestBenchInterrupted: whether it is asked to end or killed, no daemon stays behind; the
+// exit status tells the signal.
 func TestBenchInterrupted(t *testing.T) {
 	daemon := buildDaemon(t)
 	program := filepath.Join(filepath.Dir(daemon), "govirtiofs")
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	for _, sig := range []syscall.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGKILL} {
+	for _, sig := range []syscall.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			temp, err := os.MkdirTemp("", "bench")
 			if err != nil {
@@ -42,8 +43,8 @@ func TestBenchInterrupted(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()
-			if code := cmd.ProcessState.ExitCode(); sig != unix.SIGKILL && code != 1 {
-				t.Errorf("exit status %d, want 1:\n%s", code, out.String())
+			if code := cmd.ProcessState.ExitCode(); sig != unix.SIGKILL && code != 128+int(sig) {
+				t.Errorf("exit status %d, want %d:\n%s", code, 128+int(sig), out.String())
 			}
 			until(t, "the daemon is still there", func() bool { return unix.Kill(child, 0) != nil || zombie(child) })
 			if left, _ := filepath.Glob(temp + "/*"); len(left) > 0 && sig != unix.SIGKILL {

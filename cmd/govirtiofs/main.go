@@ -1,13 +1,15 @@
 // Command govirtiofs has the tools that go with the daemon govirtiofsd, one
 // subcommand each.
 //
-// Exit status: 0 for success, 1 for a failure, 2 for a wrong command line.
+// Exit status: 0 for success, 1 for a failure, 2 for a wrong command line; 128 and the
+// signal's number when a signal has ended a measurement.
 package main
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -47,7 +49,11 @@ func run(args []string) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	fmt.Fprintf(os.Stderr, "govirtiofs: %v\n", err)
+	fmt.Fprintf(os.Stderr, "govirtiofs: %s\n", strings.TrimSpace(err.Error()))
+	var signal signalled
+	if errors.As(err, &signal) {
+		return 128 + int(signal.sig)
+	}
 	var usage usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintf(os.Stderr, "See '%s --help'.\n", cmd.CommandPath())

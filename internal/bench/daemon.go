@@ -95,19 +95,40 @@ func (d *daemon) connect(ctx context.Context) (*net.UnixConn, error) {
 		}
 		select {
 		case <-d.ended:
-			return nil, fmt.Errorf("the daemon has ended: %v\n%s", d.cmd.ProcessState, d.errors)
+			return nil, d.saying(fmt.Errorf("the daemon has ended: %v", d.cmd.ProcessState))
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("the daemon does not listen at its socket after %v: %w\n%s", startTimeout, err, d.errors)
+			return nil, d.saying(fmt.Errorf("the daemon does not listen at its socket after %v: %w", startTimeout, err))
 		}
 	}
 }
 
+// saying adds what the daemon has said, if it has said something.
+func (d *daemon) saying(err error) error {
+	if said := d.errors.String(); said != "" {
+		return fmt.Errorf("%w\nThe daemon says:\n%s", err, said)
+	}
+	return err
+}
+
+// A stopStep is a signal for a daemon, 0 for none, and how long it may take to end then.
+type stopStep struct {
+	sig  unix.Signal
+	wait time.Duration
+}
+
+// Most daemons end with their connection; others are asked, then told to. When the user waits
+// for the end, all are asked at once.
+var (
+	stopSteps    = []stopStep{{0, time.Second}, {unix.SIGTERM, 2 * time.Second}}
+	hurriedSteps = []stopStep{{unix.SIGTERM, 150 * time.Millisecond}}
+)
+
 // stop ends the daemon and all that it has started.
-func (d *daemon) stop() {
+func (d *daemon) stop(hurry bool) {
 	pid := d.cmd.Process.Pid
 	var family []int // as descriptors, because process numbers are used again
 	for _, child := range descendants(pid)[1:] {
@@ -115,11 +136,11 @@ func (d *daemon) stop() {
 			family = append(family, fd)
 		}
 	}
-	// Most daemons end with their connection; others are asked, then told to.
-	for _, step := range []struct {
-		sig  unix.Signal
-		wait time.Duration
-	}{{0, time.Second}, {unix.SIGTERM, 2 * time.Second}} {
+	steps := stopSteps
+	if hurry {
+		steps = hurriedSteps
+	}
+	for _, step := range steps {
 		if step.sig != 0 && !d.hasEnded() {
 			_ = unix.Kill(-pid, step.sig)
 		}

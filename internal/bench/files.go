@@ -20,73 +20,119 @@ const (
 
 // files are what the workloads work on, in a directory of their own in the shared one.
 type files struct {
-	path string // on the host
-	name string // in the shared directory
-	many int    // files in the directory "many"
-	cold int64  // size of the file "cold"
+	path  string       // on the host
+	name  string       // in the shared directory
+	made  []string     // directories and large files in it
+	many  int          // files in the directory "many"
+	cold  int64        // size of the file "cold"
+	alive func() error // whether to go on making files
 }
 
-// prepare makes the files:
-//
-//	small/    1,000 files of 4 KiB
-//	list/     1,000 empty files
-//	many/     o.Files empty files, whose nodes are looked up and forgotten
-//	big       64 MiB, in the page cache
-//	cold      o.ColdSize bytes, not in the page cache
-//	tmp/      what a workload makes itself
-func prepare(o *Options) (f *files, err error) {
-	f = &files{many: o.Files, cold: o.ColdSize}
+// need says which of the files a workload works on.
+type need uint
+
+// What is prepared, beside a directory "tmp" for what a workload makes itself.
+const (
+	needSmall need = 1 << iota // small/: 1,000 files of 4 KiB
+	needList                   // list/: 1,000 empty files
+	needMany                   // many/: Options.Files empty files, whose nodes are looked up and forgotten
+	needBig                    // big: 64 MiB, in the page cache
+	needCold                   // cold: Options.ColdSize bytes, not in the page cache
+)
+
+// prepare makes the files that the workloads need. It asks alive now and then whether to go
+// on.
+func prepare(o *Options, alive func() error) (f *files, err error) {
+	f = &files{many: o.Files, cold: o.ColdSize, alive: alive}
 	if f.path, err = os.MkdirTemp(o.Dir, "govirtiofs-bench-"); err != nil {
 		return nil, fmt.Errorf("prepare files: %w", err)
 	}
 	f.name = filepath.Base(f.path)
-	defer func() {
-		if err != nil {
-			f.remove()
-			err = fmt.Errorf("prepare files: %w", err)
-		}
-	}()
-	for _, dir := range []string{"small", "list", "many", "tmp"} {
-		if err := os.Mkdir(filepath.Join(f.path, dir), 0o755); err != nil {
-			return nil, err
-		}
+	if err := f.prepare(o.Workloads); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare files: %w", err), f.remove())
 	}
-	return f, errors.Join(
-		f.fill("small", smallFiles, smallSize), f.fill("list", listFiles, 0), f.fill("many", f.many, 0),
-		f.big("big", bigSize), f.big("cold", f.cold), f.sync("cold"))
+	return f, nil
+}
+
+func (f *files) prepare(workloads []Workload) error {
+	var all need
+	for _, w := range workloads {
+		all |= w.needs
+	}
+	for _, part := range []struct {
+		name string
+		need need
+		make func(name string) error
+	}{
+		{"small", needSmall, func(name string) error { return f.fill(name, smallFiles, smallSize) }},
+		{"list", needList, func(name string) error { return f.fill(name, listFiles, 0) }},
+		{"many", needMany, func(name string) error { return f.fill(name, f.many, 0) }},
+		{"big", needBig, func(name string) error { return f.big(name, bigSize, false) }},
+		{"cold", needCold, func(name string) error { return f.big(name, f.cold, true) }},
+		{"tmp", 0, func(name string) error { return f.fill(name, 0, 0) }},
+	} {
+		if part.need&all != part.need {
+			continue
+		}
+		if err := part.make(part.name); err != nil {
+			return err
+		}
+		f.made = append(f.made, part.name)
+	}
+	return nil
 }
 
 func fileName(i int) string { return fmt.Sprintf("file-%06d", i) }
 
+// fill makes a directory of n files.
 func (f *files) fill(dir string, n, size int) error {
+	if err := os.Mkdir(filepath.Join(f.path, dir), 0o755); err != nil {
+		return err
+	}
 	data := make([]byte, size)
 	for i := range n {
 		if err := os.WriteFile(filepath.Join(f.path, dir, fileName(i)), data, 0o644); err != nil {
 			return err
 		}
+		if i%64 == 0 {
+			if err := f.alive(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// big writes a file of bytes that no file system compresses or stores as holes.
-func (f *files) big(name string, size int64) error {
+// bigPart is how much is written at a time.
+const bigPart = 4 << 20
+
+// big writes a file of bytes that no file system compresses or stores as holes. With disk
+// it is on its disk then: what is not there cannot leave the page cache. That is done part
+// by part, so that nobody who wants to end waits for all of it.
+func (f *files) big(name string, size int64, disk bool) error {
 	w, err := os.OpenFile(filepath.Join(f.path, name), os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	_, err = io.CopyN(w, &noise{1}, size)
-	return err
-}
-
-// sync writes a file to its disk: what is not there cannot leave the page cache.
-func (f *files) sync(name string) error {
-	fd, err := unix.Open(filepath.Join(f.path, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
+	data := &noise{1}
+	for at := int64(0); at < size; at += bigPart {
+		n := min(bigPart, size-at)
+		if _, err := io.CopyN(w, data, n); err != nil {
+			return err
+		}
+		if disk { // what fails here, Sync tells
+			_ = unix.SyncFileRange(int(w.Fd()), at, n,
+				unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		}
+		if err := f.alive(); err != nil {
+			return err
+		}
 	}
-	defer unix.Close(fd)
-	return unix.Fsync(fd)
+	if disk {
+		return w.Sync()
+	}
+	return nil
 }
 
 // noise is an endless xorshift sequence.

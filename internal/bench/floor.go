@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -29,7 +30,7 @@ func (f floorFunc) close() {
 }
 
 // measureFloor runs the loop for a while on one thread.
-func measureFloor(f floorFunc, d time.Duration) (m Sample, err error) {
+func measureFloor(ctx context.Context, f floorFunc, d time.Duration) (m Sample, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if d == 0 {
@@ -40,7 +41,7 @@ func measureFloor(f floorFunc, d time.Duration) (m Sample, err error) {
 			return m, err
 		}
 	}
-	for m.Wall < d {
+	for m.Wall < d && ctx.Err() == nil {
 		start, cpu := time.Now(), threadCPU()
 		n, err := f.batch()
 		m.CPU += threadCPU() - cpu

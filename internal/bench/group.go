@@ -33,17 +33,20 @@ func openGroup(ctx context.Context, t *Target, o *Options) (*group, error) {
 	return g, nil
 }
 
-func (g *group) close() (err error) {
+// alive is an error if one of the back-ends has ended.
+func (g *group) alive() error {
 	for _, s := range g.sessions {
-		err = errors.Join(err, s.close())
+		if err := s.alive(); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 func (g *group) findFiles(f *files) error {
 	for _, s := range g.sessions {
 		if err := s.findFiles(f); err != nil {
-			return err
+			return s.explain(err)
 		}
 	}
 	return nil

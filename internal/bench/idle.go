@@ -42,11 +42,11 @@ func MeasureIdle(ctx context.Context, o *Options, counts []int) (list []Idle, er
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	f, err := prepareIdle(o)
+	f, err := prepareIdle(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.remove()) }()
+	defer func() { err = errors.Join(ended(ctx, err), f.remove()) }()
 	for i, n := range counts {
 		for k := range o.Targets {
 			t := &o.Targets[k]
@@ -62,17 +62,13 @@ func MeasureIdle(ctx context.Context, o *Options, counts []int) (list []Idle, er
 }
 
 // prepareIdle makes the files that exercise asks for.
-func prepareIdle(o *Options) (*files, error) {
+func prepareIdle(ctx context.Context, o *Options) (*files, error) {
 	path, err := os.MkdirTemp(o.Dir, "govirtiofs-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("prepare files: %w", err)
 	}
-	f := &files{path: path, name: filepath.Base(path)}
-	err = os.Mkdir(filepath.Join(path, "small"), 0o755)
-	if err == nil {
-		err = f.fill("small", idleFiles, smallSize)
-	}
-	if err != nil {
+	f := &files{path: path, name: filepath.Base(path), alive: func() error { return context.Cause(ctx) }}
+	if err := f.fill("small", idleFiles, smallSize); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare files: %w", err), f.remove())
 	}
 	return f, nil
@@ -83,12 +79,14 @@ const idleFiles = 64
 
 func measureIdle(ctx context.Context, t *Target, o *Options, f *files, n int) (idle Idle, err error) {
 	var pids []int
+	var sessions []*session
+	defer func() { err = errors.Join(err, closeSessions(sessions)) }()
 	for range n {
 		s, err := openSession(ctx, t, o)
 		if err != nil {
 			return Idle{}, err
 		}
-		defer func() { err = errors.Join(err, s.close()) }()
+		sessions = append(sessions, s)
 		if err := exercise(s, f); err != nil {
 			return Idle{}, s.explain(err)
 		}

@@ -93,7 +93,7 @@ func TestDaemonStops(t *testing.T) {
 	if len(family) != 2 {
 		t.Errorf("the daemon is %v, want two processes", family)
 	}
-	d.stop()
+	d.stop(false)
 	for _, pid := range family {
 		for i := 0; unix.Kill(pid, 0) == nil && isRunning(pid); i++ {
 			if i > 500 {
@@ -121,7 +121,7 @@ func TestDaemonFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.stop()
+	defer d.stop(false)
 	_, err = d.connect(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "no such option") || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("the error does not say why: %v", err)
@@ -130,8 +130,8 @@ func TestDaemonFails(t *testing.T) {
 
 // TestPrepare: the files are there, and then they are not.
 func TestPrepare(t *testing.T) {
-	o := &Options{Dir: t.TempDir(), Files: 10, ColdSize: 1 << 20}
-	f, err := prepare(o)
+	o := &Options{Dir: t.TempDir(), Workloads: Workloads(), Files: 10, ColdSize: 1 << 20}
+	f, err := prepare(o, goOn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,14 +151,14 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("%v is left", list)
 	}
 	o.Dir += "/missing"
-	if _, err := prepare(o); err == nil {
+	if _, err := prepare(o, goOn); err == nil {
 		t.Error("files were made in a directory that does not exist")
 	}
 }
 
 // TestFloors: each loop of system calls works.
 func TestFloors(t *testing.T) {
-	f, err := prepare(&Options{Dir: t.TempDir(), Files: 300, ColdSize: 1 << 20})
+	f, err := prepare(&Options{Dir: t.TempDir(), Workloads: Workloads(), Files: 300, ColdSize: 1 << 20}, goOn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestFloors(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", w.Name, err)
 		}
-		m, err := measureFloor(ff, time.Millisecond)
+		m, err := measureFloor(context.Background(), ff, time.Millisecond)
 		ff.close()
 		if err != nil || m.Units == 0 || m.CPU <= 0 {
 			t.Errorf("%s: %+v, %v", w.Name, m, err)

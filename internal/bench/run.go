@@ -60,7 +60,7 @@ func Run(ctx context.Context, o *Options) (results []Result, err error) {
 	// The threads of the queues sleep in system calls and must not keep others waiting.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Guests*o.Queues+3)))
 	r := &runner{ctx: ctx, opts: o}
-	defer func() { err = errors.Join(err, r.close()) }()
+	defer func() { err = errors.Join(ended(ctx, err), r.close()) }()
 	for i := range o.Targets {
 		o.Progress("starting "+o.Targets[i].Name, 0)
 		g, err := openGroup(ctx, &o.Targets[i], o)
@@ -70,7 +70,7 @@ func Run(ctx context.Context, o *Options) (results []Result, err error) {
 		}
 	}
 	o.Progress("preparing files", 0)
-	if r.files, err = prepare(o); err != nil {
+	if r.files, err = prepare(o, r.alive); err != nil {
 		return nil, err
 	}
 	for _, g := range r.groups {
@@ -90,10 +90,30 @@ type runner struct {
 	done   int // rounds, for progress
 }
 
-func (r *runner) close() (err error) {
-	for _, g := range r.groups {
-		err = errors.Join(err, g.close())
+// ended is why a run has failed: that its context has ended explains all other errors.
+func ended(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
+	return err
+}
+
+// alive is an error if it is of no use to go on: a back-end or the context has ended.
+func (r *runner) alive() error {
+	for _, g := range r.groups {
+		if err := g.alive(); err != nil {
+			return err
+		}
+	}
+	return context.Cause(r.ctx)
+}
+
+func (r *runner) close() (err error) {
+	var sessions []*session
+	for _, g := range r.groups {
+		sessions = append(sessions, g.sessions...)
+	}
+	err = closeSessions(sessions)
 	if r.files != nil {
 		err = errors.Join(err, r.files.remove())
 	}
@@ -140,7 +160,7 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 		}
 		defer f.close()
 		subjects = append(subjects, subject{floorName, func(_ int, d time.Duration, _ *Hist) (Sample, error) {
-			return measureFloor(f, d)
+			return measureFloor(r.ctx, f, d)
 		}, nil})
 	}
 	for _, depth := range r.opts.Depths {

@@ -81,7 +81,7 @@ func MeasureScale(ctx context.Context, o *Options, sizes []int) (list []Scale, e
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 4)))
 	r := &runner{ctx: ctx, opts: o}
-	defer func() { err = errors.Join(err, r.close()) }()
+	defer func() { err = errors.Join(ended(ctx, err), r.close()) }()
 	for i, n := range sizes {
 		one, err := r.scale(n, float64(i)/float64(len(sizes)))
 		list = append(list, one...)
@@ -112,7 +112,7 @@ func (r *runner) scale(n int, done float64) (list []Scale, err error) {
 			rounds[i] = append(rounds[i], one)
 		}
 		if o.Floor {
-			one, err := floorScale(r.files, n, o)
+			one, err := floorScale(r.ctx, r.files, n, o)
 			if err != nil {
 				return nil, err
 			}
@@ -160,26 +160,28 @@ func prepareScale(ctx context.Context, o *Options, n int) (f *files, err error) 
 		return nil, fmt.Errorf("prepare files: %w", err)
 	}
 	f = &files{path: path, name: filepath.Base(path)}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("prepare files: %w", err), f.remove())
-		}
-	}()
-	if err := os.Mkdir(filepath.Join(path, "list"), 0o755); err != nil {
-		return nil, err
+	if err := f.scale(ctx, n); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare files: %w", err), f.remove())
+	}
+	return f, nil
+}
+
+func (f *files) scale(ctx context.Context, n int) error {
+	if err := os.Mkdir(filepath.Join(f.path, "list"), 0o755); err != nil {
+		return err
 	}
 	dir, err := openPath(f, "list", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unix.Close(dir)
 	for i := range n {
 		if err := unix.Mknodat(dir, fileName(i), unix.S_IFREG|0o644, 0); err != nil {
-			return nil, err
+			return err
 		}
 		if i%1024 == 0 && ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
-	return f, nil
+	return nil
 }

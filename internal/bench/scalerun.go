@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -82,7 +83,7 @@ func (x *scaling) walk(w *walk) (l Listing, err error) {
 		return l, err
 	}
 	defer p.Close()
-	w.node, w.size, w.table, w.pipe = x.dir, x.runner.opts.ListSize, &x.table, p
+	w.ctx, w.node, w.size, w.table, w.pipe = x.runner.ctx, x.dir, x.runner.opts.ListSize, &x.table, p
 	cpu, err := treeCPU(x.session.pids)
 	if err != nil {
 		return l, err
@@ -255,7 +256,7 @@ func descriptors(pids []int) (n int) {
 }
 
 // floorScale makes the bare system calls for the same: getdents64, and statx of each name.
-func floorScale(f *files, n int, o *Options) (m Scale, err error) {
+func floorScale(ctx context.Context, f *files, n int, o *Options) (m Scale, err error) {
 	m = Scale{Target: floorName, Files: n}
 	dir, err := openPath(f, "list", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -269,7 +270,7 @@ func floorScale(f *files, n int, o *Options) (m Scale, err error) {
 		to   *Listing
 	}{{false, &m.Names}, {true, &m.Known}} {
 		ff := floorFunc{batch: func() (int, error) { return floorList(dir, buf, part.stat, &st) }}
-		s, err := measureFloor(ff, o.Duration)
+		s, err := measureFloor(ctx, ff, o.Duration)
 		if err != nil {
 			return m, errors.Join(err, unix.Close(dir))
 		}
@@ -280,7 +281,7 @@ func floorScale(f *files, n int, o *Options) (m Scale, err error) {
 		return rawStatx(dir, list[random.below(n)], unix.AT_SYMLINK_NOFOLLOW, &st)
 	}, dir)
 	defer ff.close()
-	s, err := measureFloor(ff, o.Duration)
+	s, err := measureFloor(ctx, ff, o.Duration)
 	for _, depth := range o.Depths {
 		m.Lookups = append(m.Lookups, ScaleLookup{Depth: depth, PerSecond: perSecond(s), CPU: cpuPerUnit(s)})
 	}

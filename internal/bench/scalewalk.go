@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -67,6 +68,7 @@ type walk struct {
 	table    *nodeTable    // gets the nodes, if plus
 	each     func(entries int, off uint64)
 
+	ctx     context.Context // no listing begins again after its end
 	pipe    *frontend.Pipe
 	begun   int64
 	ended   bool
@@ -110,7 +112,7 @@ func (w *walk) Done(s *frontend.Slot) error {
 	}
 	if n == 0 {
 		w.off = 0
-		w.ended = w.pipe.Now-w.begun >= int64(w.again)
+		w.ended = w.pipe.Now-w.begun >= int64(w.again) || w.ctx.Err() != nil
 	}
 	return nil
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +22,7 @@ const rootID = 1
 
 // session is one target, connected.
 type session struct {
+	ctx     context.Context
 	target  *Target
 	name    string // the target's, with a number if it has several guests
 	opts    *Options
@@ -27,41 +32,86 @@ type session struct {
 	scratch string
 	pids    []int             // whose processor time counts
 	nodes   map[string]uint64 // directories and large files by name, looked up once
+	unwatch func() bool       // ends that the connection ends with the context; nil without one
 }
 
 // openSession starts a target if it has to be, and connects.
 func openSession(ctx context.Context, t *Target, o *Options) (*session, error) {
-	s := &session{target: t, name: t.Name, opts: o, nodes: map[string]uint64{}}
-	if err := s.start(ctx); err != nil {
+	s := &session{ctx: ctx, target: t, name: t.Name, opts: o, nodes: map[string]uint64{}}
+	if err := s.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", t.Name, err), s.close())
 	}
 	return s, nil
 }
 
-func (s *session) start(ctx context.Context) error {
-	o := s.opts
-	conn, err := s.connect(ctx)
+// start starts and connects. From then on the connection ends with the context, which wakes
+// whoever waits for the back-end: Client and Pipe look for that.
+func (s *session) start() error {
+	conn, err := s.connect()
 	if err != nil {
 		return err
 	}
-	fe, err := frontend.New(conn, frontend.Options{Queues: o.Queues, QueueSize: uint16(o.QueueSize), Slots: o.maxDepth(),
-		Data: o.dataSize(), Indirect: !o.NoIndirect, NoIndirect: o.NoIndirect, NoEventIdx: o.NoEventIdx, Chunk: o.Chunk})
-	if err != nil {
-		return fmt.Errorf("set the device up: %w", s.explain(err))
-	}
-	s.client = frontend.NewClient(fe)
-	if err := s.client.Handshake(frontend.AllFlags); err != nil {
-		return fmt.Errorf("INIT: %w", s.explain(err))
-	}
-	if most := int(s.client.Init.MaxWrite); most < o.dataSize() {
-		return fmt.Errorf("the back-end takes writes of %d bytes at most, and %d are wanted", most, o.dataSize())
+	s.unwatch = context.AfterFunc(s.ctx, func() { _ = conn.CloseRead() })
+	var silent atomic.Bool
+	limit := time.AfterFunc(answerTimeout, func() {
+		silent.Store(true)
+		_ = conn.CloseRead()
+	})
+	defer limit.Stop()
+	switch err = s.handshake(conn); {
+	case s.ctx.Err() != nil:
+		return context.Cause(s.ctx)
+	case err != nil && silent.Load():
+		return s.saying(s.silence())
+	case err != nil:
+		return s.explain(err)
 	}
 	return s.findProcesses()
 }
 
-func (s *session) connect(ctx context.Context) (*net.UnixConn, error) {
+// answerTimeout is how long a back-end that listens may take until it has a session.
+var answerTimeout = startTimeout // tests change it
+
+// silence is the error of a back-end that listens and does not answer.
+func (s *session) silence() error {
+	if s.daemon != nil {
+		return fmt.Errorf("the daemon listens, but has not set the device up within %v: is it a vhost-user-fs back-end, and not stopped?", answerTimeout)
+	}
+	return fmt.Errorf("%s listens, but has not answered for %v: most back-ends serve one front-end at a time; "+
+		"stop the VMM that uses it, or let bench start one of its own with --daemon", s.target.Socket, answerTimeout)
+}
+
+func (s *session) handshake(conn *net.UnixConn) error {
+	o := s.opts
+	fe, err := frontend.Connect(conn, frontend.Options{Queues: o.Queues, QueueSize: uint16(o.QueueSize), Slots: o.maxDepth(),
+		Data: o.dataSize(), Indirect: !o.NoIndirect, NoIndirect: o.NoIndirect, NoEventIdx: o.NoEventIdx, Chunk: o.Chunk})
+	if err != nil {
+		return fmt.Errorf("set the device up: %w", err)
+	}
+	if err = fe.CheckQueues(); err == nil {
+		err = fe.Start()
+	}
+	if err != nil {
+		fe.Close()
+		return fmt.Errorf("set the device up: %w", err)
+	}
+	s.client = frontend.NewClient(fe)
+	if err := s.client.Handshake(frontend.AllFlags); err != nil {
+		return fmt.Errorf("INIT: %w", err)
+	}
+	if most := int(s.client.Init.MaxWrite); most < o.dataSize() {
+		return fmt.Errorf("the back-end takes writes of %d bytes at most, and %d are wanted", most, o.dataSize())
+	}
+	return nil
+}
+
+func (s *session) connect() (*net.UnixConn, error) {
 	if s.target.Command == "" {
-		return net.DialUnix("unix", nil, &net.UnixAddr{Name: s.target.Socket, Net: "unix"})
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.target.Socket, Net: "unix"})
+		if errors.Is(err, unix.EAGAIN) {
+			err = fmt.Errorf("%w: others wait for this back-end already", err)
+		}
+		return conn, err
 	}
 	var err error
 	if s.scratch, err = os.MkdirTemp("", "govirtiofs-bench-"); err != nil {
@@ -70,15 +120,48 @@ func (s *session) connect(ctx context.Context) (*net.UnixConn, error) {
 	if s.daemon, err = startDaemon(s.target, s.scratch, s.opts.Dir); err != nil {
 		return nil, err
 	}
-	return s.daemon.connect(ctx)
+	return s.daemon.connect(s.ctx)
 }
 
-// explain adds what a daemon said before it ended.
+// explain adds how the daemon has ended, if it has, and what it said.
 func (s *session) explain(err error) error {
-	if s.daemon != nil && s.daemon.errors.String() != "" {
-		return fmt.Errorf("%w\nThe daemon says:\n%s", err, s.daemon.errors)
+	if err == nil || s.daemon == nil || s.ctx.Err() != nil {
+		return err
 	}
-	return err
+	if endedConnection(err) {
+		select { // the connection ends before the process, and before its last words are here
+		case <-s.daemon.ended:
+			err = fmt.Errorf("%w: the daemon has ended: %v", err, s.daemon.cmd.ProcessState)
+		case <-time.After(2 * time.Second):
+		}
+	}
+	return s.saying(err)
+}
+
+// saying adds what the daemon has said.
+func (s *session) saying(err error) error {
+	if s.daemon == nil {
+		return err
+	}
+	return s.daemon.saying(err)
+}
+
+// endedConnection says whether an error is what is left of a back-end that has ended.
+func endedConnection(err error) bool {
+	for _, e := range []error{frontend.ErrGone, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// alive is an error if the back-end has ended the connection.
+func (s *session) alive() error {
+	if s.client.HungUp() {
+		return fmt.Errorf("%s: %w", s.name, s.explain(frontend.ErrGone))
+	}
+	return nil
 }
 
 // findProcesses finds out whose processor time counts, now that all children that the
@@ -94,7 +177,11 @@ func (s *session) findProcesses() (err error) {
 		}
 	}
 	s.pids = descendants(pid)
-	if _, err := treeCPU(s.pids); err != nil {
+	_, err = treeCPU(s.pids)
+	switch {
+	case err != nil && s.target.PID != 0:
+		return fmt.Errorf("--pid %d: there is no such process here", pid)
+	case err != nil:
 		return fmt.Errorf("%w (is it in another PID namespace? name it with --pid)", err)
 	}
 	return nil
@@ -109,7 +196,7 @@ func (s *session) findFiles(f *files) error {
 		return fmt.Errorf("look up %s: %w (does the back-end share %s?)", s.files.name, err, s.opts.Dir)
 	}
 	s.nodes[""] = e.NodeID
-	for _, name := range []string{"small", "list", "many", "tmp", "big", "cold"} {
+	for _, name := range f.made {
 		e, err := s.client.Lookup(s.nodes[""], name)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", filepath.Join(s.files.name, name), err)
@@ -149,18 +236,33 @@ func (s *session) create(name string) (node, fh uint64, err error) {
 	return out.Entry.NodeID, out.Open.Fh, nil
 }
 
-// close ends the session and a daemon that was started for it.
+// close ends the session and a daemon that was started for it; quickly, if the context has
+// ended.
 func (s *session) close() error {
+	if s.unwatch != nil {
+		s.unwatch()
+	}
 	if s.client != nil {
 		s.client.Frontend.Close()
 	}
 	if s.daemon != nil {
-		s.daemon.stop()
+		s.daemon.stop(s.ctx.Err() != nil)
 	}
 	if s.scratch != "" {
 		return os.RemoveAll(s.scratch)
 	}
 	return nil
+}
+
+// closeSessions ends them at the same time, because each may wait for its daemon.
+func closeSessions(list []*session) error {
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, s := range list {
+		wg.Go(func() { errs[i] = s.close() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // Flags of OPEN as they travel.

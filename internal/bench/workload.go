@@ -16,6 +16,7 @@ type Workload struct {
 	// Disk is set if it waits for the disk, so that its speed is the disk's.
 	Disk bool
 
+	needs need
 	setup func(*session) (job, error)
 	floor func(*files) (floorFunc, error) // the bare system calls; may be nil
 }
@@ -40,22 +41,22 @@ type operation interface {
 // Workloads are all there are, in the order of reports.
 func Workloads() []Workload {
 	return []Workload{
-		{Name: "getattr", Title: "GETATTR of known nodes", Unit: "op", setup: setupGetattr, floor: floorGetattr},
-		{Name: "lookup", Title: "LOOKUP of names whose nodes are known", Unit: "op", setup: setupLookup, floor: floorLookup},
-		{Name: "lookup-new", Title: "LOOKUP of new nodes, forgotten in between", Unit: "op", setup: setupLookupNew, floor: floorLookupNew},
-		{Name: "lookup-missing", Title: "LOOKUP of names that do not exist", Unit: "op", setup: setupLookupMissing, floor: floorLookupMissing},
-		{Name: "open", Title: "OPEN and RELEASE", Unit: "op", setup: setupOpen, floor: floorOpen},
-		{Name: "read-4k", Title: "READ of 4 KiB at random in a cached file", Unit: "op", Bytes: 4 << 10, setup: setupRead(4<<10, "big"), floor: floorRead(4<<10, "big")},
-		{Name: "read-1m", Title: "READ of 1 MiB in sequence from a cached file", Unit: "op", Bytes: 1 << 20, setup: setupRead(1<<20, "big"), floor: floorRead(1<<20, "big")},
-		{Name: "randread", Title: "READ of 4 KiB at random from disk", Unit: "op", Bytes: 4 << 10, Disk: true, setup: setupRead(4<<10, "cold"), floor: floorRead(4<<10, "cold")},
-		{Name: "write-4k", Title: "WRITE of 4 KiB at random in a file", Unit: "op", Bytes: 4 << 10, setup: setupWrite(4 << 10), floor: floorWrite(4 << 10)},
-		{Name: "write-1m", Title: "WRITE of 1 MiB in sequence", Unit: "op", Bytes: 1 << 20, setup: setupWrite(1 << 20), floor: floorWrite(1 << 20)},
+		{Name: "getattr", Title: "GETATTR of known nodes", Unit: "op", needs: needSmall, setup: setupGetattr, floor: floorGetattr},
+		{Name: "lookup", Title: "LOOKUP of names whose nodes are known", Unit: "op", needs: needSmall, setup: setupLookup, floor: floorLookup},
+		{Name: "lookup-new", Title: "LOOKUP of new nodes, forgotten in between", Unit: "op", needs: needMany, setup: setupLookupNew, floor: floorLookupNew},
+		{Name: "lookup-missing", Title: "LOOKUP of names that do not exist", Unit: "op", needs: needSmall, setup: setupLookupMissing, floor: floorLookupMissing},
+		{Name: "open", Title: "OPEN and RELEASE", Unit: "op", needs: needSmall, setup: setupOpen, floor: floorOpen},
+		{Name: "read-4k", Title: "READ of 4 KiB at random in a cached file", Unit: "op", Bytes: 4 << 10, needs: needBig, setup: setupRead(4<<10, "big"), floor: floorRead(4<<10, "big")},
+		{Name: "read-1m", Title: "READ of 1 MiB in sequence from a cached file", Unit: "op", Bytes: 1 << 20, needs: needBig, setup: setupRead(1<<20, "big"), floor: floorRead(1<<20, "big")},
+		{Name: "randread", Title: "READ of 4 KiB at random from disk", Unit: "op", Bytes: 4 << 10, Disk: true, needs: needCold, setup: setupRead(4<<10, "cold"), floor: floorRead(4<<10, "cold")},
+		{Name: "write-4k", Title: "WRITE of 4 KiB at random in a file", Unit: "op", Bytes: 4 << 10, needs: needBig, setup: setupWrite(4 << 10), floor: floorWrite(4 << 10)},
+		{Name: "write-1m", Title: "WRITE of 1 MiB in sequence", Unit: "op", Bytes: 1 << 20, needs: needBig, setup: setupWrite(1 << 20), floor: floorWrite(1 << 20)},
 		{Name: "fsync", Title: "WRITE of 4 KiB and FSYNC", Unit: "op", Bytes: 4 << 10, Disk: true, setup: setupFsync, floor: floorFsync},
-		{Name: "readdirplus", Title: "READDIRPLUS of a directory of 1,000", Unit: "entry", setup: setupReaddirplus, floor: floorReaddirplus},
+		{Name: "readdirplus", Title: "READDIRPLUS of a directory of 1,000", Unit: "entry", needs: needList, setup: setupReaddirplus, floor: floorReaddirplus},
 		{Name: "create", Title: "CREATE, RELEASE, UNLINK and FORGET", Unit: "op", setup: setupCreate, floor: floorCreate},
 		{Name: "mkdir", Title: "MKDIR, RMDIR and FORGET", Unit: "op", setup: setupMkdir, floor: floorMkdir},
 		{Name: "rename", Title: "RENAME to and fro", Unit: "op", setup: setupRename, floor: floorRename},
-		{Name: "mixed", Title: "a mix of all that does not wait for the disk", Unit: "op", setup: setupMixed},
+		{Name: "mixed", Title: "a mix of all that does not wait for the disk", Unit: "op", needs: needSmall | needBig, setup: setupMixed},
 	}
 }
 
