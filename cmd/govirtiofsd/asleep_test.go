@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -112,4 +114,59 @@ func TestIntegrationAsleep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestIntegrationFallAsleep ends daemons about the time at which their supervisors fall
+// asleep. It takes 8 s.
+func TestIntegrationFallAsleep(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("supervisors sleep on amd64 only")
+	}
+	guest.NeedRoot(t)
+	program := buildWithEntry(t)
+	dir, share := tempDir(t), tempDir(t)
+	const daemons, together = 200, 50
+	var all sync.WaitGroup
+	room := make(chan struct{}, together)
+	for i := range daemons {
+		// From 20 ms before to 20 ms after, as far as can be told from here.
+		after := sleepAfter + time.Duration(i-daemons/2)*200*time.Microsecond
+		sig := endSignals[i%len(endSignals)]
+		room <- struct{}{}
+		all.Go(func() {
+			defer func() { <-room }()
+			if err := endAfter(program, share, filepath.Join(dir, strconv.Itoa(i)), after, sig); err != nil {
+				t.Errorf("%v after %v: %v", sig, after, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// endAfter starts a daemon and sends it a signal a while after it is ready.
+func endAfter(program, share, socket string, after time.Duration, sig os.Signal) error {
+	cmd := exec.Command(program, "--sandbox=namespace", "--shared-dir="+share, "--socket-path="+socket)
+	r, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	said := bufio.NewScanner(r)
+	for said.Scan() && !strings.Contains(said.Text(), waitingLine) {
+	}
+	time.Sleep(after)
+	_ = cmd.Process.Signal(sig)
+	for said.Scan() { // Wait closes the pipe
+	}
+	if err := cmd.Wait(); err != nil {
+		return err
+	}
+	for _, path := range []string{socket, socket + ".pid"} {
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%s stays", filepath.Base(path))
+		}
+	}
+	return nil
 }

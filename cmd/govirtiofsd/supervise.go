@@ -46,8 +46,8 @@ func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *lo
 	return s.start(watch())
 }
 
-// sleepAfter is how long after its start a daemon is taken for one that lasts. Those that
-// are ended again soon are spared what sleep cannot rule out; see dormant.Sleep.
+// sleepAfter is how long after its start a daemon is taken for one that lasts: those that
+// are ended again soon are spared two starts.
 const sleepAfter = time.Second
 
 // start is run, with a supervisor that sleeps if it is going to wait for long.

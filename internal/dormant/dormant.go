@@ -17,7 +17,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +29,12 @@ import (
 // env carries the state through the new start, after a byte that is "1" when a signal has
 // come. The files entry_*.s know it, too.
 const env = "GOVIRTIOFSD_DORMANT"
+
+// held are the signals that Sleep knows to hold back, as a mask: SIGHUP, SIGINT and SIGTERM.
+const held = 1<<(unix.SIGHUP-1) | 1<<(unix.SIGINT-1) | 1<<(unix.SIGTERM-1)
+
+// urgent is SIGURG, which no thread of a Go program blocks for long: the runtime uses it.
+const urgent = 1 << (unix.SIGURG - 1)
 
 // Descriptors on which the new start waits, which entry_*.s know, too. Low numbers are
 // whatever the process has open.
@@ -53,13 +62,13 @@ func Awake() (state string, signalled, ok bool) {
 
 // Sleep starts the program anew, with the same arguments and environment and with files
 // open under the same numbers. The new start waits until the child has ended or one of the
-// signals has come, and calls Awake. Sleep returns if that is not possible, or if a signal
-// was caught, which still is in caught then. The caller is locked to the main thread, and
-// caught is notified of the signals and of nothing else.
+// signals, which are of SIGTERM, SIGINT and SIGHUP, has come, and calls Awake. Sleep returns
+// if that is not possible, or if a signal was caught, which still is in caught then. The
+// caller is locked to the main thread, and caught is notified of the signals and of
+// nothing else.
 //
-// No signal is lost. One that comes in the very moment in which a runtime is replaced, or
-// as a second one in that in which the next is started, ends the process as if there was
-// no handler: a few 100 us and some ms.
+// No signal is lost, and none ends the process. But a second one may be, in the ms that the
+// next runtime takes to start.
 func Sleep(state string, child int, files []int, caught chan os.Signal, signals []os.Signal) error {
 	if !entered || privileged() {
 		return errors.ErrUnsupported
@@ -67,6 +76,9 @@ func Sleep(state string, child int, files []int, caught chan os.Signal, signals 
 	var set unix.Sigset_t
 	for _, s := range signals {
 		n := uint(s.(syscall.Signal)) - 1
+		if held>>n&1 == 0 {
+			return fmt.Errorf("%v: %w", s, errors.ErrUnsupported)
+		}
 		word := uint(8 * unsafe.Sizeof(set.Val[0]))
 		set.Val[n/word] |= 1 << (n % word)
 	}
@@ -86,12 +98,16 @@ func Sleep(state string, child int, files []int, caught chan os.Signal, signals 
 	return replace(state, files, caught, signals)
 }
 
-// replace starts the program anew. Other threads cannot be made to block signals, so these
-// get their default action first, and what was caught before is waited for.
+// replace starts the program anew. The main thread blocks the signals; other threads, whose
+// masks are the runtime's, are made to by a handler of our own, see hold. So signals stay
+// pending, over the start, and what the runtime has caught before can be waited for.
 func replace(state string, files []int, caught chan os.Signal, signals []os.Signal) error {
+	const onStack, restart, siginfo, restorer = 0x08000000, 0x10000000, 4, 0x04000000
+	act := sigaction{flags: onStack | restart | siginfo | restorer, mask: [2]uint64{held | urgent}}
+	act.handler, act.restorer = handlers()
 	was := make([]sigaction, len(signals))
 	for i, s := range signals {
-		if err := setAction(s.(syscall.Signal), &sigaction{}, &was[i]); err != nil {
+		if err := setAction(s.(syscall.Signal), &act, &was[i]); err != nil {
 			return err
 		}
 	}
@@ -101,6 +117,10 @@ func replace(state string, files []int, caught chan os.Signal, signals []os.Sign
 			_ = setAction(s.(syscall.Signal), &was[i], nil)
 		}
 	}()
+	// Whoever holds them is not in the runtime's handler any more.
+	if err := hold(); err != nil {
+		return err
+	}
 	signal.Stop(caught)
 	if len(caught) > 0 {
 		return errors.New("a signal has come")
@@ -112,7 +132,55 @@ func replace(state string, files []int, caught chan os.Signal, signals []os.Sign
 		defer unix.CloseOnExec(fd)
 	}
 	environ := append(os.Environ(), env+"=0"+state)
+	if err := hold(); err != nil { // threads that there were not before
+		return err
+	}
 	return os.NewSyscallError("exec", unix.Exec("/proc/self/exe", os.Args, environ))
+}
+
+// holdTime is how long threads may take, all of them: they may be many, and without a
+// processor.
+const holdTime = 5 * time.Second
+
+// hold makes all threads but this one, the main thread, block the signals. The handler does
+// so in the midst of whatever they do; they go on afterwards.
+func hold() error {
+	pid, end := os.Getpid(), time.Now().Add(holdTime)
+	for asked := true; asked; {
+		asked = false
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return err
+		}
+		for _, task := range tasks {
+			tid, err := strconv.Atoi(task.Name())
+			if err != nil || tid == pid || holds(tid) {
+				continue
+			}
+			asked = true
+			_ = unix.Tgkill(pid, tid, unix.SIGTERM)
+			for !holds(tid) {
+				if time.Now().After(end) {
+					return errors.New("a thread does not answer")
+				}
+				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			}
+		}
+	}
+	return nil
+}
+
+// holds reports whether a thread blocks the signals, or has ended. One that is in a handler
+// blocks more: Go's handlers block everything, ours SIGURG.
+func holds(tid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", tid))
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(b), "\nSigBlk:\t")
+	value, _, _ := strings.Cut(rest, "\n")
+	mask, err := strconv.ParseUint(value, 16, 64)
+	return err == nil && mask&(held|urgent) == held
 }
 
 // privileged reports whether the program has more rights than who has started it, who
@@ -146,7 +214,7 @@ func openAt(want int, open func() (int, error)) error {
 	return err
 }
 
-// sigaction is the kernel's struct sigaction; zero is the default action.
+// sigaction is the kernel's struct sigaction.
 type sigaction struct {
 	handler, flags, restorer uintptr // some architectures have no restorer
 	mask                     [2]uint64

@@ -1,3 +1,4 @@
+#include "go_asm.h"
 #include "textflag.h"
 
 // govirtiofs_entry is where the program starts when it was linked with -E: before the Go
@@ -56,7 +57,8 @@ poll:
 	JEQ	poll
 
 	// The Go runtime lets signals through before it handles them: a pending one would
-	// end the process. It is taken, and noted.
+	// end the process. It is taken, and noted. Until the runtime handles them they are
+	// ignored: what the first was for is about to be done.
 	XORL	AX, AX			// read
 	MOVL	$200, DI		// signalFD
 	LEAQ	16(SP), SI
@@ -68,6 +70,61 @@ poll:
 	JEQ	awake
 	MOVB	$'1', 0(R12)
 awake:
+	XORL	AX, AX
+	MOVQ	$1, 0(SP)		// struct sigaction: SIG_IGN, no flags, no mask
+	MOVQ	AX, 8(SP)
+	MOVQ	AX, 16(SP)
+	MOVQ	AX, 24(SP)
+	MOVL	$const_held, R12
+	XORL	R13, R13
+ignore:
+	INCL	R13
+	SHRL	$1, R12			// bit 0 is signal 1
+	JCC	skip
+	MOVL	$13, AX			// rt_sigaction
+	MOVL	R13, DI
+	MOVQ	SP, SI
+	XORL	DX, DX
+	MOVL	$8, R10
+	SYSCALL
+skip:
+	TESTL	R12, R12
+	JNZ	ignore
 	ADDQ	$400, SP
 start:
 	JMP	_rt0_amd64_linux(SB)
+
+// func handlers() (catch, restorer uintptr)
+TEXT ·handlers(SB),NOSPLIT,$0-16
+	LEAQ	govirtiofs_catch(SB), AX
+	MOVQ	AX, catch+0(FP)
+	LEAQ	govirtiofs_restore(SB), AX
+	MOVQ	AX, restorer+8(FP)
+	RET
+
+// govirtiofs_catch handles signals that are to be held back: the number is in DI,
+// siginfo_t in SI, ucontext_t in DX. It runs on any thread, in the midst of anything, and
+// uses nothing of the runtime's. The thread blocks them from then on. One of our own says
+// no more than that; others go to the main thread, where they wait.
+TEXT govirtiofs_catch(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	ORQ	$const_held, 296(DX)	// uc_sigmask
+	MOVL	DI, DX
+	MOVL	$39, AX			// getpid
+	SYSCALL
+	CMPL	8(SI), $-6		// si_code: SI_TKILL
+	JNE	other
+	CMPL	AX, 16(SI)		// si_pid
+	JEQ	done
+other:
+	MOVL	AX, DI
+	MOVL	AX, SI			// the main thread's number is the process's
+	MOVL	$234, AX		// tgkill
+	SYSCALL
+done:
+	RET
+
+// govirtiofs_restore is where a handler returns to.
+TEXT govirtiofs_restore(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVL	$15, AX			// rt_sigreturn
+	SYSCALL
+	INT	$3
