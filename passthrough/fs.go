@@ -35,6 +35,7 @@ type FS struct {
 	openless        atomic.Bool // the client reads without opening
 	shared          sharedHandles
 	io              ioState // of open files
+	lockTicks       ticks   // of those who wait for locks of others
 	ownXattr        bool    // see ownership.go
 	converted       convertedLinks
 	canSwitch       bool         // the daemon may act as another user

@@ -80,6 +80,9 @@ func (fs *FS) releaseHandle(h *handle) {
 	n := h.node
 	owners := n.removeHandle(h)
 	fs.closeFD(h.fd)
+	if h.flocked != flockNone {
+		n.unlocked()
+	}
 	fs.io.opens.Add(-1)
 	fs.dropOwners(n, owners)
 	if h.dir != nil {

@@ -3,7 +3,6 @@ package passthrough
 import (
 	"math"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,13 +47,6 @@ func (n *inode) locks() *fileLocks {
 	return n.handles.locks
 }
 
-// Waiting for a lock of another process is polling: there is no call that waits for
-// such a lock and can be ended.
-const (
-	lockPollMin = time.Millisecond
-	lockPollMax = 50 * time.Millisecond
-)
-
 // Getlk implements server.Locks. It names no process that holds the lock: its number
 // would be another guest's or the host's.
 func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
@@ -97,8 +89,10 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	ts := threadOf(r)
 	// Each try is made anew: the owner may have lost its description meanwhile.
 	try := func() unix.Errno { return fs.posixLock(ts, h, in.Owner, lk) }
+	ours := func() bool { return h.node.locksExclude(in.Owner, lk) }
 	if in.LkFlags&fp.LkFlock != 0 {
 		try = func() unix.Errno { return h.flock(in.Lk.Type) }
+		ours = func() bool { return h.flocksExclude(in.Lk.Type) }
 	}
 	errno = try()
 	switch {
@@ -112,7 +106,7 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	case !r.MayWait:
 		return server.WouldBlock
 	}
-	return h.node.waitForLock(r.Canceled, try)
+	return fs.waitForLock(h.node, r.Canceled, try, ours)
 }
 
 // lockArgs checks a request about a lock and finds its handle, which the caller
@@ -247,56 +241,9 @@ func (h *handle) flockLocked(kind uint8) unix.Errno {
 		h.flocked = kind
 	case errno == unix.EAGAIN && h.flocked != kind:
 		h.flocked = flockNone // the host drops the lock that was to be changed, see flock(2)
+		h.node.unlockedLocked()
 	}
 	return errno
-}
-
-// unlocked wakes those of this share that wait for a lock on the file.
-func (n *inode) unlocked() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.handles == nil || n.handles.locks == nil {
-		return
-	}
-	if l := n.handles.locks; l.unlocks != nil {
-		close(l.unlocks)
-		l.unlocks = nil
-	}
-}
-
-// nextUnlock is closed when a lock on the file is dropped through this share. The caller
-// has a handle.
-func (n *inode) nextUnlock() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	l := n.locks()
-	if l.unlocks == nil {
-		l.unlocks = make(chan struct{})
-	}
-	return l.unlocks
-}
-
-// waitForLock tries until it gets the lock, fails otherwise or is canceled.
-func (n *inode) waitForLock(canceled <-chan struct{}, try func() unix.Errno) unix.Errno {
-	pause := lockPollMin
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	for {
-		// First the channel, then the try: an unlock in between is not missed.
-		unlocked := n.nextUnlock()
-		if errno := try(); errno != unix.EAGAIN {
-			return errno
-		}
-		timer.Reset(pause)
-		select {
-		case <-canceled:
-			return unix.EINTR
-		case <-unlocked:
-			pause = lockPollMin
-		case <-timer.C:
-			pause = min(2*pause, lockPollMax)
-		}
-	}
 }
 
 // dropOwner ends all locks of an owner on the file.
