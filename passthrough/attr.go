@@ -41,6 +41,24 @@ func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
 		}
 		return fs.showOwner(ts, fd)
 	}
+	return fs.statClosed(ts, n)
+}
+
+// statBasic is stat of what GETATTR tells, which takes less time.
+func (fs *FS) statBasic(ts *threadState, n *inode) unix.Errno {
+	fd := int(n.fd.Load())
+	if fd < 0 || !n.local || fs.cfg.DAX != nil { // which looks at more
+		return fs.stat(ts, n)
+	}
+	if errno := fstatLocal(fd, &ts.basic); errno != 0 {
+		return errno
+	}
+	ts.basic.to(&ts.st)
+	return fs.showOwner(ts, fd)
+}
+
+// statClosed is stat for a node without a descriptor.
+func (fs *FS) statClosed(ts *threadState, n *inode) unix.Errno {
 	often := n.touched.Swap(true) && fs.fds.Load() < int64(fs.cfg.MaxFDs/2)
 	if !fs.ownXattr && !often && fs.statInPlace(ts, n) {
 		return 0
@@ -68,7 +86,7 @@ func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
 // Getattr implements server.Attributes.
 func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
 	ts := threadOf(r)
-	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh); errno != 0 {
+	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh, (*FS).statBasic); errno != 0 {
 		return errno
 	}
 	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
@@ -76,8 +94,8 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 	return 0
 }
 
-// statNode fills ts.st for a request that may name an open file.
-func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint64) unix.Errno {
+// statNode fills ts.st for a request that may name an open file, and with stat if not.
+func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint64, stat func(*FS, *threadState, *inode) unix.Errno) unix.Errno {
 	if flags&fp.GetattrFh != 0 {
 		h, errno := fs.handle(r, fh)
 		if errno != 0 {
@@ -91,13 +109,13 @@ func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint
 		return errno
 	}
 	defer fs.release(n)
-	return fs.stat(ts, n)
+	return stat(fs, ts, n)
 }
 
 // Statx implements server.Attributes.
 func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Errno {
 	ts := threadOf(r)
-	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh); errno != 0 {
+	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh, (*FS).stat); errno != 0 {
 		return errno
 	}
 	st, o := &ts.st, &out.Stat

@@ -65,6 +65,26 @@ func statxLocal(fd int, st *unix.Statx_t) unix.Errno {
 	return errno
 }
 
+// basicStat is what fstat tells, which statx takes an eighth longer for.
+type basicStat unix.Stat_t
+
+// fstatLocal is statxLocal for what GETATTR tells.
+func fstatLocal(fd int, b *basicStat) unix.Errno {
+	counted()
+	_, _, errno := unix.RawSyscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(b)), 0)
+	return errno
+}
+
+// to puts the basic attributes in st, and leaves the others as they were.
+func (b *basicStat) to(st *unix.Statx_t) {
+	st.Ino, st.Size, st.Blocks, st.Blksize = b.Ino, uint64(b.Size), uint64(b.Blocks), uint32(b.Blksize)
+	st.Mode, st.Nlink, st.Uid, st.Gid = uint16(b.Mode), uint32(b.Nlink), b.Uid, b.Gid
+	st.Rdev_major, st.Rdev_minor = unix.Major(b.Rdev), unix.Minor(b.Rdev)
+	st.Atime.Sec, st.Atime.Nsec = b.Atim.Sec, uint32(b.Atim.Nsec)
+	st.Mtime.Sec, st.Mtime.Nsec = b.Mtim.Sec, uint32(b.Mtim.Nsec)
+	st.Ctime.Sec, st.Ctime.Nsec = b.Ctim.Sec, uint32(b.Ctim.Nsec)
+}
+
 func sysOpenat(dirfd int, name *byte, flags int, mode uint32) (int, unix.Errno) {
 	fd, errno := syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)), uintptr(flags|unix.O_CLOEXEC), uintptr(mode), 0, 0)
 	if errno != 0 {

@@ -13,6 +13,7 @@ import (
 type threadState struct {
 	st      unix.Statx_t
 	found   unix.Statx_t // of a file that is being opened again
+	basic   basicStat    // of an open file
 	statfs  unix.Statfs_t
 	num     [16]byte // a descriptor's name in /proc/self/fd
 	path    [32]byte // the same with the directory, when the thread has no own one
