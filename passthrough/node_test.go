@@ -320,3 +320,32 @@ func TestRenameWithoutHint(t *testing.T) {
 	}
 	g.release(node, g.open(node, unix.O_RDONLY))
 }
+
+// TestGetattrAgrees: what GETATTR tells of a file with a descriptor, for which it asks
+// another way, is what it tells of one without.
+func TestGetattrAgrees(t *testing.T) {
+	s := newShare(t, nil, 0)
+	g := s.guest()
+	s.write("file", "content")
+	nodes := map[string]uint64{"file": 0, "link": 0, "fifo": 0, "null": 0}
+	if err := os.Symlink("file", s.path("link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(s.path("fifo"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mknod(s.path("null"), unix.S_IFCHR|0o600, int(unix.Mkdev(259, 4097))); err != nil {
+		delete(nodes, "null") // not for everybody
+	}
+	for n := range nodes {
+		node := g.lookup(fp.RootID, n)
+		want, errno := g.getattr(node)
+		wantErrno(t, n, errno, 0)
+		g.use(node)
+		got, errno := g.getattr(node)
+		wantErrno(t, n, errno, 0)
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", n, got, want)
+		}
+	}
+}
