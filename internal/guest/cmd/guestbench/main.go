@@ -31,8 +31,9 @@ func main() {
 
 // target is a back-end. {dir}, {socket} and {tag} in its arguments are replaced.
 type target struct {
-	name string
-	args []string
+	name    string
+	args    []string
+	tagless bool // it does not know its tag, which User-Mode Linux asks for
 }
 
 func run(args []string) error {
@@ -40,6 +41,7 @@ func run(args []string) error {
 	kindName := f.String("guest", "uml", "uml, qemu72 or qemu11")
 	rounds := f.Int("rounds", 3, "boots of each back-end, in turn")
 	ours := f.String("ours", "bin/govirtiofsd", "our daemon's program")
+	also := f.String("also", "", "measure our daemon with these options, too, as \"--busy-poll=0\"")
 	megabytes := f.Int("file", 256, "MiB of the large file")
 	_ = f.Parse(args)
 	kind, err := guest.ParseKind(*kindName)
@@ -53,7 +55,7 @@ func run(args []string) error {
 			return err
 		}
 	}
-	targets, err := backends(kind, *ours)
+	targets, err := backends(*ours, *also)
 	if err != nil {
 		return err
 	}
@@ -78,9 +80,8 @@ func run(args []string) error {
 	return nil
 }
 
-// backends are ours and the peers that this guest can use: User-Mode Linux needs one that
-// knows its tag.
-func backends(kind guest.Kind, ours string) ([]target, error) {
+// backends are ours, the peers, and ours with other options if there are any.
+func backends(ours, also string) ([]target, error) {
 	rust, err := guest.PeerPath(guest.RustPeer)
 	if err != nil {
 		return nil, err
@@ -89,12 +90,14 @@ func backends(kind guest.Kind, ours string) ([]target, error) {
 	if err != nil {
 		return nil, err
 	}
+	common := []string{"--shared-dir={dir}", "--socket-path={socket}", "--tag={tag}", "--allow-direct-io"}
 	list := []target{
-		{"govirtiofsd", []string{ours, "--shared-dir={dir}", "--socket-path={socket}", "--tag={tag}", "--allow-direct-io"}},
-		{"virtiofsd (Rust) 1.14", []string{rust, "--shared-dir={dir}", "--socket-path={socket}", "--tag={tag}", "--allow-direct-io"}},
+		{name: "govirtiofsd", args: append([]string{ours}, common...)},
+		{name: "virtiofsd (Rust) 1.14", args: append([]string{rust}, common...)},
+		{name: "virtiofsd (C) 7.2", args: []string{c, "-f", "-o", "source={dir},allow_direct_io", "--socket-path={socket}"}, tagless: true},
 	}
-	if kind != guest.UML {
-		list = append(list, target{"virtiofsd (C) 7.2", []string{c, "-f", "-o", "source={dir},allow_direct_io", "--socket-path={socket}"}})
+	if also != "" {
+		list = append(list, target{name: "govirtiofsd " + also, args: slices.Concat([]string{ours}, common, strings.Fields(also))})
 	}
 	return list, nil
 }

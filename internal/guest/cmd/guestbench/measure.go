@@ -66,6 +66,15 @@ func measure(ctx context.Context, kind guest.Kind, t target, megabytes int) (map
 		return nil, err
 	}
 	defer stop()
+	if kind == guest.UML && t.tagless {
+		tagged := filepath.Join(dir, "tagged")
+		stop, err := serveTag(tagged, socket, "fs")
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
+		socket = tagged
+	}
 	r, err := guest.Run(ctx, kind, guest.Options{Script: fmt.Sprintf(script, megabytes), Mem: 1024, Timeout: measureTimeout,
 		Shares: []guest.Share{{Tag: "fs", Socket: socket, QueueSize: queueSize(kind)}}})
 	if err != nil || r.Status != 0 {

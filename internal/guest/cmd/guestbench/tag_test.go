@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/binary"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	vu "github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// wire is a message as it travels.
+func wire(r vu.Request, flags uint32, body ...uint64) *passed {
+	m := &passed{}
+	binary.NativeEndian.PutUint32(m.head[:], uint32(r))
+	binary.NativeEndian.PutUint32(m.head[4:], flags)
+	for _, v := range body {
+		m.body = binary.NativeEndian.AppendUint64(m.body, v)
+	}
+	binary.NativeEndian.PutUint32(m.head[8:], uint32(len(m.body)))
+	return m
+}
+
+// pair returns a front-end's and a back-end's socket with a tagger between them.
+func pair(t *testing.T) (front, back *net.UnixConn) {
+	dir, err := os.MkdirTemp("", "tag") // short, for the sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "back"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	stop, err := serveTag(filepath.Join(dir, "front"), filepath.Join(dir, "back"), "share")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	if back, err = l.AcceptUnix(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = back.Close() })
+	if front, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(dir, "front"), Net: "unix"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = front.Close() })
+	return front, back
+}
+
+// pass sends a message on one side and returns what comes out on another.
+func pass(t *testing.T, from *net.UnixConn, m *passed, to *net.UnixConn) *passed {
+	t.Helper()
+	if err := send(from, m); err != nil {
+		t.Fatal(err)
+	}
+	got, err := receive(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// TestTagger: the front-end sees a back-end with a configuration, the back-end a front-end
+// that wants none, and all else is as it was, descriptors too.
+func TestTagger(t *testing.T) {
+	front, back := pair(t)
+	offer := uint64(vu.ProtocolReplyAck)
+	got := pass(t, back, wire(vu.ReqGetProtocolFeatures, vu.FlagVersion|vu.FlagReply, offer), front)
+	if f := binary.NativeEndian.Uint64(got.body); f != offer|uint64(vu.ProtocolConfig) {
+		t.Errorf("the front-end is offered %#x", f)
+	}
+	got = pass(t, front, wire(vu.ReqSetProtocolFeatures, vu.FlagVersion, offer|uint64(vu.ProtocolConfig)), back)
+	if f := binary.NativeEndian.Uint64(got.body); f != offer {
+		t.Errorf("the back-end is told %#x", f)
+	}
+
+	ask := wire(vu.ReqGetConfig, vu.FlagVersion, 4|tagSize<<32, 0, 0, 0, 0, 0) // offset 4, 36 bytes
+	got = pass(t, front, ask, front)
+	if flags := binary.NativeEndian.Uint32(got.head[4:]); flags != vu.FlagVersion|vu.FlagReply {
+		t.Errorf("flags of the answer are %#x", flags)
+	}
+	if string(got.body[12:14]) != "e\x00" || got.body[12+tagSize-4] != 1 || len(got.body) != len(ask.body) {
+		t.Errorf("the configuration from byte 4 on is %q", got.body[12:])
+	}
+
+	fd, err := unix.Eventfd(7, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	m := wire(vu.ReqSetVringKick, vu.FlagVersion, 1)
+	m.fds = []int{fd}
+	got = pass(t, front, m, back)
+	if got.request() != vu.ReqSetVringKick || len(got.fds) != 1 {
+		t.Fatalf("%v with %d descriptors", got.request(), len(got.fds))
+	}
+	b := make([]byte, 8)
+	if _, err := unix.Read(got.fds[0], b); err != nil || binary.NativeEndian.Uint64(b) != 7 {
+		t.Errorf("another descriptor arrived: %v, %v", b, err)
+	}
+	_ = unix.Close(got.fds[0])
+}
+
+// TestTaggerEnds: when one side goes, the other is told.
+func TestTaggerEnds(t *testing.T) {
+	for _, first := range []string{"front", "back"} {
+		front, back := pair(t)
+		// Something has to have passed, or nobody may be connected yet.
+		pass(t, front, wire(vu.ReqSetOwner, vu.FlagVersion), back)
+		gone, left := front, back
+		if first == "back" {
+			gone, left = back, front
+		}
+		_ = gone.Close()
+		if _, err := receive(left); err == nil {
+			t.Errorf("%s ended, and the other side was not told", first)
+		}
+	}
+}
