@@ -75,7 +75,8 @@ func check(t *testing.T, out string, targets int) *bench.Report {
 			t.Errorf("%s: %d targets, want %d", r.Workload, len(r.Targets), targets)
 		}
 		for _, f := range r.Targets {
-			if f.PerSecond <= 0 || f.CPU <= 0 {
+			// The processor time of so short a round may be 0, see checkScale.
+			if f.PerSecond <= 0 || f.CPU < 0 {
 				t.Errorf("%s of %s, depth %d: nothing was measured: %+v", r.Workload, f.Target, r.Depth, f)
 			}
 			if f.Target != "syscalls" && (f.P50 <= 0 || f.Max < f.P50 || f.Calls > 1.5) {
@@ -181,6 +182,7 @@ func TestBenchIdle(t *testing.T) {
 }
 
 // checkScale decodes what --scale writes, and checks that there are figures of all steps.
+// Processor times may be 0: the kernel adds what a thread uses when it sleeps, or at a tick.
 func checkScale(t *testing.T, out string, targets, sizes int) []bench.Scale {
 	t.Helper()
 	var list []bench.Scale
@@ -191,8 +193,8 @@ func checkScale(t *testing.T, out string, targets, sizes int) []bench.Scale {
 		if m.Target == "syscalls" {
 			continue
 		}
-		if m.Failed != "" || m.Names.PerSecond <= 0 || m.New.CPU <= 0 || m.Known.PerSecond <= 0 || m.First <= 0 || m.Middle <= 0 ||
-			m.Forget <= 0 || len(m.Lookups) != 2 || m.Lookups[1].PerSecond <= 0 {
+		if m.Failed != "" || m.Names.PerSecond <= 0 || m.New.PerSecond <= 0 || m.Known.PerSecond <= 0 || m.First <= 0 || m.Middle <= 0 ||
+			len(m.Lookups) != 2 || m.Lookups[1].PerSecond <= 0 {
 			t.Errorf("impossible figures: %+v", m)
 		}
 	}
