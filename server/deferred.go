@@ -118,34 +118,53 @@ func (d *Deferred) Run(t *Thread) (written uint32) {
 	return written
 }
 
+// Try is Run for a request that need not wait any more; ok is false, and nothing is done, if
+// it does.
+func (d *Deferred) Try(t *Thread) (written uint32, ok bool) {
+	ok = true
+	written = d.attempt(t, false, func() (uint32, unix.Errno) {
+		written, errno := d.again(t)
+		ok = !waits(errno)
+		return written, errno
+	})
+	t.request = Request{Thread: t}
+	if ok {
+		d.server.waiting.remove(d)
+	}
+	return written, ok
+}
+
 // finish serves the request on t and reports it.
 func (d *Deferred) finish(t *Thread) { d.done(d.serve(t)) }
 
 // serve calls the method again, with leave to wait.
 func (d *Deferred) serve(t *Thread) (written uint32) {
-	written = d.attempt(t, func() (uint32, unix.Errno) {
-		if d.server.session.Load() != d.session {
-			// Its nodes and handles are gone, or other files' by now.
-			return t.fail(unix.ENOTCONN), unix.ENOTCONN
-		}
-		return t.run(d.op)
-	})
+	written = d.attempt(t, true, func() (uint32, unix.Errno) { return d.again(t) })
 	d.server.waiting.remove(d)
 	return written
+}
+
+// again calls the method on t, to which the request is lent.
+func (d *Deferred) again(t *Thread) (uint32, unix.Errno) {
+	if d.server.session.Load() != d.session {
+		// Its nodes and handles are gone, or other files' by now.
+		return t.fail(unix.ENOTCONN), unix.ENOTCONN
+	}
+	return t.run(d.op)
 }
 
 // refuse answers the request with an error instead.
 func (d *Deferred) refuse(errno unix.Errno) {
 	t := newWaiter(d.server)
-	written := d.attempt(t, func() (uint32, unix.Errno) { return t.fail(errno), errno })
+	written := d.attempt(t, true, func() (uint32, unix.Errno) { return t.fail(errno), errno })
 	d.server.waiting.remove(d)
 	d.server.removeThread(t)
 	d.done(written)
 }
 
-// attempt lends t the request, and leave to wait, while f serves it. Buffers that are
+// attempt lends t the request, and maybe leave to wait, while f serves it. Buffers that are
 // gone cost the reply.
-func (d *Deferred) attempt(t *Thread, f func() (uint32, unix.Errno)) (written uint32) {
+func (d *Deferred) attempt(t *Thread, mayWait bool, f func() (uint32, unix.Errno)) (written uint32) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -156,12 +175,14 @@ func (d *Deferred) attempt(t *Thread, f func() (uint32, unix.Errno)) (written ui
 		}
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
-		MayWait: true, Canceled: d.canceled, Thread: t}
+		MayWait: mayWait, Canceled: d.canceled, Thread: t}
 	t.session, t.moved = d.session, 0
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
 	written, errno := f()
-	t.count(d.op, errno)
+	if mayWait || !waits(errno) {
+		t.count(d.op, errno)
+	}
 	return written
 }
 

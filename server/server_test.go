@@ -304,6 +304,46 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestTry: a request that still has to wait is as it was before.
+func TestTry(t *testing.T) {
+	var there bool
+	fs := &fakeFS{}
+	s, thread := newServer(t, fs, Options{})
+	fs.fsync = func(r *Request) unix.Errno {
+		if r.MayWait {
+			t.Error("it may wait")
+		}
+		if !there {
+			return WouldBlockBriefly
+		}
+		return unix.ENOSPC
+	}
+	in := fp.FsyncIn{}
+	var reply [16]byte
+	_, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
+	if d == nil {
+		t.Fatal("it does not wait")
+	}
+	for range 3 {
+		if n, ok := d.Try(thread); n != 0 || ok {
+			t.Fatalf("%d bytes, done: %v", n, ok)
+		}
+	}
+	if reply != [16]byte{} || len(s.waiting.table) != 1 {
+		t.Errorf("reply % x, %d requests wait", reply, len(s.waiting.table))
+	}
+	there = true
+	if n, ok := d.Try(thread); n != 16 || !ok {
+		t.Errorf("%d bytes, done: %v", n, ok)
+	}
+	if h, _, _ := fp.View[fp.OutHeader](reply[:]); h.Error != -int32(unix.ENOSPC) || len(s.waiting.table) != 0 {
+		t.Errorf("errno %d, %d requests wait", h.Error, len(s.waiting.table))
+	}
+	if c := &thread.stats[fp.OpFsync]; c.requests.Load() != 1 {
+		t.Errorf("counted %d times", c.requests.Load())
+	}
+}
+
 // TestLargeWaiting: what requests that wait keep of the host's memory is bounded,
 // whatever a guest attaches to them. The usual ones go on.
 func TestLargeWaiting(t *testing.T) {

@@ -92,15 +92,32 @@ func (s *shortWaits) followed(heldUp bool) {
 	s.waited = false
 }
 
-// finishBrief finishes the oldest of the requests that this thread kept; false when there
-// is none.
+// finishBrief finishes the oldest of the requests that this thread kept, or publishes what
+// is finished while that has to be waited for; false when there is none.
 func (w *worker) finishBrief() bool {
-	s := &w.short
-	if len(s.list) == 0 {
+	if len(w.short.list) == 0 {
 		return false
 	}
-	p := s.list[0]
-	s.list = slices.Delete(s.list, 0, 1)
+	p := w.short.list[0]
+	if w.unflushed == 0 {
+		w.waitBrief(p)
+		return true
+	}
+	written, ok := p.deferred.Try(w.thread)
+	if !ok {
+		w.flush()
+		return true
+	}
+	p.written = written
+	w.short.drop()
+	w.giveBack(p)
+	return true
+}
+
+// waitBrief waits for the oldest.
+func (w *worker) waitBrief(p *waiting) {
+	s := &w.short
+	s.drop()
 	began := time.Now()
 	p.written = p.deferred.Run(w.thread)
 	waited := time.Since(began) > longWait
@@ -110,11 +127,10 @@ func (w *worker) finishBrief() bool {
 		s.ended(w.queue)
 	}
 	w.push(p.chain, p.written)
-	if waited {
-		w.flush() // what is finished has waited for this, too; the next may not be ready either
-	}
-	return true
 }
+
+// drop takes the oldest off the list.
+func (s *shortWaits) drop() { s.list = slices.Delete(s.list, 0, 1) }
 
 // startBrief leaves them to other threads.
 func (w *worker) startBrief() {

@@ -63,6 +63,39 @@ func TestBrief(t *testing.T) {
 	r.released()
 }
 
+// TestBriefPublishes: what is finished is published before the queue's thread waits for
+// something else.
+func TestBriefPublishes(t *testing.T) {
+	busy, goOn := make(chan struct{}), make(chan struct{})
+	waiting, enough := make(chan struct{}), make(chan struct{})
+	fs := &testFS{
+		getattr: func(*server.Request) unix.Errno { busy <- struct{}{}; <-goOn; return 0 },
+		fsync: func(r *server.Request) unix.Errno {
+			if !r.MayWait {
+				return server.WouldBlockBriefly
+			}
+			waiting <- struct{}{}
+			<-enough
+			return 0
+		},
+	}
+	r, _ := start(t, fs)
+	for range 10 {
+		r.send(0, fp.OpGetattr, 1, getattrBody, 104)
+		r.notify()
+		<-busy // until the next is in the ring, too
+		r.send(1, fp.OpFsync, 1, fsyncBody, 0)
+		r.notify()
+		goOn <- struct{}{}
+		<-waiting
+		if slot := r.wait(); slot != 0 {
+			t.Fatalf("slot %d is answered", slot)
+		}
+		enough <- struct{}{}
+		r.wait()
+	}
+}
+
 // startBriefWaits starts a queue whose thread waits for the first of three requests, of
 // slots 1 to 3, until enough is closed.
 func startBriefWaits(t *testing.T) (r *ring, w *worker, enough chan struct{}) {
