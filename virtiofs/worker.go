@@ -21,11 +21,14 @@ import (
 )
 
 // Replies are published, and the driver called if it sleeps, at the latest after so many
-// requests or bytes: a batch must not make its first reply wait for its last. Of 32 requests under way, a batch of 12
-// leaves 20 to serve while the driver wakes up: that is what a wake-up takes.
+// requests or bytes: a batch must not make its first reply wait for its last. Of 32 requests
+// under way, a batch of 12 leaves 20 to serve while the driver wakes up: that is what a
+// wake-up takes. Of large replies it is a quarter of what is under way, but not more than
+// mostBytes.
 const (
 	flushRequests = 12
 	flushBytes    = 64 << 10
+	mostBytes     = 4 << 20
 )
 
 // worker serves one running queue. Fields without a comment belong to its
@@ -309,7 +312,8 @@ func (w *worker) offered() int { return w.queue.UnderWay() - len(w.waiting) }
 // sends the next, while the other half is served, and neither side has to sleep. Elsewhere
 // a driver that is called twice for a batch only has to run twice.
 func (w *worker) flushNow() bool {
-	return w.unflushed >= flushRequests || w.bytes >= flushBytes ||
+	return w.unflushed >= flushRequests || w.bytes >= mostBytes ||
+		w.bytes >= flushBytes && 4*w.unflushed >= w.underWay ||
 		w.unflushed >= w.underWay/2 && w.poll.slowWakeups()
 }
 

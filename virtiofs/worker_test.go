@@ -351,3 +351,30 @@ func TestMemoryAddedWhileBusy(t *testing.T) {
 	}
 	within(t, "stop", w.stop)
 }
+
+// TestFlushNow: replies wait for others as long as that saves calls of the driver, and no
+// longer.
+func TestFlushNow(t *testing.T) {
+	for _, c := range []struct {
+		what                string
+		unflushed, underWay int
+		bytes               uint64
+		want                bool
+	}{
+		{"a small one", 1, 1, 100, false}, // at the end of the batch
+		{"small ones", flushRequests - 1, 32, flushBytes / 2, false},
+		{"many", flushRequests, 32, 1600, true},
+		{"a large one that is alone", 1, 1, 1 << 20, true},
+		{"a large one of four", 1, 4, 1 << 20, true},
+		{"a large one of five", 1, 5, 1 << 20, false},
+		{"two large ones of eight", 2, 8, 2 << 20, true},
+		{"three large ones of 128", 3, 128, 3 << 20, false},
+		{"four large ones of 128", 4, 128, 4 << 20, true},
+		{"a very large one", 1, 128, 4 << 20, true},
+	} {
+		w := &worker{unflushed: c.unflushed, underWay: c.underWay, bytes: c.bytes}
+		if got := w.flushNow(); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+}
