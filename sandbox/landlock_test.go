@@ -190,6 +190,9 @@ func needLandlock(t *testing.T) {
 	}
 }
 
+// noCgoDir is what withoutCgo has made; TestMain removes it.
+var noCgoDir string
+
 // withoutCgo is this test binary, or one like it without cgo, which the race detector
 // needs and Landlock can't have.
 var withoutCgo = sync.OnceValues(func() (string, error) {
@@ -200,6 +203,7 @@ var withoutCgo = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	noCgoDir = dir
 	cmd := exec.Command("go", "test", "-c", "-o", dir+"/sandbox.test", ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -40,7 +40,11 @@ func TestMain(m *testing.M) {
 	runtime.LockOSThread()
 	name, arg, _ := strings.Cut(os.Getenv(helperEnv), ":")
 	if name == "" {
-		os.Exit(m.Run())
+		status := m.Run()
+		if noCgoDir != "" {
+			_ = os.RemoveAll(noCgoDir)
+		}
+		os.Exit(status)
 	}
 	// A process that the filter kills would leave a core.
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})

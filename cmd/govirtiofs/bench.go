@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type benchFlags struct {
 	idle       []int
 	scale      []int
 	noProgress bool
+	picture    *outFile // of --svg; nil without
 }
 
 func newBench() *cobra.Command {
@@ -47,13 +49,16 @@ func newBench() *cobra.Command {
 machine, and reports operations per second, the back-end's processor time per
 operation, latencies and notifications.
 
-The files it needs are made in a new directory in the shared one, which is
-removed again. With --daemon it starts the back-end itself, and with --vs others
+The files that the workloads need are made in a new directory in the shared one,
+which is removed again: up to 68 MiB, --cold-size more for randread. With --daemon it starts the back-end itself, and with --vs others
 to compare with; all are measured in turn, round by round, and a ratio is the
-median of the rounds' ratios.`,
+median of the rounds' ratios.
+
+SIGINT, SIGTERM or SIGHUP ends it, removes what it has made and writes what it has
+measured; the exit status is 128 and the signal's number. A second one ends it at once.`,
 		Example: `  govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}'
   govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}' \
-    --vs 'virtiofsd --shared-dir {dir} --socket-path {socket}' --depth 1,8 --rounds 5
+    --vs '/usr/libexec/virtiofsd --shared-dir {dir} --socket-path {socket}' --depth 1,8 --rounds 5
   govirtiofs bench --socket /run/fs.sock --dir /srv/share --workload read-4k,getattr`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
@@ -84,7 +89,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.DurationVar(&o.Spin, "spin", 0, "look for replies so long before sleeping, as a guest that polls does")
 	fl.IntVar(&o.Chunk, "chunk", 0, "largest data buffer in bytes; 4096 is a guest without large folios (default: one for all)")
 	fl.IntVar(&o.Files, "files", 10000, "nodes that lookup-new goes through")
-	fl.IntVar(&f.coldMiB, "cold-size", 256, "MiB of the file that randread reads from disk")
+	fl.IntVar(&f.coldMiB, "cold-size", 256, "MiB of the file that randread reads from disk, in the shared directory")
 	fl.IntVar(&o.ListSize, "list-size", 32<<10, "bytes of a READDIRPLUS")
 	fl.BoolVar(&o.NoIndirect, "no-indirect", false, "use no indirect descriptors")
 	fl.BoolVar(&o.NoEventIdx, "no-event-idx", false, "use no event indexes")
@@ -95,14 +100,14 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
-	fl.StringVar(&f.show, "show", "", "measure nothing, and write what an earlier run has written with --json")
+	fl.StringVar(&f.show, "show", "", "measure nothing, and write what an earlier run has written with --json to this file, - for standard input; all of it, or what -w names")
 	fl.StringVar(&f.svg, "svg", "", "write a picture of the ratios to this file, too")
 	fl.BoolVar(&f.noProgress, "no-progress", false, "no progress on the terminal")
 }
 
 func (f *benchFlags) run(cmd *cobra.Command) (err error) {
-	if f.json && f.benchstat || f.markdown && (f.json || f.benchstat) {
-		return usagef("--json, --benchstat and --markdown exclude each other")
+	if err := f.checkFlags(cmd); err != nil {
+		return err
 	}
 	if f.show != "" {
 		return f.showReport(cmd)
@@ -134,6 +139,15 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	if err := f.opts.Check(); err != nil {
 		return usageError{err}
 	}
+	if err := f.openPicture(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.closePicture()) }()
+	return f.measure(ctx, cmd)
+}
+
+// measure does what was asked for, and writes what came out even if it ended early.
+func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command) error {
 	progress := newProgress(f.noProgress)
 	f.opts.Progress = progress.show
 	if f.idle != nil {
@@ -154,21 +168,63 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// showReport writes an earlier run's results in another format.
-func (f *benchFlags) showReport(cmd *cobra.Command) error {
-	file, err := os.Open(f.show)
+func (f *benchFlags) openPicture() (err error) {
+	if f.svg != "" {
+		f.picture, err = openOut(f.svg)
+	}
+	return err
+}
+
+func (f *benchFlags) closePicture() error {
+	if f.picture == nil {
+		return nil
+	}
+	return f.picture.close()
+}
+
+// showReport writes an earlier run's results, or those of some workloads, in another format.
+func (f *benchFlags) showReport(cmd *cobra.Command) (err error) {
+	if _, err := bench.FindWorkloads(f.workloads); err != nil {
+		return usagef("%w (--list shows all)", err)
+	}
+	r, err := readReport(cmd.InOrStdin(), f.show)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	r, err := bench.ReadReport(file)
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.show, err)
+	if len(f.workloads) > 0 {
+		r.Rows = slices.DeleteFunc(r.Rows, func(row bench.Row) bool { return !slices.Contains(f.workloads, row.Workload) })
+		if len(r.Rows) == 0 {
+			return usagef("%s has no results of %s", f.show, strings.Join(f.workloads, ", "))
+		}
 	}
+	if f.svg != "" && len(r.Rows[0].Targets) < 2 {
+		return usagef("a picture shows ratios, and %s has one target", f.show)
+	}
+	if err := f.openPicture(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.closePicture()) }()
 	if cmd.Flags().Changed("best") {
 		r.Summarize(f.opts.Best)
 	}
 	return f.write(cmd.OutOrStdout(), r)
+}
+
+// readReport reads a report from a file, or from stdin if that is "-".
+func readReport(stdin io.Reader, path string) (*bench.Report, error) {
+	if path == "-" {
+		return bench.ReadReport(stdin)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	r, err := bench.ReadReport(file)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return r, err
 }
 
 // checkIdle refuses what --idle cannot do.
@@ -287,11 +343,7 @@ func (f *benchFlags) write(w io.Writer, r *bench.Report) (err error) {
 	if err != nil || f.svg == "" {
 		return err
 	}
-	file, err := os.Create(f.svg)
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.WriteSVG(file), file.Close())
+	return r.WriteSVG(f.picture)
 }
 
 // progress is a line on a terminal.

@@ -261,6 +261,22 @@ func TestBenchErrors(t *testing.T) {
 		{[]string{"--socket=x", "--dir=" + dir, "--guests=2"}, true, "daemon each"},
 		{[]string{"--socket=x", "--dir=" + dir, "--scale=1"}, true, "--daemon"},
 		{[]string{"--daemon=x {socket}", "extra"}, true, "unknown command"},
+		{[]string{"--daemon=x {socket}", "--rounds=0"}, true, "--rounds must be"},
+		{[]string{"--daemon=x {socket}", "--duration=0"}, true, "--duration must be"},
+		{[]string{"--daemon=x {socket}", "--queues=0"}, true, "--queues must be"},
+		{[]string{"--daemon=x {socket}", "--queue-size=0"}, true, "--queue-size must be"},
+		{[]string{"--daemon=x {socket}", "--files=0"}, true, "--files must be"},
+		{[]string{"--daemon=x {socket}", "--cold-size=0"}, true, "--cold-size must be"},
+		{[]string{"--daemon=x {socket}", "-w", ""}, true, "--workload is empty"},
+		{[]string{"--daemon=x {socket}", "--name="}, true, "--name is empty"},
+		{[]string{"--daemon=x {socket}", "--vs="}, true, "--vs is empty"},
+		{[]string{"--daemon=x {socket}", "--pid=1"}, true, "--socket"},
+		{[]string{"--daemon=x {socket}", "--idle=1", "--workload=getattr"}, true, "--workload would have no effect with --idle"},
+		{[]string{"--daemon=x {socket}", "--scale=1", "--best"}, true, "--best would have no effect with --scale"},
+		{[]string{"--show=" + dir + "/none", "--daemon=x"}, true, "--daemon would have no effect with --show"},
+		{[]string{"--show=" + dir + "/none", "--workload=nothing"}, true, "--list"},
+		{[]string{"--show=" + dir + "/none"}, false, "no such file"},
+		{[]string{"--daemon=x {socket}", "--vs=y {socket}", "--svg=" + dir + "/none/x.svg"}, false, "no such file"},
 		{[]string{"--socket=" + dir + "/none", "--dir=" + dir}, false, "no such file"},
 		{[]string{"--daemon=/no/such/program {socket}", "--files=1", "--cold-size=1"}, false, "No such file"},
 		{[]string{"--daemon=/bin/false {socket}", "--files=1", "--cold-size=1"}, false, "exit status 1"},
@@ -275,6 +291,74 @@ func TestBenchErrors(t *testing.T) {
 				t.Errorf("%v; want one that says %q, usage error %t", err, tt.saying, tt.usage)
 			}
 		})
+	}
+}
+
+// TestBenchShow filters a report, and reads one from standard input.
+func TestBenchShow(t *testing.T) {
+	report := &bench.Report{Rows: []bench.Row{
+		{Workload: "getattr", Unit: "op", Depth: 1, Targets: []bench.Figures{{Target: "a"}}},
+		{Workload: "open", Unit: "op", Depth: 1, Targets: []bench.Figures{{Target: "a"}}}}}
+	show := func(args ...string) (string, error) {
+		var in, out bytes.Buffer
+		if err := report.WriteJSON(&in); err != nil {
+			t.Fatal(err)
+		}
+		root := newRoot()
+		root.SetIn(&in)
+		root.SetOut(&out)
+		root.SetArgs(append([]string{"bench", "--show=-"}, args...))
+		err := root.Execute()
+		return out.String(), err
+	}
+	if out, err := show(); err != nil || !strings.Contains(out, "\ngetattr:") || !strings.Contains(out, "\nopen:") {
+		t.Errorf("all: %v\n%s", err, out)
+	}
+	if out, err := show("-w", "open"); err != nil || strings.Contains(out, "\ngetattr:") || !strings.Contains(out, "\nopen:") {
+		t.Errorf("one: %v\n%s", err, out)
+	}
+	picture := filepath.Join(t.TempDir(), "x.svg")
+	for _, args := range [][]string{{"-w", "rename"}, {"--svg", picture}} {
+		_, err := show(args...)
+		if usage := (usageError{}); !errors.As(err, &usage) {
+			t.Errorf("%v: %v, want a mistake on the command line", args, err)
+		}
+	}
+	if _, err := os.Stat(picture); err == nil {
+		t.Error("a picture of nothing was made")
+	}
+}
+
+// TestOutFile: what was in a file stays until there is something new; a new one that gets
+// nothing goes again.
+func TestOutFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	f, err := openOut(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("an empty file is left")
+	}
+	if err := os.WriteFile(path, []byte("older, longer"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "new"} {
+		if f, err = openOut(path); err != nil {
+			t.Fatal(err)
+		}
+		if text != "" {
+			_, err = f.Write([]byte(text))
+		}
+		if err := errors.Join(err, f.close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if b, err := os.ReadFile(path); string(b) != "new" {
+		t.Errorf("the file has %q, %v", b, err)
 	}
 }
 

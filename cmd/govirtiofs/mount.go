@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -39,7 +40,7 @@ the directory DIR of this machine. This machine's own FUSE client takes the gues
 place, so that any program or test suite can run against the back-end.
 
 With a COMMAND, the share is mounted while the command runs, and the exit status is
-the command's. Otherwise it is mounted until SIGINT or SIGTERM, until somebody unmounts
+the command's. Otherwise it is mounted until SIGINT, SIGTERM or SIGHUP, until somebody unmounts
 DIR, or until the back-end ends, which is a failure. If DIR is in use at a signal, it is
 taken out of sight and served until nobody uses it; a second signal ends it at once.
 
@@ -105,13 +106,30 @@ func runMount(o *mountOptions) error {
 		return fmt.Errorf("back-end at %s: %w", o.socket, err)
 	}
 	defer front.Close()
+	if err := front.CheckQueues(); err != nil {
+		return fmt.Errorf("back-end at %s: %w", o.socket, err)
+	}
 	mount, err := fusedev.New(o.dir, fusedev.Options{Source: o.socket, Subtype: "virtiofs", ReadOnly: o.readOnly,
 		AllowOther: os.Geteuid() == 0 && !o.private, Permissions: true, MaxRead: 1 << 20})
 	if err != nil {
-		return err
+		return fuseHint(err)
 	}
 	defer func() { _ = mount.Close() }()
 	return serveMount(o, front, mount)
+}
+
+// fuseHint adds what to do about a /dev/fuse that cannot be opened.
+func fuseHint(err error) error {
+	text := err.Error()
+	switch {
+	case !strings.Contains(text, "/dev/fuse"):
+		return err
+	case errors.Is(err, os.ErrNotExist) || strings.Contains(text, "No such file"):
+		return fmt.Errorf("%w\nThe kernel has no FUSE here: load it with 'modprobe fuse'; a container needs '--device /dev/fuse'", err)
+	case errors.Is(err, os.ErrPermission) || strings.Contains(text, "ermission denied"):
+		return fmt.Errorf("%w\nThe user may not open /dev/fuse: run this as root, or let users mount with 'chmod 666 /dev/fuse', as most distributions do", err)
+	}
+	return err
 }
 
 // serveMount carries requests until it is over, for one reason or another.
@@ -124,7 +142,9 @@ func serveMount(o *mountOptions, front *frontend.Frontend, mount *fusedev.Mount)
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(o.requests) }()
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if list := ending(); len(list) > 0 {
+		signal.Notify(signals, list...)
+	}
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -148,9 +168,10 @@ func serveMount(o *mountOptions, front *frontend.Frontend, mount *fusedev.Mount)
 			leave(mount)
 		case sig := <-signals:
 			switch {
-			case command != nil && sig == syscall.SIGTERM:
+			case command != nil && sig != syscall.SIGINT:
 				_ = cmd.Process.Signal(sig)
 			case command != nil: // the terminal has sent it SIGINT as well
+			case leaving && sig == syscall.SIGHUP: // a terminal that is closed sends two
 			case leaving:
 				return errors.Join(result, fmt.Errorf("%s: ended while it was in use", o.dir))
 			default:

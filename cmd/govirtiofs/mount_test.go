@@ -24,12 +24,16 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough/fstest"
 )
 
+// programsDir is what programs has made, also if it failed.
+var programsDir string
+
 // programs builds the daemon and the tool as they are shipped, once.
 var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "govirtiofs-programs")
 	if err != nil {
 		return "", err
 	}
+	programsDir = dir
 	cmd := exec.Command("go", "build", "-o", dir, "../govirtiofsd", ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -40,8 +44,8 @@ var programs = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if dir, err := programs(); err == nil {
-		_ = os.RemoveAll(dir)
+	if programsDir != "" {
+		_ = os.RemoveAll(programsDir)
 	}
 	os.Exit(status)
 }
@@ -212,6 +216,22 @@ func TestMountDaemonDies(t *testing.T) {
 	}
 	if list, err := os.ReadDir(target); err != nil || len(list) != 0 {
 		t.Errorf("still mounted: %v, %v", list, err)
+	}
+}
+
+// TestFuseHint: who may not open /dev/fuse is told what to do.
+func TestFuseHint(t *testing.T) {
+	for err, want := range map[error]string{
+		&os.PathError{Op: "open", Path: "/dev/fuse", Err: unix.ENOENT}:                        "modprobe fuse",
+		&os.PathError{Op: "open", Path: "/dev/fuse", Err: unix.EACCES}:                        "run this as root",
+		errors.New("fusermount3: exit status 1: failed to open /dev/fuse: Permission denied"): "run this as root",
+	} {
+		if got := fuseHint(err); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
+			t.Errorf("%v: %v, want a word of %q", err, got, want)
+		}
+	}
+	if err := errors.New("other"); fuseHint(err) != err {
+		t.Error("a hint about something else")
 	}
 }
 

@@ -66,29 +66,76 @@ func ReadReport(from io.Reader) (*Report, error) {
 // WriteTable writes a table for people, a block for each workload.
 func (r *Report) WriteTable(w io.Writer) error {
 	fmt.Fprintf(w, "%s\n%s\n", r.Machine, r.conditions())
-	for _, line := range []string{
-		"vs: how many times faster (units) and what share of the CPU the first target is and needs",
-		"kick, call: notifications per request; sys: system calls per unit; p50 to max: latency of a request in us",
-	} {
+	compared, counted := r.has(func(f *Figures) bool { return f.Ratio != 0 || f.CPURatio != 0 }),
+		r.has(func(f *Figures) bool { return f.Syscalls != 0 })
+	for _, line := range legend(compared, counted) {
 		fmt.Fprintln(w, line)
 	}
-	last := ""
-	for _, row := range r.Rows {
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		if row.Workload != last {
-			last = row.Workload
-			fmt.Fprintf(w, "\n%s: %s\n", last, row.Title)
+	for from := 0; from < len(r.Rows); {
+		to := from + 1
+		for to < len(r.Rows) && r.Rows[to].Workload == r.Rows[from].Workload {
+			to++
 		}
-		fmt.Fprintf(t, "depth\ttarget\t%s/s\tvs\tCPU us\tvs\tkick\tcall\tsys\tp50\tp90\tp99\tp99.9\tmax\tspread\tdriver us\t\n", row.units())
-		for _, f := range row.Targets {
-			fmt.Fprintf(t, "%d\t%s\t%.0f\t%s\t%.2f\t%s\t%.2f\t%.2f\t%s\t%s\t%.0f%%\t%.2f\t\n", row.Depth, f.Target, f.PerSecond, times(f.Ratio),
-				f.CPU, times(f.CPURatio), f.Kicks, f.Calls, optional(f.Syscalls), f.latencies(), f.Spread*100, f.Driver)
-		}
-		if err := t.Flush(); err != nil {
+		if err := writeBlock(w, r.Rows[from:to], compared, counted); err != nil {
 			return err
 		}
+		from = to
 	}
 	return nil
+}
+
+// has says whether some figures are as asked; a column of none is left out.
+func (r *Report) has(ok func(*Figures) bool) bool {
+	return slices.ContainsFunc(r.Rows, func(row Row) bool {
+		return slices.ContainsFunc(row.Targets, func(f Figures) bool { return ok(&f) })
+	})
+}
+
+// legend explains the columns.
+func legend(compared, counted bool) []string {
+	list := []string{"a unit is what the column that ends in /s counts; p50 to max: latency of a request in us"}
+	if compared {
+		list = append(list, "ratio: how many times as many units the first target does; CPU ratio: what share of the CPU it needs for one")
+	}
+	calls := ""
+	if counted {
+		calls = "; sys: system calls per unit"
+	}
+	return append(list, "kick, call: notifications of and by the back-end, per request"+calls,
+		"spread: between the slowest and the fastest round; driver us: processor time of the load generator per unit")
+}
+
+// writeBlock writes one workload, at all its depths.
+func writeBlock(w io.Writer, rows []Row, compared, counted bool) error {
+	if _, err := fmt.Fprintf(w, "\n%s: %s\n", rows[0].Workload, rows[0].Title); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	line := func(depth, target, speed, ratio, cpu, cpuRatio, kick, call, sys string, rest ...string) {
+		cells := []string{depth, target, speed}
+		if compared {
+			cells = append(cells, ratio)
+		}
+		cells = append(cells, cpu)
+		if compared {
+			cells = append(cells, cpuRatio)
+		}
+		cells = append(cells, kick, call)
+		if counted {
+			cells = append(cells, sys)
+		}
+		fmt.Fprintln(t, strings.Join(append(cells, rest...), "\t")+"\t")
+	}
+	line("depth", "target", rows[0].units()+"/s", "ratio", "CPU us", "CPU ratio", "kick", "call", "sys",
+		"p50", "p90", "p99", "p99.9", "max", "spread", "driver us")
+	for _, row := range rows {
+		for _, f := range row.Targets {
+			line(strconv.Itoa(row.Depth), f.Target, fmt.Sprintf("%.0f", f.PerSecond), times(f.Ratio), fmt.Sprintf("%.2f", f.CPU), times(f.CPURatio),
+				fmt.Sprintf("%.2f", f.Kicks), fmt.Sprintf("%.2f", f.Calls), optional(f.Syscalls),
+				f.latencies(), fmt.Sprintf("%.0f%%", f.Spread*100), fmt.Sprintf("%.2f", f.Driver))
+		}
+	}
+	return t.Flush()
 }
 
 func (r *Report) conditions() string {

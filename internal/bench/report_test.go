@@ -115,6 +115,32 @@ func TestWriteTable(t *testing.T) {
 	}
 }
 
+// TestTableColumns: one head for a workload; what nothing was measured of has no column.
+func TestTableColumns(t *testing.T) {
+	r := sampleReport()
+	r.Rows = append(r.Rows, r.Rows[0])
+	r.Rows[1].Depth = 32
+	table := func() string {
+		var b strings.Builder
+		if err := r.WriteTable(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	both := table()
+	if strings.Count(both, "p99.9") != 1 || strings.Count(both, "CPU ratio") != 2 || strings.Contains(both, "sys:") {
+		t.Errorf("the head or its legend is wrong:\n%s", both)
+	}
+	for i := range r.Rows {
+		r.Rows[i].Targets = append([]Figures(nil), r.Rows[i].Targets[:1]...)
+		r.Rows[i].Targets[0].Syscalls = 3.5
+	}
+	one := table()
+	if strings.Contains(one, "ratio") || !strings.Contains(one, "sys: ") || !strings.Contains(one, "3.50") {
+		t.Errorf("the table of one target is\n%s", one)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	var b strings.Builder
 	r := sampleReport()
