@@ -52,7 +52,7 @@ func (f *Frontend) CheckQueues() error {
 		if err != nil {
 			return err
 		}
-		offered = int(min(n, 1<<16)) - 1
+		offered = int(max(min(n, 1<<16), 1)) - 1
 	}
 	if want := len(f.Queues) - 1; want > offered {
 		s := "s"
