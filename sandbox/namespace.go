@@ -23,6 +23,10 @@ type Namespace struct {
 	ReadOnly bool
 }
 
+// ErrRootIDMap is Start's error for maps that root gives: root gets no user namespace. It
+// would lose what it is root for there, to act as any user and to open files by handles.
+var ErrRootIDMap = errors.New("id maps are for callers other than root")
+
 // namespaces are those that every caller gets.
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
@@ -46,7 +50,7 @@ func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
 	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if os.Geteuid() == 0 {
 		if len(n.UIDs)+len(n.GIDs) > 0 {
-			return nil, errors.New("id maps are for callers other than root")
+			return nil, ErrRootIDMap
 		}
 		return cmd, startError(cmd.Start())
 	}

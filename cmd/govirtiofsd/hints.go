@@ -22,6 +22,10 @@ func hints(err error) []string {
 		out = append(out, "Ids other than one's own are mapped by newuidmap and newgidmap, of the package uidmap; "+
 			"/etc/subuid and /etc/subgid say which ones a user may have. --ownership=xattr needs neither.")
 	}
+	if errors.Is(err, sandbox.ErrRootIDMap) {
+		out = append(out, "Root gives other owners to the guest's files by --translate-uid and --translate-gid, in every sandbox. "+
+			"To have a user namespace, start the daemon as the user who is to be the guest's root.")
+	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		out = append(out, "Another process has made this socket in the meantime.")
 	}

@@ -181,7 +181,7 @@ func TestIntegrationIDMapsRoot(t *testing.T) {
 	dir := tempDir(t)
 	d := startDaemon(t, nil, "--socket-path", dir+"/s", "--shared-dir", dir, "--uid-map=:0:1000:1:")
 	d.wantStatus(exitStart)
-	if said := strings.Join(d.said, "\n"); !strings.Contains(said, "other than root") {
+	if said := strings.Join(d.said, "\n"); !strings.Contains(said, "other than root") || !strings.Contains(said, "--translate-uid") {
 		t.Errorf("says:\n%s", said)
 	}
 }

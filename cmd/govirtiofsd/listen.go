@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -196,8 +197,18 @@ func newAcceptor(e *endpoint) (*acceptor, error) {
 	return &acceptor{listener: l.(*net.UnixListener)}, nil
 }
 
-// next waits for a connection or the end of ctx.
-func (a *acceptor) next(ctx context.Context) (*net.UnixConn, error) {
+// acceptPause is how long after a failure that others may have caused next tries again.
+const acceptPause = 100 * time.Millisecond
+
+// lacking reports whether a connection can't be taken for want of something that may be
+// there again soon: all processes share the host's files and memory (accept(2)).
+func lacking(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
+}
+
+// next waits for a connection or the end of ctx. warn is told once if it takes longer
+// because of an error.
+func (a *acceptor) next(ctx context.Context, warn func(error)) (*net.UnixConn, error) {
 	if c := a.first; c != nil {
 		a.first = nil
 		return c, nil
@@ -205,6 +216,14 @@ func (a *acceptor) next(ctx context.Context) (*net.UnixConn, error) {
 	stop := context.AfterFunc(ctx, func() { a.listener.Close() })
 	defer stop()
 	c, err := a.listener.AcceptUnix()
+	for lacking(err) && ctx.Err() == nil {
+		if warn != nil {
+			warn(err)
+			warn = nil
+		}
+		time.Sleep(acceptPause)
+		c, err = a.listener.AcceptUnix()
+	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -170,4 +171,62 @@ func TestEndpointByFD(t *testing.T) {
 		t.Errorf("connected socket: got %+v, %v", e, err)
 	}
 	e.remove()
+}
+
+// TestAcceptLacking: a front-end that comes while there are no descriptors is served when
+// there are.
+func TestAcceptLacking(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &acceptor{listener: l}
+	defer a.close()
+	c, err := net.Dial("unix", path) // its descriptor is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(n uint64) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: was.Max}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(0)
+	defer limit(was.Cur)
+	var warned error
+	conn, err := a.next(t.Context(), func(err error) { warned = err; limit(was.Cur) })
+	if err != nil || !errors.Is(warned, unix.EMFILE) {
+		t.Fatalf("next: %v, after %v", err, warned)
+	}
+	conn.Close()
+}
+
+// TestIntegrationUnreadLog: nobody reads the messages any more.
+func TestIntegrationUnreadLog(t *testing.T) {
+	for _, sandbox := range sandboxes() {
+		socket := filepath.Join(tempDir(t), "s")
+		cmd := command(t, nil, "--sandbox="+sandbox, "--shared-dir="+tempDir(t), "--socket-path="+socket)
+		r, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		said := bufio.NewScanner(r)
+		for said.Scan() && !strings.Contains(said.Text(), waitingLine) {
+		}
+		r.Close()
+		connect(t, socket).Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("--sandbox=%s: %v", sandbox, err)
+		}
+		wantNoFiles(t, socket)
+	}
 }

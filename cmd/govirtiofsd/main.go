@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/procs"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
@@ -72,6 +74,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		rustLog = &v
 	}
 	log := newLog(o, stderr, rustLog)
+	// Whoever reads the messages may go away: the runtime would end the daemon at the next.
+	signal.Ignore(unix.SIGPIPE)
 	if err := start(o, log); err != nil {
 		return exitStatus(log, err)
 	}

@@ -186,7 +186,9 @@ func within(ctx context.Context, log *logrus.Logger, f func() error) error {
 func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
 	for {
 		log.Info("Waiting for vhost-user socket connection...")
-		conn, err := a.next(ctx)
+		conn, err := a.next(ctx, func(err error) {
+			log.WithError(err).Warn("A front-end can't connect for now")
+		})
 		if err != nil {
 			return signalOr(ctx, err)
 		}
