@@ -2,9 +2,11 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -20,7 +22,10 @@ type floorFunc struct {
 	batch   func() (units int, err error) // some operations
 	before  func() error                  // before a round; not measured; may be nil
 	between func() error                  // after each batch; not measured; may be nil
-	fds     []int
+	// thread, instead of batch, makes a thread's own operation, which waits for a disk: as
+	// many threads make one each as there are requests under way.
+	thread func() func(i int) error
+	fds    []int
 }
 
 func (f floorFunc) close() {
@@ -29,10 +34,8 @@ func (f floorFunc) close() {
 	}
 }
 
-// measureFloor runs the loop for a while on one thread.
-func measureFloor(ctx context.Context, f floorFunc, d time.Duration) (m Sample, err error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+// measureFloor runs the loop for a while, on one thread or for so many requests at a time.
+func measureFloor(ctx context.Context, f floorFunc, depth int, d time.Duration) (m Sample, err error) {
 	if d == 0 {
 		d = 10 * time.Millisecond
 	}
@@ -41,6 +44,16 @@ func measureFloor(ctx context.Context, f floorFunc, d time.Duration) (m Sample, 
 			return m, err
 		}
 	}
+	if f.thread != nil {
+		return f.parallel(ctx, depth, d)
+	}
+	return f.single(ctx, d)
+}
+
+// single runs the loop on one thread.
+func (f floorFunc) single(ctx context.Context, d time.Duration) (m Sample, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for m.Wall < d && ctx.Err() == nil {
 		start, cpu := time.Now(), threadCPU()
 		n, err := f.batch()
@@ -55,6 +68,37 @@ func measureFloor(ctx context.Context, f floorFunc, d time.Duration) (m Sample, 
 		}
 	}
 	return m, nil
+}
+
+// parallel runs the loop on so many threads.
+func (f floorFunc) parallel(ctx context.Context, threads int, d time.Duration) (Sample, error) {
+	// Each thread waits in raw system calls, and so has to have a processor of the
+	// scheduler's: the others do without it, as in a C program.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads + runtime.GOMAXPROCS(0)))
+	var next, cpu atomic.Int64
+	errs := make(chan error, threads)
+	start := time.Now()
+	for range threads {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			op, began := f.thread(), threadCPU()
+			var err error
+			for err == nil && time.Since(start) < d && ctx.Err() == nil {
+				err = op(int(next.Add(1)))
+			}
+			cpu.Add(int64(threadCPU() - began))
+			errs <- err
+		}()
+	}
+	var err error
+	for range threads {
+		err = errors.Join(err, <-errs)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", floorName, err)
+	}
+	return Sample{Units: uint64(next.Load()), Wall: time.Since(start), CPU: time.Duration(cpu.Load())}, err
 }
 
 // floorBatch is how many operations are made between two looks at the clock.

@@ -89,9 +89,23 @@ func floorRead(size int, name string) func(*files) (floorFunc, error) {
 		if name != "cold" {
 			return transferLoop(unix.SYS_PREADV2, fd, bigSize, size), err
 		}
-		ff := transferLoop(unix.SYS_PREADV2, fd, f.cold, size)
-		ff.before = f.dropCache
-		return ff, err
+		return floorFunc{fds: []int{fd}, before: f.dropCache, thread: coldReads(fd, f.cold, size)}, err
+	}
+}
+
+// coldReads goes through a file as the workload does, with all threads together.
+func coldReads(fd int, length int64, size int) func() func(i int) error {
+	t := newTransfer(0, 0, length, size, 0, false)
+	return func() func(i int) error {
+		b := make([]byte, size)
+		return func(i int) error {
+			off := uintptr(i*t.step%t.blocks) * uintptr(size)
+			n, _, e := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(size), off, 0, 0)
+			if e == 0 && int(n) != size {
+				return fmt.Errorf("%d of %d bytes", n, size)
+			}
+			return result(e)
+		}
 	}
 }
 

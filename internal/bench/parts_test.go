@@ -171,7 +171,7 @@ func TestFloors(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", w.Name, err)
 		}
-		m, err := measureFloor(context.Background(), ff, time.Millisecond)
+		m, err := measureFloor(context.Background(), ff, 3, time.Millisecond)
 		ff.close()
 		if err != nil || m.Units == 0 || m.CPU <= 0 {
 			t.Errorf("%s: %+v, %v", w.Name, m, err)

@@ -159,8 +159,8 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 			return nil, fmt.Errorf("%s: %w", floorName, err)
 		}
 		defer f.close()
-		subjects = append(subjects, subject{floorName, func(_ int, d time.Duration, _ *Hist) (Sample, error) {
-			return measureFloor(r.ctx, f, d)
+		subjects = append(subjects, subject{floorName, func(depth int, d time.Duration, _ *Hist) (Sample, error) {
+			return measureFloor(r.ctx, f, depth*r.opts.Queues*max(r.opts.Guests, 1), d)
 		}, nil})
 	}
 	for _, depth := range r.opts.Depths {

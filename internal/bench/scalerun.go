@@ -270,7 +270,7 @@ func floorScale(ctx context.Context, f *files, n int, o *Options) (m Scale, err 
 		to   *Listing
 	}{{false, &m.Names}, {true, &m.Known}} {
 		ff := floorFunc{batch: func() (int, error) { return floorList(dir, buf, part.stat, &st) }}
-		s, err := measureFloor(ctx, ff, o.Duration)
+		s, err := measureFloor(ctx, ff, 1, o.Duration)
 		if err != nil {
 			return m, errors.Join(err, unix.Close(dir))
 		}
@@ -281,7 +281,7 @@ func floorScale(ctx context.Context, f *files, n int, o *Options) (m Scale, err 
 		return rawStatx(dir, list[random.below(n)], unix.AT_SYMLINK_NOFOLLOW, &st)
 	}, dir)
 	defer ff.close()
-	s, err := measureFloor(ctx, ff, o.Duration)
+	s, err := measureFloor(ctx, ff, 1, o.Duration)
 	for _, depth := range o.Depths {
 		m.Lookups = append(m.Lookups, ScaleLookup{Depth: depth, PerSecond: perSecond(s), CPU: cpuPerUnit(s)})
 	}
