@@ -50,6 +50,11 @@ func TestLockTicks(t *testing.T) {
 		var ticks ticks
 		var wakes sync.Map
 		var woken atomic.Int32
+		pending := func() int {
+			ticks.mu.Lock()
+			defer ticks.mu.Unlock()
+			return len(ticks.next)
+		}
 		for i := range 1000 {
 			go func() {
 				time.Sleep(time.Duration(i) * time.Microsecond)
@@ -61,7 +66,7 @@ func TestLockTicks(t *testing.T) {
 			}()
 		}
 		time.Sleep(2 * time.Millisecond)
-		if n := len(ticks.next); n != 1 {
+		if n := pending(); n != 1 {
 			t.Errorf("1000 waiters have %d ticks", n)
 		}
 		first := ticks.after(time.Millisecond)
@@ -70,8 +75,8 @@ func TestLockTicks(t *testing.T) {
 		synctest.Wait()
 		n := 0
 		wakes.Range(func(any, any) bool { n++; return true })
-		if n != 5 || woken.Load() != 5000 || len(ticks.next) != 0 {
-			t.Errorf("%d waiters were woken %d times; %d ticks are left", woken.Load(), n, len(ticks.next))
+		if n != 5 || woken.Load() != 5000 || pending() != 0 {
+			t.Errorf("%d waiters were woken %d times; %d ticks are left", woken.Load(), n, pending())
 		}
 	})
 }
