@@ -69,11 +69,20 @@ type result struct {
 	perSecond, cpu, driver, kicks, calls float64
 }
 
-// start starts a daemon and the generator with some options.
-func start(t *testing.T, p *programs, dir string, options ...string) *generator {
+// command is exec.Command on one processor or on all.
+func command(ctx context.Context, oneCPU bool, name string, args ...string) *exec.Cmd {
+	if oneCPU {
+		name, args = "taskset", append([]string{"-c", "0", name}, args...)
+	}
+	return exec.CommandContext(ctx, name, args...)
+}
+
+// start starts a daemon and the generator, with options of each.
+func start(t *testing.T, p *programs, dir string, oneCPU bool, daemon []string, options ...string) *generator {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "socket")
-	g := &generator{server: exec.Command(p.daemon, "--sandbox=none", "--shared-dir", dir, "--socket-path", socket)}
+	daemon = append(daemon, "--sandbox=none", "--shared-dir", dir, "--socket-path", socket)
+	g := &generator{server: command(context.Background(), oneCPU, p.daemon, daemon...)}
 	if err := g.server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +103,7 @@ func start(t *testing.T, p *programs, dir string, options ...string) *generator 
 		time.Sleep(10 * time.Millisecond)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	g.cmd = exec.CommandContext(ctx, p.loadgen, append(options, socket, dir, "-")...)
+	g.cmd = command(ctx, oneCPU, p.loadgen, append(options, socket, dir, "-")...)
 	g.cmd.Stderr = &g.errors
 	in, err := g.cmd.StdinPipe()
 	if err != nil {
@@ -168,7 +177,7 @@ func TestGenerator(t *testing.T) {
 		{"no EVENT_IDX", []string{"-e"}, 8, []string{"poll,each", "spin,each", "epoll,one,kick"}},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			g := start(t, p, dir, append(tt.options, "-n", fmt.Sprint(count))...)
+			g := start(t, p, dir, false, nil, append(tt.options, "-n", fmt.Sprint(count))...)
 			for _, workload := range workloads {
 				one(t, g, workload, tt.depth, tt.styles[0])
 			}
@@ -193,9 +202,9 @@ func inGo(t *testing.T, p *programs, dir, workload string, depth int, d time.Dur
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, p.govirtiofs, "bench", "--dir", dir, "--json", "--rounds=1", "--duration", d.String(), "--warm-up", (d / 4).String(),
+	out, err := command(ctx, depth == 1, p.govirtiofs, "bench", "--dir", dir, "--json", "--rounds=1", "--duration", d.String(), "--warm-up", d.String(),
 		"--cold-size=1", "--files", fmt.Sprint(files), "--workload", workload, "--depth", fmt.Sprint(depth),
-		"--daemon", p.daemon+" --sandbox=none --shared-dir={dir} --socket-path={socket}").Output()
+		"--daemon", p.daemon+" --sandbox=none "+noLook+" --shared-dir={dir} --socket-path={socket}").Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		t.Fatalf("govirtiofs bench: %v\n%s", err, exit.Stderr)
@@ -223,15 +232,24 @@ func spreadOf(all []result, of func(result) float64) spread {
 	return spread{v[0], v[len(v)/2], v[len(v)-1]}
 }
 
-// agree: the medians are within a fifth of each other, or each is among what the other
-// generator has measured.
+// agree: the medians are within 30 % of each other, or each is among what the other
+// generator has measured. Mostly they are within 10 %; but on one processor the Go driver
+// leaves less of the caches to the back-end, and a request costs it 0.5 to 1 us more.
 func (s spread) agree(o spread) bool {
-	within := s.median <= 1.2*o.median && o.median <= 1.2*s.median
+	within := s.median <= 1.3*o.median && o.median <= 1.3*s.median
 	return within || s.least <= o.median && o.median <= s.most && o.least <= s.median && s.median <= o.most
 }
 
+// noLook keeps the daemon from choosing, by what a wake-up costs at the moment, whether
+// to look for requests: at depth 1 it doubles the processor time, for one generator or the
+// other.
+const noLook = "--busy-poll=0"
+
 // TestAgrees measures with both generators in turn and compares operations per second
-// and the back-end's processor time per operation. That they agree can only be asked of
+// and the back-end's processor time per operation. Of 1 MiB these are only logged: where
+// the pages of a file lie makes a copy take 110 or 200 us, whoever asks for it. At depth 1
+// all is on one processor: on two, whether the scheduler has put both threads on one
+// doubles the speed from one round to the next. That they agree can only be asked of
 // a machine that does nothing else: GOVIRTIOFS_QUIET=1 says that this is one, and then it
 // takes 60 s. Otherwise each row only has to run once.
 func TestAgrees(t *testing.T) {
@@ -245,13 +263,16 @@ func TestAgrees(t *testing.T) {
 	}
 	p := build(t, t.TempDir())
 	dir := share(t)
-	g := start(t, p, dir)
+	generators := map[int]*generator{
+		1: start(t, p, dir, true, []string{noLook}),
+		8: start(t, p, dir, false, []string{noLook}),
+	}
 	for _, workload := range []string{"getattr", "lookup", "lookup-new", "open", "read-4k", "read-1m", "write-4k", "write-1m", "readdirplus", "create"} {
 		for _, depth := range []int{1, 8} {
 			t.Run(fmt.Sprintf("%s,depth=%d", workload, depth), func(t *testing.T) {
 				var c, g2 []result
 				for range rounds {
-					c = append(c, g.measure(t, workload, depth, duration, "poll,each"))
+					c = append(c, generators[depth].measure(t, workload, depth, duration, "poll,each"))
 					g2 = append(g2, inGo(t, p, dir, workload, depth, duration))
 				}
 				for _, v := range []struct {
@@ -263,7 +284,7 @@ func TestAgrees(t *testing.T) {
 				} {
 					inC, inGo := spreadOf(c, v.of), spreadOf(g2, v.of)
 					t.Logf("%-24s in C %.2f, in Go %.2f", v.what, inC, inGo)
-					if quiet && (inC.least <= 0 || !inC.agree(inGo)) {
+					if quiet && !strings.HasSuffix(workload, "-1m") && (inC.least <= 0 || !inC.agree(inGo)) {
 						t.Errorf("%s: the generator in C measures %.2f, the one in Go %.2f", v.what, inC, inGo)
 					}
 				}

@@ -128,6 +128,7 @@ static void *drive(void *arg)
 
 	w->cpu -= clock_us(CLOCK_THREAD_CPUTIME_ID);
 	w->now = clock_us(CLOCK_MONOTONIC);
+	w->end = w->now + w->time; /* from here on: a busy machine may start threads late */
 	for (int i = 0; i < w->depth; i++)
 		under_way += ask(w, &w->q->slots[i]);
 	notify(w->q);
@@ -148,7 +149,7 @@ static double stretch(struct worker *w, double us)
 	double start = clock_us(CLOCK_MONOTONIC);
 
 	for (int i = 0; i < setup.queues; i++) {
-		w[i].end = start + us;
+		w[i].time = us;
 		if (pthread_create(&threads[i], NULL, drive, &w[i]))
 			die("thread");
 	}

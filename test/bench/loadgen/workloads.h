@@ -6,7 +6,7 @@ struct worker {
 	struct queue *q;
 	int index, depth;
 	uint64_t turn, left, units, requests;
-	double end, now, cpu;
+	double time, end, now, cpu;
 	const struct workload *job;
 };
 
