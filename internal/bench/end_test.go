@@ -98,6 +98,7 @@ func TestDaemonEnds(t *testing.T) {
 	}
 	s := &session{ctx: context.Background(), opts: &Options{}, daemon: d}
 	defer s.close()
+	<-d.ended
 	err = s.explain(frontend.ErrGone)
 	if !errors.Is(err, frontend.ErrGone) || !strings.Contains(err.Error(), "exit status 3") ||
 		!strings.HasSuffix(err.Error(), "The daemon says:\nmy last words") {
