@@ -42,6 +42,7 @@ func TestShortLook(t *testing.T) {
 		{"both ways take the same", 20 * us, 18 * us, false},
 		{"wake-ups are quick", 3 * us, 2 * us, false},
 		{"the driver can't run while the worker looks", 200, 58 * us, false},
+		{"the driver looks, too", 4 * us, us, true},
 		{"the guest has little to do", time.Millisecond, time.Millisecond, false},
 	} {
 		p := newPoller(BusyPoll{})
@@ -77,6 +78,32 @@ func TestShortLookChanges(t *testing.T) {
 		if p.slowWakeups() != (i%2 == 0) {
 			t.Fatalf("step %d: looking is %v", i, p.slowWakeups())
 		}
+	}
+}
+
+// TestShortLookCrowded: a worker does not look where that keeps others from running,
+// however short the gaps are when it does run.
+func TestShortLookCrowded(t *testing.T) {
+	const us = time.Microsecond
+	looks := func(each int64) (n int) {
+		p := newPoller(BusyPoll{})
+		var sum int64
+		p.preempted = func() int64 { defer func() { sum = 0 }(); return sum }
+		serve(&p, 20*stayRequests, func(looking bool) time.Duration {
+			if looking {
+				n++
+				sum += each
+				return 6 * us
+			}
+			return 45 * us
+		})
+		return n
+	}
+	if n := looks(0); n < 19*stayRequests {
+		t.Errorf("alone on the machine it looks at %d of %d gaps", n, 20*stayRequests)
+	}
+	if n := looks(1); n > stayRequests {
+		t.Errorf("on a crowded machine it looks at %d of %d gaps", n, 20*stayRequests)
 	}
 }
 
