@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -288,6 +289,12 @@ func floorScale(ctx context.Context, f *files, n int, o *Options) (m Scale, err 
 	return m, err
 }
 
+// Where struct linux_dirent64 (getdents64(2)) has its length and its name.
+const (
+	direntLen  = 16
+	direntName = 19
+)
+
 // floorList reads a directory, and looks at each name if stat is set.
 func floorList(dir int, buf []byte, stat bool, st *unix.Statx_t) (units int, err error) {
 	if _, err := unix.Seek(dir, 0, unix.SEEK_SET); err != nil {
@@ -299,13 +306,14 @@ func floorList(dir int, buf []byte, stat bool, st *unix.Statx_t) (units int, err
 			return units, result(e)
 		}
 		for b := buf[:n]; len(b) > 0; units++ {
-			d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
+			// A struct linux_dirent64 is as long as its name; unix.Dirent could reach beyond
+			// the buffer.
 			if stat {
-				if err := rawStatx(dir, (*byte)(unsafe.Pointer(&d.Name[0])), unix.AT_SYMLINK_NOFOLLOW, st); err != nil {
+				if err := rawStatx(dir, &b[direntName], unix.AT_SYMLINK_NOFOLLOW, st); err != nil {
 					return units, err
 				}
 			}
-			b = b[d.Reclen:]
+			b = b[binary.NativeEndian.Uint16(b[direntLen:]):]
 		}
 	}
 }
