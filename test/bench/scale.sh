@@ -38,8 +38,9 @@ run() {
 	name=$1
 	shift
 	printf 'bench scale: %s\n' "$name" >&2
-	"$bin/govirtiofs" bench --dir "$share" --rounds "${ROUNDS:-3}" --duration 200ms --warm-up 50ms --files 10 --cold-size 1 \
-		--daemon "$ours" --name govirtiofsd --markdown "$@" | tee "$out/$name.md"
+	"$bin/govirtiofs" bench --dir "$share" --rounds "${ROUNDS:-3}" --duration 200ms \
+		--daemon "$ours" --name govirtiofsd --markdown "$@" >"$out/$name.md"
+	cat "$out/$name.md"
 }
 
 # all NAME ARG... is run with the peers.
