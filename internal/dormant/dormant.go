@@ -27,7 +27,7 @@ import (
 )
 
 // env carries the state through the new start, after a byte that is "1" when a signal has
-// come. The files entry_*.s know it, too.
+// come, and the child was sent SIGTERM. The files entry_*.s know it, too.
 const env = "GOVIRTIOFSD_DORMANT"
 
 // held are the signals that Sleep knows to hold back, as a mask: SIGHUP, SIGINT and SIGTERM.
@@ -48,7 +48,7 @@ const (
 var entered bool
 
 // Awake is the state that Sleep was given, if this process has slept and woken up, and
-// whether it was woken by a signal. It says so once.
+// whether a signal has come, for which the child was sent SIGTERM. It says so once.
 func Awake() (state string, signalled, ok bool) {
 	state, ok = os.LookupEnv(env)
 	_ = os.Unsetenv(env)
@@ -61,14 +61,14 @@ func Awake() (state string, signalled, ok bool) {
 }
 
 // Sleep starts the program anew, with the same arguments and environment and with files
-// open under the same numbers. The new start waits until the child has ended or one of the
-// signals, which are of SIGTERM, SIGINT and SIGHUP, has come, and calls Awake. Sleep returns
-// if that is not possible, or if a signal was caught, which still is in caught then. The
-// caller is locked to the main thread, and caught is notified of the signals and of
-// nothing else.
+// open under the same numbers. The new start waits until the child has ended, and sends it
+// SIGTERM when one of the signals, which are of SIGTERM, SIGINT and SIGHUP, has come. When
+// the child has ended, or has not a second after that, it calls Awake. Sleep returns if that
+// is not possible, or if a signal was caught, which still is in caught then. The caller is
+// locked to the main thread, and caught is notified of the signals and of nothing else.
 //
-// No signal is lost, and none ends the process. But a second one may be, in the ms that the
-// next runtime takes to start.
+// No signal is lost, however many come at a time. But a SIGTERM that comes in the 2 ms in
+// which the next runtime starts ends the process: the runtime lets it through.
 func Sleep(state string, child int, files []int, caught chan os.Signal, signals []os.Signal) error {
 	if !entered || privileged() {
 		return errors.ErrUnsupported

@@ -31,7 +31,7 @@ length:
 	CMPL	R12, 16(SI)
 	JNE	next
 
-	SUBQ	$400, SP		// two struct pollfd, three struct signalfd_siginfo
+	SUBQ	$416, SP		// two struct pollfd, a timespec, three signalfd_siginfo
 	MOVQ	$0x6f69747269766f67, AX	// "govirtio"
 	MOVQ	AX, 0(SP)
 	MOVQ	$0x647366, AX		// "fsd"
@@ -41,35 +41,54 @@ length:
 	MOVL	$15, DI			// PR_SET_NAME: after a start through /proc it is "exe"
 	MOVQ	SP, SI
 	SYSCALL
+	XORL	R13, R13		// wait without end
 poll:
 	MOVQ	$0x1000000c8, AX	// signalFD, POLLIN
 	MOVQ	AX, 0(SP)
 	INCQ	AX			// childFD, POLLIN
 	MOVQ	AX, 8(SP)
-	MOVL	$271, AX		// ppoll
+	MOVL	$271, AX		// ppoll, which makes the time shorter by itself
 	MOVQ	SP, DI
 	MOVL	$2, SI
-	XORL	DX, DX			// without end
+	MOVQ	R13, DX
 	XORL	R10, R10		// the signals that are blocked stay so
 	MOVL	$8, R8
 	SYSCALL
 	CMPQ	AX, $-4			// EINTR
 	JEQ	poll
+	MOVQ	AX, R14
 
-	// The Go runtime lets signals through before it handles them: a pending one would
-	// end the process. It is taken, and noted. Until the runtime handles them they are
-	// ignored: what the first was for is about to be done.
+	// The Go runtime lets signals through before it handles them, and SIGTERM ends the
+	// process then. So all that have come are taken before it starts.
 	XORL	AX, AX			// read
 	MOVL	$200, DI		// signalFD
-	LEAQ	16(SP), SI
+	LEAQ	32(SP), SI
 	MOVL	$384, DX
 	SYSCALL
+	TESTQ	R14, R14
+	JLE	awake			// the time is over
+	CMPW	14(SP), $0		// revents
+	JNE	awake			// the child has ended
 	TESTQ	AX, AX
-	JLE	awake			// EAGAIN: it is the child that has ended
-	CMPB	0(R12), $0
-	JEQ	awake
+	JLE	awake
+	TESTQ	R13, R13
+	JNZ	poll			// not the first
+
+	// Signals often come in pairs, to a process and to its group. The child is told here,
+	// and while it ends there is no runtime yet that a second one could end.
+	MOVL	$424, AX		// pidfd_send_signal
+	MOVL	$201, DI		// childFD
+	MOVL	$15, SI			// SIGTERM
+	XORL	DX, DX
+	XORL	R10, R10
+	SYSCALL
 	MOVB	$'1', 0(R12)
+	MOVQ	$1, 16(SP)		// s, after which the runtime has to do something
+	MOVQ	$0, 24(SP)
+	LEAQ	16(SP), R13
+	JMP	poll
 awake:
+	// The runtime leaves SIGHUP and SIGINT ignored until it is told to catch them.
 	XORL	AX, AX
 	MOVQ	$1, 0(SP)		// struct sigaction: SIG_IGN, no flags, no mask
 	MOVQ	AX, 8(SP)
@@ -90,7 +109,7 @@ ignore:
 skip:
 	TESTL	R12, R12
 	JNZ	ignore
-	ADDQ	$400, SP
+	ADDQ	$416, SP
 start:
 	JMP	_rt0_amd64_linux(SB)
 

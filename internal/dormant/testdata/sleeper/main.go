@@ -1,9 +1,12 @@
-// Command sleeper sleeps until a signal comes or its parent is gone, and says what it does.
+// Command sleeper has a child, sleeps until that has ended, and says what it does. The child
+// ends by SIGTERM, but not before its standard input does.
 package main
 
 import (
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"time"
@@ -14,6 +17,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		child()
+		return
+	}
 	runtime.LockOSThread()
 	all := []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 	signals := make(chan os.Signal, 4)
@@ -22,9 +29,21 @@ func main() {
 		fmt.Println("awake", state)
 		if signalled {
 			fmt.Println("a signal")
-			return
 		}
+		return
 	} else {
+		cmd := exec.Command("/proc/self/exe", "child")
+		cmd.Stdin = os.Stdin
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(5)
+		}
+		defer cmd.Process.Kill()
+		_, _ = out.Read(make([]byte, 1)) // it catches SIGTERM
 		// Threads that the runtime has by now, and keeps.
 		for range 4 {
 			go func() {
@@ -35,7 +54,7 @@ func main() {
 			}()
 		}
 		fmt.Println("ready")
-		err := dormant.Sleep("state", os.Getppid(), nil, signals, all)
+		err = dormant.Sleep("state", cmd.Process.Pid, nil, signals, all)
 		fmt.Println(err)
 	}
 	select {
@@ -43,6 +62,13 @@ func main() {
 		fmt.Println(s)
 	case <-time.After(20 * time.Second):
 		fmt.Println("nothing has come")
-		os.Exit(4)
 	}
+}
+
+func child() {
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, unix.SIGTERM)
+	_, _ = os.Stdout.WriteString(".")
+	<-terminated
+	_, _ = io.Copy(io.Discard, os.Stdin)
 }
