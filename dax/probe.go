@@ -24,17 +24,23 @@ func (t *Table) Traits() Traits {
 }
 
 // Probe finds out what the window does, once for each window that is attached, by
-// mapping files of its own. It waits for the window, which should not be in use much yet.
-// PastEnd is tried only if asked for: a VMM may log what it refuses.
+// mapping files of its own. It waits for the window, which should not be in use much yet, or
+// for another call that does so. PastEnd is tried only if asked for: a VMM may log what it
+// refuses.
 func (t *Table) Probe(pastEnd bool) error {
 	t.mu.Lock()
-	w := t.window
-	done := t.probed || w == nil
-	t.probed = true
-	t.mu.Unlock()
-	if done {
+	w, ended := t.window, t.probe
+	if w == nil || ended != nil {
+		t.mu.Unlock()
+		if ended != nil {
+			<-ended
+		}
 		return nil
 	}
+	ended = make(chan struct{})
+	t.probe = ended
+	t.mu.Unlock()
+	defer close(ended)
 	seen := Traits{ReadOnly: t.try(true, t.align)}
 	if pastEnd {
 		seen.PastEnd = t.try(false, 1)

@@ -16,11 +16,11 @@ import (
 type Table struct {
 	size, align uint64
 
-	mu      sync.Mutex // guards the following; a leaf
-	window  Window     // nil: there is none
-	entries []*entry   // by offset; they do not overlap
-	running int        // operations under way, those in old windows included
-	probed  bool       // Probe has been called for the window
+	mu      sync.Mutex    // guards the following; a leaf
+	window  Window        // nil: there is none
+	entries []*entry      // by offset; they do not overlap
+	running int           // operations under way, those in old windows included
+	probe   chan struct{} // of the window; closed when Probe has ended, nil before it was called
 	traits  Traits
 	idle    sync.Cond // running is 0
 }
@@ -76,7 +76,7 @@ func (t *Table) Attach(w Window) {
 		e.state = gone
 	}
 	t.entries, t.window = nil, w
-	t.probed, t.traits = false, Traits{}
+	t.probe, t.traits = nil, Traits{}
 }
 
 // Attached reports whether there is a window.

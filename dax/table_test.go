@@ -547,6 +547,29 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// TestProbeTwice: who asks while the window is tried out waits, and then knows.
+func TestProbeTwice(t *testing.T) {
+	table, w := newTable(t, 4)
+	hold := make(chan struct{})
+	w.hold = hold
+	first, second := make(chan error), make(chan error)
+	go func() { first <- table.Probe(true) }()
+	waitFor(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.active) == 1 })
+	go func() { second <- table.Probe(true) }()
+	select {
+	case <-second:
+		t.Error("did not wait")
+	case <-time.After(10 * time.Millisecond):
+		close(hold)
+		if err := <-second; err != nil || table.Traits() != (Traits{true, true}) {
+			t.Error(err, table.Traits())
+		}
+	}
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
 // writer is a window that maps everything for writing.
 type writer struct{ *Local }
 

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,14 +58,10 @@ func withWindow(t testing.TB, w *window, edit func(*Config)) (*guest, *dax.Table
 		_ = w.Close()
 	})
 	want := dax.Traits{ReadOnly: !w.writes, PastEnd: !w.refuses && s.fs.cfg.DAX.Stretch == nil}
-	for range 20_000 { // the probe that INIT has started
-		if table.Wait(); table.Traits() == want {
-			return s.guest(), table
-		}
-		time.Sleep(time.Millisecond)
+	if err := table.Probe(s.fs.cfg.DAX.Stretch == nil); err != nil || table.Traits() != want { // INIT's, or else this one
+		t.Fatalf("probe: %v, %+v, want %+v", err, table.Traits(), want)
 	}
-	t.Fatalf("probe: %+v, want %+v", table.Traits(), want)
-	return nil, nil
+	return s.guest(), table
 }
 
 func (g *guest) setup(node uint64, in fp.SetupMappingIn) unix.Errno {

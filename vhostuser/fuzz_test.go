@@ -75,7 +75,7 @@ func FuzzMessage(f *testing.F) {
 		fds, goroutines := openFDs(t), runtime.NumGoroutine()
 		fuzzSession(t, input)
 		for try := 0; openFDs(t) > fds || runtime.NumGoroutine() > goroutines || testMappings(t) > 0; try++ {
-			if try == 500 {
+			if try == 20_000 {
 				t.Fatalf("left behind: %d descriptors of %d, %d goroutines of %d, %d mappings",
 					openFDs(t), fds, runtime.NumGoroutine(), goroutines, testMappings(t))
 			}

@@ -179,13 +179,19 @@ func TestBusyPoll(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.init()
-	r.kicks = 0
 	const requests = 300
-	for range requests {
-		r.getattr(0)
-	}
-	if r.kicks > requests/3 {
-		t.Errorf("%d kicks for %d requests", r.kicks, requests)
+	for end := time.Now().Add(20 * time.Second); ; { // where other things run, the driver may come late
+		r.kicks = 0
+		for range requests {
+			r.getattr(0)
+		}
+		if r.kicks <= requests/3 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("%d kicks for %d requests", r.kicks, requests)
+			break
+		}
 	}
 	within(t, "stop", w.stop)
 	r.released()

@@ -30,9 +30,9 @@ func buildWithEntry(t *testing.T) string {
 	return path
 }
 
-// status is a number in /proc/PID/status; 0 if it is not there.
-func status(pid int, name string) (n int) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// number is one of a process, from a file in /proc/PID; 0 if it is not there.
+func number(pid int, file, name string) (n int) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
 	for line := range strings.Lines(string(b)) {
 		if key, value, _ := strings.Cut(line, ":"); key == name {
 			_, _ = fmt.Sscan(value, &n)
@@ -40,6 +40,12 @@ func status(pid int, name string) (n int) {
 	}
 	return n
 }
+
+func threads(pid int) int { return number(pid, "status", "Threads") }
+
+// resident is a process's memory in KiB. VmRSS in "status" is only about right, see
+// proc_pid_status(5).
+func resident(pid int) int { return number(pid, "smaps_rollup", "Rss") }
 
 // comm is a process's name.
 func comm(pid int) string {
@@ -50,7 +56,7 @@ func comm(pid int) string {
 // fellAsleep reports whether a supervisor has given up its memory and threads, and has its name
 // back, which is the last that it does.
 func fellAsleep(pid int) bool {
-	return status(pid, "VmRSS") <= 400 && status(pid, "Threads") == 1 && comm(pid) == "govirtiofsd"
+	return resident(pid) <= 400 && threads(pid) == 1 && comm(pid) == "govirtiofsd"
 }
 
 // childOf is the only child of a process.
@@ -105,7 +111,7 @@ func TestIntegrationAsleep(t *testing.T) {
 			child := childOf(t, pid)
 			for deadline := time.Now().Add(20 * time.Second); !fellAsleep(pid); time.Sleep(20 * time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("the supervisor %q has %d threads and %d KiB", comm(pid), status(pid, "Threads"), status(pid, "VmRSS"))
+					t.Fatalf("the supervisor %q has %d threads and %d KiB", comm(pid), threads(pid), resident(pid))
 				}
 			}
 			test.pass(t, pid, child, socket)

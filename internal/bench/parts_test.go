@@ -96,7 +96,7 @@ func TestDaemonStops(t *testing.T) {
 	d.stop(false)
 	for _, pid := range family {
 		for i := 0; unix.Kill(pid, 0) == nil && isRunning(pid); i++ {
-			if i > 500 {
+			if i > 2000 {
 				t.Fatalf("process %d is still there", pid)
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// waitListening waits up to ten seconds until a back-end listens on a socket. It
+// waitListening waits up to 30 seconds until a back-end listens on a socket. It
 // must not connect to find out: a back-end may serve its first connection only.
 func waitListening(ctx context.Context, socket string) error {
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !listening(socket) {
 		if time.Now().After(deadline) {
 			// A back-end in another network namespace is not in our table. If this

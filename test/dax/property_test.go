@@ -121,7 +121,7 @@ func (w *world) forgetAll() { clear(w.slots) }
 // waitUnmapped waits until the device has taken all mappings away, which it does without
 // keeping the one who ends the session waiting.
 func (s *share) waitUnmapped() {
-	for range 500 {
+	for range 2000 {
 		if s.settle(); len(s.Window.Mappings()) == 0 {
 			return
 		}

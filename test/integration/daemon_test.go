@@ -82,7 +82,7 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.stop(t) })
-	for range 200 {
+	for range 1000 {
 		if _, err := os.Stat(d.Socket); err == nil {
 			return d
 		}

@@ -37,7 +37,7 @@ func startAs(t testing.TB, user int, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.stop(t) })
-	for range 200 {
+	for range 1000 {
 		if _, err := os.Stat(d.Socket); err == nil {
 			return d
 		}

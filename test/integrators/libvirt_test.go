@@ -121,7 +121,7 @@ func startLibvirt(t *testing.T, dir, tree, kernel string) *libvirt {
 			t.Error("libvirtd does not end")
 		}
 	})
-	p.waitFile(dir+"/libvirt-sock", 200, 50*time.Millisecond)
+	p.waitFile(dir + "/libvirt-sock")
 	return l
 }
 

@@ -214,16 +214,16 @@ func (p *process) waitLine(text string) {
 	}
 }
 
-// waitFile waits for a file, as those do who have given a path.
-func (p *process) waitFile(path string, tries int, pause time.Duration) {
+// waitFile waits for a file, as those do who have given a path. Most of them wait for 10 s,
+// libvirt for 3; a start takes milliseconds, and longer only where much else runs.
+func (p *process) waitFile(path string) {
 	p.t.Helper()
-	for range tries {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Lstat(path); err == nil {
 			return
 		}
-		time.Sleep(pause)
 	}
-	p.t.Fatalf("no %s after %d times %v", path, tries, pause)
+	p.t.Fatalf("no %s after %v", path, patience)
 }
 
 // wantEnd waits for the end of the process and of its child, and for its status; -1 is

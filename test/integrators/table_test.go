@@ -121,10 +121,10 @@ func (in integrator) test(t *testing.T) {
 	d := start(t, in.command(t, p))
 	switch in.wait {
 	case socketFile:
-		d.waitFile(p.socket, 100, 100*time.Millisecond)
+		d.waitFile(p.socket)
 	case pidFile:
-		d.waitFile(p.socket+".pid", 31, 100*time.Millisecond)
-		d.waitFile(p.socket, 100, 10*time.Millisecond)
+		d.waitFile(p.socket + ".pid")
+		d.waitFile(p.socket)
 	case line:
 		d.waitLine("Waiting for vhost-user socket connection")
 	}
@@ -204,7 +204,7 @@ func (in integrator) end(t *testing.T, d *process, p place, disconnected func())
 	}
 	if in.fd == 0 {
 		for _, name := range []string{p.socket, p.socket + ".pid"} {
-			for range 100 { // a background process ends after its shell
+			for range 1000 { // a background process ends after its shell
 				if _, err := os.Lstat(name); err != nil {
 					break
 				}
