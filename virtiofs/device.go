@@ -147,7 +147,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	if index == 0 {
 		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
 	}
-	w, err := startWorker(d.server, v, poll, d.opts.Log.WithField("queue", index))
+	w, err := startWorker(d.server, v, poll, index == 0, d.opts.Log.WithField("queue", index))
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}

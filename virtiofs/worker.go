@@ -52,6 +52,7 @@ type worker struct {
 	broken    bool   // the ring makes no sense; nothing more is read from it
 	canceled  bool   // the waiting requests have been told to end
 	yielded   time.Time
+	counted   bool // it has a processor of the scheduler's; see count
 
 	badChain rate.Sometimes
 	ringGone rate.Sometimes
@@ -73,21 +74,41 @@ type waiting struct {
 }
 
 // startWorker starts the goroutine of a queue and waits until its thread is
-// ready.
-func startWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
+// ready. The queue may be one that is seldom used.
+func startWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, seldom bool, log *logrus.Entry) (*worker, error) {
 	w, err := newWorker(s, v, poll, log)
 	if err != nil {
 		return nil, err
 	}
-	procs.AddWorkers(1)
+	if !seldom {
+		w.count(true)
+	}
 	ready := make(chan error)
 	go w.run(ready)
 	if err := <-ready; err != nil {
-		procs.AddWorkers(-1)
+		w.count(false)
 		w.bell.close()
 		return nil, err
 	}
 	return w, nil
+}
+
+// seldomServed is how many requests of a queue that is seldom used are served without a
+// processor for it.
+const seldomServed = 16
+
+// count gives the worker a processor of the scheduler's, or takes it back. A queue that is
+// seldom used gets it when it is used: each processor keeps some 100 KiB once it has run
+// something. Until then the worker borrows one, which others may get back ten milliseconds
+// later; see procs.AddWorkers.
+func (w *worker) count(in bool) {
+	switch {
+	case in && !w.counted:
+		procs.AddWorkers(1)
+	case !in && w.counted:
+		procs.AddWorkers(-1)
+	}
+	w.counted = in
 }
 
 // newWorker makes a worker without a goroutine.
@@ -118,7 +139,7 @@ func (w *worker) stop() {
 	w.bell.ring()
 	<-w.exited
 	w.bell.close()
-	procs.AddWorkers(-1)
+	w.count(false)
 	w.log.Debugf("queue stopped after %d requests", w.served)
 }
 
@@ -151,6 +172,9 @@ func (w *worker) run(ready chan<- error) {
 			w.server.StopThread(thread)
 			go w.run(nil)
 			return
+		}
+		if !w.counted && w.served > seldomServed {
+			w.count(true)
 		}
 		if w.vring.Kick < 0 {
 			timeout = pollInterval

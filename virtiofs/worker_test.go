@@ -52,7 +52,7 @@ func (r *ring) released() {
 func TestStopStart(t *testing.T) {
 	r := newRing(t)
 	s := newServer(&testFS{})
-	w, err := startWorker(s, r.vring(), BusyPoll{}, quiet())
+	w, err := startWorker(s, r.vring(), BusyPoll{}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestStopStart(t *testing.T) {
 		if r.queue, err = virtqueue.New(&r.Space, cfg); err != nil {
 			t.Fatal(err)
 		}
-		if w, err = startWorker(s, r.vring(), BusyPoll{}, quiet()); err != nil {
+		if w, err = startWorker(s, r.vring(), BusyPoll{}, false, quiet()); err != nil {
 			t.Fatal(err)
 		}
 		if slot := r.wait(); slot != 1 {
@@ -183,7 +183,7 @@ func TestNoSuccessor(t *testing.T) {
 func TestFirstThreadFails(t *testing.T) {
 	r := newRing(t)
 	fs := &testFS{start: func(int64) error { return errors.New("no threads") }}
-	if _, err := startWorker(newServer(fs), r.vring(), BusyPoll{}, quiet()); err == nil {
+	if _, err := startWorker(newServer(fs), r.vring(), BusyPoll{}, false, quiet()); err == nil {
 		t.Error("a queue without a thread has started")
 	}
 	r.released()
@@ -194,7 +194,7 @@ func TestWithoutKick(t *testing.T) {
 	r := newRing(t)
 	v := r.vring()
 	v.Kick = -1
-	w, err := startWorker(newServer(&testFS{}), v, BusyPoll{}, quiet())
+	w, err := startWorker(newServer(&testFS{}), v, BusyPoll{}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestMemoryGoneInFlight(t *testing.T) {
 // requests in memory that was added meanwhile.
 func TestMemoryAddedWhileBusy(t *testing.T) {
 	r := newRing(t)
-	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{Max: MaxBusyPoll}, quiet())
+	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{Max: MaxBusyPoll}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +30,11 @@ func buildWithEntry(t *testing.T) string {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return path
+}
+
+// withoutProcessors is the environment without GOMAXPROCS.
+func withoutProcessors(env []string) []string {
+	return slices.DeleteFunc(env, func(s string) bool { return strings.HasPrefix(s, "GOMAXPROCS=") })
 }
 
 // number is one of a process, from a file in /proc/PID; 0 if it is not there.
@@ -103,7 +110,7 @@ func TestIntegrationAsleep(t *testing.T) {
 			m := newManager(t, address)
 			d := startDaemon(t, func(cmd *exec.Cmd) {
 				cmd.Path = program
-				cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+address)
+				cmd.Env = append(withoutProcessors(os.Environ()), "NOTIFY_SOCKET="+address)
 			}, "--sandbox=namespace", "--shared-dir="+tempDir(t), "--socket-path="+socket)
 			d.waitLine(waitingLine)
 			pid := d.cmd.Process.Pid
@@ -113,6 +120,9 @@ func TestIntegrationAsleep(t *testing.T) {
 				if time.Now().After(deadline) {
 					t.Fatalf("the supervisor %q has %d threads and %d KiB", comm(pid), threads(pid), resident(pid))
 				}
+			}
+			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", child)); err != nil || bytes.Contains(b, []byte("GOMAXPROCS")) {
+				t.Errorf("the environment of the sandboxed process: %q, %v", b, err)
 			}
 			test.pass(t, pid, child, socket)
 			d.wantStatus(test.want)

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/frontend"
 	"github.com/govirtiofs/govirtiofs/internal/bench"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 func switches(t *testing.T, pid int) bench.Switches {
@@ -49,6 +55,49 @@ func TestIntegrationIdle(t *testing.T) {
 		}
 		c.Close()
 		d.wantStatus(exitOK)
+	}
+}
+
+// TestIntegrationIdleMemory: a host has as many idle daemons as guests. The median of five
+// has about 1300 KiB; which thread runs what makes a difference of 100 KiB and more from
+// one daemon to the next. The limit is what no such accident reaches.
+func TestIntegrationIdleMemory(t *testing.T) {
+	const maxAnonymous, maxThreads = 2200, 24
+	if runtime.GOARCH != "amd64" {
+		t.Skip("daemons start with one processor on amd64 only")
+	}
+	guest.NeedRoot(t)
+	program := buildWithEntry(t)
+	var sizes, counts []int
+	for range 5 {
+		socket := filepath.Join(tempDir(t), "s")
+		d := startDaemon(t, func(cmd *exec.Cmd) {
+			cmd.Path = program
+			cmd.Env = withoutProcessors(os.Environ())
+		},
+			"--sandbox=none", "--shared-dir="+tempDir(t), "--socket-path="+socket)
+		d.waitLine(waitingLine)
+		f, err := frontend.Dial(socket, frontend.Options{Queues: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := handshake(t, f)
+		for range 64 { // nothing that has to wait, for which a daemon starts threads
+			if _, err := c.Getattr(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pid := d.cmd.Process.Pid
+		sizes, counts = append(sizes, number(pid, "status", "RssAnon")), append(counts, threads(pid))
+		c.Close()
+		d.wantStatus(exitOK)
+	}
+	slices.Sort(sizes)
+	slices.Sort(counts)
+	anonymous, threads := sizes[2], counts[2]
+	t.Logf("%d KiB, %d threads", sizes, counts)
+	if anonymous == 0 || anonymous > maxAnonymous || threads > maxThreads {
+		t.Errorf("%d KiB of memory and %d threads, want at most %d and %d", anonymous, threads, maxAnonymous, maxThreads)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/dormant"
 	"github.com/govirtiofs/govirtiofs/internal/procs"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
 )
@@ -34,10 +35,12 @@ func init() {
 }
 
 func main() {
+	most := dormant.Processors()
 	if os.Getenv(stretchEnv) != "" {
+		runtime.GOMAXPROCS(most)
 		os.Exit(runStretchHelper())
 	}
-	procs.Lean() // the start needs one; with more, memory for more is kept for good
+	procs.Lean(most) // the start needs one; with more, memory for more is kept for good
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -9,6 +9,8 @@
 //
 // In any other Sleep is an error. A Go program that waits has half a MiB of its own at
 // least, which counts where there is one beside each of many daemons.
+//
+// The same entry point has the Go runtime start with one processor; see Processors.
 package dormant
 
 import (

@@ -111,7 +111,7 @@ skip:
 	JNZ	ignore
 	ADDQ	$416, SP
 start:
-	JMP	_rt0_amd64_linux(SB)
+	JMP	govirtiofs_start(SB)
 
 // func handlers() (catch, restorer uintptr)
 TEXT ·handlers(SB),NOSPLIT,$0-16

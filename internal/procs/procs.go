@@ -35,13 +35,13 @@ func set() {
 	}
 }
 
-// Lean leaves one processor to all goroutines but workers until Want asks for more. For
-// the start of a program.
-func Lean() {
+// Lean leaves one processor to all goroutines but workers until Want asks for more, of
+// which it gets most. For the start of a program.
+func Lean(most int) {
 	state.mu.Lock()
 	defer state.mu.Unlock()
-	know()
-	state.own = 1
+	state.known = true
+	state.own, state.most = 1, most
 	set()
 }
 

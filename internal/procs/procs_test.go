@@ -14,7 +14,7 @@ func TestProcs(t *testing.T) {
 		want int
 	}{
 		{"a worker", func() { AddWorkers(1) }, 5},
-		{"lean", Lean, 2},
+		{"lean", func() { Lean(4) }, 2},
 		{"two more workers", func() { AddWorkers(2) }, 4},
 		{"want one", func() { Want(1) }, 4},
 		{"want three", func() { Want(3) }, 6},

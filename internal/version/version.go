@@ -25,12 +25,12 @@ func String(linked string) string {
 }
 
 // pseudo is what Go calls a commit that has no tag (https://go.dev/ref/mod#pseudo-versions).
-var pseudo = regexp.MustCompile(`^v\d+\.\d+\.\d+-(?:.*\.)?\d{14}-([0-9a-f]{9})[0-9a-f]*$`)
+const pseudo = `^v\d+\.\d+\.\d+-(?:.*\.)?\d{14}-([0-9a-f]{9})[0-9a-f]*$`
 
 // of is the version of a program that the linker was not told about.
 func of(info *debug.BuildInfo) string {
 	v, dirty := strings.CutSuffix(info.Main.Version, "+dirty")
-	switch commit := pseudo.FindStringSubmatch(v); {
+	switch commit := regexp.MustCompile(pseudo).FindStringSubmatch(v); {
 	case v == "" || v == "(devel)":
 		v = Next
 		for _, s := range info.Settings {
