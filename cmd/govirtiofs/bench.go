@@ -50,9 +50,14 @@ machine, and reports operations per second, the back-end's processor time per
 operation, latencies and notifications.
 
 The files that the workloads need are made in a new directory in the shared one,
-which is removed again: up to 68 MiB, --cold-size more for randread. With --daemon it starts the back-end itself, and with --vs others
-to compare with; all are measured in turn, round by round, and a ratio is the
-median of the rounds' ratios.
+which is removed again: up to 68 MiB, --cold-size more for randread. Reads share a
+file; each queue of each guest writes to one of its own (64 MiB more for each after
+the first, 512 MiB together), since the host's kernel lets one writer at a time into
+a file.
+
+With --daemon it starts the back-end itself, and with --vs others to compare with;
+all are measured in turn, round by round, and a ratio is the median of the rounds'
+ratios.
 
 SIGINT, SIGTERM or SIGHUP ends it, removes what it has made and writes what it has
 measured; the exit status is 128 and the signal's number. A second one ends it at once.`,

@@ -128,12 +128,20 @@ func setupRead(size int, name string) func(*session) (job, error) {
 	}
 }
 
+// setupWrite has a file of its own for each queue, as a guest's writers mostly have.
 func setupWrite(size int) func(*session) (job, error) {
 	return func(s *session) (job, error) {
-		fh, err := s.open("big", readWrite)
+		names, handles := make([]string, s.opts.Queues), make([]uint64, s.opts.Queues)
+		for queue := range names {
+			var err error
+			names[queue] = outName(s.guest*s.opts.Queues + queue)
+			if handles[queue], err = s.open(names[queue], readWrite); err != nil {
+				return nil, err
+			}
+		}
 		return simple{func(queue, _ int) operation {
-			return newTransfer(s.nodes["big"], fh, bigSize, size, queue, true)
-		}}, err
+			return newTransfer(s.nodes[names[queue]], handles[queue], s.files.outSize(), size, queue, true)
+		}}, nil
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	smallSize  = 4 << 10
 	listFiles  = 1000
 	bigSize    = 64 << 20
+	outsSize   = 512 << 20
 )
 
 // files are what the workloads work on, in a directory of their own in the shared one.
@@ -25,6 +26,7 @@ type files struct {
 	made  []string     // directories and large files in it
 	many  int          // files in the directory "many"
 	cold  int64        // size of the file "cold"
+	outs  int          // files to write to, see needOut
 	alive func() error // whether to go on making files
 }
 
@@ -38,12 +40,13 @@ const (
 	needMany                   // many/: Options.Files empty files, whose nodes are looked up and forgotten
 	needBig                    // big: 64 MiB, in the page cache
 	needCold                   // cold: Options.ColdSize bytes, not in the page cache
+	needOut                    // big-1, ...: a file to write to for each queue of each guest; the first has big
 )
 
 // prepare makes the files that the workloads need. It asks alive now and then whether to go
 // on.
 func prepare(o *Options, alive func() error) (f *files, err error) {
-	f = &files{many: o.Files, cold: o.ColdSize, alive: alive}
+	f = &files{many: o.Files, cold: o.ColdSize, outs: o.Guests * o.Queues, alive: alive}
 	if f.path, err = os.MkdirTemp(o.Dir, "govirtiofs-bench-"); err != nil {
 		return nil, fmt.Errorf("prepare files: %w", err)
 	}
@@ -59,18 +62,23 @@ func (f *files) prepare(workloads []Workload) error {
 	for _, w := range workloads {
 		all |= w.needs
 	}
-	for _, part := range []struct {
+	type part struct {
 		name string
 		need need
 		make func(name string) error
-	}{
+	}
+	parts := []part{
 		{"small", needSmall, func(name string) error { return f.fill(name, smallFiles, smallSize) }},
 		{"list", needList, func(name string) error { return f.fill(name, listFiles, 0) }},
 		{"many", needMany, func(name string) error { return f.fill(name, f.many, 0) }},
 		{"big", needBig, func(name string) error { return f.big(name, bigSize, false) }},
 		{"cold", needCold, func(name string) error { return f.big(name, f.cold, true) }},
 		{"tmp", 0, func(name string) error { return f.fill(name, 0, 0) }},
-	} {
+	}
+	for i := 1; i < f.outs; i++ {
+		parts = append(parts, part{outName(i), needOut, func(name string) error { return f.big(name, f.outSize(), false) }})
+	}
+	for _, part := range parts {
 		if part.need&all != part.need {
 			continue
 		}
@@ -80,6 +88,21 @@ func (f *files) prepare(workloads []Workload) error {
 		f.made = append(f.made, part.name)
 	}
 	return nil
+}
+
+// outName is the file that writer i writes to, which is no other's: writers of one file
+// wait for each other in the host's kernel.
+func outName(i int) string {
+	if i == 0 {
+		return "big"
+	}
+	return fmt.Sprintf("big-%d", i)
+}
+
+// outSize is how much of its file a writer writes to: all of it, unless there are so many
+// that they would take more than outsSize together.
+func (f *files) outSize() int64 {
+	return max(4<<20, min(bigSize, outsSize/int64(f.outs)&^(1<<20-1)))
 }
 
 func fileName(i int) string { return fmt.Sprintf("file-%06d", i) }

@@ -25,6 +25,7 @@ func openGroup(ctx context.Context, t *Target, o *Options) (*group, error) {
 		if err != nil {
 			return g, err
 		}
+		s.guest = i
 		if o.Guests > 1 { // they make files in one directory
 			s.name = fmt.Sprintf("%s-%d", t.Name, i)
 		}

@@ -130,13 +130,13 @@ func TestDaemonFails(t *testing.T) {
 
 // TestPrepare: the files are there, and then they are not.
 func TestPrepare(t *testing.T) {
-	o := &Options{Dir: t.TempDir(), Workloads: Workloads(), Files: 10, ColdSize: 1 << 20}
+	o := &Options{Dir: t.TempDir(), Workloads: Workloads(), Files: 10, ColdSize: 1 << 20, Guests: 2, Queues: 2}
 	f, err := prepare(o, goOn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, size := range map[string]int64{"small/" + fileName(999): smallSize, "list/" + fileName(999): 0, "many/" + fileName(9): 0,
-		"big": bigSize, "cold": 1 << 20} {
+		"big": bigSize, "big-1": bigSize, "big-3": bigSize, "cold": 1 << 20} {
 		if st, err := os.Stat(f.path + "/" + name); err != nil || st.Size() != size {
 			t.Errorf("%s: %v, want %d bytes", name, err, size)
 		}
@@ -153,6 +153,15 @@ func TestPrepare(t *testing.T) {
 	o.Dir += "/missing"
 	if _, err := prepare(o, goOn); err == nil {
 		t.Error("files were made in a directory that does not exist")
+	}
+}
+
+// TestOutSize: many writers have smaller files.
+func TestOutSize(t *testing.T) {
+	for outs, want := range map[int]int64{1: bigSize, 8: bigSize, 9: 56 << 20, 64: 8 << 20, 1000: 4 << 20} {
+		if got := (&files{outs: outs}).outSize(); got != want {
+			t.Errorf("%d writers: %d bytes each, want %d", outs, got, want)
+		}
 	}
 }
 

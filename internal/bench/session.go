@@ -25,6 +25,7 @@ type session struct {
 	ctx     context.Context
 	target  *Target
 	name    string // the target's, with a number if it has several guests
+	guest   int    // its number
 	opts    *Options
 	files   *files
 	client  *frontend.Client

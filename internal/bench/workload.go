@@ -49,14 +49,14 @@ func Workloads() []Workload {
 		{Name: "read-4k", Title: "READ of 4 KiB at random in a cached file", Unit: "op", Bytes: 4 << 10, needs: needBig, setup: setupRead(4<<10, "big"), floor: floorRead(4<<10, "big")},
 		{Name: "read-1m", Title: "READ of 1 MiB in sequence from a cached file", Unit: "op", Bytes: 1 << 20, needs: needBig, setup: setupRead(1<<20, "big"), floor: floorRead(1<<20, "big")},
 		{Name: "randread", Title: "READ of 4 KiB at random from disk", Unit: "op", Bytes: 4 << 10, Disk: true, needs: needCold, setup: setupRead(4<<10, "cold"), floor: floorRead(4<<10, "cold")},
-		{Name: "write-4k", Title: "WRITE of 4 KiB at random in a file", Unit: "op", Bytes: 4 << 10, needs: needBig, setup: setupWrite(4 << 10), floor: floorWrite(4 << 10)},
-		{Name: "write-1m", Title: "WRITE of 1 MiB in sequence", Unit: "op", Bytes: 1 << 20, needs: needBig, setup: setupWrite(1 << 20), floor: floorWrite(1 << 20)},
+		{Name: "write-4k", Title: "WRITE of 4 KiB at random in a file, one for each queue", Unit: "op", Bytes: 4 << 10, needs: needBig | needOut, setup: setupWrite(4 << 10), floor: floorWrite(4 << 10)},
+		{Name: "write-1m", Title: "WRITE of 1 MiB in sequence, a file for each queue", Unit: "op", Bytes: 1 << 20, needs: needBig | needOut, setup: setupWrite(1 << 20), floor: floorWrite(1 << 20)},
 		{Name: "fsync", Title: "WRITE of 4 KiB and FSYNC", Unit: "op", Bytes: 4 << 10, Disk: true, setup: setupFsync, floor: floorFsync},
 		{Name: "readdirplus", Title: "READDIRPLUS of a directory of 1,000", Unit: "entry", needs: needList, setup: setupReaddirplus, floor: floorReaddirplus},
 		{Name: "create", Title: "CREATE, RELEASE, UNLINK and FORGET", Unit: "op", setup: setupCreate, floor: floorCreate},
 		{Name: "mkdir", Title: "MKDIR, RMDIR and FORGET", Unit: "op", setup: setupMkdir, floor: floorMkdir},
 		{Name: "rename", Title: "RENAME to and fro", Unit: "op", setup: setupRename, floor: floorRename},
-		{Name: "mixed", Title: "a mix of all that does not wait for the disk", Unit: "op", needs: needSmall | needBig, setup: setupMixed},
+		{Name: "mixed", Title: "a mix of all that does not wait for the disk", Unit: "op", needs: needSmall | needBig | needOut, setup: setupMixed},
 	}
 }
 
