@@ -12,28 +12,10 @@
 # --best), SHARE (where the shared directory is made: the temporary directory).
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd -P)
-out=$(mkdir -p "${1:-$root/bin/bench}" && cd "${1:-$root/bin/bench}" && pwd -P)
 rounds=${ROUNDS:-5}
 duration=${DURATION:-300ms}
-
-die() { printf 'bench peers: error: %s\n' "$*" >&2; exit 1; }
-
-[ "$(id -u)" = 0 ] || die "the peers need root"
-command -v go >/dev/null || die "go is missing"
-"$root/test/guest/setup.sh" peers
-
-bin=$out/program
-mkdir -p "$bin"
-(cd "$root" && CGO_ENABLED=0 go build -trimpath -ldflags "./cmd/govirtiofsd=-E govirtiofs_entry" -o "$bin/" ./cmd/govirtiofsd ./cmd/govirtiofs)
-peers=$root/.cache/guests/bin
-share=$(mktemp -d "${SHARE:-${TMPDIR:-/tmp}}/govirtiofs-peers.XXXXXX")
-trap 'rm -rf "$share"' EXIT
-trap 'exit 1' INT TERM
-
-ours="$bin/govirtiofsd --shared-dir {dir} --socket-path {socket}"
-rust="$peers/virtiofsd-rust --shared-dir {dir} --socket-path {socket}"
-c="$peers/virtiofsd-c -f -o source={dir} --socket-path={socket}"
+default_share=${TMPDIR:-/tmp}
+. "$(dirname "$0")/common.sh"
 
 # run NAME COMMAND ARG... measures a daemon, and others that --vs names, and keeps JSON,
 # tables, and a picture if there is a ratio.
@@ -42,8 +24,7 @@ run() {
 	command=$2
 	shift 2
 	printf 'bench peers: %s\n' "$name" >&2
-	"$bin/govirtiofs" bench --dir "$share" --rounds "$rounds" --duration "$duration" --json --daemon "$command" "$@" \
-		${FLAGS:-} >"$out/$name.json"
+	bench "$out/$name.json" --rounds "$rounds" --duration "$duration" --json --daemon "$command" "$@" ${FLAGS:-}
 	"$bin/govirtiofs" bench --show "$out/$name.json" | tee "$out/$name.txt"
 	"$bin/govirtiofs" bench --show "$out/$name.json" --markdown >"$out/$name.md"
 	case " $* " in
@@ -69,8 +50,9 @@ run queues-2 "$ours" --queues 2 --depth 8 -w getattr,read-4k,read-1m,write-1m,ra
 # Idle daemons: what each takes when there are 1, 8 and 64.
 for sandbox in none namespace; do
 	printf 'bench peers: idle, --sandbox=%s\n' "$sandbox" >&2
-	"$bin/govirtiofs" bench --dir "$share" --idle 1,8,64 --depth 1 --daemon "$ours --sandbox=$sandbox" --name govirtiofsd \
-		--vs "$rust --sandbox=$sandbox" --name rust | tee "$out/idle-$sandbox.txt"
+	bench "$out/idle-$sandbox.txt" --idle 1,8,64 --depth 1 --daemon "$ours --sandbox=$sandbox" --name govirtiofsd \
+		--vs "$rust --sandbox=$sandbox" --name rust
+	cat "$out/idle-$sandbox.txt"
 done
 
 printf 'bench peers: tables and pictures are in %s\n' "$out" >&2
