@@ -3,40 +3,22 @@ package frontend
 import (
 	"errors"
 	"net"
-	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
 // connected makes a Frontend without a device, and the other end of its connection.
 func connected(t *testing.T, queues int) (*Frontend, *net.UnixConn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]*net.UnixConn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "end")
-		c, err := net.FileConn(file)
-		_ = file.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ends[i] = c.(*net.UnixConn)
-	}
-	f := &Frontend{opts: Options{Queues: queues, QueueSize: 8, Data: 4096, Slots: 2}, memfd: -1, sock: ends[0]}
+	ours, theirs := socketpair.New(t)
+	f := &Frontend{opts: Options{Queues: queues, QueueSize: 8, Data: 4096, Slots: 2}, memfd: -1, sock: ours}
 	if err := f.allocate(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		f.Close()
-		_ = ends[1].Close()
-	})
-	return f, ends[1]
+	t.Cleanup(func() { f.Close() })
+	return f, theirs
 }
 
 // TestRequestOfDead: a request ends with the connection, whichever side ends it.

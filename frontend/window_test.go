@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
@@ -41,25 +41,12 @@ func (d mapper) AttachSharedMemory(_ uint8, s *vu.SharedMemory) { d.attached <- 
 func window(t *testing.T, opts frontend.WindowOptions) (*frontend.Frontend, *vu.SharedMemory, mapper) {
 	t.Helper()
 	d := mapper{attached: make(chan *vu.SharedMemory, 8)}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		c, err := net.FileConn(f)
-		_ = f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns[i] = c.(*net.UnixConn)
-	}
+	back, front := socketpair.New(t)
 	l := logrus.New()
 	l.SetOutput(io.Discard)
 	served := make(chan error, 1)
-	go func() { served <- vu.NewConn(conns[0], d, logrus.NewEntry(l)).Serve(context.Background()) }()
-	f, err := frontend.Connect(conns[1], frontend.Options{Window: &opts})
+	go func() { served <- vu.NewConn(back, d, logrus.NewEntry(l)).Serve(context.Background()) }()
+	f, err := frontend.Connect(front, frontend.Options{Window: &opts})
 	if err != nil {
 		t.Fatal(err)
 	}

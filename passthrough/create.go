@@ -88,14 +88,11 @@ func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut)
 // mode of the new file does not matter for the open (git creates files with mode
 // 0444 to write to them).
 func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	ts, parent, dirfd, errno := fs.enter(r)
+	ts, parent, dirfd, errno := fs.enterDir(r)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(parent)
-	if !parent.isDir() {
-		return unix.ENOTDIR
-	}
 	fd := -1
 	flags := fs.hostFlags(in.Flags)
 	var own guestStat // with OwnershipXattr
@@ -175,14 +172,11 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in
 
 // Tmpfile implements server.Files.
 func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
-	ts, parent, dirfd, errno := fs.enter(r)
+	ts, parent, dirfd, errno := fs.enterDir(r)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(parent)
-	if !parent.isDir() {
-		return unix.ENOTDIR
-	}
 	fd := -1
 	dot := [2]byte{'.', 0}
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.

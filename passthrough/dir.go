@@ -16,14 +16,11 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 	if fs.openless.Load() {
 		return unix.ENOSYS
 	}
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enterDir(r)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(n)
-	if !n.isDir() {
-		return unix.ENOTDIR
-	}
 	// Through the node's descriptor, as with files: the name may be a link by now.
 	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {

@@ -247,3 +247,12 @@ func (fs *FS) enter(r *server.Request) (ts *threadState, n *inode, fd int, errno
 	}
 	return
 }
+
+// enterDir is enter for requests that only make sense in a directory.
+func (fs *FS) enterDir(r *server.Request) (ts *threadState, n *inode, fd int, errno unix.Errno) {
+	if ts, n, fd, errno = fs.enter(r); errno == 0 && !n.isDir() {
+		fs.release(n)
+		errno = unix.ENOTDIR
+	}
+	return
+}

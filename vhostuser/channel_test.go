@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"golang.org/x/sys/unix"
 )
 
@@ -129,7 +130,7 @@ func TestChannelOrder(t *testing.T) {
 func TestConfigChanged(t *testing.T) {
 	checkLeaks(t)
 	d := newFakeDevice()
-	ours, theirs := socketPair(t)
+	ours, theirs := socketpair.New(t)
 	c := NewConn(ours, d, testLog())
 	if err := c.ConfigChanged(); !errors.Is(err, ErrDisconnected) {
 		t.Errorf("before there is a channel: %v", err)

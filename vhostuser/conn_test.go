@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"golang.org/x/sys/unix"
 )
 
@@ -198,7 +199,7 @@ func TestDescriptorPerByte(t *testing.T) {
 
 // TestCloexec checks that no child of ours could inherit what we were given.
 func TestCloexec(t *testing.T) {
-	a, b := socketPair(t)
+	a, b := socketpair.New(t)
 	fd := eventFD(t)
 	if _, _, err := a.WriteMsgUnix(frame(ReqSetOwner, FlagVersion, nil), unix.UnixRights(fd), nil); err != nil {
 		t.Fatal(err)
@@ -272,7 +273,7 @@ func TestCancel(t *testing.T) {
 // TestCancelBeforeServe must not serve anything.
 func TestCancelBeforeServe(t *testing.T) {
 	checkLeaks(t)
-	ours, _ := socketPair(t)
+	ours, _ := socketpair.New(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := NewConn(ours, newFakeDevice(), testLog()).Serve(ctx); !errors.Is(err, context.Canceled) {
@@ -340,7 +341,7 @@ func TestDisconnect(t *testing.T) {
 			if part == 0 {
 				continue
 			}
-			ours, theirs := socketPair(t)
+			ours, theirs := socketpair.New(t)
 			c := NewConn(ours, d, testLog())
 			served := make(chan error, 1)
 			go func() { served <- c.Serve(context.Background()) }()

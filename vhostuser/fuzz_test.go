@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,7 +93,7 @@ func fuzzSession(t *testing.T, input []byte) {
 			q.End()
 		}
 	})
-	back, front := socketPair(t)
+	back, front := socketpair.New(t)
 	c := NewConn(back, d, testLog())
 	served := make(chan error, 1)
 	go func() { served <- c.Serve(context.Background()) }()

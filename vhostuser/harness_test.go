@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
@@ -150,27 +151,6 @@ type frontEnd struct {
 	ended  bool
 }
 
-// socketPair returns two ends of a stream; the test closes them if nobody else does.
-func socketPair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		c, err := net.FileConn(f)
-		_ = f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns[i] = c.(*net.UnixConn)
-		t.Cleanup(func() { _ = c.Close() })
-	}
-	return conns[0], conns[1]
-}
-
 // serve serves d to a new front-end. When the test ends, nothing of the connection
 // may be left.
 func serve(t testing.TB, d Device) *frontEnd {
@@ -182,7 +162,7 @@ func serve(t testing.TB, d Device) *frontEnd {
 func serveWith(t testing.TB, d Device, edit func(*Conn)) *frontEnd {
 	t.Helper()
 	checkLeaks(t)
-	ours, theirs := socketPair(t)
+	ours, theirs := socketpair.New(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	fe := &frontEnd{t: t, sock: theirs, cancel: cancel, served: make(chan error, 1)}
 	c := NewConn(ours, d, testLog())

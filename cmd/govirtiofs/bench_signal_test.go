@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,8 +21,8 @@ import (
 func TestBenchInterrupted(t *testing.T) {
 	daemon := buildDaemon(t)
 	program := filepath.Join(filepath.Dir(daemon), "govirtiofs")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	if err := guest.Build("-o", program, "./cmd/govirtiofs"); err != nil {
+		t.Fatal(err)
 	}
 	for _, sig := range []syscall.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -21,10 +20,8 @@ import (
 func buildDaemon(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "govirtiofsd")
-	cmd := exec.Command("go", "build", "-ldflags", "-E govirtiofs_entry", "-o", path, "../govirtiofsd")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the daemon: %v\n%s", err, out)
+	if err := guest.Build("-ldflags", "-E govirtiofs_entry", "-o", path, "./cmd/govirtiofsd"); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -34,12 +33,7 @@ var programs = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	programsDir = dir
-	cmd := exec.Command("go", "build", "-o", dir, "../govirtiofsd", ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return dir, nil
+	return dir, guest.Build("-o", dir, "./cmd/govirtiofsd", "./cmd/govirtiofs")
 })
 
 func TestMain(m *testing.M) {

@@ -24,10 +24,8 @@ import (
 func buildWithEntry(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(tempDir(t), "govirtiofsd")
-	cmd := exec.Command("go", "build", "-ldflags", "-E govirtiofs_entry", "-o", path, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := guest.Build("-ldflags", "-E govirtiofs_entry", "-o", path, "./cmd/govirtiofsd"); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("/tmp", "govirtiofsd")
 	if err == nil {
 		program = filepath.Join(dir, "govirtiofsd")
-		err = errors.Join(os.Chmod(dir, 0o755), buildDaemon())
+		err = errors.Join(os.Chmod(dir, 0o755), guest.Build("-o", program, "./cmd/govirtiofsd"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "build the daemon:", err)
@@ -36,15 +36,6 @@ func TestMain(m *testing.M) {
 	status := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(status)
-}
-
-func buildDaemon() error {
-	cmd := exec.Command("go", "build", "-o", program, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
-	}
-	return nil
 }
 
 const (

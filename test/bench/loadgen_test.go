@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/internal/bench"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // programs are what is built for the test.
@@ -30,15 +31,13 @@ func build(t *testing.T, dir string) *programs {
 		t.Skip("no C compiler")
 	}
 	p := &programs{filepath.Join(dir, "govirtiofsd"), filepath.Join(dir, "govirtiofs"), filepath.Join(dir, "loadgen")}
-	for _, cmd := range []*exec.Cmd{
-		exec.Command(cc, "-O2", "-pthread", "-Wall", "-Wextra", "-Wno-address-of-packed-member", "-o", p.loadgen,
-			"loadgen/loadgen.c", "loadgen/workloads.c", "loadgen/device.c"),
-		exec.Command("go", "build", "-o", dir+"/", "../../cmd/govirtiofsd", "../../cmd/govirtiofs"),
-	} {
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-		}
+	cmd := exec.Command(cc, "-O2", "-pthread", "-Wall", "-Wextra", "-Wno-address-of-packed-member", "-o", p.loadgen,
+		"loadgen/loadgen.c", "loadgen/workloads.c", "loadgen/device.c")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	if err := guest.Build("-o", dir+"/", "./cmd/govirtiofsd", "./cmd/govirtiofs"); err != nil {
+		t.Fatal(err)
 	}
 	return p
 }

@@ -5,11 +5,14 @@
 # Usage: test/bench/scale.sh [DIR]
 #
 # Writes tables to DIR (default bin/bench). Needs Debian 12, root and Go; the peers are set
-# up by test/guest/setup.sh. Takes about 4 minutes, during which nothing else should run.
+# up by test/guest/setup.sh. Takes about 4 minutes, during which nothing else should run, and
+# 2 GiB of memory: a million files take 1 GiB in /dev/shm, and a daemon that knows them up to
+# 0.7 GiB. A signal ends it within seconds, and removes the files.
 #
-# Environment: ROUNDS (3), SIZES (10 10000 1000000), GUESTS (1 2 4 16 64), QUEUES
-# (1 2 4 8), SHARE (where the shared directory is made: /dev/shm, because a disk's file
-# system takes a minute to make a million files and another to remove them).
+# Environment: ROUNDS (3), SIZES (10 10000 1000000), GUESTS (1 2 4 16 64), QUEUES (1 2 4 8);
+# an empty list leaves its part out. SHARE (where the shared directory is made: /dev/shm,
+# because a disk's file system takes a minute to make a million files and another to remove
+# them).
 set -eu
 
 default_share=/dev/shm

@@ -16,6 +16,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
@@ -86,23 +87,10 @@ func openShare(t testing.TB, w frontend.WindowOptions, change ...func(*share)) *
 // connect gives the device a new front-end.
 func (s *share) connect() {
 	s.t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		c, err := net.FileConn(f)
-		_ = f.Close()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		conns[i] = c.(*net.UnixConn)
-	}
+	back, front := socketpair.New(s.t)
 	s.done = make(chan error, 1)
-	go func(done chan error) { done <- s.device.Serve(context.Background(), conns[0]) }(s.done)
-	f, err := frontend.New(conns[1], s.opts)
+	go func(done chan error) { done <- s.device.Serve(context.Background(), back) }(s.done)
+	f, err := frontend.New(front, s.opts)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -57,13 +57,7 @@ var buildDaemon = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(root, ".cache", "test-bin", "differential-govirtiofsd")
-	cmd := exec.Command("go", "build", "-o", out, "./cmd/govirtiofsd")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, b)
-	}
-	return out, nil
+	return out, guest.Build("-o", out, "./cmd/govirtiofsd")
 })
 
 // daemon is a running peer with a client.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
 
@@ -20,7 +21,7 @@ func arrive(t testing.TB, dir string, cfg passthrough.Config, state []byte) (*sh
 	t.Helper()
 	s := &share{dir: dir}
 	s.device, s.server = newDevice(t, dir, cfg, 1)
-	a, b := socketpair(t)
+	a, b := socketpair.New(t)
 	s.done = make(chan error, 1)
 	go func() { s.done <- s.device.Serve(t.Context(), a) }()
 	f, err := frontend.Connect(b, frontend.Options{})

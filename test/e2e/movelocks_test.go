@@ -11,6 +11,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 )
 
 // TestMoveLocks moves a guest that holds a lock back and forth between two daemons on one
@@ -112,7 +113,7 @@ func TestMoveNeverStarted(t *testing.T) {
 	}
 	defer f.Close()
 	for range 2 { // the second attempt finds a daemon as the first one did
-		a, b := socketpair(t)
+		a, b := socketpair.New(t)
 		done := make(chan error, 1)
 		go func() { done <- device.Serve(t.Context(), a) }()
 		there, err := frontend.Connect(b, frontend.Options{})

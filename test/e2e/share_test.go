@@ -6,7 +6,6 @@ package e2e
 import (
 	"context"
 	"io"
-	"net"
 	"os"
 	"runtime"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
@@ -74,7 +74,7 @@ func newDevice(t testing.TB, dir string, cfg passthrough.Config, queues int) (*v
 // connect serves one front-end of the device.
 func connect(t testing.TB, d *virtiofs.Device, opts frontend.Options) (*frontend.Frontend, chan error) {
 	t.Helper()
-	a, b := socketpair(t)
+	a, b := socketpair.New(t)
 	done := make(chan error, 1)
 	go func() { done <- d.Serve(context.Background(), a) }()
 	f, err := frontend.New(b, opts)
@@ -82,24 +82,6 @@ func connect(t testing.TB, d *virtiofs.Device, opts frontend.Options) (*frontend
 		t.Fatal(err)
 	}
 	return f, done
-}
-
-func socketpair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn := func(fd int) *net.UnixConn {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		defer f.Close()
-		c, err := net.FileConn(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c.(*net.UnixConn)
-	}
-	return conn(fds[0]), conn(fds[1])
 }
 
 // openFile looks a name of the root up and opens it for reading and writing.

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("/var/tmp", "govirtiofs-bin-")
 	if err == nil {
 		program = filepath.Join(dir, "virtiofsd")
-		err = errors.Join(os.Chmod(dir, 0o755), build())
+		err = errors.Join(os.Chmod(dir, 0o755), guest.Build("-o", program, "./cmd/govirtiofsd"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "build the daemon:", err)
@@ -44,20 +44,6 @@ func TestMain(m *testing.M) {
 	status := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(status)
-}
-
-func build() error {
-	root, err := guest.Root()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-o", program, "./cmd/govirtiofsd")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, b)
-	}
-	return nil
 }
 
 // place is where one daemon runs.

@@ -65,6 +65,20 @@ func mapping(f *os.File, n int, write bool) ([]byte, error) {
 	return b, nil
 }
 
+// mapFile maps all of a file for reading.
+func mapFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return mapping(f, int(st.Size()), false)
+}
+
 // isDAX asks the kernel.
 func isDAX(path string) (bool, error) {
 	var st unix.Statx_t

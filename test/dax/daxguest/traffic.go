@@ -196,15 +196,7 @@ func churnFile(name string) (checked int, err error) {
 // rate maps ranges of a file that the window has no room for all of, so that each is a
 // REMOVEMAPPING and a SETUPMAPPING.
 func rate(args []string) error {
-	f, err := os.Open(args[0])
-	if err != nil {
-		return err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	b, err := mapping(f, int(st.Size()), false)
+	b, err := mapFile(args[0])
 	if err != nil {
 		return err
 	}
@@ -265,15 +257,7 @@ func touch(args []string) error {
 // peek reads all pages of a mapping, waits, and reads them again: the host may have done
 // something to the file.
 func peek(args []string) error {
-	f, err := os.Open(args[0])
-	if err != nil {
-		return err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	b, err := mapping(f, int(st.Size()), false)
+	b, err := mapFile(args[0])
 	if err != nil {
 		return err
 	}
