@@ -43,9 +43,16 @@ func run(args []string) error {
 	ours := f.String("ours", "bin/govirtiofsd", "our daemon's program")
 	also := f.String("also", "", "measure our daemon with these options, too, as \"--busy-poll=0\"")
 	megabytes := f.Int("file", 256, "MiB of the large file")
+	only := f.String("w", "", "workloads, as \"backend,cached,randread16\"; all without it, and "+workloadNames())
+	repeat := f.Int("repeat", 1, "times that each workload is run in a boot, of which the median counts")
+	names := f.String("targets", "", "back-ends whose names begin so, as \"govirtiofsd,virtiofsd (C)\"; all without it")
 	_ = f.Parse(args)
 	kind, err := guest.ParseKind(*kindName)
 	if err != nil {
+		return err
+	}
+	plan := plan{kind: kind, megabytes: *megabytes, repeat: *repeat}
+	if plan.workloads, err = choose(*only); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -59,15 +66,24 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if targets = among(targets, *names); len(targets) == 0 {
+		return fmt.Errorf("no back-end is called %q", *names)
+	}
 	results := map[string]map[string][]float64{} // by workload and target
 	for round := range *rounds {
 		for i := range targets {
 			t := targets[(i+round)%len(targets)] // each is the first of a round in turn
-			fmt.Fprintf(os.Stderr, "guestbench: round %d of %d: %s\n", round+1, *rounds, t.name)
-			figures, err := measure(ctx, kind, t, *megabytes)
+			fmt.Fprintf(os.Stderr, "guestbench: round %d of %d: %s:", round+1, *rounds, t.name)
+			figures, err := measure(ctx, &plan, t)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.name, err)
 			}
+			for _, w := range workloads {
+				if v, measured := figures[w.name]; measured {
+					fmt.Fprintf(os.Stderr, " %s %.4g", w.name, v)
+				}
+			}
+			fmt.Fprintln(os.Stderr)
 			for workload, v := range figures {
 				if results[workload] == nil {
 					results[workload] = map[string][]float64{}
@@ -100,6 +116,45 @@ func backends(ours, also string) ([]target, error) {
 		list = append(list, target{name: "govirtiofsd " + also, args: slices.Concat([]string{ours}, common, strings.Fields(also))})
 	}
 	return list, nil
+}
+
+// among are the targets whose names begin with one of the comma-separated prefixes.
+func among(targets []target, prefixes string) []target {
+	return slices.DeleteFunc(targets, func(t target) bool {
+		return !slices.ContainsFunc(strings.Split(prefixes, ","), func(p string) bool { return strings.HasPrefix(t.name, p) })
+	})
+}
+
+// plan is what is measured in each boot.
+type plan struct {
+	kind      guest.Kind
+	megabytes int             // of the large file
+	workloads map[string]bool // by name
+	repeat    int             // runs of each
+}
+
+// choose returns the workloads that are listed with commas between them, or all.
+func choose(list string) (map[string]bool, error) {
+	chosen := map[string]bool{}
+	for _, w := range workloads {
+		chosen[w.name] = list == ""
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		if _, known := chosen[name]; !known && list != "" {
+			return nil, fmt.Errorf("no workload %q: want %s", name, workloadNames())
+		}
+		chosen[name] = true
+	}
+	delete(chosen, "")
+	return chosen, nil
+}
+
+func workloadNames() string {
+	var names []string
+	for _, w := range workloads {
+		names = append(names, w.name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // workloads in the order of the report, and what their figures are.

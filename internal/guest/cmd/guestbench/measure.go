@@ -20,42 +20,67 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// script runs the workloads and prints "figure NAME NUMBER" for each. The clock of the
-// guest's uptime ticks every 10 ms. %d is the size of the large file in MiB.
+// script runs the workloads that wanted knows and prints "figure NAME NUMBER" for each run.
+// The clock of the guest's uptime ticks every 10 ms. Before it come the definitions of
+// wanted, of the times that a workload is run, and of the MiB of the large file.
 const script = `
 cd /mnt/fs || exit 1
-now() { read -r t rest < /proc/uptime; echo "${t%%.*}${t#*.}"; }
+now() { read -r t rest < /proc/uptime; echo "${t%.*}${t#*.}"; }
 timed() { name=$1; shift; from=$(now); "$@" > /dev/null || exit 1; to=$(now); echo "figure $name $((to - from))e-2"; }
 forget() { sync; echo 3 > /proc/sys/vm/drop_caches; }
-timed cold $BUSYBOX dd if=large of=/dev/null bs=1M
-forget
-timed backend $BUSYBOX dd if=large of=/dev/null bs=1M
-timed cached $BUSYBOX dd if=large of=/dev/null bs=1M
-mkdir tree
-timed extract $BUSYBOX tar -C tree -xf tree.tar
-forget
-timed walk $BUSYBOX find tree -type f -size +1000k
+run() { # NAME FUNCTION ARGUMENT...
+	case ,$wanted, in *,$1,*) ;; *) return ;; esac
+	shift
+	for i in $(seq $times); do "$@"; done
+}
+large() { $BUSYBOX dd if=large$1 of=/dev/null bs=1M; }
+cold() { timed cold large $((i - 1)); } # another file each time: after that the host has it
+backend() { forget; timed backend large 0; }
+extract() { $BUSYBOX mkdir -p tree$i; timed extract $BUSYBOX tar -C tree$i -xf tree.tar; forget; }
+walk() { forget; timed walk $BUSYBOX find tree$i -type f -size +1000k; }
 fio() { # NAME FIELD OPTION...
 	name=$1 field=$2; shift 2
-	line=$(prog/ld.so --library-path prog prog/fio --minimal --name=$name --filename=large --size=%dM \
+	line=$(prog/ld.so --library-path prog prog/fio --minimal --name=$name --filename=large0 --size=${megabytes}M \
 		--direct=1 --runtime=3 --time_based --ioengine=psync --thread "$@") || { echo "$line"; exit 1; }
 	echo "figure $name $(echo "$line" | $BUSYBOX cut -d';' -f$field)"
 }
-fio randread1 8 --rw=randread --bs=4k
-fio randread16 8 --rw=randread --bs=4k --numjobs=16 --group_reporting
-fio randwrite16 49 --rw=randwrite --bs=4k --numjobs=16 --group_reporting
-fio seqread 8 --rw=read --bs=1M
+seq() { $BUSYBOX seq "$@"; }
+
+run cold cold
+run backend backend
+case ,$wanted, in *,cached,*) large 0 2> /dev/null ;; esac
+run cached timed cached large 0
+run extract extract
+run walk walk
+run randread1 fio randread1 8 --rw=randread --bs=4k
+run randread16 fio randread16 8 --rw=randread --bs=4k --numjobs=16 --group_reporting
+run randwrite16 fio randwrite16 49 --rw=randwrite --bs=4k --numjobs=16 --group_reporting
+run seqread fio seqread 8 --rw=read --bs=1M
 `
 
+// definitions are the script's parameters.
+func (p *plan) definitions() string {
+	var wanted []string
+	for _, w := range workloads {
+		if p.workloads[w.name] {
+			wanted = append(wanted, w.name)
+		}
+	}
+	if p.workloads["walk"] && !p.workloads["extract"] {
+		wanted = append(wanted, "extract") // what it walks through
+	}
+	return fmt.Sprintf("wanted=%s times=%d megabytes=%d\n", strings.Join(wanted, ","), max(p.repeat, 1), p.megabytes)
+}
+
 // measure boots one guest on one back-end and returns its figures.
-func measure(ctx context.Context, kind guest.Kind, t target, megabytes int) (map[string]float64, error) {
+func measure(ctx context.Context, p *plan, t target) (map[string]float64, error) {
 	dir, err := os.MkdirTemp("/var/tmp", "guestbench-") // UML hides /tmp
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	share := filepath.Join(dir, "share")
-	if err := prepare(share, megabytes); err != nil {
+	if err := p.prepare(share); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
@@ -66,7 +91,7 @@ func measure(ctx context.Context, kind guest.Kind, t target, megabytes int) (map
 		return nil, err
 	}
 	defer stop()
-	if kind == guest.UML && t.tagless {
+	if p.kind == guest.UML && t.tagless {
 		tagged := filepath.Join(dir, "tagged")
 		stop, err := serveTag(tagged, socket, "fs")
 		if err != nil {
@@ -75,12 +100,12 @@ func measure(ctx context.Context, kind guest.Kind, t target, megabytes int) (map
 		defer stop()
 		socket = tagged
 	}
-	r, err := guest.Run(ctx, kind, guest.Options{Script: fmt.Sprintf(script, megabytes), Mem: 1024, Timeout: measureTimeout,
-		Shares: []guest.Share{{Tag: "fs", Socket: socket, QueueSize: queueSize(kind)}}})
+	r, err := guest.Run(ctx, p.kind, guest.Options{Script: p.definitions() + script, Mem: 1024, Timeout: measureTimeout,
+		Shares: []guest.Share{{Tag: "fs", Socket: socket, QueueSize: queueSize(p.kind)}}})
 	if err != nil || r.Status != 0 {
 		return nil, fmt.Errorf("guest: status %d, %w\n%s", r.Status, err, r.Console)
 	}
-	return parse(r.Output)
+	return p.parse(r.Output)
 }
 
 // queueSize is the usual one where it can be chosen.
@@ -91,8 +116,9 @@ func queueSize(kind guest.Kind) int {
 	return 1024
 }
 
-func parse(output string) (map[string]float64, error) {
-	figures := map[string]float64{}
+// parse returns the median of each workload's figures.
+func (p *plan) parse(output string) (map[string]float64, error) {
+	all := map[string][]float64{}
 	for line := range strings.Lines(output) {
 		words := strings.Fields(line)
 		if len(words) != 3 || words[0] != "figure" {
@@ -102,10 +128,17 @@ func parse(output string) (map[string]float64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("figure of %s: %w", words[1], err)
 		}
-		figures[words[1]] = v
+		all[words[1]] = append(all[words[1]], v)
 	}
-	if len(figures) != len(workloads) {
-		return nil, fmt.Errorf("%d of %d figures:\n%s", len(figures), len(workloads), output)
+	figures := map[string]float64{}
+	for name, chosen := range p.workloads {
+		if !chosen {
+			continue
+		}
+		if len(all[name]) == 0 {
+			return nil, fmt.Errorf("no figure of %s:\n%s", name, output)
+		}
+		figures[name] = median(all[name])
 	}
 	return figures, nil
 }
@@ -144,8 +177,8 @@ func start(t target, share, socket string) (stop func(), err error) {
 	return nil, fmt.Errorf("%s does not listen: %s", args[0], log.String())
 }
 
-// prepare makes the files that the guest works on. The large one is cached nowhere.
-func prepare(share string, megabytes int) error {
+// prepare makes the files that the guest works on. The large ones are cached nowhere.
+func (p *plan) prepare(share string) error {
 	if err := os.MkdirAll(filepath.Join(share, "prog"), 0o755); err != nil {
 		return err
 	}
@@ -155,11 +188,29 @@ func prepare(share string, megabytes int) error {
 	if err := sourceTree(filepath.Join(share, "tree.tar"), 2000); err != nil {
 		return err
 	}
-	f, err := os.Create(filepath.Join(share, "large"))
+	for i := range p.files() {
+		if err := largeFile(filepath.Join(share, fmt.Sprintf("large%d", i)), p.megabytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files is the number of large files: what is read while it is cached nowhere is cached then.
+func (p *plan) files() int {
+	if p.workloads["cold"] {
+		return max(p.repeat, 1)
+	}
+	return 1
+}
+
+// largeFile makes a file of random bytes and has the host forget its pages.
+func largeFile(path string, megabytes int) (err error) {
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	block := make([]byte, 1<<20)
 	random := rand.NewChaCha8([32]byte{1})
 	for range megabytes {
