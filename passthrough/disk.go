@@ -75,3 +75,12 @@ func (m *mountInfo) wouldBlock(size int64) unix.Errno {
 	}
 	return server.WouldBlock
 }
+
+// wouldBlockInTurn is the errno of a read or write past the page cache that may not wait
+// where it is.
+func (m *mountInfo) wouldBlockInTurn(size int64) unix.Errno {
+	if m.brief(&m.reads, size) {
+		return server.WouldBlockInTurn
+	}
+	return server.WouldBlock
+}

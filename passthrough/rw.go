@@ -32,7 +32,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 	}
 	if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
-		return 0, server.WouldBlock
+		return 0, h.mount.wouldBlockInTurn(int64(in.Size))
 	}
 	return h.readDisk(r, dst, int64(in.Offset))
 }
@@ -105,7 +105,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	}
 	if h.direct {
 		if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
-			return 0, server.WouldBlock
+			return 0, h.mount.wouldBlockInTurn(int64(in.Size))
 		}
 		defer h.mount.reads.waited(time.Now())
 	}

@@ -96,7 +96,7 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 		written, errno = t.run(o)
 		if waits(errno) {
 			if d := newDeferred(t, o); d != nil {
-				d.brief = errno == WouldBlockBriefly
+				d.brief, d.inTurn = errno == WouldBlockBriefly, errno == WouldBlockInTurn
 				return 0, d
 			}
 			errno = unix.ENOMEM

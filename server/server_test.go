@@ -273,6 +273,7 @@ func TestWaiting(t *testing.T) {
 // for the next.
 func TestRun(t *testing.T) {
 	var mayWait []bool
+	var wait unix.Errno
 	fs := &fakeFS{}
 	s, thread := newServer(t, fs, Options{})
 	fs.fsync = func(r *Request) unix.Errno {
@@ -281,15 +282,15 @@ func TestRun(t *testing.T) {
 			t.Error("served on another thread")
 		}
 		if !r.MayWait {
-			return WouldBlockBriefly
+			return wait
 		}
 		return unix.ENOSPC
 	}
 	in := fp.FsyncIn{}
-	for range 2 {
+	for _, wait = range []unix.Errno{WouldBlockBriefly, WouldBlockInTurn} {
 		var reply [16]byte
 		n, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
-		if n != 0 || d == nil || !d.Brief() {
+		if n != 0 || d == nil || d.Brief() != (wait == WouldBlockBriefly) || d.InTurn() != (wait == WouldBlockInTurn) {
 			t.Fatalf("%d bytes, deferred %v", n, d)
 		}
 		if n := d.Run(thread); n != 16 {

@@ -48,6 +48,7 @@ type worker struct {
 	bytes     uint64
 	waiting   map[*waiting]struct{}
 	short     shortWaits
+	turns     turns
 	served    uint64 // chains given back
 	broken    bool   // the ring makes no sense; nothing more is read from it
 	canceled  bool   // the waiting requests have been told to end
@@ -361,8 +362,10 @@ func (w *worker) park(d *server.Deferred) {
 	p := &waiting{worker: w, deferred: d, chain: w.chain.Clone(), memory: w.queue.Memory()}
 	p.memory.TryAcquire() // can't fail: the batch holds a reference
 	w.waiting[p] = struct{}{}
-	if d.Brief() && w.short.keep(p) {
-		return
+	if d.Brief() || d.InTurn() && w.turns.next(time.Now()) {
+		if w.short.keep(p) {
+			return
+		}
 	}
 	d.Start(p.finish)
 }
