@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -106,7 +107,7 @@ func mount(t *testing.T, config, source, target string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(target, 0); err != nil {
+		if err := unmount(target); err != nil {
 			t.Errorf("unmount: %v", err)
 			_ = unix.Unmount(target, unix.MNT_DETACH)
 			_ = cmd.Process.Kill()
@@ -117,6 +118,16 @@ func mount(t *testing.T, config, source, target string) {
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("daemon: %q, %v", line, err)
+	}
+}
+
+// unmount waits for a child that has inherited something below target, and has not come to
+// its exec or its end yet.
+func unmount(target string) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := unix.Unmount(target, 0); err != unix.EBUSY || time.Now().After(end) {
+			return err
+		}
 	}
 }
 

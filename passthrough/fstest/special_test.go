@@ -73,7 +73,7 @@ func TestOverlayUpper(t *testing.T) {
 	if err := unix.Mount("overlay", merged, "overlay", 0, opts); err != nil {
 		t.Skipf("overlay: %v", err)
 	}
-	defer func() { must(t, unix.Unmount(merged, 0)) }()
+	defer func() { must(t, unmount(merged)) }()
 	must(t, os.WriteFile(merged+"/a", []byte("changed"), 0o644), os.Remove(merged+"/b"),
 		os.RemoveAll(merged+"/dir"), os.Mkdir(merged+"/dir", 0o755), os.WriteFile(merged+"/dir/new", nil, 0o644))
 	list, err := os.ReadDir(merged + "/dir")
