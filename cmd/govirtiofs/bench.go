@@ -101,7 +101,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&o.Floor, "floor", false, "measure the bare system calls of each operation, too")
 	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
 	fl.IntSliceVar(&f.idle, "idle", nil, "measure instead what so many idle daemons take: memory, threads, wake-ups (1,8,64)")
-	fl.IntSliceVar(&f.scale, "scale", nil, "measure instead directories of so many files and as many known nodes (10,10000,1000000)")
+	fl.IntSliceVar(&f.scale, "scale", nil, "measure instead directories of so many files and as many known nodes (10,10000,1000000); a million take 1 GiB in a tmpfs, and minutes on a disk")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
