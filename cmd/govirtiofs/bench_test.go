@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -168,12 +167,8 @@ func TestBenchIdle(t *testing.T) {
 		if i.Daemons != 2 || i.Private < 64<<10 || i.PSS < i.Private || i.Threads < i.Processes {
 			t.Errorf("impossible figures: %+v", i)
 		}
-		most := i.Processes * maxIdle
-		if runtime.GOARCH == "amd64" { // where the second process sleeps
-			most = maxIdle
-		}
-		if i.Private > most {
-			t.Errorf("sandbox=%s: an idle daemon has %.0f KiB of its own, want at most %.0f", sandbox, i.Private/1024, most/1024)
+		if i.Private > maxIdle {
+			t.Errorf("sandbox=%s: an idle daemon has %.0f KiB of its own, want at most %.0f", sandbox, i.Private/1024, float64(maxIdle)/1024)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,9 +80,6 @@ func childOf(t *testing.T, pid int) int {
 // TestIntegrationAsleep: the process beside the sandboxed one gives up its memory, and
 // does all the same what it is for.
 func TestIntegrationAsleep(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("supervisors sleep on amd64 only")
-	}
 	guest.NeedRoot(t)
 	program := buildWithEntry(t)
 	for _, test := range []struct {
@@ -142,9 +138,6 @@ func TestIntegrationAsleep(t *testing.T) {
 // TestIntegrationFallAsleep ends daemons about the time at which their supervisors fall
 // asleep. It takes 8 s.
 func TestIntegrationFallAsleep(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("supervisors sleep on amd64 only")
-	}
 	guest.NeedRoot(t)
 	program := buildWithEntry(t)
 	dir, share := tempDir(t), tempDir(t)

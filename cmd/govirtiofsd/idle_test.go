@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -63,9 +62,6 @@ func TestIntegrationIdle(t *testing.T) {
 // one daemon to the next. The limit is what no such accident reaches.
 func TestIntegrationIdleMemory(t *testing.T) {
 	const maxAnonymous, maxThreads = 2000, 24
-	if runtime.GOARCH != "amd64" {
-		t.Skip("daemons start with one processor on amd64 only")
-	}
 	guest.NeedRoot(t)
 	program := buildWithEntry(t)
 	var sizes, counts []int

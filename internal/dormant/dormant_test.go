@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -81,9 +80,6 @@ func asleep(pid int) time.Duration {
 // the sleep, and a second one soon after. None is lost, and none ends the process but as it
 // wants to. Every other one is known to sleep when the first comes. It takes 3 s.
 func TestSignals(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("processes sleep on amd64 only")
-	}
 	program := buildSleeper(t, "-ldflags", "-E govirtiofs_entry")
 	all := []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 	var took, sum time.Duration
