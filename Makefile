@@ -10,11 +10,12 @@ GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -ldflags "./c
 FUZZTIME ?= 1m
 LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test race fuzz bench bench-peers bench-scale bench-guest lint vet install dist clean demo guests
+.PHONY: all build test test-arm64 race fuzz bench bench-peers bench-scale bench-guest lint vet install dist clean demo guests
 
 all: build
 build: ; $(GOBUILD) -o bin/ ./cmd/govirtiofsd ./cmd/govirtiofs
 test: ; .ci/run
+test-arm64: ; GOVIRTIOFS_LONG=1 GOVIRTIOFS_GUESTS=1 go test -v -count=1 -timeout 90m -run 'ARM64(All|Pages)' ./test/arm64
 race: ; go test -race ./...
 fuzz: ; .ci/fuzz $(FUZZTIME)
 bench: ; go test -run '^$$' -bench . -benchmem ./...

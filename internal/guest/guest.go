@@ -32,9 +32,15 @@ const (
 	QEMU72
 	// QEMU11 is QEMU 11.1 with Linux 7.2: several request queues, and DAX.
 	QEMU11
+	// ARM64 is QEMU 11.1 with Linux 7.2 for arm64, to run programs for arm64 in. It
+	// needs about 5 seconds.
+	ARM64
+	// ARM64Pages16K is the same kernel with pages of 16 KiB. It is no guest by itself:
+	// see Options.Kernel.
+	ARM64Pages16K
 )
 
-var kindNames = map[Kind]string{UML: "uml", QEMU72: "qemu72", QEMU11: "qemu11"}
+var kindNames = map[Kind]string{UML: "uml", QEMU72: "qemu72", QEMU11: "qemu11", ARM64: "arm64", ARM64Pages16K: "arm64-16k"}
 
 // String returns the name of k, which is also its part in test/guest/setup.sh.
 func (k Kind) String() string {
@@ -51,7 +57,7 @@ func ParseKind(name string) (Kind, error) {
 			return kind, nil
 		}
 	}
-	return 0, fmt.Errorf("guest: no kind %q: want uml, qemu72 or qemu11", name)
+	return 0, fmt.Errorf("guest: no kind %q: want uml, qemu72, qemu11 or arm64", name)
 }
 
 // Share is a back-end that a guest connects to.
@@ -104,8 +110,12 @@ type Options struct {
 	// QEMU11 only. The back-end must offer the tag itself.
 	DAX bool
 	// Kernel, if not 0, is another QEMU kind whose kernel this QEMU boots: QEMU11 with
-	// the kernel of QEMU72 is Linux 6.1 with DAX. See Need for both.
+	// the kernel of QEMU72 is Linux 6.1 with DAX, and ARM64 can have larger pages. See
+	// Need for both.
 	Kernel Kind
+	// Disk gives the guest /dev/vda, an ext4 of 4 GiB with a small Debian, a new one in
+	// each guest. ARM64 only.
+	Disk bool
 	// Reboots lets the guest reboot, as by "$BUSYBOX reboot -f" in the script, which then
 	// runs again from its beginning. Without it a reboot ends a QEMU guest. UML
 	// always can, and connects anew.
@@ -174,8 +184,22 @@ func (o *Options) check(kind Kind) error {
 	if o.Kernel == 0 {
 		o.Kernel = kind
 	}
-	if o.Kernel != kind && (kind == UML || o.Kernel != QEMU72 && o.Kernel != QEMU11) {
+	if !bootable(kind, o.Kernel) {
 		return fmt.Errorf("guest: %v does not boot the kernel of %v", kind, o.Kernel)
 	}
+	if o.Disk && kind != ARM64 {
+		return fmt.Errorf("guest: %v has no disk", kind)
+	}
 	return o.checkPaths(kind)
+}
+
+// bootable tells whether guests of a kind can have the kernel of another.
+func bootable(kind, kernel Kind) bool {
+	switch kind {
+	case UML:
+		return kernel == UML
+	case ARM64:
+		return kernel == ARM64 || kernel == ARM64Pages16K
+	}
+	return kernel == QEMU72 || kernel == QEMU11
 }

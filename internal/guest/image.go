@@ -19,8 +19,8 @@ func NewImage(dir string, kind Kind, o Options) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	image := Image{Kernel: kernel, Initramfs: filepath.Join(dir, "initramfs"), Args: kernelArgs}
-	return image, writeInitramfs(image.Initramfs, filepath.Dir(kernel), &o)
+	image := Image{Kernel: kernel, Initramfs: filepath.Join(dir, "initramfs"), Args: pc.kernelArgs}
+	return image, writeInitramfs(image.Initramfs, filepath.Dir(kernel), pc, &o)
 }
 
 // Status reads the file that a guest's second serial port was written to: the status

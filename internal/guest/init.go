@@ -19,6 +19,7 @@ type initVars struct {
 	script      string
 	state       string
 	hostdir     string
+	ports       string
 }
 
 // initScript returns the first program of a guest with options o.
@@ -46,6 +47,7 @@ func initScript(v initVars, o *Options) string {
 		{"interactive", interactive},
 		{"state", v.state},
 		{"hostdir", v.hostdir},
+		{"ports", v.ports},
 		{"links", links(o.Files)},
 	} {
 		fmt.Fprintf(&b, "%s=%s\n", e[0], shellQuote(e[1]))

@@ -11,7 +11,8 @@
 #   interactive  not empty: a shell follows on the console
 #   state        uml: host directory for the status
 #   hostdir      uml: host directory to mount on /run/host; qemu: not empty if the
-#                contents of /run/host go to the third serial port at the end
+#                contents of /run/host go to a serial port at the end
+#   ports        qemu: the serial ports for the status and for /run/host
 #   links        uml: "HOSTFILE GUESTFILE" lines
 #
 # It reports one line: "status N" of the script, or "mount TAG".
@@ -24,16 +25,16 @@ report() {
 	if [ "$kind" = uml ]; then
 		echo "$1" >/run/guest/status
 	else
-		echo "$1" >/dev/ttyS1
+		echo "$1" >"/dev/${ports% *}"
 	fi
 }
 
-# results sends /run/host through the third serial port. The port must not change
-# line ends in the archive.
+# results sends /run/host through a serial port, which must not change line ends in the
+# archive.
 results() {
 	[ "$kind" = qemu ] && [ -n "$hostdir" ] || return 0
-	stty -F /dev/ttyS2 raw
-	tar -c -f - -C /run/host . >/dev/ttyS2
+	stty -F "/dev/${ports#* }" raw
+	tar -c -f - -C /run/host . >"/dev/${ports#* }"
 }
 
 # unmount takes the shares down, the last mount first: the back-end sees a proper end.
@@ -105,7 +106,7 @@ $bb mount -t sysfs sysfs /sys
 $bb mkdir -p /dev/shm /dev/pts
 $bb mount -t tmpfs tmpfs /dev/shm
 $bb mount -t devpts devpts /dev/pts
-for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci fuse virtiofs; do
+for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk fuse virtiofs overlay; do
 	[ ! -f "$modules/$module.ko" ] || $bb insmod "$modules/$module.ko"
 done
 

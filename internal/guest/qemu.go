@@ -7,14 +7,51 @@ import (
 	"strconv"
 )
 
-// kernelArgs make the kernel quiet and quick under emulation. A panic ends the guest.
-const kernelArgs = "console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr " +
-	"random.trust_cpu=on no_timer_check tsc=reliable"
+// quietArgs make a kernel quiet and quick under emulation. A panic ends the guest.
+const quietArgs = "quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on "
+
+// machine is what differs between the architectures of QEMU guests.
+type machine struct {
+	program    string
+	args       []string // beside what all have
+	kernelArgs string
+	// ports are the guest's names of the serial ports for the status and for results.
+	ports string
+	// port returns the options of such a port, which is written to a file.
+	port func(number int, file string) []string
+}
+
+var pc = &machine{
+	program:    "qemu-system-x86_64",
+	args:       []string{"-M", "pc", "-cpu", "max"},
+	kernelArgs: quietArgs + "console=ttyS0 reboot=t no_timer_check tsc=reliable",
+	ports:      "ttyS1 ttyS2",
+	port:       func(_ int, file string) []string { return []string{"-serial", "file:" + file} },
+}
+
+// virt is a machine for arm64. It has one serial port of its own that Linux knows by
+// itself, for the console. The processor is one that needs no emulation of signed pointers.
+var virt = &machine{
+	program:    "qemu-system-aarch64",
+	args:       []string{"-M", "virt,gic-version=3", "-cpu", "neoverse-n1"},
+	kernelArgs: quietArgs + "console=ttyAMA0",
+	ports:      "ttyS0 ttyS1",
+	port: func(number int, file string) []string {
+		return []string{
+			"-chardev", fmt.Sprintf("file,id=port%d,path=%s", number, file),
+			"-device", fmt.Sprintf("pci-serial,chardev=port%d", number),
+		}
+	},
+}
 
 // prepareQEMU writes the files of a QEMU guest below dir and returns the command
 // that runs it.
 func prepareQEMU(dir string, kind Kind, o *Options) (*command, error) {
-	program, err := partFile(kind.String(), "tree/usr/bin/qemu-system-x86_64")
+	m := pc
+	if kind == ARM64 {
+		m = virt
+	}
+	program, err := partFile(kind.String(), "tree/usr/bin/"+m.program)
 	if err != nil {
 		return nil, err
 	}
@@ -23,7 +60,7 @@ func prepareQEMU(dir string, kind Kind, o *Options) (*command, error) {
 		return nil, err
 	}
 	initramfs := filepath.Join(dir, "initramfs")
-	if err := writeInitramfs(initramfs, filepath.Dir(kernel), o); err != nil {
+	if err := writeInitramfs(initramfs, filepath.Dir(kernel), m, o); err != nil {
 		return nil, err
 	}
 	c := &command{
@@ -35,28 +72,40 @@ func prepareQEMU(dir string, kind Kind, o *Options) (*command, error) {
 		c.archive = filepath.Join(dir, "results.tar")
 		c.hostDir = o.HostDir
 	}
-	c.args = qemuArgs(c, kernel, initramfs, o)
+	if c.args, err = qemuArgs(c, m, kernel, initramfs, o); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
 // qemuArgs returns QEMU's command line.
-func qemuArgs(c *command, kernel, initramfs string, o *Options) []string {
+func qemuArgs(c *command, m *machine, kernel, initramfs string, o *Options) ([]string, error) {
 	data := filepath.Join(filepath.Dir(c.path), "../share")
 	mem := strconv.Itoa(o.Mem)
 	args := []string{
 		"-L", filepath.Join(data, "seabios"), "-L", filepath.Join(data, "qemu"),
-		"-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-accel", "tcg,thread=multi",
 		"-smp", strconv.Itoa(o.CPUs), "-m", mem,
 		// Only memory that can be shared by a file descriptor reaches a back-end.
 		"-object", "memory-backend-memfd,id=mem,share=on,size=" + mem + "M", "-numa", "node,memdev=mem",
 		"-nodefaults", "-no-user-config", "-display", "none",
 		// An interrupt character goes to the guest rather than to QEMU.
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-serial", "file:" + c.status,
-		"-kernel", kernel, "-initrd", initramfs, "-append", kernelArgs,
+		"-kernel", kernel, "-initrd", initramfs, "-append", m.kernelArgs,
 	}
+	args = append(args, m.args...)
+	args = append(args, m.port(0, c.status)...)
 	if c.archive != "" {
-		args = append(args, "-serial", "file:"+c.archive)
+		args = append(args, m.port(1, c.archive)...)
+	}
+	if o.Disk {
+		disk, err := partFile(ARM64.String(), "disk")
+		if err != nil {
+			return nil, err
+		}
+		// What is written goes to a file that has no name.
+		args = append(args, "-drive", "file="+disk+",format=raw,if=none,id=disk,snapshot=on,cache=unsafe",
+			"-device", "virtio-blk-pci,drive=disk")
 	}
 	if !o.Reboots {
 		args = append(args, "-no-reboot")
@@ -64,7 +113,7 @@ func qemuArgs(c *command, kernel, initramfs string, o *Options) []string {
 	for i, s := range o.Shares {
 		args = append(args, shareArgs(i, s, o.DAX)...)
 	}
-	return append(args, o.ExtraArgs...)
+	return append(args, o.ExtraArgs...), nil
 }
 
 // shareArgs returns the device of share number i. QEMU's own virtio-fs device has no
@@ -91,7 +140,7 @@ func shareArgs(i int, s Share, dax bool) []string {
 
 // writeInitramfs writes the guest's first file system: busybox and modules from the
 // directory part, init.sh, the script and the caller's files.
-func writeInitramfs(path, part string, o *Options) (err error) {
+func writeInitramfs(path, part string, m *machine, o *Options) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -107,6 +156,7 @@ func writeInitramfs(path, part string, o *Options) (err error) {
 		busybox:     "/bin/busybox",
 		modules:     "/modules",
 		hostdir:     o.HostDir,
+		ports:       m.ports,
 	}
 	a := newArchive(f)
 	if o.Script != "" {

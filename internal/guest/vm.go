@@ -161,6 +161,9 @@ func (vm *VM) Kill() {
 	<-vm.done
 }
 
+// Output returns what the script has written so far.
+func (vm *VM) Output() string { return scriptOutput(vm.console.text()) }
+
 // PID returns the process id of the VMM or of the UML kernel.
 func (vm *VM) PID() int { return vm.cmd.Process.Pid }
 

@@ -1,11 +1,14 @@
 #!/bin/sh
 # Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-# Usage: test/guest/setup.sh [uml|qemu72|qemu11|fio|peers|virtme|libvirt9|libvirt12|all]...
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]...
 #
 #   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
 #   qemu72  QEMU 7.2 and kernel 6.1 of Debian 12
 #   qemu11  QEMU 11.1 and kernel 7.2 of Debian sid (DAX, several queues)
+#   arm64   QEMU 11.1 for arm64, kernel 7.2 and a small root of Debian sid; not part of "all"
+#   arm64-16k
+#           the same kernel with pages of 16 KiB, for the QEMU of arm64; not part of "all"
 #   fio     fio of Debian 12 with its libraries, for guests that have busybox only
 #   peers   other back-ends to compare with: virtiofsd in Rust and in C
 #   libvirt9, libvirt12
@@ -35,7 +38,7 @@ say() { printf 'guest setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usage() {
-	echo "usage: $0 [uml|qemu72|qemu11|fio|peers|virtme|libvirt9|libvirt12|all]..." >&2
+	echo "usage: $0 [uml|qemu72|qemu11|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]..." >&2
 	exit 2
 }
 
@@ -61,10 +64,13 @@ mirror() {
 		grep -v security | head -n 1
 }
 
+# The architecture of packages, if it is not this machine's.
+arch=
+
 # private_apt SUITE ARG... runs apt-get on SUITE only, with its state in the cache
 # and no package known as installed.
 private_apt() {
-	apt_dir=$cache/apt/$1
+	apt_dir=$cache/apt/$1${arch:+-$arch}
 	shift
 	apt-get -qq \
 		-o Dir::Etc::sourcelist="$apt_dir/sources.list" \
@@ -78,22 +84,24 @@ private_apt() {
 		-o Acquire::Retries=3 \
 		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false \
 		-o APT::Sandbox::User=root \
-		-o APT::Architecture=amd64 \
+		-o APT::Architecture="${arch:-amd64}" \
+		-o APT::Architectures="${arch:-amd64}" \
 		"$@"
 }
 
 updated=
 # update SUITE reads the package lists of SUITE, once per run.
 update() {
-	case " $updated " in *" $1 "*) return ;; esac
+	name=$1${arch:+-$arch}
+	case " $updated " in *" $name "*) return ;; esac
 	uri=$(mirror)
 	[ -n "$uri" ] || die "no Debian archive in this machine's apt configuration"
-	say "reading the package lists of $1"
-	mkdir -p "$cache/apt/$1/lists/partial" "$cache/apt/$1/cache/archives/partial" "$cache/apt/$1/empty"
-	: >"$cache/apt/$1/status"
-	echo "deb [arch=amd64 signed-by=$keyring] $uri $1 main" >"$cache/apt/$1/sources.list"
-	private_apt "$1" update || die "apt-get update failed for $1"
-	updated="$updated $1"
+	say "reading the package lists of $name"
+	mkdir -p "$cache/apt/$name/lists/partial" "$cache/apt/$name/cache/archives/partial" "$cache/apt/$name/empty"
+	: >"$cache/apt/$name/status"
+	echo "deb [arch=${arch:-amd64} signed-by=$keyring] $uri $1 main" >"$cache/apt/$name/sources.list"
+	private_apt "$1" update || die "apt-get update failed for $name"
+	updated="$updated $name"
 }
 
 # closure SUITE PACKAGE... prints PACKAGEs and all that they depend on.
@@ -233,6 +241,49 @@ make_qemu() {
 	copy_busybox
 }
 
+# make_arm64: QEMU for arm64, a kernel, and a disk with a small Debian for tests.
+make_arm64() {
+	out=$tmp/out
+	unpack_all sid "$out/tree" qemu-system-arm e2fsprogs
+	patch "$out/tree/usr/bin/qemu-system-aarch64" "$out/tree" "$cache/arm64/tree"
+	arch=arm64
+	for d in bin sbin lib; do
+		mkdir -p "$tmp/debian/usr/$d"
+		ln -s "usr/$d" "$tmp/debian/$d"
+	done
+	unpack_all sid "$tmp/debian" bash coreutils sed mount passwd uidmap fuse3
+	# Scripts of the packages, which would have done this, are not run.
+	chmod u+s "$tmp/debian/usr/bin/fusermount3"
+	ln -sf bash "$tmp/debian/usr/bin/sh"
+	cp "$tmp/debian/usr/share/base-passwd/passwd.master" "$tmp/debian/etc/passwd"
+	cp "$tmp/debian/usr/share/base-passwd/group.master" "$tmp/debian/etc/group"
+	arch=
+	# With the loader named, as what patch would leave runs from its final place only.
+	"$out/tree/$(loader "$out/tree")" --library-path "$out/tree/usr/lib/x86_64-linux-gnu" \
+		"$out/tree/usr/sbin/mke2fs" -q -t ext4 -d "$tmp/debian" "$out/disk" 4G || die "mke2fs fails"
+	rm -rf "$tmp/debian"
+	arm64_kernel linux-image-cloud-arm64
+}
+
+make_arm64_16k() { arm64_kernel linux-image-arm64-16k; }
+
+# arm64_kernel PACKAGE puts a kernel of arm64 with its modules and busybox into the part.
+# It is the image that the packages have: not compressed, and QEMU starts it.
+arm64_kernel() {
+	arch=arm64
+	update sid
+	kernel=$(closure sid "$1" | grep -E '^linux-(image|binary|modules)-[0-9]') || die "no kernel package in sid"
+	# shellcheck disable=SC2086 # a list of package names
+	unpack sid "$tmp/kernel" $kernel busybox-static
+	arch=
+	cp "$(find "$tmp/kernel" -name 'vmlinuz*' | head -n 1)" "$tmp/out/vmlinux"
+	# The magic number of an image of arm64.
+	[ "$(od -An -t x1 -j 56 -N 4 "$tmp/out/vmlinux" | tr -d ' ')" = 41524d64 ] || die "$1 holds no kernel image"
+	copy_modules "$tmp/kernel" "$tmp/out/modules" virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev \
+		virtio_pci virtio_blk fuse virtiofs overlay
+	cp "$(find "$tmp/kernel" -path '*bin/busybox' | head -n 1)" "$tmp/out/busybox"
+}
+
 # make_fio puts fio, the loader and all libraries into one directory: to serve it to a
 # guest is all that it takes to run fio there ("ld.so --library-path DIR DIR/fio"). The
 # package wants python for its other programs.
@@ -299,6 +350,8 @@ make_part() {
 	uml) make_uml ;;
 	qemu72) make_qemu qemu72 bookworm ;;
 	qemu11) make_qemu qemu11 sid ;;
+	arm64) make_arm64 ;;
+	arm64-16k) make_arm64_16k ;;
 	fio) make_fio ;;
 	peers) make_peers ;;
 	virtme) make_virtme ;;
@@ -320,6 +373,7 @@ check_part() {
 	uml) say "uml: kernel $("$cache/uml/linux.uml" --version | tail -n 1)" ;;
 	fio) say "fio: $("$cache/fio/tree/ld.so" --library-path "$cache/fio/tree" "$cache/fio/tree/fio" --version)" ;;
 	libvirt*) say "$1: $("$cache/$1/tree/usr/bin/virsh" --version)" ;;
+	arm64) say "$1: $("$cache/arm64/tree/usr/bin/qemu-system-aarch64" --version | head -n 1)" ;;
 	qemu*) say "$1: $("$cache/$1/tree/usr/bin/qemu-system-x86_64" --version | head -n 1)" ;;
 	peers)
 		say "peers: $("$cache/bin/virtiofsd-rust" --version)"
@@ -332,7 +386,7 @@ parts=
 [ $# -gt 0 ] || set -- all
 for arg in "$@"; do
 	case $arg in
-	uml | qemu72 | qemu11 | fio | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
+	uml | qemu72 | qemu11 | arm64 | arm64-16k | fio | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
 	all) parts="uml qemu72 qemu11 fio peers virtme libvirt9 libvirt12" ;;
 	*) usage ;;
 	esac
