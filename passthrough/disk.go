@@ -17,6 +17,11 @@ import (
 // quickDisk is how long a disk may take on average to be waited for.
 const quickDisk = 400 * time.Microsecond
 
+// slowDisk is what a longer wait counts as: a disk that takes 100 us on average stays quick
+// if one wait takes milliseconds, as they do now and then, and is slow after the second in a
+// row. Otherwise some 20 requests went to other threads each time.
+const slowDisk = quickDisk * 5 / 4
+
 // instant is the average below which there is nothing to wait for, as where files are in
 // memory: to hand the request over takes longer, whatever else is under way.
 const instant = 8 * time.Microsecond
@@ -26,7 +31,7 @@ const instant = 8 * time.Microsecond
 const quickBytes = 128 << 10
 
 // diskTime is how long a kind of requests has waited on average, in ns; 0 when nothing
-// is known. Slowness shows at once and is forgotten slowly.
+// is known. Slowness shows soon and is forgotten slowly.
 type diskTime struct{ average atomic.Int64 }
 
 // waited notes that a request has waited since began.
@@ -36,7 +41,7 @@ func (d *diskTime) waited(began time.Time) {
 
 // took is waited for a time that is known.
 func (d *diskTime) took(wait time.Duration) {
-	took, past := int64(max(wait, 1)), d.average.Load()
+	took, past := int64(min(max(wait, 1), slowDisk)), d.average.Load()
 	switch {
 	case past == 0:
 	case took > past:

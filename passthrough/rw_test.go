@@ -467,21 +467,28 @@ func TestKernelReads(t *testing.T) {
 	}
 }
 
-// TestDiskAverage: one slow wait is noticed at once, and quick ones win in the end.
+// TestDiskAverage: a disk is slow after the second slow wait in a row, and quick again after
+// some quick ones.
 func TestDiskAverage(t *testing.T) {
 	m := &diskTime{}
-	m.took(time.Microsecond)
-	if v := m.average.Load(); v == 0 || time.Duration(v) > quickDisk {
-		t.Errorf("after a quick wait: %v", time.Duration(v))
+	if m.quick() {
+		t.Error("quick before the first wait")
 	}
-	m.took(10 * time.Millisecond)
-	if v := time.Duration(m.average.Load()); v < 5*time.Millisecond {
-		t.Errorf("after a slow wait: %v", v)
+	waits := func(quick bool, list ...time.Duration) {
+		t.Helper()
+		for _, wait := range list {
+			m.took(wait)
+		}
+		if m.quick() != quick {
+			t.Errorf("after %v: %v, quick is %v", list, time.Duration(m.average.Load()), m.quick())
+		}
 	}
-	for range 60 {
-		m.took(time.Microsecond)
-	}
-	if v := time.Duration(m.average.Load()); v > quickDisk {
-		t.Errorf("after quick waits: %v", v)
-	}
+	const usual, slow = quickDisk / 4, 10 * time.Millisecond
+	waits(false, slow)
+	waits(true, 0, 0, 0, 0, 0, 0, usual, usual, usual)
+	waits(true, slow)
+	waits(false, slow)
+	waits(false, time.Minute, time.Minute)
+	waits(true, usual, usual, usual, usual, usual, usual)
+	waits(true, slow, usual, usual, usual, slow)
 }
