@@ -21,6 +21,9 @@ type group struct {
 func openGroup(ctx context.Context, t *Target, o *Options) (*group, error) {
 	g := &group{name: t.Name}
 	for i := range o.Guests {
+		if o.Guests > 1 {
+			o.Progress(fmt.Sprintf("starting %s, guest %d of %d", t.Name, i+1, o.Guests), 0)
+		}
 		s, err := openSession(ctx, t, o)
 		if err != nil {
 			return g, err
@@ -60,10 +63,13 @@ func (g *group) pids() (list []int) {
 	return list
 }
 
-// setup prepares a workload for each guest.
-func (g *group) setup(w *Workload) error {
+// setup prepares a workload for each guest; done is how much of all has been measured.
+func (g *group) setup(w *Workload, done float64) error {
 	g.jobs = g.jobs[:0]
-	for _, s := range g.sessions {
+	for i, s := range g.sessions {
+		if len(g.sessions) > 1 {
+			s.opts.Progress(fmt.Sprintf("preparing %s, guest %d of %d of %s", w.Name, i+1, len(g.sessions), g.name), done)
+		}
 		j, err := w.setup(s)
 		if err != nil {
 			return s.explain(err)

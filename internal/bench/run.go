@@ -142,7 +142,7 @@ type subject struct {
 func (r *runner) workload(w *Workload) (results []Result, err error) {
 	var subjects []subject
 	for _, g := range r.groups {
-		if err := g.setup(w); err != nil {
+		if err := g.setup(w, r.share()); err != nil {
 			return nil, fmt.Errorf("%s: %w", g.name, err)
 		}
 		subjects = append(subjects, subject{g.name, func(depth int, d time.Duration, h *Hist) (Sample, error) {
@@ -180,9 +180,8 @@ func (r *runner) rounds(result *Result, subjects []subject) error {
 	for _, s := range subjects {
 		result.Targets = append(result.Targets, Measurement{Target: s.name, Latency: new(Hist)})
 	}
-	total := len(r.opts.Workloads) * len(r.opts.Depths) * r.opts.Rounds
 	for round := range r.opts.Rounds {
-		r.opts.Progress(fmt.Sprintf("%s, depth %d", result.Workload.Name, result.Depth), float64(r.done)/float64(total))
+		r.opts.Progress(fmt.Sprintf("%s, depth %d", result.Workload.Name, result.Depth), r.share())
 		r.done++
 		for i := range subjects {
 			// Each is first, in the middle and last as often as the others: after a pause,
@@ -205,6 +204,11 @@ func (r *runner) rounds(result *Result, subjects []subject) error {
 		}
 	}
 	return r.countCalls(result, subjects)
+}
+
+// share is how much of all has been done.
+func (r *runner) share() float64 {
+	return float64(r.done) / float64(len(r.opts.Workloads)*len(r.opts.Depths)*r.opts.Rounds)
 }
 
 // warmup is how long to run before a round: long before the first, and then for what the
