@@ -17,7 +17,7 @@ import (
 // quickDisk is how long a disk may take on average to be waited for.
 const quickDisk = 400 * time.Microsecond
 
-// slowDisk is what a longer wait counts as: a disk that takes 100 us on average stays quick
+// slowDisk is what a longer wait for a read counts as: a disk that takes 100 us on average stays quick
 // if one wait takes milliseconds, as they do now and then, and is slow after the second in a
 // row. Otherwise some 20 requests went to other threads each time.
 const slowDisk = quickDisk * 5 / 4
@@ -39,9 +39,15 @@ func (d *diskTime) waited(began time.Time) {
 	d.took(time.Since(began))
 }
 
+// waitedToRead is waited for a read, of which one slow one says little.
+func (d *diskTime) waitedToRead(began time.Time) { d.tookToRead(time.Since(began)) }
+
+// tookToRead is waitedToRead for a time that is known.
+func (d *diskTime) tookToRead(wait time.Duration) { d.took(min(wait, slowDisk)) }
+
 // took is waited for a time that is known.
 func (d *diskTime) took(wait time.Duration) {
-	took, past := int64(min(max(wait, 1), slowDisk)), d.average.Load()
+	took, past := int64(max(wait, 1)), d.average.Load()
 	switch {
 	case past == 0:
 	case took > past:

@@ -39,7 +39,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 
 // readDisk is read that waits for the disk.
 func (h *handle) readDisk(r *server.Request, dst []unix.Iovec, off int64) (int, unix.Errno) {
-	defer h.mount.reads.waited(time.Now())
+	defer h.mount.reads.waitedToRead(time.Now())
 	return h.read(r, dst, off, false)
 }
 

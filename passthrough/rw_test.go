@@ -467,8 +467,8 @@ func TestKernelReads(t *testing.T) {
 	}
 }
 
-// TestDiskAverage: a disk is slow after the second slow wait in a row, and quick again after
-// some quick ones.
+// TestDiskAverage: a disk is slow after the second slow read in a row, or the first other
+// slow wait, and quick again after some quick ones.
 func TestDiskAverage(t *testing.T) {
 	m := &diskTime{}
 	if m.quick() {
@@ -477,7 +477,7 @@ func TestDiskAverage(t *testing.T) {
 	waits := func(quick bool, list ...time.Duration) {
 		t.Helper()
 		for _, wait := range list {
-			m.took(wait)
+			m.tookToRead(wait)
 		}
 		if m.quick() != quick {
 			t.Errorf("after %v: %v, quick is %v", list, time.Duration(m.average.Load()), m.quick())
@@ -491,4 +491,8 @@ func TestDiskAverage(t *testing.T) {
 	waits(false, time.Minute, time.Minute)
 	waits(true, usual, usual, usual, usual, usual, usual)
 	waits(true, slow, usual, usual, usual, slow)
+	m.took(slow)
+	if m.quick() {
+		t.Error("quick after a slow wait that was no read")
+	}
 }
