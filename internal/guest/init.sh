@@ -106,7 +106,7 @@ $bb mount -t sysfs sysfs /sys
 $bb mkdir -p /dev/shm /dev/pts
 $bb mount -t tmpfs tmpfs /dev/shm
 $bb mount -t devpts devpts /dev/pts
-for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk fuse virtiofs overlay; do
+for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk crc16 mbcache jbd2 ext4 fuse virtiofs overlay; do
 	[ ! -f "$modules/$module.ko" ] || $bb insmod "$modules/$module.ko"
 done
 

@@ -181,33 +181,30 @@ func report(t *testing.T, pkg, output string) {
 	}
 }
 
-// TestIntegrationARM64 runs what differs between architectures, and is quick, or what is in
-// GOVIRTIOFS_ARM64: "PACKAGE ARGUMENT...", separated by semicolons.
+// TestIntegrationARM64 runs what differs between architectures, and is quick.
 func TestIntegrationARM64(t *testing.T) {
-	s := suite{lines: quick}
-	if list := os.Getenv("GOVIRTIOFS_ARM64"); list != "" {
-		s.lines = strings.Split(list, ";")
-	} else {
-		needLong(t)
-	}
-	run(t, s, 30*time.Minute)
+	run(t, suite{lines: listed(t, quick)}, 30*time.Minute)
 }
 
-// TestIntegrationARM64All runs everything that can be run there. It takes 6 minutes.
+// TestIntegrationARM64All runs everything that can be run there.
 func TestIntegrationARM64All(t *testing.T) {
-	needLong(t)
-	run(t, suite{lines: all}, 30*time.Minute)
+	run(t, suite{lines: listed(t, all)}, 60*time.Minute)
 }
 
 // TestIntegrationARM64Pages16K runs the same on a kernel with pages of 16 KiB.
 func TestIntegrationARM64Pages16K(t *testing.T) {
-	needLong(t)
-	run(t, suite{lines: all, kernel: guest.ARM64Pages16K}, 30*time.Minute)
+	run(t, suite{lines: listed(t, all), kernel: guest.ARM64Pages16K}, 60*time.Minute)
 }
 
-func needLong(t *testing.T) {
+// listed is what is in GOVIRTIOFS_ARM64, "PACKAGE ARGUMENT..." separated by semicolons, or
+// else these lines if there is time for them.
+func listed(t *testing.T, lines []string) []string {
 	t.Helper()
+	if list := os.Getenv("GOVIRTIOFS_ARM64"); list != "" {
+		return strings.Split(list, ";")
+	}
 	if os.Getenv("GOVIRTIOFS_LONG") != "1" {
 		t.Skip("takes minutes: GOVIRTIOFS_LONG=1")
 	}
+	return lines
 }

@@ -15,7 +15,7 @@ while read -r package arguments; do
 	cd "/repo/$package" || exit 1
 	start=$SECONDS
 	# shellcheck disable=SC2086 # words
-	"/tests/${package//\//_}.test" -test.v -test.timeout=10m $arguments </dev/null
+	"/tests/${package//\//_}.test" -test.v -test.timeout=15m $arguments </dev/null
 	echo "@@ end $package $? $((SECONDS - start))"
 	echo "@@ ended $package"
 done </run/list

@@ -280,7 +280,7 @@ arm64_kernel() {
 	# The magic number of an image of arm64.
 	[ "$(od -An -t x1 -j 56 -N 4 "$tmp/out/vmlinux" | tr -d ' ')" = 41524d64 ] || die "$1 holds no kernel image"
 	copy_modules "$tmp/kernel" "$tmp/out/modules" virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev \
-		virtio_pci virtio_blk fuse virtiofs overlay
+		virtio_pci virtio_blk crc16 mbcache jbd2 ext4 fuse virtiofs overlay
 	cp "$(find "$tmp/kernel" -path '*bin/busybox' | head -n 1)" "$tmp/out/busybox"
 }
 
