@@ -163,7 +163,7 @@ var workloads = []struct{ name, what, unit string }{
 	{"walk", "find and stat them", "s"},
 	{"cold", "read the large file, cached nowhere", "s"},
 	{"backend", "read it, cached by the back-end's host", "s"},
-	{"cached", "read it, cached by the guest", "s"},
+	{"cached", "read it again: opening has made the guest forget it", "s"},
 	{"randread1", "fio randread 4k direct, depth 1", "IOPS"},
 	{"randread16", "fio randread 4k direct, depth 16", "IOPS"},
 	{"randwrite16", "fio randwrite 4k direct, depth 16", "IOPS"},
