@@ -16,7 +16,7 @@ func (o *options) cacheFlags() *pflag.FlagSet {
 	f.BoolVar(&o.immutable, "immutable", false, "For a share that never changes: read-only, the guest keeps all it has seen for a year, missing names too, and opens files without asking.")
 	enable(f, &o.symlinks, false, "cache-symlinks", "no-cache-symlinks",
 		"Let the guest keep targets of symbolic links; with --cache=metadata or always it does unless --no-cache-symlinks is given.")
-	f.StringArrayVar(&o.directIOs, "direct-io", nil, "`PATTERN` Let the guest keep no data of files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.")
+	repeated(f, &o.directIOs, "direct-io", "", "`PATTERN` Let the guest keep no data of files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.")
 	size(f, &o.directIOSize, 0, "direct-io-size", "`SIZE` The same for files of this size or more, in bytes or with K, M, G or T.")
 	f.BoolVar(&o.writeback, "writeback", false, "Let the guest collect writes in its page cache. Only if nobody else writes to the share.")
 	f.BoolVar(&o.directIO, "allow-direct-io", false, "Pass O_DIRECT on to the host.")

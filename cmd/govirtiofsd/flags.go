@@ -203,8 +203,8 @@ func (o *options) daxFlags() *pflag.FlagSet {
 		"`SIZE` Size of the window, with a unit (64M, 8G), a multiple of 2M, at most %s. Default %s.", formatSize(maxDAXWindow), formatSize(defaultDAXWindow)))
 	size(f, &o.daxMinSize, defaultDAXMinSize, "dax-min-size", fmt.Sprintf(
 		"`SIZE` With --dax=inode, files shorter than this are read. Default %s.", formatSize(defaultDAXMinSize)))
-	f.StringArrayVar(&o.daxOnly, "dax-include", nil, "`PATTERN` Let the guest map only files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.")
-	f.StringArrayVar(&o.daxNot, "dax-exclude", nil, "`PATTERN` Let the guest map no files with such a name or path; may be repeated.")
+	repeated(f, &o.daxOnly, "dax-include", "", "`PATTERN` Let the guest map only files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.")
+	repeated(f, &o.daxNot, "dax-exclude", "", "`PATTERN` Let the guest map no files with such a name or path; may be repeated.")
 	choice(f, &o.daxProtocol, "shmem", "dax-protocol", "", []string{"shmem", "fs-map", "fs-map-6"},
 		"`shmem|fs-map|fs-map-6` How to ask the VMM for mappings: as the specification has it; also by what old VMMs had, with the numbers 1002 and 1003, or 6 and 7. Their window must be as large as --dax-window-size. Default shmem.")
 	return f
@@ -230,12 +230,12 @@ func (o *options) featureFlags() *pflag.FlagSet {
 
 func (o *options) identityFlags() *pflag.FlagSet {
 	f := newSet("identity")
-	f.StringArrayVar(&o.userRules, "translate-uid", nil, "`KIND:FROM:TO:COUNT` Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (nothing may belong to these). Other ids stay what they are.")
-	f.StringArrayVar(&o.groupRules, "translate-gid", nil, "`KIND:FROM:TO:COUNT` The same for groups.")
+	repeated(f, &o.userRules, "translate-uid", "", "`KIND:FROM:TO:COUNT` Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (nothing may belong to these). Other ids stay what they are.")
+	repeated(f, &o.groupRules, "translate-gid", "", "`KIND:FROM:TO:COUNT` The same for groups.")
 	choice(f, &o.ownership, "host", "ownership", "", []string{"host", "xattr"},
 		"`host|xattr` Where owners, modes and device numbers of files are kept: in the host's files; or in extended attributes, so that a daemon without privileges can serve a guest with users of its own. Default host.")
-	f.StringArrayVar(&o.uidMaps, "uid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
-	f.StringArrayVar(&o.gidMaps, "gid-map", nil, "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
+	repeated(f, &o.uidMaps, "uid-map", "", "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
+	repeated(f, &o.gidMaps, "gid-map", "", "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
 	return f
 }
 
@@ -267,7 +267,7 @@ func (o *options) messageFlags() *pflag.FlagSet {
 func (o *options) compatFlags() *pflag.FlagSet {
 	f := newSet("compatibility")
 	f.StringVar(&o.oldSocket, "socket", "", "`PATH` Old name of --socket-path.")
-	f.StringArrayVarP(&o.compat, "option", "o", nil, "`LIST` Options of the first virtiofsd with commas between them: source=DIR, cache=WORD, xattr, no_xattr...")
+	repeated(f, &o.compat, "option", "o", "`LIST` Options of the first virtiofsd with commas between them: source=DIR, cache=WORD, xattr, no_xattr...")
 	f.BoolVarP(&o.debug, "debug", "d", false, "The same as --log-level=debug.")
 	f.BoolVarP(&o.fore, "foreground", "f", false, "No effect: the daemon never goes to the background.")
 	f.UintVar(&o.threadPool, "thread-pool-size", 0, "`N` No effect: every queue has a thread, and slow requests get threads as they need them.")

@@ -205,3 +205,35 @@ func (v *busyPollValue) Set(s string) error {
 	}
 	return nil
 }
+
+// listValue is an option that may be repeated. Unlike pflag's it makes nothing while it is
+// declared, where that has a writer of CSV and its 4 KiB for each such option.
+type listValue struct{ to *[]string }
+
+func repeated(f *pflag.FlagSet, to *[]string, name, short, usage string) {
+	f.VarP(listValue{to}, name, short, usage)
+}
+
+func (v listValue) String() string {
+	if v.to == nil {
+		return ""
+	}
+	return strings.Join(*v.to, ",")
+}
+
+func (v listValue) Type() string { return "list" }
+
+func (v listValue) Set(s string) error { return v.Append(s) }
+
+// Append, Replace and GetSlice make it a pflag.SliceValue.
+func (v listValue) Append(s string) error {
+	*v.to = append(*v.to, s)
+	return nil
+}
+
+func (v listValue) Replace(list []string) error {
+	*v.to = list
+	return nil
+}
+
+func (v listValue) GetSlice() []string { return *v.to }
