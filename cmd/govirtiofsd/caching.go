@@ -6,8 +6,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
 
-func (o *options) cacheFlags() *pflag.FlagSet {
-	f := newSet("caching")
+func (o *options) cacheFlags(f *pflag.FlagSet) {
 	choice(f, &o.cache, "auto", "cache", "", []string{"never", "metadata", "auto", "always"},
 		"`never|metadata|auto|always` How long the guest may trust what it knows: not at all; names and attributes for a day; for a second; for a day, data included. Default auto.")
 	timeout(f, &o.entryTimeout, "entry-timeout", "`TIME` How long the guest may keep names, instead of what --cache says: seconds, or with a unit (500ms, 2h).")
@@ -22,7 +21,6 @@ func (o *options) cacheFlags() *pflag.FlagSet {
 	f.BoolVar(&o.directIO, "allow-direct-io", false, "Pass O_DIRECT on to the host.")
 	f.BoolVar(&o.allowMmap, "allow-mmap", false, "Let the guest map files shared although --cache=never or metadata bypasses its page cache.")
 	enable(f, &o.readdirplus, true, "readdirplus", "no-readdirplus", "Answer listings without attributes.")
-	return f
 }
 
 // checkCaching settles what the guest may keep, before anything depends on whether the

@@ -36,7 +36,7 @@ type completionOption struct {
 // completionOptions lists the options of the help text.
 func completionOptions() (out []completionOption) {
 	for _, g := range new(options).groups() {
-		g.flags.VisitAll(func(f *pflag.Flag) {
+		g.flags().VisitAll(func(f *pflag.Flag) {
 			if !f.Hidden {
 				out = append(out, describeOption(f))
 			}

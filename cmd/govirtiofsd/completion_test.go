@@ -25,7 +25,7 @@ func TestCompletionHasEveryOption(t *testing.T) {
 	for _, shell := range shells {
 		script := completionFor(t, shell)
 		for _, g := range new(options).groups() {
-			g.flags.VisitAll(func(f *pflag.Flag) {
+			g.flags().VisitAll(func(f *pflag.Flag) {
 				want := "--" + f.Name
 				if shell == "fish" {
 					want = "-l " + f.Name

@@ -13,7 +13,7 @@ import (
 func TestDoctorKnowsOptions(t *testing.T) {
 	var want []doctor.DaemonOption
 	for _, g := range (&options{}).groups() {
-		g.flags.VisitAll(func(f *pflag.Flag) {
+		g.flags().VisitAll(func(f *pflag.Flag) {
 			switch f.Name {
 			case "print-capabilities", "completion", "version", "help": // these share nothing
 			default:

@@ -96,8 +96,16 @@ func usagef(format string, args ...any) error {
 
 // group is a part of the options with a heading in the help text.
 type group struct {
-	title string
-	flags *pflag.FlagSet
+	title   string
+	declare func(*pflag.FlagSet)
+}
+
+// flags are the group's options in the order of their declaration.
+func (g group) flags() *pflag.FlagSet {
+	f := pflag.NewFlagSet(g.title, pflag.ContinueOnError)
+	f.SortFlags = false
+	g.declare(f)
+	return f
 }
 
 // parseMessage is what was wrong, without the words of Go's number parser.
@@ -125,7 +133,7 @@ func parse(args []string) (*options, error) {
 	all.SetOutput(io.Discard)
 	all.Usage = func() {}
 	for _, g := range o.groups() {
-		all.AddFlagSet(g.flags)
+		g.declare(all)
 	}
 	if err := all.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -153,37 +161,28 @@ func parse(args []string) (*options, error) {
 // groups declares the options. Defaults are those of virtiofsd.
 func (o *options) groups() []group {
 	return []group{
-		{"The share", o.shareFlags()},
-		{"The connection", o.connectionFlags()},
-		{"Caching", o.cacheFlags()},
-		{"The window into the host's page cache (DAX)", o.daxFlags()},
-		{"Features of the file system", o.featureFlags()},
-		{"Users and groups", o.identityFlags()},
-		{"Security", o.securityFlags()},
-		{"Moving to another host", o.migration.flags()},
-		{"Messages", o.messageFlags()},
-		{"Accepted for compatibility", o.compatFlags()},
+		{"The share", o.shareFlags},
+		{"The connection", o.connectionFlags},
+		{"Caching", o.cacheFlags},
+		{"The window into the host's page cache (DAX)", o.daxFlags},
+		{"Features of the file system", o.featureFlags},
+		{"Users and groups", o.identityFlags},
+		{"Security", o.securityFlags},
+		{"Moving to another host", o.migration.flags},
+		{"Messages", o.messageFlags},
+		{"Accepted for compatibility", o.compatFlags},
 	}
 }
 
-func newSet(title string) *pflag.FlagSet {
-	f := pflag.NewFlagSet(title, pflag.ContinueOnError)
-	f.SortFlags = false
-	return f
-}
-
-func (o *options) shareFlags() *pflag.FlagSet {
-	f := newSet("share")
+func (o *options) shareFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.sharedDir, "shared-dir", "", "`DIR` Share this directory. A regular file can be shared, too.")
 	f.BoolVar(&o.readOnly, "readonly", false, "Let the guest change nothing, whatever its mount says.")
 	f.StringVar(&o.tag, "tag", "", "`NAME` Name of the share in the device's configuration space, 1 to 36 bytes, for VMMs that have no option for it (crosvm, User-Mode Linux).")
 	enable(f, &o.submounts, true, "announce-submounts", "no-announce-submounts",
 		"Do not tell the guest where other file systems are mounted in the share.")
-	return f
 }
 
-func (o *options) connectionFlags() *pflag.FlagSet {
-	f := newSet("connection")
+func (o *options) connectionFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.socketPath, "socket-path", "", "`PATH` Make a vhost-user socket at PATH, and PATH.pid with the process id.")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` Let this group connect to the socket.")
 	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket. Without either, the socket that a systemd socket unit has opened.")
@@ -192,11 +191,9 @@ func (o *options) connectionFlags() *pflag.FlagSet {
 		"`N` How many request queues the front-end may use, 1 to %d. It decides how many that are, and %d are offered. The configuration space that comes with --tag says N, or 1.",
 		virtiofs.MaxRequestQueues, maxRequestQueues))
 	busyPoll(f, &o.busyPoll, "busy-poll", "`TIME[,PERCENT]` Look for the next request for up to TIME (50us; microseconds without a unit) before a queue's thread sleeps, as long as requests come that fast, and spend at most PERCENT of one CPU on it, for each queue. Answers come sooner, and cost CPU time. Without this option a thread looks for a moment where it finds that a sleep takes longer; 0: it sleeps at once.")
-	return f
 }
 
-func (o *options) daxFlags() *pflag.FlagSet {
-	f := newSet("dax")
+func (o *options) daxFlags(f *pflag.FlagSet) {
 	choice(f, &o.dax, "never", "dax", "", []string{"never", "inode", "always"},
 		"`never|inode|always` Let the guest map files into a window instead of reading them: no; files for which it pays; all files. The VMM must have shared memory regions, as QEMU's generic vhost-user device. Default never.")
 	size(f, &o.daxWindow, defaultDAXWindow, "dax-window-size", fmt.Sprintf(
@@ -207,11 +204,9 @@ func (o *options) daxFlags() *pflag.FlagSet {
 	repeated(f, &o.daxNot, "dax-exclude", "", "`PATTERN` Let the guest map no files with such a name or path; may be repeated.")
 	choice(f, &o.daxProtocol, "shmem", "dax-protocol", "", []string{"shmem", "fs-map", "fs-map-6"},
 		"`shmem|fs-map|fs-map-6` How to ask the VMM for mappings: as the specification has it; also by what old VMMs had, with the numbers 1002 and 1003, or 6 and 7. Their window must be as large as --dax-window-size. Default shmem.")
-	return f
 }
 
-func (o *options) featureFlags() *pflag.FlagSet {
-	f := newSet("features")
+func (o *options) featureFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.xattr, "xattr", false, "Serve extended attributes.")
 	f.StringVar(&o.xattrmap, "xattrmap", "", "`RULES` Serve extended attributes under other names on the host. RULES are a row of :TYPE:SCOPE:KEY:PREPEND: and may end with :map:KEY:PREPEND:, see govirtiofsd(1).")
 	f.StringVar(&o.preset, "xattrmap-preset", "", "`LIST` The same by purpose, with commas between: "+strings.Join(xattrmap.Presets(), ", ")+".")
@@ -225,22 +220,18 @@ func (o *options) featureFlags() *pflag.FlagSet {
 	f.BoolVar(&o.noatime, "preserve-noatime", false, "Pass O_NOATIME on to the host.")
 	enable(f, &o.posixLocks, true, "posix-lock", "no-posix-lock", "Keep fcntl locks within the guest. Without this they hold between guests and host.")
 	enable(f, &o.flocks, true, "flock", "no-flock", "Keep flock locks within the guest, too.")
-	return f
 }
 
-func (o *options) identityFlags() *pflag.FlagSet {
-	f := newSet("identity")
+func (o *options) identityFlags(f *pflag.FlagSet) {
 	repeated(f, &o.userRules, "translate-uid", "", "`KIND:FROM:TO:COUNT` Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (nothing may belong to these). Other ids stay what they are.")
 	repeated(f, &o.groupRules, "translate-gid", "", "`KIND:FROM:TO:COUNT` The same for groups.")
 	choice(f, &o.ownership, "host", "ownership", "", []string{"host", "xattr"},
 		"`host|xattr` Where owners, modes and device numbers of files are kept: in the host's files; or in extended attributes, so that a daemon without privileges can serve a guest with users of its own. Default host.")
 	repeated(f, &o.uidMaps, "uid-map", "", "`:INSIDE:OUTSIDE:COUNT:` Ids in the sandbox, for users other than root; may be repeated. Default one's own id.")
 	repeated(f, &o.gidMaps, "gid-map", "", "`:INSIDE:OUTSIDE:COUNT:` The same for groups.")
-	return f
 }
 
-func (o *options) securityFlags() *pflag.FlagSet {
-	f := newSet("security")
+func (o *options) securityFlags(f *pflag.FlagSet) {
 	choice(f, &o.sandbox, "namespace", "sandbox", "", []string{"namespace", "chroot", "none"},
 		"`namespace|chroot|none` What the daemon can see: the share and nothing else; the share as its root directory; all files. Default namespace.")
 	choice(f, &o.seccomp, "kill", "seccomp", "", []string{"none", "kill", "log", "trap"},
@@ -249,11 +240,9 @@ func (o *options) securityFlags() *pflag.FlagSet {
 		"`auto|never|always` Have the kernel refuse the daemon all files but the share, whatever it can see: if it can; not; or else do not start. Default auto.")
 	f.StringVar(&o.modcaps, "modcaps", "", "`LIST` Keep other capabilities than usual, for example +sys_admin:-mknod.")
 	f.Uint64Var(&o.noFile, "rlimit-nofile", 0, "`N` Limit of open files; 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if less.")
-	return f
 }
 
-func (o *options) messageFlags() *pflag.FlagSet {
-	f := newSet("messages")
+func (o *options) messageFlags(f *pflag.FlagSet) {
 	choice(f, &o.logLevel, "info", "log-level", "", logLevels,
 		"`error|warn|info|debug|trace|off` How much to say; RUST_LOG in the environment goes before. Default info.")
 	f.BoolVar(&o.syslog, "syslog", false, "Write messages to the system log instead of standard error.")
@@ -261,17 +250,14 @@ func (o *options) messageFlags() *pflag.FlagSet {
 	choice(f, &o.completion, "", "completion", "", shells, "`bash|zsh|fish` Print what lets this shell complete the options.")
 	f.BoolVarP(&o.version, "version", "V", false, "Print the version.")
 	f.BoolVarP(&o.help, "help", "h", false, "Print this.")
-	return f
 }
 
-func (o *options) compatFlags() *pflag.FlagSet {
-	f := newSet("compatibility")
+func (o *options) compatFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.oldSocket, "socket", "", "`PATH` Old name of --socket-path.")
 	repeated(f, &o.compat, "option", "o", "`LIST` Options of the first virtiofsd with commas between them: source=DIR, cache=WORD, xattr, no_xattr...")
 	f.BoolVarP(&o.debug, "debug", "d", false, "The same as --log-level=debug.")
 	f.BoolVarP(&o.fore, "foreground", "f", false, "No effect: the daemon never goes to the background.")
 	f.UintVar(&o.threadPool, "thread-pool-size", 0, "`N` No effect: every queue has a thread, and slow requests get threads as they need them.")
-	return f
 }
 
 var filterActions = map[string]sandbox.FilterAction{

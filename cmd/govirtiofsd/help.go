@@ -31,7 +31,7 @@ one counts. Errors in options exit with 2, failures to start with 1.
 `, usageLine)
 	for _, g := range new(options).groups() {
 		fmt.Fprintf(w, "\n%s:\n", g.title)
-		g.flags.VisitAll(func(f *pflag.Flag) {
+		g.flags().VisitAll(func(f *pflag.Flag) {
 			if !f.Hidden {
 				printOption(w, f)
 			}

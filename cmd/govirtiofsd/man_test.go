@@ -15,7 +15,7 @@ func TestManHasEveryOption(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, g := range new(options).groups() {
-		g.flags.VisitAll(func(f *pflag.Flag) {
+		g.flags().VisitAll(func(f *pflag.Flag) {
 			names := "-" + f.Name
 			if f.Shorthand != "" {
 				names = "(" + names + "|" + f.Shorthand + ")"

@@ -12,15 +12,13 @@ type migrationOptions struct {
 	verify, confirm bool
 }
 
-func (m *migrationOptions) flags() *pflag.FlagSet {
-	f := newSet("migration")
+func (m *migrationOptions) flags(f *pflag.FlagSet) {
 	choice(f, &m.mode, "find-paths", "migration-mode", "", []string{"find-paths", "file-handles"},
 		"`find-paths|file-handles` How the daemon on the other host finds the guest's files: by their paths; or by file handles, for a file system that both hosts mount. Default find-paths.")
 	choice(f, &m.onError, "abort", "migration-on-error", "", []string{"abort", "guest-error"},
 		"`abort|guest-error` If a file is not found on this host: refuse the guest, which goes on where it was; or let it get an error when it uses the file. Default abort.")
 	f.BoolVar(&m.verify, "migration-verify-handles", false, "With find-paths, let the other host check that a file it found has the same file handle.")
 	f.BoolVar(&m.confirm, "migration-confirm-paths", false, "No effect: paths are always confirmed when they are sent.")
-	return f
 }
 
 // check refuses what does not go together.
