@@ -36,6 +36,7 @@ func init() {
 
 func main() {
 	most := dormant.Processors()
+	_ = dormant.SmallPages() // without it, more memory is all
 	if os.Getenv(stretchEnv) != "" {
 		runtime.GOMAXPROCS(most)
 		os.Exit(runStretchHelper())

@@ -4,7 +4,26 @@
 // if nothing else is asked for: it makes 16 KiB for each of the machine's, keeps them, and
 // first thing sets some of them to work. A variable in front of the others says so, for
 // which argc and argv move down. At SP are argc, argv, 0, the environment and 0.
+//
+// Before that, it turns transparent huge pages off, if they are not; see SmallPages.
 TEXT govirtiofs_start(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVL	$157, AX		// prctl
+	MOVL	$42, DI			// PR_GET_THP_DISABLE
+	XORL	SI, SI
+	XORL	DX, DX
+	XORL	R10, R10
+	XORL	R8, R8
+	SYSCALL
+	TESTQ	AX, AX
+	JNZ	count
+	MOVL	$157, AX
+	MOVL	$41, DI			// PR_SET_THP_DISABLE
+	MOVL	$1, SI
+	SYSCALL
+	TESTQ	AX, AX
+	JNZ	count
+	MOVB	$1, ·small(SB)
+count:
 	MOVQ	0(SP), AX
 	LEAQ	16(SP)(AX*8), BX	// environment
 	MOVQ	$0x4f525058414d4f47, R8	// "GOMAXPRO"

@@ -4,7 +4,24 @@
 // if nothing else is asked for: it makes 16 KiB for each of the machine's, keeps them, and
 // first thing sets some of them to work. A variable in front of the others says so, for
 // which argc and argv move down. At RSP are argc, argv, 0, the environment and 0.
+//
+// Before that, it turns transparent huge pages off, if they are not; see SmallPages.
 TEXT govirtiofs_start(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVD	$167, R8		// prctl
+	MOVD	$42, R0			// PR_GET_THP_DISABLE
+	MOVD	$0, R1
+	MOVD	$0, R2
+	MOVD	$0, R3
+	MOVD	$0, R4
+	SVC	$0
+	CBNZ	R0, count
+	MOVD	$41, R0			// PR_SET_THP_DISABLE
+	MOVD	$1, R1
+	SVC	$0
+	CBNZ	R0, count
+	MOVD	$1, R0
+	MOVB	R0, ·small(SB)
+count:
 	MOVD	0(RSP), R0
 	MOVD	RSP, R1
 	ADD	R0<<3, R1, R1

@@ -10,7 +10,8 @@ import (
 )
 
 // TestIntegrationProcessors: the program starts with one processor if nothing else is
-// asked for, and arguments and environment are what they would be without.
+// asked for, and arguments and environment are what they would be without. Huge pages are
+// off until SmallPages.
 func TestIntegrationProcessors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "started")
 	cmd := exec.Command("go", "build", "-ldflags", "-E govirtiofs_entry", "-o", path, "./testdata/started")
@@ -33,7 +34,7 @@ func TestIntegrationProcessors(t *testing.T) {
 		cmd := exec.Command(path, test.args...)
 		cmd.Env = append([]string{"PATH=/"}, test.env...) // of none, exec.Cmd makes this process's
 		out, err := cmd.CombinedOutput()
-		want := fmt.Sprintf("%d %d %d\n%q\n%q\n", test.start, test.then, test.then, test.args, cmd.Env)
+		want := fmt.Sprintf("%d %d %d\n%q\n%q\n1 0 <nil> <nil> <nil>\n", test.start, test.then, test.then, test.args, cmd.Env)
 		if err != nil || string(out) != want {
 			t.Errorf("%v\n%swant\n%s", err, out, want)
 		}

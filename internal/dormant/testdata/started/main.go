@@ -1,11 +1,14 @@
 // Command started says how the entry point of package dormant has started it: with how
-// many processors, and with which arguments and environment.
+// many processors, with which arguments and environment, and whether huge pages are off
+// before and after SmallPages.
 package main
 
 import (
 	"fmt"
 	"os"
 	"runtime"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/dormant"
 )
@@ -14,4 +17,8 @@ func main() {
 	started := runtime.GOMAXPROCS(0)
 	fmt.Println(started, dormant.Processors(), dormant.Processors())
 	fmt.Printf("%q\n%q\n", os.Args[1:], os.Environ())
+	before, err1 := unix.PrctlRetInt(unix.PR_GET_THP_DISABLE, 0, 0, 0, 0)
+	err2 := dormant.SmallPages()
+	after, err3 := unix.PrctlRetInt(unix.PR_GET_THP_DISABLE, 0, 0, 0, 0)
+	fmt.Println(before, after, err1, err2, err3)
 }
