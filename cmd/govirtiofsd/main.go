@@ -36,7 +36,7 @@ func init() {
 
 func main() {
 	most := dormant.Processors()
-	_ = dormant.SmallPages() // without it, more memory is all
+	dormant.SmallPages()
 	if os.Getenv(stretchEnv) != "" {
 		runtime.GOMAXPROCS(most)
 		os.Exit(runStretchHelper())

@@ -33,6 +33,7 @@ func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *lo
 	if long != nil {
 		env, files = append(env, stretchClientEnv+"=1"), append(files, long)
 	}
+	allowHugePages(log) // the child begins as we are
 	cmd, err := o.namespace.Start(env, files)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)

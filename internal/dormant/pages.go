@@ -3,6 +3,7 @@ package dormant
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -15,34 +16,42 @@ var small bool
 // hugePage is the size of a huge page, at least.
 const hugePage = 2 << 20
 
-// SmallPages keeps the kernel from making what the runtime has by now of huge pages, where
-// it does so without being asked (transparent_hugepage/enabled is "always"): a daemon that
-// uses some hundred KiB of a 4 MiB heap would have all of it. The entry point has turned
-// huge pages off for the process before the runtime touched anything; they are turned on
-// again, for guest memory and for a heap that grows. Without that entry point nothing is
-// done.
-func SmallPages() error {
+// maps is /proc/self/maps, opened while there is a /proc.
+var maps *os.File
+
+// SmallPages says that AllowHugePages will be called, perhaps where there is no /proc.
+func SmallPages() {
+	if small {
+		maps, _ = os.Open("/proc/self/maps")
+	}
+}
+
+// AllowHugePages ends what the entry point of this package has begun, which is that nothing
+// is made of huge pages. Where the kernel uses them without being asked
+// (transparent_hugepage/enabled is "always"), a daemon that uses some hundred KiB of a heap of
+// 8 MiB would have all of it. What the process has mapped by now, once it is ready, stays
+// with small pages; guest memory and a heap that grows may have huge ones.
+//
+// If that is not possible it is an error, and the process goes on with small pages only.
+// With another entry point nothing is done.
+func AllowHugePages() error {
 	if !small {
 		return nil
 	}
 	small = false
-	mode, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
-	if err != nil || strings.Contains(string(mode), "[always]") {
-		if err := adviseSmall(); err != nil {
-			return err // they stay off
-		}
+	if maps == nil {
+		return os.ErrNotExist
+	}
+	defer maps.Close()
+	if err := adviseSmall(maps); err != nil {
+		return err
 	}
 	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0))
 }
 
-// adviseSmall marks the process's own memory. What the runtime maps later is not marked.
-func adviseSmall() error {
-	f, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
+// adviseSmall marks the process's own memory as maps lists it.
+func adviseSmall(maps io.Reader) error {
+	lines := bufio.NewScanner(maps)
 	for lines.Scan() {
 		var from, to, offset, inode uint64
 		var access, device string

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSmallPages: memory that the process has is marked, whatever the kernel's mode.
-func TestSmallPages(t *testing.T) {
+// TestAdviseSmall: memory that the process has is marked, whatever the kernel's mode.
+func TestAdviseSmall(t *testing.T) {
 	mem, err := unix.Mmap(-1, 0, 4*hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		t.Fatal(err)
@@ -18,7 +18,12 @@ func TestSmallPages(t *testing.T) {
 	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); err != nil {
 		t.Skip(err) // a kernel that has none refuses the advice
 	}
-	if err := adviseSmall(); err != nil {
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maps.Close()
+	if err := adviseSmall(maps); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile("/proc/self/smaps")

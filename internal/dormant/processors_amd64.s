@@ -5,7 +5,7 @@
 // first thing sets some of them to work. A variable in front of the others says so, for
 // which argc and argv move down. At SP are argc, argv, 0, the environment and 0.
 //
-// Before that, it turns transparent huge pages off, if they are not; see SmallPages.
+// Before that, it turns transparent huge pages off, if they are not; see AllowHugePages.
 TEXT govirtiofs_start(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 	MOVL	$157, AX		// prctl
 	MOVL	$42, DI			// PR_GET_THP_DISABLE

@@ -11,7 +11,7 @@ import (
 
 // TestIntegrationProcessors: the program starts with one processor if nothing else is
 // asked for, and arguments and environment are what they would be without. Huge pages are
-// off until SmallPages.
+// off until AllowHugePages.
 func TestIntegrationProcessors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "started")
 	cmd := exec.Command("go", "build", "-ldflags", "-E govirtiofs_entry", "-o", path, "./testdata/started")
