@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/internal/pause"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
@@ -42,6 +44,9 @@ const (
 	pollRests   = 4
 	pollLooks   = 8
 	interrupted = 10 * time.Microsecond
+	// yieldEvery is how often a short look offers the processor to others, whom it would
+	// keep waiting for milliseconds: the kernel takes a thread for busy that only looks.
+	yieldEvery = 8 * time.Microsecond
 )
 
 func (b *BusyPoll) check() error {
@@ -65,6 +70,7 @@ type poller struct {
 	short bool          // the look is the short one
 	ways  ways          // whether to take it
 	idle  time.Time     // when the ring was found empty; zero while it is not
+	yield func()
 
 	misses int // looks in a row that did not pay, at most pollMisses
 	skip   int // sleeps that are still to be without a look
@@ -75,7 +81,7 @@ type poller struct {
 }
 
 func newPoller(b BusyPoll) poller {
-	p := poller{max: b.Max, budget: pollBurst}
+	p := poller{max: b.Max, yield: yield, budget: pollBurst}
 	switch b.Max {
 	case NoPoll:
 		p.max = 0
@@ -87,6 +93,9 @@ func newPoller(b BusyPoll) poller {
 	}
 	return p
 }
+
+// yield lets others run that want this processor.
+func yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // arrived notes that there is a request.
 func (p *poller) arrived() {
@@ -152,7 +161,8 @@ func (p *poller) look(q *virtqueue.Queue, wake func() bool) bool {
 		p.idle = start
 	}
 	window := p.window(start)
-	for spent, lost := time.Duration(0), time.Duration(0); spent < window; {
+	var spent, lost, yielded time.Duration
+	for spent < window {
 		found, before := false, spent
 		for range pollLooks {
 			if found = q.More(); found {
@@ -161,6 +171,12 @@ func (p *poller) look(q *virtqueue.Queue, wake func() bool) bool {
 			pause.Loop(pollRests)
 		}
 		spent = time.Since(start)
+		if p.short && !found && spent-yielded >= yieldEvery {
+			p.yield()
+			spent = time.Since(start)
+			yielded = spent
+			found = q.More()
+		}
 		if spent-before >= interrupted {
 			lost += spent - before
 		}

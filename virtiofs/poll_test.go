@@ -94,3 +94,30 @@ func TestBusyPoll(t *testing.T) {
 	within(t, "stop", w.stop)
 	r.released()
 }
+
+// TestShortLookYields: a short look lets others have the processor, and is not taken again
+// soon when they use it. The user's own look keeps it.
+func TestShortLookYields(t *testing.T) {
+	r := newRing(t)
+	if err := r.queue.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	defer r.queue.End()
+	for _, max := range []time.Duration{0, 50 * time.Microsecond} {
+		p := newPoller(BusyPoll{Max: max})
+		yields := 0
+		p.yield = func() {
+			yields++
+			time.Sleep(time.Millisecond)
+		}
+		for range p.ways.left {
+			p.arrived() // the time for a trial has come
+		}
+		for range 2 {
+			p.look(r.queue, func() bool { return false })
+		}
+		if short := max == 0; short && yields != 2 || !short && yields != 0 || p.ways.looking {
+			t.Errorf("max %v: %d yields in 2 looks, looking is %v", max, yields, p.ways.looking)
+		}
+	}
+}
