@@ -78,20 +78,11 @@ func (m *mountInfo) brief(d *diskTime, size int64) bool {
 	return m.local && size <= quickBytes && d.quick()
 }
 
-// wouldBlock is the errno of a read that the kernel has begun, and that may not wait where
-// it is.
-func (m *mountInfo) wouldBlock(size int64) unix.Errno {
+// wouldBlock is the errno of a read or write that may not wait where it is: short if the
+// wait will be, which is WouldBlockBriefly or WouldBlockInTurn.
+func (m *mountInfo) wouldBlock(size int64, short unix.Errno) unix.Errno {
 	if m.brief(&m.reads, size) {
-		return server.WouldBlockBriefly
-	}
-	return server.WouldBlock
-}
-
-// wouldBlockInTurn is the errno of a read or write past the page cache that may not wait
-// where it is.
-func (m *mountInfo) wouldBlockInTurn(size int64) unix.Errno {
-	if m.brief(&m.reads, size) {
-		return server.WouldBlockInTurn
+		return short
 	}
 	return server.WouldBlock
 }

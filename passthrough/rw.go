@@ -32,7 +32,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 	}
 	if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
-		return 0, h.mount.wouldBlockInTurn(int64(in.Size))
+		return 0, h.mount.wouldBlock(int64(in.Size), server.WouldBlockInTurn)
 	}
 	return h.readDisk(r, dst, int64(in.Offset))
 }
@@ -60,7 +60,7 @@ func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached boo
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
 			if !h.mount.mayWait(r, &h.mount.reads, int64(want)) {
-				return 0, h.mount.wouldBlock(int64(want))
+				return 0, h.mount.wouldBlock(int64(want), server.WouldBlockBriefly)
 			}
 			if n, errno = h.readDisk(r, dst, off); done > 0 {
 				errno = 0
@@ -105,7 +105,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	}
 	if h.direct {
 		if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
-			return 0, h.mount.wouldBlockInTurn(int64(in.Size))
+			return 0, h.mount.wouldBlock(int64(in.Size), server.WouldBlockInTurn)
 		}
 		defer h.mount.reads.waited(time.Now())
 	}

@@ -458,12 +458,12 @@ func TestKernelReads(t *testing.T) {
 	} {
 		m := &mountInfo{local: c.local}
 		m.reads.average.Store(int64(c.disk))
-		wantErrno(t, c.what, m.wouldBlock(c.size), c.want)
+		wantErrno(t, c.what, m.wouldBlock(c.size, server.WouldBlockBriefly), c.want)
 		direct := c.want
 		if direct == server.WouldBlockBriefly {
 			direct = server.WouldBlockInTurn
 		}
-		wantErrno(t, c.what+", past the page cache", m.wouldBlockInTurn(c.size), direct)
+		wantErrno(t, c.what+", past the page cache", m.wouldBlock(c.size, server.WouldBlockInTurn), direct)
 	}
 }
 

@@ -65,9 +65,13 @@ func mapping(f *os.File, n int, write bool) ([]byte, error) {
 	return b, nil
 }
 
-// mapFile maps all of a file for reading.
-func mapFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// mapFile maps a file as long as it is.
+func mapFile(path string, write bool) ([]byte, error) {
+	flags := os.O_RDONLY
+	if write {
+		flags = os.O_RDWR
+	}
+	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +80,7 @@ func mapFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mapping(f, int(st.Size()), false)
+	return mapping(f, int(st.Size()), write)
 }
 
 // isDAX asks the kernel.

@@ -196,7 +196,7 @@ func churnFile(name string) (checked int, err error) {
 // rate maps ranges of a file that the window has no room for all of, so that each is a
 // REMOVEMAPPING and a SETUPMAPPING.
 func rate(args []string) error {
-	b, err := mapFile(args[0])
+	b, err := mapFile(args[0], false)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func touch(args []string) error {
 // peek reads all pages of a mapping, waits, and reads them again: the host may have done
 // something to the file.
 func peek(args []string) error {
-	b, err := mapFile(args[0])
+	b, err := mapFile(args[0], false)
 	if err != nil {
 		return err
 	}
@@ -276,7 +276,7 @@ func peek(args []string) error {
 // reads in a mapping, and counts in the second word how often it has looked. With order 3
 // it maps the other file, in which it writes order 4. It stays until it is ended.
 func echo(args []string) error {
-	b, err := mapAll(args[0])
+	b, err := mapFile(args[0], true)
 	if err != nil {
 		return err
 	}
@@ -295,25 +295,11 @@ func echo(args []string) error {
 		}
 		fmt.Printf("# echo %d\n", order)
 		if order == 3 {
-			if other, err = mapAll(args[1]); err != nil {
+			if other, err = mapFile(args[1], true); err != nil {
 				return err
 			}
 			other[0], other[2<<20] = 1, 1
 			fmt.Println("# mapped more")
 		}
 	}
-}
-
-// mapAll maps a file for writing, as long as it is.
-func mapAll(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	return mapping(f, int(st.Size()), true)
 }
