@@ -243,8 +243,11 @@ func TestHandlesMissing(t *testing.T) {
 	if err != nil || fs.UsesFileHandles() {
 		t.Errorf("prefer: %v", err)
 	}
-	if _, err := New(Config{RootFD: root, ProcFD: proc, FileHandles: HandlesMandatory}); err == nil {
-		t.Error("mandatory handles on a file system without")
+	if fs, err := New(Config{RootFD: root, ProcFD: proc, FileHandles: HandlesMandatory}); err == nil || fs != nil {
+		t.Errorf("mandatory handles on a file system without: %v, %v", fs, err)
+	}
+	if fs, err := New(Config{RootFD: -1, ProcFD: proc}); err == nil || fs != nil {
+		t.Errorf("a share that is not open: %v, %v", fs, err)
 	}
 }
 

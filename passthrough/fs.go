@@ -101,7 +101,10 @@ func New(cfg Config) (*FS, error) {
 	if err := fs.setPrivileges(); err != nil {
 		return nil, err
 	}
-	return fs, fs.setRoot()
+	if err := fs.setRoot(); err != nil {
+		return nil, err
+	}
+	return fs, nil
 }
 
 func (fs *FS) setBudget() error {

@@ -52,9 +52,16 @@ func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
 		if len(n.UIDs)+len(n.GIDs) > 0 {
 			return nil, ErrRootIDMap
 		}
-		return cmd, startError(cmd.Start())
+		err := startError(cmd.Start())
+		if err != nil {
+			return nil, err
+		}
+		return cmd, nil
 	}
-	return cmd, n.startUnprivileged(cmd)
+	if err := n.startUnprivileged(cmd); err != nil {
+		return nil, err
+	}
+	return cmd, nil
 }
 
 // startUnprivileged starts cmd in a user namespace as well.

@@ -3,8 +3,10 @@ package virtiofs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 
 	"github.com/sirupsen/logrus"
 
@@ -57,6 +59,8 @@ type Device struct {
 	workers []*worker // by queue; nil when stopped
 	gate    gate      // of requests to the front-end
 	stopped bool      // a queue was stopped since the last start
+
+	serving atomic.Bool // a front-end is connected
 }
 
 var _ vhostuser.Device = (*Device)(nil)
@@ -107,8 +111,17 @@ func configSpace(tag string, requestQueues int) ([]byte, error) {
 	return b, nil
 }
 
-// Serve serves one front-end until it disconnects or ctx ends, and closes conn.
+// ErrBusy says that a Device serves a front-end already: it has one at a time.
+var ErrBusy = errors.New("virtiofs: the device has a front-end already")
+
+// Serve serves one front-end until it disconnects or ctx ends, and closes conn. It returns
+// ErrBusy while another front-end is served.
 func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
+	if !d.serving.CompareAndSwap(false, true) {
+		_ = conn.Close()
+		return ErrBusy
+	}
+	defer d.serving.Store(false)
 	err := vhostuser.NewConn(conn, d, d.opts.Log).Serve(ctx)
 	// The next front-end's guest may be another one, or the same one after a
 	// reboot: its INIT starts a new session.
@@ -138,6 +151,9 @@ func (d *Device) Config() []byte { return d.config }
 
 // StartQueue implements vhostuser.Device: it starts the queue's worker.
 func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
+	if d.workers[index] != nil {
+		return fmt.Errorf("virtiofs: queue %d runs already: %w", index, ErrBusy)
+	}
 	if d.stopped {
 		d.stopped = false
 		d.server.Restarted()
@@ -152,20 +168,31 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}
 	d.workers[index] = w
-	d.gate.set(true)
+	d.gate.started()
 	return nil
 }
 
 // StopQueue implements vhostuser.Device: it returns when the worker has ended
 // and no request of the queue is left.
 func (d *Device) StopQueue(index int) error {
-	d.gate.set(false)
+	d.gate.shut()
 	if w := d.workers[index]; w != nil {
 		w.stop()
 		d.workers[index] = nil
 		d.stopped = true
 	}
+	d.gate.stopped(d.running())
 	return nil
+}
+
+// running is how many queues run.
+func (d *Device) running() (n int) {
+	for _, w := range d.workers {
+		if w != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Reset implements vhostuser.Device: the guest's session is gone.

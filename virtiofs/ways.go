@@ -93,8 +93,9 @@ func (w *ways) request() {
 
 // choose ends a trial.
 func (w *ways) choose() {
-	slept, awake := w.slept.median(), w.awake.median()
-	better := (slept >= slowGap || awake <= quickAnswer) && awake <= shortWorth && awake < slept*3/4
+	slept, ok1 := w.slept.median()
+	awake, ok2 := w.awake.median()
+	better := ok1 && ok2 && (slept >= slowGap || awake <= quickAnswer) && awake <= shortWorth && awake < slept*3/4
 	if better && !w.looking {
 		w.stay = min(2*w.stay, mostStay)
 	} else {
@@ -134,15 +135,22 @@ func (w *ways) sleep(requests int) {
 type gaps struct {
 	last [tryGaps - tryWarm]time.Duration
 	next int
+	seen int // entries of last that are filled
 }
 
 func (g *gaps) add(gap time.Duration) {
 	g.last[g.next] = gap
 	g.next = (g.next + 1) % len(g.last)
+	g.seen = min(g.seen+1, len(g.last))
 }
 
-func (g *gaps) median() time.Duration {
-	sorted := g.last
-	slices.Sort(sorted[:])
-	return sorted[len(sorted)/2]
+// median is that of the gaps seen; ok is false when there was none.
+func (g *gaps) median() (d time.Duration, ok bool) {
+	if g.seen == 0 {
+		return 0, false
+	}
+	all := g.last
+	sorted := all[:g.seen]
+	slices.Sort(sorted)
+	return sorted[len(sorted)/2], true
 }

@@ -144,3 +144,33 @@ func TestShortLookBackOff(t *testing.T) {
 		}
 	}
 }
+
+// TestGapsUnfilled: gaps that were never measured do not count as short ones. A worker whose
+// ring is hardly ever empty has few of them when a trial ends.
+func TestGapsUnfilled(t *testing.T) {
+	var g gaps
+	if _, ok := g.median(); ok {
+		t.Error("there is a median of nothing")
+	}
+	for i := range len(g.last) {
+		g.add(7 * us)
+		if got, ok := g.median(); !ok || got != 7*us {
+			t.Errorf("%d gaps of 7us: median %v", i+1, got)
+		}
+	}
+	w := newWays()
+	for range 4 * leastStay { // the ring is never empty
+		w.request()
+	}
+	if w.looking && !w.trying {
+		t.Error("it looks, and was never seen to gain by it")
+	}
+	w = newWays()
+	for range 3 { // a look takes long, and that is known from three gaps only
+		w.slept.add(20 * us)
+		w.awake.add(30 * us)
+	}
+	if w.choose(); w.looking {
+		t.Error("gaps that were not measured count as looks that were quick")
+	}
+}
