@@ -217,10 +217,16 @@ func TestGuest(t *testing.T) {
 		"sys/bus/virtio/devices/virtio9/device": "0x0001\n",
 		"sys/fs/virtiofs/2/tag":                 "data\n",
 		"sys/fs/virtiofs/2/device":              "->../../../bus/virtio/devices/virtio0",
+		"sys/fs/virtiofs/2/mqs/0/name":          "hiprio\n",
+		"sys/fs/virtiofs/2/mqs/0/cpu_list":      "0, 1\n",
+		"sys/fs/virtiofs/2/mqs/1/name":          "requests.0\n",
+		"sys/fs/virtiofs/2/mqs/1/cpu_list":      "0, 1\n",
+		"sys/fs/virtiofs/2/mqs/2/name":          "requests.1\n",
+		"sys/fs/virtiofs/2/mqs/2/cpu_list":      "2, 3\n",
 	})
 	g := h.guest()
 	g.Release, g.DAX, g.Root = "7.2.1", on, true
-	want := []GuestDevice{{Name: "virtio0", Bound: true, Tag: "data", Queues: 2, Window: "80000000-83ffffff"}}
+	want := []GuestDevice{{Name: "virtio0", Bound: true, Tag: "data", Queues: 2, Used: 1, Window: "80000000-83ffffff"}}
 	if !reflect.DeepEqual(g.Devices, want) || !g.Tags || g.CPUs != 2 || !g.Driver {
 		t.Fatalf("%+v", g)
 	}
@@ -235,19 +241,26 @@ func TestExamineGuest(t *testing.T) {
 		check        string
 		text, remedy string
 	}{
-		"no driver":      {func(g *Guest) { g.Driver = false }, "", Fail, "guest.driver", "no virtiofs", "CONFIG_VIRTIO_FS"},
-		"not loaded":     {func(g *Guest) { g.Driver, g.Module = false, true }, "", Fail, "guest.driver", "not loaded", "modprobe virtiofs"},
-		"no device":      {func(g *Guest) { g.Devices = nil }, "", Fail, "guest.device", "no virtio-fs device", "vhost-user-fs"},
-		"no pci driver":  {func(g *Guest) { g.Devices, g.PCI = nil, true }, "", Fail, "guest.device", "no driver", "virtio_pci"},
-		"unbound":        {func(g *Guest) { g.Devices[0].Bound = false }, "", Fail, "guest.device", "without a driver", "modprobe"},
-		"other tag":      {func(*Guest) {}, "src", Fail, "guest.tag", "called src; there are: data", "VMM"},
-		"old kernel":     {func(g *Guest) { g.Release, g.Devices[0].Queues = "6.1.0-18-cloud-amd64", 1 }, "", Warn, "guest.queues", "one request queue", "6.12"},
-		"one queue":      {func(g *Guest) { g.Devices[0].Queues = 1 }, "", Warn, "guest.queues", "for 4 processors", "num-request-queues=4"},
+		"no driver":     {func(g *Guest) { g.Driver = false }, "", Fail, "guest.driver", "no virtiofs", "CONFIG_VIRTIO_FS"},
+		"not loaded":    {func(g *Guest) { g.Driver, g.Module = false, true }, "", Fail, "guest.driver", "not loaded", "modprobe virtiofs"},
+		"no device":     {func(g *Guest) { g.Devices = nil }, "", Fail, "guest.device", "no virtio-fs device", "vhost-user-fs"},
+		"no pci driver": {func(g *Guest) { g.Devices, g.PCI = nil, true }, "", Fail, "guest.device", "no driver", "virtio_pci"},
+		"unbound":       {func(g *Guest) { g.Devices[0].Bound = false }, "", Fail, "guest.device", "without a driver", "modprobe"},
+		"other tag":     {func(*Guest) {}, "src", Fail, "guest.tag", "called src; there are: data", "VMM"},
+		// Linux before 6.12 gives all queues an interrupt and uses the first one.
+		"old kernel": {func(g *Guest) { g.Release, g.Devices[0].Used = "6.1.0-18-cloud-amd64", 0 }, "", Warn,
+			"guest.queues", "uses one request queue of 4", "6.12"},
+		"6.11":           {func(g *Guest) { g.Release, g.Devices[0].Used = "6.11.4", 0 }, "", Warn, "guest.queues", "one request queue of 4", "6.12"},
+		"backport":       {func(g *Guest) { g.Release = "5.14.0-700.el9.x86_64" }, "", OK, "guest.queues", "4 request queues are in use", ""},
+		"old, one queue": {func(g *Guest) { g.Release, g.Devices[0].Queues, g.Devices[0].Used = "6.1.0", 1, 0 }, "", OK, "guest.queues", "one request queue is in use", "6.12"},
+		"one queue":      {func(g *Guest) { g.Devices[0].Queues, g.Devices[0].Used = 1, 1 }, "", Warn, "guest.queues", "for 4 processors", "num-request-queues=4"},
+		"shared vectors": {func(g *Guest) { g.Devices[0].Queues, g.Devices[0].Used = 0, 1 }, "", Warn, "guest.queues", "for 4 processors", "num-request-queues=4"},
+		"no sysfs":       {func(g *Guest) { g.Devices[0].Queues, g.Devices[0].Used = 0, 0 }, "", OK, "guest.queues", "can't be seen", ""},
 		"dax, no window": {func(g *Guest) { g.Mounts = []GuestMount{{"data", "/mnt", "rw,dax=always"}} }, "", Warn, "guest.dax", "no window", "doc/dax.md"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := &Guest{Release: "7.2.1", Driver: true, Tags: true, CPUs: 4, DAX: on, Root: true,
-				Devices: []GuestDevice{{Name: "virtio0", Bound: true, Tag: "data", Queues: 4}}}
+				Devices: []GuestDevice{{Name: "virtio0", Bound: true, Tag: "data", Queues: 4, Used: 4}}}
 			test.spoil(g)
 			expectFinding(t, ExamineGuest(g, test.tag), test.status, test.check, test.text, test.remedy)
 		})

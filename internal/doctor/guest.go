@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +36,8 @@ type GuestDevice struct {
 	Name   string // virtio0
 	Bound  bool   // to the driver
 	Tag    string // "" if the kernel does not tell
-	Queues int    // request queues in use, 0 if unknown
+	Queues int    // request queues that the device has, 0 if unknown
+	Used   int    // request queues that some processor sends to, 0 if unknown
 	Window string // range of the DAX window, "" without one
 }
 
@@ -74,11 +74,7 @@ func (h host) guest() *Guest {
 	g.Mounts = h.virtiofsMounts()
 	g.DAX = h.kernelOption("CONFIG_FUSE_DAX", g.Release)
 	g.MaxPages = h.readInt("proc/sys/fs/fuse/max_pages_limit", 0)
-	for line := range strings.Lines(h.read("proc/cpuinfo")) {
-		if strings.HasPrefix(line, "processor") {
-			g.CPUs++
-		}
-	}
+	g.CPUs = len(h.processors())
 	g.Interrupt = h.exists("proc/interrupts")
 	return g
 }
@@ -102,7 +98,7 @@ func (h host) unboundPCI() bool {
 
 // guestDevices lists the virtio-fs devices; tags says that the kernel tells theirs.
 func (h host) guestDevices() (out []GuestDevice, tags bool) {
-	byDevice := map[string]string{}
+	byDevice, used := map[string]string{}, map[string]int{}
 	entries, _ := filepath.Glob(filepath.Join(h.root, "sys/fs/virtiofs/*"))
 	for _, e := range entries {
 		tag, err := os.ReadFile(e + "/tag")
@@ -111,11 +107,11 @@ func (h host) guestDevices() (out []GuestDevice, tags bool) {
 		}
 		tags = true
 		// Since Linux 6.9 there is a link to the virtio device.
+		name := ""
 		if dev, err := filepath.EvalSymlinks(e + "/device"); err == nil {
-			byDevice[filepath.Base(dev)] = strings.TrimSpace(string(tag))
-		} else {
-			byDevice[""] = strings.TrimSpace(string(tag))
+			name = filepath.Base(dev)
 		}
+		byDevice[name], used[name] = strings.TrimSpace(string(tag)), h.usedQueues(e)
 	}
 	interrupts, iomem := h.read("proc/interrupts"), h.read("proc/iomem")
 	devices, _ := filepath.Glob(filepath.Join(h.root, "sys/bus/virtio/devices/*"))
@@ -124,20 +120,56 @@ func (h host) guestDevices() (out []GuestDevice, tags bool) {
 			continue
 		}
 		name := filepath.Base(dir)
-		d := GuestDevice{Name: name, Tag: byDevice[name], Queues: countQueues(interrupts, name), Window: window(iomem, name)}
+		d := GuestDevice{Name: name, Tag: byDevice[name], Queues: countQueues(interrupts, name), Used: used[name], Window: window(iomem, name)}
 		if link, err := os.Readlink(dir + "/driver"); err == nil && filepath.Base(link) == "virtiofs" {
 			d.Bound = true
 		}
 		out = append(out, d)
 	}
 	if len(out) == 1 && out[0].Tag == "" {
-		out[0].Tag = byDevice[""]
+		out[0].Tag, out[0].Used = byDevice[""], used[""]
 	}
 	return out, tags
 }
 
+// usedQueues counts the request queues of a device in /sys/fs/virtiofs that requests go
+// to. The driver gives each processor one queue, and a queue without a processor stays
+// empty (fs/fuse/virtio_fs.c: virtio_fs_map_queues). Linux tells this since 6.12, the
+// first version that uses more than one; the result is 0 before that.
+func (h host) usedQueues(device string) int {
+	running := h.processors()
+	used := 0
+	queues, _ := filepath.Glob(device + "/mqs/*")
+	for _, q := range queues {
+		name, _ := os.ReadFile(q + "/name")
+		if !strings.HasPrefix(string(name), "requests.") {
+			continue
+		}
+		// "0, 2": all that can ever be there, which may not be running.
+		list, _ := os.ReadFile(q + "/cpu_list")
+		if slices.ContainsFunc(strings.Split(strings.TrimSpace(string(list)), ","), func(cpu string) bool {
+			return running[strings.TrimSpace(cpu)]
+		}) {
+			used++
+		}
+	}
+	return used
+}
+
+// processors has the number of each running processor.
+func (h host) processors() map[string]bool {
+	running := map[string]bool{}
+	for line := range strings.Lines(h.read("proc/cpuinfo")) {
+		if key, number, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "processor" {
+			running[strings.TrimSpace(number)] = true
+		}
+	}
+	return running
+}
+
 // countQueues counts a device's interrupts for request queues, which are named
-// "virtio0-requests.0" when each queue has its own.
+// "virtio0-requests.0" when each queue has its own. A driver sets up all queues, also
+// those that it never uses.
 func countQueues(interrupts, device string) int {
 	re := regexp.MustCompile(`\b` + regexp.QuoteMeta(device) + `-requests(\.\d+)?\b`)
 	return len(re.FindAllString(interrupts, -1))
@@ -268,19 +300,26 @@ func (r *Report) tags(g *Guest, want string) {
 	}
 }
 
+// guestQueues judges how many of a device's request queues this kernel uses.
 func (r *Report) guestQueues(g *Guest, d GuestDevice) {
 	const check = "guest.queues"
+	more := fmt.Sprintf("num-request-queues=%d for the device (cloud-hypervisor: num_queues)", g.CPUs)
+	old := before(g.Release, 6, 12) && d.Used == 0
 	switch {
-	case d.Queues > 1:
-		r.ok(check, "%s: %d request queues are in use", d.Name, d.Queues)
-	case before(g.Release, 6, 11):
-		r.add(Warn, check, "use Linux 6.12 or later in the guest if it works in parallel", "%s: this kernel uses one request queue, however many the device has", d.Name)
-	case d.Queues == 1 && g.CPUs > 1:
-		r.add(Warn, check, "num-request-queues="+strconv.Itoa(g.CPUs)+" for the device (cloud-hypervisor: num_queues)", "%s: one request queue for %d processors", d.Name, g.CPUs)
-	case d.Queues == 1:
+	case d.Used > 1:
+		r.ok(check, "%s: %d request queues are in use", d.Name, d.Used)
+	case old && d.Queues > 1 && g.CPUs > 1:
+		r.add(Warn, check, "use Linux 6.12 or later in the guest if it works in parallel", "%s: this kernel uses one request queue of %d", d.Name, d.Queues)
+	case old && g.CPUs > 1:
+		r.add(OK, check, "Linux 6.12 or later in the guest can use several; then "+more, "%s: one request queue is in use", d.Name)
+	case d.Used == 1 && d.Queues > 1:
+		r.ok(check, "%s: one request queue of %d is in use, by %d of the guest's processors", d.Name, d.Queues, g.CPUs)
+	case (d.Used == 1 || d.Queues == 1) && g.CPUs > 1:
+		r.add(Warn, check, more, "%s: one request queue for %d processors", d.Name, g.CPUs)
+	case d.Used == 1 || d.Queues == 1 || old:
 		r.ok(check, "%s: one request queue for one processor", d.Name)
 	default:
-		r.ok(check, "%s: the number of queues can't be seen", d.Name)
+		r.ok(check, "%s: the number of queues in use can't be seen", d.Name)
 	}
 }
 

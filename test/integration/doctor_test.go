@@ -50,6 +50,26 @@ func TestIntegrationDoctor(t *testing.T) {
 	}
 }
 
+// TestIntegrationDoctorOldGuest has a device with four queues in a guest whose driver
+// sets up all of them and uses one.
+func TestIntegrationDoctorOldGuest(t *testing.T) {
+	guest.Need(t, guest.QEMU72)
+	tool := build(t, "build", "./cmd/govirtiofs")
+	d := start(t, "")
+	d.Queues = 4
+	r, err := guest.Run(context.Background(), guest.QEMU72, guest.Options{
+		Shares: []guest.Share{d.Share}, CPUs: 2, Timeout: 4 * time.Minute, Files: map[string]string{tool: "/bin/govirtiofs"},
+		Script: `/bin/govirtiofs doctor --guest --json >/mnt/fs/guest.json`})
+	if err != nil || r.Status != 0 {
+		t.Fatalf("guest: status %d, %v\n%s", r.Status, err, tail(r.Output))
+	}
+	inside, err := os.ReadFile(filepath.Join(d.dir, "guest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectChecks(t, inside, "guest.kernel ok Linux 6.1", "guest.queues warn uses one request queue of 4")
+}
+
 func waitFor(t *testing.T, path string) {
 	t.Helper()
 	for range 1200 {
