@@ -198,7 +198,7 @@ func (fs *FS) chown(fd int, in *fp.SetattrIn) unix.Errno {
 	if !mayUser || !mayGroup {
 		return unix.EPERM
 	}
-	return sysFchownFD(fd, uid, gid)
+	return unknownID(sysFchownFD(fd, uid, gid))
 }
 
 // truncate sets the size. Devices and FIFOs are not touched: truncate(2) opens

@@ -163,12 +163,23 @@ func (fs *FS) callerIDs(r *server.Request, ts *threadState) (uid, gid uint32, er
 
 const keepID = ^uintptr(0)
 
+// unknownID is the errno for the guest of a call that takes users or groups and nothing
+// else that could be wrong. In a user namespace the kernel answers EINVAL for an id that
+// the namespace does not have (kernel/sys.c: __sys_setresuid). For the guest that id is as
+// good as any: the daemon may not use it.
+func unknownID(errno unix.Errno) unix.Errno {
+	if errno == unix.EINVAL {
+		return unix.EPERM
+	}
+	return errno
+}
+
 // become takes the user's identity. On error the thread is as it was, or broken.
 func (fs *FS) become(ts *threadState, t *server.Thread, uid, gid uint32, groups []uint32) (errno unix.Errno) {
 	if len(groups) > 0 {
 		slices.Sort(groups)
 		if errno = setgroups(groups); errno != 0 {
-			return errno
+			return unknownID(errno)
 		}
 	}
 	if gid != fs.gid {
@@ -180,7 +191,7 @@ func (fs *FS) become(ts *threadState, t *server.Thread, uid, gid uint32, groups 
 	if errno != 0 {
 		fs.comeBack(ts, t, len(groups) > 0)
 	}
-	return errno
+	return unknownID(errno)
 }
 
 // comeBack takes the daemon's own identity again. A thread that can't is not used

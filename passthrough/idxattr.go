@@ -82,6 +82,17 @@ func capRoot(value []byte) (uint32, bool) {
 	return 0, false
 }
 
+// namesIDs reports whether value is one of an attribute that names users or groups, in the
+// form that the kernel takes. A client's kernel has checked the rest of it.
+func namesIDs(name fp.Name, value []byte) bool {
+	if isACL(name) {
+		return len(value) > aclHeader && len(value)%aclEntry == aclHeader &&
+			binary.LittleEndian.Uint32(value) == aclVersion
+	}
+	_, ok := capRoot(value)
+	return ok && isCapability(name)
+}
+
 // appendCapability appends value, as one that holds for root, to b. For user 0 it is
 // of version 2, which is all that old kernels know.
 func appendCapability(b, value []byte, root uint32) []byte {

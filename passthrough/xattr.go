@@ -135,6 +135,9 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
 	fs.setFsetid(ts, !kill)
 	errno = sysSetxattr(ts.procPath(fd), hostName.CString(), value, in.Flags)
+	if errno == unix.EINVAL && namesIDs(name, value) {
+		errno = unix.EPERM // the value is right, its ids are not known here: see unknownID
+	}
 	if errno != 0 {
 		return remapped(n.birth.kind, name, hostName, errno)
 	}
