@@ -249,9 +249,15 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	// Backwards from the end is the only offset below 0.
-	if in.Offset > math.MaxInt64 && in.Whence != unix.SEEK_END {
-		return unix.EINVAL
+	// Backwards from the end is the only offset below 0. There is no data before a file
+	// (mm/filemap.c: mapping_seek_hole_data), and no position.
+	if in.Offset > math.MaxInt64 {
+		switch in.Whence {
+		case unix.SEEK_DATA, unix.SEEK_HOLE:
+			return unix.ENXIO
+		case unix.SEEK_SET:
+			return unix.EINVAL
+		}
 	}
 	off, errno := sysLseek(h.fd, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
