@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -246,6 +247,60 @@ func TestFilterTables(t *testing.T) {
 	}
 }
 
+// TestFilterIoctls: the requests on the list are those that package passthrough hands to
+// its one wrapper, on both architectures, and no others.
+func TestFilterIoctls(t *testing.T) {
+	for _, arch := range []string{"amd64", "arm64"} {
+		numbers, used := map[string]uint32{}, map[uint32]string{}
+		files := goFiles(t, "../passthrough", arch)
+		for _, f := range files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				spec, ok := n.(*ast.ValueSpec)
+				if !ok || len(spec.Values) != 1 || !strings.HasPrefix(spec.Names[0].Name, "fsIoc") {
+					return true
+				}
+				v, err := strconv.ParseUint(spec.Values[0].(*ast.BasicLit).Value, 0, 32)
+				if err != nil {
+					t.Fatal(err)
+				}
+				numbers[spec.Names[0].Name] = uint32(v)
+				return true
+			})
+		}
+		for _, f := range files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				fn, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok || fn.Sel.Name != "getIoctl" && fn.Sel.Name != "setIoctl" {
+					return true
+				}
+				for _, arg := range call.Args {
+					if id, ok := arg.(*ast.Ident); ok && numbers[id.Name] != 0 {
+						used[numbers[id.Name]] = id.Name
+					}
+				}
+				return true
+			})
+		}
+		if len(used) < 4 {
+			t.Fatalf("%s: found %v: the search is broken", arch, used)
+		}
+		for nr, name := range used {
+			if !slices.Contains(allowedIoctls, nr) {
+				t.Errorf("%s: %s is made and not allowed", arch, name)
+			}
+		}
+		for _, nr := range allowedIoctls {
+			if used[nr] == "" {
+				t.Errorf("%s: ioctl %#x is allowed and nobody makes it", arch, nr)
+			}
+		}
+	}
+}
+
 // runFilter interprets the filter for one system call, as the kernel does
 // (Documentation/userspace-api/seccomp_filter.rst).
 func runFilter(t *testing.T, prog []unix.SockFilter, arch, nr uint32, args [6]uint64) uint32 {
@@ -326,6 +381,12 @@ func TestFilterVerdicts(t *testing.T) {
 		{unix.SYS_UNSHARE, [6]uint64{unix.CLONE_FS | unix.CLONE_NEWNS}, unix.SECCOMP_RET_KILL_PROCESS},
 		{unix.SYS_IOCTL, [6]uint64{1: unix.FS_IOC_GETFLAGS}, unix.SECCOMP_RET_ALLOW},
 		{unix.SYS_IOCTL, [6]uint64{1: unix.TIOCSTI}, refuse(unix.ENOTTY)},
+		{unix.SYS_IOCTL, [6]uint64{1: unix.FICLONE}, refuse(unix.ENOTTY)},
+		{unix.SYS_IOCTL, [6]uint64{1: unix.FICLONERANGE}, refuse(unix.ENOTTY)},
+		{unix.SYS_IOCTL, [6]uint64{1: unix.FIDEDUPERANGE}, refuse(unix.ENOTTY)},
+		{unix.SYS_IOCTL, [6]uint64{1: unix.FS_IOC_ENABLE_VERITY}, refuse(unix.ENOTTY)},
+		{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_VMA}, unix.SECCOMP_RET_ALLOW},
+		{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_NAME}, refuse(unix.EINVAL)},
 		{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_DUMPABLE}, refuse(unix.EINVAL)},
 	} {
 		if got := runFilter(t, prog, auditArch, uint32(test.nr), test.args); got != test.want {
