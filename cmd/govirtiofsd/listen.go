@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/user"
 	"strconv"
 	"time"
 
@@ -35,83 +34,15 @@ func openEndpoint(o *options) (*endpoint, error) {
 		return nil, err
 	}
 	e := &endpoint{pid: pid}
-	if e.file, err = bind(o.socketPath, o.socketGroup); err != nil {
-		e.remove()
-		return nil, err
+	var patience time.Duration
+	if pid.orphaned {
+		patience = endGrace + 2*time.Second // its sandboxed process, which has the socket, is about to end
 	}
-	if e.socket, err = findEntry(o.socketPath); err != nil {
+	if e.file, e.socket, err = bind(o.socketPath, o.socketGroup, patience); err != nil {
 		e.remove()
 		return nil, err
 	}
 	return e, nil
-}
-
-// maxSocketPath is the longest path that a socket's address can hold, in bytes.
-const maxSocketPath = 107
-
-// bind makes a listening socket that its owner may connect to, and group if there
-// is one. The path appears when the socket listens: those who start the daemon wait
-// for the path and connect at once.
-func bind(path, group string) (*os.File, error) {
-	if err := removeStale(path); err != nil {
-		return nil, err
-	}
-	tmp := path + ".new"
-	if len(tmp) > maxSocketPath {
-		tmp = path
-	}
-	if err := removeStale(tmp); err != nil {
-		return nil, err
-	}
-	old := unix.Umask(0o077)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	unix.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	defer l.Close() // File is another descriptor of the same socket
-	l.SetUnlinkOnClose(false)
-	if group != "" {
-		err = giveToGroup(tmp, group)
-	}
-	if err == nil && tmp != path {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	return l.File()
-}
-
-// removeStale removes the socket of a daemon that is gone. The pid file says that
-// it is; anything but a socket is somebody's file.
-func removeStale(path string) error {
-	fi, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("socket: %w", err)
-	case fi.Mode().Type() != os.ModeSocket:
-		return fmt.Errorf("socket %s: there is a file that is not a socket; remove it or choose another path", path)
-	}
-	return os.Remove(path)
-}
-
-func giveToGroup(path, name string) error {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return fmt.Errorf("socket group: %w", err)
-	}
-	gid, err := strconv.Atoi(g.Gid)
-	if err != nil {
-		return fmt.Errorf("socket group %s: %w", name, err)
-	}
-	if err := os.Lchown(path, -1, gid); err != nil {
-		return fmt.Errorf("socket group %s: %w", name, err)
-	}
-	return os.Chmod(path, 0o770)
 }
 
 // firstPassed is the first descriptor that a service manager passes (SD_LISTEN_FDS_START).

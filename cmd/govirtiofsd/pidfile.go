@@ -15,7 +15,9 @@ import (
 // serves the socket; its content is for those who want to end the daemon.
 type pidFile struct {
 	entry
-	file *os.File
+	locked *os.File
+	// orphaned says that the file was there: its last owner ended without removing it.
+	orphaned bool
 }
 
 // createPIDFile makes and locks the file. It fails when another daemon holds it.
@@ -56,7 +58,8 @@ func tryPIDFile(path string) (*pidFile, error) {
 		}
 		return nil, fmt.Errorf("pid file: %w", err)
 	}
-	p := &pidFile{entry: *e, file: f}
+	fi, err := f.Stat()
+	p := &pidFile{entry: *e, locked: f, orphaned: err == nil && fi.Size() > 0}
 	if err := p.write(os.Getpid()); err != nil {
 		p.remove()
 		return nil, fmt.Errorf("pid file: %w", err)
@@ -84,15 +87,15 @@ func lockPIDFile(f *os.File) error {
 }
 
 func (p *pidFile) write(pid int) error {
-	if err := p.file.Truncate(0); err != nil {
+	if err := p.locked.Truncate(0); err != nil {
 		return err
 	}
-	_, err := p.file.WriteAt(fmt.Appendf(nil, "%d\n", pid), 0)
+	_, err := p.locked.WriteAt(fmt.Appendf(nil, "%d\n", pid), 0)
 	return err
 }
 
 // remove unlinks the file and gives up the lock.
 func (p *pidFile) remove() {
 	p.entry.remove()
-	p.file.Close()
+	p.locked.Close()
 }

@@ -141,10 +141,7 @@ type asleep struct {
 	Socket  *sleepingEntry `json:",omitempty"`
 }
 
-type sleepingEntry struct {
-	Dir      int
-	Dev, Ino uint64
-}
+type sleepingEntry struct{ Dir, File int }
 
 // sleep gives up this process's memory until the child ends or a signal comes, at which
 // the program starts anew and calls awake. It returns if that does not work.
@@ -161,13 +158,13 @@ func (s *supervisor) sleep() {
 		files = append(files, state.Notify)
 	}
 	if e := s.made.socket; e != nil {
-		state.Socket = &sleepingEntry{e.dir, e.dev, e.ino}
-		files = append(files, e.dir)
+		state.Socket = &sleepingEntry{e.dir, e.file}
+		files = append(files, e.dir, e.file)
 	}
 	if p := s.made.pid; p != nil {
-		state.PID = &sleepingEntry{p.dir, p.dev, p.ino}
-		state.PIDFile = int(p.file.Fd())
-		files = append(files, p.dir, state.PIDFile)
+		state.PID = &sleepingEntry{p.dir, p.file}
+		state.PIDFile = int(p.locked.Fd())
+		files = append(files, p.dir, p.file, state.PIDFile)
 	}
 	b, err := json.Marshal(state)
 	if err == nil {
@@ -197,7 +194,7 @@ func awake(o *options, log *logrus.Logger, signals chan os.Signal, state string,
 	}
 	if a.PID != nil {
 		unix.CloseOnExec(a.PIDFile)
-		s.made.pid = &pidFile{entry: a.PID.entry(o.socketPath + ".pid"), file: os.NewFile(uintptr(a.PIDFile), "pid file")}
+		s.made.pid = &pidFile{entry: a.PID.entry(o.socketPath + ".pid"), locked: os.NewFile(uintptr(a.PIDFile), "pid file")}
 	}
 	defer s.made.remove()
 	defer s.notify.stopping()
@@ -206,5 +203,6 @@ func awake(o *options, log *logrus.Logger, signals chan os.Signal, state string,
 
 func (e *sleepingEntry) entry(path string) entry {
 	unix.CloseOnExec(e.Dir)
-	return entry{dir: e.Dir, name: filepath.Base(path), dev: e.Dev, ino: e.Ino}
+	unix.CloseOnExec(e.File)
+	return entry{dir: e.Dir, name: filepath.Base(path), file: e.File}
 }
