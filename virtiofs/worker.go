@@ -41,7 +41,7 @@ type worker struct {
 	bell   *bell // shared, safe for concurrent use
 
 	thread    *server.Thread
-	poll      poller
+	spin      spinPolicy
 	chain     virtqueue.Chain
 	unflushed int
 	underWay  int // requests that the driver has under way at the same time, lately
@@ -124,7 +124,7 @@ func newWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.E
 		vring:    v,
 		queue:    v.Queue,
 		bell:     b,
-		poll:     newPoller(poll),
+		spin:     newSpinPolicy(poll),
 		waiting:  make(map[*waiting]struct{}),
 		badChain: rate.Sometimes{Interval: time.Second},
 		ringGone: rate.Sometimes{Interval: time.Second},
@@ -269,7 +269,7 @@ func (w *worker) drain() (err error) {
 				}
 				break
 			} else {
-				w.poll.arrived()
+				w.spin.arrived()
 				w.underWay = max(w.underWay, w.offered())
 				w.serve()
 			}
@@ -280,7 +280,7 @@ func (w *worker) drain() (err error) {
 		}
 		w.reap()
 		w.flush()
-		if !w.ending() && w.poll.look(w.queue, w.called) {
+		if !w.ending() && w.spin.poll(w.queue, w.called) {
 			continue
 		}
 		if !w.queue.EnableKicks() || w.ending() {
@@ -339,7 +339,7 @@ func (w *worker) offered() int { return w.queue.UnderWay() - len(w.waiting) }
 func (w *worker) flushNow() bool {
 	return w.unflushed >= flushRequests || w.bytes >= mostBytes ||
 		w.bytes >= flushBytes && 4*w.unflushed >= w.underWay ||
-		w.unflushed >= w.underWay/2 && w.poll.slowWakeups()
+		w.unflushed >= w.underWay/2 && w.spin.slowWakeups()
 }
 
 // flush publishes what was pushed and calls the driver if it wants that.

@@ -265,7 +265,7 @@ func TestPublish(t *testing.T) {
 		r.send(0, fp.OpInit, 0, fp.Bytes(&in), 80)
 		w.batch()
 		r.wait()
-		w.poll.ways.looking, w.poll.ways.left = test.looking, 1000
+		w.spin.spinning, w.spin.left = test.looking, 1000
 		for slot := range test.depth {
 			r.send(slot, fp.OpGetattr, 1, getattrBody, 104)
 		}
