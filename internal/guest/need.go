@@ -96,6 +96,9 @@ func required() bool { return os.Getenv("GOVIRTIOFS_REQUIRE") == "1" }
 // PeerPath is the path of a peer's program after Setup of "peers".
 func PeerPath(name string) (string, error) { return partFile("bin", name) }
 
+// TreePath is the directory of a part that has files for guests, as "fio".
+func TreePath(part string) (string, error) { return partFile(part, "tree") }
+
 // Setup runs test/guest/setup.sh for a part: the name of a kind, or "peers". A part
 // that is ready costs nothing.
 func Setup(ctx context.Context, part string) error {

@@ -57,7 +57,7 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	for _, part := range []string{kind.String(), "peers"} {
+	for _, part := range []string{kind.String(), "fio", "peers"} {
 		if err := guest.Setup(ctx, part); err != nil {
 			return err
 		}

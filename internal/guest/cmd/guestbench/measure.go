@@ -225,35 +225,13 @@ func largeFile(path string, megabytes int) (err error) {
 	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
 
-// program copies fio with its libraries.
+// program copies fio with its loader and libraries, as they are set up for guests.
 func program(dir string) error {
-	path, err := exec.LookPath("fio")
+	tree, err := guest.TreePath("fio")
 	if err != nil {
-		return errors.New("fio is not installed: apt-get install fio")
+		return err
 	}
-	out, err := exec.Command("ldd", path).Output()
-	if err != nil {
-		return fmt.Errorf("ldd: %w", err)
-	}
-	copies := map[string]string{path: "fio"}
-	for word := range strings.FieldsSeq(string(out)) {
-		if strings.HasPrefix(word, "/") {
-			copies[word] = filepath.Base(word)
-			if strings.HasPrefix(filepath.Base(word), "ld-linux") {
-				copies[word] = "ld.so"
-			}
-		}
-	}
-	for from, to := range copies {
-		b, err := os.ReadFile(from)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, to), b, 0o755); err != nil {
-			return err
-		}
-	}
-	return nil
+	return os.CopyFS(dir, os.DirFS(tree))
 }
 
 // sourceTree writes an archive of files with the sizes of a source tree's: 1 to 32 KiB.
