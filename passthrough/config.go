@@ -123,7 +123,7 @@ type Config struct {
 	// Migration says how nodes are found on the host that a guest moves to.
 	Migration Migration
 
-	// MaxFDs is how many descriptors FS tries not to exceed; 0 is all that the
-	// process may have, less a reserve.
+	// MaxFDs is how many descriptors FS has at most, whatever the client does; 0 is all
+	// that the process may have, less a reserve.
 	MaxFDs int
 }

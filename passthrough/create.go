@@ -93,6 +93,18 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 		return errno
 	}
 	defer fs.release(parent)
+	if errno := fs.keepFD(); errno != 0 {
+		return errno
+	}
+	errno = fs.unkeepFD(fs.createNew(r, ts, parent, dirfd, in, name, out))
+	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		return fs.createExisting(r, ts, parent, dirfd, in, name, out)
+	}
+	return errno
+}
+
+// createNew is CREATE of a file that is not there yet, with EEXIST if it is.
+func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) (errno unix.Errno) {
 	fd := -1
 	flags := fs.hostFlags(in.Flags)
 	var own guestStat // with OwnershipXattr
@@ -103,9 +115,6 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 			fd, errno = fs.open(dirfd, name.CString(), flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&permBits)
 			return errno
 		})
-	}
-	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
-		return fs.createExisting(r, ts, parent, dirfd, in, name, out)
 	}
 	if errno != 0 {
 		return errno
@@ -177,6 +186,14 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 		return errno
 	}
 	defer fs.release(parent)
+	if errno := fs.keepFD(); errno != 0 {
+		return errno
+	}
+	return fs.unkeepFD(fs.createNameless(r, ts, dirfd, in, out))
+}
+
+// createNameless is the part of TMPFILE that makes the file.
+func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) (errno unix.Errno) {
 	fd := -1
 	dot := [2]byte{'.', 0}
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
@@ -216,11 +233,11 @@ func (fs *FS) labelName(r *server.Request, ts *threadState, dirfd int, name fp.N
 		return 0
 	}
 	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if errno != 0 {
-		return errno
+	if errno == 0 {
+		defer fs.closeFD(fd)
+		errno = statxFD(fd, &ts.st)
 	}
-	defer fs.closeFD(fd)
-	if errno = statxFD(fd, &ts.st); errno == 0 {
+	if errno == 0 {
 		errno = fs.label(r, ts, fd, ts.st.Mode&unix.S_IFMT)
 	}
 	if errno == 0 {

@@ -1,12 +1,6 @@
 package passthrough
 
-import (
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
-
-	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-)
+import "golang.org/x/sys/unix"
 
 // maxDepth bounds the way from a node to one with a descriptor. Locations may be
 // out of date and, after renames on the host, even go round in a circle.
@@ -111,6 +105,9 @@ func (fs *FS) open(dirfd int, name *byte, flags int, mode uint32) (int, unix.Err
 
 // opened is open for a call that makes a descriptor.
 func (fs *FS) opened(call func() (int, unix.Errno)) (int, unix.Errno) {
+	if errno := fs.countFD(); errno != 0 {
+		return -1, errno
+	}
 	fd, errno := call()
 	if errno == unix.EMFILE || errno == unix.ENFILE {
 		fs.evict(evictAtOnce)
@@ -119,12 +116,27 @@ func (fs *FS) opened(call func() (int, unix.Errno)) (int, unix.Errno) {
 		}
 	}
 	if errno != 0 {
+		fs.fds.Add(-1)
 		return -1, errno
 	}
-	if n := fs.fds.Add(1); n > int64(fs.cfg.MaxFDs) {
-		fs.evict(evictAtOnce)
-	}
 	return fd, 0
+}
+
+// countFD counts a descriptor before it is made. There are never more than MaxFDs,
+// whatever the client does on other queues at the same time: the others are the
+// process's own. Room is made a little earlier, while a short search is enough for it.
+func (fs *FS) countFD() unix.Errno {
+	most := int64(fs.cfg.MaxFDs)
+	n := fs.fds.Add(1)
+	if n <= most-most/32 {
+		return 0
+	}
+	fs.evict(evictAtOnce)
+	if n <= most || fs.makeRoom() {
+		return 0
+	}
+	fs.fds.Add(-1)
+	return unix.ENFILE
 }
 
 // closeFD closes what open returned.
@@ -133,79 +145,13 @@ func (fs *FS) closeFD(fd int) {
 	_ = sysClose(fd)
 }
 
-// Descriptors are closed in the order of their numbers, round and round, as the hand of
-// a clock goes.
-const (
-	evictAtOnce = 32  // how many are closed when there are too many
-	evictLook   = 256 // how many are looked at for it, at most twice
-)
-
-// evict closes up to want descriptors of nodes that nobody uses at the moment and that
-// can be found again; it returns how many. Nodes that were used since the hand came by
-// are spared, unless that leaves none to close.
-func (fs *FS) evict(want int) (n int) {
-	if !fs.evictMu.TryLock() {
-		return 0
-	}
-	defer fs.evictMu.Unlock()
-	from := fs.hand
-	n = fs.evictFrom(from, want)
-	if n == 0 { // nobody's turn: what was spared was used, and has been told so
-		n = fs.evictFrom(from, want)
-	}
-	return n
-}
-
-// evictFrom looks at evictLook descriptors and leaves the hand behind the last.
-func (fs *FS) evictFrom(hand uint32, want int) (n int) {
-	for range evictLook {
-		if hand++; hand >= fs.owners.end() {
-			hand = 0
-		}
-		if in := fs.nodes.at(fs.owners.at(hand)); in != nil && in.fd.Load() == int32(hand) && fs.evictOne(in) {
-			if n++; n == want {
-				break
-			}
-		}
-	}
-	fs.hand = hand
-	return n
-}
-
-// evictOne closes the node's descriptor if it may.
-func (fs *FS) evictOne(n *inode) (closed bool) {
-	if n.id == fp.RootID || n.fd.Load() < 0 || n.touched.Swap(false) {
-		return false
-	}
-	v := n.refs.Load()
-	if v == 0 || v&(refHold-1) != 0 || !n.refs.CompareAndSwap(v, v|refEvict) {
-		return false
-	}
-	defer func() {
-		if n.refs.Add(-refEvict) == 0 { // the last hold went meanwhile
-			fs.bury(n)
-		}
-	}()
-	// Whoever makes room may hold the lock, of this node or of one whose holder makes
-	// room too.
-	if !n.mu.TryLock() {
-		return false
-	}
-	canFind := fs.findable(n, int(n.fd.Load()))
-	n.mu.Unlock()
-	if !canFind {
-		return false
-	}
-	return fs.dropFD(n)
-}
-
 // setFD gives the node a descriptor, unless it has one. The caller has a reference, so
 // that nobody takes it away before it is in the table of owners.
 func (fs *FS) setFD(n *inode, fd int) bool {
 	if !n.fd.CompareAndSwap(-1, int32(fd)) {
 		return false
 	}
-	fs.owners.set(uint32(fd), uint32(n.id))
+	fs.owners.set(uint32(fd), n)
 	return true
 }
 
@@ -215,42 +161,7 @@ func (fs *FS) dropFD(n *inode) bool {
 	if fd < 0 {
 		return false
 	}
-	fs.owners.set(uint32(fd), 0) // before the number is another file's
+	fs.owners.set(uint32(fd), nil) // before the number is another file's
 	fs.closeFD(int(fd))
 	return true
 }
-
-// owners tells which node has a descriptor: slots by number of descriptor. It makes the
-// evictor's work independent of how many nodes there are without one.
-type owners struct {
-	pages [ownerPages]atomic.Pointer[[ownerPage]atomic.Uint32]
-	past  atomic.Uint32 // one more than the largest number that was set
-}
-
-const (
-	ownerPage  = 1 << 14
-	ownerPages = 1 << 12 // descriptors beyond 64 million are never closed to make room
-)
-
-func (o *owners) set(fd, slot uint32) {
-	if fd >= ownerPage*ownerPages {
-		return
-	}
-	page := &o.pages[fd/ownerPage]
-	if page.Load() == nil {
-		page.CompareAndSwap(nil, new([ownerPage]atomic.Uint32))
-	}
-	page.Load()[fd%ownerPage].Store(slot)
-	for past := o.past.Load(); past <= fd && !o.past.CompareAndSwap(past, fd+1); past = o.past.Load() {
-	}
-}
-
-// at is the slot of the node that has a descriptor; 0, which is no node's, for none.
-func (o *owners) at(fd uint32) uint32 {
-	if page := o.pages[fd/ownerPage].Load(); page != nil {
-		return page[fd%ownerPage].Load()
-	}
-	return 0
-}
-
-func (o *owners) end() uint32 { return o.past.Load() }

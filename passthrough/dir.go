@@ -21,12 +21,20 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 		return errno
 	}
 	defer fs.release(n)
+	if errno := fs.keepFD(); errno != 0 {
+		return errno
+	}
+	return fs.unkeepFD(fs.openDirKept(ts, n, fd, in.Flags, out))
+}
+
+// openDirKept is the part of OPENDIR that opens the directory behind fd.
+func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *fp.OpenOut) unix.Errno {
 	// Through the node's descriptor, as with files: the name may be a link by now.
 	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return errno
 	}
-	if out.Fh, errno = fs.addHandle(n, f, in.Flags); errno != 0 {
+	if out.Fh, errno = fs.addHandle(n, f, flags); errno != 0 {
 		fs.closeFD(f)
 		return errno
 	}

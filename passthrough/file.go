@@ -61,6 +61,14 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	case !n.isReg():
 		return unix.ENXIO
 	}
+	if errno := fs.keepFD(); errno != 0 {
+		return errno
+	}
+	return fs.unkeepFD(fs.openKept(r, ts, n, guest, openFlags, out))
+}
+
+// openKept is the part of openNode that opens the file.
+func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, openFlags uint32, out *fp.OpenOut) unix.Errno {
 	fd, errno := fs.fdOf(ts, n)
 	if errno != 0 {
 		return errno
@@ -176,10 +184,11 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 		return server.WouldBlock
 	}
 	// Network file systems report at close what became of earlier writes.
-	fd, errno := sysDup(h.fd)
+	fd, errno := fs.opened(func() (int, unix.Errno) { return sysDup(h.fd) })
 	if errno != 0 {
 		return 0
 	}
+	fs.fds.Add(-1)
 	return sysClose(fd)
 }
 

@@ -236,8 +236,8 @@ func (fs *FS) findable(n *inode, fd int) bool {
 	if fs.cfg.FileHandles != HandlesNever {
 		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictHandle)
 	}
-	if n.parent != nil || n.handles != nil {
-		return true
+	if n.parent != nil || n.handles != nil || fs.nodes.get(n.id) != n {
+		return true // or nobody but its children can ask for it
 	}
 	// A file of which no name is known lives as long as it has one at all.
 	var st unix.Statx_t

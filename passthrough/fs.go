@@ -24,7 +24,7 @@ type FS struct {
 	entry, attr     timeout
 	negative        timeout
 	flags           atomic.Uint64 // fp.InitFlags agreed with the client
-	fds             atomic.Int64  // descriptors of nodes, handles and lock owners
+	fds             atomic.Int64  // descriptors, at most cfg.MaxFDs; see countFD
 	evictMu         sync.Mutex    // guards hand and evictHandle
 	evictHandle     rawHandle
 	hand            uint32 // descriptor at which the evictor goes on

@@ -44,19 +44,30 @@ var handles = sync.Pool{New: func() any { return new(handle) }}
 
 // ioState is what FS keeps about open files.
 type ioState struct {
-	opens      atomic.Int64 // descriptors of handles and lock owners
+	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 }
 
 // keepFD counts a descriptor that the client can keep for as long as it likes. These may
 // be no more than 15 of 16 that FS may have: what remains serves requests. Descriptors
-// of nodes are closed to make room, these can't be.
-func (fs *FS) keepFD() unix.Errno {
-	if fs.io.opens.Add(1) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) {
-		fs.io.opens.Add(-1)
+// of nodes are closed to make room, these can't be. It is called before anything is done,
+// so that a request which is refused has changed nothing.
+func (fs *FS) keepFD() unix.Errno { return fs.keepFDs(1) }
+
+func (fs *FS) keepFDs(n int64) unix.Errno {
+	if fs.io.opens.Add(n) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) {
+		fs.io.opens.Add(-n)
 		return unix.ENFILE
 	}
 	return 0
+}
+
+// unkeepFD takes back what keepFD has counted, if a request failed after it.
+func (fs *FS) unkeepFD(errno unix.Errno) unix.Errno {
+	if errno != 0 {
+		fs.io.opens.Add(-1)
+	}
+	return errno
 }
 
 // acquire takes a reference for a request; false when the handle was released.
@@ -104,7 +115,8 @@ func (h *handle) reset() {
 	h.stream = dirStream{}
 }
 
-// addHandle puts an open descriptor in the table; on error it stays the caller's.
+// addHandle puts an open descriptor, which keepFD has counted, in the table; on error it
+// stays the caller's.
 func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
 	errno = fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
 		fh = fs.handles.add(h, func(id uint64) { h.open(id) })
@@ -116,17 +128,20 @@ func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.E
 	return fh, errno
 }
 
-// addHandleAs is addHandle under a number that was given out elsewhere; EEXIST when it is
-// taken or impossible.
+// addHandleAs is keepFD and addHandle under a number that was given out elsewhere; EEXIST
+// when it is taken or impossible.
 func (fs *FS) addHandleAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno {
-	return fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
+	if errno := fs.keepFD(); errno != 0 {
+		return errno
+	}
+	return fs.unkeepFD(fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
 		h.open(fh)
 		if !fs.handles.put(fh, h) {
 			h.refs.Store(0)
 			return unix.EEXIST
 		}
 		return 0
-	})
+	}))
 }
 
 // open makes the handle one that can be found.
@@ -137,9 +152,6 @@ func (h *handle) open(id uint64) {
 
 // newHandle makes a handle and calls add to put it in the table.
 func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.Errno) unix.Errno {
-	if errno := fs.keepFD(); errno != 0 {
-		return errno
-	}
 	h := handles.Get().(*handle)
 	h.fd, h.node, h.flags = fd, n, flags
 	if n.isDir() {
@@ -156,7 +168,6 @@ func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.E
 		h.reset()
 		handles.Put(h)
 		fs.unhold(n)
-		fs.io.opens.Add(-1)
 	}
 	return errno
 }

@@ -14,6 +14,10 @@ import (
 // nothing else (fs/fuse/dax.c: fuse_setup_one_mapping).
 const noHandle = ^uint64(0)
 
+// mappingFDs is how many descriptors a mapping that is being made has at most: the file's,
+// and the one that looks longer.
+const mappingFDs = 2
+
 // SetupMapping implements server.Mappings.
 //
 // A mapping is writable from the start if the file can be opened for that, whatever
@@ -59,6 +63,11 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 	case !r.MayWait:
 		return server.WouldBlock // the front-end has to answer
 	}
+	// Each may wait for as long as the front-end does not answer, with the file open.
+	if fs.keepFDs(mappingFDs) != 0 {
+		return unix.EAGAIN // the guest tries again, see mappingErrno
+	}
+	defer fs.io.opens.Add(-mappingFDs)
 	if h != nil {
 		m.Writable = h.flags&unix.O_ACCMODE == unix.O_RDWR
 		return fs.mapFile(r, h.fd, m)
@@ -138,6 +147,10 @@ func (fs *FS) mapFile(r *server.Request, fd int, m dax.Mapping) unix.Errno {
 	}
 	switch end := m.FileOffset + m.Length; {
 	case d.Stretch != nil:
+		if fs.countFD() != 0 {
+			return unix.EAGAIN
+		}
+		defer fs.fds.Add(-1)
 		long, err := d.Stretch.Stretch(fd)
 		switch {
 		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ETXTBSY):

@@ -48,17 +48,11 @@ func (fs *FS) sharedHandle(r *server.Request) (*handle, unix.Errno) {
 		return nil, unix.ENXIO
 	}
 	fs.limitShared()
-	fd, errno := fs.fdOf(ts, n)
-	if errno != 0 {
+	if errno := fs.keepFD(); errno != 0 {
 		return nil, errno
 	}
-	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
-	if errno != 0 {
-		return nil, errno
-	}
-	fh, errno := fs.addHandle(n, f, unix.O_RDONLY)
-	if errno != 0 {
-		fs.closeFD(f)
+	fh, errno := fs.openShared(ts, n)
+	if fs.unkeepFD(errno) != 0 {
 		return nil, errno
 	}
 	h, errno := fs.handleOf(n.id, fh)
@@ -67,6 +61,23 @@ func (fs *FS) sharedHandle(r *server.Request) (*handle, unix.Errno) {
 	}
 	fs.share(n, h)
 	return h, 0
+}
+
+// openShared opens the node and makes a handle, which nobody shares yet.
+func (fs *FS) openShared(ts *threadState, n *inode) (uint64, unix.Errno) {
+	fd, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return 0, errno
+	}
+	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
+	if errno != 0 {
+		return 0, errno
+	}
+	fh, errno := fs.addHandle(n, f, unix.O_RDONLY)
+	if errno != 0 {
+		fs.closeFD(f)
+	}
+	return fh, errno
 }
 
 // sharedHandle is the node's shared handle, with a reference, or nil.

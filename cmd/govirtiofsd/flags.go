@@ -83,6 +83,7 @@ type options struct {
 	groupIDs      *passthrough.IDMap
 	cacheSymlinks *bool // nil is as the policy has it
 	noFileSet     bool
+	guestFiles    int      // how many descriptors the guest may use up
 	landlocked    bool     // Landlock is in force
 	warnings      []string // said once there is a log
 }

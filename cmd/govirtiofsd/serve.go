@@ -19,16 +19,26 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// minNoFile is what the daemon needs beside the guest's files: the front-end may
-// send a descriptor for each of 509 memory regions.
-const minNoFile = 609
+// Descriptors that the process keeps for itself. A guest that has used up all others can
+// still be stopped, started, given memory, moved and disconnected.
+const (
+	// filesOfQueue are its three eventfds, one that takes the place of another, and the
+	// two that its thread sleeps on.
+	filesOfQueue = 6
+	// filesOfProcess are those of a message and its answer, the connection, back-end
+	// channel, log, in-flight area, state transfer, next connection, and the runtime's.
+	filesOfProcess = 96
+	// minGuestFiles is what must be left for the guest.
+	minGuestFiles = 128
+)
 
 // serve confines this process, then serves front-ends until it is told to end.
 func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := untilSignal(signals)
 	defer cancel(nil)
 	context.AfterFunc(ctx, n.stopping)
-	if err := limitFiles(o, log); err != nil {
+	var err error
+	if o.guestFiles, err = limitFiles(o, log); err != nil {
 		return err
 	}
 	view, err := enterSandbox(o)
@@ -64,8 +74,8 @@ func allowHugePages(log *logrus.Logger) {
 	}
 }
 
-// limitFiles sets the limit of open files.
-func limitFiles(o *options, log *logrus.Logger) error {
+// limitFiles sets the limit of open files and returns how many the guest may use up.
+func limitFiles(o *options, log *logrus.Logger) (guest int, err error) {
 	want := o.noFile
 	if !o.noFileSet {
 		want = sandbox.DefaultNoFile()
@@ -75,15 +85,21 @@ func limitFiles(o *options, log *logrus.Logger) error {
 		limit, err = sandbox.SetNoFile(want)
 	}
 	if err != nil {
-		return fmt.Errorf("limit of open files: %w", err)
+		return 0, fmt.Errorf("limit of open files: %w", err)
 	}
 	if limit < want && o.noFileSet {
 		log.Warnf("limit of open files is %d: no privilege to raise the hard limit to %d", limit, want)
 	}
-	if need := uint64(minNoFile + min(o.requestQueues, 8)); limit < need {
-		return fmt.Errorf("limit of open files is %d: at least %d are needed (--rlimit-nofile, or raise the hard limit)", limit, need)
+	open, err := os.ReadDir("/proc/self/fd") // whoever started us may have left some open
+	if err != nil {
+		return 0, fmt.Errorf("open files: %w", err)
 	}
-	return nil
+	own := len(open) + filesOfProcess + filesOfQueue*(o.requestQueues+1)
+	if need := uint64(own + minGuestFiles); limit < need {
+		return 0, fmt.Errorf("limit of open files is %d: at least %d are needed for %d request queues (--rlimit-nofile, or raise the hard limit)",
+			limit, need, o.requestQueues)
+	}
+	return int(min(limit, 1<<30)) - own, nil
 }
 
 // enterSandbox limits what can be reached by name.
@@ -168,6 +184,7 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		PreserveNoatime:   o.noatime,
 		PosixLocks:        o.posixLocks,
 		Flocks:            o.flocks,
+		MaxFDs:            o.guestFiles,
 		Migration:         o.migration.config(),
 	}, errors.Join(err1, err2, err3, err4, err5)
 }

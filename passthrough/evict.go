@@ -1,0 +1,115 @@
+package passthrough
+
+import fp "github.com/govirtiofs/govirtiofs/fuseproto"
+
+// The evictor closes descriptors of nodes to make room for others. It goes through them
+// in the order of their numbers, round and round, as the hand of a clock.
+//
+// A pin is the descriptor of a node that could not be found again without it: the client
+// has removed the name, and has no handle open. The client says with FORGET when it does
+// not need it any more, and a hostile one does not. So pins go as well when nothing else
+// is left to close; the client gets ESTALE if it comes back to such a node.
+const (
+	evictAtOnce = 32  // how many are closed when there are too many
+	evictLook   = 256 // how many are looked at for it, at most twice
+)
+
+// evicted is what became of a node's descriptor.
+type evicted int
+
+const (
+	evictedNone   evicted = iota // there is none, or it is the root's
+	evictedInUse                 // it was used since the last time
+	evictedPin                   // it is a pin
+	evictedClosed                // it is closed now
+)
+
+// evict closes up to want descriptors of nodes that nobody uses at the moment and that
+// can be found again; it returns how many. Nodes that were used since the hand came by
+// are spared, unless that leaves none to close.
+func (fs *FS) evict(want int) (n int) {
+	if !fs.evictMu.TryLock() {
+		return 0
+	}
+	defer fs.evictMu.Unlock()
+	return fs.evictTwice(evictLook, want)
+}
+
+// evictTwice is evict that looks at so many descriptors. fs.evictMu is held.
+func (fs *FS) evictTwice(look uint32, want int) (n int) {
+	from := fs.hand
+	n = fs.evictFrom(from, look, want, false)
+	if n == 0 { // nobody's turn: what was spared was used, and has been told so
+		n = fs.evictFrom(from, look, want, false)
+	}
+	return n
+}
+
+// makeRoom closes descriptors until there are no more than MaxFDs, wherever they are, and
+// in the end pins too. It fails if more are in use at this moment.
+func (fs *FS) makeRoom() bool {
+	// The caller may hold a node's mu: whoever has evictMu waits for none.
+	fs.evictMu.Lock()
+	defer fs.evictMu.Unlock()
+	enough := func() bool { return fs.fds.Load() <= int64(fs.cfg.MaxFDs) }
+	for !enough() {
+		look := fs.owners.end()
+		if fs.evictTwice(look, evictAtOnce) == 0 && fs.evictFrom(fs.hand, look, evictAtOnce, true) == 0 {
+			return enough()
+		}
+	}
+	return true
+}
+
+// evictFrom looks at so many descriptors and leaves the hand behind the last.
+func (fs *FS) evictFrom(hand, look uint32, want int, pins bool) (n int) {
+	for range look {
+		if hand++; hand >= fs.owners.end() {
+			hand = 0
+		}
+		if in := fs.owners.at(hand); in != nil && in.fd.Load() == int32(hand) && fs.evictOne(in, pins) == evictedClosed {
+			if n++; n == want {
+				break
+			}
+		}
+	}
+	fs.hand = hand
+	return n
+}
+
+// evictOne closes the node's descriptor if it may; with pins also one that was used, or
+// that is needed to find the node again. fs.evictMu is held.
+func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
+	if n.id == fp.RootID || n.fd.Load() < 0 {
+		return evictedNone
+	}
+	if n.touched.Swap(false) && !pins {
+		return evictedInUse
+	}
+	v := n.refs.Load()
+	if v == 0 {
+		return evictedNone
+	}
+	if v&(refHold-1) != 0 || !n.refs.CompareAndSwap(v, v|refEvict) {
+		return evictedInUse
+	}
+	defer func() {
+		if n.refs.Add(-refEvict) == 0 { // the last hold went meanwhile
+			fs.bury(n)
+		}
+	}()
+	// Whoever makes room may hold the lock, of this node or of one whose holder makes
+	// room too.
+	if !n.mu.TryLock() {
+		return evictedInUse
+	}
+	canFind := fs.findable(n, int(n.fd.Load()))
+	n.mu.Unlock()
+	if !canFind && !pins {
+		return evictedPin
+	}
+	if !fs.dropFD(n) {
+		return evictedNone
+	}
+	return evictedClosed
+}
