@@ -297,7 +297,7 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 		return 0, errno
 	}
 	const most = math.MaxInt32 &^ 0xfff // MAX_RW_COUNT
-	n, errno := sysCopyFileRange(from.fd, int64(in.OffIn), to.fd, int64(in.OffOut), int(min(in.Len, most)))
+	n, errno := sysCopyFileRange(fs.cachedFD(r, from), int64(in.OffIn), fs.cachedFD(r, to), int64(in.OffOut), int(min(in.Len, most)))
 	return uint64(n), errno
 }
 

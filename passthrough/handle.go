@@ -20,11 +20,12 @@ type handle struct {
 	mount  *mountInfo // of a file; nil for a directory
 	dir    *dirStream // of a directory: &stream
 	flags  uint32     // as the client asked for
-	direct bool       // I/O goes past the page cache
+	direct bool       // open with O_DIRECT
 
 	shared  bool        // see sharedHandles; guarded by node.mu
 	touched atomic.Bool // a shared one was used since it was looked at
 
+	cached   atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
 	noCaps   atomic.Int64 // until then the file has no capabilities, see killCaps
 	unsynced atomic.Int64 // bytes written since the last fsync of this handle
 
@@ -90,6 +91,7 @@ func (fs *FS) releaseHandle(h *handle) {
 	}
 	n := h.node
 	owners := n.removeHandle(h)
+	fs.closeCached(h)
 	fs.closeFD(h.fd)
 	if h.flocked != flockNone {
 		n.unlocked()

@@ -24,36 +24,46 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
-	if !h.direct {
-		if r.MayWait {
-			return h.readDisk(r, dst, int64(in.Offset))
-		}
-		return h.read(r, dst, int64(in.Offset), !h.mount.noNowait.Load())
+	if !h.goesDirect(in.Flags) {
+		return fs.readPages(r, h, dst, int64(in.Offset))
 	}
 	if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
 		return 0, h.mount.wouldBlock(int64(in.Size), server.WouldBlockInTurn)
 	}
-	return h.readDisk(r, dst, int64(in.Offset))
+	n, errno := h.readDisk(r, h.fd, dst, int64(in.Offset))
+	if errno == unix.EINVAL && inPages(in.Offset, in.Size) {
+		return fs.readPages(r, h, dst, int64(in.Offset))
+	}
+	return n, errno
+}
+
+// readPages is a read through the page cache.
+func (fs *FS) readPages(r *server.Request, h *handle, dst []unix.Iovec, off int64) (int, unix.Errno) {
+	fd := fs.cachedFD(r, h)
+	if r.MayWait {
+		return h.readDisk(r, fd, dst, off)
+	}
+	return h.read(r, fd, dst, off, !h.mount.noNowait.Load())
 }
 
 // readDisk is read that waits for the disk.
-func (h *handle) readDisk(r *server.Request, dst []unix.Iovec, off int64) (int, unix.Errno) {
+func (h *handle) readDisk(r *server.Request, fd int, dst []unix.Iovec, off int64) (int, unix.Errno) {
 	defer h.mount.reads.waitedToRead(time.Now())
-	return h.read(r, dst, off, false)
+	return h.read(r, fd, dst, off, false)
 }
 
-// read fills dst from the file, from off on. With cached it takes only data that is in
+// read fills dst from the file behind fd, one of the handle's, from off on. With cached it takes only data that is in
 // memory, as far as the file system can tell, and else waits or answers WouldBlock.
-func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached bool) (done int, errno unix.Errno) {
+func (h *handle) read(r *server.Request, fd int, dst []unix.Iovec, off int64, cached bool) (done int, errno unix.Errno) {
 	for len(dst) > 0 {
 		batch := dst[:min(len(dst), maxIovecs)]
 		want := iovecBytes(batch)
 		var n int
 		if cached {
-			n, errno = readCached(h.fd, batch, want, off)
+			n, errno = readCached(fd, batch, want, off)
 		} else {
-			n, errno = vectored(unix.SYS_PREADV2, h.fd, batch, off, 0)
+			n, errno = vectored(unix.SYS_PREADV2, fd, batch, off, 0)
 		}
 		switch {
 		case errno == unix.EAGAIN && cached:
@@ -62,7 +72,7 @@ func (h *handle) read(r *server.Request, dst []unix.Iovec, off int64, cached boo
 			if !h.mount.mayWait(r, &h.mount.reads, int64(want)) {
 				return 0, h.mount.wouldBlock(int64(want), server.WouldBlockBriefly)
 			}
-			if n, errno = h.readDisk(r, dst, off); done > 0 {
+			if n, errno = h.readDisk(r, fd, dst, off); done > 0 {
 				errno = 0
 			}
 			return done + n, errno
@@ -103,7 +113,8 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	if !r.MayWait && flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 {
 		return 0, server.WouldBlock // it may have to wait for much that others have written
 	}
-	if h.direct {
+	direct := h.writesDirect(in)
+	if direct {
 		if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 			return 0, h.mount.wouldBlock(int64(in.Size), server.WouldBlockInTurn)
 		}
@@ -119,7 +130,14 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	}
 	// The kernel clears setuid and setgid bits for a writer without CAP_FSETID.
 	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
-	n, errno := h.write(src, int64(in.Offset), flags)
+	fd := h.fd
+	if !direct {
+		fd = fs.cachedFD(r, h)
+	}
+	n, errno := writeAll(fd, src, int64(in.Offset), flags)
+	if direct && errno == unix.EINVAL && inPages(in.Offset, in.Size) {
+		n, errno = writeAll(fs.cachedFD(r, h), src, int64(in.Offset), flags)
+	}
 	h.unsynced.Add(int64(n))
 	return n, errno
 }
@@ -145,11 +163,11 @@ func (fs *FS) writeFlags(in *fp.WriteIn) (flags int) {
 	return flags
 }
 
-// write puts src in the file, from off on. A disk that fills up makes a short write:
+// writeAll puts src in the file behind fd, from off on. A disk that fills up makes a short write:
 // the error comes with the next one.
-func (h *handle) write(src []unix.Iovec, off int64, flags int) (done int, errno unix.Errno) {
+func writeAll(fd int, src []unix.Iovec, off int64, flags int) (done int, errno unix.Errno) {
 	for len(src) > 0 {
-		n, errno := vectored(unix.SYS_PWRITEV2, h.fd, src[:min(len(src), maxIovecs)], off, flags)
+		n, errno := vectored(unix.SYS_PWRITEV2, fd, src[:min(len(src), maxIovecs)], off, flags)
 		if errno != 0 && done == 0 {
 			return 0, errno
 		}

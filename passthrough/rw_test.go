@@ -250,7 +250,7 @@ func TestDirectIO(t *testing.T) {
 	defer func() { _ = unix.Munmap(mem) }()
 	n := 0
 	errno = g.patient(node, func(r *server.Request) (errno unix.Errno) {
-		n, errno = g.fs.Read(r, &fp.ReadIn{Fh: out.Fh, Size: 8192}, vector(mem, 4096))
+		n, errno = g.fs.Read(r, &fp.ReadIn{Fh: out.Fh, Size: 8192, Flags: unix.O_DIRECT}, vector(mem, 4096))
 		return errno
 	})
 	if n != 8192 || errno != 0 || mem[8191] != 'd' || g.waits != 1 {
@@ -398,10 +398,10 @@ func TestWaitsAlone(t *testing.T) {
 		g.thread.Alone = func() bool { return c.alone }
 		h.mount.local = c.local
 		h.mount.reads.average.Store(int64(c.disk))
-		_, errno := g.fs.Read(g.on(node), &fp.ReadIn{Fh: fh, Size: 4096}, slices.Clone(iov))
+		_, errno := g.fs.Read(g.on(node), &fp.ReadIn{Fh: fh, Size: 4096, Flags: unix.O_DIRECT}, slices.Clone(iov))
 		wantErrno(t, "READ, "+c.what, errno, c.want)
 		h.mount.reads.average.Store(int64(c.disk))
-		_, errno = g.fs.Write(g.on(node), &fp.WriteIn{Fh: fh, Size: 4096}, slices.Clone(iov))
+		_, errno = g.fs.Write(g.on(node), &fp.WriteIn{Fh: fh, Size: 4096, Flags: unix.O_DIRECT}, slices.Clone(iov))
 		wantErrno(t, "WRITE, "+c.what, errno, c.want)
 	}
 }

@@ -238,6 +238,67 @@ func directIO(e *env) {
 	}
 }
 
+// directIOMapped writes to files through mappings while they are open with O_DIRECT, as
+// xfstests generic/263 does: the last page ends where the file does.
+func directIOMapped(e *env) {
+	fd, err := unix.Open(e.path("f"), unix.O_CREAT|unix.O_RDWR|unix.O_DIRECT, 0o644)
+	if err == unix.EINVAL {
+		e.Skip("no O_DIRECT here")
+	}
+	e.must(err)
+	defer unix.Close(fd)
+	const size = 4096 + 1168
+	e.must(unix.Ftruncate(fd, size))
+	x := strings.Repeat("x", size)
+	e.write("g", x)
+	plain := e.open("g", unix.O_RDWR, 0)
+	direct, err := unix.Open(e.path("g"), unix.O_RDWR|unix.O_DIRECT, 0)
+	e.must(err)
+	defer unix.Close(direct)
+	for name, fd := range map[string]int{"f": fd, "g": plain} {
+		mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err == unix.ENODEV {
+			e.Skip("no shared mappings here")
+		}
+		e.must(err)
+		copy(mem, "start")
+		copy(mem[size-3:], "end")
+		if err := unix.Msync(mem, unix.MS_SYNC); err != nil {
+			e.Errorf("msync of %s: %v", name, err)
+		}
+		e.must(unix.Munmap(mem))
+	}
+	zero := strings.Repeat("\x00", size)
+	e.content("f", "start"+zero[8:]+"end")
+	e.content("g", "start"+x[8:]+"end")
+	from, to := int64(1), int64(7)
+	if n, err := unix.CopyFileRange(direct, &from, fd, &to, 4, 0); n != 4 && err != unix.EINVAL {
+		e.Errorf("copy_file_range: %d, %v", n, err)
+	}
+}
+
+// directIOTurnedOff takes O_DIRECT off an open file, which then reads and writes at any
+// place.
+func directIOTurnedOff(e *env) {
+	fd, err := unix.Open(e.path("f"), unix.O_CREAT|unix.O_RDWR|unix.O_DIRECT, 0o644)
+	if err == unix.EINVAL {
+		e.Skip("no O_DIRECT here")
+	}
+	e.must(err)
+	defer unix.Close(fd)
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	e.must(err)
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT)
+	e.must(err)
+	_, err = unix.Pwrite(fd, []byte("0123456789"), 3)
+	e.must(err)
+	buf := make([]byte, 5)
+	if _, err := unix.Pread(fd, buf, 4); err != nil || string(buf) != "12345" {
+		e.Errorf("read %q, %v", buf, err)
+	}
+	e.content("f", "\x00\x00\x000123456789")
+}
+
 func syncs(e *env) {
 	fd := e.open("f", unix.O_CREAT|unix.O_RDWR|unix.O_DSYNC, 0o644)
 	_, err := unix.Write(fd, []byte("data"))

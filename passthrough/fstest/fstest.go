@@ -55,6 +55,8 @@ var tests = []struct {
 	{"CopyFileRange", copyFileRange},
 	{"Mmap", mmap},
 	{"DirectIO", directIO},
+	{"DirectIOMapped", directIOMapped},
+	{"DirectIOTurnedOff", directIOTurnedOff},
 	{"Sync", syncs},
 	{"HostCoherence", hostCoherence},
 	{"Readdir", readdir},

@@ -46,6 +46,7 @@ func TestHost(t *testing.T) {
 var configs = map[string]func(*passthrough.Config){
 	"default":   func(*passthrough.Config) {},
 	"never":     func(c *passthrough.Config) { c.Cache = passthrough.CacheNever; c.AllowMmap = true },
+	"direct":    func(c *passthrough.Config) { c.AllowDirectIO = true },
 	"writeback": func(c *passthrough.Config) { c.Writeback = true },
 	"locks": func(c *passthrough.Config) {
 		c.PosixLocks, c.Flocks = true, true

@@ -1,0 +1,91 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// With AllowDirectIO a file that the guest opens with O_DIRECT is open like that here. Not
+// every request on such an open file is direct I/O of a program's:
+//
+//   - A page of a shared mapping is written through any file that is open for writing,
+//     also if the mapping is of another (fs/fuse/file.c: fuse_write_file_get). It ends where
+//     the file does, which direct I/O refuses. WRITE says so: WRITE_CACHE.
+//   - A program may take O_DIRECT off with fcntl, and then read and write as it likes. READ
+//     and WRITE carry the flags as they are at the time.
+//   - Pages for mappings are read with a READ like any other.
+//   - COPY_FILE_RANGE has no flags and any offset.
+//
+// These go through the page cache, by a second descriptor that the handle gets with the
+// first of them. To take O_DIRECT off the descriptor for one request would take it off
+// those that run at the same time.
+
+// goesDirect reports whether a READ or WRITE with these flags of the open file goes past
+// the page cache.
+func (h *handle) goesDirect(flags uint32) bool { return h.direct && flags&unix.O_DIRECT != 0 }
+
+// writesDirect is goesDirect for a WRITE.
+func (h *handle) writesDirect(in *fp.WriteIn) bool {
+	return h.goesDirect(in.Flags) && in.WriteFlags&fp.WriteCache == 0
+}
+
+// inPages reports whether a request is for whole pages, as all for the page cache are, and
+// direct I/O of programs may be. If the host refuses that with EINVAL, it wants larger units,
+// or memory in another place than the transport has it: neither is the guest's doing.
+func inPages(off uint64, size uint32) bool { return (off|uint64(size))%hostPage == 0 }
+
+// cachedFD is the descriptor for what goes through the page cache. It is valid while the
+// caller has a reference on the handle.
+func (fs *FS) cachedFD(r *server.Request, h *handle) int {
+	if !h.direct {
+		return h.fd
+	}
+	if fd := h.cached.Load(); fd != 0 {
+		return int(fd)
+	}
+	fd, errno := fs.openCached(threadOf(r), h)
+	if errno != 0 {
+		// No descriptors left, or a file that may not be opened again. The handle then
+		// goes through the page cache for good, which is slower and not wrong.
+		clearDirect(h.fd)
+		fd = h.fd
+	}
+	if !h.cached.CompareAndSwap(0, int32(fd)) && fd != h.fd {
+		fs.closeKept(fd) // another request was faster
+	}
+	return int(h.cached.Load())
+}
+
+// openCached opens the handle's file again, without O_DIRECT.
+func (fs *FS) openCached(ts *threadState, h *handle) (int, unix.Errno) {
+	if errno := fs.keepFD(); errno != 0 {
+		return -1, errno
+	}
+	fd, errno := fs.openAgain(ts, h.fd, fs.hostFlags(h.flags)&^(unix.O_DIRECT|unix.O_TRUNC), h.flags)
+	if errno != 0 {
+		fs.io.opens.Add(-1)
+	}
+	return fd, errno
+}
+
+// closeKept closes a descriptor that keepFD counts.
+func (fs *FS) closeKept(fd int) {
+	fs.closeFD(fd)
+	fs.io.opens.Add(-1)
+}
+
+// closeCached closes the second descriptor of a handle that nobody uses.
+func (fs *FS) closeCached(h *handle) {
+	if fd := int(h.cached.Swap(0)); fd != 0 && fd != h.fd {
+		fs.closeKept(fd)
+	}
+}
+
+// clearDirect takes O_DIRECT off an open file.
+func clearDirect(fd int) {
+	if flags, errno := syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0, 0, 0, 0); errno == 0 {
+		_, _ = syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT, 0, 0, 0)
+	}
+}
