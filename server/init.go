@@ -110,7 +110,7 @@ func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
 
 // end ends the session, if there is one. initMu is held.
 func (s *Server) end() {
-	s.left, s.leaving, s.expected = false, false, false
+	s.left, s.leaving = false, false
 	if s.session.Swap(nil) == nil {
 		return
 	}

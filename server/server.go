@@ -40,7 +40,6 @@ type Server struct {
 	initMu    sync.Mutex              // INIT, DESTROY and Reset one at a time
 	leaving   bool                    // the client's state is being sent, and it has not run since; guarded by initMu
 	left      bool                    // the client's state was saved, and it has not run since; guarded by initMu
-	expected  bool                    // a state was loaded, and the client has not run yet; guarded by initMu
 
 	pool    pool
 	waiting waitingTable

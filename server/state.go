@@ -100,7 +100,7 @@ func (s *Server) Started() {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	left := s.left
-	s.left, s.leaving, s.expected = false, false, false
+	s.left, s.leaving = false, false
 	keeper, ok := s.fs.(StateKeeper)
 	if !left || !ok {
 		return
@@ -116,17 +116,10 @@ func (s *Server) Started() {
 	}
 }
 
-// Disconnected tells the server that nobody asks any more. Whoever does next may be another
-// client, or the same one, see Restarted. A session that has left for another host, or
-// that was to come and never ran here, is not waited for: its locks would be in its way.
-func (s *Server) Disconnected() {
-	s.initMu.Lock()
-	defer s.initMu.Unlock()
-	s.Restarted()
-	if s.left || s.expected {
-		s.end()
-	}
-}
+// Disconnected tells the server that nobody asks any more, and ends the session. Whoever
+// connects next may be another client, and nothing proves that it is the same one: it gets
+// no node, open file or lock of this one's.
+func (s *Server) Disconnected() { s.Reset() }
 
 // Load starts the session that Save has written, on a server that has none or whose client
 // is gone. What it is
@@ -177,7 +170,6 @@ func (s *Server) Load(r io.Reader) error {
 		s.log.Warn(warning)
 	}
 	s.session.Store(saved)
-	s.expected = true
 	return nil
 }
 

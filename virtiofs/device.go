@@ -123,8 +123,6 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 	}
 	defer d.serving.Store(false)
 	err := vhostuser.NewConn(conn, d, d.opts.Log).Serve(ctx)
-	// The next front-end's guest may be another one, or the same one after a
-	// reboot: its INIT starts a new session.
 	d.server.Disconnected()
 	return err
 }

@@ -13,5 +13,6 @@
 //
 // Stopping the queues does not end the guest's session: a paused guest goes on
 // without a new INIT. A guest that was rebooted sends INIT again; see
-// server.Restarted.
+// server.Restarted. The end of the connection ends the session: the next front-end starts
+// with nothing.
 package virtiofs

@@ -123,5 +123,4 @@ const passthroughOff = 0
 func (s *share) end() {
 	s.Close()
 	<-s.done
-	s.server.Reset()
 }
