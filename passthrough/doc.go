@@ -43,7 +43,7 @@
 //	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
 //	    mountInfo.mu           descriptor of a mount
 //	convertedLinks.mu        a leaf
-//	ticks.mu                 a leaf
+//	lockGraph.mu, lockProbe.mu  leaves
 //
 // Finding a node or handle by number takes no lock, unless it is one of few.
 package passthrough

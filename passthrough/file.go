@@ -158,11 +158,6 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	if in.ReleaseFlags&fp.ReleaseFlush != 0 {
 		fs.dropOwner(h.node, in.LockOwner)
 	}
-	if in.ReleaseFlags&fp.ReleaseFlockUnlock != 0 {
-		// The lock ends with the descriptor anyway; those that wait are told now.
-		_ = sysFlock(h.fd, unix.LOCK_UN)
-		h.node.unlocked()
-	}
 	return fs.closeHandle(h)
 }
 

@@ -34,9 +34,11 @@ type FS struct {
 	daxOnly, daxNot patterns    // files to map, and not to map
 	openless        atomic.Bool // the client reads without opening
 	shared          sharedHandles
-	io              ioState // of open files
-	lockTicks       ticks   // of those who wait for locks of others
-	ownXattr        bool    // see ownership.go
+	io              ioState   // of open files
+	lockGraph       lockGraph // who waits for whom, of POSIX locks
+	lockProbe       lockProbe // of locks that somebody on the host holds
+	lockWaiters     atomic.Int32
+	ownXattr        bool // see ownership.go
 	converted       convertedLinks
 	canSwitch       bool         // the daemon may act as another user
 	uid, gid        uint32       // the daemon's own

@@ -35,7 +35,7 @@ type handle struct {
 
 	next, prev *handle    // of the node's open handles; guarded by node.mu
 	locks      *fileLocks // of the node, with the first of its handles; guarded by node.mu
-	flocked    uint8      // the flock lock that it holds; guarded by node.mu
+	lockOwners int        // owners of POSIX locks that came by this handle alone; guarded by node.mu
 
 	stream dirStream
 }
@@ -46,6 +46,7 @@ var handles = sync.Pool{New: func() any { return new(handle) }}
 // ioState is what FS keeps about open files.
 type ioState struct {
 	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
+	locks      atomic.Int64 // ranges that are locked
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 }
 
@@ -90,14 +91,11 @@ func (fs *FS) releaseHandle(h *handle) {
 		return
 	}
 	n := h.node
-	owners := n.removeHandle(h)
+	owners := fs.removeHandle(n, h)
 	fs.closeCached(h)
 	fs.closeFD(h.fd)
-	if h.flocked != flockNone {
-		n.unlocked()
-	}
 	fs.io.opens.Add(-1)
-	fs.dropOwners(n, owners)
+	fs.closeOwners(owners)
 	if h.dir != nil {
 		fs.dropBuffer(h.dir)
 	}
@@ -113,7 +111,7 @@ func (h *handle) reset() {
 	h.flags, h.direct, h.shared = 0, false, false
 	h.noCaps.Store(0)
 	h.unsynced.Store(0)
-	h.next, h.prev, h.locks, h.flocked = nil, nil, nil, flockNone
+	h.next, h.prev, h.locks, h.lockOwners = nil, nil, nil, 0
 	h.stream = dirStream{}
 }
 
@@ -166,7 +164,7 @@ func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.E
 	n.addHandle(h)
 	errno := add(h)
 	if errno != 0 {
-		n.removeHandle(h)
+		fs.removeHandle(n, h)
 		h.reset()
 		handles.Put(h)
 		fs.unhold(n)
@@ -184,27 +182,28 @@ func (n *inode) addHandle(h *handle) {
 	n.handles = h
 }
 
-// removeHandle takes h off the node's list. With the last one the node's locks end;
-// their owners are returned.
-func (n *inode) removeHandle(h *handle) (owners []lockOwner) {
+// removeHandle takes h off the node's list. Its locks end, and with the last one all of the
+// node; the owners that are gone are the caller's to close.
+func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	gone = fs.dropHandleLocks(n, h)
 	if h.next != nil {
 		h.next.prev = h.prev
 	}
 	if h.prev != nil {
 		h.prev.next = h.next
-		return nil
+		return gone
+	}
+	if h.locks != nil && h.next == nil {
+		for _, o := range h.locks.posix.owners {
+			gone = fs.unlockAll(n, &h.locks.posix, o, gone)
+		}
+	} else if h.next != nil {
+		h.next.locks = h.locks
 	}
 	n.handles = h.next
-	switch {
-	case h.locks == nil:
-	case h.next != nil:
-		h.next.locks = h.locks
-	default:
-		owners = h.locks.owners
-	}
-	return owners
+	return gone
 }
 
 // handle finds an open handle of the request's node and takes a reference.
@@ -261,6 +260,12 @@ func (fs *FS) dirHandle(r *server.Request, fh uint64) (*handle, unix.Errno) {
 func (fs *FS) closeHandle(h *handle) unix.Errno {
 	if !fs.handles.remove(h.id) {
 		return unix.EBADF // released twice
+	}
+	if fs.agreed(hostLocks) { // requests that wait keep the handle: it is told to them
+		h.node.mu.Lock()
+		gone := fs.dropHandleLocks(h.node, h)
+		h.node.mu.Unlock()
+		fs.closeOwners(gone)
 	}
 	fs.releaseHandle(h)
 	return 0

@@ -2,6 +2,8 @@ package passthrough
 
 import (
 	"math"
+	"slices"
+	"sort"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,46 +14,92 @@ type lockRange struct {
 	exclusive  bool
 }
 
+// excludes reports whether two owners can't hold r and s at the same time.
+func (r lockRange) excludes(s lockRange) bool {
+	return r.start <= s.end && s.start <= r.end && (r.exclusive || s.exclusive)
+}
+
 // lockRanges are an owner's locks on a file: in order, without overlaps, neighbours of one
 // kind joined. The kernel has the same list, and there is no call that reads it.
 type lockRanges []lockRange
 
-// set notes what a lock or unlock that has succeeded changed.
-func (l lockRanges) set(lk *unix.Flock_t) lockRanges {
-	n := rangeOf(lk)
-	out := make(lockRanges, 0, len(l)+2)
-	i := 0
-	for ; i < len(l) && l[i].end < n.start; i++ {
-		out = out.add(l[i])
-	}
-	rest := lockRange{start: -1}
-	if i < len(l) && l[i].start < n.start {
-		out = out.add(lockRange{l[i].start, n.start - 1, l[i].exclusive})
-	}
-	for ; i < len(l) && l[i].start <= n.end; i++ {
-		if l[i].end > n.end { // n.end is not the largest number then
-			rest = lockRange{n.end + 1, l[i].end, l[i].exclusive}
-		}
-	}
-	if lk.Type != unix.F_UNLCK {
-		out = out.add(n)
-	}
-	if rest.start >= 0 {
-		out = out.add(rest)
-	}
-	for ; i < len(l); i++ {
-		out = out.add(l[i])
-	}
-	return out
+// from is the index of the first range that ends at off or later.
+func (l lockRanges) from(off int64) int {
+	return sort.Search(len(l), func(i int) bool { return l[i].end >= off })
 }
 
-// add appends r, which lies behind all others, and joins it with the last one.
-func (l lockRanges) add(r lockRange) lockRanges {
-	if i := len(l) - 1; i >= 0 && l[i].exclusive == r.exclusive && l[i].end == r.start-1 {
-		l[i].end = r.end
-		return l
+// exclude reports whether one of the ranges excludes r.
+func (l lockRanges) exclude(r lockRange) bool {
+	for i := l.from(r.start); i < len(l) && l[i].start <= r.end; i++ {
+		if l[i].excludes(r) {
+			return true
+		}
 	}
-	return append(l, r)
+	return false
+}
+
+// lockChange is what a lock or unlock makes of a list: the ranges from first to last, the
+// latter not included, give way to n others.
+type lockChange struct {
+	first, last int
+	with        [3]lockRange
+	n           int
+	frees       bool // others may lock something that they could not
+}
+
+func (c *lockChange) add(r lockRange) {
+	c.with[c.n] = r
+	c.n++
+}
+
+// growth is how many ranges more there will be.
+func (c *lockChange) growth() int { return c.n - (c.last - c.first) }
+
+// change is what a lock or unlock makes of the list, which stays as it is.
+func (l lockRanges) change(lk *unix.Flock_t) (c lockChange) {
+	n, unlock := rangeOf(lk), lk.Type == unix.F_UNLCK
+	c.first = l.from(n.start)
+	for c.last = c.first; c.last < len(l) && l[c.last].start <= n.end; c.last++ {
+		c.frees = c.frees || unlock || l[c.last].exclusive && !n.exclusive
+	}
+	if unlock && c.first == c.last {
+		return c
+	}
+	var left, right []lockRange // what remains beside n, or lies next to it
+	if c.first < c.last && l[c.first].start < n.start {
+		left = []lockRange{{l[c.first].start, n.start - 1, l[c.first].exclusive}}
+	} else if c.first > 0 && !unlock && l[c.first-1].end == n.start-1 {
+		c.first--
+		left = l[c.first : c.first+1]
+	}
+	if c.first < c.last && l[c.last-1].end > n.end {
+		right = []lockRange{{n.end + 1, l[c.last-1].end, l[c.last-1].exclusive}}
+	} else if c.last < len(l) && !unlock && n.end < math.MaxInt64 && l[c.last].start == n.end+1 {
+		right = l[c.last : c.last+1]
+		c.last++
+	}
+	joined := func(r lockRange) bool { return !unlock && r.exclusive == n.exclusive }
+	if len(left) > 0 && joined(left[0]) {
+		n.start, left = left[0].start, nil
+	}
+	if len(right) > 0 && joined(right[0]) {
+		n.end, right = right[0].end, nil
+	}
+	for _, r := range left {
+		c.add(r)
+	}
+	if !unlock {
+		c.add(n)
+	}
+	for _, r := range right {
+		c.add(r)
+	}
+	return c
+}
+
+// apply is the list after a change that was made of it.
+func (l lockRanges) apply(c *lockChange) lockRanges {
+	return slices.Replace(l, c.first, c.last, c.with[:c.n]...)
 }
 
 // rangeOf is what a request covers; its length 0 is up to the end.

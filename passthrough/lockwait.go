@@ -1,170 +1,124 @@
 package passthrough
 
 import (
-	"sync"
-	"time"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// A lock that is in the way is one of this share's, whose end wakes those who wait, or
-// one of somebody else on the host. There is no call that waits for such a lock and can be
-// ended: it is tried again, sooner at first.
-const (
-	lockPollMin = time.Millisecond
-	lockPollMax = 50 * time.Millisecond
-)
+// hostLocks are the features of INIT without which no lock comes here.
+const hostLocks = fp.InitPosixLocks | fp.InitFlockLocks
 
-// waitForLock tries until it gets the lock, fails otherwise or is canceled. ours reports
-// whether a lock of this share is in the way.
-func (fs *FS) waitForLock(n *inode, canceled <-chan struct{}, try func() unix.Errno, ours func() bool) unix.Errno {
-	pause := lockPollMin
-	for {
-		// First the channel, then the try: an unlock in between is not missed.
-		unlocked := n.nextUnlock()
-		if errno := try(); errno != unix.EAGAIN {
-			return errno
-		}
-		var tick <-chan struct{}
-		if !ours() {
-			tick = fs.lockTicks.after(pause)
-		}
-		select {
-		case <-canceled:
-			return unix.EINTR
-		case <-unlocked:
-			pause = lockPollMin
-		case <-tick:
-			pause = min(2*pause, lockPollMax)
-		}
-	}
+// maxLockWaiters is how many requests of a share may wait for locks. Transports have limits
+// of their own, see server.Thread.MayLinger.
+const maxLockWaiters = 4096
+
+// lockWaiter is a request that waits for a lock. What is in the way is known: an owner of
+// this share, which looks for waiters when it drops something, or somebody on the host, who
+// is asked now and then (lockprobe.go). Whoever makes room takes the lock for the waiter, so
+// that only those wake up that go on. The node's mu guards it.
+type lockWaiter struct {
+	lockAsk
+	h       *handle
+	o       *lockOwner
+	blocker *lockOwner // in the way; nil: somebody on the host
+	ended   bool       // answer has, or had, the answer
+	answer  chan unix.Errno
+
+	waitsFor *lockOwner // blocker, for lockGraph; guarded by its mu
 }
 
-// locksExclude reports whether another owner of this share holds a lock that excludes lk.
-func (n *inode) locksExclude(owner uint64, lk *unix.Flock_t) bool {
-	want := rangeOf(lk)
+// park adds a request to those who wait. n.mu is held.
+func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
+	if fs.handles.get(w.h.id) != w.h {
+		return unix.EBADF // closed meanwhile: nobody would end it
+	}
+	if fs.lockWaiters.Add(1) > maxLockWaiters {
+		fs.lockWaiters.Add(-1)
+		return unix.ENOLCK
+	}
+	if errno := fs.lockGraph.enter(t, w); errno != 0 {
+		fs.lockWaiters.Add(-1)
+		return errno
+	}
+	w.answer = make(chan unix.Errno, 1)
+	w.o.waiting++
+	t.waiters = append(t.waiters, w)
+	if w.blocker == nil {
+		fs.probeSoon(n)
+	}
+	return 0
+}
+
+// await waits for the answer to a request that is parked.
+func (fs *FS) await(n *inode, t *lockTable, w *lockWaiter, canceled <-chan struct{}) unix.Errno {
+	select {
+	case errno := <-w.answer:
+		return errno
+	case <-canceled:
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.handles == nil || n.handles.locks == nil {
-		return false
+	if !w.ended {
+		fs.finish(t, w, unix.EINTR)
 	}
-	for _, o := range n.handles.locks.owners {
-		if o.owner == owner {
-			continue
-		}
-		for _, r := range o.held {
-			if r.start <= want.end && want.start <= r.end && (r.exclusive || want.exclusive) {
-				return true
+	return <-w.answer // it may have the lock already
+}
+
+// finish ends a wait. n.mu is held.
+func (fs *FS) finish(t *lockTable, w *lockWaiter, errno unix.Errno) {
+	i := slices.Index(t.waiters, w)
+	t.waiters = slices.Delete(t.waiters, i, i+1)
+	if i < t.next {
+		t.next--
+	}
+	fs.lockGraph.leave(t, w)
+	fs.lockWaiters.Add(-1)
+	w.o.waiting--
+	w.ended = true
+	w.answer <- errno
+}
+
+// passOn takes locks for those who waited for an owner that holds less than before. n.mu is
+// held.
+func (fs *FS) passOn(n *inode, t *lockTable, o *lockOwner) {
+	for less := []*lockOwner{o}; len(less) > 0 && len(t.waiters) > 0; less = less[1:] {
+		for i := 0; i < len(t.waiters); {
+			w := t.waiters[i]
+			if w.blocker != less[0] || len(w.blocker.held) > 0 && w.blocker.held.exclude(rangeOf(w.lk)) {
+				i++
+				continue
+			}
+			ended, frees := fs.tryAgain(n, t, w)
+			if frees {
+				less = append(less, w.o)
+			}
+			if !ended {
+				i++
 			}
 		}
 	}
-	return false
 }
 
-// flocksExclude reports whether another handle of this share holds a flock lock that
-// excludes one of this type.
-func (h *handle) flocksExclude(typ uint32) bool {
-	h.node.mu.Lock()
-	defer h.node.mu.Unlock()
-	for o := h.node.handles; o != nil; o = o.next {
-		if o != h && (o.flocked == flockExclusive || o.flocked == flockShared && typ == unix.F_WRLCK) {
-			return true
+// tryAgain takes the lock for a waiter if nobody is in the way any more. ended reports
+// whether it waits no longer, frees whether its owner has dropped something by that. n.mu is
+// held.
+func (fs *FS) tryAgain(n *inode, t *lockTable, w *lockWaiter) (ended, frees bool) {
+	errno := unix.EAGAIN
+	if w.blocker = t.inWay(w.o, w.lk); w.blocker == nil {
+		errno, frees = fs.take(t, w.o, &w.lockAsk)
+	}
+	if errno == unix.EAGAIN {
+		errno = fs.lockGraph.block(t, w)
+		if errno == 0 {
+			if w.blocker == nil {
+				fs.probeSoon(n)
+			}
+			return false, frees
 		}
 	}
-	return false
-}
-
-// unlocked wakes those of this share that wait for a lock on the file.
-func (n *inode) unlocked() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.unlockedLocked()
-}
-
-// unlockedLocked is unlocked with n.mu held.
-func (n *inode) unlockedLocked() {
-	if n.handles == nil || n.handles.locks == nil {
-		return
-	}
-	if l := n.handles.locks; l.unlocks != nil {
-		close(l.unlocks)
-		l.unlocks = nil
-	}
-}
-
-// nextUnlock is closed when a lock on the file is dropped through this share. The caller
-// has a handle.
-func (n *inode) nextUnlock() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	l := n.locks()
-	if l.unlocks == nil {
-		l.unlocks = make(chan struct{})
-	}
-	return l.unlocks
-}
-
-// ticks wakes any number of waiters with one timer: those who wait for as long are woken
-// at the same time. The zero ticks is ready.
-type ticks struct {
-	mu    sync.Mutex // guards the following; a leaf
-	timer *time.Timer
-	begin time.Time
-	next  []tick // in no order; as many as there are different pauses, or two times that
-}
-
-type tick struct {
-	at time.Duration // after begin
-	c  chan struct{}
-}
-
-// after returns a channel that is closed after a pause, or sooner: at the next multiple
-// of it.
-func (t *ticks) after(pause time.Duration) <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.timer == nil {
-		t.begin = time.Now()
-		t.timer = time.AfterFunc(time.Hour, t.wake)
-		t.timer.Stop()
-	}
-	at := (time.Since(t.begin)/pause + 1) * pause
-	for _, n := range t.next {
-		if n.at == at {
-			return n.c
-		}
-	}
-	n := tick{at, make(chan struct{})}
-	t.next = append(t.next, n)
-	t.set()
-	return n.c
-}
-
-// wake wakes those whose time has come.
-func (t *ticks) wake() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now, later := time.Since(t.begin), t.next[:0]
-	for _, n := range t.next {
-		if n.at <= now {
-			close(n.c)
-		} else {
-			later = append(later, n)
-		}
-	}
-	clear(t.next[len(later):])
-	t.next = later
-	t.set()
-}
-
-// set sets the timer for the first of the next, if there is one.
-func (t *ticks) set() {
-	if len(t.next) == 0 {
-		return
-	}
-	first := t.next[0].at
-	for _, n := range t.next {
-		first = min(first, n.at)
-	}
-	t.timer.Reset(max(0, first-time.Since(t.begin)))
+	fs.finish(t, w, errno)
+	return true, frees
 }

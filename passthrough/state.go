@@ -40,6 +40,7 @@ const (
 	stateHandle
 	stateLock
 	stateFlock
+	stateOwner
 )
 
 // Where a node is found.

@@ -28,7 +28,8 @@ type loader struct {
 	mount   int      // descriptor for open_by_handle_at, or -1
 	nodes   []*inode // by their place in the state; the loader holds them
 	lost    []lostLock
-	warning string // what the guest has lost
+	locker  savedOwner // of the lock records that follow
+	warning string     // what the guest has lost
 }
 
 // LoadState implements server.StateKeeper.
@@ -60,6 +61,8 @@ func (l *loader) load() error {
 			err = l.lock()
 		case stateFlock:
 			err = l.flock()
+		case stateOwner:
+			err = l.owner()
 		case stateEnd:
 			var table [4]uint32
 			for i, limit := range [4]uint64{maxStateNodes, math.MaxUint32, maxStateNodes, math.MaxUint32} {

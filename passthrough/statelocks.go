@@ -3,13 +3,14 @@ package passthrough
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -25,21 +26,60 @@ import (
 func (s *saver) locks(h *handle) {
 	h.node.mu.Lock()
 	defer h.node.mu.Unlock()
-	if h.flocked != flockNone {
-		s.w.Uint(stateFlock, h.id, uint64(h.flocked))
-	}
-	if h.locks == nil {
+	l := h.node.fileLocks()
+	if l == nil {
 		return
 	}
-	for _, o := range h.locks.owners {
+	if o := l.flock.owners[h.id]; o != nil && len(o.held) > 0 {
+		s.w.Uint(stateFlock, h.id, kindOf(o.held))
+	}
+	if h != h.node.handles {
+		return
+	}
+	for _, number := range slices.Sorted(maps.Keys(l.posix.owners)) {
+		o := l.posix.owners[number]
+		if len(o.held) == 0 {
+			continue
+		}
+		handle := uint64(0)
+		if o.h != nil {
+			handle = o.h.id
+		}
+		s.w.Uint(stateOwner, number, handle, uint64(o.pid))
 		for _, r := range o.held {
 			exclusive := uint64(0)
 			if r.exclusive {
 				exclusive = 1
 			}
-			s.w.Uint(stateLock, s.index[h.node], o.owner, exclusive, uint64(r.start), uint64(r.end))
+			s.w.Uint(stateLock, s.index[h.node], number, exclusive, uint64(r.start), uint64(r.end))
 		}
 	}
+}
+
+// Kinds of flock locks in a state.
+const (
+	flockShared    = 1
+	flockExclusive = 2
+)
+
+// kindOf is the kind of a flock lock.
+func kindOf(held lockRanges) uint64 {
+	if held[0].exclusive {
+		return flockExclusive
+	}
+	return flockShared
+}
+
+// savedOwner is what is known about an owner beside its locks.
+type savedOwner struct {
+	number, handle uint64
+	pid            uint32
+}
+
+// owner reads an owner, whose locks follow.
+func (l *loader) owner() error {
+	l.locker = savedOwner{number: l.r.Uint(), handle: l.r.Uint(), pid: uint32(l.r.Max(math.MaxUint32))}
+	return l.r.Err()
 }
 
 // lostLock is a lock that can't be taken again.
@@ -60,17 +100,11 @@ func (l *loader) lock() error {
 		return errors.New("an impossible lock")
 	}
 	r := lockRange{int64(start), int64(end), exclusive}
+	if l.locker.number != owner {
+		l.locker = savedOwner{number: owner}
+	}
 	n.mu.Lock()
-	h := n.handles
-	for o := h; o != nil && exclusive; o = o.next { // one that is open for writing, if there is one
-		if o.flags&unix.O_ACCMODE != unix.O_RDONLY {
-			h = o
-		}
-	}
-	errno := unix.EBADF
-	if h != nil && h.dir == nil {
-		errno = l.fs.posixLockLocked(l.ts, h, owner, r.flock())
-	}
+	errno := l.lockFor(n, &lockAsk{owner: owner, pid: l.locker.pid, lk: r.flock()})
 	n.mu.Unlock()
 	if errno != 0 {
 		l.lost = append(l.lost, lostLock{node: n, errno: errno})
@@ -78,20 +112,44 @@ func (l *loader) lock() error {
 	return nil
 }
 
+// lockFor takes a lock of the owner that was read. n.mu is held.
+func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
+	var h *handle
+	for o := n.handles; o != nil && o.dir == nil; o = o.next {
+		switch {
+		case o.id == l.locker.handle:
+			h = o
+		// Another one only has to be open for what is to be locked, if there is such a one.
+		case h == nil, h.id != l.locker.handle && ask.lk.Type == unix.F_WRLCK && o.flags&unix.O_ACCMODE != unix.O_RDONLY:
+			h = o
+		}
+	}
+	if h == nil {
+		return unix.EBADF
+	}
+	t := &n.locks().posix
+	errno, _ := l.fs.setLock(l.ts, h, t, ask)
+	if o := t.owners[ask.owner]; o != nil && h.id != l.locker.handle {
+		o.cameBy(nil)
+	}
+	return errno
+}
+
 // flock reads a handle's lock and takes it.
 func (l *loader) flock() error {
-	number, kind := l.r.Uint(), uint8(l.r.Max(flockExclusive))
+	number, kind := l.r.Uint(), l.r.Max(flockExclusive)
 	h := l.fs.handles.get(number)
 	switch {
 	case l.r.Err() != nil:
 		return l.r.Err()
-	case kind == flockNone || !l.fs.cfg.Flocks || h != nil && (h.id != number || h.dir != nil):
+	case kind == 0 || !l.fs.cfg.Flocks || h != nil && (h.id != number || h.dir != nil):
 		return errors.New("an impossible lock")
 	case h == nil:
 		return nil // its file is not here
 	}
+	r := lockRange{0, math.MaxInt64, kind == flockExclusive}
 	h.node.mu.Lock()
-	errno := h.flockLocked(kind)
+	errno, _ := l.fs.setLock(l.ts, h, &h.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
 	h.node.mu.Unlock()
 	if errno != 0 {
 		l.lost = append(l.lost, lostLock{h.node, number, errno})
@@ -165,33 +223,30 @@ func (fs *FS) describe(ts *threadState, n *inode) string {
 	return fmt.Sprintf("node %d", n.id)
 }
 
-// eachLocked calls f with all handles that hold locks, or whose nodes have owners of some,
-// and with the node's mu held. No request runs.
-func (fs *FS) eachLocked(f func(h *handle)) {
-	if !fs.agreed(fp.InitPosixLocks) && !fs.agreed(fp.InitFlockLocks) {
+// eachOwner calls f with all owners that hold something, their tables and nodes, with the
+// node's mu held. No request runs.
+func (fs *FS) eachOwner(f func(n *inode, t *lockTable, o *lockOwner)) {
+	if !fs.agreed(hostLocks) {
 		return
 	}
 	for h := range fs.handles.all {
-		h.node.mu.Lock()
-		if h.flocked != flockNone || h.locks != nil {
-			f(h)
+		n := h.node
+		n.mu.Lock()
+		if l := n.fileLocks(); l != nil && h == n.handles {
+			for _, t := range []*lockTable{&l.posix, &l.flock} {
+				for _, o := range slices.Clone(t.holders) {
+					f(n, t, o)
+				}
+			}
 		}
-		h.node.mu.Unlock()
+		n.mu.Unlock()
 	}
 }
 
 // Leave implements server.StateKeeper.
 func (fs *FS) Leave(*server.Thread) {
-	all := unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET}
-	fs.eachLocked(func(h *handle) {
-		if h.flocked != flockNone {
-			_ = sysFlock(h.fd, unix.LOCK_UN)
-		}
-		if h.locks != nil {
-			for _, o := range h.locks.owners {
-				_ = sysFcntlLock(o.fd, unix.F_OFD_SETLK, &all)
-			}
-		}
+	fs.eachOwner(func(_ *inode, t *lockTable, o *lockOwner) {
+		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
 	})
 }
 
@@ -203,20 +258,13 @@ const returnGrace = time.Second
 func (fs *FS) Return(t *server.Thread) (warning string) {
 	var lost []lostLock
 	end := time.Now().Add(returnGrace)
-	fs.eachLocked(func(h *handle) {
-		if kind := h.flocked; kind != flockNone {
-			if errno := insist(end, func() unix.Errno { return h.flockLocked(kind) }); errno != 0 {
-				h.flocked = flockNone
-				lost = append(lost, lostLock{h.node, h.id, errno})
+	fs.eachOwner(func(n *inode, t *lockTable, o *lockOwner) {
+		if errno := fs.takeAgain(t, o, end); errno != 0 {
+			l := lostLock{node: n, errno: errno}
+			if t.flock {
+				l.handle = o.number
 			}
-		}
-		if h.locks == nil {
-			return
-		}
-		for i := range h.locks.owners {
-			if errno := h.locks.owners[i].again(end); errno != 0 {
-				lost = append(lost, lostLock{node: h.node, errno: errno})
-			}
+			lost = append(lost, l)
 		}
 	})
 	if len(lost) == 0 {
@@ -226,18 +274,18 @@ func (fs *FS) Return(t *server.Thread) (warning string) {
 	return "the guest goes on here, and locks that it believes to hold are lost: " + fs.lostNames(t.Local.(*threadState), lost)
 }
 
-// again takes an owner's locks again. What can't be taken is forgotten.
-func (o *lockOwner) again(end time.Time) (failed unix.Errno) {
-	had := o.held
-	o.held = nil
-	for _, r := range had {
-		errno := insist(end, func() unix.Errno { return sysFcntlLock(o.fd, unix.F_OFD_SETLK, r.flock()) })
-		if errno != 0 {
+// takeAgain takes an owner's locks again. What can't be taken is forgotten.
+func (fs *FS) takeAgain(t *lockTable, o *lockOwner, end time.Time) (failed unix.Errno) {
+	var got lockRanges
+	for _, r := range o.held {
+		lk := r.flock()
+		if errno := insist(end, func() unix.Errno { return t.set(o, lk) }); errno != 0 {
 			failed = errno
 			continue
 		}
-		o.held = o.held.set(r.flock())
+		got = append(got, r)
 	}
+	fs.hold(t, o, got)
 	return failed
 }
 
@@ -248,6 +296,6 @@ func insist(end time.Time, try func() unix.Errno) unix.Errno {
 		if errno != unix.EAGAIN && errno != unix.EACCES || time.Now().After(end) {
 			return errno
 		}
-		time.Sleep(lockPollMin)
+		time.Sleep(lockProbeMin)
 	}
 }

@@ -34,19 +34,36 @@ func TestLockRanges(t *testing.T) {
 					lk.Len = 0
 				}
 			}
+			old := bytes
 			for i := lk.Start; i < end; i++ {
 				bytes[i] = lk.Type
 			}
-			list = list.set(lk)
+			before := len(list)
+			c := list.change(lk)
+			var frees bool
+			for i := range bytes {
+				frees = frees || old[i] != bytes[i] && old[i] != unix.F_UNLCK && bytes[i] != unix.F_WRLCK
+			}
+			if lk.Type != unix.F_UNLCK && c.frees != frees && !c.frees || lk.Type == unix.F_UNLCK && c.frees != frees {
+				t.Fatalf("%v, then %+v: frees %v, want %v", list, lk, c.frees, frees)
+			}
+			list = list.apply(&c)
+			if len(list)-before != c.growth() {
+				t.Fatalf("grown by %d, not by %d", len(list)-before, c.growth())
+			}
 		}
 		var want lockRanges
 		for i, typ := range bytes {
-			end := int64(i)
+			one := lockRange{int64(i), int64(i), typ == unix.F_WRLCK}
 			if i == size-1 {
-				end = math.MaxInt64
+				one.end = math.MaxInt64
 			}
-			if typ != unix.F_UNLCK {
-				want = want.add(lockRange{int64(i), end, typ == unix.F_WRLCK})
+			switch last := len(want) - 1; {
+			case typ == unix.F_UNLCK:
+			case last >= 0 && want[last].end == one.start-1 && want[last].exclusive == one.exclusive:
+				want[last].end = one.end
+			default:
+				want = append(want, one)
 			}
 		}
 		if !slices.Equal(list, want) {

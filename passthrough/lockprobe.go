@@ -1,0 +1,140 @@
+package passthrough
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Locks that somebody else on the host holds are asked about now and then. There is a call
+// that waits for one (F_OFD_SETLKW), but it can't be ended: a signal restarts it, as Go
+// installs its handlers. Threads in it would be held for as long as the host likes, and the
+// lock would be taken for a guest that has given up, or gone.
+//
+// Asking costs the same however many wait: there is one timer, and at each time so many
+// calls at most, for all files of the share in turn.
+const (
+	lockProbeMin  = time.Millisecond
+	lockProbeMax  = 50 * time.Millisecond
+	lockProbeMost = 16 // calls at a time
+)
+
+// lockProbe is the list of files with waiters that somebody on the host keeps waiting.
+type lockProbe struct {
+	mu      sync.Mutex // guards the following; a leaf
+	files   []*inode
+	timer   *time.Timer
+	pause   time.Duration
+	running bool // the timer is set, or its function runs
+}
+
+// probeSoon puts a file on the list. n.mu is held.
+func (fs *FS) probeSoon(n *inode) {
+	l := n.handles.locks
+	if l.probed {
+		return
+	}
+	l.probed = true
+	p := &fs.lockProbe
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.files = append(p.files, n)
+	if p.running {
+		return
+	}
+	p.running, p.pause = true, lockProbeMin
+	if p.timer == nil {
+		p.timer = time.AfterFunc(p.pause, fs.probeLocks)
+	} else {
+		p.timer.Reset(p.pause)
+	}
+}
+
+// probeLocks runs when it is time to ask.
+func (fs *FS) probeLocks() {
+	p := &fs.lockProbe
+	p.mu.Lock()
+	files := slices.Clone(p.files)
+	p.mu.Unlock()
+	calls, done := lockProbeMost, 0
+	var waiting []*inode
+	for _, n := range files {
+		if calls <= 0 {
+			break
+		}
+		done++
+		if fs.probeFile(n, &calls) {
+			waiting = append(waiting, n)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Those that it was not the turn of come first the next time; some were added meanwhile.
+	p.files = append(slices.Clone(p.files[done:]), waiting...)
+	if p.running = len(p.files) > 0; p.running {
+		p.pause = min(2*p.pause, lockProbeMax)
+		p.timer.Reset(p.pause)
+	}
+}
+
+// probeFile asks about the locks of a file with so many calls at most, and takes those that
+// are free. It reports whether somebody still waits for the host.
+func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.fileLocks()
+	if l == nil {
+		return false
+	}
+	for _, t := range []*lockTable{&l.posix, &l.flock} {
+		fs.probeTable(n, t, calls)
+		waits = waits || slices.ContainsFunc(t.waiters, func(w *lockWaiter) bool { return w.blocker == nil })
+	}
+	l.probed = waits
+	return waits
+}
+
+// probeTable is probeFile for one kind of locks. It goes on where it has stopped.
+func (fs *FS) probeTable(n *inode, t *lockTable, calls *int) {
+	var busy []lockRange // what the host is known to hold
+	for left := len(t.waiters); left > 0 && *calls > 0; left-- {
+		if t.next >= len(t.waiters) {
+			t.next = 0
+			if len(t.waiters) == 0 {
+				return
+			}
+		}
+		w := t.waiters[t.next]
+		want := rangeOf(w.lk)
+		if w.blocker != nil || slices.ContainsFunc(busy, want.excludes) {
+			t.next++
+			continue
+		}
+		if ended := fs.probe(n, t, w, &busy, calls); !ended {
+			t.next++
+		}
+	}
+}
+
+// probe asks for a waiter, and adds what is in the way to busy.
+func (fs *FS) probe(n *inode, t *lockTable, w *lockWaiter, busy *[]lockRange, calls *int) (ended bool) {
+	if w.blocker = t.inWay(w.o, w.lk); w.blocker == nil && !t.flock {
+		lk := *w.lk
+		*calls--
+		if errno := sysFcntlLock(w.o.fd, unix.F_OFD_GETLK, &lk); errno == 0 && lk.Type != unix.F_UNLCK {
+			*busy = append(*busy, rangeOf(&lk))
+			return false
+		}
+	}
+	*calls--
+	ended, frees := fs.tryAgain(n, t, w)
+	if frees {
+		fs.passOn(n, t, w.o)
+	}
+	if !ended && w.blocker == nil && t.flock {
+		*busy = append(*busy, lockRange{0, rangeOf(w.lk).end, w.lk.Type == unix.F_RDLCK})
+	}
+	return ended
+}

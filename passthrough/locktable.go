@@ -1,0 +1,267 @@
+package passthrough
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of what a guest may hold. The host's kernel walks all locks of a file, one after
+// the other, at each request: 4096 cost it some tens of microseconds.
+const (
+	maxFileLocks  = 4096    // ranges of a file, and owners of locks on it
+	maxShareLocks = 1 << 16 // ranges of a share
+)
+
+// fileLocks is what is known about locks on a file. It is made with the first lock and
+// kept with the first handle of the file's node, which there is while it matters. The two
+// kinds do not exclude each other.
+type fileLocks struct {
+	posix, flock lockTable
+	probed       bool // the file is in lockProbe's list
+}
+
+// lockTable is the locks of one kind on a file, and who waits for them. The node's mu
+// guards it.
+type lockTable struct {
+	flock   bool
+	owners  map[uint64]*lockOwner // by the client's number; nil while there are none
+	holders []*lockOwner          // those that hold something
+	waiters []*lockWaiter         // the longest first
+	ranges  int                   // held by all
+	next    int                   // waiter with which lockProbe goes on
+}
+
+// lockOwner holds an owner's locks on a file. Of POSIX locks it is made with the first lock
+// and has a description of its own, which is closed with the FLUSH that each close in the
+// guest brings, or with the file that the locks came by.
+type lockOwner struct {
+	number   uint64  // the guest's, of a process or an open file; of flock the handle's
+	pid      uint32  // the guest's process that took the latest lock
+	h        *handle // the open file that all its locks came by; nil: there were several
+	fd       int
+	writable bool // open for writing, which an exclusive POSIX lock needs
+	held     lockRanges
+	place    int // in holders, while it holds something
+	waiting  int // requests of its that wait
+}
+
+// inWay is an owner that excludes o from a lock; nil when no owner of this share does.
+func (t *lockTable) inWay(o *lockOwner, lk *unix.Flock_t) *lockOwner {
+	if lk.Type == unix.F_UNLCK {
+		return nil
+	}
+	// The latest comes first: it is what those wait for who were passed over.
+	want := rangeOf(lk)
+	for _, other := range slices.Backward(t.holders) {
+		if other != o && other.held.exclude(want) {
+			return other
+		}
+	}
+	return nil
+}
+
+// pidOf is the process that holds a range; 0 when no owner of this share but o does.
+func (t *lockTable) pidOf(r lockRange, o uint64) uint32 {
+	for _, other := range t.holders {
+		if i := other.held.from(r.start); other.number != o && i < len(other.held) && other.held[i] == r {
+			return other.pid
+		}
+	}
+	return 0
+}
+
+// set has the kernel take or drop a lock, without waiting.
+func (t *lockTable) set(o *lockOwner, lk *unix.Flock_t) unix.Errno {
+	if !t.flock {
+		return sysFcntlLock(o.fd, unix.F_OFD_SETLK, lk)
+	}
+	switch lk.Type {
+	case unix.F_RDLCK:
+		return sysFlock(o.fd, unix.LOCK_SH|unix.LOCK_NB)
+	case unix.F_WRLCK:
+		return sysFlock(o.fd, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	return sysFlock(o.fd, unix.LOCK_UN)
+}
+
+// roomForLocks reports whether there may be so many ranges more.
+func (fs *FS) roomForLocks(t *lockTable, more int) bool {
+	return more <= 0 || t.ranges+more <= maxFileLocks && fs.io.locks.Load()+int64(more) <= maxShareLocks
+}
+
+// hold notes what an owner holds now.
+func (fs *FS) hold(t *lockTable, o *lockOwner, held lockRanges) {
+	had, has := len(o.held), len(held)
+	o.held = held
+	t.ranges += has - had
+	fs.io.locks.Add(int64(has - had))
+	switch {
+	case had == 0 && has > 0:
+		o.place = len(t.holders)
+		t.holders = append(t.holders, o)
+	case had > 0 && has == 0:
+		last := t.holders[len(t.holders)-1]
+		t.holders[o.place], last.place = last, o.place
+		t.holders[len(t.holders)-1] = nil
+		t.holders = t.holders[:len(t.holders)-1]
+	}
+}
+
+// newLockOwner makes an owner, which holds nothing yet.
+func (fs *FS) newLockOwner(ts *threadState, h *handle, t *lockTable, number uint64) (*lockOwner, unix.Errno) {
+	o := &lockOwner{number: number, h: h, fd: h.fd, writable: true}
+	if !t.flock {
+		if len(t.owners) >= maxFileLocks && !fs.dropIdle(t) {
+			return nil, unix.ENOLCK
+		}
+		var errno unix.Errno
+		if o.fd, o.writable, errno = fs.openForLocks(ts, h); errno != 0 {
+			return nil, errno
+		}
+		h.lockOwners++
+	}
+	if t.owners == nil {
+		t.owners = make(map[uint64]*lockOwner)
+	}
+	t.owners[number] = o
+	return o, 0
+}
+
+// dropIdle lets go of an owner that holds nothing and does not wait, which a process is
+// until it closes the file. It is made again when it is needed.
+func (fs *FS) dropIdle(t *lockTable) bool {
+	for _, o := range t.owners {
+		if len(o.held) == 0 && o.waiting == 0 {
+			fs.closeOwners([]*lockOwner{t.remove(o)})
+			return true
+		}
+	}
+	return false
+}
+
+// cameBy notes by which handle a request of o's came. If it is another one than before, o is
+// a process, whose locks end with FLUSH, and not an open file.
+func (o *lockOwner) cameBy(h *handle) {
+	if o.h != nil && o.h != h {
+		o.h.lockOwners--
+		o.h = nil
+	}
+}
+
+// openForLocks opens the file again for an owner, for reading and writing if that is
+// possible. n.mu is held, so that the handle's descriptor is good.
+func (fs *FS) openForLocks(ts *threadState, h *handle) (fd int, writable bool, errno unix.Errno) {
+	if fs.keepFD() != 0 {
+		return -1, false, unix.ENOLCK
+	}
+	modes := [...]int{unix.O_RDWR, int(h.flags) & unix.O_ACCMODE, unix.O_RDONLY}
+	for i, mode := range modes {
+		if fs.cfg.ReadOnly && mode != unix.O_RDONLY {
+			continue
+		}
+		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, h.fd), mode|unix.O_NONBLOCK, 0)
+		if errno == 0 {
+			return fd, mode != unix.O_RDONLY, 0
+		}
+		if errno == unix.ENFILE || i == len(modes)-1 {
+			break
+		}
+	}
+	fs.io.opens.Add(-1)
+	if errno == unix.ENFILE {
+		errno = unix.ENOLCK
+	}
+	return -1, false, errno
+}
+
+// dropOwner ends all POSIX locks of an owner on the file.
+func (fs *FS) dropOwner(n *inode, number uint64) {
+	if !fs.agreed(hostLocks) {
+		return
+	}
+	n.mu.Lock()
+	var gone []*lockOwner
+	if l := n.fileLocks(); l != nil {
+		if o := l.posix.owners[number]; o != nil {
+			gone = fs.unlockAll(n, &l.posix, o, gone)
+		}
+	}
+	n.mu.Unlock()
+	fs.closeOwners(gone)
+}
+
+// dropHandleLocks ends the locks that came by an open file, and those of its own: nobody can
+// use it any more. Who waits for a lock on it gets EBADF. n.mu is held; the owners that are
+// gone are the caller's to close when it is not.
+func (fs *FS) dropHandleLocks(n *inode, h *handle) (gone []*lockOwner) {
+	l := n.fileLocks()
+	if l == nil {
+		return nil
+	}
+	for _, t := range []*lockTable{&l.posix, &l.flock} {
+		for i := 0; i < len(t.waiters); {
+			if w := t.waiters[i]; w.h == h {
+				fs.finish(t, w, unix.EBADF)
+			} else {
+				i++
+			}
+		}
+	}
+	if o := l.flock.owners[h.id]; o != nil {
+		gone = fs.unlockAll(n, &l.flock, o, gone)
+	}
+	if h.lockOwners == 0 {
+		return gone
+	}
+	for _, o := range l.posix.owners {
+		if o.h == h {
+			gone = fs.unlockAll(n, &l.posix, o, gone)
+		}
+	}
+	return gone
+}
+
+// unlockAll drops all that an owner holds, and the owner unless it waits for more. Those who
+// wait for it go on. n.mu is held; owners that are gone are appended to the list.
+func (fs *FS) unlockAll(n *inode, t *lockTable, o *lockOwner, gone []*lockOwner) []*lockOwner {
+	if len(o.held) > 0 {
+		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
+		fs.hold(t, o, nil)
+		fs.passOn(n, t, o)
+	}
+	if o.waiting > 0 {
+		return gone
+	}
+	return append(gone, t.remove(o))
+}
+
+// remove takes an owner that holds nothing out of the table.
+func (t *lockTable) remove(o *lockOwner) *lockOwner {
+	delete(t.owners, o.number)
+	switch {
+	case t.flock:
+		o.fd = -1 // it is the handle's
+	case o.h != nil:
+		o.h.lockOwners--
+	}
+	return o
+}
+
+// closeOwners closes the descriptions of owners that are in no table.
+func (fs *FS) closeOwners(list []*lockOwner) {
+	for _, o := range list {
+		if o.fd >= 0 {
+			fs.closeFD(o.fd)
+			fs.io.opens.Add(-1)
+		}
+	}
+}
+
+// fileLocks is what is known about locks on the file, or nil. n.mu is held.
+func (n *inode) fileLocks() *fileLocks {
+	if n.handles == nil {
+		return nil
+	}
+	return n.handles.locks
+}
