@@ -121,14 +121,28 @@ func (fs *FS) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.
 	return 0
 }
 
-// takeHandle asks for the handle of a node and keeps it; h is scratch. n.mu is held.
+// handleFrom says where a node has its file handle from.
+type handleFrom uint8
+
+// It has none; the one of what had its name when it was asked for, which may be another
+// file, and is compared when it is opened; or the one of the file behind its descriptor.
+const (
+	handleNone handleFrom = iota
+	handleByName
+	handleByFD
+)
+
+func (n *inode) hasHandle() bool { return n.fileHandle != handleNone }
+
+// takeHandle asks for the handle of a node and keeps it; h is scratch. One from its
+// descriptor, which dirfd is if the name is empty, replaces one by name. n.mu is held.
 func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Errno {
-	if n.hasHandle {
-		return 0
-	}
-	flags := 0
+	from, flags := handleByName, 0
 	if *name == 0 {
-		flags = unix.AT_EMPTY_PATH
+		from, flags = handleByFD, unix.AT_EMPTY_PATH
+	}
+	if n.fileHandle >= from {
+		return 0
 	}
 	m := fs.mounts.get(mountKey{n.key.mount, n.key.dev})
 	if m != nil && m.noHandles.Load() {
@@ -140,17 +154,23 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 		}
 		return errno
 	}
-	if _, errno := fs.useMount(n, dirfd, name); errno != 0 {
-		return errno
+	// A handle means something only to the file system that it is from.
+	if n.key.mount != 0 && n.key.mount != uint64(uint32(h.mount)) {
+		return unix.ESTALE
 	}
-	n.setName(nameBytes(n.name), h)
+	if !n.hasHandle() {
+		if _, errno := fs.useMount(n, dirfd, name); errno != 0 {
+			return errno
+		}
+	}
+	n.setName(nameBytes(n.name), h, from)
 	return 0
 }
 
 // setName replaces the name with its NUL, which may be nil, and the handle behind it,
-// which may be nil, too. What was there before is not changed: somebody may be reading
-// it. n.mu is held.
-func (n *inode) setName(name []byte, h *rawHandle) {
+// which is from where from says and may be nil, too. What was there before is not changed:
+// somebody may be reading it. n.mu is held.
+func (n *inode) setName(name []byte, h *rawHandle, from handleFrom) {
 	if h == nil {
 		n.name = unsafe.SliceData(append([]byte(nil), name...))
 		return
@@ -162,18 +182,18 @@ func (n *inode) setName(name []byte, h *rawHandle) {
 	b = append(append(b, name...), byte(h.size))
 	b = binary.NativeEndian.AppendUint32(b, uint32(h.kind))
 	b = append(b, h.data[:h.size]...)
-	n.name, n.hasHandle = unsafe.SliceData(b), true
+	n.name, n.fileHandle = unsafe.SliceData(b), from
 }
 
 // rename replaces the name and keeps the handle. n.mu is held.
 func (n *inode) rename(name []byte) {
-	if !n.hasHandle {
-		n.setName(name, nil)
+	if !n.hasHandle() {
+		n.setName(name, nil, handleNone)
 		return
 	}
 	var h rawHandle
 	n.handle(&h)
-	n.setName(name, &h)
+	n.setName(name, &h, n.fileHandle)
 }
 
 // nameBytes is a kept name with its NUL; nil is none.
@@ -190,7 +210,7 @@ func nameBytes(name *byte) []byte {
 
 // handle copies the node's handle to h and reports whether it has one. n.mu is held.
 func (n *inode) handle(h *rawHandle) bool {
-	if !n.hasHandle {
+	if !n.hasHandle() {
 		return false
 	}
 	at := addBytes(n.name, len(nameBytes(n.name)))
@@ -241,13 +261,13 @@ func (fs *FS) findable(n *inode, fd int) bool {
 	}
 	// A file of which no name is known lives as long as it has one at all.
 	var st unix.Statx_t
-	return n.hasHandle && statxFD(fd, &st) == 0 && st.Nlink > 0
+	return n.hasHandle() && statxFD(fd, &st) == 0 && st.Nlink > 0
 }
 
 // dropHandle is for a node that nobody has a reference on.
 func (fs *FS) dropHandle(n *inode) {
-	if n.hasHandle {
-		n.hasHandle = false
+	if n.hasHandle() {
+		n.fileHandle = handleNone
 		fs.mounts.get(mountKey{n.key.mount, n.key.dev}).leave()
 	}
 }

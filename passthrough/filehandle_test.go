@@ -188,7 +188,7 @@ func TestHandleKept(t *testing.T) {
 		t.Errorf("after renames: %v", errno)
 	}
 	n := g.fs.nodes.get(f)
-	if string(nameBytes(n.name)) != "new name\x00" || !n.hasHandle {
+	if string(nameBytes(n.name)) != "new name\x00" || !n.hasHandle() {
 		t.Errorf("kept name %q", nameBytes(n.name))
 	}
 }
@@ -299,7 +299,7 @@ func TestHandleFormat(t *testing.T) {
 			for i := range size {
 				want.data[i] = byte(i * 7)
 			}
-			n.setName(nameBytes(n.name), &want)
+			n.setName(nameBytes(n.name), &want, handleByFD)
 			var got rawHandle
 			if !n.handle(&got) || got != want || string(nameBytes(n.name)) != s+"\x00" {
 				t.Fatalf("%q with %d bytes: %q, %v", s, size, nameBytes(n.name), got)
@@ -365,6 +365,49 @@ func TestWalk(t *testing.T) {
 				t.Fatalf("%s after the walk: %v", filepath.Base(n), errno)
 			}
 		}
+		g.fs.Destroy()
+	}
+}
+
+// TestHandleByName: a name is another file's when its handle is asked for. The node is the
+// file that was found first, or nothing.
+func TestHandleByName(t *testing.T) {
+	for what, other := range map[string]func(path string) error{
+		"file":      func(path string) error { return os.WriteFile(path, []byte("other"), 0o644) },
+		"device":    func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o755) },
+		"mount": func(path string) error {
+			if err := os.Mkdir(path, 0o755); err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+			return unix.Mount("tmpfs", path, "tmpfs", 0, "")
+		},
+	} {
+		g := withHandles(t, HandlesMandatory, 0)
+		g.write("file", "first")
+		if err := other(g.path("other")); err != nil {
+			t.Fatal(err)
+		}
+		ts := threadOf(g.on(fp.RootID))
+		rootFD, _ := g.fs.fdOf(ts, g.fs.root)
+		wantErrno(t, "statx", sysStatx(rootFD, name("file").CString(), 0, &ts.st), 0)
+		n, errno := g.fs.intern(&ts.st, -1, g.fs.root, name("file"))
+		wantErrno(t, "intern", errno, 0)
+		// Between two system calls of a LOOKUP, something else gets its name.
+		errno = g.fs.keepHandle(ts, n, rootFD, name("other").CString())
+		if what == "mount" {
+			wantErrno(t, "handle of another mount", errno, unix.ESTALE)
+		}
+		for range 3 {
+			fh := g.open(n.id, unix.O_RDWR)
+			if got, errno := g.readAt(n.id, fh, 0, 10); got != "first" || errno != 0 {
+				t.Errorf("%s: the node reads %q, %v", what, got, errno)
+			}
+			g.release(n.id, fh)
+			g.evictAll()
+		}
+		g.fs.release(n)
 		g.fs.Destroy()
 	}
 }

@@ -56,8 +56,8 @@ type inode struct {
 
 	local bool // on a mount that is known to be local
 
-	hasHandle bool // a file handle is kept behind the name; guarded by mu
-	opened    bool // for I/O, at least once; guarded by mu
+	fileHandle handleFrom // whether one is kept behind the name; guarded by mu
+	opened     bool       // for I/O, at least once; guarded by mu
 
 	nlookup uint64 // guarded by the shard
 

@@ -37,7 +37,11 @@ func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) *mountInfo {
 	if m == nil || m.noOpens.Load() {
 		return nil
 	}
-	if !n.hasHandle {
+	// One by name may be another file's, or a device's: it is not opened for I/O.
+	if n.fileHandle == handleByName && fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
+		return nil
+	}
+	if !n.hasHandle() {
 		// Elsewhere the mount's descriptor might be this very file, which would stay open.
 		onRoot := k == mountKey{fs.root.key.mount, fs.root.key.dev}
 		if !n.opened || !onRoot {

@@ -56,7 +56,7 @@ func TestOpenAgainElsewhere(t *testing.T) {
 	for range 3 {
 		g.release(node, g.open(node, unix.O_RDONLY))
 	}
-	if n := g.fs.nodes.get(node); n.hasHandle {
+	if n := g.fs.nodes.get(node); n.hasHandle() {
 		t.Error("a node has a handle that is of no use")
 	}
 	if _, errno := g.tryOpen(fp.RootID, unix.O_RDONLY); errno != unix.EISDIR {

@@ -193,7 +193,6 @@ func addBytes(p *byte, n int) *byte { return (*byte)(unsafe.Add(unsafe.Pointer(p
 
 func sysNameToHandleAt(dirfd int, name *byte, h *rawHandle, flags int) unix.Errno {
 	h.size = maxHandle
-	// The mount's number is asked for, and not used: statx tells a better one.
 	_, errno := syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
 		uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(&h.mount)), uintptr(flags), 0)
 	if errno == 0 && h.size > maxHandle {
