@@ -3,6 +3,7 @@ package passthrough
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -315,7 +316,7 @@ func TestMoveImmutable(t *testing.T) {
 	}
 	state := g.saved()
 	there := shareDir(t, g.dir, func(c *Config) { c.Immutable = true }, noOpen).guest()
-	r := record.NewReader(bytes.NewReader(state))
+	r := record.NewReader(bytes.NewReader(state), math.MaxInt64)
 	if _, err := there.fs.LoadState(&there.thread, r); err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,8 @@ type Config struct {
 	// looked the file's name up since (security/landlock/fs.c: disconnected dentries).
 	Landlocked bool
 
-	// Migration says how nodes are found on the host that a guest moves to.
+	// Migration says how nodes are found on the host that a guest moves to, and by a
+	// guest that comes here.
 	Migration Migration
 
 	// MaxFDs is how many descriptors FS has at most, whatever the client does; 0 is all

@@ -38,12 +38,12 @@
 //	sharedHandles.mu         of files that are read without opening them
 //	dirStream.mu
 //	  shard.mu                 a part of the table of nodes by identity
-//	    slots.mu > few.mu      numbers of nodes
+//	    slots.mu               numbers of nodes
 //	inode.mu                   location, handles, lock owners of a node
 //	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
 //	    mountInfo.mu           descriptor of a mount
 //	convertedLinks.mu        a leaf
 //	lockGraph.mu, lockProbe.mu  leaves
 //
-// Finding a node or handle by number takes no lock, unless it is one of few.
+// Finding a node or handle by number takes no lock.
 package passthrough

@@ -47,6 +47,7 @@ type FS struct {
 	capChanges      atomic.Int64 // counts changes of them by the guest
 	privateThreads  bool         // threads have a working directory and umask of their own
 	destroyExcluded sync.Mutex   // one Destroy at a time
+	limits          stateLimits  // of what moves to another host
 }
 
 var (
@@ -77,6 +78,7 @@ const fdReserve = 512
 func New(cfg Config) (*FS, error) {
 	fs := &FS{
 		cfg:     cfg,
+		limits:  defaultStateLimits,
 		nodes:   newSlots[inode](),
 		handles: newSlots[handle](),
 		uid:     uint32(unix.Geteuid()),

@@ -136,7 +136,7 @@ func (fs *FS) addHandleAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno 
 	}
 	return fs.unkeepFD(fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
 		h.open(fh)
-		if !fs.handles.put(fh, h) {
+		if !fs.handles.put(fh, uint32(fs.limits.handles), h) {
 			h.refs.Store(0)
 			return unix.EEXIST
 		}

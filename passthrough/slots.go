@@ -20,8 +20,6 @@ type slots[T any] struct {
 	mu   sync.Mutex // guards the following, and changes
 	next uint32     // first slot that was never used
 	free []uint32
-
-	few few[T]
 }
 
 type slotsPage[T any] [slotPage]slot[T]
@@ -100,7 +98,7 @@ func (s *slots[T]) slot(number uint32) *slot[T] {
 	if p := s.pages[number>>slotBits].Load(); p != nil {
 		return &p[number%slotPage]
 	}
-	return s.few.find(number)
+	return nil
 }
 
 // at is the value in a slot, if there is one.
@@ -117,11 +115,6 @@ func (s *slots[T]) all(yield func(*T) bool) {
 	for page := range (end + slotPage - 1) >> slotBits {
 		p := s.pages[page].Load()
 		if p == nil {
-			for _, slot := range s.few.of(page) {
-				if v := s.at(slot); v != nil && !yield(v) {
-					return
-				}
-			}
 			continue
 		}
 		for i := range p {
@@ -133,22 +126,16 @@ func (s *slots[T]) all(yield func(*T) bool) {
 }
 
 // put puts v in under a number of another table's, before settle; false when the number
-// is taken or can't be one.
-func (s *slots[T]) put(number uint64, v *T) bool {
+// is taken or can't be one. Slots from limit on are refused: whoever sends the numbers
+// decides where they are, and one number alone makes a page of slots.
+func (s *slots[T]) put(number uint64, limit uint32, v *T) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := uint32(number)
-	if at == 0 || at>>slotBits >= maxPages || s.at(at) != nil {
+	if at == 0 || at >= limit || s.at(at) != nil {
 		return false
 	}
-	e := s.slot(at)
-	switch {
-	case e != nil:
-	case s.few.takes(at >> slotBits):
-		e = s.few.add(at)
-	default:
-		e = s.make(at)
-	}
+	e := s.make(at)
 	e.generation.Store(uint32(number >> 32))
 	e.value.Store(v)
 	s.next = max(s.next, at+1)
@@ -157,15 +144,11 @@ func (s *slots[T]) put(number uint64, v *T) bool {
 
 // make is slot, made with its page if it is not there. s.mu is held.
 func (s *slots[T]) make(number uint32) *slot[T] {
-	if e := s.slot(number); e != nil {
-		return e
+	page := &s.pages[number>>slotBits]
+	if page.Load() == nil {
+		page.Store(new(slotsPage[T]))
 	}
-	page := number >> slotBits
-	p := new(slotsPage[T])
-	s.few.copyTo(page, p)
-	s.pages[page].Store(p)
-	s.few.forget(page)
-	return &p[number%slotPage]
+	return &page.Load()[number%slotPage]
 }
 
 // maxFreed bounds the slots that settle looks at: a table may have few entries far apart.
@@ -202,9 +185,6 @@ func (s *slots[T]) generations() (most uint32) {
 	for page := range s.pages[:(s.next+slotPage-1)>>slotBits] {
 		p := s.pages[page].Load()
 		if p == nil {
-			for _, slot := range s.few.of(uint32(page)) {
-				most = max(most, s.slot(slot).generation.Load())
-			}
 			continue
 		}
 		for i := range p {

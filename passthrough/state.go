@@ -3,6 +3,7 @@ package passthrough
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,9 @@ import (
 
 // A guest that moves to another host takes its nodes and handles along. The other daemon
 // serves the same tree: the same file system seen from there, or a copy. Nodes are found
-// there by their paths or by their file handles; handles are opened anew. What a node's
-// inode number is may differ from here to there, the guest's numbers for it may not.
+// there by their paths, and file handles say whether it is the right file; open files are
+// opened anew. What a node's inode number is may differ from here to there, the guest's
+// numbers for it may not.
 //
 // The state is a sequence of records (internal/record); doc/migration.md describes it.
 // Nodes come after their parents, handles after all nodes, locks after their file's first
@@ -23,10 +25,10 @@ import (
 
 // Migration says how nodes move.
 type Migration struct {
-	// FileHandles finds nodes by file handles, which must mean the same on both hosts.
+	// FileHandles sends file handles along, which must mean the same on both hosts. A guest
+	// that comes with handles finds files that were moved within the share.
 	FileHandles bool
-	// VerifyHandles sends them along, and takes a file that was found by its path only if
-	// its handle is the same.
+	// VerifyHandles sends file handles along, and takes no guest that comes without.
 	VerifyHandles bool
 	// GuestErrors lets a node that is not found answer ESTALE for good. Without it, a
 	// state with such a node is not loaded.
@@ -50,7 +52,7 @@ const (
 	locatedByPath
 )
 
-// How file handles are meant, in the first record.
+// What file handles in a state are for, says the one who saves it, in the first record.
 const (
 	handlesAbsent = iota
 	handlesFind
@@ -59,11 +61,12 @@ const (
 
 // saver writes the state.
 type saver struct {
-	fs    *FS
-	ts    *threadState
-	w     *record.Writer
-	index map[*inode]uint64 // of nodes that have been written
-	way   []*inode          // scratch: from a node up to one that has been written
+	fs     *FS
+	ts     *threadState
+	w      *record.Writer
+	index  map[*inode]uint64 // of nodes that have been written
+	locked int               // locks that have been written
+	way    []*inode          // scratch: from a node up to one that has been written
 }
 
 // SaveState implements server.StateKeeper.
@@ -85,8 +88,29 @@ func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
 		s.node(n)
 	}
 	s.handles()
+	if err := s.fits(); err != nil {
+		return err
+	}
 	w.Uint(stateEnd, uint64(fs.nodes.end()), uint64(fs.nodes.generations()),
 		uint64(fs.handles.end()), uint64(fs.handles.generations()))
+	return nil
+}
+
+// fits reports whether a state can be as large as this one.
+func (s *saver) fits() error {
+	for _, c := range []struct {
+		what      string
+		has, most int
+	}{
+		{"nodes", max(len(s.index)-1, int(s.fs.nodes.end())), s.fs.limits.nodes},
+		{"open files", int(s.fs.handles.end()), s.fs.limits.handles},
+		{"locks", s.locked, s.fs.limits.locks},
+	} {
+		if c.has > c.most {
+			return fmt.Errorf("passthrough: the guest has, or once had, %d %s, and a state can have %d: "+
+				"it can move after it has mounted the share anew", c.has, c.what, c.most)
+		}
+	}
 	return nil
 }
 
@@ -163,15 +187,10 @@ func (s *saver) path(n *inode) []byte {
 	if errno != 0 {
 		return nil
 	}
-	root, below := s.fs.readlink(s.ts, s.fs.cfg.RootFD), s.fs.readlink(s.ts, fd)
-	if root == "" || below == "" {
+	path := s.fs.pathOf(s.ts, fd)
+	if path == "" {
 		return nil
 	}
-	path, ok := strings.CutPrefix(below, strings.TrimSuffix(root, "/")+"/")
-	if !ok {
-		return nil
-	}
-	// It may end with " (deleted)", or have changed since.
 	found, errno := s.fs.walk(s.ts, path)
 	if errno == 0 {
 		found, errno = s.fs.checked(s.ts, n, found)
@@ -181,6 +200,18 @@ func (s *saver) path(n *inode) []byte {
 	}
 	s.fs.closeFD(found)
 	return []byte(path)
+}
+
+// pathOf is the path below the share that the kernel has for a descriptor; empty if it
+// has none. Nothing follows from it before it was walked and what is there was compared:
+// it may end with " (deleted)", have changed since, or come from outside of the share.
+func (fs *FS) pathOf(ts *threadState, fd int) string {
+	root, path := fs.readlink(ts, fs.cfg.RootFD), fs.readlink(ts, fd)
+	below, ok := strings.CutPrefix(path, strings.TrimSuffix(root, "/")+"/")
+	if root == "" || !ok {
+		return ""
+	}
+	return below
 }
 
 // readlink is the path that the kernel has for a descriptor, or nothing.

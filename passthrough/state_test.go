@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -31,7 +32,7 @@ func (g *guest) saved() []byte {
 func load(t testing.TB, dir string, state []byte, edit func(*Config)) (*guest, error) {
 	t.Helper()
 	g := shareDir(t, dir, edit, 0).guest()
-	r := record.NewReader(bytes.NewReader(state))
+	r := record.NewReader(bytes.NewReader(state), math.MaxInt64)
 	_, err := g.fs.LoadState(&g.thread, r)
 	if r.End(); err == nil {
 		err = r.Err()
@@ -188,9 +189,15 @@ func TestMoveMissing(t *testing.T) {
 		t.Errorf("abort: %v", err)
 	}
 	g.fs.Destroy()
-	g, err = load(t, copied, state, func(c *Config) { c.Migration.GuestErrors = true })
+	g = shareDir(t, copied, func(c *Config) { c.Migration.GuestErrors = true }, 0).guest()
+	warning, err := g.fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, want := range []string{`node 3 ("sub")`, `("file")`, "open file"} {
+		if !strings.Contains(warning, want) {
+			t.Errorf("the log does not have %s: %s", want, warning)
+		}
 	}
 	for _, node := range []uint64{v.sub, v.file} {
 		wantErrno(t, "missing node", g.fs.Getattr(g.on(node), &fp.GetattrIn{}, &fp.AttrOut{}), unix.ESTALE)
@@ -237,7 +244,7 @@ func needHandles(t *testing.T, dir string) {
 
 // TestMoveByHandles: names may change between the two hosts.
 func TestMoveByHandles(t *testing.T) {
-	byHandles := func(c *Config) { c.Migration.FileHandles = true }
+	byHandles := func(c *Config) { c.Migration.FileHandles, c.FileHandles = true, HandlesPrefer }
 	v := newTraveller(t, byHandles)
 	needHandles(t, v.share.dir)
 	state := v.saved()
@@ -255,7 +262,24 @@ func TestMoveByHandles(t *testing.T) {
 		t.Errorf("node %#x, had %#x", got, v.file)
 	}
 	if _, err := load(t, copyTree(t, v.share.dir), state, byHandles); err == nil {
-		t.Log("handles of one file system opened files of another: same disk") // a copy beside it
+		t.Error("a copy was taken for the same files")
+	}
+	// The other host decides what handles are good for: here only to compare.
+	if _, err := load(t, v.share.dir, state, nil); err == nil || !strings.Contains(err.Error(), `"file"`) {
+		t.Errorf("by paths only: %v", err)
+	}
+	if err := os.Rename(v.path("dir/elsewhere"), v.path("dir/sub/file")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load(t, v.share.dir, state, nil); err != nil {
+		t.Errorf("by paths only, where they hold: %v", err)
+	}
+	// A handle leads nowhere if the file has no name.
+	if err := os.Remove(v.path("dir/sub/file")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load(t, v.share.dir, state, byHandles); err == nil || !strings.Contains(err.Error(), `"file"`) {
+		t.Errorf("a deleted file: %v", err)
 	}
 }
 
@@ -269,8 +293,17 @@ func TestMoveVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.arrived(g)
+	verify := func(c *Config) { c.Migration.VerifyHandles = true }
+	if _, err := load(t, v.share.dir, state, verify); err != nil {
+		t.Error(err)
+	}
 	if _, err := load(t, copyTree(t, v.share.dir), state, nil); err == nil {
 		t.Error("a copy was taken for the same files")
+	}
+	// Whoever wants handles to be compared does not take a state without.
+	state = newTraveller(t, nil).saved()
+	if _, err := load(t, v.share.dir, state, verify); err == nil || !strings.Contains(err.Error(), "--migration-verify-handles") {
+		t.Errorf("a state without handles: %v", err)
 	}
 }
 
@@ -313,7 +346,7 @@ func FuzzLoadState(f *testing.F) {
 			t.Fatal(err)
 		}
 		g := (&share{t: t, fs: fs, dir: dir}).guest()
-		_, _ = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state)))
+		_, _ = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
 		fs.Destroy()
 		if fds := fs.fds.Load(); fds != 1 {
 			t.Errorf("%d descriptors are left", fds-1)

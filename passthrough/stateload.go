@@ -2,9 +2,11 @@ package passthrough
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -13,42 +15,73 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// Limits of what a state may say. They are far above what a guest can have.
-const (
-	maxStateNodes = maxPages * slotPage
-	maxFileHandle = 4 + 128 // MAX_HANDLE_SZ and the type
-)
+// A state comes from outside, and is as hostile as the host that sends it. Two rules hold
+// whatever it says:
+//
+//   - A file is opened by names only, one after the other from the share's root on, as a
+//     guest finds it with LOOKUP. A file handle in the state is compared with that of the
+//     file, and may help to find a path (see search); it is never opened for use, because
+//     the kernel opens any file of the file system by its handle. A file without a place
+//     below the share, because it was deleted, is lost.
+//   - A node costs memory only if its file is here. What is not found leaves a nil in
+//     loader.nodes, and the table has no entry: the guest gets ESTALE for a number that is
+//     not in it. Numbers, records and their sum in bytes (package server) have limits.
+
+// stateLimits limit a state. They are above what a guest has in practice; saving a state
+// that would exceed them fails as well.
+type stateLimits struct {
+	// nodes limits the records of nodes, 8 bytes of memory each while the state is loaded,
+	// and the slots of the table, which takes 256 MiB if the numbers are spread over all of
+	// it. It takes as much on the host that the guest leaves.
+	nodes int
+	// handles limits the same for open files and directories. Each takes a descriptor,
+	// too, of which there are 1 million by default; the table takes 16 MiB.
+	handles int
+	// locks limits locks of owners and of open files together.
+	locks int
+	// doubles limits nodes whose file is another node's here. Each of them costs what a
+	// node costs, and takes no file. The tree here may have hard links of its own.
+	doubles int
+}
+
+var defaultStateLimits = stateLimits{nodes: 1 << 24, handles: 1 << 20, locks: maxShareLocks, doubles: 1 << 16}
+
+const maxFileHandle = 4 + maxHandle // the type in front
 
 // loader reads a state.
 type loader struct {
-	fs      *FS
-	ts      *threadState
-	r       *record.Reader
-	handles uint64   // how file handles are meant
-	mount   int      // descriptor for open_by_handle_at, or -1
-	nodes   []*inode // by their place in the state; the loader holds them
-	lost    []lostLock
-	locker  savedOwner // of the lock records that follow
-	warning string     // what the guest has lost
+	fs        *FS
+	ts        *threadState
+	r         *record.Reader
+	compare   bool           // files must have the file handles of the state
+	seek      bool           // file handles may help to find a path
+	nodes     []*inode       // by their place in the state; nil: not here. The loader holds them
+	unknown   map[key]*inode // those that have no number
+	doubles   int            // nodes whose files have another node
+	handles   int            // records of open files
+	locks     int            // records of locks
+	lost      []lostLock     // locks that can't be taken
+	lostNames string         // of their files, for messages
+	locker    savedOwner     // of the lock records that follow
+	missing   missing        // nodes and open files that are not here
 }
 
 // LoadState implements server.StateKeeper.
 func (fs *FS) LoadState(t *server.Thread, r *record.Reader) (warning string, err error) {
-	l := &loader{fs: fs, ts: t.Local.(*threadState), r: r, mount: -1, nodes: []*inode{fs.root}}
+	l := &loader{fs: fs, ts: t.Local.(*threadState), r: r, nodes: []*inode{fs.root}, unknown: map[key]*inode{}}
 	defer l.close()
 	if err := l.load(); err != nil {
 		return "", fmt.Errorf("passthrough: %w", err)
 	}
-	return l.warning, nil
+	return l.warning(), nil
 }
 
 func (l *loader) load() error {
-	if l.handles = l.r.Max(handlesVerify); l.handles == handlesFind {
-		mount, errno := l.fs.openAgain(l.ts, l.fs.cfg.RootFD, unix.O_RDONLY, 0)
-		if errno != 0 {
-			return fmt.Errorf("open of the shared directory for file handles: %w", errno)
-		}
-		l.mount = mount
+	if l.fs.agreed(fp.InitMapAlignment) {
+		return errors.New("the guest has a DAX window, and can't be moved")
+	}
+	if err := l.begin(); err != nil {
+		return err
 	}
 	for l.r.Err() == nil {
 		var err error
@@ -64,16 +97,7 @@ func (l *loader) load() error {
 		case stateOwner:
 			err = l.owner()
 		case stateEnd:
-			var table [4]uint32
-			for i, limit := range [4]uint64{maxStateNodes, math.MaxUint32, maxStateNodes, math.MaxUint32} {
-				table[i] = uint32(l.r.Max(limit))
-			}
-			l.fs.nodes.settle(table[0], table[1])
-			l.fs.handles.settle(table[2], table[3])
-			if err := l.settleLost(); err != nil {
-				return err
-			}
-			return l.r.Err()
+			return l.end()
 		default:
 			err = fmt.Errorf("a record of an unknown kind, %d", tag)
 		}
@@ -84,13 +108,40 @@ func (l *loader) load() error {
 	return l.r.Err()
 }
 
+// begin settles what file handles are for: this side's options decide, and the state only
+// says whether it has some.
+func (l *loader) begin() error {
+	mode := l.r.Max(handlesVerify)
+	own := l.fs.cfg.Migration
+	if mode == handlesAbsent && own.VerifyHandles && l.r.Err() == nil {
+		return errors.New("the state has no file handles, which --migration-verify-handles needs: " +
+			"start the daemon that the guest leaves with the same option")
+	}
+	l.compare = mode != handlesAbsent
+	l.seek = mode == handlesFind && own.FileHandles && l.fs.UsesFileHandles()
+	return l.r.Err()
+}
+
+// end reads the last record.
+func (l *loader) end() error {
+	var table [4]uint32
+	for i, limit := range [4]uint64{uint64(l.fs.limits.nodes), math.MaxUint32, uint64(l.fs.limits.handles), math.MaxUint32} {
+		table[i] = uint32(l.r.Max(limit))
+	}
+	l.fs.nodes.settle(table[0], table[1])
+	l.fs.handles.settle(table[2], table[3])
+	if err := l.settleLost(); err != nil {
+		return err
+	}
+	return l.r.Err()
+}
+
 // close drops what only the loader needs.
 func (l *loader) close() {
-	if l.mount >= 0 {
-		l.fs.closeFD(l.mount)
-	}
 	for _, n := range l.nodes[1:] {
-		l.fs.unhold(n)
+		if n != nil {
+			l.fs.unhold(n)
+		}
 	}
 }
 
@@ -99,14 +150,14 @@ type savedNode struct {
 	number, nlookup uint64
 	kind            uint16
 	located         uint64
-	parent          *inode
+	parent          *inode // nil if it is not here
 	name            []byte // with its NUL, of a node in its parent
 	path            string
 	fileHandle      []byte
 }
 
 func (l *loader) read() (s savedNode, err error) {
-	s.number, s.nlookup, s.kind = l.r.Uint(), l.r.Uint(), uint16(l.r.Max(unix.S_IFMT))
+	s.number, s.nlookup, s.kind = l.r.Uint(), l.r.Max(math.MaxInt64), uint16(l.r.Max(unix.S_IFMT))
 	switch s.located = l.r.Max(locatedByPath); s.located {
 	case locatedInParent:
 		s.parent = l.nodes[l.r.Max(uint64(len(l.nodes)-1))]
@@ -119,8 +170,11 @@ func (l *loader) read() (s savedNode, err error) {
 		s.path = string(l.r.Bytes(unix.PathMax))
 	}
 	s.fileHandle = l.r.Bytes(maxFileHandle)
-	if l.r.Err() != nil {
+	switch {
+	case l.r.Err() != nil:
 		err = l.r.Err()
+	case s.number == fp.RootID, s.number != 0 && s.nlookup == 0:
+		err = fmt.Errorf("%v: the number is impossible", &s)
 	}
 	return s, err
 }
@@ -129,7 +183,7 @@ func (l *loader) read() (s savedNode, err error) {
 func (s *savedNode) String() string {
 	switch s.located {
 	case locatedInParent:
-		return fmt.Sprintf("node %d (%q)", s.number, s.name[:len(s.name)-1])
+		return fmt.Sprintf("node %d (%q)", s.number, bytes.TrimSuffix(s.name, emptyName[:]))
 	case locatedByPath:
 		return fmt.Sprintf("node %d (%q)", s.number, s.path)
 	}
@@ -142,158 +196,248 @@ func (l *loader) node() error {
 	if err != nil {
 		return err
 	}
-	if len(l.nodes) >= maxStateNodes {
-		return errors.New("too many nodes")
+	if len(l.nodes) > l.fs.limits.nodes {
+		return fmt.Errorf("more than %d nodes", l.fs.limits.nodes)
 	}
-	n := &inode{id: s.number, nlookup: s.nlookup, stale: true}
-	n.fd.Store(-1)
-	n.birth.kind = s.kind
-	n.refs.Store(refHold) // the loader's
-	l.nodes = append(l.nodes, n)
+	l.nodes = append(l.nodes, nil)
 	fd, errno := l.find(&s)
 	if errno == 0 {
-		errno = l.identify(n, &s, fd)
+		errno, err = l.enter(&s, fd)
 	}
 	// A node that was nowhere to be found there need not be found here.
-	if errno != 0 && s.located != locatedNowhere && !l.fs.cfg.Migration.GuestErrors {
+	if errno == 0 || err != nil || s.located == locatedNowhere {
+		return err
+	}
+	if !l.fs.cfg.Migration.GuestErrors {
 		return fmt.Errorf("%v is not here: %w; with --migration-on-error=guest-error the guest gets an error when it uses it", &s, errno)
 	}
-	return l.enter(n, &s)
+	l.missing.add(s.String())
+	return nil
 }
 
-// find opens the node's file with O_PATH.
+// find opens the node's file with O_PATH, by names.
 func (l *loader) find(s *savedNode) (int, unix.Errno) {
-	if l.handles == handlesFind {
-		if len(s.fileHandle) < 4 {
-			return -1, unix.ESTALE
-		}
-		kind := int32(s.fileHandle[0]) | int32(s.fileHandle[1])<<8 | int32(s.fileHandle[2])<<16 | int32(s.fileHandle[3])<<24
-		fd, err := unix.OpenByHandleAt(l.mount, unix.NewFileHandle(kind, s.fileHandle[4:]), unix.O_PATH|unix.O_CLOEXEC)
-		if err != nil {
-			return -1, errnoOf(err)
-		}
-		l.fs.fds.Add(1)
-		return fd, 0
+	fd, errno := l.follow(s)
+	if errno == 0 {
+		fd, errno = l.checked(s, fd)
 	}
-	switch s.located {
-	case locatedInParent:
+	if errno != 0 && l.seek {
+		if moved, e := l.search(s); e == 0 {
+			s.located = locatedNowhere // it was found elsewhere
+			return moved, 0
+		}
+	}
+	return fd, errno
+}
+
+// follow opens what is where the state says.
+func (l *loader) follow(s *savedNode) (int, unix.Errno) {
+	switch {
+	case s.located == locatedInParent && s.parent != nil:
 		parent, errno := l.fs.fdOf(l.ts, s.parent)
 		if errno != 0 {
 			return -1, errno
 		}
 		return l.fs.open(parent, &s.name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
-	case locatedByPath:
+	case s.located == locatedByPath:
 		return l.fs.walk(l.ts, s.path)
 	}
 	return -1, unix.ESTALE
 }
 
-// errnoOf is the errno of a call of package unix.
-func errnoOf(err error) unix.Errno {
-	var errno unix.Errno
-	if !errors.As(err, &errno) {
-		return unix.EIO
+// search finds a file that the host has moved within the share. Its handle proves nothing
+// about its place: the kernel opens any file of the file system by its handle. So the
+// descriptor only serves to ask the kernel for a path, which is followed as any other, and
+// the file there must have that handle.
+func (l *loader) search(s *savedNode) (int, unix.Errno) {
+	h := &l.ts.handle
+	if len(s.fileHandle) <= 4 {
+		return -1, unix.ESTALE
 	}
-	return errno
+	h.kind = int32(binary.LittleEndian.Uint32(s.fileHandle))
+	h.size = uint32(copy(h.data[:], s.fileHandle[4:]))
+	root := &l.fs.root.key
+	m := l.fs.mounts.get(mountKey{root.mount, root.dev}) // whose descriptor setHandles keeps open
+	fd, errno := l.fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(m.fd, h, unix.O_PATH) })
+	if errno != 0 {
+		return -1, errno
+	}
+	path := l.fs.pathOf(l.ts, fd)
+	l.fs.closeFD(fd)
+	if path == "" {
+		return -1, unix.ESTALE
+	}
+	if fd, errno = l.fs.walk(l.ts, path); errno != 0 {
+		return -1, errno
+	}
+	return l.checked(s, fd)
 }
 
-// identify gives n the identity of the file behind fd, if that can be the right one, and
-// takes fd.
-func (l *loader) identify(n *inode, s *savedNode, fd int) unix.Errno {
-	var st unix.Statx_t
-	errno := statxFD(fd, &st)
-	if errno == 0 && st.Mode&unix.S_IFMT != s.kind {
+// checked returns fd if it can be the node's file, and closes it otherwise. The file's
+// attributes are in l.ts.found.
+func (l *loader) checked(s *savedNode, fd int) (int, unix.Errno) {
+	errno := statxFD(fd, &l.ts.found)
+	if errno == 0 && l.ts.found.Mode&unix.S_IFMT != s.kind {
 		errno = unix.ESTALE
 	}
-	if errno == 0 && l.handles == handlesVerify {
+	if errno == 0 && l.compare {
 		if h, err := handleOfFD(fd); err != nil || !bytes.Equal(h, s.fileHandle) {
 			errno = unix.ESTALE
 		}
 	}
 	if errno != 0 {
 		l.fs.closeFD(fd)
-		return errno
+		return -1, errno
 	}
-	n.key, n.birth, n.stale = keyOf(&st), birthOf(&st), false
-	if s.located == locatedInParent && l.stillThere(n, s) {
+	return fd, 0
+}
+
+// enter makes the node of the file behind fd, which it takes, whose attributes are in
+// l.ts.found, and puts it in the tables under the guest's number for it. errno says that
+// the file can't be used, err that the state makes no sense.
+func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
+	k := keyOf(&l.ts.found)
+	last := &l.nodes[len(l.nodes)-1]
+	if s.number == 0 {
+		if n := l.unknown[k]; n != nil {
+			l.fs.closeFD(fd)
+			n.hold()
+			*last = n
+			return 0, nil
+		}
+	}
+	mount := l.fs.mountOf(&k, fd)
+	n := &inode{id: s.number, key: k, birth: birthOf(&l.ts.found), stale: true, local: mount.local}
+	n.fd.Store(-1)
+	n.refs.Store(refHold) // the loader's
+	if s.located == locatedInParent {
 		s.parent.hold()
 		n.parent, n.name = s.parent, &s.name[0]
 	}
 	if errno := l.fs.keepHandle(l.ts, n, fd, &emptyName[0]); errno != 0 {
 		l.fs.closeFD(fd)
-		return errno
+		l.fs.unhold(n)
+		return errno, nil
 	}
+	*last = n
 	// A million nodes need no descriptors as long as their names are known.
 	if n.parent != nil && !n.isDir() || !l.fs.setFD(n, fd) {
 		l.fs.closeFD(fd)
 	}
-	return 0
-}
-
-// stillThere reports whether the node is where its state says. It was found there, unless
-// by its handle.
-func (l *loader) stillThere(n *inode, s *savedNode) bool {
-	return l.handles != handlesFind || l.fs.isAt(l.ts, s.parent, &s.name[0], n)
-}
-
-// enter puts the node in the tables under the guest's number for it.
-func (l *loader) enter(n *inode, s *savedNode) error {
-	if s.number == 0 || s.nlookup == 0 {
-		n.stale = true // only its children hold it
-		return nil
+	if s.number == 0 {
+		l.unknown[k] = n
+		return 0, nil // only its children and open files hold it
 	}
-	if s.number == fp.RootID || !l.fs.nodes.put(s.number, n) {
+	return 0, l.number(n, s)
+}
+
+// number gives the node the guest's number.
+func (l *loader) number(n *inode, s *savedNode) error {
+	if !l.fs.nodes.put(s.number, uint32(l.fs.limits.nodes), n) {
 		return fmt.Errorf("%v: the number is impossible or there twice", s)
 	}
 	n.hold() // the table's
-	if n.stale {
-		return nil
-	}
+	l.fs.growHints(uint32(s.number))
 	shard := l.fs.shard(n.key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if l.fs.find(shard, n.key) != nil {
-		n.stale = true // two of the guest's nodes are one file here
+	n.nlookup = s.nlookup
+	if l.fs.find(shard, n.key) == nil {
+		n.stale = false
+		l.fs.link(shard, n)
 		return nil
 	}
-	l.fs.link(shard, n)
+	if l.doubles++; l.doubles > l.fs.limits.doubles {
+		return fmt.Errorf("more than %d nodes of the guest's are files that have another node here", l.fs.limits.doubles)
+	}
 	return nil
 }
 
 // handle opens a file or directory that was open.
 func (l *loader) handle() error {
-	number, index, flags := l.r.Uint(), l.r.Max(uint64(len(l.nodes)-1)), uint32(l.r.Uint())
+	number, index, flags := l.r.Uint(), l.r.Max(uint64(len(l.nodes)-1)), uint32(l.r.Max(math.MaxUint32))
 	if l.r.Err() != nil {
 		return l.r.Err()
 	}
-	n := l.nodes[index]
-	fd, errno := l.fs.fdOf(l.ts, n)
-	if errno == 0 {
-		fd, errno = l.open(n, fd, flags)
+	if l.handles++; l.handles > l.fs.limits.handles {
+		return fmt.Errorf("more than %d open files", l.fs.limits.handles)
 	}
+	n := l.nodes[index]
+	fd, errno := l.open(n, flags)
 	if errno == 0 {
 		if errno = l.fs.addHandleAs(n, fd, flags, number); errno != 0 {
 			l.fs.closeFD(fd)
 			if errno == unix.EEXIST {
-				return fmt.Errorf("handle %d: the number is impossible or there twice", number)
+				return fmt.Errorf("open file %d: the number is impossible or there twice", number)
 			}
 		}
 	}
-	// Otherwise whoever uses it gets EBADF.
-	if errno != 0 && !l.fs.cfg.Migration.GuestErrors {
-		return fmt.Errorf("open file %d of node %d can't be opened here: %w; "+
-			"with --migration-on-error=guest-error the guest gets an error when it uses it", number, n.id, errno)
+	if errno == 0 {
+		return nil
 	}
+	what := fmt.Sprintf("open file %d, which has no name any more,", number)
+	if n != nil {
+		what = fmt.Sprintf("open file %d of %s", number, l.fs.describe(l.ts, n))
+	}
+	if !l.fs.cfg.Migration.GuestErrors {
+		return fmt.Errorf("%s can't be opened here: %w; "+
+			"with --migration-on-error=guest-error the guest gets an error when it uses it", what, errno)
+	}
+	l.missing.add(what) // whoever uses it gets EBADF
 	return nil
 }
 
-// open opens the file behind an O_PATH descriptor as Open and Opendir do.
-func (l *loader) open(n *inode, fd int, flags uint32) (int, unix.Errno) {
+// open opens a node's file as Open and Opendir do, and Create and Tmpfile after they have
+// made it. What a read-only share refuses with OPEN (package server) it refuses here.
+func (l *loader) open(n *inode, flags uint32) (int, unix.Errno) {
+	if n == nil {
+		return -1, unix.ESTALE
+	}
+	fd, errno := l.fs.fdOf(l.ts, n)
 	switch {
+	case errno != 0:
+		return -1, errno
 	case n.isDir():
 		return l.fs.openAgain(l.ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	case n.isReg():
-		return l.fs.openAgain(l.ts, fd, l.fs.hostFlags(flags&^unix.O_TRUNC), flags)
+	case !n.isReg():
+		return -1, unix.ESTALE
+	case l.fs.cfg.ReadOnly && flags&unix.O_ACCMODE != unix.O_RDONLY:
+		return -1, unix.EROFS
 	}
-	return -1, unix.ESTALE
+	return l.fs.openAgain(l.ts, fd, l.fs.hostFlags(flags&^unix.O_TRUNC), flags)
+}
+
+// maxNames is how many files a message names.
+const maxNames = 8
+
+// missing is a list of which only the first are kept.
+type missing struct {
+	names []string
+	count int
+}
+
+func (m *missing) add(what string) {
+	if m.count++; len(m.names) < maxNames {
+		m.names = append(m.names, what)
+	}
+}
+
+func (m *missing) String() string {
+	list := strings.Join(m.names, ", ")
+	if more := m.count - len(m.names); more > 0 {
+		list += fmt.Sprintf(", %d more", more)
+	}
+	return list
+}
+
+// warning says what the guest has lost.
+func (l *loader) warning() string {
+	var list []string
+	if l.missing.count > 0 {
+		list = append(list, "files of the guest are not here, and it gets an error when it uses them: "+l.missing.String())
+	}
+	if len(l.lost) > 0 {
+		list = append(list, "locks of the guest can't be taken here, and it gets an error when it uses these open files: "+l.lostNames)
+	}
+	return strings.Join(list, "; ")
 }

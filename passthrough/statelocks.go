@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +31,7 @@ func (s *saver) locks(h *handle) {
 	}
 	if o := l.flock.owners[h.id]; o != nil && len(o.held) > 0 {
 		s.w.Uint(stateFlock, h.id, kindOf(o.held))
+		s.locked++
 	}
 	if h != h.node.handles {
 		return
@@ -52,6 +52,7 @@ func (s *saver) locks(h *handle) {
 				exclusive = 1
 			}
 			s.w.Uint(stateLock, s.index[h.node], number, exclusive, uint64(r.start), uint64(r.end))
+			s.locked++
 		}
 	}
 }
@@ -89,15 +90,25 @@ type lostLock struct {
 	errno  unix.Errno
 }
 
+// countLock counts a record of a lock that has been read.
+func (l *loader) countLock() error {
+	if l.locks++; l.locks > l.fs.limits.locks {
+		return fmt.Errorf("more than %d locks", l.fs.limits.locks)
+	}
+	return l.r.Err()
+}
+
 // lock reads a lock of an owner and takes it.
 func (l *loader) lock() error {
 	n, owner, exclusive := l.nodes[l.r.Max(uint64(len(l.nodes)-1))], l.r.Uint(), l.r.Max(1) == 1
 	start, end := l.r.Max(math.MaxInt64), l.r.Max(math.MaxInt64)
-	switch {
-	case l.r.Err() != nil:
-		return l.r.Err()
+	switch err := l.countLock(); {
+	case err != nil:
+		return err
 	case end < start || !l.fs.cfg.PosixLocks:
 		return errors.New("an impossible lock")
+	case n == nil:
+		return nil // its file is not here, and nobody can use it
 	}
 	r := lockRange{int64(start), int64(end), exclusive}
 	if l.locker.number != owner {
@@ -112,19 +123,22 @@ func (l *loader) lock() error {
 	return nil
 }
 
+// maxHandlesToLock bounds how many open files of a node are looked at for each of its locks.
+const maxHandlesToLock = 1000
+
 // lockFor takes a lock of the owner that was read. n.mu is held.
 func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
-	var h *handle
-	for o := n.handles; o != nil && o.dir == nil; o = o.next {
-		switch {
-		case o.id == l.locker.handle:
-			h = o
+	h := l.fs.handles.get(l.locker.handle)
+	if h == nil || h.id != l.locker.handle || h.node != n {
+		h = n.handles
 		// Another one only has to be open for what is to be locked, if there is such a one.
-		case h == nil, h.id != l.locker.handle && ask.lk.Type == unix.F_WRLCK && o.flags&unix.O_ACCMODE != unix.O_RDONLY:
-			h = o
+		for o, i := h, 0; o != nil && i < maxHandlesToLock && ask.lk.Type == unix.F_WRLCK; o, i = o.next, i+1 {
+			if o.flags&unix.O_ACCMODE != unix.O_RDONLY {
+				h = o
+			}
 		}
 	}
-	if h == nil {
+	if h == nil || h.dir != nil {
 		return unix.EBADF
 	}
 	t := &n.locks().posix
@@ -139,9 +153,9 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 func (l *loader) flock() error {
 	number, kind := l.r.Uint(), l.r.Max(flockExclusive)
 	h := l.fs.handles.get(number)
-	switch {
-	case l.r.Err() != nil:
-		return l.r.Err()
+	switch err := l.countLock(); {
+	case err != nil:
+		return err
 	case kind == 0 || !l.fs.cfg.Flocks || h != nil && (h.id != number || h.dir != nil):
 		return errors.New("an impossible lock")
 	case h == nil:
@@ -163,39 +177,39 @@ func (l *loader) settleLost() error {
 	if len(l.lost) == 0 {
 		return nil
 	}
-	names := l.fs.lostNames(l.ts, l.lost)
+	l.lostNames = l.fs.lostNames(l.ts, l.lost)
 	if !l.fs.cfg.Migration.GuestErrors {
 		return fmt.Errorf("locks of the guest can't be taken here: %s; "+
-			"with --migration-on-error=guest-error the guest gets an error when it uses these open files", names)
+			"with --migration-on-error=guest-error the guest gets an error when it uses these open files", l.lostNames)
 	}
 	for _, lost := range l.lost {
 		l.fs.closeLost(lost)
 	}
-	l.warning = "locks of the guest can't be taken here, and it gets an error when it uses these open files: " + names
 	return nil
 }
 
 // closeLost closes the open files that a lost lock was to protect. No request runs.
 func (fs *FS) closeLost(lost lostLock) {
-	for h := lost.node.handles; h != nil; {
-		next := h.next
-		if lost.handle == 0 || lost.handle == h.id {
+	if lost.handle != 0 {
+		if h := fs.handles.get(lost.handle); h != nil {
 			fs.closeHandle(h)
 		}
+		return
+	}
+	for h := lost.node.handles; h != nil; {
+		next := h.next
+		fs.closeHandle(h)
 		h = next
 	}
 }
 
-// maxLostNames is how many files a message names.
-const maxLostNames = 8
-
 // lostNames are the files of locks for a message.
 func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
-	var names []string
-	for i, lost := range list {
-		if i == maxLostNames {
-			names = append(names, fmt.Sprintf("%d more", len(list)-i))
-			break
+	var names missing
+	for _, lost := range list {
+		if names.count >= maxNames {
+			names.add("")
+			continue
 		}
 		kind, why := "fcntl", lost.errno.Error()
 		if lost.handle != 0 {
@@ -207,17 +221,16 @@ func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
 		case unix.EBADF:
 			why = "the file is not open for it"
 		}
-		names = append(names, fmt.Sprintf("%s on %s (%s)", kind, fs.describe(ts, lost.node), why))
+		names.add(fmt.Sprintf("%s on %s (%s)", kind, fs.describe(ts, lost.node), why))
 	}
-	return strings.Join(names, ", ")
+	return names.String()
 }
 
 // describe names a file for the log: by its path, which may be anything, as the kernel has it.
 func (fs *FS) describe(ts *threadState, n *inode) string {
 	if fd, errno := fs.fdOf(ts, n); errno == 0 {
-		root, path := fs.readlink(ts, fs.cfg.RootFD), fs.readlink(ts, fd)
-		if below, ok := strings.CutPrefix(path, strings.TrimSuffix(root, "/")+"/"); ok && root != "" {
-			return fmt.Sprintf("%q", below)
+		if path := fs.pathOf(ts, fd); path != "" {
+			return fmt.Sprintf("%q", path)
 		}
 	}
 	return fmt.Sprintf("node %d", n.id)

@@ -148,7 +148,7 @@ func (v *locker) wantOnHost(t *testing.T, what string, held bool) {
 func (v *locker) load(t testing.TB, state []byte, edit func(*Config)) (*locker, string, error) {
 	t.Helper()
 	g := shareDir(t, v.share.dir, edit, allLocks).guest()
-	warning, err := g.fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state)))
+	warning, err := g.fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
 	return &locker{g, v.node, v.a, v.b}, warning, err
 }
 

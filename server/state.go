@@ -28,6 +28,9 @@ type StateKeeper interface {
 	LoadState(t *Thread, r *record.Reader) (warning string, err error)
 }
 
+// maxStateBytes is how much a state may have. With 16 million nodes one has about 1 GiB.
+const maxStateBytes = 4 << 30
+
 // stateMagic begins a saved state; its last byte is the version of what follows.
 const stateMagic = "govirtiofs-state\x01"
 
@@ -133,7 +136,7 @@ func (s *Server) Load(r io.Reader) error {
 		}
 		s.end() // an earlier attempt's, or one that was here before it left
 	}
-	in := record.NewReader(r)
+	in := record.NewReader(r, maxStateBytes)
 	if magic := in.Bytes(len(stateMagic)); in.Err() != nil || string(magic) != stateMagic {
 		return fmt.Errorf("server: this is no state of govirtiofsd's, or one of another version (%q)", magic)
 	}
@@ -143,8 +146,11 @@ func (s *Server) Load(r io.Reader) error {
 	}
 	saved := &session{minor: uint32(in.Max(fp.KernelMinorVersion)), flags: fp.InitFlags(in.Uint()),
 		maxWrite: uint32(in.Max(maxMaxWrite)), maxRead: uint32(in.Max(math.MaxInt32))}
-	if err := in.Err(); err != nil {
+	switch err := in.Err(); {
+	case err != nil:
 		return fmt.Errorf("server: state: %w", err)
+	case saved.minor < fp.MinMinorVersion:
+		return fmt.Errorf("server: state: a session of minor version %d, which INIT refuses", saved.minor)
 	}
 	if err := s.resume(saved); err != nil {
 		return err

@@ -45,7 +45,7 @@ func modcapsRemoves(list, name string) (removed bool) {
 // reportFileHandles tells somebody who asked for file handles that there are none.
 func (o *options) reportFileHandles(fs *passthrough.FS, log *logrus.Logger) {
 	if o.migration.mode == "file-handles" && !fs.UsesFileHandles() {
-		log.Warn("--migration-mode=file-handles: file handles can't be opened here. A guest can move from this daemon, but not to one that is started like it: that takes root, and --inode-file-handles other than never.")
+		log.Warn("--migration-mode=file-handles: file handles can't be opened here, so a guest that comes does not find files that were moved within the share meanwhile. That takes root, and --inode-file-handles other than never.")
 	}
 	if o.fileHandles != "never" && !fs.UsesFileHandles() {
 		log.Debug("No file handles: the file system has none, or CAP_DAC_READ_SEARCH is missing. What the host renames is looked up again.")

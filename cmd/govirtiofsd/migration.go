@@ -14,10 +14,10 @@ type migrationOptions struct {
 
 func (m *migrationOptions) flags(f *pflag.FlagSet) {
 	choice(f, &m.mode, "find-paths", "migration-mode", "", []string{"find-paths", "file-handles"},
-		"`find-paths|file-handles` How the daemon on the other host finds the guest's files: by their paths; or by file handles, for a file system that both hosts mount. Default find-paths.")
+		"`find-paths|file-handles` How the guest's files are found on the host that it comes to: by their paths; or by paths and file handles, for a file system that both hosts mount. Give both daemons the same mode. Default find-paths.")
 	choice(f, &m.onError, "abort", "migration-on-error", "", []string{"abort", "guest-error"},
 		"`abort|guest-error` If a file is not found on this host: refuse the guest, which goes on where it was; or let it get an error when it uses the file. Default abort.")
-	f.BoolVar(&m.verify, "migration-verify-handles", false, "With find-paths, let the other host check that a file it found has the same file handle.")
+	f.BoolVar(&m.verify, "migration-verify-handles", false, "With find-paths, let the other host check that a file it found has the same file handle; on the host that the guest comes to, refuse a state without handles.")
 	f.BoolVar(&m.confirm, "migration-confirm-paths", false, "No effect: paths are always confirmed when they are sent.")
 }
 
@@ -25,7 +25,7 @@ func (m *migrationOptions) flags(f *pflag.FlagSet) {
 func (m *migrationOptions) check(set *pflag.FlagSet) error {
 	for _, name := range []string{"migration-verify-handles", "migration-confirm-paths"} {
 		if m.mode != "find-paths" && set.Changed(name) {
-			return usagef("--%s is for --migration-mode=find-paths: file handles find the right file or none", name)
+			return usagef("--%s is for --migration-mode=find-paths: with file-handles, handles are compared anyway", name)
 		}
 	}
 	return nil

@@ -55,8 +55,31 @@ type Reader struct {
 	err error
 }
 
-// NewReader returns a Reader from r. It may read ahead.
-func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+// NewReader returns a Reader from r, which may have limit bytes at most. It may read ahead.
+func NewReader(r io.Reader, limit int64) *Reader {
+	return &Reader{r: bufio.NewReaderSize(&limited{r, limit, limit}, 64<<10)}
+}
+
+// limited is a reader that fails when there is more than a limit. One more byte is asked
+// for, to tell that from the end.
+type limited struct {
+	r           io.Reader
+	left, limit int64
+}
+
+func (l *limited) Read(b []byte) (int, error) {
+	if l.left < 0 {
+		return 0, fmt.Errorf("more than %d bytes", l.limit)
+	}
+	if int64(len(b))-1 > l.left {
+		b = b[:l.left+1]
+	}
+	n, err := l.r.Read(b)
+	if l.left -= int64(n); l.left < 0 {
+		n--
+	}
+	return n, err
+}
 
 // Err is the first error. The end of the data before a value's is io.ErrUnexpectedEOF.
 func (r *Reader) Err() error { return r.err }

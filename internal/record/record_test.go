@@ -18,7 +18,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := b.Bytes()
-	r := NewReader(bytes.NewReader(whole))
+	r := NewReader(bytes.NewReader(whole), math.MaxInt64)
 	for _, want := range []uint64{0, 127, 128, math.MaxUint64} {
 		if got := r.Uint(); got != want {
 			t.Errorf("got %d, want %d", got, want)
@@ -36,7 +36,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	// Whatever is missing is noticed.
 	for n := range len(whole) {
-		r := NewReader(bytes.NewReader(whole[:n]))
+		r := NewReader(bytes.NewReader(whole[:n]), math.MaxInt64)
 		for range 4 {
 			r.Uint()
 		}
@@ -49,19 +49,36 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	r := NewReader(bytes.NewReader([]byte{200, 1})) // 200
+	r := NewReader(bytes.NewReader([]byte{200, 1}), math.MaxInt64) // 200
 	if r.Bytes(199); r.Err() == nil {
 		t.Error("a string longer than allowed was read")
 	}
-	r = NewReader(bytes.NewReader([]byte{7, 1}))
+	r = NewReader(bytes.NewReader([]byte{7, 1}), math.MaxInt64)
 	if r.Max(7); r.Err() != nil {
 		t.Error(r.Err())
 	}
 	if r.End(); r.Err() == nil {
 		t.Error("data after the end were not noticed")
 	}
-	r = NewReader(bytes.NewReader(bytes.Repeat([]byte{0xff}, 11)))
+	r = NewReader(bytes.NewReader(bytes.Repeat([]byte{0xff}, 11)), math.MaxInt64)
 	if r.Uint(); r.Err() == nil {
 		t.Error("a number of more than 64 bits was read")
+	}
+}
+
+// TestBytesLimit: data up to the limit are read, and one byte more is an error.
+func TestBytesLimit(t *testing.T) {
+	data := []byte{1, 2, 3}
+	for limit := range int64(5) {
+		r := NewReader(bytes.NewReader(data), limit)
+		for range min(int(limit), len(data)) {
+			r.Uint()
+		}
+		if r.Err() != nil {
+			t.Errorf("limit %d: %v", limit, r.Err())
+		}
+		if r.End(); (r.Err() == nil) != (limit >= 3) {
+			t.Errorf("limit %d: at the end %v", limit, r.Err())
+		}
 	}
 }
