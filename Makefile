@@ -10,7 +10,7 @@ GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -ldflags "./c
 FUZZTIME ?= 1m
 LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test test-arm64 race fuzz bench bench-peers bench-scale bench-guest lint vet install dist clean demo guests
+.PHONY: all build test test-arm64 race fuzz bench bench-peers bench-scale bench-vs bench-guest lint vet install dist clean demo guests
 
 all: build
 build: ; $(GOBUILD) -o bin/ ./cmd/govirtiofsd ./cmd/govirtiofs
@@ -21,6 +21,7 @@ fuzz: ; .ci/fuzz $(FUZZTIME)
 bench: ; go test -run '^$$' -bench . -benchmem ./...
 bench-peers: ; test/bench/peers.sh
 bench-scale: ; test/bench/scale.sh
+bench-vs: ; test/bench/vs.sh $(VS)
 bench-guest: build ; go run ./internal/guest/cmd/guestbench -guest uml && go run ./internal/guest/cmd/guestbench -guest qemu72
 lint: ; $(LINT) run ./...
 vet: ; go vet ./... && GOARCH=arm64 go vet ./... && test -z "$$(gofmt -l .)"

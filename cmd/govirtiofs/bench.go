@@ -37,6 +37,9 @@ type benchFlags struct {
 	idle       []int
 	scale      []int
 	noProgress bool
+	self       bool
+	foreign    int // percent
+	require    bench.Require
 	picture    *outFile // of --svg; nil without
 }
 
@@ -56,14 +59,20 @@ the first, 512 MiB together), since the host's kernel lets one writer at a time 
 a file.
 
 With --daemon it starts the back-end itself, and with --vs others to compare with;
-all are measured in turn, round by round, and a ratio is the median of the rounds'
-ratios.
+all share one directory and are measured in turn, round by round. A ratio is the
+median of the rounds' ratios, and its range is where it lies with 95 % confidence.
+"noise" instead of a ratio says that the rounds show no difference, or differ too
+much; --self measures the first back-end a second time, to show how much noise
+there is.
+
+Rounds in which other programs had more than --max-foreign percent of the
+processors' time are left out, counted and repeated, up to once each.
 
 SIGINT, SIGTERM or SIGHUP ends it, removes what it has made and writes what it has
 measured; the exit status is 128 and the signal's number. A second one ends it at once.`,
 		Example: `  govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}'
   govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}' \
-    --vs '/usr/libexec/virtiofsd --shared-dir {dir} --socket-path {socket}' --depth 1,8 --rounds 5
+    --vs '/usr/libexec/virtiofsd --shared-dir {dir} --socket-path {socket}' --depth 1,8 --rounds 9 --self
   govirtiofs bench --socket /run/fs.sock --dir /srv/share --workload read-4k,getattr`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
@@ -78,6 +87,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.IntVar(&f.pid, "pid", 0, "the process whose CPU time counts, with --socket (default: the one that listens)")
 	fl.StringVar(&f.daemon, "daemon", "", "start a back-end with this command; {socket} and {dir} are replaced")
 	fl.StringArrayVar(&f.vs, "vs", nil, "compare with the back-end that this command starts (repeatable)")
+	fl.BoolVar(&f.self, "self", false, "compare with a second back-end of --daemon's, too, to show what noise is")
 	fl.StringArrayVar(&f.names, "name", nil, "name of a target in the report, in their order (default: the program's)")
 	fl.StringVar(&o.Dir, "dir", "", "the shared directory (default with --daemon: a new one in the temporary directory)")
 	fl.StringSliceVarP(&f.workloads, "workload", "w", nil, "measure only these; see --list")
@@ -90,6 +100,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.Uint64Var(&o.Count, "count", 0, "make so many operations in a round instead")
 	fl.IntVar(&o.Rounds, "rounds", 5, "rounds of each workload and depth")
 	fl.BoolVar(&o.Best, "best", false, "report the best round of each instead of medians, for a machine that does other things, too")
+	fl.IntVar(&f.foreign, "max-foreign", 10, "leave out rounds in which others had more than this percentage of the processors' time; 100 leaves none out")
 	fl.DurationVar(&o.Warmup, "warm-up", 100*time.Millisecond, "before the first round of each")
 	fl.DurationVar(&o.Spin, "spin", 0, "look for replies so long before sleeping, as a guest that polls does")
 	fl.IntVar(&o.Chunk, "chunk", 0, "largest data buffer in bytes; 4096 is a guest without large folios (default: one for all)")
@@ -102,6 +113,8 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
 	fl.IntSliceVar(&f.idle, "idle", nil, "measure instead what so many idle daemons take: memory, threads, wake-ups (1,8,64)")
 	fl.IntSliceVar(&f.scale, "scale", nil, "measure instead directories of so many files and as many known nodes (10,10000,1000000); a million take 1 GiB in a tmpfs, and minutes on a disk")
+	fl.Float64Var(&f.require.Ratio, "require-ratio", 0, "fail if a ratio of operations per second is certainly less, as 0.97")
+	fl.Float64Var(&f.require.CPURatio, "require-cpu-ratio", 0, "fail if a ratio of processor times is certainly more, as 1.03")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
@@ -141,6 +154,9 @@ func (f *benchFlags) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	f.opts.ColdSize = int64(f.coldMiB) << 20
+	if f.opts.MaxForeign = float64(f.foreign) / 100; f.foreign > 100 {
+		return usagef("--max-foreign: 1 to 100 percent are possible")
+	}
 	if err := f.opts.Check(); err != nil {
 		return usageError{err}
 	}
@@ -168,9 +184,22 @@ func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command) error {
 	results, err := bench.Run(ctx, &f.opts)
 	progress.clear()
 	if len(results) > 0 {
-		err = errors.Join(err, f.write(cmd.OutOrStdout(), bench.NewReport(&f.opts, results)))
+		r := bench.NewReport(&f.opts, results)
+		err = errors.Join(err, f.write(cmd.OutOrStdout(), r), f.judge(cmd.ErrOrStderr(), r))
 	}
 	return err
+}
+
+// judge is an error if a comparison is worse than required. What is unclear, it only says.
+func (f *benchFlags) judge(w io.Writer, r *bench.Report) error {
+	failed, unclear := r.Judge(f.require)
+	for _, line := range unclear {
+		fmt.Fprintln(w, "unclear, try more --rounds: "+line)
+	}
+	if len(failed) > 0 {
+		return errors.New("worse than required:\n" + strings.Join(failed, "\n"))
+	}
+	return nil
 }
 
 func (f *benchFlags) openPicture() (err error) {
@@ -212,7 +241,7 @@ func (f *benchFlags) showReport(cmd *cobra.Command) (err error) {
 	if cmd.Flags().Changed("best") {
 		r.Summarize(f.opts.Best)
 	}
-	return f.write(cmd.OutOrStdout(), r)
+	return errors.Join(f.write(cmd.OutOrStdout(), r), f.judge(cmd.ErrOrStderr(), r))
 }
 
 // readReport reads a report from a file, or from stdin if that is "-".
@@ -288,6 +317,8 @@ func (f *benchFlags) targets() (err error) {
 		return usagef("%w (--list shows all)", err)
 	}
 	switch {
+	case f.self && f.daemon == "":
+		return usagef("--self starts the back-end a second time: it needs --daemon")
 	case f.daemon != "" && f.socket != "":
 		return usagef("--socket and --daemon exclude each other: the first measures a back-end that runs already")
 	case f.daemon != "":
@@ -302,8 +333,8 @@ func (f *benchFlags) targets() (err error) {
 	for _, command := range f.vs {
 		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: programName(command), Command: command})
 	}
-	if f.svg != "" && len(f.opts.Targets) < 2 {
-		return usagef("a picture shows ratios: --svg needs --vs")
+	if len(f.vs) == 0 && f.require != (bench.Require{}) {
+		return usagef("--require-ratio and --require-cpu-ratio need --vs")
 	}
 	if len(f.names) > len(f.opts.Targets) {
 		return usagef("%d names for %d targets", len(f.names), len(f.opts.Targets))
@@ -320,6 +351,12 @@ func (f *benchFlags) targets() (err error) {
 		if seen[t.Name]++; seen[t.Name] > 1 { // the same program twice
 			t.Name = fmt.Sprintf("%s-%d", t.Name, seen[t.Name])
 		}
+	}
+	if f.self {
+		f.opts.Targets = append(f.opts.Targets, bench.Target{Name: "itself", Command: f.daemon, Self: true})
+	}
+	if f.svg != "" && len(f.opts.Targets) < 2 {
+		return usagef("a picture shows ratios: --svg needs --vs")
 	}
 	return nil
 }

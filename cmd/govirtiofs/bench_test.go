@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/govirtiofs/govirtiofs/internal/bench"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
@@ -110,6 +111,30 @@ func TestBench(t *testing.T) {
 		b, err := os.ReadFile(svg)
 		if err != nil || xml.Unmarshal(b, new(struct{})) != nil {
 			t.Errorf("the picture is unreadable: %v", err)
+		}
+	})
+	t.Run("itself", func(t *testing.T) {
+		svg := filepath.Join(t.TempDir(), "ratios.svg")
+		out, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--self", "--vs", daemonCommand(daemon), "--rounds=3",
+			"--max-foreign=1", "--require-ratio=0.0001", "--require-cpu-ratio=10000", "--workload=getattr,create", "--depth=1", "--json", "--svg", svg},
+			small[1:]...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range check(t, out, 3).Rows {
+			if last := r.Targets[2]; !last.Self || last.Target != "itself" || r.Targets[1].Self || last.Ratio.Value <= 0 {
+				t.Errorf("%s: %+v", r.Workload, r.Targets)
+			}
+			if n := len(r.Targets[0].Rounds); n < 2 || n > 3 || n+r.Dropped < 3 || n+r.Dropped > 6 {
+				t.Errorf("%s: %d rounds kept and %d dropped of 3 to 6", r.Workload, n, r.Dropped)
+			}
+		}
+	})
+	t.Run("one directory", func(t *testing.T) {
+		other := strings.ReplaceAll(daemonCommand(daemon), "{dir}", t.TempDir())
+		_, err := benchmark(t, append([]string{"--daemon", daemonCommand(daemon), "--vs", other, "--workload=create", "--depth=1"}, small...)...)
+		if err == nil || !strings.Contains(err.Error(), "does the back-end share") {
+			t.Errorf("another directory: %v", err)
 		}
 	})
 	t.Run("queues", func(t *testing.T) {
@@ -263,6 +288,12 @@ func TestBenchErrors(t *testing.T) {
 		{[]string{"--daemon=x {socket}", "--name="}, true, "--name is empty"},
 		{[]string{"--daemon=x {socket}", "--vs="}, true, "--vs is empty"},
 		{[]string{"--daemon=x {socket}", "--pid=1"}, true, "--socket"},
+		{[]string{"--socket=x", "--dir=" + dir, "--self"}, true, "--daemon"},
+		{[]string{"--daemon=x {socket}", "--require-ratio=0.97"}, true, "--vs"},
+		{[]string{"--daemon=x {socket}", "--max-foreign=0"}, true, "--max-foreign must be"},
+		{[]string{"--daemon=x {socket}", "--max-foreign=101"}, true, "--max-foreign"},
+		{[]string{"--daemon=x {socket}", "--idle=1", "--self"}, true, "--self would have no effect with --idle"},
+		{[]string{"--daemon=x {socket}", "--scale=1", "--max-foreign=5"}, true, "--max-foreign would have no effect with --scale"},
 		{[]string{"--daemon=x {socket}", "--idle=1", "--workload=getattr"}, true, "--workload would have no effect with --idle"},
 		{[]string{"--daemon=x {socket}", "--scale=1", "--best"}, true, "--best would have no effect with --scale"},
 		{[]string{"--show=" + dir + "/none", "--daemon=x"}, true, "--daemon would have no effect with --show"},
@@ -318,6 +349,41 @@ func TestBenchShow(t *testing.T) {
 	}
 	if _, err := os.Stat(picture); err == nil {
 		t.Error("a picture of nothing was made")
+	}
+}
+
+// TestBenchRequire: a comparison that is worse than required fails, after its figures were
+// written.
+func TestBenchRequire(t *testing.T) {
+	rounds := func(units uint64) (list []bench.Sample) {
+		for range 5 {
+			list = append(list, bench.Sample{Units: units, Wall: time.Second, CPU: time.Second})
+		}
+		return list
+	}
+	report := &bench.Report{Rows: []bench.Row{{Workload: "getattr", Unit: "op", Depth: 1,
+		Targets: []bench.Figures{{Target: "new", Rounds: rounds(900)}, {Target: "old", Rounds: rounds(1000)}}}}}
+	saved := filepath.Join(t.TempDir(), "saved.json")
+	f, err := os.Create(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(report.WriteJSON(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ option, saying string }{
+		{"--require-ratio=0.97", "against old: 0.90 of the operations (0.90-0.90), required 0.97"},
+		{"--require-cpu-ratio=1.03", "against old: 1.11 of the processor time"},
+		{"--require-ratio=0.9", ""},
+		{"--require-cpu-ratio=1.2", ""},
+	} {
+		out, err := benchmark(t, "--show", saved, tt.option)
+		if tt.saying == "" && err != nil || tt.saying != "" && (err == nil || !strings.Contains(err.Error(), tt.saying)) {
+			t.Errorf("%s: %v, want %q", tt.option, err, tt.saying)
+		}
+		if usage := (usageError{}); errors.As(err, &usage) || !strings.Contains(out, "getattr:") {
+			t.Errorf("%s: %v, output:\n%s", tt.option, err, out)
+		}
 	}
 }
 

@@ -15,11 +15,12 @@ import (
 var (
 	writing = []string{"json", "benchstat", "markdown", "svg", "no-progress", "help"}
 	// showHeeds is all that --show takes.
-	showHeeds = append([]string{"show", "workload", "best"}, writing...)
+	showHeeds = append([]string{"show", "workload", "best", "require-ratio", "require-cpu-ratio"}, writing...)
 	// idleIgnores and scaleIgnores make no difference to what these measure.
 	idleIgnores = []string{"workload", "guests", "duration", "count", "rounds", "best", "warm-up", "files", "cold-size",
-		"list-size", "floor", "syscalls", "scale"}
-	scaleIgnores = []string{"workload", "best", "warm-up", "files", "cold-size", "syscalls"}
+		"list-size", "floor", "syscalls", "scale", "self", "max-foreign", "require-ratio", "require-cpu-ratio"}
+	scaleIgnores = []string{"workload", "best", "warm-up", "files", "cold-size", "syscalls", "self", "max-foreign",
+		"require-ratio", "require-cpu-ratio"}
 )
 
 // given returns the options of the command line that pick chooses.
@@ -78,7 +79,7 @@ func (f *benchFlags) checkNumbers(changed func(string) bool) error {
 	}{
 		{"rounds", int64(o.Rounds)}, {"duration", int64(o.Duration)}, {"queues", int64(o.Queues)}, {"queue-size", int64(o.QueueSize)},
 		{"guests", int64(o.Guests)}, {"files", int64(o.Files)}, {"cold-size", int64(f.coldMiB)}, {"list-size", int64(o.ListSize)},
-		{"pid", int64(f.pid)},
+		{"pid", int64(f.pid)}, {"max-foreign", int64(f.foreign)},
 	} {
 		if changed(v.name) && v.value <= 0 {
 			return usagef("--%s must be more than 0", v.name)

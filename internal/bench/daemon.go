@@ -27,6 +27,7 @@ type Target struct {
 	Command string
 	Socket  string // where it listens, if it runs already
 	PID     int    // whose processor time counts; 0 is the process that listens
+	Self    bool   // it is the first target once more, to show what noise is
 }
 
 // startTimeout is how long a daemon may take until it listens.

@@ -12,6 +12,7 @@ import (
 // guests do the same at the same time, and what they do together counts.
 type group struct {
 	name     string
+	self     bool // Target.Self
 	sessions []*session
 	jobs     []job // of the present workload, for each session
 }
@@ -19,7 +20,7 @@ type group struct {
 // openGroup starts a target as often as there are guests. What it returns is to be closed
 // even with an error.
 func openGroup(ctx context.Context, t *Target, o *Options) (*group, error) {
-	g := &group{name: t.Name}
+	g := &group{name: t.Name, self: t.Self}
 	for i := range o.Guests {
 		if o.Guests > 1 {
 			o.Progress(fmt.Sprintf("starting %s, guest %d of %d", t.Name, i+1, o.Guests), 0)

@@ -28,6 +28,10 @@ type Options struct {
 	Floor     bool          // measure the bare system calls, too
 	Best      bool          // report the best rounds instead of medians
 	Syscalls  bool          // count the back-end's system calls, too, in a round of its own
+	// MaxForeign is which part of the processors' time others may have in a round that
+	// counts, from 0 to 1. Rounds with more are dropped and repeated, up to once each. 0 is
+	// a tenth, 1 drops none.
+	MaxForeign float64
 	// NoIndirect and NoEventIdx leave ring features out.
 	NoIndirect, NoEventIdx bool
 	// Progress is told what is being done and how much of all is, from 0 to 1.
@@ -43,6 +47,9 @@ func (o *Options) Check() error {
 	setDefault(&o.Files, 10000)
 	setDefault(&o.ListSize, 32<<10)
 	setDefault(&o.ColdSize, 256<<20)
+	if o.MaxForeign == 0 {
+		o.MaxForeign = 0.1
+	}
 	if o.Duration == 0 && o.Count == 0 {
 		o.Duration = 300 * time.Millisecond
 	}
@@ -77,6 +84,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("depths %v: 1 to %d are possible with this queue size", o.Depths, o.mostDepth())
 	case o.Rounds < 1, o.Duration < 0, o.Warmup < 0, o.Spin < 0:
 		return errors.New("rounds and times must be positive")
+	case o.MaxForeign < 0 || o.MaxForeign > 1:
+		return fmt.Errorf("foreign processor time of %v: 0 to 1 are possible", o.MaxForeign)
 	case o.Chunk != 0 && (o.Chunk < 4096 || o.Chunk%4096 != 0 || o.NoIndirect):
 		return fmt.Errorf("chunks of %d bytes: a multiple of 4096 is needed, and indirect descriptors", o.Chunk)
 	case o.Files < 1 || o.Files > 10_000_000:

@@ -20,25 +20,31 @@ type Report struct {
 	Rounds    int     `json:"rounds"`
 	Round     string  `json:"round"` // what a round is limited by
 	Best      bool    `json:"best"`  // figures are those of the best rounds, not medians
-	Rows      []Row   `json:"results"`
+	// MaxForeign is which part of the processors' time others may have had in a round that
+	// counts, from 0 to 1.
+	MaxForeign float64 `json:"max_foreign,omitempty"`
+	Rows       []Row   `json:"results"`
 }
 
 // Row is one workload at one depth, with the figures of all targets.
 type Row struct {
-	Workload string    `json:"workload"`
-	Title    string    `json:"title"`
-	Unit     string    `json:"unit"`
-	Bytes    int       `json:"bytes,omitempty"` // of a unit
-	Depth    int       `json:"depth"`
-	Targets  []Figures `json:"targets"`
+	Workload string `json:"workload"`
+	Title    string `json:"title"`
+	Unit     string `json:"unit"`
+	Bytes    int    `json:"bytes,omitempty"` // of a unit
+	Depth    int    `json:"depth"`
+	// Dropped is how many rounds were left out because of others; see Result.
+	Dropped   int       `json:"dropped_rounds,omitempty"`
+	Disturbed bool      `json:"disturbed,omitempty"`
+	Targets   []Figures `json:"targets"`
 }
 
 // NewReport sums up what a run with these options has measured.
 func NewReport(o *Options, results []Result) *Report {
-	r := &Report{ThisMachine(o.Dir), o.Queues, o.Guests, o.QueueSize, o.Rounds, o.length(), o.Best, []Row{}}
+	r := &Report{ThisMachine(o.Dir), o.Queues, o.Guests, o.QueueSize, o.Rounds, o.length(), o.Best, o.MaxForeign, []Row{}}
 	for i := range results {
-		w := &results[i].Workload
-		r.Rows = append(r.Rows, Row{w.Name, w.Title, w.Unit, w.Bytes, results[i].Depth, results[i].Figures(o.Best)})
+		res, w := &results[i], &results[i].Workload
+		r.Rows = append(r.Rows, Row{w.Name, w.Title, w.Unit, w.Bytes, res.Depth, res.Dropped, res.Disturbed, res.Figures(o.Best)})
 	}
 	return r
 }
@@ -60,15 +66,26 @@ func ReadReport(from io.Reader) (*Report, error) {
 	if len(r.Rows) == 0 {
 		return nil, errors.New("read a report: there are no results in it")
 	}
+	r.Summarize(r.Best) // it may be of a version that knew of no noise
 	return r, nil
+}
+
+// columns are those that a table has only if there is something in them.
+type columns struct{ compared, counted, dropped bool }
+
+func (r *Report) columns() columns {
+	return columns{
+		compared: r.has(func(f *Figures) bool { return f.Ratio.Value != 0 || f.CPURatio.Value != 0 }),
+		counted:  r.has(func(f *Figures) bool { return f.Syscalls != 0 }),
+		dropped:  r.dropped() > 0,
+	}
 }
 
 // WriteTable writes a table for people, a block for each workload.
 func (r *Report) WriteTable(w io.Writer) error {
 	fmt.Fprintf(w, "%s\n%s\n", r.Machine, r.conditions())
-	compared, counted := r.has(func(f *Figures) bool { return f.Ratio != 0 || f.CPURatio != 0 }),
-		r.has(func(f *Figures) bool { return f.Syscalls != 0 })
-	for _, line := range legend(compared, counted) {
+	c := r.columns()
+	for _, line := range c.legend() {
 		fmt.Fprintln(w, line)
 	}
 	for from := 0; from < len(r.Rows); {
@@ -76,7 +93,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 		for to < len(r.Rows) && r.Rows[to].Workload == r.Rows[from].Workload {
 			to++
 		}
-		if err := writeBlock(w, r.Rows[from:to], compared, counted); err != nil {
+		if err := c.writeBlock(w, r.Rows[from:to]); err != nil {
 			return err
 		}
 		from = to
@@ -91,51 +108,77 @@ func (r *Report) has(ok func(*Figures) bool) bool {
 	})
 }
 
+// dropped is how many rounds of all rows were left out.
+func (r *Report) dropped() (n int) {
+	for _, row := range r.Rows {
+		n += row.Dropped
+	}
+	return n
+}
+
 // legend explains the columns.
-func legend(compared, counted bool) []string {
+func (c columns) legend() []string {
 	list := []string{"a unit is what the column that ends in /s counts; p50 to max: latency of a request in us"}
-	if compared {
-		list = append(list, "ratio: how many times as many units the first target does; CPU ratio: what share of the CPU it needs for one")
+	if c.compared {
+		list = append(list, "ratio: how many times as many units the first target does; CPU ratio: what share of the CPU it needs for one",
+			"range: where the ratio is with 95 % confidence; noise: the range has 1 in it, or its ends differ by 2x or more, or the first target against itself gives as much")
 	}
 	calls := ""
-	if counted {
+	if c.counted {
 		calls = "; sys: system calls per unit"
 	}
-	return append(list, "kick, call: notifications of and by the back-end, per request"+calls,
+	list = append(list, "kick, call: notifications of and by the back-end, per request"+calls,
 		"spread: between the slowest and the fastest round; driver us: processor time of the load generator per unit")
+	if c.dropped {
+		list = append(list, "dropped: rounds left out because of others; with ! there were so many that some had to be kept")
+	}
+	return list
+}
+
+// A cell is a column's head, or a row's text in it; absent columns are left out.
+type cell struct {
+	text  string
+	there bool
+}
+
+func (c columns) line(t io.Writer, cells []cell) {
+	var list []string
+	for _, x := range cells {
+		if x.there {
+			list = append(list, x.text)
+		}
+	}
+	fmt.Fprintln(t, strings.Join(list, "\t")+"\t")
 }
 
 // writeBlock writes one workload, at all its depths.
-func writeBlock(w io.Writer, rows []Row, compared, counted bool) error {
+func (c columns) writeBlock(w io.Writer, rows []Row) error {
 	if _, err := fmt.Fprintf(w, "\n%s: %s\n", rows[0].Workload, rows[0].Title); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	line := func(depth, target, speed, ratio, cpu, cpuRatio, kick, call, sys string, rest ...string) {
-		cells := []string{depth, target, speed}
-		if compared {
-			cells = append(cells, ratio)
-		}
-		cells = append(cells, cpu)
-		if compared {
-			cells = append(cells, cpuRatio)
-		}
-		cells = append(cells, kick, call)
-		if counted {
-			cells = append(cells, sys)
-		}
-		fmt.Fprintln(t, strings.Join(append(cells, rest...), "\t")+"\t")
-	}
-	line("depth", "target", rows[0].units()+"/s", "ratio", "CPU us", "CPU ratio", "kick", "call", "sys",
-		"p50", "p90", "p99", "p99.9", "max", "spread", "driver us")
+	c.line(t, []cell{{"depth", true}, {"target", true}, {rows[0].units() + "/s", true}, {"ratio", c.compared}, {"range", c.compared},
+		{"CPU us", true}, {"CPU ratio", c.compared}, {"range", c.compared}, {"kick", true}, {"call", true}, {"sys", c.counted},
+		{"p50\tp90\tp99\tp99.9\tmax\tspread\tdriver us", true}, {"dropped", c.dropped}})
 	for _, row := range rows {
 		for _, f := range row.Targets {
-			line(strconv.Itoa(row.Depth), f.Target, fmt.Sprintf("%.0f", f.PerSecond), times(f.Ratio), fmt.Sprintf("%.2f", f.CPU), times(f.CPURatio),
-				fmt.Sprintf("%.2f", f.Kicks), fmt.Sprintf("%.2f", f.Calls), optional(f.Syscalls),
-				f.latencies(), fmt.Sprintf("%.0f%%", f.Spread*100), fmt.Sprintf("%.2f", f.Driver))
+			c.line(t, []cell{{strconv.Itoa(row.Depth), true}, {f.Target, true}, {fmt.Sprintf("%.0f", f.PerSecond), true},
+				{f.Ratio.String(), c.compared}, {f.Ratio.span(), c.compared}, {fmt.Sprintf("%.2f", f.CPU), true},
+				{f.CPURatio.String(), c.compared}, {f.CPURatio.span(), c.compared},
+				{fmt.Sprintf("%.2f", f.Kicks), true}, {fmt.Sprintf("%.2f", f.Calls), true}, {optional(f.Syscalls), c.counted},
+				{f.latencies(), true}, {fmt.Sprintf("%.0f%%", f.Spread*100), true}, {fmt.Sprintf("%.2f", f.Driver), true},
+				{row.drops(), c.dropped}})
 		}
 	}
 	return t.Flush()
+}
+
+// drops is how many rounds were left out, with a mark if there were not enough others.
+func (r *Row) drops() string {
+	if r.Disturbed {
+		return strconv.Itoa(r.Dropped) + "!"
+	}
+	return strconv.Itoa(r.Dropped)
 }
 
 func (r *Report) conditions() string {
@@ -147,7 +190,26 @@ func (r *Report) conditions() string {
 	if r.Guests > 1 {
 		guests = fmt.Sprintf("%d guests at the same time, each with a daemon and ", r.Guests)
 	}
-	return guests + fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, %s; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round, what)
+	return guests + fmt.Sprintf("%d request queue(s) of %d, %d round(s) of %s, %s; CPU is the back-end's per unit", r.Queues, r.QueueSize, r.Rounds, r.Round, what) + r.droppedText()
+}
+
+// droppedText says how many rounds were left out and why, if there were any.
+func (r *Report) droppedText() string {
+	n := r.dropped()
+	if n == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("; %d more round(s) dropped, in which others had over %.0f %% of the processors' time", n, 100*r.MaxForeign)
+	var short []string
+	for _, row := range r.Rows {
+		if row.Disturbed {
+			short = append(short, fmt.Sprintf("%s at depth %d", row.Workload, row.Depth))
+		}
+	}
+	if len(short) > 0 {
+		text += "; not enough others were left of " + strings.Join(short, ", ")
+	}
+	return text
 }
 
 // units is the plural of the unit.
@@ -157,78 +219,6 @@ func (r *Row) units() string {
 	}
 	return r.Unit + "s"
 }
-
-// WriteMarkdown writes one table for a document, a line for each workload and depth:
-// the speeds and how the first target compares with the fastest other; the same for CPU;
-// and how its CPU compares with the floor's.
-func (r *Report) WriteMarkdown(w io.Writer) error {
-	names := r.targets()
-	others := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == floorName })
-	floor := len(others) < len(names)
-	head := []string{"workload", "depth"}
-	for _, what := range []string{"per s", "CPU us"} {
-		for _, n := range others {
-			head = append(head, n+" "+what)
-		}
-		if len(others) > 1 {
-			head = append(head, "ratio")
-		}
-	}
-	if floor {
-		head = append(head, floorName+" CPU us", "ratio")
-	}
-	fmt.Fprintf(w, "%s; %s. Ratios are %s's to the better of the others.\n\n", r.Machine, r.conditions(), others[0])
-	writeCells(w, head)
-	writeCells(w, append([]string{"---"}, slices.Repeat([]string{"--:"}, len(head)-1)...))
-	for i := range r.Rows {
-		writeCells(w, r.Rows[i].cells(others, floor))
-	}
-	return nil
-}
-
-// targets are the names of all targets; not every row has the floor.
-func (r *Report) targets() (names []string) {
-	for _, row := range r.Rows {
-		for _, f := range row.Targets {
-			if !slices.Contains(names, f.Target) {
-				names = append(names, f.Target)
-			}
-		}
-	}
-	return names
-}
-
-// cells is a line of the table for a document.
-func (r *Row) cells(others []string, floor bool) []string {
-	cells := []string{r.Workload, strconv.Itoa(r.Depth)}
-	var speeds, cpus []string
-	var speed, cpu []float64 // ratios
-	limit := []string{"-", "-"}
-	for i, f := range r.Targets {
-		if f.Target == floorName {
-			limit = []string{fmt.Sprintf("%.2f", f.CPU), times(f.CPURatio)}
-			continue
-		}
-		speeds, cpus = append(speeds, fmt.Sprintf("%.0f", f.PerSecond)), append(cpus, fmt.Sprintf("%.2f", f.CPU))
-		if i > 0 {
-			speed, cpu = append(speed, f.Ratio), append(cpu, f.CPURatio)
-		}
-	}
-	cells = append(cells, speeds...)
-	if len(others) > 1 {
-		cells = append(cells, times(slices.Min(speed)))
-	}
-	cells = append(cells, cpus...)
-	if len(others) > 1 {
-		cells = append(cells, times(slices.Max(cpu)))
-	}
-	if floor {
-		cells = append(cells, limit...)
-	}
-	return cells
-}
-
-func writeCells(w io.Writer, cells []string) { fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }
 
 func optional(x float64) string {
 	if x == 0 {

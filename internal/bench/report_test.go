@@ -57,9 +57,9 @@ func TestFigures(t *testing.T) {
 	want("p99.9", ours.P999, 1000)
 	want("longest latency", ours.Max, 1000)
 	want("MB/s", ours.MBPerSec, 6000*4096/1e6)
-	want("ratio of speeds", theirs.Ratio, 3)
-	want("ratio of CPU", theirs.CPURatio, 0.4)
-	if ours.Ratio != 0 {
+	want("ratio of speeds", theirs.Ratio.Value, 3)
+	want("ratio of CPU", theirs.CPURatio.Value, 0.4)
+	if ours.Ratio.Value != 0 {
 		t.Errorf("the first target is compared with itself: %v", ours.Ratio)
 	}
 	if ours.Rounds[0].Units != 3000 || ours.Rounds[2].Units != 9000 {
@@ -70,7 +70,7 @@ func TestFigures(t *testing.T) {
 // TestBest: the best of rounds of 3,000, 6,000 and 9,000, and of 1,000, 2,000, 3,000.
 func TestBest(t *testing.T) {
 	list := sampleResults()[0].Figures(true)
-	if list[0].PerSecond != 9000 || list[1].PerSecond != 3000 || list[1].Ratio != 3 || list[0].CPU != 2 || list[1].CPURatio != 0.4 {
+	if list[0].PerSecond != 9000 || list[1].PerSecond != 3000 || list[1].Ratio.Value != 3 || list[0].CPU != 2 || list[1].CPURatio.Value != 0.4 {
 		t.Errorf("got %+v", list)
 	}
 	r := sampleReport()
@@ -107,8 +107,8 @@ func TestWriteTable(t *testing.T) {
 	if err := sampleReport().WriteTable(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"a <CPU>", "read-4k: a & b", `8\s+ours & best\s+6000\s+-\s+2\.00\s+-\s+0\.50\s+0\.25`,
-		`8\s+theirs\s+2000\s+3\.00x\s+5\.00\s+0\.40x`, `8\s+syscalls\s+16000`} {
+	for _, want := range []string{"a <CPU>", "read-4k: a & b", `8\s+ours & best\s+6000\s+-\s+-\s+2\.00\s+-\s+-\s+0\.50\s+0\.25`,
+		`8\s+theirs\s+2000\s+3\.00x\s+3\.00-3\.00\s+5\.00\s+0\.40x\s+0\.40-0\.40`, `8\s+syscalls\s+16000`} {
 		if !regexp.MustCompile(want).MatchString(b.String()) {
 			t.Errorf("the table lacks %q:\n%s", want, b.String())
 		}

@@ -21,6 +21,8 @@ type Sample struct {
 	Driver   time.Duration `json:"driver_ns"` // processor time of the load generator's threads
 	Kicks    uint64        `json:"kicks"`     // notifications of the back-end
 	Calls    uint64        `json:"calls"`     // notifications by it
+	// Foreign is which part of the processors' time others had meanwhile, from 0 to 1.
+	Foreign float64 `json:"foreign,omitempty"`
 }
 
 func (s *Sample) add(o Sample) {
@@ -36,6 +38,7 @@ func (s *Sample) add(o Sample) {
 // Measurement is one target with one workload at one depth.
 type Measurement struct {
 	Target  string
+	Self    bool // it is the first target once more
 	Rounds  []Sample
 	Latency *Hist // of requests, all rounds
 	// Syscalls is how many system calls the back-end makes per unit, eventfd calls
@@ -49,6 +52,11 @@ type Result struct {
 	Workload Workload
 	Depth    int
 	Targets  []Measurement
+	// Dropped rounds are those in which others had more than Options.MaxForeign of the
+	// processors' time. Disturbed is set if some of these had to be kept, as there were not
+	// enough others.
+	Dropped   int
+	Disturbed bool
 }
 
 // Run measures all workloads, on all targets in turn. Whatever it has started or made
@@ -134,6 +142,7 @@ func (r *runner) run() (results []Result, err error) {
 // subject is something that can be measured for a while.
 type subject struct {
 	name    string
+	self    bool
 	measure func(depth int, d time.Duration, h *Hist) (Sample, error)
 	pids    []int // of the back-end; none for the floor
 }
@@ -145,7 +154,7 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 		if err := g.setup(w, r.share()); err != nil {
 			return nil, fmt.Errorf("%s: %w", g.name, err)
 		}
-		subjects = append(subjects, subject{g.name, func(depth int, d time.Duration, h *Hist) (Sample, error) {
+		subjects = append(subjects, subject{g.name, g.self, func(depth int, d time.Duration, h *Hist) (Sample, error) {
 			m, err := g.measure(r, depth, d, h)
 			if err != nil {
 				err = fmt.Errorf("%s: %w", g.name, err)
@@ -159,7 +168,7 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 			return nil, fmt.Errorf("%s: %w", floorName, err)
 		}
 		defer f.close()
-		subjects = append(subjects, subject{floorName, func(depth int, d time.Duration, _ *Hist) (Sample, error) {
+		subjects = append(subjects, subject{floorName, false, func(depth int, d time.Duration, _ *Hist) (Sample, error) {
 			return measureFloor(r.ctx, f, depth*r.opts.Queues*max(r.opts.Guests, 1), d)
 		}, nil})
 	}
@@ -175,35 +184,78 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 }
 
 // rounds measures the subjects in turn, with another one first in each round, so that a machine
-// that gets slower or faster does so for all.
+// that gets slower or faster does so for all. Rounds in which others have disturbed one of them
+// are repeated, up to once each.
 func (r *runner) rounds(result *Result, subjects []subject) error {
-	for _, s := range subjects {
-		result.Targets = append(result.Targets, Measurement{Target: s.name, Latency: new(Hist)})
+	watch, err := r.watch()
+	if err != nil {
+		return err
 	}
-	for round := range r.opts.Rounds {
+	var list []attempt
+	for quiet := 0; quiet < r.opts.Rounds && len(list) < 2*r.opts.Rounds; {
 		r.opts.Progress(fmt.Sprintf("%s, depth %d", result.Workload.Name, result.Depth), r.share())
-		r.done++
-		for i := range subjects {
-			// Each is first, in the middle and last as often as the others: after a pause,
-			// processors and their caches have to wake up.
-			i = (i + round) % len(subjects)
-			if r.opts.Warmup > 0 {
-				if _, err := subjects[i].measure(result.Depth, r.warmup(round), new(Hist)); err != nil {
-					return err
-				}
-			}
-			m := &result.Targets[i]
-			sample, err := subjects[i].measure(result.Depth, r.opts.Duration, m.Latency)
-			if err != nil {
-				return err
-			}
-			m.Rounds = append(m.Rounds, sample)
-			if r.ctx.Err() != nil {
-				return context.Cause(r.ctx)
-			}
+		a, err := r.round(watch, subjects, result.Depth, len(list))
+		if err != nil {
+			return err
+		}
+		list = append(list, a)
+		if a.foreign() <= r.opts.MaxForeign {
+			quiet++
+			r.done++
+		}
+		if len(list) == 2*r.opts.Rounds {
+			r.done += r.opts.Rounds - quiet
 		}
 	}
+	kept, disturbed := keep(list, r.opts.Rounds, r.opts.MaxForeign)
+	result.Dropped, result.Disturbed = len(list)-len(kept), disturbed
+	for i, s := range subjects {
+		m := Measurement{Target: s.name, Self: s.self, Latency: new(Hist)}
+		for _, a := range kept {
+			m.Rounds = append(m.Rounds, a.samples[i])
+			m.Latency.Add(a.latencies[i])
+		}
+		result.Targets = append(result.Targets, m)
+	}
 	return r.countCalls(result, subjects)
+}
+
+// watch watches for what others do beside all that is measured.
+func (r *runner) watch() (*foreignWatch, error) {
+	var pids []int
+	for _, g := range r.groups {
+		pids = append(pids, g.pids()...)
+	}
+	return newForeignWatch(pids)
+}
+
+// round measures each subject once.
+func (r *runner) round(watch *foreignWatch, subjects []subject, depth, n int) (a attempt, err error) {
+	a.samples, a.latencies = make([]Sample, len(subjects)), make([]*Hist, len(subjects))
+	for i := range subjects {
+		// Each is first, in the middle and last as often as the others: after a pause,
+		// processors and their caches have to wake up.
+		i = (i + n) % len(subjects)
+		if r.opts.Warmup > 0 {
+			if _, err := subjects[i].measure(depth, r.warmup(n), new(Hist)); err != nil {
+				return a, err
+			}
+		}
+		if err := watch.start(); err != nil {
+			return a, err
+		}
+		a.latencies[i] = new(Hist)
+		if a.samples[i], err = subjects[i].measure(depth, r.opts.Duration, a.latencies[i]); err != nil {
+			return a, err
+		}
+		if a.samples[i].Foreign, err = watch.share(); err != nil {
+			return a, err
+		}
+		if r.ctx.Err() != nil {
+			return a, context.Cause(r.ctx)
+		}
+	}
+	return a, nil
 }
 
 // share is how much of all has been done.

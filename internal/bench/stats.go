@@ -9,21 +9,22 @@ import (
 // them, and latencies over all of them.
 type Figures struct {
 	Target    string   `json:"target"`
-	PerSecond float64  `json:"per_second"`          // units
-	CPU       float64  `json:"cpu_us"`              // of the back-end, microseconds per unit
-	Driver    float64  `json:"driver_us"`           // of the load generator
-	Kicks     float64  `json:"kicks_per_request"`   // notifications of the back-end
-	Calls     float64  `json:"calls_per_request"`   // notifications by the back-end
-	Syscalls  float64  `json:"syscalls,omitempty"`  // of the back-end, per unit
-	Spread    float64  `json:"spread"`              // (fastest - slowest round) / median
-	P50       float64  `json:"p50_us"`              // latency of a request
-	P90       float64  `json:"p90_us"`              //
-	P99       float64  `json:"p99_us"`              //
-	P999      float64  `json:"p99_9_us"`            //
-	Max       float64  `json:"max_us"`              //
-	Requests  uint64   `json:"requests"`            // in all rounds
-	Ratio     float64  `json:"ratio,omitempty"`     // the first target's speed to this one's
-	CPURatio  float64  `json:"cpu_ratio,omitempty"` // the first target's CPU to this one's
+	Self      bool     `json:"self,omitempty"`     // it is the first target once more
+	PerSecond float64  `json:"per_second"`         // units
+	CPU       float64  `json:"cpu_us"`             // of the back-end, microseconds per unit
+	Driver    float64  `json:"driver_us"`          // of the load generator
+	Kicks     float64  `json:"kicks_per_request"`  // notifications of the back-end
+	Calls     float64  `json:"calls_per_request"`  // notifications by the back-end
+	Syscalls  float64  `json:"syscalls,omitempty"` // of the back-end, per unit
+	Spread    float64  `json:"spread"`             // (fastest - slowest round) / median
+	P50       float64  `json:"p50_us"`             // latency of a request
+	P90       float64  `json:"p90_us"`             //
+	P99       float64  `json:"p99_us"`             //
+	P999      float64  `json:"p99_9_us"`           //
+	Max       float64  `json:"max_us"`             //
+	Requests  uint64   `json:"requests"`           // in all rounds
+	Ratio     Ratio    `json:"ratio,omitzero"`     // the first target's speed to this one's
+	CPURatio  Ratio    `json:"cpu_ratio,omitzero"` // the first target's CPU to this one's
 	MBPerSec  float64  `json:"mb_per_second,omitempty"`
 	Rounds    []Sample `json:"rounds"`
 }
@@ -95,6 +96,7 @@ func (r *Result) Figures(best bool) []Figures {
 func (m *Measurement) figures() Figures {
 	return Figures{
 		Target:   m.Target,
+		Self:     m.Self,
 		Rounds:   m.Rounds,
 		Syscalls: m.Syscalls,
 		Requests: m.Latency.Count(),
@@ -116,13 +118,23 @@ func summarize(list []Figures, bytes int, best bool) {
 		f := &list[i]
 		f.summarize(sum)
 		f.MBPerSec = f.PerSecond * float64(bytes) / 1e6
-		switch {
-		case i == 0:
-		case best:
-			f.Ratio, f.CPURatio = ratio(list[0].PerSecond, f.PerSecond), ratio(list[0].CPU, f.CPU)
-		default:
-			f.Ratio = ratioOf(list[0].Rounds, f.Rounds, perSecond)
-			f.CPURatio = ratioOf(list[0].Rounds, f.Rounds, cpuPerUnit)
+		if i == 0 {
+			continue
+		}
+		f.Ratio, f.CPURatio = compare(list[0].Rounds, f.Rounds, perSecond), compare(list[0].Rounds, f.Rounds, cpuPerUnit)
+		if best {
+			f.Ratio.Value, f.CPURatio.Value = ratio(list[0].PerSecond, f.PerSecond), ratio(list[0].CPU, f.CPU)
+		}
+	}
+	for _, self := range list {
+		if !self.Self {
+			continue
+		}
+		for i := range list[1:] {
+			if f := &list[1+i]; !f.Self {
+				f.Ratio.against(self.Ratio)
+				f.CPURatio.against(self.CPURatio)
+			}
 		}
 	}
 }
@@ -141,12 +153,3 @@ func (f *Figures) summarize(sum summary) {
 }
 
 func us(ns int64) float64 { return float64(ns) / 1e3 }
-
-// ratioOf is the median of a's figure to b's, round by round.
-func ratioOf(a, b []Sample, f func(Sample) float64) float64 {
-	var v []float64
-	for i := range min(len(a), len(b)) {
-		v = append(v, ratio(f(a[i]), f(b[i])))
-	}
-	return median(v)
-}

@@ -5,6 +5,7 @@ import (
 	"html"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -44,14 +45,15 @@ func (r *Report) WriteSVG(w io.Writer) error {
 	p.text(left, 60, "start", 11, "speed: right of the line is faster")
 	p.text(right, 60, "start", 11, "CPU per operation: left of the line is less")
 	r.legend(p)
+	p.text(float64(width-4), 18, "end", 11, r.marks(rows))
 	p.axis(left, height)
 	p.axis(right, height)
 	y := float64(svgTop)
 	for _, row := range rows {
 		p.text(svgLabel-8, y+float64(len(row.bars)*svgRow)/2+4, "end", 11, row.label)
 		for _, b := range row.bars {
-			p.bar(left, y, b.speed, svgColours[b.colour%len(svgColours)])
-			p.bar(right, y, b.cpu, svgColours[b.colour%len(svgColours)])
+			p.bar(left, y, b.speed, b.colour)
+			p.bar(right, y, b.cpu, b.colour)
 			y += svgRow
 		}
 		y += 8
@@ -61,6 +63,26 @@ func (r *Report) WriteSVG(w io.Writer) error {
 	return err
 }
 
+// marks explains what a picture has of them, and how many rounds were left out.
+func (r *Report) marks(rows []ratioRow) string {
+	var list []string
+	some := func(ok func(Ratio) bool) bool {
+		return slices.ContainsFunc(rows, func(row ratioRow) bool {
+			return slices.ContainsFunc(row.bars, func(b ratioBar) bool { return ok(b.speed) || ok(b.cpu) })
+		})
+	}
+	if some(func(x Ratio) bool { return x.Noise }) {
+		list = append(list, "dashed: noise")
+	}
+	if some(func(x Ratio) bool { return !x.Noise && x.Value > 0 && clipped(x.Value) }) {
+		list = append(list, "arrow: longer than the scale")
+	}
+	if n := r.dropped(); n > 0 {
+		list = append(list, fmt.Sprintf("%d disturbed round(s) dropped", n))
+	}
+	return strings.Join(list, "; ")
+}
+
 // ratioRow is a workload at a depth with a bar for each other target.
 type ratioRow struct {
 	label string
@@ -68,8 +90,8 @@ type ratioRow struct {
 }
 
 type ratioBar struct {
-	speed, cpu float64
-	colour     int
+	speed, cpu Ratio
+	colour     string
 }
 
 func (r *Report) ratioRows() (rows []ratioRow) {
@@ -77,7 +99,7 @@ func (r *Report) ratioRows() (rows []ratioRow) {
 		row := ratioRow{label: fmt.Sprintf("%s, depth %d", res.Workload, res.Depth)}
 		for i, f := range res.Targets {
 			if i > 0 && f.Target != floorName {
-				row.bars = append(row.bars, ratioBar{f.Ratio, f.CPURatio, i - 1})
+				row.bars = append(row.bars, ratioBar{f.Ratio, f.CPURatio, colour(i, &f)})
 			}
 		}
 		if len(row.bars) > 0 {
@@ -87,6 +109,14 @@ func (r *Report) ratioRows() (rows []ratioRow) {
 	return rows
 }
 
+// colour is that of the i-th target; the first one has none.
+func colour(i int, f *Figures) string {
+	if f.Self {
+		return "#999"
+	}
+	return svgColours[(i-1)%len(svgColours)]
+}
+
 // legend names the other targets.
 func (r *Report) legend(p *picture) {
 	x := float64(svgLabel)
@@ -94,7 +124,7 @@ func (r *Report) legend(p *picture) {
 		if t.Target == floorName {
 			continue
 		}
-		p.put(`<rect x="%.0f" y="28" width="10" height="10" fill="%s"/>`, x, svgColours[i%len(svgColours)])
+		p.put(`<rect x="%.0f" y="28" width="10" height="10" fill="%s"/>`, x, colour(i+1, &t))
 		p.text(x+14, 37, "start", 11, "against "+t.Target)
 		x += float64(90 + 7*len(t.Target))
 	}
@@ -133,17 +163,36 @@ func (p *picture) axis(left float64, height int) {
 	}
 }
 
-// bar goes from 1 to the ratio, with the number behind it.
-func (p *picture) bar(left, y, ratio float64, colour string) {
-	if ratio <= 0 {
-		return // not measured
+// bar goes from 1 to the ratio, with the number behind it. One that is longer than the scale
+// ends in an arrow. Of a ratio that is noise there is a line over its range instead.
+func (p *picture) bar(left, y float64, r Ratio, colour string) {
+	switch {
+	case r.Value <= 0: // not measured
+	case r.Noise:
+		from, to := position(r.Low), position(r.High)
+		p.put(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s" stroke-dasharray="3 2"/>`,
+			left+from, y+svgRow/2-1, left+max(to, from+1), y+svgRow/2-1, colour)
+		p.text(left+to+3, y+svgRow-3, "start", 9, "noise")
+	default:
+		p.solid(left, y, r.Value, colour)
 	}
+}
+
+func (p *picture) solid(left, y, ratio float64, colour string) {
 	from, to := position(1), position(ratio)
-	anchor, at := "start", to+3
+	anchor, at, sign := "start", to+3, 1.0
 	if to < from {
 		from, to = to, from
-		anchor, at = "end", from-3
+		anchor, at, sign = "end", from-3, -1
 	}
 	p.put(`<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"/>`, left+from, y, max(to-from, 1), svgRow-2, colour)
+	if clipped(ratio) {
+		p.put(`<path d="M%.1f %.1f l%.1f %.1f l%.1f %.1f z" fill="%s"><title>longer than the scale</title></path>`,
+			left+at-3*sign, y-1, 6*sign, svgRow/2.0, -6*sign, svgRow/2.0, colour)
+		at += 5 * sign
+	}
 	p.text(left+at, y+svgRow-3, anchor, 9, fmt.Sprintf("%.2f", ratio))
 }
+
+// clipped says whether a bar is longer than the scale.
+func clipped(ratio float64) bool { return ratio > svgMost || ratio < 1/svgMost }

@@ -1,0 +1,39 @@
+package bench
+
+import "fmt"
+
+// Require is what a comparison has to show. 0 is anything.
+type Require struct {
+	Ratio    float64 // the least ratio of speeds
+	CPURatio float64 // the largest ratio of processor times
+}
+
+// Judge says where the first target is worse than required, compared with any other. A
+// comparison has failed if the whole range of its ratio is beyond the limit. If only the
+// median is, it is unclear: more rounds would tell. Targets that show noise or the floor are
+// not compared.
+func (r *Report) Judge(want Require) (failed, unclear []string) {
+	note := func(row *Row, target, what string, x Ratio, limit float64, certain bool) {
+		line := fmt.Sprintf("%s, depth %d, against %s: %.2f of the %s (%s), required %.2f", row.Workload, row.Depth, target, x.Value, what, x.span(), limit)
+		if certain {
+			failed = append(failed, line)
+		} else {
+			unclear = append(unclear, line)
+		}
+	}
+	for i := range r.Rows {
+		row := &r.Rows[i]
+		for k, f := range row.Targets {
+			if k == 0 || f.Self || f.Target == floorName {
+				continue
+			}
+			if x := f.Ratio; want.Ratio > 0 && x.Value > 0 && x.Value < want.Ratio {
+				note(row, f.Target, "operations", x, want.Ratio, x.High < want.Ratio)
+			}
+			if x := f.CPURatio; want.CPURatio > 0 && x.Value > want.CPURatio {
+				note(row, f.Target, "processor time", x, want.CPURatio, x.Low > want.CPURatio)
+			}
+		}
+	}
+	return failed, unclear
+}
