@@ -61,6 +61,7 @@ a wrong command line.`,
 	f.StringVar(&o.preset, "xattrmap-preset", "", "the daemon's --xattrmap-preset `LIST`")
 	f.StringVar(&o.plan.ModCaps, "modcaps", "", "the daemon's --modcaps `LIST`")
 	f.StringVar(&o.plan.DAX, "dax", "never", "the daemon's --dax: `never|inode|always`")
+	f.StringVar(&o.plan.Locks, "locks", "guest", "the daemon's --locks: `guest|host`")
 	f.BoolVar(&o.probe, "probe", false, "connect to --socket-path and mount once; a daemon without --keep-listening ends after that")
 	f.BoolVar(&o.guest, "guest", false, "look at this machine as the guest")
 	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there; otherwise the daemon's")
@@ -74,7 +75,7 @@ var errUnwell = errors.New("something keeps the share from working, see FAIL abo
 
 // check refuses what makes no sense together.
 func (o *doctorOptions) check(cmd *cobra.Command) error {
-	for _, word := range []*string{&o.plan.Sandbox, &o.plan.Seccomp, &o.plan.Ownership, &o.plan.DAX} {
+	for _, word := range []*string{&o.plan.Sandbox, &o.plan.Seccomp, &o.plan.Ownership, &o.plan.DAX, &o.plan.Locks} {
 		*word = strings.ToLower(*word)
 	}
 	if err := o.checkNames(); err != nil {
@@ -93,6 +94,8 @@ func (o *doctorOptions) check(cmd *cobra.Command) error {
 		return usagef("--ownership %s: want host or xattr", o.plan.Ownership)
 	case !slices.Contains([]string{"never", "inode", "always"}, o.plan.DAX):
 		return usagef("--dax %s: want never, inode or always", o.plan.DAX)
+	case !slices.Contains([]string{"guest", "host"}, o.plan.Locks):
+		return usagef("--locks %s: want guest or host", o.plan.Locks)
 	case o.plan.Ownership == "xattr" && o.plan.PosixACL:
 		return usagef("--ownership=xattr excludes --posix-acl: on the host all files belong to the daemon's user")
 	case modErr != nil:

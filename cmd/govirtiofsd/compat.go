@@ -38,10 +38,15 @@ func (o *options) applySwitch(word string) bool {
 	switches := map[string]*bool{
 		"xattr": &o.xattr, "readdirplus": &o.readdirplus, "writeback": &o.writeback,
 		"allow_direct_io": &o.directIO, "announce_submounts": &o.submounts, "killpriv_v2": &o.killpriv,
-		"posix_lock": &o.posixLocks, "flock": &o.flocks,
 	}
 	if to, ok := switches[name]; ok {
 		*to = !off
+		return true
+	}
+	locks := map[string]**bool{"posix_lock": &o.hostLocks.posix, "flock": &o.hostLocks.flock}
+	if to, ok := locks[name]; ok {
+		on := !off
+		*to = &on
 		return true
 	}
 	negotiated := map[string]*string{"posix_acl": &o.posixACL, "security_label": &o.label}

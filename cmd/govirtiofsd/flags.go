@@ -58,7 +58,7 @@ type options struct {
 	posixACL, label     string
 	killpriv, noatime   bool
 	submounts           bool
-	posixLocks, flocks  bool
+	locks               string
 	fileHandles         string
 	sandbox, seccomp    string
 	landlock            string
@@ -83,8 +83,9 @@ type options struct {
 	groupIDs      *passthrough.IDMap
 	cacheSymlinks *bool // nil is as the policy has it
 	noFileSet     bool
-	guestFiles    int      // how many descriptors the guest may use up
-	landlocked    bool     // Landlock is in force
+	guestFiles    int  // how many descriptors the guest may use up
+	landlocked    bool // Landlock is in force
+	hostLocks     hostLocks
 	warnings      []string // said once there is a log
 }
 
@@ -219,8 +220,8 @@ func (o *options) featureFlags(f *pflag.FlagSet) {
 	choice(f, &o.fileHandles, "prefer", "inode-file-handles", "", []string{"never", "prefer", "fallback", "mandatory"},
 		"`never|prefer|mandatory` Find files again, of which no descriptor is kept, by name alone; by file handles, too, where that can be done; or refuse to start where it can't. Handles find what the host has renamed, and need CAP_DAC_READ_SEARCH. Default prefer.")
 	f.BoolVar(&o.noatime, "preserve-noatime", false, "Pass O_NOATIME on to the host.")
-	enable(f, &o.posixLocks, true, "posix-lock", "no-posix-lock", "Keep fcntl locks within the guest. Without this they hold between guests and host.")
-	enable(f, &o.flocks, true, "flock", "no-flock", "Keep flock locks within the guest, too.")
+	choice(f, &o.locks, "guest", "locks", "", []string{"guest", "host"},
+		"`guest|host` Where fcntl and flock locks are kept: by the guest's kernel, so that other guests and the host do not see them; or on the host's files, for shares that several guests or the host write to. With host, a program in a virtio-fs guest that waits for a lock can't be interrupted or killed: the guest's driver has no request for that. Default guest.")
 }
 
 func (o *options) identityFlags(f *pflag.FlagSet) {
@@ -332,6 +333,7 @@ func (o *options) checkFeatures(set *pflag.FlagSet) error {
 	if err := o.checkXattrmap(set); err != nil {
 		return err
 	}
+	o.hostLocks.settle(o.locks == "host")
 	if o.posixACL != "never" || o.label != "never" {
 		o.xattr = true
 	}

@@ -27,6 +27,11 @@ func warned(o *options, begin string) bool {
 	return len(o.warnings) == 1 && strings.HasPrefix(o.warnings[0], begin)
 }
 
+// onHost reports whether the kinds of locks are taken on the host as wanted.
+func onHost(o *options, posix, flock bool) bool {
+	return *o.hostLocks.posix == posix && *o.hostLocks.flock == flock
+}
+
 func TestParse(t *testing.T) {
 	same := func(get func(*options) any, want any) func(*options) bool {
 		return func(o *options) bool { return get(o) == want }
@@ -39,7 +44,7 @@ func TestParse(t *testing.T) {
 			return o.sharedDir == "/s" && o.socketPath == "/x" && o.cache == "auto" && !o.readOnly && o.fd == -1 &&
 				o.requestQueues == 64 && o.sandboxMode == sandbox.ModeNamespace && o.filter == sandbox.FilterKill &&
 				o.submounts && o.readdirplus && !o.xattr && o.posixACL == "never" && o.label == "never" &&
-				!o.killpriv && !o.noatime && o.posixLocks && o.flocks && !o.noFileSet && o.logLevel == "info" &&
+				!o.killpriv && !o.noatime && onHost(o, false, false) && !o.noFileSet && o.logLevel == "info" &&
 				len(o.warnings) == 0 && o.fileHandles == "prefer" &&
 				slices.Equal(o.capabilities, append(sandbox.DefaultCapabilities(), cap.DAC_READ_SEARCH))
 		}},
@@ -104,8 +109,9 @@ func TestParse(t *testing.T) {
 		{"--announce-submounts --no-announce-submounts", same(func(o *options) any { return o.submounts }, false)},
 		{"--killpriv-v2", same(func(o *options) any { return o.killpriv }, true)},
 		{"--killpriv-v2 --no-killpriv-v2", same(func(o *options) any { return o.killpriv }, false)},
-		{"--posix-lock --flock", func(o *options) bool { return o.posixLocks && o.flocks }},
-		{"--posix-lock --flock --no-posix-lock --no-flock", func(o *options) bool { return !o.posixLocks && !o.flocks }},
+		{"--locks=host", func(o *options) bool { return onHost(o, true, true) }},
+		{"--locks host --locks=Guest", func(o *options) bool { return onHost(o, false, false) }},
+		{"--locks=host -o no_flock", func(o *options) bool { return onHost(o, true, false) }},
 		{"--sandbox=Chroot", same(func(o *options) any { return o.sandboxMode }, sandbox.ModeChroot)},
 		{"--sandbox none", same(func(o *options) any { return o.sandboxMode }, sandbox.ModeNone)},
 		{"--seccomp=none", same(func(o *options) any { return o.filter }, sandbox.FilterNone)},
@@ -172,8 +178,10 @@ func TestParse(t *testing.T) {
 		{"-o source=/o=1,cache=none,xattr,no_readdirplus", func(o *options) bool {
 			return o.sharedDir == "/o=1" && o.cache == "never" && o.xattr && !o.readdirplus
 		}},
-		{"-o flock -o posix_lock", func(o *options) bool { return o.flocks && o.posixLocks }},
-		{"-o no_flock,no_posix_lock,no_posix_acl,no_security_label", func(o *options) bool { return !o.flocks && !o.posixLocks }},
+		{"-o flock -o posix_lock", func(o *options) bool { return onHost(o, true, true) }},
+		{"-o posix_lock", func(o *options) bool { return onHost(o, true, false) }},
+		{"-o flock,posix_lock,no_posix_lock", func(o *options) bool { return onHost(o, false, true) }},
+		{"-o no_flock,no_posix_lock,no_posix_acl,no_security_label", func(o *options) bool { return onHost(o, false, false) }},
 		{"-o posix_acl,security_label", func(o *options) bool { return o.posixACL == "always" && o.label == "always" && o.xattr }},
 		{"-o sandbox=chroot,loglevel=err,modcaps=-mknod", func(o *options) bool {
 			return o.sandboxMode == sandbox.ModeChroot && o.logLevel == "error" && !slices.Contains(o.capabilities, cap.MKNOD)

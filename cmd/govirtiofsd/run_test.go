@@ -508,7 +508,7 @@ func exercise(c *frontend.Client, readOnly bool) error {
 func TestIntegrationServe(t *testing.T) {
 	for _, box := range sandboxes() {
 		for _, filter := range []string{"kill", "none"} {
-			for _, more := range []string{"", "--readonly", "--xattr --posix-lock --flock --killpriv-v2 --writeback --cache=always"} {
+			for _, more := range []string{"", "--readonly", "--xattr --locks=host --killpriv-v2 --writeback --cache=always"} {
 				t.Run(box+"/"+filter+"/"+more, func(t *testing.T) {
 					dir := tempDir(t)
 					if err := os.Mkdir(dir+"/share", 0o755); err != nil {

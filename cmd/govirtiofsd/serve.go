@@ -182,8 +182,8 @@ func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
 		KillprivV2:        o.killpriv,
 		NoReaddirplus:     !o.readdirplus,
 		PreserveNoatime:   o.noatime,
-		PosixLocks:        o.posixLocks,
-		Flocks:            o.flocks,
+		PosixLocks:        *o.hostLocks.posix,
+		Flocks:            *o.hostLocks.flock,
 		MaxFDs:            o.guestFiles,
 		Migration:         o.migration.config(),
 	}, errors.Join(err1, err2, err3, err4, err5)

@@ -26,8 +26,7 @@ var DaemonOptions = []DaemonOption{
 	{"xattr", "", "true"}, {"xattrmap", "", ""}, {"xattrmap-preset", "", ""},
 	{"posix-acl", "", "always"}, {"security-label", "", "always"},
 	{"killpriv-v2", "", "true"}, {"no-killpriv-v2", "", "true"}, {"inode-file-handles", "", ""},
-	{"preserve-noatime", "", "true"}, {"posix-lock", "", "true"}, {"no-posix-lock", "", "true"},
-	{"flock", "", "true"}, {"no-flock", "", "true"},
+	{"preserve-noatime", "", "true"}, {"locks", "", ""},
 
 	{"translate-uid", "", ""}, {"translate-gid", "", ""}, {"ownership", "", ""}, {"uid-map", "", ""}, {"gid-map", "", ""},
 

@@ -108,6 +108,7 @@ type Plan struct {
 	Names         *xattrmap.Map // of --xattrmap or --xattrmap-preset, nil without
 	ModCaps       string        // such as +sys_admin:-mknod
 	DAX           string        // never, inode or always; "" is never
+	Locks         string        // guest or host; "" is guest
 }
 
 // wantsDAX tells whether there is to be a window.
@@ -152,6 +153,7 @@ func Examine(p Plan, f *Facts) *Report {
 		if p.Names != nil {
 			r.trusted(p, f)
 		}
+		r.locks(p)
 	}
 	if f.Socket != nil {
 		r.socket(p, f.Socket, f.VMMs)

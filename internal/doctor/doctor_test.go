@@ -113,6 +113,7 @@ func TestExamine(t *testing.T) {
 			p.ModCaps, f.Share.TrustedXattr = "+sys_admin", unix.ENOTSUP
 		}, Fail, "share.trusted", "not supported", "ext4"},
 		"modcaps":            {func(p *Plan, f *Facts) { p.ModCaps = "-mknod:+sys_ptrace"; withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_SYS_PTRACE", "--cap-add SYS_PTRACE"},
+		"host locks":         {func(p *Plan, _ *Facts) { p.Locks = "host" }, Warn, "share.locks", "can't be interrupted", "--locks=host"},
 		"dax, old kernel":    {func(p *Plan, f *Facts) { withDAX(p, f); f.Kernel.Release = "6.8.0-31-generic" }, Warn, "dax", "2 MiB", "6.9"},
 		"dax, as user":       {func(p *Plan, f *Facts) { withDAX(p, f); asUser(f) }, Warn, "dax", "without root", "root"},
 		"dax, readonly":      {func(p *Plan, f *Facts) { withDAX(p, f); p.ReadOnly = true }, Warn, "dax", "maps none", "-o ro"},
@@ -157,6 +158,7 @@ func TestExamineUser(t *testing.T) {
 	asUser(f)
 	p.SocketPath, f.Socket, f.VMMs = "", nil, nil
 	r := Examine(p, f)
+	expectFinding(t, r, OK, "share.locks", "other guests and the host do not see them", "--locks=host")
 	expectFinding(t, r, OK, "capabilities", "--ownership=xattr gives it users of its own, see also --uid-map", "")
 	for _, c := range r.Checks {
 		if c.Check == "vmm" {

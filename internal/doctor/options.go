@@ -43,6 +43,18 @@ func (r *Report) trusted(p Plan, f *Facts) {
 	}
 }
 
+// locks says what it means where locks are kept.
+func (r *Report) locks(p Plan) {
+	const check = "share.locks"
+	if p.Locks != "host" {
+		r.add(OK, check, "give the daemons --locks=host if programs of several guests or of the host lock the same files",
+			"locks stay in the guest: other guests and the host do not see them")
+		return
+	}
+	r.add(Warn, check, "leave --locks=host away if only one guest writes to the share; programs with a time-out (flock -w) need that",
+		"locks are taken on the host: in a virtio-fs guest, a program that waits for one can't be interrupted or killed")
+}
+
 // hostDAX judges what the host lacks for a window. The share works without it, so nothing
 // of this is a failure.
 func (r *Report) hostDAX(p Plan, f *Facts) {

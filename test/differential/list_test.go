@@ -5,7 +5,6 @@ var differences = []difference{
 	// INIT.
 	{"init", "", "*#version", "7.38", "7.*", "we speak 7.45 and answer the guest's own minor, as the protocol says"},
 	{"init", "", "init/newer major#length", "64", "8", "the kernel takes the rest of INIT's second try, with our major"},
-	{"init", "", "*#flag1|*#flag10", "-", "set", "locks are taken on the host (POSIX_LOCKS, FLOCK_LOCKS)"},
 	{"init", "*cache=*", "*#flag23", "-", "set", "what is kept for a day is kept with the targets of its links (CACHE_SYMLINKS)"},
 	{"init", "", "*#flag38", "-", "set", "node numbers are not for file handles of an NFS export (NO_EXPORT_SUPPORT)"},
 	{"init", "--no-readdirplus --no-announce-submounts", "*#flag27", "set", "-", "SUBMOUNTS is not agreed when submounts are not announced"},
@@ -41,7 +40,6 @@ var differences = []difference{
 	{"replies", "", "users/device in *#errno", "EACCES", "EPERM", "the same, and the guest's user may still make no device"},
 
 	// What virtiofsd has not got.
-	{"replies", "", "locks/*#errno", "ENOSYS", "*", "locks are taken on the host"},
 	{"replies", "", "newer/*#errno", "ENOSYS", "*", "STATX, TMPFILE, COPY_FILE_RANGE_64 and IOCTL are served"},
 
 	{"replies", "", "space/lseek 0, 1#errno", "0", "EINVAL", "SEEK_CUR: the guest keeps the position"},
@@ -49,6 +47,9 @@ var differences = []difference{
 	{"replies", "", "unlink/create in a removed directory#errno", "E*", "ENOENT", "open(2) in a removed directory; virtiofsd may find its handle stale"},
 	{"replies", "*-readdirplus*", "readdir/plus, agreed or not#errno", "0", "ENOSYS", "READDIRPLUS is served if it was agreed"},
 	{"replies", "*cache=n*", "readdir/plus, agreed or not#errno", "0", "ENOSYS", "the same"},
+	{"replies", "", "open*#open", "0x0", "0x20", "who can only read has nothing to flush at close (NOFLUSH)"},
+	{"replies", "", "open*#open", "0x2", "0x22", "the same"},
+	{"replies", "", "open*#open", "0x1", "0x61", "the same, with PARALLEL_DIRECT_WRITES"},
 	{"replies", "*cache=*", "*#open", "*0x1", "*0x41", "several writers to a file that bypasses the cache (PARALLEL_DIRECT_WRITES)"},
 
 	{"replies", "", "write/mode after it#value|setattr/*#mode", "106755", "100755", "setuid bits go when the guest asks for it (KILL_SUIDGID), agreed or not"},

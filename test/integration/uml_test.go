@@ -126,8 +126,8 @@ func TestIntegrationLocks(t *testing.T) {
 	guest.Need(t, guest.UML)
 	need(t, "flock")
 	// What one guest may cache, it does not see the other change.
-	one := start(t, "", "--cache=never")
-	two := start(t, one.dir, "--cache=never")
+	one := start(t, "", "--cache=never", "--locks=host")
+	two := start(t, one.dir, "--cache=never", "--locks=host")
 	script := func(d *daemon, me string) guest.Options {
 		return guest.Options{Shares: []guest.Share{d.Share}, Timeout: time.Minute, Script: `cd /mnt/fs; touch lock count
 			for i in $(seq 50); do
