@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,12 @@ type queue struct {
 	fd      int
 	in, out []byte
 	waiting *sync.WaitGroup // requests that wait and will be answered on fd
+	linger  *atomic.Int32   // those of all queues that wait for other clients
 }
+
+// maxLinger is how many requests may wait for other clients. They take no goroutine and no
+// thread of a queue.
+const maxLinger = 1024
 
 // clone opens the same mount once more, with a queue of its own for replies
 // (fs/fuse/dev.c: fuse_dev_ioctl_clone). Without it, all goroutines share one.
@@ -86,6 +92,7 @@ func (m *Mount) Serve(s *server.Server, threads int) error {
 	var (
 		wg      sync.WaitGroup
 		waiting sync.WaitGroup
+		linger  atomic.Int32
 		mu      sync.Mutex // guards first
 		first   error
 	)
@@ -99,7 +106,7 @@ func (m *Mount) Serve(s *server.Server, threads int) error {
 			}
 		}
 		wg.Go(func() {
-			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting}
+			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger}
 			if err := q.serve(s); err != nil {
 				mu.Lock()
 				first = errors.Join(first, err)
@@ -138,6 +145,7 @@ func (q *queue) serve(s *server.Server) error {
 
 // loop serves requests on t; again tells that t is broken and another has to go on.
 func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error) {
+	t.MayLinger = func() bool { return q.linger.Load() < maxLinger }
 	for !t.Broken() {
 		n, err := readRequest(q.fd, q.in)
 		if errors.Is(err, io.EOF) {
@@ -146,22 +154,36 @@ func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error)
 		if err != nil {
 			return false, err
 		}
-		fd, out := q.fd, q.out
+		out := q.out
 		written, d := s.Handle(t, vector(q.in[:n]), vector(out))
 		if d != nil {
-			q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are d's
-			q.waiting.Add(1)
-			d.Start(func(written uint32) {
-				defer q.waiting.Done()
-				_ = reply(fd, out[:written])
-			})
+			q.wait(d, out)
 			continue
 		}
-		if err := reply(fd, out[:written]); err != nil {
+		if err := reply(q.fd, out[:written]); err != nil {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// wait has d finished and answered elsewhere. out is d's reply buffer.
+func (q *queue) wait(d *server.Deferred, out []byte) {
+	lingers := int32(0)
+	if d.Lingers() { // possibly for ever: with a small buffer of its own
+		lingers = 1
+		out = make([]byte, 4096)
+		d.ReplyTo(vector(out))
+	} else {
+		q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are d's
+	}
+	q.linger.Add(lingers)
+	q.waiting.Add(1)
+	d.Start(func(written uint32) {
+		defer q.waiting.Done()
+		defer q.linger.Add(-lingers)
+		_ = reply(q.fd, out[:written])
+	})
 }
 
 // reply answers, unless the request wants none. A reply that the kernel calls malformed

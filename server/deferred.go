@@ -4,6 +4,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ type Deferred struct {
 	done     func(written uint32)
 	once     sync.Once
 	canceled chan struct{}
+	stopped  atomic.Bool // see Stop
 }
 
 // Copies of requests that wait live as long as these. The usual ones are small, and there
@@ -87,6 +89,20 @@ func newDeferred(t *Thread, o *op) *Deferred {
 	return d
 }
 
+// deferred is newDeferred for a method that returned errno, one of those of waits. Otherwise
+// it returns the errno to answer with.
+func (t *Thread) deferred(o *op, errno unix.Errno) (*Deferred, unix.Errno) {
+	if o.lingers && t.MayLinger != nil && !t.MayLinger() {
+		return nil, unix.ENOLCK
+	}
+	d := newDeferred(t, o)
+	if d == nil {
+		return nil, unix.ENOMEM
+	}
+	d.brief, d.inTurn = errno == WouldBlockBriefly, errno == WouldBlockInTurn
+	return d, 0
+}
+
 // Start finishes the request on a goroutine of the server's and then calls done
 // there, once, with the length of the reply.
 func (d *Deferred) Start(done func(written uint32)) {
@@ -106,6 +122,19 @@ func (d *Deferred) Start(done func(written uint32)) {
 // Cancel makes a request that waits for another client end soon with EINTR. It may
 // be called at any time, also after done.
 func (d *Deferred) Cancel() { d.once.Do(func() { close(d.canceled) }) }
+
+// Stop is Cancel for a client that has not asked for it: a lock ends with ENOLCK.
+func (d *Deferred) Stop() {
+	d.stopped.Store(true)
+	d.Cancel()
+}
+
+// Lingers reports whether the request waits for another client, which may take for ever.
+func (d *Deferred) Lingers() bool { return d.op.lingers }
+
+// ReplyTo has the reply written to other buffers than those that Handle was given. It is
+// called before Start.
+func (d *Deferred) ReplyTo(out []unix.Iovec) { d.writeTo, d.room = out, iovLen(out) }
 
 // Brief reports whether what the request waits for is under way and will not take long: a
 // queue whose thread has nothing else to do may Run it instead.
@@ -180,7 +209,7 @@ func (d *Deferred) attempt(t *Thread, mayWait bool, f func() (uint32, unix.Errno
 		}
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
-		MayWait: mayWait, Canceled: d.canceled, Thread: t}
+		MayWait: mayWait, Canceled: d.canceled, Thread: t, deferred: d}
 	t.session, t.moved = d.session, 0
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
@@ -255,7 +284,7 @@ func (w *waitingTable) cancelAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, d := range w.table {
-		d.Cancel()
+		d.Stop()
 	}
 	w.early = [16]uint64{}
 }

@@ -163,7 +163,8 @@ type Locks interface {
 	Getlk(r *Request, in *fp.LkIn, out *fp.LkOut) unix.Errno
 	// Setlk takes or drops a lock. When wait is set and another owner holds the
 	// lock it returns WouldBlock, or waits when r.MayWait is set, until
-	// r.Canceled is closed (EINTR).
+	// r.Canceled is closed (EINTR). There may be no room to wait: the client
+	// then gets ENOLCK (Thread.MayLinger).
 	Setlk(r *Request, in *fp.LkIn, wait bool) unix.Errno
 }
 

@@ -144,7 +144,13 @@ func setlk(t *Thread) (int, unix.Errno) {
 
 func setlkw(t *Thread) (int, unix.Errno) {
 	v, _ := in[fp.LkIn](t)
-	return 0, t.server.fs.Setlk(&t.request, v, true)
+	errno := t.server.fs.Setlk(&t.request, v, true)
+	if d := t.request.deferred; errno == unix.EINTR && d != nil && d.stopped.Load() {
+		// Without a signal, Linux would hand the program its own ERESTARTSYS, 512
+		// (fs/fuse/file.c: fuse_setlk).
+		errno = unix.ENOLCK
+	}
+	return 0, errno
 }
 
 func setupMapping(t *Thread) (int, unix.Errno) {

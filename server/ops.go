@@ -20,6 +20,8 @@ type op struct {
 	noSession bool
 	// waits: the method waits in Go, not in a system call, when MayWait is set.
 	waits bool
+	// lingers: what it waits for is another client, which may take for ever.
+	lingers bool
 	// needs are features of which one must have been agreed on; 0 is none. Without
 	// it the answer is ENOSYS.
 	needs fp.InitFlags
@@ -80,7 +82,7 @@ func init() {
 		fp.OpFsyncdir:    {in: size[fp.FsyncIn](), handle: fsyncdir},
 		fp.OpGetlk:       {in: size[fp.LkIn](), out: size[fp.LkOut](), needs: locks, handle: getlk},
 		fp.OpSetlk:       {in: size[fp.LkIn](), needs: locks, handle: setlk},
-		fp.OpSetlkw:      {in: size[fp.LkIn](), waits: true, needs: locks, handle: setlkw},
+		fp.OpSetlkw:      {in: size[fp.LkIn](), waits: true, lingers: true, needs: locks, handle: setlkw},
 		fp.OpAccess:      {in: size[fp.AccessIn](), handle: access},
 		fp.OpCreate:      {in: size[fp.CreateIn](), names: 1, out: size[fp.CreateOut](), modifies: always, handle: create},
 		fp.OpInterrupt:   {in: size[fp.InterruptIn](), noReply: true, handle: interrupt},

@@ -94,11 +94,9 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 	if errno == 0 {
 		written, errno = t.run(o)
 		if waits(errno) {
-			if d := newDeferred(t, o); d != nil {
-				d.brief, d.inTurn = errno == WouldBlockBriefly, errno == WouldBlockInTurn
+			if d, errno = t.deferred(o, errno); d != nil {
 				return 0, d
 			}
-			errno = unix.ENOMEM
 			written = t.fail(errno)
 		}
 	} else if !o.noReply {

@@ -269,6 +269,53 @@ func TestWaiting(t *testing.T) {
 	d.Cancel()
 }
 
+// TestLinger: what waits for another client needs room to do so, and ends with ENOLCK when
+// the transport ends it. What waits for itself only needs none.
+func TestLinger(t *testing.T) {
+	fs := &fakeFS{want: fp.InitPosixLocks}
+	s, thread := newServer(t, fs, Options{})
+	fs.setlk = func(r *Request, _ bool) unix.Errno {
+		if !r.MayWait {
+			return WouldBlock
+		}
+		<-r.Canceled
+		return unix.EINTR
+	}
+	fs.fsync = func(*Request) unix.Errno { return WouldBlock }
+	room := false
+	thread.MayLinger = func() bool { return room }
+	defer func() { thread.MayLinger = nil }()
+	lock := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))
+	var reply, other [16]byte
+	wantError := func(what string, reply []byte, want unix.Errno) {
+		t.Helper()
+		if h, _, _ := fp.View[fp.OutHeader](reply); h.Error != -int32(want) {
+			t.Errorf("%s: errno %d, want %d", what, -h.Error, want)
+		}
+	}
+	if n, d := s.Handle(thread, split(lock, 100), split(reply[:], 100)); n != 16 || d != nil {
+		t.Fatalf("without room: %d bytes, deferred %v", n, d)
+	}
+	wantError("without room", reply[:], unix.ENOLCK)
+	if _, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&fp.FsyncIn{})), 100), split(reply[:], 100)); d == nil || d.Lingers() {
+		t.Errorf("FSYNC needs no room, deferred %v", d)
+	}
+	room = true
+	_, d := s.Handle(thread, split(lock, 100), split(reply[:], 100))
+	if d == nil || !d.Lingers() {
+		t.Fatalf("with room: deferred %v", d)
+	}
+	clear(reply[:])
+	d.ReplyTo(split(other[:], 100))
+	done := make(chan uint32, 1)
+	d.Start(func(n uint32) { done <- n })
+	d.Stop()
+	if n := <-done; n != 16 || reply != [16]byte{} {
+		t.Errorf("reply of %d bytes, and %x where it does not belong", n, reply)
+	}
+	wantError("stopped", other[:], unix.ENOLCK)
+}
+
 // TestRun: a short wait may be on the thread that received the request, which may not wait
 // for the next.
 func TestRun(t *testing.T) {

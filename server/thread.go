@@ -37,6 +37,11 @@ type Thread struct {
 	// moment: a method may then rather wait a short time itself than answer WouldBlock.
 	Alone func() bool
 
+	// MayLinger, if not nil, reports whether the request that is served may wait for another
+	// client, which may take for ever. What waits like that must not be all that the client
+	// can have under way: without room a lock is refused with ENOLCK.
+	MayLinger func() bool
+
 	server  *Server
 	request Request
 	broken  bool

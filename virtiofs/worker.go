@@ -47,6 +47,7 @@ type worker struct {
 	underWay  int // requests that the driver has under way at the same time, lately
 	bytes     uint64
 	waiting   map[*waiting]struct{}
+	lingering int // entries of the ring that requests take which wait for other clients
 	short     shortWaits
 	turns     turns
 	served    uint64 // chains given back
@@ -72,6 +73,7 @@ type waiting struct {
 	chain    *virtqueue.Chain
 	memory   *virtqueue.Memory // kept until the chain is in the used ring
 	written  uint32
+	lingers  int // entries of the ring, if it waits for another client
 }
 
 // startWorker starts the goroutine of a queue and waits until its thread is
@@ -160,7 +162,7 @@ func (w *worker) run(ready chan<- error) {
 		return
 	}
 	w.thread = thread
-	thread.Alone = w.alone
+	thread.Alone, thread.MayLinger = w.alone, w.mayLinger
 	debug.SetPanicOnFault(true)
 	for {
 		timeout := w.batch()
@@ -312,6 +314,12 @@ func (w *worker) alone() bool {
 	return w.unflushed == 0 && len(w.waiting) == 0 && !w.queue.More() && w.short.ask()
 }
 
+// mayLinger reports whether the request that is served may wait for another client. Half of
+// the ring's entries are for requests that end by themselves.
+func (w *worker) mayLinger() bool {
+	return w.lingering+w.chain.Entries() <= int(w.queue.Size())/2
+}
+
 // refuse gives back a chain that is malformed.
 func (w *worker) refuse(err error) {
 	w.badChain.Do(func() { w.log.WithError(err).Warn("guest sent a malformed descriptor chain") })
@@ -362,6 +370,10 @@ func (w *worker) park(d *server.Deferred) {
 	p := &waiting{worker: w, deferred: d, chain: w.chain.Clone(), memory: w.queue.Memory()}
 	p.memory.TryAcquire() // can't fail: the batch holds a reference
 	w.waiting[p] = struct{}{}
+	if d.Lingers() {
+		p.lingers = p.chain.Entries()
+		w.lingering += p.lingers
+	}
 	if d.Brief() || d.InTurn() && w.turns.next(time.Now()) {
 		if w.short.keep(p) {
 			return
@@ -411,9 +423,15 @@ func (w *worker) reap() {
 // giveBack puts the chain of a finished request in the used ring. The dirty log needs
 // its memory until then.
 func (w *worker) giveBack(p *waiting) {
-	delete(w.waiting, p)
+	w.forget(p)
 	defer p.memory.Release()
 	w.push(p.chain, p.written)
+}
+
+// forget takes a request off those that wait.
+func (w *worker) forget(p *waiting) {
+	delete(w.waiting, p)
+	w.lingering -= p.lingers
 }
 
 // dropDone lets go of finished requests whose ring is not usable.
@@ -424,7 +442,7 @@ func (w *worker) dropDone() {
 	w.takeDone()
 	for _, p := range w.finished {
 		if p != nil {
-			delete(w.waiting, p)
+			w.forget(p)
 			p.memory.Release()
 		}
 	}
@@ -439,7 +457,7 @@ func (w *worker) cancelWaiting() {
 	}
 	w.canceled = true
 	for p := range w.waiting {
-		p.deferred.Cancel()
+		p.deferred.Stop()
 	}
 }
 

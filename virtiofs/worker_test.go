@@ -129,12 +129,57 @@ func TestStopInFlight(t *testing.T) {
 	if r.wait() != 1 {
 		t.Error("the request that was waited for is not answered")
 	}
-	for slot, want := range map[int]unix.Errno{1: unix.EIO, 2: unix.EINTR} {
+	for slot, want := range map[int]unix.Errno{1: unix.EIO, 2: unix.ENOLCK} {
 		if errno, _ := r.reply(slot); errno != want {
 			t.Errorf("slot %d: %v, want %v", slot, errno, want)
 		}
 	}
 	r.released()
+}
+
+// TestLingering: requests that wait for other clients take half of the ring's entries at
+// most, and the rest of it works. Two entries each are 16 of 32 requests.
+func TestLingering(t *testing.T) {
+	dropped := make(chan struct{})
+	fs := &testFS{setlk: func(r *server.Request) unix.Errno {
+		if !r.MayWait {
+			return server.WouldBlock
+		}
+		<-dropped
+		return 0
+	}}
+	r, w := start(t, fs)
+	for range 2 { // room that was taken comes back
+		for slot := range slots {
+			r.send(slot, fp.OpSetlkw, 1, setlkwBody, 0)
+		}
+		r.notify()
+		for range slots / 2 {
+			slot := r.wait()
+			if errno, _ := r.reply(slot); errno != unix.ENOLCK {
+				t.Errorf("slot %d: %v, want ENOLCK", slot, errno)
+			}
+			if slot < slots/2 {
+				t.Errorf("slot %d has no room to wait", slot)
+			}
+		}
+		r.send(slots-1, fp.OpGetattr, 1, getattrBody, 104)
+		r.notify()
+		if slot := r.wait(); slot != slots-1 {
+			t.Errorf("slot %d is answered, want that of another request", slot)
+		}
+		close(dropped)
+		for range slots / 2 {
+			if errno, _ := r.reply(r.wait()); errno != 0 {
+				t.Error(errno)
+			}
+		}
+		dropped = make(chan struct{})
+	}
+	w.stop()
+	if w.lingering != 0 {
+		t.Errorf("%d entries are counted when nothing waits", w.lingering)
+	}
 }
 
 // TestBrokenThread: a thread that is not fit any more is replaced after its request was

@@ -30,6 +30,7 @@ type Chain struct {
 	readable int // entries of iov that are device-readable; the others follow
 	readLen  uint64
 	writeLen uint64
+	entries  int
 }
 
 // Readable are the device-readable buffers, in order.
@@ -44,6 +45,10 @@ func (c *Chain) ReadableLen() uint64 { return c.readLen }
 // WritableLen is the length of the device-writable buffers.
 func (c *Chain) WritableLen() uint64 { return c.writeLen }
 
+// Entries is how many descriptors of the ring's table the chain takes; an indirect table
+// takes one.
+func (c *Chain) Entries() int { return c.entries }
+
 // Clone is a copy for a request that is finished after the next Pop. Its buffers
 // are valid as long as the caller holds a reference on the Memory.
 func (c *Chain) Clone() *Chain {
@@ -55,7 +60,7 @@ func (c *Chain) Clone() *Chain {
 func (c *Chain) reset(head uint16) {
 	c.Head = head
 	c.iov = c.iov[:0]
-	c.readable, c.readLen, c.writeLen = 0, 0, 0
+	c.readable, c.readLen, c.writeLen, c.entries = 0, 0, 0, 0
 }
 
 func badChain(format string, args ...any) error {
@@ -72,6 +77,9 @@ func (q *Queue) walk(c *Chain) error {
 			return badChain("it has a loop")
 		}
 		d := table[i] // the only read of this descriptor
+		if !indirect {
+			c.entries++
+		}
 		if d.flags&descIndirect != 0 {
 			if indirect {
 				return badChain("an indirect table in an indirect table")

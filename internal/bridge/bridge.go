@@ -15,6 +15,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,9 @@ type Bridge struct {
 	mount *fusedev.Mount
 	front *frontend.Frontend
 	gone  <-chan struct{}
+
+	linger    atomic.Int32 // requests that wait for another client, possibly for ever
+	maxLinger int32        // half of those that can be under way
 }
 
 // New joins them. The front-end is started; it and the mount remain the caller's.
@@ -64,6 +68,10 @@ func (b *Bridge) Serve(perQueue int) error {
 	sleepers := threads + len(b.front.Queues)
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + sleepers)
 	defer func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - sleepers) }()
+	for _, q := range queues { // a goroutine has a slot as long as it lives
+		b.maxLinger += int32(min(perQueue, len(q.Slots)))
+	}
+	b.maxLinger /= 2
 	ended := make(chan error, threads)
 	for i := range threads {
 		go func() { ended <- b.carry(queues[i%len(queues)]) }()
@@ -135,10 +143,34 @@ func (b *Bridge) request(s *frontend.Slot, n int) error {
 		in = len(s.In)
 	}
 	clear(s.In[:outHeaderSize])
+	if op == fp.OpSetlkw {
+		defer b.linger.Add(-1)
+		if b.linger.Add(1) > b.maxLinger {
+			return b.tryLock(s, &header, head)
+		}
+	}
 	if _, err := s.Run(head, data, in, room, b.gone); err != nil {
 		return err
 	}
 	return b.answer(s, &header, in, room)
+}
+
+// tryLock carries a request for a lock that may not wait, as the others that do would be too
+// many: nothing else could be carried any more, not even what ends their wait. If the lock
+// is another's the answer is ENOLCK.
+func (b *Bridge) tryLock(s *frontend.Slot, asked *fp.InHeader, head int) error {
+	try := *asked
+	try.Opcode = uint32(fp.OpSetlk)
+	copy(s.Out, fp.Bytes(&try))
+	if _, err := s.Run(head, 0, outHeaderSize, 0, b.gone); err != nil {
+		return err
+	}
+	var out fp.OutHeader
+	copy(fp.Bytes(&out), s.In)
+	if out.Error == -int32(unix.EAGAIN) {
+		return b.fail(asked, unix.ENOLCK)
+	}
+	return b.answer(s, asked, outHeaderSize, 0)
 }
 
 // urgent carries a request without a reply over the high-priority queue, where it waits
@@ -162,7 +194,7 @@ func (b *Bridge) answer(s *frontend.Slot, asked *fp.InHeader, in, room int) erro
 	copy(fp.Bytes(&out), s.In) // once: the back-end can change it at any time
 	length := int(out.Len)
 	if length < outHeaderSize || length > in+room || out.Unique != asked.Unique {
-		return b.fail(asked)
+		return b.fail(asked, unix.EIO)
 	}
 	if fp.Opcode(asked.Opcode) == fp.OpInit {
 		limit(s)
@@ -170,13 +202,13 @@ func (b *Bridge) answer(s *frontend.Slot, asked *fp.InHeader, in, room int) erro
 	first := min(length, in)
 	err := b.mount.Answer(fp.Bytes(&out), s.In[outHeaderSize:first], s.Data[:length-first])
 	if errors.Is(err, unix.EINVAL) {
-		return b.fail(asked)
+		return b.fail(asked, unix.EIO)
 	}
 	return err
 }
 
-func (b *Bridge) fail(asked *fp.InHeader) error {
-	out := fp.OutHeader{Len: uint32(outHeaderSize), Error: -int32(unix.EIO), Unique: asked.Unique}
+func (b *Bridge) fail(asked *fp.InHeader, errno unix.Errno) error {
+	out := fp.OutHeader{Len: uint32(outHeaderSize), Error: -int32(errno), Unique: asked.Unique}
 	return b.mount.Answer(fp.Bytes(&out))
 }
 
