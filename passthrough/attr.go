@@ -153,13 +153,18 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		}
 	}
 	defer fs.release(n)
-	if in.Valid&(fp.FattrUID|fp.FattrGID|fp.FattrSize) != 0 {
+	if fs.touches(n, in) {
+		errno = fs.touch(r, ts, n, fd)
+	} else if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
 		errno = fs.killCapsAt(ts, n, fd)
 	}
 	if errno == 0 && fs.ownXattr {
 		errno = fs.setOwner(ts, fd, in)
 	} else if errno == 0 && in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
-		errno = fs.chown(fd, in)
+		errno = fs.chown(ts, fd, in)
+	}
+	if in.Valid&fp.FattrMode != 0 {
+		n.modeChanged()
 	}
 	if errno == 0 && in.Valid&fp.FattrMode != 0 && !fs.ownXattr {
 		fs.setFsetid(ts, true)
@@ -187,7 +192,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 }
 
 // chown changes owner and group, of which noID stays as it is.
-func (fs *FS) chown(fd int, in *fp.SetattrIn) unix.Errno {
+func (fs *FS) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
 	uid, gid, mayUser, mayGroup := noID, noID, true, true
 	if in.Valid&fp.FattrUID != 0 {
 		uid, mayUser = fs.cfg.UIDs.host(in.UID)
@@ -198,6 +203,8 @@ func (fs *FS) chown(fd int, in *fp.SetattrIn) unix.Errno {
 	if !mayUser || !mayGroup {
 		return unix.EPERM
 	}
+	// Without CAP_FSETID a set-group-ID bit without group execute would go.
+	fs.setFsetid(ts, true)
 	return unknownID(sysFchownFD(fd, uid, gid))
 }
 
@@ -213,7 +220,9 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 	if !n.isReg() {
 		return unix.EINVAL
 	}
-	fs.setFsetid(ts, in.Valid&fp.FattrKillSuidgid == 0)
+	if errno := fs.truncatesAt(ts, n, fd, in.Valid&fp.FattrKillSuidgid != 0); errno != 0 {
+		return errno
+	}
 	if in.Valid&fp.FattrFh != 0 {
 		h, errno := fs.handle(r, in.Fh)
 		if errno != 0 {
@@ -259,6 +268,8 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 		return 0
 	case want&unix.W_OK != 0 && fs.cfg.ReadOnly:
 		return unix.EROFS
+	case r.Header.UID == fp.InvalidUIDGID:
+		return 0 // ALLOW_IDMAP: the client has checked, and asks about the share only
 	case r.Header.UID == 0:
 		if want&unix.X_OK != 0 && !n.isDir() && mode&0o111 == 0 {
 			return unix.EACCES

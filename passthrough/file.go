@@ -74,11 +74,9 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 		return errno
 	}
 	flags := fs.hostFlags(guest)
+	kill := flags&unix.O_TRUNC != 0 && fs.truncatesUnprivileged(r, openFlags)
 	if flags&unix.O_TRUNC != 0 {
-		// Without HANDLE_KILLPRIV_V2 the guest does not say who may keep the bits,
-		// and leaves them to us all the same: ATOMIC_O_TRUNC.
-		fs.setFsetid(ts, openFlags&fp.OpenKillSuidgid == 0 && r.Header.UID == 0)
-		if errno := fs.killCapsAt(ts, n, fd); errno != 0 {
+		if errno := fs.truncatesAt(ts, n, fd, kill); errno != 0 {
 			return errno
 		}
 	}
@@ -95,7 +93,7 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 	if errno != 0 {
 		return errno
 	}
-	if fs.ownXattr && flags&unix.O_TRUNC != 0 && r.Header.UID != 0 {
+	if fs.ownXattr && kill {
 		if errno := fs.killOwned(ts, f); errno != 0 {
 			fs.closeFD(f)
 			return errno
@@ -226,18 +224,10 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if !r.MayWait && in.Length > inlineBytes {
 		return server.WouldBlock
 	}
-	if errno := fs.changesData(r, h); errno != 0 {
+	if errno := fs.changesData(threadOf(r), h, fs.copiesUnprivileged(r)); errno != 0 {
 		return errno
 	}
 	return sysFallocate(h.fd, in.Mode, int64(in.Offset), int64(in.Length))
-}
-
-// changesData prepares the thread for a call that changes the data of h in a way for
-// which the protocol has no flag "kill setuid and setgid": whoever is not root in the
-// guest loses the bits, if it is us who clear them.
-func (fs *FS) changesData(r *server.Request, h *handle) unix.Errno {
-	fs.setFsetid(threadOf(r), !fs.agreed(fp.InitHandleKillprivV2) || r.Header.UID == 0)
-	return fs.killCaps(h)
 }
 
 // Lseek implements server.Files. Linux asks for holes and data only; it knows the
@@ -288,7 +278,7 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	if !r.MayWait && in.Len > inlineBytes {
 		return 0, server.WouldBlock
 	}
-	if errno := fs.changesData(r, to); errno != 0 {
+	if errno := fs.changesData(threadOf(r), to, fs.copiesUnprivileged(r)); errno != 0 {
 		return 0, errno
 	}
 	const most = math.MaxInt32 &^ 0xfff // MAX_RW_COUNT

@@ -25,7 +25,11 @@ type handle struct {
 	shared  bool        // see sharedHandles; guarded by node.mu
 	touched atomic.Bool // a shared one was used since it was looked at
 
-	cached   atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
+	cached atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
+	// For writers who may not keep set-ID bits the host's kernel clears the right ones: see
+	// killSetID. It is forgotten when the guest changes the mode.
+	kernelKills atomic.Bool
+
 	noCaps   atomic.Int64 // until then the file has no capabilities, see killCaps
 	unsynced atomic.Int64 // bytes written since the last fsync of this handle
 
@@ -109,6 +113,7 @@ func (fs *FS) releaseHandle(h *handle) {
 func (h *handle) reset() {
 	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
 	h.flags, h.direct, h.shared = 0, false, false
+	h.kernelKills.Store(false)
 	h.noCaps.Store(0)
 	h.unsynced.Store(0)
 	h.next, h.prev, h.locks, h.lockOwners = nil, nil, nil, 0

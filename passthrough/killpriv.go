@@ -6,7 +6,147 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
 )
+
+// Who may not keep the set-ID bits of a file loses them by changing its data. Linux checks
+// that in the guest, and leaves it to us in these cases (fs/fuse/file.c, dir.c):
+//
+//   - with HANDLE_KILLPRIV_V2, which says who may not: OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID
+//     and FATTR_KILL_SUIDGID. FALLOCATE and COPY_FILE_RANGE of who may not come after a
+//     SETATTR that changes nothing: see touch.
+//   - WRITE past the guest's page cache, without that feature too.
+//   - OPEN with O_TRUNC and without that feature, which says nothing. Here only the user can
+//     tell, and with ALLOW_IDMAP the request has none: then ATOMIC_O_TRUNC is not agreed, and
+//     the guest truncates with SETATTR.
+//
+// By the protocol a set-group-ID bit without group execute stays. For a writer without
+// CAP_FSETID the host's kernel clears it all the same, unless the thread is in the file's
+// group (fs/attr.c: setattr_should_drop_sgid); so it is us who clear the others then.
+
+// killSetID prepares the thread for a change of the data of the file behind fd, which is
+// local or not, by a user who may not keep its set-ID bits. byKernel is whether the host's
+// kernel clears what it should: it does not for a file server, which trusts us.
+func (fs *FS) killSetID(ts *threadState, fd int, local bool) (byKernel bool, errno unix.Errno) {
+	if errno = statxFD(fd, &ts.st); errno != 0 {
+		return false, errno
+	}
+	mode := uint32(ts.st.Mode) & permBits
+	byKernel = local && mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID
+	fs.setFsetid(ts, !byKernel)
+	if left := withoutSetID(mode); !byKernel && left != mode {
+		errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), left)
+	}
+	return byKernel, errno
+}
+
+// withoutSetID is what a change of a file by a user without privilege leaves of its mode.
+func withoutSetID(mode uint32) uint32 {
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
+}
+
+// changesData prepares the thread for a call that changes the data of h; kill is for a
+// user who may not keep set-ID bits.
+func (fs *FS) changesData(ts *threadState, h *handle, kill bool) unix.Errno {
+	switch {
+	case !kill:
+		fs.setFsetid(ts, true)
+	case fs.ownXattr:
+		if errno := fs.killOwned(ts, h.fd); errno != 0 {
+			return errno
+		}
+	case h.kernelKills.Load():
+		fs.setFsetid(ts, false)
+	default:
+		byKernel, errno := fs.killSetID(ts, h.fd, h.mount.local)
+		if errno != 0 {
+			return errno
+		}
+		h.kernelKills.Store(byKernel)
+	}
+	return fs.killCaps(h)
+}
+
+// truncatesAt is changesData for a file that may not be open; fd is the node's descriptor.
+// With ownXattr the bits are cleared when it is.
+func (fs *FS) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Errno {
+	if !kill || fs.ownXattr {
+		fs.setFsetid(ts, true)
+	} else if _, errno := fs.killSetID(ts, fd, fs.mountOf(&n.key, fd).local); errno != 0 {
+		return errno
+	}
+	return fs.killCapsAt(ts, n, fd)
+}
+
+// modeChanged is told that the guest has set a file's mode.
+func (n *inode) modeChanged() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for h := n.handles; h != nil; h = h.next {
+		h.kernelKills.Store(false)
+	}
+}
+
+// truncatesUnprivileged reports whether an OPEN with O_TRUNC comes from a user who may not
+// keep set-ID bits.
+func (fs *FS) truncatesUnprivileged(r *server.Request, openFlags uint32) bool {
+	if fs.agreed(fp.InitHandleKillprivV2) {
+		return openFlags&fp.OpenKillSuidgid != 0
+	}
+	return r.Header.UID != 0 // nor may somebody who is not named
+}
+
+// copiesUnprivileged is the same for FALLOCATE and COPY_FILE_RANGE. Linux before 6.1 sends no
+// SETATTR first, but a user.
+func (fs *FS) copiesUnprivileged(r *server.Request) bool {
+	return fs.agreed(fp.InitHandleKillprivV2) && r.Header.UID != 0 && r.Header.UID != fp.InvalidUIDGID
+}
+
+// touches reports whether a SETATTR changes nothing that is in it: with HANDLE_KILLPRIV_V2 it
+// is sent for the set-ID bits. Those of directories mean something else, and stay.
+func (fs *FS) touches(n *inode, in *fp.SetattrIn) bool {
+	return fs.agreed(fp.InitHandleKillprivV2) && !n.isDir() && n.birth.kind != unix.S_IFLNK &&
+		in.Valid&^(fp.FattrFh|fp.FattrLockowner|fp.FattrCtime|fp.FattrKillSuidgid) == 0
+}
+
+// touch serves it. The guest's kernel sends it in two cases: before somebody changes the
+// file's data, who has it open for writing then; and for chown(-1, -1), which it lets
+// anybody make of any file. That is for the file's owner and root only, if the request
+// says who it is: otherwise every user could take the bits off every program.
+func (fs *FS) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.Errno {
+	if errno := statxFD(fd, &ts.st); errno != 0 {
+		return errno
+	}
+	uid := r.Header.UID
+	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == fs.cfg.UIDs.guest(ts.st.Uid))
+	if !named && !n.isWritten() {
+		return 0
+	}
+	mode := uint32(ts.st.Mode) & permBits
+	if left := withoutSetID(mode); left != mode {
+		fs.setFsetid(ts, true)
+		if errno := sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), left); errno != 0 {
+			return errno
+		}
+	}
+	return fs.killCapsAt(ts, n, fd)
+}
+
+// isWritten reports whether somebody has the file open for writing.
+func (n *inode) isWritten() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for h := n.handles; h != nil; h = h.next {
+		if h.flags&unix.O_ACCMODE != unix.O_RDONLY {
+			return true
+		}
+	}
+	return false
+}
 
 // A file's capabilities end when the file is written to or changes its owner: they were
 // given to what was in it. The host's kernel sees to that for the attribute

@@ -120,16 +120,9 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 		}
 		defer h.mount.reads.waited(time.Now())
 	}
-	if errno := fs.killCaps(h); errno != 0 {
+	if errno := fs.changesData(threadOf(r), h, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
 		return 0, errno
 	}
-	if fs.ownXattr && in.WriteFlags&fp.WriteKillSuidgid != 0 {
-		if errno := fs.killOwned(threadOf(r), h.fd); errno != 0 {
-			return 0, errno
-		}
-	}
-	// The kernel clears setuid and setgid bits for a writer without CAP_FSETID.
-	fs.setFsetid(threadOf(r), in.WriteFlags&fp.WriteKillSuidgid == 0)
 	fd := h.fd
 	if !direct {
 		fd = fs.cachedFD(r, h)

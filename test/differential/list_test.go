@@ -6,6 +6,7 @@ var differences = []difference{
 	{"init", "", "*#version", "7.38", "7.*", "we speak 7.45 and answer the guest's own minor, as the protocol says"},
 	{"init", "", "init/newer major#length", "64", "8", "the kernel takes the rest of INIT's second try, with our major"},
 	{"init", "*cache=*", "*#flag23", "-", "set", "what is kept for a day is kept with the targets of its links (CACHE_SYMLINKS)"},
+	{"init", "", "*#flag3", "set", "-", "without HANDLE_KILLPRIV_V2 a guest that names no user (ALLOW_IDMAP) truncates with SETATTR, which says what becomes of set-ID bits (ATOMIC_O_TRUNC)"},
 	{"init", "", "*#flag38", "-", "set", "node numbers are not for file handles of an NFS export (NO_EXPORT_SUPPORT)"},
 	{"init", "--no-readdirplus --no-announce-submounts", "*#flag27", "set", "-", "SUBMOUNTS is not agreed when submounts are not announced"},
 	{"init", "", "init/no flags#pages|init/linux 4.20#pages", "256", "32", "a guest without MAX_PAGES has 32 pages to a request"},
@@ -31,6 +32,7 @@ var differences = []difference{
 	{"replies", "", "open/link#errno|create/over:*#errno", "EBADF", "ELOOP", "open(2) with O_NOFOLLOW"},
 	{"replies", "", "open/*#errno", "0", "EISDIR", "OPEN is for files, OPENDIR for directories"},
 	{"replies", "", "openflags/path*#errno", "0", "*", "O_PATH: the guest never sends it, and there is nothing to read"},
+	{"replies", "*direct*", "openflags/direct*#errno", "EINVAL", "0", "a READ whose flags have no O_DIRECT goes through the page cache, whatever the file was opened with"},
 	{"replies", "", "openflags/directory*#errno|openflags/excl*#errno", "*", "0", "flags that are the guest's own business do nothing here"},
 	{"replies", "", "openflags/tmpfile*#errno", "*", "*", "O_TMPFILE is not for OPEN"},
 
