@@ -33,6 +33,7 @@ func encodeDev(major, minor uint32) uint32 {
 // takes half the time, while there are enough.
 func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
 	if fd := int(n.fd.Load()); fd >= 0 {
+		n.touch()
 		if !n.local {
 			return fs.statFD(ts, fd)
 		}
@@ -50,6 +51,7 @@ func (fs *FS) statBasic(ts *threadState, n *inode) unix.Errno {
 	if fd < 0 || !n.local || fs.cfg.DAX != nil { // which looks at more
 		return fs.stat(ts, n)
 	}
+	n.touch()
 	if errno := fstatLocal(fd, &ts.basic); errno != 0 {
 		return errno
 	}
@@ -79,6 +81,7 @@ func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
 	}
 	defer fs.release(parent)
 	fd := parent.fd.Load()
+	parent.touch()
 	return fd >= 0 && sysStatx(int(fd), name, 0, &ts.st) == 0 &&
 		n.is(&ts.st)
 }

@@ -1,6 +1,10 @@
 package passthrough
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
 
 // maxDepth bounds the way from a node to one with a descriptor. Locations may be
 // out of date and, after renames on the host, even go round in a circle.
@@ -15,9 +19,7 @@ func (fs *FS) fdOf(ts *threadState, n *inode) (int, unix.Errno) {
 
 func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	if fd := n.fd.Load(); fd >= 0 {
-		if !n.touched.Load() {
-			n.touched.Store(true)
-		}
+		n.touch()
 		return int(fd), 0
 	}
 	if depth > maxDepth {
@@ -25,13 +27,13 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	}
 	fd, errno := fs.reopen(ts, n)
 	if errno != 0 && !fs.cfg.Landlocked {
-		fd, errno = fs.openHandle(ts, n)
+		fd, errno = fs.openHandle(ts, n, depth)
 	}
 	if errno != 0 {
 		fd, errno = fs.rewalk(ts, n, depth)
 	}
 	if errno != 0 && fs.cfg.Landlocked {
-		fd, errno = fs.openHandle(ts, n)
+		fd, errno = fs.openHandle(ts, n, depth)
 	}
 	if errno != 0 {
 		return -1, errno
@@ -151,7 +153,11 @@ func (fs *FS) setFD(n *inode, fd int) bool {
 	if !n.fd.CompareAndSwap(-1, int32(fd)) {
 		return false
 	}
+	n.touched.Store(true)
 	fs.owners.set(uint32(fd), n)
+	if n.id != fp.RootID {
+		fs.armSweep()
+	}
 	return true
 }
 

@@ -23,12 +23,21 @@
 //
 // A node need not have a descriptor. A LOOKUP or listing (READDIRPLUS) makes nodes with
 // one statx a name, and most are never used for more; only a directory is opened by its
-// LOOKUP. A node that was created has the descriptor of its handle; and when
-// there are too many descriptors, those of nodes that nobody uses at the moment are
-// closed. Such a node is opened by its file handle when it is needed, if it has one (see
+// LOOKUP. A node that was created has the descriptor of its handle. Descriptors of nodes
+// that were not used for some seconds are closed (sweep.go), and when there are too many,
+// those of nodes that nobody uses at the moment (evict.go): what a client remembers keeps
+// no space and no mount of the host in use. Such a node is opened by its file handle when it is needed, if it has one (see
 // filehandle.go), or where it was last seen. It must then be the same file, by number,
 // time of birth and kind. If it is not, the client gets ESTALE and looks the name up
 // again, as Linux does by itself.
+//
+// What can't be found again is kept: a pin is the descriptor of a file or directory whose
+// last name the client has removed, with no handle open. It is closed when the client
+// forgets the node, or when nothing else makes room. A file without a name that was open
+// is let go with its last handle.
+//
+// A daemon without file handles loses a node that the host renames after the descriptor
+// was closed: ESTALE, until the client looks up the new name.
 //
 // # Locks
 //
@@ -41,7 +50,7 @@
 //	    slots.mu               numbers of nodes
 //	inode.mu                   location, handles, lock owners of a node
 //	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
-//	    mountInfo.mu           descriptor of a mount
+//	mountInfo.mu             descriptor of a mount; a leaf
 //	convertedLinks.mu        a leaf
 //	lockGraph.mu, lockProbe.mu  leaves
 //

@@ -81,20 +81,26 @@ func (fs *FS) setHandles(st *unix.Statx_t) error {
 
 // tryHandle makes the root's handle and opens it.
 func (fs *FS) tryHandle(st *unix.Statx_t) unix.Errno {
-	n := &inode{key: keyOf(st), birth: birthOf(st)}
+	k := keyOf(st)
 	h := &rawHandle{}
 	if errno := sysNameToHandleAt(fs.cfg.RootFD, &emptyName[0], h, unix.AT_EMPTY_PATH); errno != 0 {
 		return errno
 	}
-	m, errno := fs.useMount(n, fs.cfg.RootFD, &emptyName[0]) // and never leaves it
+	var num [16]byte
+	mount, errno := sysOpenat(fs.cfg.ProcFD, procName(&num, fs.cfg.RootFD), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errno != 0 {
 		return errno
 	}
-	fd, errno := sysOpenByHandleAt(m.fd, h, unix.O_PATH)
-	if errno == 0 {
-		_ = sysClose(fd)
+	fd, errno := sysOpenByHandleAt(mount, h, unix.O_PATH)
+	if errno != 0 {
+		_ = sysClose(mount)
+		return errno
 	}
-	return errno
+	_ = sysClose(fd)
+	m := fs.mountOf(&k, fs.cfg.RootFD)
+	m.keep = true
+	m.fd.Store(int32(mount))
+	return 0
 }
 
 // UsesFileHandles reports whether nodes are found again by file handles.
@@ -158,11 +164,6 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 	if n.key.mount != 0 && n.key.mount != uint64(uint32(h.mount)) {
 		return unix.ESTALE
 	}
-	if !n.hasHandle() {
-		if _, errno := fs.useMount(n, dirfd, name); errno != 0 {
-			return errno
-		}
-	}
 	n.setName(nameBytes(n.name), h, from)
 	return 0
 }
@@ -222,15 +223,22 @@ func (n *inode) handle(h *rawHandle) bool {
 }
 
 // openHandle opens the node by its handle, and checks what it has got.
-func (fs *FS) openHandle(ts *threadState, n *inode) (int, unix.Errno) {
+func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	n.mu.Lock()
-	has := n.handle(&ts.handle)
+	has := n.hasHandle()
 	n.mu.Unlock()
 	if !has {
 		return -1, unix.ESTALE
 	}
-	m := fs.mounts.get(mountKey{n.key.mount, n.key.dev}) // open, as n uses it
-	fd, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(m.fd, &ts.handle, unix.O_PATH) })
+	m, mfd, errno := fs.borrowMount(ts, n, depth)
+	if errno != 0 {
+		return -1, errno
+	}
+	defer m.giveBack()
+	n.mu.Lock()
+	n.handle(&ts.handle)
+	n.mu.Unlock()
+	fd, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
 	}
@@ -259,15 +267,8 @@ func (fs *FS) findable(n *inode, fd int) bool {
 	if n.parent != nil || n.handles != nil || fs.nodes.get(n.id) != n {
 		return true // or nobody but its children can ask for it
 	}
-	// A file of which no name is known lives as long as it has one at all.
+	// A file of which no name is known lives as long as it has one at all: it is found
+	// by its handle, or the client looks that name up.
 	var st unix.Statx_t
-	return n.hasHandle() && statxFD(fd, &st) == 0 && st.Nlink > 0
-}
-
-// dropHandle is for a node that nobody has a reference on.
-func (fs *FS) dropHandle(n *inode) {
-	if n.hasHandle() {
-		n.fileHandle = handleNone
-		fs.mounts.get(mountKey{n.key.mount, n.key.dev}).leave()
-	}
+	return statxFD(fd, &st) == 0 && st.Nlink > 0
 }

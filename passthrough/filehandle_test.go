@@ -193,37 +193,51 @@ func TestHandleKept(t *testing.T) {
 	}
 }
 
-// TestHandleMounts: each mount is open as long as it has nodes with handles.
+// mountIn mounts a file system of its own on a directory of the share, and returns what
+// unmounts it, which fails while it is in use.
+func (g *guest) mountIn(dir string) (unmount func() error) {
+	g.t.Helper()
+	g.mkdirs(dir)
+	if err := unix.Mount("tmpfs", g.path(dir), "tmpfs", 0, ""); err != nil {
+		g.t.Skip(err)
+	}
+	g.t.Cleanup(func() { _ = unix.Unmount(g.path(dir), unix.MNT_DETACH) })
+	return func() error { return unix.Unmount(g.path(dir), 0) }
+}
+
+// TestHandleMounts: files on another mount are found by their handles, and the mount is
+// not in use for longer than that takes, also if the client remembers all of them.
 func TestHandleMounts(t *testing.T) {
 	g := withHandles(t, HandlesPrefer, 0)
-	g.mkdirs("m")
-	if err := unix.Mount("tmpfs", g.path("m"), "tmpfs", 0, ""); err != nil {
-		t.Skip(err)
-	}
-	mounted := true
-	defer func() {
-		if mounted {
-			_ = unix.Unmount(g.path("m"), unix.MNT_DETACH)
-		}
-	}()
+	clock := g.clock()
+	unmount := g.mountIn("m")
 	g.mkdirs("m/d")
 	g.write("m/d/f", "")
 	m := g.lookup(fp.RootID, "m")
 	d := g.lookup(m, "d")
 	f := g.lookup(d, "f")
 	g.use(f)
-	g.evictAll()
+	clock.run()
 	g.hostRename("m/d/f", "m/f2")
-	if _, errno := g.getattr(f); errno != 0 {
-		t.Errorf("on another mount: %v", errno)
+	g.hostRename("m/d", "m/d2")
+	for _, n := range []uint64{f, d} {
+		if _, errno := g.getattr(n); errno != 0 {
+			t.Errorf("on another mount: %v", errno)
+		}
+	}
+	if err := unmount(); err != unix.EBUSY {
+		t.Errorf("the mount is not in use: %v", err)
+	}
+	clock.run()
+	if n := g.fs.fds.Load(); n != 1 {
+		t.Errorf("%d descriptors are left, want the root's", n)
+	}
+	if err := unmount(); err != nil {
+		t.Errorf("the mount is in use: %v", err)
 	}
 	for _, n := range []uint64{f, d, m} {
-		g.fs.Forget(n, 1)
-	}
-	if err := unix.Unmount(g.path("m"), 0); err != nil {
-		t.Errorf("the mount is in use: %v", err)
-	} else {
-		mounted = false
+		_, errno := g.getattr(n)
+		wantErrno(t, "getattr on a mount that is gone", errno, unix.ESTALE)
 	}
 }
 

@@ -25,7 +25,8 @@ type FS struct {
 	negative        timeout
 	flags           atomic.Uint64 // fp.InitFlags agreed with the client
 	fds             atomic.Int64  // descriptors, at most cfg.MaxFDs; see countFD
-	evictMu         sync.Mutex    // guards hand and evictHandle
+	sweeper         sweeper
+	evictMu         sync.Mutex // guards hand and evictHandle
 	evictHandle     rawHandle
 	hand            uint32 // descriptor at which the evictor goes on
 	owners          owners // of descriptors
@@ -83,6 +84,7 @@ func New(cfg Config) (*FS, error) {
 		handles: newSlots[handle](),
 		uid:     uint32(unix.Geteuid()),
 		gid:     uint32(unix.Getegid()),
+		sweeper: sweeper{after: afterFunc},
 	}
 	fs.cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	hints := make(hintTable, minHints)

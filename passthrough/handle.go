@@ -95,7 +95,7 @@ func (fs *FS) releaseHandle(h *handle) {
 		return
 	}
 	n := h.node
-	owners := fs.removeHandle(n, h)
+	owners, nameless := fs.removeHandle(n, h)
 	fs.closeCached(h)
 	fs.closeFD(h.fd)
 	fs.io.opens.Add(-1)
@@ -105,6 +105,9 @@ func (fs *FS) releaseHandle(h *handle) {
 	}
 	h.reset()
 	handles.Put(h)
+	if nameless {
+		fs.letGo(n)
+	}
 	fs.unhold(n)
 }
 
@@ -188,8 +191,9 @@ func (n *inode) addHandle(h *handle) {
 }
 
 // removeHandle takes h off the node's list. Its locks end, and with the last one all of the
-// node; the owners that are gone are the caller's to close.
-func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner) {
+// node; the owners that are gone are the caller's to close. nameless says that nothing is
+// left that the node is known by.
+func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner, nameless bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	gone = fs.dropHandleLocks(n, h)
@@ -198,7 +202,7 @@ func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner) {
 	}
 	if h.prev != nil {
 		h.prev.next = h.next
-		return gone
+		return gone, false
 	}
 	if h.locks != nil && h.next == nil {
 		for _, o := range h.locks.posix.owners {
@@ -208,7 +212,7 @@ func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner) {
 		h.next.locks = h.locks
 	}
 	n.handles = h.next
-	return gone
+	return gone, n.handles == nil && n.parent == nil
 }
 
 // handle finds an open handle of the request's node and takes a reference.
@@ -287,9 +291,12 @@ type mountInfo struct {
 	reads     diskTime    // of waits for single reads and writes
 	syncs     diskTime    // of fsync
 
-	mu    sync.Mutex // guards the following; fd does not change while there are users
-	users int        // nodes that have file handles
-	fd    int        // for open_by_handle_at
+	// For open_by_handle_at, see mountfd.go.
+	mu      sync.Mutex   // one change of fd at a time
+	keep    bool         // the share's own: fd is open from the start, and always
+	fd      atomic.Int32 // -1 while it is not open
+	using   atomic.Int32 // who has borrowed it
+	touched atomic.Bool  // it was used since the last sweep
 }
 
 // mountKey names a mount. Numbers of mounts are used again, so the device is looked at
@@ -346,6 +353,7 @@ func (fs *FS) mountOf(n *key, fd int) *mountInfo {
 	}
 	st := new(unix.Statfs_t)
 	m := &mountInfo{}
+	m.fd.Store(-1)
 	if sysFstatfs(fd, st) == 0 {
 		m.local = localFS[int64(st.Type)]
 		m.readOnly = st.Flags&unix.ST_RDONLY != 0

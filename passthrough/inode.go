@@ -87,6 +87,13 @@ func (n *inode) acquire() bool {
 	}
 }
 
+// touch notes that the node's descriptor was used.
+func (n *inode) touch() {
+	if !n.touched.Load() {
+		n.touched.Store(true)
+	}
+}
+
 // release drops what acquire took.
 func (fs *FS) release(n *inode) {
 	if n.refs.Add(-1) == 0 {
@@ -108,7 +115,6 @@ func (fs *FS) unhold(n *inode) {
 func (fs *FS) bury(n *inode) {
 	for n != nil {
 		fs.dropFD(n)
-		fs.dropHandle(n)
 		parent := n.parent
 		n.parent = nil
 		if parent == nil || parent.refs.Add(-refHold) != 0 {
@@ -147,6 +153,9 @@ func (fs *FS) locate(n, parent *inode, name []byte) {
 	n.parent = parent
 	n.rename(name)
 	n.mu.Unlock()
+	if old == nil && n.fd.Load() >= 0 {
+		fs.armSweep() // a pin no more
+	}
 	if old != nil {
 		fs.unhold(old)
 	}

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	fs.sweeper.after = func(time.Duration, func()) {} // a test that wants sweeps has them itself
 	p := &server.InitParams{Offered: flags | fp.InitDoReaddirplus}
 	if errno := fs.Init(p); errno != 0 {
 		t.Fatal(errno)

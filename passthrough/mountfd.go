@@ -2,81 +2,134 @@ package passthrough
 
 import "golang.org/x/sys/unix"
 
-// A handle is opened with the help of a descriptor of its mount, which must not be an
-// O_PATH one. There is one for each mount that has nodes with handles, and only as long
-// as it has: it keeps the mount from being taken away.
+// A file handle is opened with the help of a descriptor of its mount, which must not be an
+// O_PATH one. That of the share's own mount is always open. Another mount is opened when a
+// node has to be found there, and closed by the sweep some seconds after the last time:
+// the host could not unmount it otherwise.
 
-// useMount returns what is known about the mount of a node, with a descriptor, and
-// counts the node as a user of it. The node is called name in the directory dirfd, or is
-// dirfd with an empty name.
-func (fs *FS) useMount(n *inode, dirfd int, name *byte) (*mountInfo, unix.Errno) {
-	if m := fs.mounts.get(mountKey{n.key.mount, n.key.dev}); m != nil && m.join() {
-		return m, 0
+// borrow returns the mount's descriptor, if it is open, which stays so until giveBack.
+func (m *mountInfo) borrow() (fd int, ok bool) {
+	if m.keep {
+		return int(m.fd.Load()), true
 	}
-	fd, errno := fs.openMount(n, dirfd, name)
-	if errno != 0 {
-		return nil, errno
+	m.using.Add(1)
+	if fd := m.fd.Load(); fd >= 0 {
+		m.touched.Store(true)
+		return int(fd), true
 	}
-	m := fs.mountOf(&n.key, fd)
-	if !m.joinWith(fd) {
-		_ = sysClose(fd) // another thread was faster
-	}
-	return m, 0
+	m.using.Add(-1)
+	return -1, false
 }
 
-// openMount opens a directory or file on the node's mount: the node itself. It is looked
-// at before it is opened, as opening a device may do something.
-func (fs *FS) openMount(n *inode, dirfd int, name *byte) (int, unix.Errno) {
-	if !n.isDir() && !n.isReg() {
-		return -1, unix.EOPNOTSUPP
+func (m *mountInfo) giveBack() {
+	if !m.keep {
+		m.using.Add(-1)
 	}
-	fd := dirfd
-	if *name != 0 {
-		var errno unix.Errno
-		if fd, errno = sysOpenat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0); errno != 0 {
-			return -1, errno
+}
+
+// borrowMount returns the mount of a node and its descriptor, which is opened if it has
+// to be. The caller calls giveBack. depth is as in fdAt.
+func (fs *FS) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo, int, unix.Errno) {
+	k := mountKey{n.key.mount, n.key.dev}
+	if k.mount == fs.root.key.mount { // also for another subvolume of btrfs, which is another device
+		k.dev = fs.root.key.dev
+	}
+	m := fs.mounts.get(k)
+	if m != nil {
+		if fd, ok := m.borrow(); ok {
+			return m, fd, 0
 		}
-		defer func() { _ = sysClose(fd) }()
 	}
-	var st unix.Statx_t
-	if errno := statxFD(fd, &st); errno != 0 {
-		return -1, errno
+	top, depth, errno := fs.mountTop(n, depth)
+	if errno != 0 {
+		return nil, -1, errno
 	}
-	if !n.is(&st) {
-		return -1, unix.ESTALE
+	defer fs.release(top)
+	path, errno := fs.rewalk(ts, top, depth)
+	if errno != 0 {
+		return nil, -1, errno
 	}
-	var num [16]byte
-	return sysOpenat(fs.cfg.ProcFD, procName(&num, fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	defer fs.closeFD(path)
+	if !top.isDir() && !top.isReg() {
+		return nil, -1, unix.ESTALE // to open a device may do something
+	}
+	fd, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, path), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if errno != 0 {
+		return nil, -1, errno
+	}
+	m = fs.mountOf(&n.key, fd)
+	return m, fs.lend(m, fd), 0
 }
 
-// join counts a user of the descriptor; false when there is none.
-func (m *mountInfo) join() bool {
+// mountTop is the node at the root of n's mount, with a reference for the caller, and how
+// deep it is below what depth counts. ESTALE if that is n itself, or not known.
+func (fs *FS) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
+	at := n
+	for {
+		parent, _ := fs.location(at)
+		if parent != nil && parent.key.mount != n.key.mount && at != n {
+			fs.release(parent)
+			return at, depth, 0
+		}
+		if at != n {
+			fs.release(at)
+		}
+		if depth++; parent == nil || depth > maxDepth {
+			break
+		}
+		if parent.key.mount != n.key.mount {
+			fs.release(parent)
+			break
+		}
+		at = parent
+	}
+	return nil, depth, unix.ESTALE
+}
+
+// lend makes fd the mount's descriptor, unless another thread was faster, and borrows it.
+func (fs *FS) lend(m *mountInfo, fd int) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.users == 0 {
+	m.using.Add(1)
+	m.touched.Store(true)
+	if old := m.fd.Load(); old >= 0 {
+		fs.closeFD(fd)
+		return int(old)
+	}
+	m.fd.Store(int32(fd))
+	fs.armSweep()
+	return fd
+}
+
+// sweepMounts closes descriptors of mounts that were not used since the last time, and
+// reports whether some are left to look at.
+func (fs *FS) sweepMounts() (more bool) {
+	known := fs.mounts.known.Load()
+	if known == nil {
 		return false
 	}
-	m.users++
-	return true
+	for _, m := range *known {
+		more = fs.sweepMount(m) || more
+	}
+	return more
 }
 
-// joinWith counts a user and gives the mount the descriptor fd; false when it has one.
-func (m *mountInfo) joinWith(fd int) bool {
+func (fs *FS) sweepMount(m *mountInfo) (open bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.users++; m.users > 1 {
+	fd := m.fd.Load()
+	if m.keep || fd < 0 {
 		return false
 	}
-	m.fd = fd
-	return true
-}
-
-// leave takes a user off. The last one closes the descriptor.
-func (m *mountInfo) leave() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.users--; m.users == 0 {
-		_ = sysClose(m.fd)
-		m.fd = -1
+	if m.touched.Swap(false) {
+		return true
 	}
+	// Whoever borrows it says so first and looks for it then.
+	m.fd.Store(-1)
+	if m.using.Load() != 0 {
+		m.fd.Store(fd)
+		return true
+	}
+	fs.closeFD(int(fd))
+	return false
 }

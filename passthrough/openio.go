@@ -7,12 +7,13 @@ import "golang.org/x/sys/unix"
 // two more lookups. The handle is of the file behind fd, and as long as that is open
 // nothing else can have it.
 func (fs *FS) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (int, unix.Errno) {
-	if m := fs.handleToOpen(ts, n, fd); m != nil {
+	if m, mfd := fs.handleToOpen(ts, n, fd); m != nil {
 		with := flags
 		if fs.cfg.ReadOnly {
 			with |= unix.O_NOATIME // as openAgain
 		}
-		f, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(m.fd, &ts.handle, with) })
+		f, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, with) })
+		m.giveBack()
 		if errno == 0 {
 			return f, 0
 		}
@@ -24,36 +25,40 @@ func (fs *FS) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (in
 }
 
 // handleToOpen puts the node's handle in ts.handle, if it has one or is opened again and
-// can have one, and returns its mount, whose descriptor is open as n uses it. Otherwise
-// it returns nil.
-func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) *mountInfo {
+// can have one, and returns its mount and the mount's descriptor, borrowed, if that is open
+// now. Otherwise it returns nil.
+func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) (m *mountInfo, mfd int) {
 	if fs.cfg.FileHandles == HandlesNever {
-		return nil
+		return nil, -1
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	k := mountKey{n.key.mount, n.key.dev}
-	m := fs.mounts.get(k)
+	m = fs.mounts.get(k)
 	if m == nil || m.noOpens.Load() {
-		return nil
+		return nil, -1
 	}
 	// One by name may be another file's, or a device's: it is not opened for I/O.
 	if n.fileHandle == handleByName && fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
-		return nil
+		return nil, -1
 	}
 	if !n.hasHandle() {
-		// Elsewhere the mount's descriptor might be this very file, which would stay open.
+		// On another mount there is a descriptor for it only now and then.
 		onRoot := k == mountKey{fs.root.key.mount, fs.root.key.dev}
 		if !n.opened || !onRoot {
 			n.opened = true
-			return nil
+			return nil, -1
 		}
 		if fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
-			return nil
+			return nil, -1
 		}
 	}
 	if !n.handle(&ts.handle) {
-		return nil
+		return nil, -1
 	}
-	return m
+	mfd, ok := m.borrow()
+	if !ok {
+		return nil, -1
+	}
+	return m, mfd
 }

@@ -104,10 +104,12 @@ func (h *handle) isShared() bool {
 func (fs *FS) share(n *inode, h *handle) {
 	n.mu.Lock()
 	h.shared = true
+	h.touched.Store(true)
 	n.mu.Unlock()
 	fs.shared.mu.Lock()
 	fs.shared.queue = append(fs.shared.queue, h.id)
 	fs.shared.mu.Unlock()
+	fs.armSweep()
 	if fs.nodes.get(n.id) == nil { // forgotten meanwhile: nobody closes it later
 		fs.closeHandle(h)
 	}
@@ -119,23 +121,45 @@ func (fs *FS) limitShared() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for spared := 0; len(s.queue) >= max(fs.cfg.MaxFDs/2, 1); {
-		fh := s.queue[0]
-		s.queue = s.queue[1:]
-		h := fs.handles.get(fh)
-		if h == nil || !h.acquire() {
-			continue // closed before
-		}
-		switch {
-		case h.id != fh:
-		case h.touched.Swap(false) && spared < len(s.queue):
-			s.queue = append(s.queue, fh)
+		if fs.closeFirst(spared < len(s.queue)-1) {
 			spared++
-		default:
-			h.node.unshare(h)
-			fs.closeHandle(h)
 		}
-		fs.releaseHandle(h)
 	}
+}
+
+// sweepShared closes shared handles that were not used since the last time, and reports
+// whether some are left.
+func (fs *FS) sweepShared() (more bool) {
+	s := &fs.shared
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range len(s.queue) {
+		more = fs.closeFirst(true) || more
+	}
+	return more
+}
+
+// closeFirst takes the first handle off the queue and closes it. It spares one that was
+// used, if it may, and puts it at the end. fs.shared.mu is held.
+func (fs *FS) closeFirst(maySpare bool) (spared bool) {
+	s := &fs.shared
+	fh := s.queue[0]
+	s.queue = s.queue[1:]
+	h := fs.handles.get(fh)
+	if h == nil || !h.acquire() {
+		return false // closed before
+	}
+	defer fs.releaseHandle(h)
+	switch {
+	case h.id != fh:
+	case h.touched.Swap(false) && maySpare:
+		s.queue = append(s.queue, fh)
+		return true
+	default:
+		h.node.unshare(h)
+		fs.closeHandle(h)
+	}
+	return false
 }
 
 // unshare keeps requests to come from using h.

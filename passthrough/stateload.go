@@ -258,7 +258,7 @@ func (l *loader) search(s *savedNode) (int, unix.Errno) {
 	h.size = uint32(copy(h.data[:], s.fileHandle[4:]))
 	root := &l.fs.root.key
 	m := l.fs.mounts.get(mountKey{root.mount, root.dev}) // whose descriptor setHandles keeps open
-	fd, errno := l.fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(m.fd, h, unix.O_PATH) })
+	fd, errno := l.fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(int(m.fd.Load()), h, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
 	}
