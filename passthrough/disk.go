@@ -78,11 +78,11 @@ func (m *mountInfo) brief(d *diskTime, size int64) bool {
 	return m.local && size <= quickBytes && d.quick()
 }
 
-// wouldBlock is the errno of a read or write that may not wait where it is: short if the
-// wait will be, which is WouldBlockBriefly or WouldBlockInTurn.
-func (m *mountInfo) wouldBlock(size int64, short unix.Errno) unix.Errno {
+// wouldBlock is the errno of a read that the kernel has begun and that may not be waited for
+// where it is.
+func (m *mountInfo) wouldBlock(size int64) unix.Errno {
 	if m.brief(&m.reads, size) {
-		return short
+		return server.WouldBlockBriefly
 	}
 	return server.WouldBlock
 }

@@ -112,7 +112,7 @@ func (g *guest) on(node uint64) *server.Request {
 // patient runs a method as the server does: once, and once more when it has to wait.
 func (g *guest) patient(node uint64, f func(r *server.Request) unix.Errno) unix.Errno {
 	errno := f(g.on(node))
-	if errno == server.WouldBlock || errno == server.WouldBlockBriefly || errno == server.WouldBlockInTurn {
+	if errno == server.WouldBlock || errno == server.WouldBlockBriefly {
 		g.waits++
 		r := g.on(node)
 		r.MayWait, r.Canceled = true, make(chan struct{})

@@ -29,7 +29,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 	}
 	if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
-		return 0, h.mount.wouldBlock(int64(in.Size), server.WouldBlockInTurn)
+		return 0, server.WouldBlock
 	}
 	n, errno := h.readDisk(r, h.fd, dst, int64(in.Offset))
 	if errno == unix.EINVAL && inPages(in.Offset, in.Size) {
@@ -70,7 +70,7 @@ func (h *handle) read(r *server.Request, fd int, dst []unix.Iovec, off int64, ca
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
 			if !h.mount.mayWait(r, &h.mount.reads, int64(want)) {
-				return 0, h.mount.wouldBlock(int64(want), server.WouldBlockBriefly)
+				return 0, h.mount.wouldBlock(int64(want))
 			}
 			if n, errno = h.readDisk(r, fd, dst, off); done > 0 {
 				errno = 0
@@ -116,7 +116,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, u
 	direct := h.writesDirect(in)
 	if direct {
 		if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
-			return 0, h.mount.wouldBlock(int64(in.Size), server.WouldBlockInTurn)
+			return 0, server.WouldBlock
 		}
 		defer h.mount.reads.waited(time.Now())
 	}

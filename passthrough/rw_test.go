@@ -393,7 +393,7 @@ func TestWaitsAlone(t *testing.T) {
 		{"alone, a quick disk", true, true, quickDisk / 4, 0},
 		{"alone, a slow disk", true, true, 2 * quickDisk, server.WouldBlock},
 		{"alone, a network file system", true, false, quickDisk / 4, server.WouldBlock},
-		{"not alone", false, true, quickDisk / 4, server.WouldBlockInTurn},
+		{"not alone", false, true, quickDisk / 4, server.WouldBlock},
 	} {
 		g.thread.Alone = func() bool { return c.alone }
 		h.mount.local = c.local
@@ -458,12 +458,7 @@ func TestKernelReads(t *testing.T) {
 	} {
 		m := &mountInfo{local: c.local}
 		m.reads.average.Store(int64(c.disk))
-		wantErrno(t, c.what, m.wouldBlock(c.size, server.WouldBlockBriefly), c.want)
-		direct := c.want
-		if direct == server.WouldBlockBriefly {
-			direct = server.WouldBlockInTurn
-		}
-		wantErrno(t, c.what+", past the page cache", m.wouldBlock(c.size, server.WouldBlockInTurn), direct)
+		wantErrno(t, c.what, m.wouldBlock(c.size), c.want)
 	}
 }
 

@@ -29,7 +29,6 @@ type Deferred struct {
 	security []SecurityContext
 	large    int  // bytes of the copies, if that is more than usual; see maxLargeCopies
 	brief    bool // see Brief
-	inTurn   bool // see InTurn
 	done     func(written uint32)
 	once     sync.Once
 	canceled chan struct{}
@@ -99,7 +98,7 @@ func (t *Thread) deferred(o *op, errno unix.Errno) (*Deferred, unix.Errno) {
 	if d == nil {
 		return nil, unix.ENOMEM
 	}
-	d.brief, d.inTurn = errno == WouldBlockBriefly, errno == WouldBlockInTurn
+	d.brief = errno == WouldBlockBriefly
 	return d, 0
 }
 
@@ -139,10 +138,6 @@ func (d *Deferred) ReplyTo(out []unix.Iovec) { d.writeTo, d.room = out, iovLen(o
 // Brief reports whether what the request waits for is under way and will not take long: a
 // queue whose thread has nothing else to do may Run it instead.
 func (d *Deferred) Brief() bool { return d.brief }
-
-// InTurn reports whether the request will wait, but not for long, for something that is not
-// under way: a queue whose thread has nothing else to do may Run several, one after the other.
-func (d *Deferred) InTurn() bool { return d.inTurn }
 
 // Run finishes the request on a queue's thread instead of Start, and returns the length of
 // the reply. After it the transport looks at Thread.Broken.

@@ -15,8 +15,8 @@
 // an open file is never lost.
 //
 // A method that would have to wait returns WouldBlock, and the request goes on as a
-// Deferred on a thread that no queue depends on; after WouldBlockBriefly or
-// WouldBlockInTurn it may go on where it was, when that has nothing else to do.
+// Deferred on a thread that no queue depends on; after WouldBlockBriefly it may
+// go on where it was, when that has nothing else to do.
 //
 // # Ownership
 //

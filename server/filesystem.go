@@ -18,15 +18,9 @@ const WouldBlock = unix.Errno(4096)
 // the thread of the request's queue, when that has nothing else to do.
 const WouldBlockBriefly = unix.Errno(4097)
 
-// WouldBlockInTurn is WouldBlock for a wait that will be short, but begins only when the
-// method is called again. The queue's thread may do that, one such request after the other:
-// it depends on the disk and on what the processors have to do whether threads of their own
-// gain more than they cost.
-const WouldBlockInTurn = unix.Errno(4098)
-
 // waits reports whether a method wants to be called again.
 func waits(errno unix.Errno) bool {
-	return errno == WouldBlock || errno == WouldBlockBriefly || errno == WouldBlockInTurn
+	return errno == WouldBlock || errno == WouldBlockBriefly
 }
 
 // FileSystem answers FUSE requests, one method an opcode. Methods run

@@ -49,7 +49,6 @@ type worker struct {
 	waiting   map[*waiting]struct{}
 	lingering int // entries of the ring that requests take which wait for other clients
 	short     shortWaits
-	turns     turns
 	served    uint64 // chains given back
 	broken    bool   // the ring makes no sense; nothing more is read from it
 	canceled  bool   // the waiting requests have been told to end
@@ -374,7 +373,7 @@ func (w *worker) park(d *server.Deferred) {
 		p.lingers = p.chain.Entries()
 		w.lingering += p.lingers
 	}
-	if d.Brief() || d.InTurn() && w.turns.next(time.Now()) {
+	if d.Brief() {
 		if w.short.keep(p) {
 			return
 		}
