@@ -179,6 +179,33 @@ func TestMoveLocks(t *testing.T) {
 	there.wantOnHost(t, "dropped", false)
 }
 
+// TestMoveLockOwners: what is known about an owner moves along: the process, and the open
+// file with which its locks end.
+func TestMoveLockOwners(t *testing.T) {
+	v := newLocker(t)
+	in := lkIn(v.b, 300, unix.F_WRLCK, 10, 10)
+	in.Lk.PID = 4711
+	wantErrno(t, "lock", v.fs.Setlk(v.on(v.node), in, false), 0)
+	wantErrno(t, "bob by another file", v.fs.Setlk(v.on(v.node), lkIn(v.a, lockBob, unix.F_WRLCK, 15, 15), false), 0)
+	state := v.saved()
+	v.fs.Leave(&v.thread)
+	there, warning, err := v.load(t, state, nil)
+	if err != nil || warning != "" {
+		t.Fatal(err, warning)
+	}
+	var out fp.LkOut
+	wantErrno(t, "GETLK", there.fs.Getlk(there.on(there.node), lkIn(there.a, 1, unix.F_WRLCK, 10, 10), &out), 0)
+	if out.Lk.PID != 4711 {
+		t.Errorf("process %d, want 4711", out.Lk.PID)
+	}
+	wantErrno(t, "close of b", there.release(there.node, there.b), 0)
+	set := func(at uint64) unix.Errno {
+		return there.fs.Setlk(there.on(there.node), lkIn(there.a, 1, unix.F_WRLCK, at, at), false)
+	}
+	wantErrno(t, "the lock by b", set(10), 0)
+	wantErrno(t, "bob's, by both", set(15), unix.EAGAIN)
+}
+
 // TestMoveLocksBack: the migration fails after the state was saved.
 func TestMoveLocksBack(t *testing.T) {
 	v := newLocker(t)

@@ -140,7 +140,7 @@ func TestStopInFlight(t *testing.T) {
 // TestLingering: requests that wait for other clients take half of the ring's entries at
 // most, and the rest of it works. Two entries each are 16 of 32 requests.
 func TestLingering(t *testing.T) {
-	dropped := make(chan struct{})
+	dropped := make(chan struct{}) // a token for each
 	fs := &testFS{setlk: func(r *server.Request) unix.Errno {
 		if !r.MayWait {
 			return server.WouldBlock
@@ -168,13 +168,12 @@ func TestLingering(t *testing.T) {
 		if slot := r.wait(); slot != slots-1 {
 			t.Errorf("slot %d is answered, want that of another request", slot)
 		}
-		close(dropped)
 		for range slots / 2 {
+			dropped <- struct{}{}
 			if errno, _ := r.reply(r.wait()); errno != 0 {
 				t.Error(errno)
 			}
 		}
-		dropped = make(chan struct{})
 	}
 	w.stop()
 	if w.lingering != 0 {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
@@ -144,6 +146,59 @@ func TestIntegrationLocks(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(filepath.Join(one.dir, "count")); strings.TrimSpace(string(b)) != "100" {
 		t.Errorf("two guests counted to %q, want 100: the lock does not lock", b)
+	}
+}
+
+// TestIntegrationLocksInGuest: where locks stay in the guest, waiting for one can be given
+// up, and the kernel finds circles.
+func TestIntegrationLocksInGuest(t *testing.T) {
+	guest.Need(t, guest.UML)
+	need(t, "flock")
+	inUML(t, start(t, ""), `
+		touch f; flock f sleep 1000 & holder=$!
+		while flock -n f true; do sleep 0.1; done
+		if flock -w 1 f true; then exit 1; fi
+		flock f true & waiter=$!
+		kill -9 $waiter; wait $waiter || true
+		kill $holder; wait $holder || true`)
+}
+
+// TestIntegrationLocksCrowd has more programs of a guest wait for a lock on the host than
+// its queue has entries. The share can be used meanwhile.
+func TestIntegrationLocksCrowd(t *testing.T) {
+	guest.Need(t, guest.UML)
+	need(t, "flock")
+	d := start(t, "", "--locks=host")
+	path := filepath.Join(d.dir, "f")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	freed := make(chan error, 1)
+	go func() { // when the guest has written to the share while all those wait
+		for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if _, err := os.Stat(filepath.Join(d.dir, "used")); err == nil {
+				break
+			}
+		}
+		freed <- unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	}()
+	out := inUML(t, d, `
+		for i in $(seq 200); do
+			(if flock f true 2>/run/error.$i; then echo got >/run/$i; else echo refused >/run/$i; fi) &
+		done
+		while ! grep -qs refused /run/[0-9]*; do sleep 0.1; done
+		echo x >g; [ "$(cat g)" = x ]; touch used
+		wait; cat /run/[0-9]* | sort | uniq -c`)
+	if err := <-freed; err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(out, "got") || !strings.Contains(out, "refused") {
+		t.Errorf("want some to wait and some to be refused:\n%s", out)
 	}
 }
 
