@@ -328,28 +328,3 @@ func TestLoadCut(t *testing.T) {
 	}
 	check("more than all", append(bytes.Clone(state), 0))
 }
-
-// FuzzLoadState loads what somebody else made up.
-func FuzzLoadState(f *testing.F) {
-	v := newTraveller(f, nil)
-	f.Add(v.saved())
-	f.Add([]byte{0, stateEnd, 0, 0, 0, 0})
-	dir := v.share.dir
-	f.Fuzz(func(t *testing.T, state []byte) {
-		root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = unix.Close(root) }()
-		fs, err := New(Config{RootFD: root, ProcFD: v.fs.cfg.ProcFD, Migration: Migration{GuestErrors: true}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := (&share{t: t, fs: fs, dir: dir}).guest()
-		_, _ = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
-		fs.Destroy()
-		if fds := fs.fds.Load(); fds != 1 {
-			t.Errorf("%d descriptors are left", fds-1)
-		}
-	})
-}

@@ -130,6 +130,24 @@ func TestMoveMaxWrite(t *testing.T) {
 	}
 }
 
+// TestLoadOldMinor: a session that INIT refuses does not come from elsewhere either.
+func TestLoadOldMinor(t *testing.T) {
+	for minor, want := range map[uint64]bool{fp.MinMinorVersion: true, fp.MinMinorVersion - 1: false, 0: false, fp.KernelMinorVersion + 1: false} {
+		var b bytes.Buffer
+		w := record.NewWriter(&b)
+		w.Bytes([]byte(stateMagic))
+		w.Uint(1, minor, 0, 4096, 4096)
+		w.Bytes(nil)
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		s := newSessionServer(t, &stateFS{}, 1)
+		if err := s.Load(&b); (err == nil) != want {
+			t.Errorf("minor version %d: %v", minor, err)
+		}
+	}
+}
+
 // TestLoadTooLarge: sizes that no session can have are refused.
 func TestLoadTooLarge(t *testing.T) {
 	for _, sizes := range [][2]uint64{{maxMaxWrite + 1, 4096}, {4096, 1 << 31}, {1 << 63, 1 << 63}} {
