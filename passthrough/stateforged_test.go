@@ -122,6 +122,9 @@ func newOutside(t *testing.T) *outside {
 	if err := os.Symlink("secret", path("link")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink("..", path("share/out")); err != nil {
+		t.Fatal(err)
+	}
 	for name, mode := range map[string]uint32{"disk": unix.S_IFBLK, "tty": unix.S_IFCHR, "pipe": unix.S_IFIFO} {
 		if err := unix.Mknod(path(name), mode|0o600, int(unix.Mkdev(1, 3))); err != nil {
 			t.Fatal(err)
@@ -226,6 +229,7 @@ func TestForgedPlace(t *testing.T) {
 			fileHandles[file] = handleOfPath(t, file)
 		}
 	}
+	handleOfLink := handleOfPath(t, filepath.Join(o.share, "out"))
 	const number, fh = 77, 5
 	receivers(t, o.share, func(t *testing.T, g *guest) {
 		for mode := range uint64(handlesVerify + 1) {
@@ -241,7 +245,14 @@ func TestForgedPlace(t *testing.T) {
 					"in a mount": func(f *forger) uint64 {
 						return f.child(number, kind, f.child(9, unix.S_IFDIR, 0, "covered", nil), "secret", h)
 					},
-					"as ..":        func(f *forger) uint64 { return f.child(number, kind, 0, "..", h) },
+					"as ..":             func(f *forger) uint64 { return f.child(number, kind, 0, "..", h) },
+					"by path of a link": func(f *forger) uint64 { return f.node(number, kind, locatedByPath, "out/"+filepath.Base(file), h) },
+					"as a link's": func(f *forger) uint64 {
+						return f.child(number, kind, f.child(9, unix.S_IFLNK, 0, "out", handleOfLink), filepath.Base(file), h)
+					},
+					"through a link": func(f *forger) uint64 {
+						return f.child(number, kind, f.child(9, unix.S_IFDIR, 0, "out", fileHandles[o.base]), filepath.Base(file), h)
+					},
 					"with a slash": func(f *forger) uint64 { return f.child(number, kind, 0, "../"+filepath.Base(file), h) },
 					"in another outside": func(f *forger) uint64 {
 						return f.child(number, kind, f.node(9, unix.S_IFDIR, locatedNowhere, "", fileHandles[o.base]), filepath.Base(file), h)
