@@ -182,6 +182,7 @@ func (q *queue) wait(d *server.Deferred, out []byte) {
 	d.Start(func(written uint32) {
 		defer q.waiting.Done()
 		defer q.linger.Add(-lingers)
+		defer d.Free()
 		_ = reply(q.fd, out[:written])
 	})
 }

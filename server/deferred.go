@@ -27,7 +27,7 @@ type Deferred struct {
 	room     uint64
 	groups   []uint32
 	security []SecurityContext
-	large    int  // bytes of the copies, if that is more than usual; see maxLargeCopies
+	cost     int  // bytes that it is counted with; see maxHeld
 	brief    bool // see Brief
 	done     func(written uint32)
 	once     sync.Once
@@ -35,34 +35,38 @@ type Deferred struct {
 	stopped  atomic.Bool // see Stop
 }
 
-// Copies of requests that wait live as long as these. The usual ones are small, and there
-// are no more of them than a ring has entries. But a client may let a request with a body
-// of maxArgs or with 32768 buffers wait as often, which would be gigabytes: of copies that
-// are larger than usualCopy there are maxLargeCopies bytes at a time.
+// What requests that wait keep of the host's memory is counted, all of it, and bounded for
+// each client. A ring of 32768 entries may hold as many requests, and each may have a body of
+// maxArgs and 32768 buffers.
 const (
-	usualCopy      = 32 << 10
-	maxLargeCopies = 64 << 20
+	// maxHeld is how much all requests of a client that wait may keep, in bytes.
+	maxHeld = 64 << 20
+	// heldBase is what each of them takes beside its copies: Deferred, the channel that
+	// cancels it, entries of tables, and what the transport remembers it with.
+	heldBase = 1 << 10
+	// heldGoroutine is what a goroutine of its own takes, with its stack and Thread.
+	heldGoroutine = 16 << 10
 )
 
-// copySize is how many bytes newDeferred copies, and the transport of its buffers.
-func (t *Thread) copySize() int {
-	const iovec = int(unsafe.Sizeof(unix.Iovec{}))
-	// The transport keeps the buffers of the request, too, which are not all here.
-	n := len(t.args) + 2*iovec*(len(t.data)+len(t.writeTo)) + 4*len(t.request.Groups)
+// heldSize is how many bytes the request that t is serving takes while it waits.
+func (t *Thread) heldSize(o *op) int {
+	n := len(t.args) + int(unsafe.Sizeof(unix.Iovec{}))*(len(t.data)+len(t.writeTo)) + 4*len(t.request.Groups)
 	for i := range t.request.Security {
-		n += len(t.request.Security[i].Name) + len(t.request.Security[i].Value)
+		c := &t.request.Security[i]
+		n += int(unsafe.Sizeof(*c)) + len(c.Name) + len(c.Value) + 16
+	}
+	n += n/4 + heldBase // the runtime rounds the sizes of objects up
+	if o.waits {
+		n += heldGoroutine
 	}
 	return n
 }
 
-// newDeferred copies the request that t is serving; nil when there are too many large ones
-// already. From here on INTERRUPT finds it.
+// newDeferred copies the request that t is serving; nil when those that wait have all the
+// memory that they may have. From here on INTERRUPT finds it.
 func newDeferred(t *Thread, o *op) *Deferred {
-	large := t.copySize()
-	if large <= usualCopy {
-		large = 0
-	}
-	if !t.server.waiting.reserve(large) {
+	cost := t.heldSize(o)
+	if !t.server.waiting.reserve(cost) {
 		return nil
 	}
 	args := alignedBytes(len(t.args))
@@ -78,7 +82,7 @@ func newDeferred(t *Thread, o *op) *Deferred {
 		writeTo:  slices.Clone(t.writeTo),
 		room:     t.room,
 		groups:   slices.Clone(t.request.Groups),
-		large:    large,
+		cost:     cost,
 		canceled: make(chan struct{}),
 	}
 	for _, c := range t.request.Security {
@@ -134,6 +138,14 @@ func (d *Deferred) Lingers() bool { return d.op.lingers }
 // ReplyTo has the reply written to other buffers than those that Handle was given. It is
 // called before Start.
 func (d *Deferred) ReplyTo(out []unix.Iovec) { d.writeTo, d.room = out, iovLen(out) }
+
+// Buffers are the client's buffers for the reply, as Handle got them, for a transport that has
+// to know what was written. They are the Deferred's, and not to be changed.
+func (d *Deferred) Buffers() []unix.Iovec { return d.writeTo }
+
+// Free takes the request off the count of what the client keeps. The transport calls it once,
+// when the request has been answered and nothing of it is needed any more, Buffers included.
+func (d *Deferred) Free() { d.server.waiting.free(d.cost) }
 
 // Brief reports whether what the request waits for is under way and will not take long: a
 // queue whose thread has nothing else to do may Run it instead.
@@ -219,7 +231,7 @@ func (d *Deferred) attempt(t *Thread, mayWait bool, f func() (uint32, unix.Errno
 type waitingTable struct {
 	mu    sync.Mutex // guards the following; a leaf
 	table map[uint64]*Deferred
-	large int // bytes of large copies
+	held  int // bytes that requests which were not freed are counted with
 
 	// early are numbers that were interrupted while no such request waited, the
 	// latest at next-1. With /dev/fuse another thread may have the request and not be
@@ -228,16 +240,21 @@ type waitingTable struct {
 	next  int
 }
 
-// reserve counts a copy of n bytes that is larger than usual, or 0; false when there are
-// too many.
+// reserve counts n bytes; false when that would be too many.
 func (w *waitingTable) reserve(n int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n > maxLargeCopies-w.large {
+	if n > maxHeld-w.held {
 		return false
 	}
-	w.large += n
+	w.held += n
 	return true
+}
+
+func (w *waitingTable) free(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held -= n
 }
 
 func (w *waitingTable) add(d *Deferred) {
@@ -257,7 +274,6 @@ func (w *waitingTable) add(d *Deferred) {
 func (w *waitingTable) remove(d *Deferred) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.large -= d.large
 	if w.table[d.header.Unique] == d {
 		delete(w.table, d.header.Unique)
 	}

@@ -82,7 +82,7 @@ func New(fs FileSystem, opts Options) *Server {
 // Handle serves the request in the device-readable buffers in and writes its reply
 // to the device-writable buffers out. It returns how many bytes it wrote. When the
 // request has to wait, d is not nil: nothing was written, and d.Start or d.Run, one
-// of which must be called, finishes it. Safe for concurrent use, one Thread each.
+// of which must be called, finishes it; d.Free follows. Safe for concurrent use, one Thread each.
 //
 // It panics when a buffer is not accessible; the transport, which owns the buffers,
 // recovers. After each call the transport looks at Thread.Broken.
@@ -97,13 +97,25 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 			if d, errno = t.deferred(o, errno); d != nil {
 				return 0, d
 			}
-			written = t.fail(errno)
+			written, errno = t.unqueued(o, errno)
 		}
 	} else if !o.noReply {
 		written = t.fail(errno)
 	}
 	t.count(o, errno)
 	return written, nil
+}
+
+// unqueued finishes a request that has to wait when too many others wait. If it waits in a
+// system call its queue's thread does so for it: a client with many requests is slowed down.
+// What waits for another client, possibly for ever, is refused.
+func (t *Thread) unqueued(o *op, refused unix.Errno) (written uint32, errno unix.Errno) {
+	if o.waits {
+		return t.fail(refused), refused
+	}
+	t.request.MayWait = true
+	defer func() { t.request.MayWait = false }()
+	return t.run(o)
 }
 
 // Refuse answers a request that the transport can't make sense of, if its header
@@ -123,7 +135,10 @@ func (s *Server) Refuse(t *Thread, in, out []unix.Iovec, errno unix.Errno) (writ
 // begin forgets the last request and reads the header of the next.
 func (t *Thread) begin(in, out []unix.Iovec) bool {
 	t.writeTo, t.room = out, iovLen(out)
-	t.args, t.data, t.dataLen, t.moved = nil, t.data[:0], 0, 0
+	t.args, t.dataLen, t.moved = nil, 0, 0
+	if t.data = t.data[:0]; cap(t.data) > keptBuffers {
+		t.data = nil
+	}
 	r := &t.request
 	r.Groups, r.Security = r.Groups[:0], r.Security[:0]
 	if gather(t.header, in, 0) < headerSize {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -389,70 +388,6 @@ func TestTry(t *testing.T) {
 	}
 	if c := &thread.stats[fp.OpFsync]; c.requests.Load() != 1 {
 		t.Errorf("counted %d times", c.requests.Load())
-	}
-}
-
-// TestLargeWaiting: what requests that wait keep of the host's memory is bounded,
-// whatever a guest attaches to them. The usual ones go on.
-func TestLargeWaiting(t *testing.T) {
-	fs := &fakeFS{want: fp.InitPosixLocks}
-	s, thread := newServer(t, fs, Options{})
-	fs.setlk = func(r *Request, _ bool) unix.Errno {
-		if !r.MayWait {
-			return WouldBlock
-		}
-		<-r.Canceled
-		return unix.EINTR
-	}
-	finished := make(chan uint32, 1<<10)
-	var waiting []*Deferred
-	// send returns the errno of a request that is answered at once, and 0 for one that waits.
-	send := func(m []byte, out []unix.Iovec) unix.Errno {
-		_, d := s.Handle(thread, split(m, len(m)), out)
-		if d == nil {
-			var h [16]byte
-			gather(h[:], out, 0)
-			return unix.Errno(-int32(binary.NativeEndian.Uint32(h[4:])))
-		}
-		d.Start(func(n uint32) { finished <- n })
-		waiting = append(waiting, d)
-		return 0
-	}
-	end := func() {
-		for _, d := range waiting {
-			d.Cancel()
-		}
-		for range waiting {
-			<-finished
-		}
-		waiting = nil
-	}
-	request := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))
-	long := message(fp.OpSetlkw, append(fp.Bytes(&fp.LkIn{}), make([]byte, maxArgs-100)...))
-	usual := func() []unix.Iovec { return split(make([]byte, 16), 16) }
-	for _, c := range []struct {
-		name    string
-		request []byte
-		out     func() []unix.Iovec // for the reply
-	}{
-		{"long bodies", long, usual},
-		{"many buffers", request, func() []unix.Iovec { return split(make([]byte, 64<<10), 2) }},
-	} {
-		var errno unix.Errno
-		for errno == 0 && len(waiting) < 2*maxLargeCopies/maxArgs {
-			errno = send(c.request, c.out())
-		}
-		if errno != unix.ENOMEM {
-			t.Errorf("%s: %d wait: %v", c.name, len(waiting), errno)
-		}
-		if errno := send(request, usual()); errno != 0 {
-			t.Errorf("%s: a usual request: %v", c.name, errno)
-		}
-		end()
-		if errno := send(c.request, c.out()); errno != 0 {
-			t.Errorf("%s: after the others: %v", c.name, errno)
-		}
-		end()
 	}
 }
 

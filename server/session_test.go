@@ -89,6 +89,7 @@ func send(s *Server, t *Thread, unique uint64, op fp.Opcode, body []byte) unix.E
 		case <-time.After(20 * time.Second):
 			return unix.ETIMEDOUT
 		}
+		d.Free()
 	}
 	if n < 16 {
 		return unix.ENODATA

@@ -15,6 +15,9 @@ const (
 	// requests (extended attributes) get memory of their own, up to maxArgs.
 	argsSize = 8 << 10
 	maxArgs  = 1 << 20
+	// keptBuffers is how many buffers of file data a Thread has room for from one request
+	// to the next; memory for more is given back.
+	keptBuffers = 4096
 
 	headerSize    = int(unsafe.Sizeof(fp.InHeader{}))
 	outHeaderSize = int(unsafe.Sizeof(fp.OutHeader{}))

@@ -122,7 +122,7 @@ func (w *worker) waitBrief(p *waiting) {
 	p.written = p.deferred.Run(w.thread)
 	waited := time.Since(began) > longWait
 	delete(w.waiting, p) // as giveBack
-	defer p.memory.Release()
+	defer p.free()
 	if waited {
 		s.ended(w.queue)
 	}

@@ -366,7 +366,7 @@ func (w *worker) flush() {
 
 // park takes a request that has to wait off the queue's thread.
 func (w *worker) park(d *server.Deferred) {
-	p := &waiting{worker: w, deferred: d, chain: w.chain.Clone(), memory: w.queue.Memory()}
+	p := &waiting{worker: w, deferred: d, chain: w.chain.Keep(d.Buffers()), memory: w.queue.Memory()}
 	p.memory.TryAcquire() // can't fail: the batch holds a reference
 	w.waiting[p] = struct{}{}
 	if d.Lingers() {
@@ -423,7 +423,7 @@ func (w *worker) reap() {
 // its memory until then.
 func (w *worker) giveBack(p *waiting) {
 	w.forget(p)
-	defer p.memory.Release()
+	defer p.free()
 	w.push(p.chain, p.written)
 }
 
@@ -431,6 +431,12 @@ func (w *worker) giveBack(p *waiting) {
 func (w *worker) forget(p *waiting) {
 	delete(w.waiting, p)
 	w.lingering -= p.lingers
+}
+
+// free lets go of all that the request has kept.
+func (p *waiting) free() {
+	p.memory.Release()
+	p.deferred.Free()
 }
 
 // dropDone lets go of finished requests whose ring is not usable.
@@ -442,7 +448,7 @@ func (w *worker) dropDone() {
 	for _, p := range w.finished {
 		if p != nil {
 			w.forget(p)
-			p.memory.Release()
+			p.free()
 		}
 	}
 	clear(w.finished)

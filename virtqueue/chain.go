@@ -3,7 +3,6 @@ package virtqueue
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +19,10 @@ const MaxChainBytes = 1 << 32
 
 // maxIndirect bounds an indirect table's entries.
 const maxIndirect = 32768
+
+// maxBuffers bounds the buffers of a chain. A descriptor's buffer is one for each region of
+// memory that it lies in, and who has thousands of regions could have millions of buffers.
+const maxBuffers = 2 * maxIndirect
 
 // Chain is one descriptor chain as buffers in this process. The caller keeps it
 // and passes it to Pop again, so the slices live until then.
@@ -49,17 +52,23 @@ func (c *Chain) WritableLen() uint64 { return c.writeLen }
 // takes one.
 func (c *Chain) Entries() int { return c.entries }
 
-// Clone is a copy for a request that is finished after the next Pop. Its buffers
-// are valid as long as the caller holds a reference on the Memory.
-func (c *Chain) Clone() *Chain {
-	d := *c
-	d.iov = slices.Clone(c.iov)
-	return &d
+// Keep is the chain of a request that is finished after the next Pop, for Push. writable are
+// its device-writable buffers, in memory of the caller's, which Push marks in the dirty log;
+// the device-readable ones are not kept. The buffers are valid as long as the caller holds a
+// reference on the Memory.
+func (c *Chain) Keep(writable []unix.Iovec) *Chain {
+	return &Chain{Head: c.Head, iov: writable, writeLen: c.writeLen, entries: c.entries}
 }
+
+// keptBuffers is how many buffers a Chain has room for from one Pop to the next. The memory
+// for more is given back: one long chain must not cost that for as long as the queue lives.
+const keptBuffers = 4096
 
 func (c *Chain) reset(head uint16) {
 	c.Head = head
-	c.iov = c.iov[:0]
+	if c.iov = c.iov[:0]; cap(c.iov) > keptBuffers {
+		c.iov = nil
+	}
 	c.readable, c.readLen, c.writeLen, c.entries = 0, 0, 0, 0
 }
 
@@ -151,6 +160,9 @@ func (q *Queue) add(c *Chain, d *desc) error {
 		return badChain("more than 2^32 bytes")
 	}
 	for left > 0 {
+		if len(c.iov) == maxBuffers {
+			return badChain("more than %d buffers", maxBuffers)
+		}
 		r := q.mem.at(addr)
 		if r == nil {
 			return badChain("a buffer of %d bytes at guest address %#x, outside memory", d.len, d.addr)

@@ -246,6 +246,9 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 // take walks the chain at head.
 func (q *Queue) take(c *Chain, head uint16) error {
 	c.reset(head)
+	if cap(q.table) > keptBuffers {
+		q.table = nil
+	}
 	q.popped++
 	if q.inflight != nil {
 		q.inflight.begin(head)

@@ -1,0 +1,175 @@
+package server
+
+import (
+	"encoding/binary"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// waiters sends requests that wait until they are told to end.
+type waiters struct {
+	t        *testing.T
+	s        *Server
+	thread   *Thread
+	waiting  []*Deferred
+	finished chan uint32
+}
+
+func newWaiters(t *testing.T) *waiters {
+	fs := &fakeFS{want: fp.InitPosixLocks}
+	fs.setlk = func(r *Request, _ bool) unix.Errno {
+		if !r.MayWait {
+			return WouldBlock
+		}
+		<-r.Canceled
+		return unix.EINTR
+	}
+	w := &waiters{t: t, finished: make(chan uint32, 1<<16)}
+	w.s, w.thread = newServer(t, fs, Options{})
+	return w
+}
+
+// send returns the errno of a request that is answered at once, and 0 for one that waits.
+func (w *waiters) send(in, out []unix.Iovec) unix.Errno {
+	_, d := w.s.Handle(w.thread, in, out)
+	if d == nil {
+		var h [16]byte
+		gather(h[:], out, 0)
+		return unix.Errno(-int32(binary.NativeEndian.Uint32(h[4:])))
+	}
+	d.Start(func(n uint32) { w.finished <- n })
+	w.waiting = append(w.waiting, d)
+	return 0
+}
+
+// end ends all that wait.
+func (w *waiters) end() {
+	w.t.Helper()
+	for _, d := range w.waiting {
+		d.Cancel()
+	}
+	for range w.waiting {
+		select {
+		case <-w.finished:
+		case <-time.After(20 * time.Second):
+			w.t.Fatal("a request does not end")
+		}
+	}
+	for _, d := range w.waiting {
+		d.Free()
+	}
+	w.waiting = nil
+	if w.s.waiting.held != 0 {
+		w.t.Errorf("%d bytes are counted, and nothing waits", w.s.waiting.held)
+	}
+}
+
+// inUse is the memory that the runtime has for objects and stacks that live.
+func inUse() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what the first one has put aside in pools
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc + m.StackInuse)
+}
+
+// TestHeldMemory: what requests that wait keep of the host's memory is counted in full and
+// bounded, whatever a client attaches to them, and is free again when they are.
+func TestHeldMemory(t *testing.T) {
+	body := fp.Bytes(&fp.LkIn{})
+	message := func(body []byte, ext int) []byte {
+		m := message(fp.OpSetlkw, body)
+		h, _, _ := fp.View[fp.InHeader](m)
+		h.TotalExtLen = uint16(ext / 8)
+		return m
+	}
+	groups := func() []byte {
+		b := append([]byte(nil), body...)
+		list := make([]byte, 4*maxGroups/2)
+		b = append(b, fp.Bytes(&fp.ExtHeader{Size: uint32(16 + len(list)), Type: fp.ExtGroups})...)
+		b = append(b, fp.Bytes(&fp.SuppGroups{NrGroups: maxGroups / 2})...)
+		return append(b, append(make([]byte, 4), list...)...)
+	}()
+	one := message(body, 0)
+	long := message(append(body[:len(body):len(body)], make([]byte, maxArgs-100)...), 0)
+	pieces := message(append(body[:len(body):len(body)], make([]byte, 32<<10)...), 0)
+	grouped := message(groups, len(groups)-len(body))
+	for name, c := range map[string]struct{ in, out []unix.Iovec }{ // out follows the reply's header
+		"nothing else":              {split(one, len(one)), nil},
+		"long bodies":               {split(long, len(long)), nil},
+		"many buffers to write to":  {split(one, len(one)), split(make([]byte, 32<<10), 1)},
+		"many buffers to read from": {split(pieces, 1), nil},
+		"groups":                    {split(grouped, len(grouped)), nil},
+	} {
+		t.Run(name, func(t *testing.T) { heldMemory(t, c.in, c.out) })
+	}
+}
+
+// heldMemory has as many requests wait as can.
+func heldMemory(t *testing.T, in, out []unix.Iovec) {
+	w := newWaiters(t)
+	const most = 1 << 14
+	headers := make([]byte, 16*(most+1))
+	send := func() unix.Errno {
+		h := headers[16*len(w.waiting):]
+		return w.send(in, append(split(h[:16], 16), out...))
+	}
+	before := inUse()
+	var errno unix.Errno
+	for errno == 0 && len(w.waiting) < most {
+		errno = send()
+	}
+	if errno != unix.ENOMEM {
+		t.Fatalf("%d wait: %v, want ENOMEM", len(w.waiting), errno)
+	}
+	n, counted, taken := len(w.waiting), w.s.waiting.held, inUse()-before
+	t.Logf("%d wait: %d bytes are counted, %d taken", n, counted, taken)
+	const noise = 4 << 20 // of other tests, and the list of those that wait
+	if counted > maxHeld || taken > counted+noise {
+		t.Errorf("%d wait: %d bytes are counted, %d taken, at most %d are allowed", n, counted, taken, maxHeld)
+	}
+	w.end()
+	if errno := send(); errno != 0 {
+		t.Errorf("after the others: %v", errno)
+	}
+	w.end()
+	left := inUse() - before // goroutines are still ending
+	for end := time.Now().Add(20 * time.Second); left > noise && time.Now().Before(end); left = inUse() - before {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if left > noise {
+		t.Errorf("%d bytes are left", left)
+	}
+	runtime.KeepAlive(headers)
+}
+
+// TestHeldNotRefused: a request that only waits for the disk is served all the same when the
+// client's memory is used up: on the thread that has it.
+func TestHeldNotRefused(t *testing.T) {
+	w := newWaiters(t)
+	w.s.waiting.held = maxHeld
+	var on []*Thread
+	w.s.fs.(*fakeFS).fsync = func(r *Request) unix.Errno {
+		if !r.MayWait {
+			return WouldBlock
+		}
+		on = append(on, r.Thread)
+		return unix.ENOSPC
+	}
+	in := message(fp.OpFsync, fp.Bytes(&fp.FsyncIn{}))
+	if errno := w.send(split(in, len(in)), split(make([]byte, 16), 16)); errno != unix.ENOSPC {
+		t.Errorf("FSYNC: %v, want ENOSPC of the method", errno)
+	}
+	if len(on) != 1 || on[0] != w.thread || w.thread.request.MayWait {
+		t.Errorf("served on %v with %v, which may wait later: %v", on, w.thread, w.thread.request.MayWait)
+	}
+	lock := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))
+	if errno := w.send(split(lock, len(lock)), split(make([]byte, 16), 16)); errno != unix.ENOMEM {
+		t.Errorf("SETLKW: %v, want ENOMEM", errno)
+	}
+}
