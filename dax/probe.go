@@ -28,18 +28,24 @@ func (t *Table) Traits() Traits {
 // for another call that does so. PastEnd is tried only if asked for: a VMM may log what it
 // refuses.
 func (t *Table) Probe(pastEnd bool) error {
+	t.StartProbe(pastEnd)
 	t.mu.Lock()
 	w, ended := t.window, t.probe
-	if w == nil || ended != nil {
-		t.mu.Unlock()
-		if ended != nil {
-			<-ended
-		}
+	t.mu.Unlock()
+	if w == nil {
 		return nil
 	}
-	ended = make(chan struct{})
-	t.probe = ended
-	t.mu.Unlock()
+	<-ended
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.window != w {
+		return ErrNoWindow
+	}
+	return nil
+}
+
+// runProbe is Probe for the window w.
+func (t *Table) runProbe(w Window, ended chan struct{}, pastEnd bool) {
 	defer close(ended)
 	seen := Traits{ReadOnly: t.try(true, t.align)}
 	if pastEnd {
@@ -47,11 +53,22 @@ func (t *Table) Probe(pastEnd bool) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.window != w {
-		return ErrNoWindow
+	if t.window == w {
+		t.traits = seen
 	}
-	t.traits = seen
-	return nil
+}
+
+// StartProbe has Probe done, by a goroutine that may take as long as the window does, unless
+// that has begun. A window that never answers costs one goroutine, however often a guest
+// begins a session.
+func (t *Table) StartProbe(pastEnd bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.window != nil && t.probe == nil {
+		ended := make(chan struct{})
+		t.probe = ended
+		go t.runProbe(t.window, ended, pastEnd)
+	}
 }
 
 // probeFile is Mapping.File of Probe, which nobody else has.

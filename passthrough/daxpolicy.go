@@ -58,7 +58,7 @@ func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
 		return 0
 	}
 	p.MapAlignment = uint16(bits.TrailingZeros64(d.Table.Align()))
-	go func() { _ = d.Table.Probe(d.Stretch == nil) }() // until it has an answer, it is no
+	d.Table.StartProbe(d.Stretch == nil) // until it has an answer, it is no
 	return fp.InitMapAlignment | fp.InitHasInodeDAX
 }
 

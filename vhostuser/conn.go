@@ -52,6 +52,7 @@ func NewConn(sock *net.UnixConn, d Device, log *logrus.Entry) *Conn {
 		grumble: rate.Sometimes{First: 20, Interval: time.Second},
 		rings:   make([]ring, d.NumQueues()),
 
+		transfer:   transfer{idle: checkIdle},
 		echoLimits: defaultEchoLimits,
 	}
 	c.stateful, _ = d.(StateTransferrer)

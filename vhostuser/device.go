@@ -1,7 +1,7 @@
 package vhostuser
 
 import (
-	"os"
+	"io"
 
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
@@ -51,12 +51,12 @@ type Vring struct {
 // NewConn asserts it once. The methods run one at a time, on a goroutine of their
 // own while no queue runs; StartQueue and Reset wait until they have returned.
 type StateTransferrer interface {
-	// SaveState writes the device's state. Conn closes f afterwards; a front-end
-	// that gives up makes writing fail.
-	SaveState(f *os.File) error
-	// LoadState reads up to the end of the file what SaveState has written. An error
-	// fails the migration.
-	LoadState(f *os.File) error
+	// SaveState writes the device's state. Writing fails when the front-end gives up,
+	// or takes nothing for long.
+	SaveState(w io.Writer) error
+	// LoadState reads up to the end of r what SaveState has written. An error fails
+	// the migration.
+	LoadState(r io.Reader) error
 }
 
 // SharedMemoryDevice is a Device with memory regions that the front-end shows to

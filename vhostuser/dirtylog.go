@@ -70,7 +70,6 @@ func (d *dirtyLog) open(fd int, offset, size uint64) error {
 	if err := d.makeRoom(length); err != nil {
 		return err
 	}
-	d.log = nil
 	if err := d.fill(0, length, fd, int64(offset), unix.MAP_SHARED); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package vhostuser
 import (
 	"context"
 	"io"
-	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -16,8 +15,8 @@ import (
 // fuzzDevice looks at its rings when they stop and takes what is handed to it.
 type fuzzDevice struct{ *fakeDevice }
 
-func (d *fuzzDevice) SaveState(f *os.File) error                   { _, err := f.Write([]byte("state")); return err }
-func (d *fuzzDevice) LoadState(*os.File) error                     { return nil }
+func (d *fuzzDevice) SaveState(w io.Writer) error                  { _, err := w.Write([]byte("state")); return err }
+func (d *fuzzDevice) LoadState(io.Reader) error                    { return nil }
 func (d *fuzzDevice) SharedMemory() []uint64                       { return []uint64{1 << 20} }
 func (d *fuzzDevice) AttachSharedMemory(id uint8, s *SharedMemory) {}
 

@@ -118,17 +118,18 @@ func (d *fakeDevice) Reset() { d.note("reset") }
 // fullDevice can do all that is optional.
 type fullDevice struct {
 	*fakeDevice
-	save, load func(*os.File) error
-	attached   chan *SharedMemory
+	save     func(io.Writer) error
+	load     func(io.Reader) error
+	attached chan *SharedMemory
 }
 
 func newFullDevice() *fullDevice {
 	return &fullDevice{fakeDevice: newFakeDevice(), attached: make(chan *SharedMemory, 16)}
 }
 
-func (d *fullDevice) SaveState(f *os.File) error { return d.save(f) }
-func (d *fullDevice) LoadState(f *os.File) error { return d.load(f) }
-func (d *fullDevice) SharedMemory() []uint64     { return []uint64{0, 1 << 20} }
+func (d *fullDevice) SaveState(w io.Writer) error { return d.save(w) }
+func (d *fullDevice) LoadState(r io.Reader) error { return d.load(r) }
+func (d *fullDevice) SharedMemory() []uint64      { return []uint64{0, 1 << 20} }
 func (d *fullDevice) AttachSharedMemory(id uint8, s *SharedMemory) {
 	d.note("attach%d:%v", id, s != nil)
 	d.attached <- s

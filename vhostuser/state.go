@@ -3,7 +3,10 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,41 +15,124 @@ import (
 // transfer is a migration of the device's state that runs, or has run and was not
 // asked about (vhost-user, "Migrating back-end state").
 type transfer struct {
-	file   *os.File   // closed by the transfer's goroutine
+	file   *stateFile
 	result chan error // nil: no transfer
+	idle   time.Duration
 }
 
-// start runs move with fd, which it keeps, on a goroutine of its own: the front-end
-// goes on to talk to us while it moves the data.
-func (t *transfer) start(fd int, move func(*os.File) error) {
-	// A pipe that does not block can be interrupted. Nobody shares our end.
-	_ = unix.SetNonblock(fd, true)
-	f := os.NewFile(uintptr(fd), "device state")
+// checkIdle is transfer.idle: how long a transfer may wait for its file after CHECK_DEVICE_STATE. The
+// front-end sends that when it has seen, or sent, the end of the data, so what is left is in
+// the pipe, or never comes.
+const checkIdle = 10 * time.Second
+
+// hangupInterval is how often CHECK_DEVICE_STATE looks whether the front-end is still there.
+const hangupInterval = 50 * time.Millisecond
+
+// stateFile is the front-end's end of a transfer, which does not wait for ever.
+type stateFile struct {
+	f *os.File
+
+	mu      sync.Mutex    // guards the following; a leaf
+	idle    time.Duration // the longest wait; 0 has no end
+	aborted bool
+}
+
+// newStateFile takes fd, unless it returns an error. A file of another kind may have no end
+// (a terminal, /dev/zero), or can't be waited for with a time limit.
+func newStateFile(fd int) (*stateFile, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("fstat: %w", err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFIFO, unix.S_IFSOCK:
+		// What does not block can be interrupted. Nobody shares our end.
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return nil, fmt.Errorf("non-blocking mode: %w", err)
+		}
+	default:
+		return nil, errors.New("the descriptor is no pipe, socket or regular file")
+	}
+	return &stateFile{f: os.NewFile(uintptr(fd), "device state")}, nil
+}
+
+// Read implements io.Reader.
+func (s *stateFile) Read(b []byte) (int, error) {
+	s.arm()
+	return s.f.Read(b)
+}
+
+// Write implements io.Writer.
+func (s *stateFile) Write(b []byte) (int, error) {
+	s.arm()
+	return s.f.Write(b)
+}
+
+// arm sets the time limit of one call. Regular files have none, and do not wait.
+func (s *stateFile) arm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.aborted && s.idle != 0 {
+		_ = s.f.SetDeadline(time.Now().Add(s.idle))
+	}
+}
+
+// limit sets a time limit for this call and each that follows.
+func (s *stateFile) limit(idle time.Duration) {
+	s.mu.Lock()
+	s.idle = idle
+	s.mu.Unlock()
+	s.arm()
+}
+
+// abort makes this call and all that follow fail.
+func (s *stateFile) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aborted = true
+	_ = s.f.SetDeadline(time.Unix(1, 0))
+}
+
+// start runs move with the file on a goroutine of its own: the front-end goes on to talk to
+// us while it moves the data.
+func (t *transfer) start(file *stateFile, move func(*stateFile) error) {
 	result := make(chan error, 1)
-	t.file, t.result = f, result
+	t.file, t.result = file, result
 	go func() {
-		err := move(f)
+		err := move(file)
 		// The end of the data is what the front-end waits for before it asks.
-		if closing := f.Close(); err == nil {
+		if closing := file.f.Close(); err == nil {
 			err = closing
 		}
 		result <- err
 	}()
 }
 
-// wait joins a transfer and returns its error. The front-end may have forgotten its
-// end of the pipe; then ended, if closed, interrupts the transfer.
-func (t *transfer) wait(ended <-chan struct{}) error {
+// wait joins a transfer and returns its error. The front-end may have forgotten its end of
+// the pipe, or be gone: so there is a limit to waiting for it, and gone and ended, if closed,
+// interrupt the transfer.
+func (t *transfer) wait(ended <-chan struct{}, gone func() bool) error {
 	if t.result == nil {
 		return errors.New("no transfer was started")
 	}
-	select {
-	case err := <-t.result:
-		t.file, t.result = nil, nil
-		return err
-	case <-ended:
-		t.abort()
-		return errors.New("interrupted")
+	t.file.limit(t.idle)
+	tick := time.NewTicker(hangupInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-t.result:
+			t.file, t.result = nil, nil
+			return err
+		case <-ended:
+			t.abort()
+			return errors.New("interrupted")
+		case <-tick.C:
+			if gone() {
+				t.abort()
+				return errors.New("the front-end is gone")
+			}
+		}
 	}
 }
 
@@ -55,9 +141,24 @@ func (t *transfer) abort() {
 	if t.result == nil {
 		return
 	}
-	_ = t.file.SetDeadline(time.Unix(1, 0))
+	t.file.abort()
 	<-t.result
 	t.file, t.result = nil, nil
+}
+
+// hungUp reports whether the other side of a connection has closed it.
+func hungUp(sock *net.UnixConn) bool {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var gone bool
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p, 0)
+		gone = err == nil && n > 0
+	})
+	return gone || err != nil
 }
 
 // setDeviceStateFD starts to write the state to the front-end's pipe, or to read it.
@@ -73,18 +174,23 @@ func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 		return nil, errors.New("a ring is running")
 	}
 	c.transfer.abort()
-	move := c.stateful.SaveState
-	if t.Direction == TransferLoad {
-		move = c.stateful.LoadState
+	file, err := newStateFile(m.fds[0])
+	if err != nil {
+		return nil, err
 	}
-	c.transfer.start(m.takeFD(0), move)
+	m.takeFD(0)
+	move := func(f *stateFile) error { return c.stateful.SaveState(struct{ io.Writer }{f}) }
+	if t.Direction == TransferLoad {
+		move = func(f *stateFile) error { return c.stateful.LoadState(struct{ io.Reader }{f}) }
+	}
+	c.transfer.start(file, move)
 	return replyU64(TransferNoFD), nil
 }
 
 // checkDeviceState waits for the end of the transfer: the front-end has seen, or
 // sent, the end of the data.
 func (c *Conn) checkDeviceState(*message) ([]byte, error) {
-	if err := c.transfer.wait(c.ended); err != nil {
+	if err := c.transfer.wait(c.ended, func() bool { return hungUp(c.sock) }); err != nil {
 		return nil, err
 	}
 	return replyU64(0), nil

@@ -31,7 +31,7 @@ func TestSaveState(t *testing.T) {
 	d := newFullDevice()
 	state := make([]byte, 1<<20) // more than a pipe holds
 	state[12345] = 1
-	d.save = func(f *os.File) error { _, err := f.Write(state); return err }
+	d.save = func(f io.Writer) error { _, err := f.Write(state); return err }
 	fe := serve(t, d)
 	fe.negotiate()
 	for range 2 {
@@ -57,7 +57,7 @@ func TestLoadState(t *testing.T) {
 	d := newFullDevice()
 	loaded := make(chan string, 1)
 	fail := errors.New("of another version")
-	d.load = func(f *os.File) error {
+	d.load = func(f io.Reader) error {
 		got, err := io.ReadAll(f)
 		loaded <- string(got)
 		if err == nil && len(got) == 0 {
@@ -103,7 +103,7 @@ func TestTransferRefused(t *testing.T) {
 func TestTransferGivenUp(t *testing.T) {
 	d := newFullDevice()
 	failed := make(chan error, 1)
-	d.load = func(f *os.File) error { _, err := io.ReadAll(f); failed <- err; return err }
+	d.load = func(f io.Reader) error { _, err := io.ReadAll(f); failed <- err; return err }
 	fe := serve(t, d)
 	fe.negotiate()
 	fe.ram()
@@ -149,7 +149,7 @@ func TestTransferGivenUp(t *testing.T) {
 // that never ends.
 func TestCancelDuringCheck(t *testing.T) {
 	d := newFullDevice()
-	d.load = func(f *os.File) error { _, err := io.ReadAll(f); return err }
+	d.load = func(f io.Reader) error { _, err := io.ReadAll(f); return err }
 	fe := serve(t, d)
 	fe.negotiate()
 	r, _ := statePipe(t)
@@ -158,4 +158,76 @@ func TestCancelDuringCheck(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	fe.cancel()
 	_ = fe.wait()
+}
+
+// TestCheckNeverEnds asks for the result of transfers whose other end does nothing: it is an
+// error, and the front-end is served on.
+func TestCheckNeverEnds(t *testing.T) {
+	d := newFullDevice()
+	d.load = func(r io.Reader) error { _, err := io.ReadAll(r); return err }
+	d.save = func(w io.Writer) error { _, err := w.Write(make([]byte, 1<<20)); return err }
+	fe := serveWith(t, d, func(c *Conn) { c.transfer.idle = 20 * time.Millisecond })
+	fe.negotiate()
+	for _, direction := range []uint32{TransferLoad, TransferSave} {
+		r, w := statePipe(t)
+		end := r
+		if direction == TransferSave {
+			end = w
+		}
+		fe.transfer(direction, end)
+		if v := fe.number(ReqCheckDeviceState, nil); v&0xff == 0 {
+			t.Errorf("direction %d: CHECK_DEVICE_STATE: %#x", direction, v)
+		}
+		fe.number(ReqGetFeatures, nil)
+	}
+}
+
+// TestCheckHangUp: a front-end that goes away while it waits for the result of a transfer is
+// noticed, however long the transfer may take.
+func TestCheckHangUp(t *testing.T) {
+	d := newFullDevice()
+	failed := make(chan error, 1)
+	d.load = func(r io.Reader) error { _, err := io.ReadAll(r); failed <- err; return err }
+	fe := serveWith(t, d, func(c *Conn) { c.transfer.idle = time.Hour })
+	fe.negotiate()
+	r, _ := statePipe(t)
+	fe.transfer(TransferLoad, r)
+	fe.send(ReqCheckDeviceState, nil)
+	_ = fe.sock.Close()
+	if err := fe.wait(); err != nil {
+		t.Error(err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("the transfer ended well")
+	}
+}
+
+// TestTransferSlow: a transfer goes on after the time limit of a wait, as long as the other
+// end does something.
+func TestTransferSlow(t *testing.T) {
+	d := newFullDevice()
+	const idle = 2 * time.Second
+	started, proceed := make(chan struct{}), make(chan struct{})
+	var got []byte
+	d.load = func(r io.Reader) (err error) {
+		close(started)
+		<-proceed // it is busy with something else
+		got, err = io.ReadAll(r)
+		return err
+	}
+	fe := serveWith(t, d, func(c *Conn) { c.transfer.idle = idle })
+	fe.negotiate()
+	r, w := statePipe(t)
+	fe.transfer(TransferLoad, r)
+	<-started
+	fe.send(ReqCheckDeviceState, nil)
+	if _, err := w.WriteString("state"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	time.Sleep(idle + idle/2) // past the limit
+	close(proceed)
+	if v, _ := Decode[U64](fe.reply(ReqCheckDeviceState)); v.Value != 0 || string(got) != "state" {
+		t.Errorf("CHECK_DEVICE_STATE: %#x, %q", v.Value, got)
+	}
 }

@@ -159,7 +159,26 @@ func (c *Conn) vringFD(m *message) (index int, r *ring, fd int, err error) {
 	if noFD := v&VringNoFD != 0; noFD != (len(m.fds) == 0) {
 		return 0, nil, -1, fmt.Errorf("%d descriptors attached, flags %#x", len(m.fds), v)
 	}
+	if len(m.fds) > 0 {
+		if err := checkEventFD(m.fds[0]); err != nil {
+			return 0, nil, -1, err
+		}
+	}
 	return index, r, m.takeFD(0), nil
+}
+
+// checkEventFD refuses what can be no eventfd, or whatever a front-end has that works like
+// one. A file or device of another kind may have somebody behind it who never answers.
+func checkEventFD(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case 0, unix.S_IFIFO, unix.S_IFSOCK: // an eventfd's inode has no type
+		return nil
+	}
+	return fmt.Errorf("the descriptor is no eventfd: its file has mode %#o", st.Mode)
 }
 
 // setVringKick restarts a running ring on the new descriptor.

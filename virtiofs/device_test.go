@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/fdkinds"
 	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 )
 
@@ -96,5 +97,20 @@ func TestOneFrontEnd(t *testing.T) {
 	}
 	if err := d.StopQueue(0); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKickKinds starts a queue with a kick descriptor of each kind: it runs or is refused, and
+// stops again.
+func TestKickKinds(t *testing.T) {
+	for _, kind := range fdkinds.Open(t) {
+		d := newDevice(t)
+		v := newRing(t).vring()
+		v.Kick = kind.FD
+		within(t, kind.Name, func() {
+			if d.StartQueue(0, v) == nil {
+				_ = d.StopQueue(0)
+			}
+		})
 	}
 }

@@ -1,7 +1,7 @@
 package virtiofs
 
 import (
-	"os"
+	"io"
 
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
@@ -9,8 +9,8 @@ import (
 var _ vhostuser.StateTransferrer = (*Device)(nil)
 
 // SaveState implements vhostuser.StateTransferrer.
-func (d *Device) SaveState(f *os.File) error {
-	err := d.server.Save(f)
+func (d *Device) SaveState(w io.Writer) error {
+	err := d.server.Save(w)
 	if err != nil {
 		d.opts.Log.WithError(err).Error("the guest can't move to another host")
 	}
@@ -18,8 +18,8 @@ func (d *Device) SaveState(f *os.File) error {
 }
 
 // LoadState implements vhostuser.StateTransferrer.
-func (d *Device) LoadState(f *os.File) error {
-	err := d.server.Load(f)
+func (d *Device) LoadState(r io.Reader) error {
+	err := d.server.Load(r)
 	if err != nil {
 		d.opts.Log.WithError(err).Error("a guest can't move to this host")
 		return err
