@@ -51,11 +51,7 @@ type FS struct {
 	limits          stateLimits  // of what moves to another host
 }
 
-var (
-	_ server.FileSystem    = (*FS)(nil)
-	_ server.ThreadStarter = (*FS)(nil)
-	_ server.StateKeeper   = (*FS)(nil)
-)
+var _ server.FileSystem = (*FS)(nil)
 
 // timeout is a duration as the protocol has it.
 type timeout struct {

@@ -69,7 +69,7 @@ type saver struct {
 	way    []*inode          // scratch: from a node up to one that has been written
 }
 
-// SaveState implements server.StateKeeper.
+// SaveState implements server.State.
 func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
 	if fs.agreed(fp.InitMapAlignment) {
 		return errors.New("passthrough: a guest with a DAX window can't be moved: it believes that files are mapped")

@@ -66,7 +66,7 @@ type loader struct {
 	missing   missing        // nodes and open files that are not here
 }
 
-// LoadState implements server.StateKeeper.
+// LoadState implements server.State.
 func (fs *FS) LoadState(t *server.Thread, r *record.Reader) (warning string, err error) {
 	l := &loader{fs: fs, ts: t.Local.(*threadState), r: r, nodes: []*inode{fs.root}, unknown: map[key]*inode{}}
 	defer l.close()

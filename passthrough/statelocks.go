@@ -256,7 +256,7 @@ func (fs *FS) eachOwner(f func(n *inode, t *lockTable, o *lockOwner)) {
 	}
 }
 
-// Leave implements server.StateKeeper.
+// Leave implements server.State.
 func (fs *FS) Leave(*server.Thread) {
 	fs.eachOwner(func(_ *inode, t *lockTable, o *lockOwner) {
 		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
@@ -267,7 +267,7 @@ func (fs *FS) Leave(*server.Thread) {
 // may be about to end.
 const returnGrace = time.Second
 
-// Return implements server.StateKeeper.
+// Return implements server.State.
 func (fs *FS) Return(t *server.Thread) (warning string) {
 	var lost []lostLock
 	end := time.Now().Add(returnGrace)

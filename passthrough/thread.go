@@ -38,7 +38,7 @@ func threadOf(r *server.Request) *threadState {
 	return ts
 }
 
-// StartThread implements server.ThreadStarter. The thread gets a working directory
+// StartThread implements server.Threads. The thread gets a working directory
 // of its own, /proc/self/fd, so that a path of one component names any open
 // descriptor: calls that know no directory descriptor (truncate, getxattr) then work
 // on exactly the file that was checked, whatever happens to its name.
@@ -59,7 +59,7 @@ func (fs *FS) StartThread(t *server.Thread) error {
 	return nil
 }
 
-// StopThread implements server.ThreadStarter.
+// StopThread implements server.Threads.
 func (fs *FS) StopThread(*server.Thread) {}
 
 // procPath is a path of the file behind fd for calls that know no directory

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
 // WouldBlock is the errno with which a FileSystem method says that it cannot
@@ -34,9 +35,12 @@ func waits(errno unix.Errno) bool {
 // share. Node IDs, file handles, offsets, sizes and flags are the client's words:
 // the file system checks them.
 //
-// Embed NotImplemented and write the methods that you have.
+// Embed NotImplemented and write the methods that you have. To change some methods of another
+// file system embed that: there are no optional interfaces which would be lost.
 type FileSystem interface {
 	Session
+	Threads
+	State
 	Names
 	Attributes
 	Files
@@ -72,6 +76,9 @@ type Session interface {
 	// Destroy ends it: every node but the root and every handle is dropped.
 	// Requests on other threads may still be running.
 	Destroy()
+	// Close comes before Destroy when the client itself ends the session, and may take a
+	// while: nobody waits for it at any other end. It may return WouldBlock.
+	Close(r *Request) unix.Errno
 	Statfs(r *Request, out *fp.Kstatfs) unix.Errno
 	Syncfs(r *Request) unix.Errno
 }
@@ -170,19 +177,31 @@ type Mappings interface {
 	RemoveMapping(r *Request, list []fp.RemoveMappingOne) unix.Errno
 }
 
-// Closer is implemented by a FileSystem that has something to do before the end of a
-// session that the client itself ends, which may take a while: nobody waits for it at any
-// other end. It may return WouldBlock.
-type Closer interface {
-	Close(r *Request) unix.Errno
-}
-
-// ThreadStarter is implemented by a FileSystem that keeps state per operating
-// system thread (credentials, umask, working directory). The server calls it on
-// each new Thread, on the goroutine that will use it and after that goroutine
-// was locked to its operating system thread; the state goes in t.Local.
-type ThreadStarter interface {
+// Threads keep what a file system has for each operating system thread: credentials, umask,
+// working directory. One that has nothing embeds NotImplemented.
+type Threads interface {
+	// StartThread is called for each new Thread, on the goroutine that will use it and
+	// after that goroutine was locked to its operating system thread; the state goes in
+	// t.Local.
 	StartThread(t *Thread) error
 	// StopThread releases what StartThread took.
 	StopThread(t *Thread)
+}
+
+// State moves nodes, handles and locks to another process, possibly on another host. A file
+// system that can't be moved embeds NotImplemented.
+type State interface {
+	// SaveState writes what LoadState needs and changes nothing: the file system may
+	// have to go on. No request runs meanwhile.
+	SaveState(t *Thread, w *record.Writer) error
+	// Leave follows a state that was written whole, and lets go of what only one process
+	// can have: locks.
+	Leave(t *Thread)
+	// Return follows Leave if the client goes on here after all. The warning, if there is
+	// one, says what somebody else has taken meanwhile.
+	Return(t *Thread) (warning string)
+	// LoadState makes the nodes, handles and locks that were saved, with their numbers,
+	// in a file system without any; Init has been called. After an error there are none.
+	// The warning, if there is one, says what the client has lost.
+	LoadState(t *Thread, r *record.Reader) (warning string, err error)
 }

@@ -119,8 +119,8 @@ func (s *Server) end() {
 }
 
 func destroy(t *Thread) (int, unix.Errno) {
-	if c, ok := t.server.fs.(Closer); ok && t.session != nil {
-		if errno := c.Close(&t.request); errno != 0 {
+	if t.session != nil {
+		if errno := t.server.fs.Close(&t.request); errno != 0 {
 			return 0, errno
 		}
 	}

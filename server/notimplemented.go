@@ -1,19 +1,31 @@
 package server
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
 // NotImplemented is a FileSystem that answers ENOSYS. Embed it and write what
-// you have. Init succeeds, Forget and Destroy do nothing.
+// you have. Init, Close and StartThread succeed, Forget, Destroy and StopThread do
+// nothing, and the state can neither be saved nor loaded.
 type NotImplemented struct{}
 
 var _ FileSystem = NotImplemented{}
 
+var errNoState = errors.New("this file system can't move to another process")
+
 func (NotImplemented) Init(*InitParams) unix.Errno               { return 0 }
 func (NotImplemented) Destroy()                                  {}
+func (NotImplemented) Close(*Request) unix.Errno                 { return 0 }
+func (NotImplemented) StartThread(*Thread) error                 { return nil }
+func (NotImplemented) StopThread(*Thread)                        {}
+func (NotImplemented) SaveState(*Thread, *record.Writer) error   { return errNoState }
+func (NotImplemented) Leave(*Thread)                             {}
+func (NotImplemented) Return(*Thread) string                     { return "" }
 func (NotImplemented) Statfs(*Request, *fp.Kstatfs) unix.Errno   { return unix.ENOSYS }
 func (NotImplemented) Syncfs(*Request) unix.Errno                { return unix.ENOSYS }
 func (NotImplemented) Forget(uint64, uint64)                     {}
@@ -23,6 +35,9 @@ func (NotImplemented) Access(*Request, *fp.AccessIn) unix.Errno  { return unix.E
 func (NotImplemented) Flush(*Request, *fp.FlushIn) unix.Errno    { return unix.ENOSYS }
 func (NotImplemented) Fsync(*Request, *fp.FsyncIn) unix.Errno    { return unix.ENOSYS }
 func (NotImplemented) Fsyncdir(*Request, *fp.FsyncIn) unix.Errno { return unix.ENOSYS }
+func (NotImplemented) LoadState(*Thread, *record.Reader) (string, error) {
+	return "", errNoState
+}
 func (NotImplemented) Release(*Request, *fp.ReleaseIn) unix.Errno {
 	return unix.ENOSYS
 }

@@ -10,24 +10,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
-// StateKeeper is a FileSystem whose nodes and handles can move to another process,
-// possibly on another host.
-type StateKeeper interface {
-	// SaveState writes what LoadState needs and changes nothing: the file system may
-	// have to go on. No request runs meanwhile.
-	SaveState(t *Thread, w *record.Writer) error
-	// Leave follows a state that was written whole, and lets go of what only one process
-	// can have: locks.
-	Leave(t *Thread)
-	// Return follows Leave if the client goes on here after all. The warning, if there is
-	// one, says what somebody else has taken meanwhile.
-	Return(t *Thread) (warning string)
-	// LoadState makes the nodes, handles and locks that were saved, with their numbers,
-	// in a file system without any; Init has been called. After an error there are none.
-	// The warning, if there is one, says what the client has lost.
-	LoadState(t *Thread, r *record.Reader) (warning string, err error)
-}
-
 // maxStateBytes is how much a state may have. With 16 million nodes one has about 1 GiB.
 const maxStateBytes = 4 << 30
 
@@ -42,18 +24,18 @@ const stateMagic = "govirtiofs-state\x01"
 // memory, which is less than what the nodes take that it describes.
 func (s *Server) Save(w io.Writer) error {
 	out := newSpool(w)
-	keeper, err := s.save(out)
+	saved, err := s.save(out)
 	if ending := out.end(); err == nil {
 		err = ending
 	}
-	if err != nil || keeper == nil {
+	if err != nil || !saved {
 		return err
 	}
-	return s.leave(keeper)
+	return s.leave()
 }
 
-// save writes the state; keeper is nil if there is none.
-func (s *Server) save(w io.Writer) (keeper StateKeeper, err error) {
+// save writes the state; saved is false if there is no session.
+func (s *Server) save(w io.Writer) (saved bool, err error) {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	out := record.NewWriter(w)
@@ -61,26 +43,22 @@ func (s *Server) save(w io.Writer) (keeper StateKeeper, err error) {
 	current := s.session.Load()
 	if current == nil { // the guest has not mounted the share
 		out.Uint(0)
-		return nil, out.Flush()
-	}
-	keeper, ok := s.fs.(StateKeeper)
-	if !ok {
-		return nil, errors.New("server: this file system can't be saved")
+		return false, out.Flush()
 	}
 	out.Uint(1, uint64(current.minor), uint64(current.flags), uint64(current.maxWrite), uint64(current.maxRead))
 	err = s.onThread(func(t *Thread) error {
-		if err := keeper.SaveState(t, out); err != nil {
-			return err
+		if err := s.fs.SaveState(t, out); err != nil {
+			return fmt.Errorf("server: state: %w", err)
 		}
 		return out.Flush()
 	})
 	s.leaving = err == nil
-	return keeper, err
+	return s.leaving, err
 }
 
 // leave lets go of what only one process can have, when w has taken the whole state. The
 // other side takes it: it waits for the end of w, which comes after Save.
-func (s *Server) leave(keeper StateKeeper) error {
+func (s *Server) leave() error {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	if !s.leaving {
@@ -88,7 +66,7 @@ func (s *Server) leave(keeper StateKeeper) error {
 	}
 	s.leaving = false
 	err := s.onThread(func(t *Thread) error {
-		keeper.Leave(t)
+		s.fs.Leave(t)
 		return nil
 	})
 	if err == nil {
@@ -104,12 +82,11 @@ func (s *Server) Started() {
 	defer s.initMu.Unlock()
 	left := s.left
 	s.left, s.leaving = false, false
-	keeper, ok := s.fs.(StateKeeper)
-	if !left || !ok {
+	if !left {
 		return
 	}
 	err := s.onThread(func(t *Thread) error {
-		if warning := keeper.Return(t); warning != "" {
+		if warning := s.fs.Return(t); warning != "" {
 			s.log.Error(warning)
 		}
 		return nil
@@ -155,13 +132,9 @@ func (s *Server) Load(r io.Reader) error {
 	if err := s.resume(saved); err != nil {
 		return err
 	}
-	keeper, ok := s.fs.(StateKeeper)
-	if !ok {
-		return errors.New("server: this file system can't be loaded")
-	}
 	var warning string
 	err := s.onThread(func(t *Thread) (err error) {
-		warning, err = keeper.LoadState(t, in)
+		warning, err = s.fs.LoadState(t, in)
 		return err
 	})
 	if err == nil {

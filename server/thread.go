@@ -32,7 +32,7 @@ const (
 // Thread is what one goroutine needs to serve requests: request, scratch memory
 // and the file system's state of this thread. It is not shared.
 type Thread struct {
-	// Local belongs to the file system; see ThreadStarter. It is nil on a Thread
+	// Local belongs to the file system; see Threads. It is nil on a Thread
 	// that waits for a lock.
 	Local any
 
@@ -111,10 +111,8 @@ func (t *Thread) bulkBuf(n int) []byte {
 func (s *Server) StartThread() (*Thread, error) {
 	runtime.LockOSThread()
 	t := newThread(s)
-	if starter, ok := s.fs.(ThreadStarter); ok {
-		if err := starter.StartThread(t); err != nil {
-			return nil, err
-		}
+	if err := s.fs.StartThread(t); err != nil {
+		return nil, err
 	}
 	s.addThread(t)
 	return t, nil
@@ -123,8 +121,6 @@ func (s *Server) StartThread() (*Thread, error) {
 // StopThread releases t. The goroutine must end soon after, without unlocking its
 // operating system thread: the thread ends with it.
 func (s *Server) StopThread(t *Thread) {
-	if starter, ok := s.fs.(ThreadStarter); ok {
-		starter.StopThread(t)
-	}
+	s.fs.StopThread(t)
 	s.removeThread(t)
 }

@@ -52,6 +52,13 @@ func defaults() passthrough.Config {
 // newDevice makes a device for dir.
 func newDevice(t testing.TB, dir string, cfg passthrough.Config, queues int) (*virtiofs.Device, *server.Server) {
 	t.Helper()
+	return newDecorated(t, dir, cfg, queues, func(fs server.FileSystem) server.FileSystem { return fs })
+}
+
+// newDecorated is newDevice with what decorate makes of the file system.
+func newDecorated(t testing.TB, dir string, cfg passthrough.Config, queues int,
+	decorate func(server.FileSystem) server.FileSystem) (*virtiofs.Device, *server.Server) {
+	t.Helper()
 	var err error
 	if cfg.RootFD, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
 		t.Fatal(err)
@@ -63,7 +70,7 @@ func newDevice(t testing.TB, dir string, cfg passthrough.Config, queues int) (*v
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := server.New(fs, server.Options{ReadOnly: cfg.ReadOnly, Log: quiet()})
+	s := server.New(decorate(fs), server.Options{ReadOnly: cfg.ReadOnly, Log: quiet()})
 	d, err := virtiofs.New(s, virtiofs.Options{Tag: "test", RequestQueues: queues, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
