@@ -55,7 +55,7 @@ func (fs *FS) reopen(ts *threadState, n *inode) (int, unix.Errno) {
 	return fs.open(fs.cfg.ProcFD, procName(&ts.num, n.handles.fd), unix.O_PATH, 0)
 }
 
-// rewalk opens the node where it was last seen.
+// rewalk opens the node where it was last seen, or elsewhere in that directory.
 func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	parent, name := fs.location(n)
 	if parent == nil {
@@ -66,14 +66,16 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	fd, errno := fs.open(pfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if errno == unix.ENOENT || errno == unix.ENOTDIR {
-		return -1, unix.ESTALE
+	fd, errno := fs.openAs(ts, n, pfd, name)
+	if errno == unix.ESTALE {
+		n.mu.Lock()
+		byHandle := n.hasHandle() && !fs.cfg.Landlocked // which opens for I/O what has a name
+		n.mu.Unlock()
+		if !byHandle {
+			fd, errno = fs.search(ts, n, parent, pfd, name)
+		}
 	}
-	if errno != 0 {
-		return -1, errno
-	}
-	return fs.checked(ts, n, fd)
+	return fd, errno
 }
 
 // openNamed is openAgain for a node whose descriptor came from a file handle, which

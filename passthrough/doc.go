@@ -36,8 +36,9 @@
 // forgets the node, or when nothing else makes room. A file without a name that was open
 // is let go with its last handle.
 //
-// A daemon without file handles loses a node that the host renames after the descriptor
-// was closed: ESTALE, until the client looks up the new name.
+// A node without descriptor and file handle that the host has renamed is searched for in
+// the directory where it was last seen (search.go). If it is not there, the client gets
+// ESTALE until it looks up the new name.
 //
 // # Locks
 //
