@@ -201,6 +201,7 @@ func TestJudge(t *testing.T) {
 		{Target: "a", Ratio: Ratio{Value: 0.9, Low: 0.88, High: 0.95}, CPURatio: Ratio{Value: 1.1, Low: 1.02, High: 1.2}},
 		{Target: "b", Ratio: Ratio{Value: 0.96, Low: 0.9, High: 0.99, Noise: true}, CPURatio: Ratio{Value: 1.2, Low: 1.1, High: 1.3}},
 		{Target: "c", Ratio: Ratio{Value: 0.98, Low: 0.97, High: 0.99}, CPURatio: Ratio{Value: 1.03, Low: 1, High: 1.1}},
+		{Target: "d", Ratio: Ratio{Value: 0.9, Low: 0.88, High: 0.95, Noise: true}}, // as itself
 		{Target: "itself", Self: true, Ratio: Ratio{Value: 0.5, Low: 0.5, High: 0.5}},
 		{Target: floorName, Ratio: Ratio{Value: 0.5, Low: 0.5, High: 0.5}, CPURatio: Ratio{Value: 9, Low: 9, High: 9}}}
 	failed, unclear := r.Judge(Require{Ratio: 0.97, CPURatio: 1.03})
@@ -208,7 +209,7 @@ func TestJudge(t *testing.T) {
 		!strings.Contains(got, "against b: 1.20 of the processor time") {
 		t.Errorf("failed: %q", failed)
 	}
-	if got := strings.Join(unclear, "\n"); len(unclear) != 2 || !strings.Contains(got, "against a: 1.10 of the processor time") ||
+	if got := strings.Join(unclear, "\n"); len(unclear) != 3 || !strings.Contains(got, "against a: 1.10 of the processor time") ||
 		!strings.Contains(got, "against b: 0.96 of the operations") {
 		t.Errorf("unclear: %q", unclear)
 	}
