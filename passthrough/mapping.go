@@ -184,7 +184,7 @@ func (fs *FS) RemoveMapping(r *server.Request, list []fp.RemoveMappingOne) unix.
 
 // Close implements server.Session: what the guest had mapped is unmapped before it hears
 // that the session has ended, and may reset the device. A front-end may not take it well
-// when that happens with files mapped, see gate in package virtiofs.
+// when that happens with files mapped, see frontendReady in package virtiofs.
 func (fs *FS) Close(r *server.Request) unix.Errno {
 	d := fs.cfg.DAX
 	switch {

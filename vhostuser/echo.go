@@ -87,8 +87,8 @@ func (s *echoes) wait(e *echo, done <-chan struct{}) {
 	}
 }
 
-// hear is called for each region that the front-end tells of.
-func (s *echoes) hear(file fileID, offset, size uint64) {
+// match ends the wait for a mapping, if the front-end has added this region for it.
+func (s *echoes) match(file fileID, offset, size uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.pending, func(e *echo) bool {
@@ -101,12 +101,12 @@ func (s *echoes) hear(file fileID, offset, size uint64) {
 	}
 }
 
-// hear returns what says that r has come from the front-end. It is to be called when r
+// noteRegion returns what says that the front-end has added r. It is to be called when r
 // is in use; or was refused, as the guest has it all the same.
-func (c *Conn) hear(r *MemoryRegion, fd int) func() {
+func (c *Conn) noteRegion(r *MemoryRegion, fd int) func() {
 	if c.echoes == nil {
 		return func() {}
 	}
 	file := fileIDOf(fd)
-	return func() { c.echoes.hear(file, r.MmapOffset, r.Size) }
+	return func() { c.echoes.match(file, r.MmapOffset, r.Size) }
 }

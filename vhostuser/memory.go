@@ -42,7 +42,7 @@ func (c *Conn) setMemTable(m *message) ([]byte, error) {
 	err := func() error {
 		for i := range int(n) {
 			r, _ := Decode[MemoryRegion](m.body[sizeMemory+i*sizeRegion:])
-			defer c.hear(&r, m.fds[i])()
+			defer c.noteRegion(&r, m.fds[i])()
 			region, err := mapRegion(&r, m.takeFD(i))
 			if err != nil {
 				return fmt.Errorf("region %d: %w", i, err)
@@ -68,7 +68,7 @@ func (c *Conn) addMemReg(m *message) ([]byte, error) {
 		return nil, fmt.Errorf("more than %d regions", maxRegions)
 	}
 	s := body[SingleRegion](m)
-	defer c.hear(&s.Region, m.fds[0])()
+	defer c.noteRegion(&s.Region, m.fds[0])()
 	region, err := mapRegion(&s.Region, m.takeFD(0))
 	if err != nil {
 		return nil, err

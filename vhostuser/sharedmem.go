@@ -73,15 +73,15 @@ func (c *Conn) attachSharedMemory(ch *channel) {
 			return
 		}
 	}
-	heard := &echoes{limits: c.echoLimits}
-	c.echoes = heard
+	waits := &echoes{limits: c.echoLimits}
+	c.echoes = waits
 	for id, size := range c.sharedMemory() {
 		switch {
 		case size == 0 || old != (FSMap{}) && id != 0:
 		case ch == nil:
 			c.sharing.AttachSharedMemory(uint8(id), nil)
 		default:
-			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: heard, id: uint8(id), size: size, old: old})
+			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: waits, id: uint8(id), size: size, old: old})
 		}
 	}
 }

@@ -58,7 +58,7 @@ func newBench(b testing.TB) *bench {
 		b.Fatal(err)
 	}
 	x := &bench{ring: r, w: w, dir: fp.RootID}
-	b.Cleanup(w.bell.close)
+	b.Cleanup(w.waker.close)
 	in := fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0)}
 	x.one(fp.OpInit, 0, fp.Bytes(&in), 80)
 	for i := range benchFiles {

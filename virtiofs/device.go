@@ -53,12 +53,12 @@ type Options struct {
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a
 // connection: after a front-end went away, the next one may be served.
 type Device struct {
-	server  *server.Server
-	opts    Options
-	config  []byte
-	workers []*worker // by queue; nil when stopped
-	gate    gate      // of requests to the front-end
-	stopped bool      // a queue was stopped since the last start
+	server   *server.Server
+	opts     Options
+	config   []byte
+	workers  []*worker // by queue; nil when stopped
+	frontend frontendReady
+	stopped  bool // a queue was stopped since the last start
 
 	serving atomic.Bool // a front-end is connected
 }
@@ -166,20 +166,20 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}
 	d.workers[index] = w
-	d.gate.started()
+	d.frontend.started()
 	return nil
 }
 
 // StopQueue implements vhostuser.Device: it returns when the worker has ended
 // and no request of the queue is left.
 func (d *Device) StopQueue(index int) error {
-	d.gate.shut()
+	d.frontend.stopping()
 	if w := d.workers[index]; w != nil {
 		w.stop()
 		d.workers[index] = nil
 		d.stopped = true
 	}
-	d.gate.stopped(d.running())
+	d.frontend.stopped(d.running())
 	return nil
 }
 

@@ -20,9 +20,9 @@ func newDevice(t testing.TB) *Device {
 	return d
 }
 
-// TestGateStaysOpen: a front-end may stop one queue for good. Requests to it go on as long
+// TestFrontendReadyStays: a front-end may stop one queue for good. Requests to it go on as long
 // as another queue runs, and not after that.
-func TestGateStaysOpen(t *testing.T) {
+func TestFrontendReadyStays(t *testing.T) {
 	d := newDevice(t)
 	for i := range 2 {
 		if err := d.StartQueue(i, newRing(t).vring()); err != nil {
@@ -32,36 +32,36 @@ func TestGateStaysOpen(t *testing.T) {
 	if err := d.StopQueue(0); err != nil {
 		t.Fatal(err)
 	}
-	within(t, "a request to the front-end", func() { d.gate.wait(nil) })
+	within(t, "a request to the front-end", func() { d.frontend.wait(nil) })
 	if err := d.StopQueue(1); err != nil {
 		t.Fatal(err)
 	}
 	end := make(chan struct{})
 	passed := make(chan struct{})
-	go func() { d.gate.wait(end); close(passed) }()
+	go func() { d.frontend.wait(end); close(passed) }()
 	select {
 	case <-passed:
-		t.Error("the gate is open, and no queue runs")
-	case <-time.After(gatePause + time.Second): // longer than a pause that ought not to be
+		t.Error("requests are let go, and no queue runs")
+	case <-time.After(stopPause + time.Second): // longer than a pause that ought not to be
 	}
 	close(end)
 	<-passed
 }
 
-// TestGateShutWhileStopping: while a front-end stops one queue after the other nothing is
+// TestFrontendReadyStopping: while a front-end stops one queue after the other nothing is
 // asked of it.
-func TestGateShutWhileStopping(t *testing.T) {
-	var g gate
+func TestFrontendReadyStopping(t *testing.T) {
+	var g frontendReady
 	g.started()
-	g.shut()
+	g.stopping()
 	g.stopped(1)
-	g.shut()
-	if g.open || g.pause != nil {
-		t.Error("the gate opens while a queue is being stopped")
+	g.stopping()
+	if g.ready || g.pause != nil {
+		t.Error("requests are let go while a queue is being stopped")
 	}
 	g.stopped(1)
-	if g.started(); !g.open || g.pause != nil {
-		t.Error("the gate is shut, and a queue runs")
+	if g.started(); !g.ready || g.pause != nil {
+		t.Error("requests are held back, and a queue runs")
 	}
 }
 

@@ -35,20 +35,20 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 	case s == nil:
 		d.opts.Window.Attach(nil)
 	default:
-		d.opts.Window.Attach(window{s, &d.gate, d.opts.Log})
+		d.opts.Window.Attach(window{s, &d.frontend, d.opts.Log})
 	}
 }
 
 // window is a region of the front-end's as a dax.Window.
 type window struct {
 	*vhostuser.SharedMemory
-	gate *gate
-	log  *logrus.Entry
+	frontend *frontendReady
+	log      *logrus.Entry
 }
 
 // Map implements dax.Window.
 func (w window) Map(fd int, m dax.Mapping) error {
-	w.gate.wait(w.Done())
+	w.frontend.wait(w.Done())
 	err := w.SharedMemory.Map(fd, m.Offset, m.Length, m.FileOffset, m.Writable)
 	if err != nil {
 		w.log.WithError(err).Debugf("DAX: %#x bytes at %#x of a file are not mapped", m.Length, m.FileOffset)
@@ -58,6 +58,6 @@ func (w window) Map(fd int, m dax.Mapping) error {
 
 // Unmap implements dax.Window.
 func (w window) Unmap(r dax.Range) error {
-	w.gate.wait(w.Done())
+	w.frontend.wait(w.Done())
 	return w.SharedMemory.Unmap(r.Offset, r.Length)
 }

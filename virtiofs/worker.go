@@ -38,7 +38,7 @@ type worker struct {
 	log    *logrus.Entry
 	vring  vhostuser.Vring
 	queue  *virtqueue.Queue
-	bell   *bell // shared, safe for concurrent use
+	waker  *waker // shared, safe for concurrent use
 
 	thread    *server.Thread
 	spin      spinPolicy
@@ -89,7 +89,7 @@ func startWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, seldom bool
 	go w.run(ready)
 	if err := <-ready; err != nil {
 		w.count(false)
-		w.bell.close()
+		w.waker.close()
 		return nil, err
 	}
 	return w, nil
@@ -115,7 +115,7 @@ func (w *worker) count(in bool) {
 
 // newWorker makes a worker without a goroutine.
 func newWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
-	b, err := newBell(v.Kick)
+	b, err := newWaker(v.Kick)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func newWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.E
 		log:      log,
 		vring:    v,
 		queue:    v.Queue,
-		bell:     b,
+		waker:    b,
 		spin:     newSpinPolicy(poll),
 		waiting:  make(map[*waiting]struct{}),
 		badChain: rate.Sometimes{Interval: time.Second},
@@ -138,9 +138,9 @@ func (w *worker) stop() {
 	w.stopping.Store(true)
 	w.vring.Call.Unblock()
 	w.vring.Err.Unblock()
-	w.bell.ring()
+	w.waker.wake()
 	<-w.exited
-	w.bell.close()
+	w.waker.close()
 	w.count(false)
 	w.log.Debugf("queue stopped after %d requests", w.served)
 }
@@ -181,7 +181,7 @@ func (w *worker) run(ready chan<- error) {
 		if w.vring.Kick < 0 {
 			timeout = pollInterval
 		}
-		w.bell.wait(timeout)
+		w.waker.wait(timeout)
 	}
 }
 
@@ -210,7 +210,7 @@ const pollInterval = 1
 func (w *worker) idle() {
 	for !w.stopping.Load() || len(w.waiting) > 0 {
 		w.batch()
-		w.bell.wait(-1)
+		w.waker.wait(-1)
 	}
 	close(w.exited)
 }
@@ -391,7 +391,7 @@ func (p *waiting) finish(written uint32) {
 	w.hasDone.Store(true)
 	w.mu.Unlock()
 	if first { // whoever came before has rung, and the worker has not looked since
-		w.bell.ring()
+		w.waker.wake()
 	}
 }
 

@@ -301,7 +301,7 @@ func TestPublish(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer w.bell.close()
+		defer w.waker.close()
 		if w.thread, err = s.StartThread(); err != nil {
 			t.Fatal(err)
 		}
