@@ -3,6 +3,7 @@ package passthrough
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -108,7 +109,7 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 	d := h.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if errno := d.seek(h.fd, in.Offset); errno != 0 {
+	if errno := fs.seekDir(r, d, h.fd, in.Offset); errno != 0 {
 		return errno
 	}
 	defer fs.restBuffer(d)
@@ -144,20 +145,76 @@ func (fs *FS) deliverAll(ts *threadState, h *handle, out *server.DirWriter, plus
 	}
 }
 
-// seek goes to the position off. A listing from the start is read anew (rewinddir).
-// Cookies are the host's; some file systems use all 64 bits, and the kernel takes
-// them as they are.
-func (d *dirStream) seek(fd int, off uint64) unix.Errno {
+// seekDir goes to the position off. A listing from the start is read anew (rewinddir).
+// Cookies are the host's. Some file systems use all 64 bits (NFS has the server's), while
+// lseek takes 63: a cookie beyond is looked for from the start.
+func (fs *FS) seekDir(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
 	if off == d.next && !d.lost && (off != 0 || !d.used) {
 		return 0
 	}
+	search := off > math.MaxInt64
+	if search && !r.MayWait {
+		return server.WouldBlock // it may be a large directory
+	}
+	at := int64(off)
+	if search {
+		at = 0
+	}
 	d.pos, d.end, d.lost = 0, 0, true
-	if _, errno := sysLseek(fd, int64(off), unix.SEEK_SET); errno != 0 {
+	if _, errno := sysLseek(fd, at, unix.SEEK_SET); errno != 0 {
 		return errno
 	}
-	d.next, d.lost, d.used = off, false, false
+	d.next, d.used = uint64(at), false
+	if search {
+		if errno := fs.findCookie(r, d, fd, off); errno != 0 {
+			fs.dropBuffer(d)
+			return errno
+		}
+	}
+	d.lost = false
 	return 0
 }
+
+// maxSearch is how many entries findCookie reads: more than a directory has that somebody
+// lists. It ends in a directory that grows all the time, too.
+const maxSearch = 64 << 20
+
+// findCookie reads from the start to the entry whose cookie is off, and leaves the stream
+// behind it. An entry that is gone has taken its cookie along: EINVAL, as lseek says.
+func (fs *FS) findCookie(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
+	for range maxSearch {
+		if d.pos == d.end {
+			if isDone(r.Canceled) {
+				return unix.EINTR
+			}
+			if errno := fs.fill(d, fd); errno != 0 {
+				return errno
+			}
+			if d.end == 0 {
+				return unix.EINVAL
+			}
+		}
+		e, size := parseDirent(d.buf[d.pos:d.end])
+		d.pos += size
+		if e.off == off {
+			d.next = off
+			return 0
+		}
+	}
+	return unix.EINVAL
+}
+
+func isDone(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// editDirents, if not nil, changes what the host returns: a test has other cookies with it.
+var editDirents func(entries []byte)
 
 // fill reads the next entries from the host; at the end of the directory there are
 // none.
@@ -169,6 +226,9 @@ func (fs *FS) fill(d *dirStream, fd int) unix.Errno {
 	d.used = true
 	n, errno := sysGetdents64(fd, d.buf[:])
 	d.pos, d.end = 0, n
+	if editDirents != nil {
+		editDirents(d.buf[:n])
+	}
 	return errno
 }
 

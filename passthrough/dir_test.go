@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -391,4 +392,73 @@ func TestSharedListing(t *testing.T) {
 	if n := g.fs.io.dirBuffers.Load(); n != 0 {
 		t.Errorf("%d buffers are left", n)
 	}
+}
+
+// patientList is list as the server serves it: again, when it has to wait.
+func (g *guest) patientList(fh, off uint64, size int, plus bool) (list []listed, errno unix.Errno) {
+	words := make([]uint64, (size+7)/8)
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), size)
+	var w *server.DirWriter
+	errno = g.patient(fp.RootID, func(r *server.Request) unix.Errno {
+		w = server.NewDirWriter(buf)
+		if in := (&fp.ReadIn{Fh: fh, Offset: off, Size: uint32(size)}); plus {
+			return g.fs.Readdirplus(r, in, w)
+		} else {
+			return g.fs.Readdir(r, in, w)
+		}
+	})
+	return parseListing(w.Bytes(), plus), errno
+}
+
+// TestCookiesBeyondLseek: a file system whose cookies have the highest bit set, as NFS has
+// those of some servers, which lseek does not take.
+func TestCookiesBeyondLseek(t *testing.T) {
+	editDirents = func(b []byte) {
+		for len(b) > 0 {
+			_, size := parseDirent(b)
+			off := binary.NativeEndian.Uint64(b[8:])
+			binary.NativeEndian.PutUint64(b[8:], off|1<<63)
+			b = b[size:]
+		}
+	}
+	t.Cleanup(func() { editDirents = nil })
+	g := newShare(t, nil, 0).guest()
+	for i := range 2000 {
+		g.write(fmt.Sprintf("%0100d", i), "")
+	}
+	fh := g.open(fp.RootID, unix.O_DIRECTORY)
+	names, all := g.listAll(fh, 4096, false)
+	if len(names) != 2002 || g.waits != 0 {
+		t.Fatalf("%d names, waited %d times: what follows on needs no search", len(names), g.waits)
+	}
+	for range 50 {
+		i := rand.IntN(len(all) - 1)
+		list, errno := g.patientList(fh, all[i].off, 300+rand.IntN(2000), rand.IntN(2) == 0)
+		if errno != 0 || len(list) == 0 || list[0].name != names[i+1] {
+			t.Fatalf("after entry %d: %v, %v", i, list, errno)
+		}
+	}
+	// Another listing goes on where this one was.
+	other := g.open(fp.RootID, unix.O_DIRECTORY)
+	list, errno := g.patientList(other, all[17].off, 4096, false)
+	if errno != 0 || list[0].name != names[18] {
+		t.Errorf("with another handle: %v, %v", list, errno)
+	}
+	before := g.waits
+	if more, errno := g.patientList(other, list[len(list)-1].off, 4096, false); errno != 0 || len(more) == 0 || g.waits != before {
+		t.Errorf("the next: %d entries, %v, waited %d times", len(more), errno, g.waits-before)
+	}
+	if list, errno := g.patientList(other, all[len(all)-1].off, 4096, false); errno != 0 || len(list) != 0 {
+		t.Errorf("after the last: %v, %v", list, errno)
+	}
+	_, errno = g.patientList(other, 1<<63|12345, 4096, false)
+	wantErrno(t, "a cookie that there is not", errno, unix.EINVAL)
+	if list, errno := g.patientList(other, 0, 4096, false); errno != 0 || len(list) == 0 || list[0].name != names[0] {
+		t.Errorf("from the start: %v, %v", list, errno)
+	}
+	r := g.on(fp.RootID)
+	done := make(chan struct{})
+	close(done)
+	r.MayWait, r.Canceled = true, done
+	wantErrno(t, "nobody waits", g.fs.Readdir(r, &fp.ReadIn{Fh: other, Offset: all[900].off, Size: 4096}, server.NewDirWriter(make([]byte, 4096))), unix.EINTR)
 }
