@@ -15,6 +15,9 @@ type Options struct {
 	Source   string // shown as the mount's source; "govirtiofs" if empty
 	Subtype  string // the file system shows as fuse.Subtype, if not empty
 	ReadOnly bool
+	// SetID and Devices let set-ID bits, file capabilities and device nodes work in the mount,
+	// as they do in a guest. Only root can mount so.
+	SetID, Devices bool
 	// AllowOther lets every user of this machine in, not only the one who mounts. For
 	// others than root /etc/fuse.conf must allow it.
 	AllowOther bool
@@ -48,9 +51,12 @@ func New(target string, o Options) (*Mount, error) {
 		mode = unix.S_IFDIR
 	}
 	m := &Mount{target: target}
-	if os.Geteuid() == 0 {
+	switch {
+	case os.Geteuid() == 0:
 		err = m.direct(mode, o)
-	} else {
+	case o.SetID || o.Devices:
+		err = errors.New("only root can mount so that set-ID bits or devices work")
+	default:
 		err = m.byHelper(o)
 	}
 	if err != nil {
@@ -83,9 +89,11 @@ func (m *Mount) direct(mode uint32, o Options) error {
 	if o.Subtype != "" {
 		fstype += "." + o.Subtype
 	}
-	flags := uintptr(unix.MS_NODEV | unix.MS_NOSUID)
-	if o.ReadOnly {
-		flags |= unix.MS_RDONLY
+	var flags uintptr
+	for flag, on := range map[uintptr]bool{unix.MS_NOSUID: !o.SetID, unix.MS_NODEV: !o.Devices, unix.MS_RDONLY: o.ReadOnly} {
+		if on {
+			flags |= flag
+		}
 	}
 	data := append([]string{
 		fmt.Sprintf("fd=%d", fd), fmt.Sprintf("rootmode=%o", mode),

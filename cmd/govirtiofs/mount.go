@@ -25,6 +25,8 @@ type mountOptions struct {
 	requests  int
 	readOnly  bool
 	private   bool
+	suid, dev bool
+	words     []string // of -o
 	socket    string
 	dir       string
 	command   []string
@@ -69,12 +71,36 @@ It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has no
 	f.Uint16Var(&o.queueSize, "queue-size", 128, "`entries` of each queue, a power of two up to 32768")
 	f.IntVar(&o.requests, "requests", 16, "`requests` under way at the same time, per queue")
 	f.BoolVar(&o.readOnly, "read-only", false, "mount read-only")
+	f.StringSliceVarP(&o.words, "options", "o", nil, "mount `options` as mount(8) has them: suid and dev let set-user-ID programs and devices work as in a guest (root only); nosuid and nodev, the default, do not; ro and rw")
 	f.BoolVar(&o.private, "private", false, "let nobody in but the user who mounts (always so unless root mounts)")
 	return c
 }
 
+// read takes the words of -o, of which the last one counts.
+func (o *mountOptions) read() error {
+	for _, word := range o.words {
+		switch word {
+		case "suid", "nosuid":
+			o.suid = word == "suid"
+		case "dev", "nodev":
+			o.dev = word == "dev"
+		case "ro", "rw":
+			o.readOnly = word == "ro"
+		default:
+			return usagef("-o %s: suid, nosuid, dev, nodev, ro and rw are possible", word)
+		}
+	}
+	if (o.suid || o.dev) && os.Geteuid() != 0 {
+		return usagef("-o suid and -o dev are for root only")
+	}
+	return nil
+}
+
 // check tells what is wrong with the options.
 func (o *mountOptions) check() error {
+	if err := o.read(); err != nil {
+		return err
+	}
 	switch {
 	case o.queues < 1 || o.queues > 64:
 		return usagef("--queues=%d: 1 to 64 are possible", o.queues)
@@ -112,7 +138,7 @@ func runMount(o *mountOptions) error {
 	if err := front.CheckQueues(); err != nil {
 		return fmt.Errorf("back-end at %s: %w", o.socket, err)
 	}
-	mount, err := fusedev.New(o.dir, fusedev.Options{Source: o.socket, Subtype: "virtiofs", ReadOnly: o.readOnly,
+	mount, err := fusedev.New(o.dir, fusedev.Options{Source: o.socket, Subtype: "virtiofs", ReadOnly: o.readOnly, SetID: o.suid, Devices: o.dev,
 		AllowOther: os.Geteuid() == 0 && !o.private, Permissions: true, MaxRead: 1 << 20})
 	if err != nil {
 		return fuseHint(err)

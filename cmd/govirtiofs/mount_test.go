@@ -248,6 +248,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"mount", "--queues=0", "a", "/"}, 2},
 		{[]string{"mount", "--queue-size=100", "a", "/"}, 2},
 		{[]string{"mount", "--requests=0", "a", "/"}, 2},
+		{[]string{"mount", "-o", "suid,nosuch", "a", "/"}, 2},
 		{[]string{"mount", "a", "/nonexistent"}, 1},
 		{[]string{"mount", "/nonexistent", "/"}, 1},
 		{[]string{"mount", "a", "/etc/passwd"}, 1},
