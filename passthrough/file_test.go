@@ -354,3 +354,45 @@ func TestFlushOnNetwork(t *testing.T) {
 	wantErrno(t, "release on the queue's thread", g.fs.Release(g.on(node), &fp.ReleaseIn{Fh: fh}), server.WouldBlock)
 	wantErrno(t, "release", g.release(node, fh), 0)
 }
+
+// TestReadOnlyTimes: reading a read-only share does not change when its files and directories
+// were read last, in whatever way they are opened.
+func TestReadOnlyTimes(t *testing.T) {
+	old := []unix.Timespec{{Sec: 1000}, {Sec: 2000}} // read before the last change: relatime takes notice
+	for what, edit := range map[string]func(*Config){
+		"by name":       func(c *Config) {},
+		"by handle":     func(c *Config) { c.FileHandles = HandlesPrefer },
+		"without opens": func(c *Config) { c.Immutable = true },
+	} {
+		g := newShare(t, func(c *Config) { c.ReadOnly = true; edit(c) }, openlessFlags).guest()
+		g.write("f", "content")
+		if err := os.MkdirAll(g.path("d/sub"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		paths := []string{"f", "d"}
+		for _, p := range paths {
+			if err := unix.UtimesNanoAt(unix.AT_FDCWD, g.path(p), old, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file, dir := g.lookup(fp.RootID, "f"), g.lookup(fp.RootID, "d")
+		for range 3 { // the second time by handle
+			var fh, dh uint64
+			if !g.fs.openless.Load() {
+				fh, dh = g.open(file, unix.O_RDONLY), g.open(dir, unix.O_DIRECTORY)
+			}
+			if got, errno := g.readAt(file, fh, 0, 100); got != "content" || errno != 0 {
+				t.Errorf("%s: %q, %v", what, got, errno)
+			}
+			if list, errno := g.list(dir, dh, 0, 4096, true); len(list) != 3 || errno != 0 {
+				t.Errorf("%s: %v, %v", what, list, errno)
+			}
+		}
+		for _, p := range paths {
+			var st unix.Stat_t
+			if err := unix.Stat(g.path(p), &st); err != nil || st.Atim.Sec != 1000 {
+				t.Errorf("%s: %s was read at %d, %v", what, p, st.Atim.Sec, err)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package fstest
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"time"
 	"unsafe"
@@ -83,6 +84,43 @@ func writeKillsSetuid(e *env) {
 		e.must(unix.Close(e.dup(fd)))
 		if mode := e.lstat("f").Mode & 0o7777; mode != 0o775 {
 			e.Errorf("%s by its owner: mode %#o, want 0775", what, mode)
+		}
+	}
+}
+
+// keepsSetID changes files as users who may keep set-ID bits: root all of them, others a
+// set-group-ID bit without group execute (xfstests generic/193).
+func keepsSetID(e *env) {
+	e.root()
+	e.write("f", "0123456789")
+	e.must(unix.Chown(e.path("f"), 1000, 1000))
+	open := func(flags int, f func(fd int) error) error {
+		fd, err := unix.Open(e.path("f"), flags, 0)
+		if err == nil {
+			err = errors.Join(f(fd), unix.Close(fd))
+		}
+		return err
+	}
+	changes := map[string]func() error{
+		"open":     func() error { return open(unix.O_WRONLY|unix.O_TRUNC, func(int) error { return nil }) },
+		"truncate": func() error { return unix.Truncate(e.path("f"), 5) },
+		"write": func() error {
+			return open(unix.O_WRONLY, func(fd int) error { _, err := unix.Write(fd, []byte("x")); return err })
+		},
+		"rewrite": func() error {
+			return open(unix.O_WRONLY|unix.O_TRUNC, func(fd int) error { _, err := unix.Write(fd, []byte("x")); return err })
+		},
+	}
+	for what, change := range changes {
+		for _, c := range []struct {
+			uid        int
+			mode, want uint32
+		}{{0, 0o4755, 0o4755}, {0, 0o2755, 0o2755}, {0, 0o6744, 0o6744}, {1000, 0o2744, 0o2744}, {1000, 0o6744, 0o2744}, {1000, 0o6755, 0o755}} {
+			e.must(unix.Chmod(e.path("f"), c.mode))
+			e.asUser(c.uid, c.uid, func() { e.want(what, change(), 0) })
+			if mode := e.lstat("f").Mode & 0o7777; mode != c.want {
+				e.Errorf("%s by %d: %#o became %#o, want %#o", what, c.uid, c.mode, mode, c.want)
+			}
 		}
 	}
 }

@@ -40,6 +40,7 @@ var tests = []struct {
 	{"Chmod", chmod},
 	{"Chown", chown},
 	{"WriteKillsSetuid", writeKillsSetuid},
+	{"KeepsSetID", keepsSetID},
 	{"Permissions", permissions},
 	{"IdmappedMount", idmappedMount},
 	{"Utimens", utimens},

@@ -51,7 +51,7 @@ func TestIntegrationPosix(t *testing.T) {
 	guest.Need(t, guest.UML)
 	suite := build(t, "test", "./test/inguest")
 	for _, args := range [][]string{{"--xattr"}, {"--xattr", "--cache=never"}, {"--cache=always", "--writeback", "--xattr"},
-		{"--cache=metadata", "--allow-mmap", "--posix-acl"}} {
+		{"--cache=metadata", "--allow-mmap", "--posix-acl"}, {"--xattr", "--allow-direct-io", "--killpriv-v2"}} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			d := start(t, "", args...)
 			out := run(t, guest.UML, guest.Options{Shares: []guest.Share{d.Share},
