@@ -174,7 +174,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	openless := fs.canOpenless(p.Offered)
 	add(openless, openlessFlags) // which Linux does not look at, but a daemon that it moves to does
 	p.Flags |= want
-	if got := p.Flags & p.Offered; got&fp.InitAllowIdmap != 0 && got&fp.InitHandleKillprivV2 == 0 {
+	if got := p.Flags & p.Offered; !p.Resumed && got&fp.InitAllowIdmap != 0 && got&fp.InitHandleKillprivV2 == 0 {
 		// Nothing would say who truncates a file by opening it: see killpriv.go. It costs
 		// the guest a request when that is an existing file.
 		p.Flags &^= fp.InitAtomicOTrunc

@@ -24,6 +24,13 @@ func TestAtomicTruncate(t *testing.T) {
 			t.Errorf("ALLOW_IDMAP %v, HANDLE_KILLPRIV_V2 %v: ATOMIC_O_TRUNC %v", c.idmap, c.killpriv, got)
 		}
 	}
+	// A guest that moves here has what it has.
+	g := newShare(t, func(c *Config) { c.AllowIdmap, c.KillprivV2 = true, false }, 0)
+	p := &server.InitParams{Offered: fp.InitAtomicOTrunc | fp.InitAllowIdmap, Flags: fp.InitAtomicOTrunc, Resumed: true}
+	wantErrno(t, "init", g.fs.Init(p), 0)
+	if p.Flags&fp.InitAtomicOTrunc == 0 {
+		t.Error("a guest that moves here would be refused")
+	}
 }
 
 // TestKillSetID makes the requests of Linux with HANDLE_KILLPRIV_V2, and with and without

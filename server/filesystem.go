@@ -56,6 +56,10 @@ type InitParams struct {
 	Minor   uint32       // agreed minor version, fp.MinMinorVersion to fp.KernelMinorVersion
 	Offered fp.InitFlags // what the client can do
 
+	// Resumed says that a session goes on which another daemon began: Offered is what was
+	// agreed there, and all of it must be agreed again.
+	Resumed bool
+
 	// Flags goes back to the client, less what it did not offer. It comes with
 	// the flags that need nothing from the file system set.
 	Flags fp.InitFlags

@@ -156,7 +156,7 @@ func (s *Server) Load(r io.Reader) error {
 // those features and no others, and can't be told that one is gone.
 func (s *Server) resume(saved *session) error {
 	p := s.propose(&fp.InitIn{Minor: saved.minor})
-	p.Offered = saved.flags
+	p.Offered, p.Resumed = saved.flags, true
 	if errno := s.fs.Init(p); errno != 0 {
 		return fmt.Errorf("server: the guest's session does not fit this daemon's options: %w", errno)
 	}
