@@ -204,7 +204,7 @@ func TestIntegrationNamespaceFile(t *testing.T) {
 
 func TestIntegrationNamespaceWholeHost(t *testing.T) {
 	guest.NeedRoot(t)
-	expect(t, mustHelper(t, "namespace", "/", 0), "open /etc/passwd <nil>", "network [lo]")
+	expect(t, mustHelper(t, "namespace", "/:ro", 0), "open /etc/passwd <nil>", "write EROFS", "network [lo]")
 }
 
 // helpRefused tries to make namespaces as root without CAP_SYS_ADMIN, which is what
