@@ -3,6 +3,9 @@ package passthrough
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"testing"
 
@@ -171,4 +174,75 @@ func TestBudgetOfMany(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestMappingsUnanswered: mappings that the front-end does not answer keep files open, and
+// are within the limit like others.
+func TestMappingsUnanswered(t *testing.T) {
+	w := &window{}
+	g, _ := withWindow(t, w, func(c *Config) { c.MaxFDs = 64 })
+	g.write("f", "content")
+	node := g.lookup(fp.RootID, "f")
+	w.answer = make(chan struct{})
+	const mappings, may = 50, 60 / mappingFDs
+	errnos := make(chan unix.Errno, mappings)
+	for i := range uint64(mappings) {
+		go func() { errnos <- g.share.guest().setup(node, linux(i%8*DAXUnit, 0, false)) }()
+	}
+	for range mappings - may {
+		wantErrno(t, "one mapping too many", <-errnos, unix.EAGAIN)
+	}
+	g.within("mappings")
+	_, errno := g.tryOpen(node, unix.O_RDONLY)
+	wantErrno(t, "open", errno, unix.ENFILE)
+	g.mkdir(fp.RootID, "d")
+	close(w.answer)
+	mapped := 0
+	for range may {
+		if <-errnos == 0 {
+			mapped++
+		}
+	}
+	if mapped < 8 {
+		t.Errorf("%d requests for 8 ranges were answered", mapped)
+	}
+	if n := g.fs.io.opens.Load(); n != 0 {
+		t.Errorf("%d descriptors are still counted", n)
+	}
+}
+
+// TestAllCounted: nothing makes a descriptor without counting it, but what is done once at
+// the start.
+func TestAllCounted(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	makes := regexp.MustCompile(`(sysOpenat|sysDup|sysOpenByHandleAt|unix\.Open\w*|unix\.Dup\w*|unix\.Socket\w*|os\.Open\w*)\(`)
+	found := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		function := ""
+		for i, line := range strings.Split(string(b), "\n") {
+			if strings.HasPrefix(line, "func ") {
+				function = line
+			}
+			if !makes.MatchString(line) || strings.HasPrefix(line, "func sys") {
+				continue
+			}
+			found++
+			if !strings.Contains(line, "fs.opened(") && !strings.Contains(function, ") tryHandle(") {
+				t.Errorf("%s:%d: %s", file, i+1, strings.TrimSpace(line))
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("%d calls found, which can't be all", found)
+	}
 }
