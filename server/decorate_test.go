@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,10 +17,42 @@ import (
 // allFS notes which of the methods beside the opcodes were called.
 type allFS struct {
 	NotImplemented
+	mu     sync.Mutex // guards called
 	called []string
 }
 
-func (f *allFS) note(s string)             { f.called = append(f.called, s) }
+func (f *allFS) note(s string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.called = append(f.called, s)
+}
+
+// ended returns what was called when all threads have ended, which nobody waits for: without
+// StopThread, and how often that was.
+func (f *allFS) ended(t *testing.T) (called []string, stopped int) {
+	t.Helper()
+	count := func(name string) (n int) {
+		for _, c := range f.called {
+			if c == name {
+				n++
+			}
+		}
+		return n
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		f.mu.Lock()
+		if n := count("StopThread"); n == count("StartThread") {
+			called = slices.DeleteFunc(slices.Clone(f.called), func(s string) bool { return s == "StopThread" })
+			f.mu.Unlock()
+			return called, n
+		}
+		f.mu.Unlock()
+		if time.Now().After(end) {
+			t.Fatal("a thread was not stopped")
+		}
+	}
+}
+
 func (f *allFS) StartThread(*Thread) error { f.note("StartThread"); return nil }
 func (f *allFS) StopThread(*Thread)        { f.note("StopThread") }
 func (f *allFS) Close(*Request) unix.Errno { f.note("Close"); return 0 }
@@ -40,7 +74,7 @@ func (f *allFS) LoadState(_ *Thread, r *record.Reader) (string, error) {
 // TestDecorated: a file system that another one embeds hears of everything, as it would
 // alone.
 func TestDecorated(t *testing.T) {
-	run := func(fs *allFS, served FileSystem) []string {
+	run := func(fs *allFS, served FileSystem) (called []string, stopped int) {
 		s := newSessionServer(t, served, 1)
 		start(t, s)
 		var state bytes.Buffer
@@ -55,15 +89,15 @@ func TestDecorated(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Disconnected()
-		return fs.called
+		return fs.ended(t)
 	}
 	bare, inner := &allFS{}, &allFS{}
-	want := run(bare, bare)
-	got := run(inner, struct{ FileSystem }{inner})
-	if !slices.Equal(got, want) {
-		t.Errorf("decorated: %v, alone: %v", got, want)
+	want, wantStopped := run(bare, bare)
+	got, stopped := run(inner, struct{ FileSystem }{inner})
+	if !slices.Equal(got, want) || stopped != wantStopped {
+		t.Errorf("decorated: %v and %d threads stopped, alone: %v and %d", got, stopped, want, wantStopped)
 	}
-	for _, name := range []string{"StartThread", "StopThread", "Close", "Destroy", "SaveState", "Leave", "Return", "LoadState"} {
+	for _, name := range []string{"StartThread", "Close", "Destroy", "SaveState", "Leave", "Return", "LoadState"} {
 		if !slices.Contains(got, name) {
 			t.Errorf("%s was not called: %v", name, got)
 		}

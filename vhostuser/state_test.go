@@ -208,11 +208,12 @@ func TestTransferSlow(t *testing.T) {
 	d := newFullDevice()
 	const idle = 2 * time.Second
 	started, proceed := make(chan struct{}), make(chan struct{})
-	var got []byte
-	d.load = func(r io.Reader) (err error) {
+	got := make(chan string, 1)
+	d.load = func(r io.Reader) error {
 		close(started)
 		<-proceed // it is busy with something else
-		got, err = io.ReadAll(r)
+		b, err := io.ReadAll(r)
+		got <- string(b)
 		return err
 	}
 	fe := serveWith(t, d, func(c *Conn) { c.transfer.idle = idle })
@@ -227,7 +228,10 @@ func TestTransferSlow(t *testing.T) {
 	_ = w.Close()
 	time.Sleep(idle + idle/2) // past the limit
 	close(proceed)
-	if v, _ := Decode[U64](fe.reply(ReqCheckDeviceState)); v.Value != 0 || string(got) != "state" {
-		t.Errorf("CHECK_DEVICE_STATE: %#x, %q", v.Value, got)
+	if v, _ := Decode[U64](fe.reply(ReqCheckDeviceState)); v.Value != 0 {
+		t.Errorf("CHECK_DEVICE_STATE: %#x", v.Value)
+	}
+	if b := <-got; b != "state" {
+		t.Errorf("loaded %q", b)
 	}
 }
