@@ -187,7 +187,7 @@ func (c *Client) ReadAll(node uint64, plus bool) (list []Dirent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Releasedir(node, fh)
+	defer func() { _ = c.Releasedir(node, fh) }()
 	for off := uint64(0); ; {
 		part, err := c.Readdir(node, fh, off, 64<<10, plus)
 		if err != nil || len(part) == 0 {

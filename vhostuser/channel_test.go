@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 )
 
 // openChannel gives the Conn a back-end channel and returns the front-end's end.

@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 )
 
 func TestNegotiate(t *testing.T) {
@@ -224,7 +225,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }()
 	// The lowest limit that keeps all that is open. Holes below it are filled.
 	highest := 0
 	entries, _ := os.ReadDir("/proc/self/fd")

@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 )
 
 // fuzzDevice looks at its rings when they stop and takes what is handed to it.

@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/socketpair"
 )
 
 // fakeDevice records what a Conn asks of it.

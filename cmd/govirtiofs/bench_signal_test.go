@@ -12,8 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // TestBenchInterrupted: whether it is asked to end or killed, no daemon stays behind; the

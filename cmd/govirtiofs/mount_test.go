@@ -224,7 +224,7 @@ func TestFuseHint(t *testing.T) {
 			t.Errorf("%v: %v, want a word of %q", err, got, want)
 		}
 	}
-	if err := errors.New("other"); fuseHint(err) != err {
+	if got := fuseHint(errors.New("other")); got.Error() != "other" {
 		t.Error("a hint about something else")
 	}
 }

@@ -117,7 +117,9 @@ func (h *Helper) Stretch(fd int) (int, error) {
 	}
 	// The open file keeps what it needs.
 	backing := int32(id)
-	defer unix.Syscall(unix.SYS_IOCTL, uintptr(h.fs.dev), fuseDevIOCBackingClose, uintptr(unsafe.Pointer(&backing)))
+	defer func() {
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(h.fs.dev), fuseDevIOCBackingClose, uintptr(unsafe.Pointer(&backing)))
+	}()
 	node := h.next
 	h.next++ // a new node each time: those of one node would have to have one file
 	h.fs.mu.Lock()

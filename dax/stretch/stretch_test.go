@@ -165,7 +165,7 @@ func TestIntegrationAppendOnly(t *testing.T) {
 	if err != nil {
 		t.Skip("no append-only files here: ", err)
 	}
-	defer unix.IoctlSetPointerInt(f, unix.FS_IOC_SETFLAGS, int(flags))
+	defer func() { _ = unix.IoctlSetPointerInt(f, unix.FS_IOC_SETFLAGS, int(flags)) }()
 	if long, err := c.Stretch(open(t, path, unix.O_RDWR|unix.O_APPEND)); !errors.Is(err, unix.EACCES) {
 		t.Error(err)
 		_ = unix.Close(long)

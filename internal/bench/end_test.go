@@ -97,7 +97,7 @@ func TestDaemonEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &session{ctx: context.Background(), opts: &Options{}, daemon: d}
-	defer s.close()
+	defer func() { _ = s.close() }()
 	<-d.ended
 	err = s.explain(frontend.ErrGone)
 	if !errors.Is(err, frontend.ErrGone) || !strings.Contains(err.Error(), "exit status 3") ||

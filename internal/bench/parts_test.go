@@ -171,7 +171,7 @@ func TestFloors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.remove()
+	defer func() { _ = f.remove() }()
 	for _, w := range Workloads() {
 		if w.floor == nil {
 			continue

@@ -66,8 +66,7 @@ type Share struct {
 	// so both must be equal.
 	Tag string
 	// Socket is the path of the vhost-user socket. The back-end may start to
-	// listen up to ten seconds after the guest is asked for. For UML it must not
-	// be below /tmp, see TempDir.
+	// listen up to ten seconds after the guest is asked for.
 	Socket string
 	// Queues is the number of request queues, 0 for one. UML takes the number
 	// from the back-end instead.

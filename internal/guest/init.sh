@@ -18,7 +18,6 @@
 # It reports one line: "status N" of the script, or "mount TAG".
 
 export HOME=/tmp LC_ALL=C.UTF-8 TERM="${TERM:-linux}"
-export BUSYBOX="$bb"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 report() {
@@ -68,14 +67,19 @@ finish() {
 }
 
 start_uml() {
-	$bb mount -t devtmpfs devtmpfs /dev 2>/dev/null
+	"$bb" mount -t devtmpfs devtmpfs /dev 2>/dev/null
+	# What is needed from the host may be in a directory that is hidden below. A bind
+	# mount of the root, without what is mounted in it, still shows it.
+	"$bb" mkdir /dev/.host
+	"$bb" mount --bind / /dev/.host
+	bb=/dev/.host$bb modules=/dev/.host$modules
 	for d in /tmp /run /mnt; do $bb mount -t tmpfs tmpfs $d; done
 	$bb mkdir -p /run/guest /run/host
 	$bb mount -t hostfs -o "$state" none /run/guest
 	[ -z "$hostdir" ] || $bb mount -t hostfs -o "$hostdir" none /run/host
 	printf '%s' "$links" | while read -r from to; do
 		$bb mkdir -p "${to%/*}"
-		if [ -n "$root" ]; then $bb cp "$from" "$to"; else $bb ln -s "$from" "$to"; fi
+		if [ -n "$root" ]; then $bb cp "/dev/.host$from" "$to"; else $bb ln -s "/dev/.host$from" "$to"; fi
 	done
 }
 
@@ -103,6 +107,7 @@ mount_shares() {
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 "start_$kind"
+export BUSYBOX="$bb"
 $bb mkdir -p /dev/shm /dev/pts
 $bb mount -t tmpfs tmpfs /dev/shm
 $bb mount -t devpts devpts /dev/pts

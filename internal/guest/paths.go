@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// tempRoot is where guests keep the files of a run. It is not /tmp, which a UML
-// guest hides, and not below the repository, since the path of a socket must have
-// less than 108 bytes.
+// tempRoot is where guests keep the files of a run. It is not /tmp, in whose place a UML
+// guest has a directory of its own, so that its script sees the files; and not below the
+// repository, since the path of a socket must have less than 108 bytes.
 const tempRoot = "/var/tmp"
 
 // TempDir returns a new directory for sockets and shares of guests, which is
@@ -75,18 +75,18 @@ func (o *Options) checkPaths(kind Kind) error {
 		if s.Tag == "" || strings.ContainsAny(s.Tag, " \t\n'/,") {
 			return fmt.Errorf("guest: unusable tag %q", s.Tag)
 		}
-		if err := checkPath(kind, &s.Socket); err != nil {
+		if err := checkPath(&s.Socket); err != nil {
 			return err
 		}
 	}
 	if o.HostDir != "" {
-		if err := checkPath(kind, &o.HostDir); err != nil {
+		if err := checkPath(&o.HostDir); err != nil {
 			return err
 		}
 	}
 	files := map[string]string{}
 	for from, to := range o.Files {
-		if err := checkPath(kind, &from); err != nil {
+		if err := checkPath(&from); err != nil {
 			return err
 		}
 		if !filepath.IsAbs(to) || strings.ContainsAny(to, " \t\n'") {
@@ -103,16 +103,13 @@ func (o *Options) checkPaths(kind Kind) error {
 
 // checkPath makes a host path absolute. Commas would end an option of QEMU, blanks
 // an argument of the UML kernel.
-func checkPath(kind Kind, path *string) error {
+func checkPath(path *string) error {
 	abs, err := filepath.Abs(*path)
 	if err != nil {
 		return err
 	}
 	if strings.ContainsAny(abs, " \t\n,':") {
 		return fmt.Errorf("guest: unusable path %q", abs)
-	}
-	if kind == UML && strings.HasPrefix(abs, "/tmp/") {
-		return fmt.Errorf("guest: %s is hidden from a UML guest: use guest.TempDir", abs)
 	}
 	*path = abs
 	return nil

@@ -80,8 +80,8 @@ func TestCheckOptions(t *testing.T) {
 		{"a kernel of UML", QEMU11, Options{Shares: share, Kernel: UML}, false},
 		{"tag", UML, Options{Shares: []Share{{Tag: "a b", Socket: "/var/tmp/s"}}}, false},
 		{"comma in a path", QEMU72, Options{Shares: []Share{{Tag: "fs", Socket: "/var/a,b"}}}, false},
-		{"hidden in UML", UML, Options{Shares: []Share{{Tag: "fs", Socket: "/tmp/s"}}}, false},
-		{"not hidden in QEMU", QEMU72, Options{Shares: []Share{{Tag: "fs", Socket: "/tmp/s"}}}, true},
+		{"below /tmp, UML", UML, Options{Shares: []Share{{Tag: "fs", Socket: "/tmp/s"}}}, true},
+		{"below /tmp, QEMU", QEMU72, Options{Shares: []Share{{Tag: "fs", Socket: "/tmp/s"}}}, true},
 		{"file in UML's root", UML, Options{Files: map[string]string{"/bin/true": "/bin/x"}}, false},
 		{"file in QEMU's root", QEMU72, Options{Files: map[string]string{"/bin/true": "/bin/x"}}, true},
 	} {

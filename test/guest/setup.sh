@@ -17,8 +17,12 @@
 #
 # Nothing is installed on the machine. Packages are downloaded from the mirror
 # that the machine's own apt is configured with, by an apt that keeps its state
-# in the cache, and are unpacked there. A program then runs on the machine with
-# the C library of its own suite, to which patchelf points it.
+# in the cache, and are unpacked there. So it neither needs nor takes a lock of the
+# machine's apt. A program then runs on the machine with the C library of its own
+# suite, to which patchelf points it.
+#
+# "all" downloads about 430 MB and takes 1.3 GB of disk and a few minutes; how much a
+# run needs is printed before it starts.
 #
 # A part that is ready is left alone, so a second run takes no time. Each part is
 # made in a temporary directory and renamed, and one run at a time works on the
@@ -48,6 +52,14 @@ stamp() { printf 'layout %s at %s\n' "$layout" "$cache/$1"; }
 
 ready() { [ -f "$cache/$1.ok" ] && [ "$(cat "$cache/$1.ok")" = "$(stamp "$1")" ]; }
 
+# check_path refuses directories whose path can't be written into what is made there:
+# search paths of libraries, options of QEMU and of kernels.
+check_path() {
+	case $1 in
+	*[!-A-Za-z0-9_./+@%~]*) die "the path $1 has characters that guests can't use (blanks, commas, colons, quotes...): clone the repository to another directory" ;;
+	esac
+}
+
 check_machine() {
 	[ "$(uname -m)" = x86_64 ] || die "the guests need an x86-64 machine"
 	for tool in apt-get dpkg-deb flock od; do
@@ -62,6 +74,41 @@ mirror() {
 	apt-get update --print-uris 2>/dev/null |
 		sed -n "s|^'\(.*\)/dists/[a-z]*/InRelease'.*|\1|p" |
 		grep -v security | head -n 1
+}
+
+# cost PART prints the megabytes that a part downloads and those that it takes on disk.
+cost() {
+	case $1 in
+	tools) echo 6 22 ;;
+	uml) echo 40 41 ;;
+	qemu72) echo 70 226 ;;
+	qemu11) echo 80 248 ;;
+	arm64) echo 92 1000 ;;
+	arm64-16k) echo 105 150 ;;
+	fio) echo 60 82 ;;
+	peers) echo 34 123 ;;
+	libvirt9) echo 62 238 ;;
+	libvirt12) echo 56 228 ;;
+	virtme) echo 1 1 ;;
+	esac
+}
+
+# announce PART... says what will be downloaded, from where and how large, and ends if
+# there is no room for it.
+announce() {
+	download=20 disk=45 # the package lists of two suites
+	for p in "$@"; do
+		# shellcheck disable=SC2046 # two numbers
+		set -- $(cost "$p")
+		download=$((download + $1)) disk=$((disk + $2))
+	done
+	uri=$(mirror)
+	[ -n "$uri" ] || die "no Debian archive in this machine's apt configuration"
+	say "to be made:$missing"
+	say "this downloads about $download MB of Debian packages from $uri, which this machine's apt uses,"
+	say "and takes about $disk MB in $cache. It takes some minutes, and nothing is installed."
+	free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1024) }')
+	[ "$free" -ge $((disk + 300)) ] || die "only $free MB are free there, and $((disk + 300)) MB are needed: make room, or make .cache/guests a link to a larger file system"
 }
 
 # The architecture of packages, if it is not this machine's.
@@ -402,18 +449,26 @@ if [ -z "$missing" ]; then
 fi
 
 check_machine
-mkdir -p "$cache"
+check_path "$cache"
 exec 9>"$cache/lock"
 if ! flock -n 9; then
 	say "waiting for another run"
 	flock 9
+	# It may have made all that was missing.
+	missing=
+	for p in $parts; do
+		ready "$p" || missing="$missing $p"
+	done
 fi
+ready tools || missing=" tools$missing"
+# shellcheck disable=SC2086 # a list of parts
+[ -z "$missing" ] || announce $missing
 rm -rf "$cache"/tmp.*
 tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-for p in tools $missing; do
+for p in $missing; do
 	make_part "$p"
 done
 say "ready:$parts"

@@ -24,8 +24,12 @@ func TestIntegrationVirtme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// virtme-ng hides /tmp, /run and /var/tmp in the guest.
-	dir, err := os.MkdirTemp(filepath.Join(root, ".cache"), "virtme-")
+	// virtme-ng hides /tmp, /run and parts of /var in the guest, and the repository may be there.
+	home, err := os.UserHomeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(home, ".govirtiofs-virtme-")
 	if err != nil {
 		t.Fatal(err)
 	}
