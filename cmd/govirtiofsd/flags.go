@@ -190,7 +190,7 @@ func (o *options) connectionFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.fd, "fd", -1, "`N` Instead of a path: descriptor N, a listening or a connected socket. Without either, the socket that a systemd socket unit has opened.")
 	f.BoolVar(&o.keepListening, "keep-listening", false, "When a front-end disconnects, wait for the next one instead of ending.")
 	f.IntVar(&o.requestQueues, "num-request-queues", 0, fmt.Sprintf(
-		"`N` How many request queues the front-end may use, 1 to %d. It decides how many that are, and %d are offered. The configuration space that comes with --tag says N, or 1.",
+		"`N` How many request queues the front-end may use, 1 to %d. The front-end chooses how many of them it uses. Without this option it is %d. The configuration space that comes with --tag says N, or 1.",
 		virtiofs.MaxRequestQueues, maxRequestQueues))
 	busyPoll(f, &o.busyPoll, "busy-poll", "`TIME[,PERCENT]` Look for the next request for up to TIME (50us; microseconds without a unit) before a queue's thread sleeps, as long as requests come that fast, and spend at most PERCENT of one CPU on it, for each queue. Answers come sooner, and cost CPU time. Without this option a thread looks for a moment where it finds that a sleep takes longer; 0: it sleeps at once.")
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compares govirtiofsd with other virtio-fs daemons, as doc/performance.md shows it.
+# Compares govirtiofsd with other virtio-fs daemons, as doc/performance-notes.md shows it.
 #
 # Usage: test/bench/peers.sh [DIR]
 #

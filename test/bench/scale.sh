@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measures how the cost of govirtiofsd and of other virtio-fs daemons grows: with request
-# queues, guests, files in a directory and known nodes, as doc/performance.md shows it.
+# queues, guests, files in a directory and known nodes, as doc/performance-notes.md shows it.
 #
 # Usage: test/bench/scale.sh [DIR]
 #
