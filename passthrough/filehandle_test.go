@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -226,7 +227,7 @@ func TestHandleMounts(t *testing.T) {
 			t.Errorf("on another mount: %v", errno)
 		}
 	}
-	if err := unmount(); err != unix.EBUSY {
+	if err := unmount(); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("the mount is not in use: %v", err)
 	}
 	clock.run()

@@ -30,15 +30,6 @@ func (s *share) hostLocked(name string, start, length int64) *os.File {
 	return f
 }
 
-// waiters parks so many requests for a lock, each of another owner.
-func (s *share) waiters(n int, node, fh uint64, canceled <-chan struct{}, ask func(i int) *fp.LkIn) (done []<-chan unix.Errno) {
-	for i := range n {
-		done = append(done, s.waitLock(node, ask(i), canceled))
-	}
-	s.parked(n)
-	return done
-}
-
 // parked waits until so many requests wait.
 func (s *share) parked(n int) {
 	s.t.Helper()
