@@ -11,8 +11,9 @@
 //	landlock.go    files of every thread, whatever can be seen
 //	seccomp*.go    system calls of every thread
 //	rlimit.go      the number of open files
+//	calls.go       which of these system calls a filter of somebody else's forbids
 //
-// The order in a process that is about to serve is: SetNoFile, one of
+// The order in a process that is about to serve is: ProbeCalls, SetNoFile, one of
 // Namespace.Enter, Chroot and Open, then everything that needs privileges or
 // files by name, then DropGroups, SetCapabilities, Landlock and Filter. Nothing
 // here can be undone.

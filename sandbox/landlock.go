@@ -25,13 +25,21 @@ type LandlockOptions struct {
 // ErrNoLandlock says that the kernel has no Landlock, or that it was not started.
 var ErrNoLandlock = errors.New("the kernel has no Landlock")
 
-// LandlockVersion returns the version of the kernel's interface, or 0 if it has none.
+// LandlockVersion returns the version of the kernel's interface, or 0 if it has none or the
+// process may not use it.
 func LandlockVersion() int {
+	if landlockForbidden() {
+		return 0
+	}
 	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
 		return 0
 	}
 	return int(v)
+}
+
+func landlockForbidden() bool {
+	return isDeadly(unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_ADD_RULE, unix.SYS_LANDLOCK_RESTRICT_SELF)
 }
 
 // What Landlock can allow. EXECUTE and IOCTL_DEV are not among these: nobody gets
@@ -96,6 +104,9 @@ const minLandlock = 2
 //
 // It returns ErrNoLandlock if there is none that lets a share work.
 func Landlock(o LandlockOptions) error {
+	if landlockForbidden() {
+		return fmt.Errorf("%w that may be used: %w", ErrNoLandlock, errFilter)
+	}
 	version := LandlockVersion()
 	if version < minLandlock {
 		return ErrNoLandlock

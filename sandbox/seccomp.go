@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"slices"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -50,8 +51,22 @@ func Filter(o FilterOptions) error {
 	}
 	prog := program(o)
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	tid, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
-		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
+	return install(&fprog)
+}
+
+// install puts all threads under a filter. Where seccomp is forbidden each thread does it
+// for itself by prctl, which filters allow because everybody uses it.
+func install(fprog *unix.SockFprog) error {
+	tid, errno := uintptr(0), unix.ENOSYS
+	if !isDeadly(unix.SYS_SECCOMP) {
+		tid, _, errno = unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+			unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(fprog)))
+	}
+	if errno == unix.ENOSYS || errno == unix.EPERM {
+		_, _, errno = syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER,
+			uintptr(unsafe.Pointer(fprog)))
+		tid = 0
+	}
 	if errno != 0 {
 		return fmt.Errorf("seccomp: %w", errno)
 	}

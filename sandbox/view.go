@@ -95,7 +95,10 @@ const selfFD = "/proc/self/fd"
 // lead to the rest of /proc. Without the privilege for that it opens the plain
 // directory.
 func openProc() (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, selfFD, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	fd, err := -1, error(unix.ENOSYS)
+	if !isDeadly(unix.SYS_OPEN_TREE) {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, selfFD, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	}
 	if err != nil {
 		fd, err = unix.Open(selfFD, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}

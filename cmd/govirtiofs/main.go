@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/govirtiofs/govirtiofs/internal/usage"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
 )
 
@@ -78,7 +79,9 @@ vhost-user-fs back-end unless its help says otherwise.`,
 		},
 	}
 	root.SetVersionTemplate("govirtiofs {{.Version}}\n") // as the daemon has it
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{errors.New(usage.Message(cmd.Flags(), err))}
+	})
 	root.AddCommand(subcommands()...)
 	for _, c := range root.Commands() {
 		c.Args = wrapArgs(c.Args)

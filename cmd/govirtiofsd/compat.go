@@ -10,7 +10,7 @@ func (o *options) applyCompat() error {
 	if len(o.compat) == 0 {
 		return nil
 	}
-	o.warn("-o is deprecated: use the options' own names")
+	o.note("-o is deprecated: use the options' own names") // Kata, virtme-ng and old libvirt give it
 	for _, list := range o.compat {
 		for word := range strings.SplitSeq(list, ",") {
 			if err := o.applyWord(word); err != nil {

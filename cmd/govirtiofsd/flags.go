@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/internal/usage"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -87,6 +87,7 @@ type options struct {
 	landlocked    bool // Landlock is in force
 	hostLocks     hostLocks
 	warnings      []string // said once there is a log
+	notes         []string // the same, for those who want to know all
 }
 
 // errUsage marks errors of the command line, which exit with 2.
@@ -110,24 +111,6 @@ func (g group) flags() *pflag.FlagSet {
 	return f
 }
 
-// parseMessage is what was wrong, without the words of Go's number parser.
-func parseMessage(err error) string {
-	var number *strconv.NumError
-	if !errors.As(err, &number) {
-		return err.Error()
-	}
-	want := "want a whole number"
-	switch {
-	case number.Func == "ParseBool":
-		want = "takes no value"
-	case strings.HasPrefix(number.Num, "-"):
-		want = "want a whole number, 0 or more"
-	case errors.Is(number, strconv.ErrRange):
-		want = "the number is too large"
-	}
-	return strings.Replace(err.Error(), number.Error(), want, 1)
-}
-
 // parse reads the command line without the program's name. It says nothing itself.
 func parse(args []string) (*options, error) {
 	o := &options{}
@@ -145,9 +128,9 @@ func parse(args []string) (*options, error) {
 		if errors.Is(err, errUsage) {
 			return nil, err
 		}
-		return nil, usagef("%s", parseMessage(err))
+		return nil, usagef("%s", usage.Message(all, err))
 	}
-	if o.help || o.version || o.printCapabilities || o.completion != "" {
+	if o.asks() {
 		return o, o.checkAlone()
 	}
 	if all.NArg() > 0 {
@@ -383,12 +366,18 @@ func (o *options) warnIdle() {
 	if o.fore {
 		o.warn("-f has no effect, and is deprecated: the daemon never goes to the background")
 	}
-	if o.threadPool > 0 {
-		o.warn("--thread-pool-size has no effect: every queue has a thread, and slow requests get threads as they need them")
+	if o.threadPool > 0 { // libvirt, Kata and others always give it
+		o.note("--thread-pool-size has no effect: every queue has a thread, and slow requests get threads as they need them")
 	}
 	if o.migration.confirm {
 		o.warn("--migration-confirm-paths has no effect: paths are always confirmed when they are sent")
 	}
+}
+
+// note is warn for what whoever starts the daemon can't change: only --log-level=debug
+// shows it.
+func (o *options) note(format string, args ...any) {
+	o.notes = append(o.notes, fmt.Sprintf(format, args...))
 }
 
 func (o *options) warn(format string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -79,7 +80,7 @@ func TestParse(t *testing.T) {
 		{"--busy-poll 1ms,25", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{Max: time.Millisecond, CPU: 25})},
 		{"--busy-poll=0", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{Max: virtiofs.NoPoll})},
 		{"", same(func(o *options) any { return o.busyPoll }, virtiofs.BusyPoll{})},
-		{"--thread-pool-size=16", func(o *options) bool { return warned(o, "--thread-pool-size has no effect: every queue") }},
+		{"--thread-pool-size=16", func(o *options) bool { return len(o.warnings) == 0 && len(o.notes) == 1 }},
 		{"--migration-confirm-paths", func(o *options) bool { return warned(o, "--migration-confirm-paths has no effect: paths") }},
 		{"--migration-confirm-paths=false", func(o *options) bool { return len(o.warnings) == 0 }},
 		{"--thread-pool-size 0", func(o *options) bool { return len(o.warnings) == 0 }},
@@ -174,7 +175,7 @@ func TestParse(t *testing.T) {
 		{"--direct-io-size=8T", same(func(o *options) any { return o.directIOSize }, uint64(8)<<40)},
 		{"-d", func(o *options) bool { return o.logLevel == "debug" && len(o.warnings) == 1 }},
 		{"-f", func(o *options) bool { return warned(o, "-f has no effect") }},
-		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 1 }},
+		{"-o announce_submounts", func(o *options) bool { return o.submounts && len(o.warnings) == 0 && len(o.notes) == 1 }},
 		{"-o source=/o=1,cache=none,xattr,no_readdirplus", func(o *options) bool {
 			return o.sharedDir == "/o=1" && o.cache == "never" && o.xattr && !o.readdirplus
 		}},
@@ -230,7 +231,7 @@ func TestParseErrors(t *testing.T) {
 	for _, test := range []struct{ args, says string }{
 		{"--socket-path /x", "--shared-dir"},
 		{"--shared-dir /s", "--socket-path"},
-		{"--shared-dir", "needs an argument"},
+		{"--shared-dir", "needs a value"},
 		{"--shared-dir /s --socket-path /x extra", "extra"},
 		{"--shared-dir /s --socket-path /x --fd 3", "exclude"},
 		{"--shared-dir /s --fd 3 --socket /y", "exclude"},
@@ -240,8 +241,9 @@ func TestParseErrors(t *testing.T) {
 		{"+ --shared", "shared"}, // no abbreviations
 		{"+ -o xattr,", "no such option"},
 		{"+ -o source", "no such option"},
-		{"+ -x", "unknown shorthand"},
-		{"+ --tag", "needs an argument"},
+		{"+ -x", "unknown option -x"},
+		{"+ --soket-path /s", "did you mean --socket-path?"},
+		{"+ --tag", "needs a value"},
 		{"--shared-dir /s --fd 3 --socket-group kvm", "--socket-group"},
 		{"--shared-dir /s --fd -3", "--fd"},
 		{"--shared-dir /s --fd x", "--fd"},
@@ -296,7 +298,7 @@ func TestParseErrors(t *testing.T) {
 		{"+ --migration-mode=file-handles --migration-verify-handles", "is for --migration-mode=find-paths"},
 		{"+ --migration-confirm-paths --migration-mode file-handles", "is for --migration-mode=find-paths"},
 		{"+ --migration-on-error=ignore", "abort, guest-error"},
-		{"+ --dax", "needs an argument"},
+		{"+ --dax", "needs a value"},
 		{"+ --dax=yes", "never, inode, always"},
 		{"+ --dax-window-size=0", "multiple of 2M"},
 		{"+ --dax-include=[", "--dax-include: bad pattern"},
@@ -350,6 +352,33 @@ func TestRunPrints(t *testing.T) {
 		if status != test.status || !strings.Contains(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) ||
 			(test.stdout == "") != (stdout.Len() == 0) || (test.stderr == "") != (stderr.Len() == 0) {
 			t.Errorf("%q: got status %d, stdout %q, stderr %q", test.args, status, stdout.String(), stderr.String())
+		}
+	}
+}
+
+// TestRunFull: what can't be printed is a failure.
+func TestRunFull(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, arg := range []string{"--help", "--version", "--completion=bash", "--print-capabilities"} {
+		var stderr bytes.Buffer
+		if status := run([]string{arg}, full, &stderr); status != exitStart || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("%s: status %d, %q", arg, status, stderr.String())
+		}
+	}
+}
+
+func TestVersionLine(t *testing.T) {
+	own := "govirtiofsd " + versions.String("")
+	for name, want := range map[string]string{
+		"govirtiofsd": own, "/usr/bin/govirtiofsd": own, "": own, "/usr/libexec/virtiofsd-go": own,
+		"virtiofsd": "virtiofsd 1.14.0 (" + own + ")", "/usr/libexec/virtiofsd": "virtiofsd 1.14.0 (" + own + ")",
+	} {
+		if got := versionLine(name); got != want {
+			t.Errorf("%q: %s, want %s", name, got, want)
 		}
 	}
 }
@@ -413,10 +442,10 @@ func TestParseSize(t *testing.T) {
 
 func TestParseMessage(t *testing.T) {
 	for arg, want := range map[string]string{
-		"--fd=abc":                  `invalid argument "abc" for "--fd" flag: want a whole number`,
-		"--fd=99999999999999999999": `invalid argument "99999999999999999999" for "--fd" flag: the number is too large`,
-		"--rlimit-nofile=-4":        `invalid argument "-4" for "--rlimit-nofile" flag: want a whole number, 0 or more`,
-		"--readonly=yes":            `invalid argument "yes" for "--readonly" flag: takes no value`,
+		"--fd=abc":                  `invalid value "abc" for option --fd: want a whole number`,
+		"--fd=99999999999999999999": `invalid value "99999999999999999999" for option --fd: the number is too large`,
+		"--rlimit-nofile=-4":        `invalid value "-4" for option --rlimit-nofile: want a whole number, 0 or more`,
+		"--readonly=yes":            `invalid value "yes" for option --readonly: takes no value`,
 	} {
 		_, err := parse([]string{arg})
 		if err == nil || usageMessage(err) != want {

@@ -10,6 +10,20 @@ import (
 
 const usageLine = "Usage: govirtiofsd --shared-dir DIR (--socket-path PATH | --fd N) [options]"
 
+// shortUsage is what a start without options prints.
+const shortUsage = usageLine + `
+
+govirtiofsd shares a directory of the host with a virtual machine. For example:
+
+  govirtiofsd --shared-dir /srv/data --socket-path /run/data.sock
+  qemu-system-x86_64 ... -m 4G \
+    -object memory-backend-memfd,id=mem,size=4G,share=on -numa node,memdev=mem \
+    -chardev socket,id=fs,path=/run/data.sock \
+    -device vhost-user-fs-pci,chardev=fs,tag=data
+
+and in the guest: mount -t virtiofs data /mnt. All options: govirtiofsd --help.
+`
+
 // helpWidth is the length of the longest line, helpIndent where explanations start.
 const (
 	helpWidth  = 80

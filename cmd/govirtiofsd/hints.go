@@ -21,6 +21,7 @@ func hints(err error) []string {
 	if errors.Is(err, sandbox.ErrIDMap) {
 		out = append(out, "Ids other than one's own are mapped by newuidmap and newgidmap, of the package uidmap; "+
 			"/etc/subuid and /etc/subgid say which ones a user may have. --ownership=xattr needs neither.")
+		out = append(out, idMapHints()...)
 	}
 	if errors.Is(err, sandbox.ErrRootIDMap) {
 		out = append(out, "Root gives other owners to the guest's files by --translate-uid and --translate-gid, in every sandbox. "+

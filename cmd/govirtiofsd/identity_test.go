@@ -165,7 +165,7 @@ func TestIntegrationIDMapsRefused(t *testing.T) {
 	} {
 		d, dir := startMapped(t, test.args...)
 		d.wantStatus(exitStart)
-		if said := strings.Join(d.said, "\n"); !strings.Contains(said, test.says) || !strings.Contains(said, "/etc/subuid") {
+		if said := strings.Join(d.said, "\n"); !strings.Contains(said, test.says) || !strings.Contains(said, "by /etc/subuid: --uid-map=:0:4719:1: ") || !strings.Contains(said, ":2000000:65536:") {
 			t.Errorf("%v says:\n%s", test.args, said)
 		}
 		wantNoFiles(t, dir+"/s")

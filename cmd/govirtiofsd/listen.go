@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -137,12 +138,35 @@ func lacking(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
-// next waits for a connection or the end of ctx. warn is told once if it takes longer
-// because of an error.
+// next waits for a front-end, or the end of ctx. A connection that is closed without a
+// byte is none: somebody has looked whether the daemon is ready. warn is told once if it
+// takes longer because of an error. io.EOF says that there was one connection only, which
+// has ended.
 func (a *acceptor) next(ctx context.Context, warn func(error)) (*net.UnixConn, error) {
+	for {
+		c, err := a.accept(ctx, warn)
+		if err != nil {
+			return nil, err
+		}
+		err = spoken(ctx, c)
+		if err == nil {
+			return c, nil
+		}
+		c.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// accept waits for a connection.
+func (a *acceptor) accept(ctx context.Context, warn func(error)) (*net.UnixConn, error) {
 	if c := a.first; c != nil {
 		a.first = nil
 		return c, nil
+	}
+	if a.listener == nil {
+		return nil, io.EOF
 	}
 	stop := context.AfterFunc(ctx, func() { a.listener.Close() })
 	defer stop()
@@ -162,6 +186,33 @@ func (a *acceptor) next(ctx context.Context, warn func(error)) (*net.UnixConn, e
 		return nil, fmt.Errorf("accept: %w", err)
 	}
 	return c, nil
+}
+
+// spoken waits until there is something to read from c, and leaves it there. It returns
+// an error if the other side closes the connection before, or ctx ends, after which c is
+// closed.
+func spoken(ctx context.Context, c *net.UnixConn) error {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var n int
+	var peekErr error
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, _, _, peekErr = unix.Recvmsg(int(fd), make([]byte, 1), nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return !errors.Is(peekErr, unix.EAGAIN) && !errors.Is(peekErr, unix.EINTR)
+	})
+	switch {
+	case err != nil:
+		return err
+	case peekErr != nil:
+		return peekErr
+	case n == 0:
+		return io.EOF
+	}
+	return nil
 }
 
 // close stops listening; who tries to connect is refused.

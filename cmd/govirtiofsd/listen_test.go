@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -188,6 +189,9 @@ func TestAcceptLacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if _, err := c.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
@@ -228,5 +232,59 @@ func TestIntegrationUnreadLog(t *testing.T) {
 			t.Errorf("--sandbox=%s: %v", sandbox, err)
 		}
 		wantNoFiles(t, socket)
+	}
+}
+
+// TestIntegrationReadinessProbe: connections without a message, by which some see whether the daemon is
+// ready, end nothing and hold nothing up.
+func TestIntegrationReadinessProbe(t *testing.T) {
+	for _, box := range sandboxes() {
+		for _, more := range []string{"", "--keep-listening"} {
+			t.Run(box+more, func(t *testing.T) {
+				socket := filepath.Join(tempDir(t), "s")
+				args := []string{"--sandbox=" + box, "--shared-dir=" + tempDir(t), "--socket-path=" + socket}
+				if more != "" {
+					args = append(args, more)
+				}
+				d := startDaemon(t, nil, args...)
+				d.waitLine(waitingLine)
+				for range 3 {
+					c, err := net.Dial("unix", socket)
+					if err != nil {
+						t.Fatal(err)
+					}
+					c.Close()
+				}
+				c := connect(t, socket)
+				if _, err := c.Getattr(1); err != nil {
+					t.Error(err)
+				}
+				c.Close()
+				if more == "" {
+					d.wantStatus(exitOK)
+				}
+			})
+		}
+	}
+}
+
+// TestProbedConnection: of one connection that ends without a message there is nothing
+// left to serve.
+func TestProbedConnection(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := adoptEndpoint(pair[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAcceptor(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(pair[1])
+	if _, err := a.next(t.Context(), nil); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
 	}
 }

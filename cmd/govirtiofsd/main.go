@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 
 	"github.com/sirupsen/logrus"
@@ -16,6 +18,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/dormant"
 	"github.com/govirtiofs/govirtiofs/internal/procs"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // version is set by the linker, see internal/version.
@@ -35,6 +38,9 @@ func init() {
 }
 
 func main() {
+	if sandbox.RunProbe() {
+		return
+	}
 	most := dormant.Processors()
 	dormant.SmallPages()
 	if os.Getenv(stretchEnv) != "" {
@@ -47,8 +53,8 @@ func main() {
 
 // run is the program; it returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 {
-		printHelp(stderr)
+	if len(args) == 0 && !socketsPassed() {
+		fmt.Fprint(stderr, shortUsage)
 		return exitUsage
 	}
 	o, err := parse(args)
@@ -56,18 +62,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "govirtiofsd: %v\n%s\nTry govirtiofsd --help.\n", usageMessage(err), usageLine)
 		return exitUsage
 	}
-	switch {
-	case o.help:
-		printHelp(stdout)
-		return exitOK
-	case o.version:
-		fmt.Fprintln(stdout, "govirtiofsd", versions.String(version))
-		return exitOK
-	case o.completion != "":
-		printCompletion(stdout, o.completion)
-		return exitOK
-	case o.printCapabilities:
-		if err := printCapabilities(stdout); err != nil {
+	if o.asks() {
+		if err := o.tell(stdout); err != nil {
 			fmt.Fprintf(stderr, "govirtiofsd: %v\n", err)
 			return exitStart
 		}
@@ -84,6 +80,43 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitStatus(log, err)
 	}
 	return exitOK
+}
+
+// asks reports whether the options only ask for something to be printed.
+func (o *options) asks() bool {
+	return o.help || o.version || o.completion != "" || o.printCapabilities
+}
+
+// tell prints what the options ask for. An error is one of w.
+func (o *options) tell(w io.Writer) error {
+	var b bytes.Buffer
+	switch {
+	case o.help:
+		printHelp(&b)
+	case o.version:
+		fmt.Fprintln(&b, versionLine(os.Args[0]))
+	case o.completion != "":
+		printCompletion(&b, o.completion)
+	default:
+		if err := printCapabilities(&b); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// replaced is the version of virtiofsd whose options this program takes.
+const replaced = "1.14.0"
+
+// versionLine is what the program says of itself. Programs that start virtiofsd read
+// "virtiofsd X.Y.Z", so that is what it says when it was put in place of virtiofsd.
+func versionLine(name string) string {
+	own := "govirtiofsd " + versions.String(version)
+	if filepath.Base(name) == "virtiofsd" {
+		return fmt.Sprintf("virtiofsd %s (%s)", replaced, own)
+	}
+	return own
 }
 
 // usageMessage is what was wrong, without the mark.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"time"
@@ -215,6 +216,10 @@ func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, 
 		conn, err := a.next(ctx, func(err error) {
 			log.WithError(err).Warn("A front-end can't connect for now")
 		})
+		if errors.Is(err, io.EOF) {
+			log.Info("Client disconnected, shutting down")
+			return nil
+		}
 		if err != nil {
 			return signalOr(ctx, err)
 		}

@@ -55,6 +55,9 @@ func start(o *options, log *logrus.Logger) error {
 	for _, w := range o.warnings {
 		log.Warn(w)
 	}
+	for _, n := range o.notes {
+		log.Debug(n)
+	}
 	if s := o.aboutOwners(os.Geteuid()); s != "" {
 		log.Info(s)
 	}
@@ -74,9 +77,16 @@ func start(o *options, log *logrus.Logger) error {
 	if builtWithCgo && o.sandboxMode != sandbox.ModeNone {
 		return errors.New("this program was built with cgo and can't take privileges off its threads in a sandbox: build it with CGO_ENABLED=0")
 	}
+	forbidden, err := o.probeCalls(log)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
 	long := startStretch(o, log)
 	if o.sandboxMode == sandbox.ModeNamespace {
 		return superviseChild(o, e, n, long, log, signals)
+	}
+	if err := o.goWithout(forbidden, log); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
 	}
 	return serve(o, e, n, long, log, signals)
 }
@@ -90,6 +100,13 @@ func startChild(o *options, log *logrus.Logger) error {
 		return err
 	}
 	unix.CloseOnExec(childReady)
+	forbidden, err := o.probeCalls(log)
+	if err == nil {
+		err = o.goWithout(forbidden, log)
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
 	n := &notifier{to: os.NewFile(childReady, "pipe of readiness")}
 	return serve(o, e, n, adoptStretch(), log, signals)
 }

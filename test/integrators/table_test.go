@@ -220,7 +220,7 @@ func (in integrator) end(t *testing.T, d *process, p place, disconnected func())
 // TestIntegrationQuestions asks what starters ask before they start a daemon.
 func TestIntegrationQuestions(t *testing.T) {
 	for _, test := range []struct{ who, arg, want string }{
-		{"Lima, virtme-ng", "--version", "virtiofsd "},
+		{"Lima, virtme-ng", "--version", "virtiofsd 1.14.0 (govirtiofsd "},
 		{"bcvk, virtme-ng", "--help", "--readonly"},
 		{"libvirt", "--print-capabilities", `"separate-options"`},
 		{"Incus", "--print-capabilities", `"posix-acl-negotiation-mode"`},

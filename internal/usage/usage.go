@@ -1,0 +1,103 @@
+// Package usage says what is wrong with a command line, in the words of its users rather
+// than in those of the packages that read it.
+package usage
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Message is what a parser of options, which set holds, found wrong. Other errors keep
+// their message.
+func Message(set *pflag.FlagSet, err error) string {
+	var unknown *pflag.NotExistError
+	var empty *pflag.ValueRequiredError
+	var value *pflag.InvalidValueError
+	var syntax *pflag.InvalidSyntaxError
+	switch {
+	case errors.As(err, &unknown):
+		return unknownOption(set, unknown)
+	case errors.As(err, &empty):
+		return fmt.Sprintf("option --%s needs a value", empty.GetFlag().Name)
+	case errors.As(err, &value):
+		return fmt.Sprintf("invalid value %q for option --%s: %s", value.GetValue(), value.GetFlag().Name, cause(value))
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("%s is no option", syntax.GetSpecifiedFlag())
+	}
+	return err.Error()
+}
+
+func unknownOption(set *pflag.FlagSet, err *pflag.NotExistError) string {
+	name := err.GetSpecifiedName()
+	if err.GetSpecifiedShortnames() != "" {
+		return "unknown option -" + name
+	}
+	if like := similar(set, name); like != "" {
+		return fmt.Sprintf("unknown option --%s; did you mean --%s?", name, like)
+	}
+	return "unknown option --" + name
+}
+
+// cause is what is wrong with a value, without the words of Go's parsers.
+func cause(err *pflag.InvalidValueError) string {
+	var number *strconv.NumError
+	switch {
+	case err.GetFlag().Value.Type() == "duration": // package time has no type of error
+		return "want a duration, such as 500ms, 10s or 2m"
+	case !errors.As(err, &number):
+		return err.Unwrap().Error()
+	case number.Func == "ParseBool":
+		return "takes no value"
+	case errors.Is(number, strconv.ErrRange) && strings.HasPrefix(number.Num, "-"):
+		return "the number is too small"
+	case errors.Is(number, strconv.ErrRange):
+		return "the number is too large"
+	case number.Func == "ParseUint" && strings.HasPrefix(number.Num, "-"):
+		return "want a whole number, 0 or more"
+	case number.Func == "ParseFloat":
+		return "want a number"
+	}
+	return "want a whole number"
+}
+
+// similar returns the option that name is most likely meant to be: up to a third of
+// the letters may be wrong, and two when there are four (swapped ones count as two). ""
+// if there is none.
+func similar(set *pflag.FlagSet, name string) (best string) {
+	least := len(name)/3 + 1
+	if len(name) >= 4 {
+		least = max(least, 3)
+	}
+	set.VisitAll(func(f *pflag.Flag) {
+		if d := distance(name, f.Name); !f.Hidden && d < least {
+			best, least = f.Name, d
+		}
+	})
+	return best
+}
+
+// distance counts the letters that have to be put in, left out or changed to make b of
+// a (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
