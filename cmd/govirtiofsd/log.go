@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,6 +55,9 @@ func levelName(l logrus.Level) string {
 // the environment's RUST_LOG, if it is there.
 func newLog(o *options, w io.Writer, rustLog *string) *logrus.Logger {
 	l := logrus.New()
+	if f, ok := w.(*os.File); ok {
+		w = &steadyWriter{put: steadily(f), notice: func(n int) []byte { return warningLine(l, droppedMessage(n)) }}
+	}
 	l.SetOutput(w)
 	l.SetFormatter(lineFormatter{})
 	level := o.logLevel
@@ -76,6 +80,13 @@ func newLog(o *options, w io.Writer, rustLog *string) *logrus.Logger {
 	}
 	setLevel(l, level)
 	return l
+}
+
+// warningLine is a warning in the form of the log.
+func warningLine(l *logrus.Logger, message string) []byte {
+	e := &logrus.Entry{Logger: l, Time: time.Now(), Level: logrus.WarnLevel, Message: message}
+	line, _ := lineFormatter{}.Format(e)
+	return line
 }
 
 func setLevel(l *logrus.Logger, name string) {

@@ -2,14 +2,17 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 )
 
 // Priorities of RFC 3164: facility USER, and the severities.
@@ -24,13 +27,19 @@ const (
 
 // syslogSocket writes to the local system log. It connects once: in the sandbox
 // there is no socket to connect to again. (log/syslog would try.)
-type syslogSocket struct{ conn net.Conn }
+//
+// Like standard error it is never waited for, and messages that find no room are counted.
+type syslogSocket struct {
+	conn    *net.UnixConn
+	mu      sync.Mutex
+	dropped int
+}
 
 func openSyslog() (*syslogSocket, error) {
 	paths := []string{"/dev/log", "/var/run/syslog", "/var/run/log"}
 	for _, path := range paths {
-		if conn, err := net.Dial("unixgram", path); err == nil {
-			return &syslogSocket{conn}, nil
+		if conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"}); err == nil {
+			return &syslogSocket{conn: conn}, nil
 		}
 	}
 	return nil, fmt.Errorf("nobody listens on %s", strings.Join(paths, ", "))
@@ -46,21 +55,44 @@ func (s *syslogSocket) attach(l *logrus.Logger) {
 // Levels implements logrus.Hook.
 func (s *syslogSocket) Levels() []logrus.Level { return logrus.AllLevels }
 
-// Fire implements logrus.Hook.
+// Fire implements logrus.Hook. It returns no error: logrus would write that to standard
+// error, which may be stalled as well.
 func (s *syslogSocket) Fire(e *logrus.Entry) error {
 	line, err := lineFormatter{plain: true}.Format(e)
 	if err != nil {
-		return err
+		return nil
 	}
-	return s.write(severity(e.Level), e.Time, line)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dropped > 0 {
+		if s.write(severityWarn, e.Time, []byte(droppedMessage(s.dropped))) != nil {
+			s.dropped++
+			return nil
+		}
+		s.dropped = 0
+	}
+	if s.write(severity(e.Level), e.Time, line) != nil {
+		s.dropped++
+	}
+	return nil
 }
 
+// write sends one message, or returns EAGAIN if it would have to wait.
 func (s *syslogSocket) write(severity int, at time.Time, line []byte) error {
 	line = bytes.TrimRight(line, "\n")
 	line = line[:min(len(line), maxSyslogBytes)]
-	_, err := fmt.Fprintf(s.conn, "<%d>%s govirtiofsd[%d]: %s",
+	b := fmt.Appendf(nil, "<%d>%s govirtiofsd[%d]: %s",
 		facilityUser|severity, at.Format(time.Stamp), os.Getpid(), line)
-	return err
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	sendErr := error(nil)
+	err = raw.Write(func(fd uintptr) bool {
+		_, sendErr = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	return errors.Join(err, sendErr)
 }
 
 func severity(l logrus.Level) int {
