@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,8 @@ type Conn struct {
 	sharing  SharedMemoryDevice // device, if it can
 	log      *logrus.Entry
 	grumble  rate.Sometimes  // for messages that were refused
+	private  sync.Once       // for what to do about memory that is not shared
+	begun    sync.Once       // for what was agreed on
 	ended    <-chan struct{} // closed when Serve's context ends
 
 	features uint64 // acknowledged
@@ -128,6 +131,11 @@ func (c *Conn) next() error {
 // refused logs what is wrong with a message: in words that help whoever set up the
 // VMM, and not without end, because the front-end decides how often.
 func (c *Conn) refused(m *message, err error) {
+	if errors.Is(err, errNotShared) || errors.Is(err, errNoMemory) {
+		c.private.Do(func() { c.log.Warnf("vhost-user: %s refused: %v. %s", m.request, err, ShareHint) })
+		c.log.Debugf("vhost-user: %s refused: %v", m.request, err)
+		return
+	}
 	c.grumble.Do(func() { c.log.Warnf("vhost-user: %s refused: %v", m.request, err) })
 }
 

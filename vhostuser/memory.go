@@ -19,9 +19,20 @@ const (
 	maxRegions = 8192
 )
 
-// errNotShared is what a front-end's user has to know when no descriptors come with
-// memory.
-var errNotShared = errors.New("no descriptor: guest memory is not shared; with QEMU use -object memory-backend-memfd,share=on")
+// Errors of front-ends whose guest has memory that is not shared. QEMU sends no memory at
+// all then, and starts the rings all the same.
+var (
+	errNotShared = errors.New("no descriptor comes with guest memory")
+	errNoMemory  = errors.New("no guest memory yet")
+)
+
+// ShareHint says what to do about guest memory that the back-end can't see. It is the commonest
+// mistake, and the guest only hangs.
+const ShareHint = "The guest's memory is not shared with this daemon: the guest hangs as soon as it uses the share. " +
+	"QEMU: -object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem. " +
+	"cloud-hypervisor: --memory size=SIZE,shared=on. " +
+	"libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>. " +
+	"\"govirtiofs doctor\" looks at a VMM that runs"
 
 // getMaxMemSlots answers how many regions a front-end should count on.
 func (c *Conn) getMaxMemSlots(*message) ([]byte, error) { return replyU64(memSlots), nil }

@@ -243,6 +243,9 @@ func (c *Conn) startRing(index int) error {
 		r.queue = nil
 		return fmt.Errorf("ring %d: %w", index, err)
 	}
+	c.begun.Do(func() {
+		c.log.Infof("vhost-user: the first ring runs: features %#x, protocol features %s", c.features, c.protocol)
+	})
 	c.log.Debugf("vhost-user: ring %d runs: %d entries from index %d on", index, r.size, r.base)
 	return nil
 }
@@ -280,7 +283,7 @@ func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
 func (c *Conn) touch(userAddr uint64) error {
 	memory := c.space.Load()
 	if memory == nil {
-		return errors.New("no guest memory yet")
+		return errNoMemory
 	}
 	defer memory.Release()
 	b := memory.User(userAddr, 1)

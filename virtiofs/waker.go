@@ -49,8 +49,14 @@ func newWaker(kick int) (w *waker, err error) {
 }
 
 // wait returns after a kick, a call of wake, timeout milliseconds (-1: no
-// limit), or for no reason at all.
-func (w *waker) wait(timeout int) { _, _ = unix.EpollWait(w.epoll, w.events[:], timeout) }
+// limit), or for no reason at all. It reports whether there was a kick.
+func (w *waker) wait(timeout int) (kicked bool) {
+	n, _ := unix.EpollWait(w.epoll, w.events[:], timeout)
+	for i := range max(n, 0) {
+		kicked = kicked || int(w.events[i].Fd) != w.own
+	}
+	return kicked
+}
 
 // wake wakes the worker, now or when it next sleeps.
 func (w *waker) wake() {

@@ -50,6 +50,7 @@ type worker struct {
 	lingering int // entries of the ring that requests take which wait for other clients
 	short     shortWaits
 	served    uint64 // chains given back
+	vain      int    // kicks before the first of these
 	broken    bool   // the ring makes no sense; nothing more is read from it
 	canceled  bool   // the waiting requests have been told to end
 	yielded   time.Time
@@ -163,8 +164,11 @@ func (w *worker) run(ready chan<- error) {
 	w.thread = thread
 	thread.Alone, thread.MayLinger = w.alone, w.mayLinger
 	debug.SetPanicOnFault(true)
-	for {
+	for kicked := false; ; {
 		timeout := w.batch()
+		if kicked && w.served == 0 {
+			w.kickedInVain()
+		}
 		if w.stopping.Load() && len(w.waiting) == 0 {
 			w.server.StopThread(thread)
 			close(w.exited)
@@ -181,7 +185,7 @@ func (w *worker) run(ready chan<- error) {
 		if w.vring.Kick < 0 {
 			timeout = pollInterval
 		}
-		w.waker.wait(timeout)
+		kicked = w.waker.wait(timeout)
 	}
 }
 

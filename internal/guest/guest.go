@@ -100,6 +100,9 @@ type Options struct {
 	MountOptions string
 	// Mem is the guest's memory in MiB, 0 for 512.
 	Mem int
+	// Memory, if not nil, are QEMU's options for the guest's memory beside -m, instead of
+	// those for memory that it shares with back-ends.
+	Memory []string
 	// CPUs is the number of processors, 0 for 2 or the most Queues of a share,
 	// whichever is more. UML has one.
 	CPUs int

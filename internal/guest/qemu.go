@@ -86,13 +86,17 @@ func qemuArgs(c *command, m *machine, kernel, initramfs string, o *Options) ([]s
 		"-L", filepath.Join(data, "seabios"), "-L", filepath.Join(data, "qemu"),
 		"-accel", "tcg,thread=multi",
 		"-smp", strconv.Itoa(o.CPUs), "-m", mem,
-		// Only memory that can be shared by a file descriptor reaches a back-end.
-		"-object", "memory-backend-memfd,id=mem,share=on,size=" + mem + "M", "-numa", "node,memdev=mem",
 		"-nodefaults", "-no-user-config", "-display", "none",
 		// An interrupt character goes to the guest rather than to QEMU.
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", kernel, "-initrd", initramfs, "-append", m.kernelArgs,
 	}
+	memory := o.Memory
+	if memory == nil {
+		// Only memory that can be shared by a file descriptor reaches a back-end.
+		memory = []string{"-object", "memory-backend-memfd,id=mem,share=on,size=" + mem + "M", "-numa", "node,memdev=mem"}
+	}
+	args = append(args, memory...)
 	args = append(args, m.args...)
 	args = append(args, m.port(0, c.status)...)
 	if c.archive != "" {

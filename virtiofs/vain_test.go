@@ -1,0 +1,85 @@
+package virtiofs
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/eventfd"
+)
+
+// logText is a log that can be read while it is written.
+type logText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logText) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), s)
+}
+
+// TestKickedInVain: a guest kicks for a request, which is in memory that the worker does not
+// see. That is said once.
+func TestKickedInVain(t *testing.T) {
+	var said logText
+	l := logrus.New()
+	l.SetOutput(&said)
+	r := newRing(t)
+	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); said.count("share=on") == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing is said")
+		}
+		eventfd.Signal(r.kick)
+	}
+	for range 100 {
+		eventfd.Signal(r.kick)
+		time.Sleep(10 * time.Microsecond)
+	}
+	r.init() // it was nothing but strange kicks
+	w.stop()
+	if n := said.count("share=on"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+}
+
+// TestKickedTwice: a kick at the start, as QEMU makes, and kicks that come late are no sign
+// of anything.
+func TestKickedTwice(t *testing.T) {
+	var said logText
+	l := logrus.New()
+	l.SetOutput(&said)
+	r := newRing(t)
+	eventfd.Signal(r.kick)
+	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.init()
+	for range 100 {
+		eventfd.Signal(r.kick)
+		if errno, _ := r.do(fp.OpGetattr, 1, fp.Bytes(&fp.GetattrIn{}), 104); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	w.stop()
+	if n := said.count("share=on"); n != 0 {
+		t.Errorf("said %d times", n)
+	}
+}
