@@ -92,6 +92,7 @@ func TestIntegrationAsleep(t *testing.T) {
 		{"SIGTERM", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGTERM) }, exitOK, "", false},
 		{"SIGINT", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGINT) }, exitOK, "", false},
 		{"SIGHUP", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGHUP) }, exitOK, "", false},
+		{"SIGQUIT", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGQUIT) }, 2, "goroutine", false},
 		{"disconnected", func(t *testing.T, _, _ int, socket string) { connect(t, socket).Close() }, exitOK, "", false},
 		{"child ended", func(_ *testing.T, _, child int, _ string) { _ = unix.Kill(child, unix.SIGTERM) }, exitOK, "", false},
 		{"child killed", func(_ *testing.T, _, child int, _ string) { _ = unix.Kill(child, unix.SIGKILL) }, exitStart, "killed", false},

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type endpoint struct {
 	connected bool
 	socket    *entry   // nil when the socket is not ours to remove
 	pid       *pidFile // nil unless the socket is ours
+	once      sync.Once
 }
 
 // openEndpoint makes or takes over the socket that the options name.
@@ -95,15 +97,23 @@ func adoptEndpoint(fd int) (*endpoint, error) {
 
 // remove removes the files that belong to the endpoint and closes it.
 func (e *endpoint) remove() {
-	if e.socket != nil {
-		e.socket.remove()
-	}
-	if e.pid != nil {
-		e.pid.remove()
-	}
+	e.removeFiles()
 	if e.file != nil {
 		e.file.Close()
 	}
+}
+
+// removeFiles removes the files that belong to the endpoint. It may be called twice, also
+// at the same time.
+func (e *endpoint) removeFiles() {
+	e.once.Do(func() {
+		if e.socket != nil {
+			e.socket.remove()
+		}
+		if e.pid != nil {
+			e.pid.remove()
+		}
+	})
 }
 
 // acceptor yields the connections of an endpoint, one after the other.

@@ -240,3 +240,22 @@ func TestIntegrationTakeOver(t *testing.T) {
 		}
 	}
 }
+
+// TestIntegrationQuit: SIGQUIT has the daemon print its stacks, as any Go program, and
+// leave nothing behind.
+func TestIntegrationQuit(t *testing.T) {
+	for _, box := range sandboxes() {
+		t.Run(box, func(t *testing.T) {
+			dir := tempDir(t)
+			d := startDaemon(t, nil, "--socket-path", dir+"/s", "--shared-dir", dir, "--sandbox="+box)
+			d.waitLine(waitingLine)
+			c := connect(t, dir+"/s")
+			defer c.Close()
+			_ = d.cmd.Process.Signal(unix.SIGQUIT)
+			d.waitLine("SIGQUIT: quit")
+			d.waitLine("virtiofs.(*worker).run")
+			d.wantStatus(2)
+			wantNoFiles(t, dir+"/s")
+		})
+	}
+}

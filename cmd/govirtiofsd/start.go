@@ -40,6 +40,23 @@ func (s *childStatus) Error() string { return fmt.Sprintf("sandboxed process exi
 // endSignals ask the daemon to end.
 var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
+// supervised are those that the process beside a sandboxed one passes on: also SIGQUIT, at
+// which a Go program prints its stacks and exits with 2.
+var supervised = append([]os.Signal{unix.SIGQUIT}, endSignals...)
+
+// removeAtQuit has SIGQUIT remove the endpoint's files before it does what it does to a Go
+// program.
+func removeAtQuit(e *endpoint) {
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, unix.SIGQUIT)
+	go func() {
+		<-quit
+		e.removeFiles()
+		signal.Reset(unix.SIGQUIT)
+		_ = unix.Kill(os.Getpid(), unix.SIGQUIT)
+	}()
+}
+
 // start opens the endpoint and serves it, in this process or in a sandboxed one.
 func start(o *options, log *logrus.Logger) error {
 	if inChild() {
@@ -48,7 +65,11 @@ func start(o *options, log *logrus.Logger) error {
 		return startChild(o, log)
 	}
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, endSignals...)
+	if o.sandboxMode == sandbox.ModeNamespace {
+		signal.Notify(signals, supervised...)
+	} else {
+		signal.Notify(signals, endSignals...)
+	}
 	if state, signalled, ok := dormant.Awake(); ok {
 		return awake(o, log, signals, state, signalled)
 	}
@@ -71,6 +92,9 @@ func start(o *options, log *logrus.Logger) error {
 	}
 	defer e.remove()
 	defer n.stopping()
+	if o.sandboxMode != sandbox.ModeNamespace {
+		removeAtQuit(e)
+	}
 	if e.connected && o.keepListening {
 		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
 	}

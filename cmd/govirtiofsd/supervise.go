@@ -70,7 +70,8 @@ func (s *supervisor) start(ready <-chan bool) error {
 				<-ready // systemd takes an end before READY for a failure
 			}
 			return s.run(ended, false)
-		case <-s.signals:
+		case sig := <-s.signals:
+			s.pass(sig)
 			return s.run(ended, true)
 		}
 	}
@@ -88,17 +89,23 @@ func (s *supervisor) ended() <-chan struct{} {
 	return ended
 }
 
+// pass tells the child to end: by SIGQUIT with its stacks, by all others with SIGTERM.
+func (s *supervisor) pass(sig os.Signal) {
+	if sig != unix.SIGQUIT {
+		sig = unix.SIGTERM
+	}
+	s.notify.stopping()
+	_ = s.child.Signal(sig)
+}
+
 // run returns when the child has ended. Signals are passed on; signalled says that there
-// has been one already.
+// has been one already, which was passed on.
 func (s *supervisor) run(ended <-chan struct{}, signalled bool) error {
 	var kill <-chan time.Time
 	for {
-		if signalled {
+		if signalled && kill == nil {
 			s.notify.stopping()
-			_ = s.child.Signal(unix.SIGTERM)
-			if kill == nil {
-				kill = time.After(endGrace + time.Second)
-			}
+			kill = time.After(endGrace + time.Second)
 		}
 		select {
 		case <-ended:
@@ -107,7 +114,8 @@ func (s *supervisor) run(ended <-chan struct{}, signalled bool) error {
 				return fmt.Errorf("sandboxed process: %w", err)
 			}
 			return childError(state)
-		case <-s.signals:
+		case sig := <-s.signals:
+			s.pass(sig)
 			signalled = true
 		case <-kill:
 			s.log.Warn("the sandboxed process does not end: killing it")
@@ -168,7 +176,7 @@ func (s *supervisor) sleep() {
 	}
 	b, err := json.Marshal(state)
 	if err == nil {
-		err = dormant.Sleep(string(b), s.child.Pid, files, s.signals, endSignals)
+		err = dormant.Sleep(string(b), s.child.Pid, files, s.signals, supervised)
 	}
 	s.log.WithError(err).Debug("The supervising process keeps its memory")
 }

@@ -29,11 +29,12 @@ import (
 )
 
 // env carries the state through the new start, after a byte that is "1" when a signal has
-// come, and the child was sent SIGTERM. The files entry_*.s know it, too.
+// come, and the child was sent SIGTERM, or SIGQUIT for SIGQUIT. The files entry_*.s know it, too.
 const env = "GOVIRTIOFSD_DORMANT"
 
-// held are the signals that Sleep knows to hold back, as a mask: SIGHUP, SIGINT and SIGTERM.
-const held = 1<<(unix.SIGHUP-1) | 1<<(unix.SIGINT-1) | 1<<(unix.SIGTERM-1)
+// held are the signals that Sleep knows to hold back, as a mask: SIGHUP, SIGINT, SIGQUIT and
+// SIGTERM.
+const held = 1<<(unix.SIGHUP-1) | 1<<(unix.SIGINT-1) | 1<<(unix.SIGQUIT-1) | 1<<(unix.SIGTERM-1)
 
 // urgent is SIGURG, which no thread of a Go program blocks for long: the runtime uses it.
 const urgent = 1 << (unix.SIGURG - 1)
@@ -64,7 +65,8 @@ func Awake() (state string, signalled, ok bool) {
 
 // Sleep starts the program anew, with the same arguments and environment and with files
 // open under the same numbers. The new start waits until the child has ended, and sends it
-// SIGTERM when one of the signals, which are of SIGTERM, SIGINT and SIGHUP, has come. When
+// SIGTERM when one of the signals, which are of SIGTERM, SIGINT, SIGHUP and SIGQUIT, has come,
+// for SIGQUIT that. When
 // the child has ended, or has not a second after that, it calls Awake. Sleep returns if that
 // is not possible, or if a signal was caught, which still is in caught then. The caller is
 // locked to the main thread, and caught is notified of the signals and of nothing else.

@@ -81,11 +81,11 @@ func asleep(pid int) time.Duration {
 // wants to. Every other one is known to sleep when the first comes. It takes 3 s.
 func TestSignals(t *testing.T) {
 	program := buildSleeper(t, "-ldflags", "-E govirtiofs_entry")
-	all := []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
+	all := []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
 	var took, sum time.Duration
 	wait := func(pid int) { took = asleep(pid) }
 	for i := range 200 {
-		first, second := all[i%3], all[i/3%3]
+		first, second := all[i%4], all[i/4%4]
 		before, awake := wait, ""
 		if i%2 == 0 {
 			awake = "awake state\na signal\n"

@@ -31,7 +31,7 @@ length:
 	CMPL	R12, 16(SI)
 	JNE	next
 
-	SUBQ	$416, SP		// two struct pollfd, a timespec, three signalfd_siginfo
+	SUBQ	$544, SP		// two struct pollfd, a timespec, four signalfd_siginfo
 	MOVQ	$0x6f69747269766f67, AX	// "govirtio"
 	MOVQ	AX, 0(SP)
 	MOVQ	$0x647366, AX		// "fsd"
@@ -63,7 +63,7 @@ poll:
 	XORL	AX, AX			// read
 	MOVL	$200, DI		// signalFD
 	LEAQ	32(SP), SI
-	MOVL	$384, DX
+	MOVL	$512, DX
 	SYSCALL
 	TESTQ	R14, R14
 	JLE	awake			// the time is over
@@ -78,7 +78,11 @@ poll:
 	// and while it ends there is no runtime yet that a second one could end.
 	MOVL	$424, AX		// pidfd_send_signal
 	MOVL	$201, DI		// childFD
+	MOVL	32(SP), SI		// ssi_signo
+	CMPL	SI, $3			// SIGQUIT, at which it prints its stacks
+	JEQ	tell
 	MOVL	$15, SI			// SIGTERM
+tell:
 	XORL	DX, DX
 	XORL	R10, R10
 	SYSCALL
@@ -109,7 +113,7 @@ ignore:
 skip:
 	TESTL	R12, R12
 	JNZ	ignore
-	ADDQ	$416, SP
+	ADDQ	$544, SP
 start:
 	JMP	govirtiofs_start(SB)
 

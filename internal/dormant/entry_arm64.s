@@ -37,7 +37,7 @@ length:
 	BNE	next
 
 	// In R23 is the state, whose first byte is for us.
-	SUB	$416, RSP, RSP		// two struct pollfd, a timespec, three signalfd_siginfo
+	SUB	$544, RSP, RSP		// two struct pollfd, a timespec, four signalfd_siginfo
 	MOVD	$0x6f69747269766f67, R0	// "govirtio"
 	MOVD	R0, 0(RSP)
 	MOVD	$0x647366, R0		// "fsd"
@@ -68,7 +68,7 @@ poll:
 	MOVD	$63, R8			// read
 	MOVD	$200, R0		// signalFD
 	ADD	$32, RSP, R1
-	MOVD	$384, R2
+	MOVD	$512, R2
 	SVC	$0
 	CMP	$0, R25
 	BLE	awake			// the time is over
@@ -82,7 +82,11 @@ poll:
 	// and while it ends there is no runtime yet that a second one could end.
 	MOVD	$424, R8		// pidfd_send_signal
 	MOVD	$201, R0		// childFD
+	MOVWU	32(RSP), R1		// ssi_signo
+	CMP	$3, R1			// SIGQUIT, at which it prints its stacks
+	BEQ	tell
 	MOVD	$15, R1			// SIGTERM
+tell:
 	MOVD	$0, R2
 	MOVD	$0, R3
 	SVC	$0
@@ -115,7 +119,7 @@ ignore:
 	SVC	$0
 skip:
 	CBNZ	R23, ignore
-	ADD	$416, RSP, RSP
+	ADD	$544, RSP, RSP
 start:
 	B	govirtiofs_start(SB)
 

@@ -22,7 +22,7 @@ func main() {
 		return
 	}
 	runtime.LockOSThread()
-	all := []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
+	all := []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, all...)
 	if state, signalled, ok := dormant.Awake(); ok {
