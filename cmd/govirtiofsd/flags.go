@@ -86,8 +86,11 @@ type options struct {
 	guestFiles    int  // how many descriptors the guest may use up
 	landlocked    bool // Landlock is in force
 	hostLocks     hostLocks
-	warnings      []string // said once there is a log
-	notes         []string // the same, for those who want to know all
+
+	usesFileHandles bool
+	given           []string // the options of the command line, for the log
+	warnings        []string // said once there is a log
+	notes           []string // the same, for those who want to know all
 }
 
 // errUsage marks errors of the command line, which exit with 2.
@@ -140,6 +143,7 @@ func parse(args []string) (*options, error) {
 		return nil, err
 	}
 	o.noFileSet = all.Changed("rlimit-nofile")
+	o.given = givenOptions(all)
 	return o, o.check(all)
 }
 

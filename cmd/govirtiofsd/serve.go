@@ -136,6 +136,7 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	if err != nil {
 		return nil, err
 	}
+	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
 	entry := logrus.NewEntry(log)
 	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
@@ -227,6 +228,7 @@ func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, 
 			a.close()
 		}
 		log.Info("Client connected, servicing requests")
+		log.Info(o.describe(conn))
 		if err := d.Serve(ctx, conn); err != nil {
 			if !o.keepListening || ctx.Err() != nil {
 				return signalOr(ctx, err)
