@@ -46,7 +46,7 @@ type benchFlags struct {
 func newBench() *cobra.Command {
 	f := &benchFlags{}
 	cmd := &cobra.Command{
-		Use:   "bench (--socket PATH --dir DIR | --daemon 'COMMAND {socket} {dir}') [flags]",
+		Use:   "bench (--socket PATH --dir DIR | --daemon 'COMMAND {socket} {dir}') [options]",
 		Short: "Measure a vhost-user-fs back-end, or compare several",
 		Long: `Drives a vhost-user-fs back-end the way a Linux guest does, without a virtual
 machine, and reports operations per second, the back-end's processor time per

@@ -26,7 +26,7 @@ type doctorOptions struct {
 func newDoctor() *cobra.Command {
 	o := &doctorOptions{}
 	cmd := &cobra.Command{
-		Use:   "doctor",
+		Use:   "doctor [options]",
 		Short: "Find out why a share does not work, and what to do",
 		Long: `Looks at the host, the shared directory, the socket and the VMM that uses it, and
 says in one line each what is well, what could be better (warn) and what keeps the

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -34,6 +36,32 @@ func TestFlagErrors(t *testing.T) {
 		}
 		if got := err.Error(); !strings.HasSuffix(got, want) || strings.Contains(got, "strconv") {
 			t.Errorf("%s:\n got %s\nwant %s", line, got, want)
+		}
+	}
+}
+
+// TestHelp: users read of options, and learn when they can't read it.
+func TestHelp(t *testing.T) {
+	for _, line := range []string{"--help", "mount --help", "bench --help", "doctor --help"} {
+		root := newRoot()
+		var b bytes.Buffer
+		root.SetOut(&b)
+		root.SetArgs(strings.Fields(line))
+		if err := root.Execute(); err != nil || !strings.Contains(b.String(), "Options:") || strings.Contains(strings.ToLower(b.String()), "flag") {
+			t.Errorf("%s: %v\n%s", line, err, b.String())
+		}
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	stdout := os.Stdout
+	os.Stdout = full
+	defer func() { os.Stdout = stdout }()
+	for _, line := range []string{"--help", "--version", "doctor --help", "completion bash"} {
+		if status := run(strings.Fields(line)); status != 1 {
+			t.Errorf("%s: status %d", line, status)
 		}
 	}
 }

@@ -8,6 +8,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -42,7 +43,12 @@ func run(args []string) int {
 	root := newRoot()
 	addCompletion(root)
 	root.SetArgs(args)
+	out := &output{w: os.Stdout}
+	root.SetOut(out)
 	cmd, err := root.ExecuteC()
+	if err == nil {
+		err = out.err // cobra's help tells nobody
+	}
 	if err == nil {
 		return 0
 	}
@@ -61,6 +67,20 @@ func run(args []string) int {
 		return 2
 	}
 	return 1
+}
+
+// output remembers the first error of a writer.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 func newRoot() *cobra.Command {
@@ -82,9 +102,12 @@ vhost-user-fs back-end unless its help says otherwise.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{errors.New(usage.Message(cmd.Flags(), err))}
 	})
+	root.SetUsageTemplate(strings.NewReplacer("Flags:", "Options:", "Global Flags:", "Global options:").Replace(root.UsageTemplate()))
+	root.DisableFlagsInUseLine = true
 	root.AddCommand(subcommands()...)
 	for _, c := range root.Commands() {
 		c.Args = wrapArgs(c.Args)
+		c.DisableFlagsInUseLine = true
 	}
 	root.Args = wrapArgs(root.Args)
 	return root

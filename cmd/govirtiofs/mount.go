@@ -35,7 +35,7 @@ type mountOptions struct {
 func newMount() *cobra.Command {
 	o := &mountOptions{}
 	c := &cobra.Command{
-		Use:   "mount [flags] SOCKET DIR [-- COMMAND [ARG]...]",
+		Use:   "mount [options] SOCKET DIR [-- COMMAND [ARG]...]",
 		Short: "Mount a vhost-user-fs back-end on this machine, without a virtual machine",
 		Long: `Mounts what a vhost-user-fs back-end serves (govirtiofsd, virtiofsd or another) on
 the directory DIR of this machine. This machine's own FUSE client takes the guest's
