@@ -72,7 +72,7 @@ func TestSelf(t *testing.T) {
 		{Target: "ours", Rounds: samples(1, 1, 1)},
 		{Target: "a little slower", Rounds: samples(0.9, 0.9, 0.9)},
 		{Target: "much slower", Rounds: samples(0.4, 0.5, 0.5)},
-		{Target: "itself", Self: true, Rounds: samples(0.85, 1.1, 1)},
+		{Target: "itself", Self: true, Rounds: samples(0.85, 0.95, 0.9)}, // noise, even so
 	}
 	summarize(list, 0, false)
 	if !list[1].Ratio.Noise || list[2].Ratio.Noise || !list[3].Ratio.Noise {

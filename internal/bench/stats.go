@@ -126,10 +126,12 @@ func summarize(list []Figures, bytes int, best bool) {
 			f.Ratio.Value, f.CPURatio.Value = ratio(list[0].PerSecond, f.PerSecond), ratio(list[0].CPU, f.CPU)
 		}
 	}
-	for _, self := range list {
+	for k := range list {
+		self := &list[k]
 		if !self.Self {
 			continue
 		}
+		self.Ratio.Noise, self.CPURatio.Noise = true, true // that is what it is for
 		for i := range list[1:] {
 			if f := &list[1+i]; !f.Self {
 				f.Ratio.against(self.Ratio)
