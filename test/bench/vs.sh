@@ -8,7 +8,7 @@
 # Fails if a row has certainly less than 0.97 of the operations per second, or more than 1.03
 # of the processor time per operation, and names rows where that is unclear; measure those
 # again with FLAGS="--rounds 31 -w NAME". Writes tables, JSON and pictures to DIR (default
-# bin/bench). Needs Go and git. Takes about 8 minutes on a machine that does nothing else, and
+# bin/bench). Needs Go and git. Takes about 6 minutes on a machine that does nothing else, and
 # up to twice that where rounds have to be repeated. Both daemons always share one directory:
 # two of them differ more than two daemons do. What makes and removes files is measured in
 # memory, the rest on the disk of the temporary directory.
