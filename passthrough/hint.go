@@ -10,7 +10,7 @@ import (
 // is 512 KiB: names are spread over all of it, so that a large one would cost a daemon
 // whose guest does little a page of memory for each name.
 const (
-	minHints = 1 << 10
+	minHints = 1 << 8
 	maxHints = 1 << 16
 )
 

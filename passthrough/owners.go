@@ -6,33 +6,27 @@ import "sync/atomic"
 // evictor's work independent of how many nodes there are without one, and finds nodes
 // too that the client has forgotten, which have no number any more.
 type owners struct {
-	pages [ownerPages]atomic.Pointer[[ownerPage]atomic.Pointer[inode]]
+	nodes paged[atomic.Pointer[inode]]
 	past  atomic.Uint32 // one more than the largest number that was set
 }
 
-const (
-	ownerPage  = 1 << 13
-	ownerPages = 1 << 13 // descriptors beyond 64 million are never closed to make room
-)
+// maxOwned bounds the table: descriptors beyond 64 million are never closed to make room.
+const maxOwned = 1 << 26
 
 // set notes that n has the descriptor; nil is none.
 func (o *owners) set(fd uint32, n *inode) {
-	if fd >= ownerPage*ownerPages {
+	if fd >= maxOwned {
 		return
 	}
-	page := &o.pages[fd/ownerPage]
-	if page.Load() == nil {
-		page.CompareAndSwap(nil, new([ownerPage]atomic.Pointer[inode]))
-	}
-	page.Load()[fd%ownerPage].Store(n)
+	o.nodes.make(fd).Store(n)
 	for past := o.past.Load(); past <= fd && !o.past.CompareAndSwap(past, fd+1); past = o.past.Load() {
 	}
 }
 
 // at is the node that has a descriptor, or nil.
 func (o *owners) at(fd uint32) *inode {
-	if page := o.pages[fd/ownerPage].Load(); page != nil {
-		return page[fd%ownerPage].Load()
+	if n := o.nodes.at(fd); n != nil {
+		return n.Load()
 	}
 	return nil
 }

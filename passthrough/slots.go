@@ -5,24 +5,19 @@ import (
 	"sync/atomic"
 )
 
-const (
-	slotBits = 12
-	slotPage = 1 << slotBits
-	maxPages = 1 << 16 // 268 million entries
-)
+// maxSlots is 268 million entries.
+const maxSlots = 1 << 28
 
 // slots hands out numbers for values and finds a value by its number without a
 // lock. A number is a slot and the slot's generation, so it is not used twice: a
 // client that keeps, guesses or forges one finds nothing.
 type slots[T any] struct {
-	pages []atomic.Pointer[slotsPage[T]]
+	slots paged[slot[T]]
 
 	mu   sync.Mutex // guards the following, and changes
 	next uint32     // first slot that was never used
 	free []uint32
 }
-
-type slotsPage[T any] [slotPage]slot[T]
 
 // slot is 16 bytes, side by side because they are looked at together.
 type slot[T any] struct {
@@ -32,7 +27,7 @@ type slot[T any] struct {
 
 // newSlots makes a table whose first number is 1.
 func newSlots[T any]() *slots[T] {
-	return &slots[T]{pages: make([]atomic.Pointer[slotsPage[T]], maxPages), next: 1}
+	return &slots[T]{next: 1}
 }
 
 // add puts v in and returns its number; 0 when the table is full.
@@ -43,13 +38,13 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 	if n := len(s.free); n > 0 {
 		slot, s.free = s.free[n-1], s.free[:n-1]
 	} else {
-		if s.next == maxPages*slotPage {
+		if s.next == maxSlots {
 			return 0
 		}
 		slot = s.next
 		s.next++
 	}
-	e := s.make(slot)
+	e := s.slots.make(slot)
 	number := uint64(e.generation.Load())<<32 | uint64(slot)
 	set(number)
 	e.value.Store(v)
@@ -58,11 +53,7 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 
 // get finds a value; nil when there is none with this number.
 func (s *slots[T]) get(number uint64) *T {
-	slot := uint32(number)
-	if slot>>slotBits >= maxPages {
-		return nil
-	}
-	e := s.slot(slot)
+	e := s.slots.at(uint32(number))
 	if e == nil || uint64(e.generation.Load()) != number>>32 {
 		return nil
 	}
@@ -77,7 +68,7 @@ func (s *slots[T]) remove(number uint64) bool {
 		return false
 	}
 	slot := uint32(number)
-	e := s.slot(slot)
+	e := s.slots.at(slot)
 	e.value.Store(nil)
 	// A slot whose generations are used up is not used again.
 	if e.generation.Add(1) != 0 {
@@ -93,17 +84,9 @@ func (s *slots[T]) end() uint32 {
 	return s.next
 }
 
-// slot is the slot with this number; nil when it was never used.
-func (s *slots[T]) slot(number uint32) *slot[T] {
-	if p := s.pages[number>>slotBits].Load(); p != nil {
-		return &p[number%slotPage]
-	}
-	return nil
-}
-
 // at is the value in a slot, if there is one.
 func (s *slots[T]) at(slot uint32) *T {
-	if e := s.slot(slot); e != nil {
+	if e := s.slots.at(slot); e != nil {
 		return e.value.Load()
 	}
 	return nil
@@ -112,8 +95,8 @@ func (s *slots[T]) at(slot uint32) *T {
 // all yields the values, which may be removed meanwhile.
 func (s *slots[T]) all(yield func(*T) bool) {
 	end := s.end()
-	for page := range (end + slotPage - 1) >> slotBits {
-		p := s.pages[page].Load()
+	for page := range (end + elementsOfPage - 1) >> pageBits {
+		p := s.slots.page(page)
 		if p == nil {
 			continue
 		}
@@ -135,20 +118,11 @@ func (s *slots[T]) put(number uint64, limit uint32, v *T) bool {
 	if at == 0 || at >= limit || s.at(at) != nil {
 		return false
 	}
-	e := s.make(at)
+	e := s.slots.make(at)
 	e.generation.Store(uint32(number >> 32))
 	e.value.Store(v)
 	s.next = max(s.next, at+1)
 	return true
-}
-
-// make is slot, made with its page if it is not there. s.mu is held.
-func (s *slots[T]) make(number uint32) *slot[T] {
-	page := &s.pages[number>>slotBits]
-	if page.Load() == nil {
-		page.Store(new(slotsPage[T]))
-	}
-	return &page.Load()[number%slotPage]
 }
 
 // maxFreed bounds the slots that settle looks at: a table may have few entries far apart.
@@ -162,12 +136,11 @@ func (s *slots[T]) settle(end, generations uint32) {
 	s.next = max(s.next, end)
 	s.free = s.free[:0]
 	for slot := uint32(1); slot < s.next && len(s.free) < maxFreed; slot++ {
-		p := s.pages[slot>>slotBits].Load()
-		if p == nil {
-			slot |= slotPage - 1 // there is nothing in this page: leave it alone
+		e := s.slots.at(slot)
+		if e == nil {
+			slot |= elementsOfPage - 1 // there is nothing in this page: leave it alone
 			continue
 		}
-		e := &p[slot%slotPage]
 		if e.value.Load() != nil {
 			continue
 		}
@@ -182,8 +155,8 @@ func (s *slots[T]) settle(end, generations uint32) {
 func (s *slots[T]) generations() (most uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for page := range s.pages[:(s.next+slotPage-1)>>slotBits] {
-		p := s.pages[page].Load()
+	for page := range (s.next + elementsOfPage - 1) >> pageBits {
+		p := s.slots.page(page)
 		if p == nil {
 			continue
 		}

@@ -9,10 +9,10 @@ import (
 // TestSlotsSpread: whatever another daemon's numbers are, the table has no more pages than
 // the limit allows.
 func TestSlotsSpread(t *testing.T) {
-	const limit = 64 * slotPage
+	const limit = 64 * elementsOfPage
 	s := newSlots[int]()
 	v := new(int)
-	for slot := uint64(1); slot < 1<<32; slot += slotPage / 2 {
+	for slot := uint64(1); slot < 1<<32; slot += elementsOfPage / 2 {
 		if put := s.put(7<<32|slot, limit, v); put != (slot < limit) {
 			t.Fatalf("slot %d: taken %v", slot, put)
 		}
@@ -23,12 +23,12 @@ func TestSlotsSpread(t *testing.T) {
 		}
 	}
 	pages := 0
-	for i := range s.pages {
-		if s.pages[i].Load() != nil {
+	for i := range uint32(1 << 32 >> pageBits) {
+		if s.slots.page(i) != nil {
 			pages++
 		}
 	}
-	if pages > limit/slotPage {
+	if pages > limit/elementsOfPage {
 		t.Errorf("%d pages", pages)
 	}
 	s.settle(limit, 7)
@@ -45,11 +45,11 @@ func TestSlotsFromOutside(t *testing.T) {
 	want := map[uint64]*uint64{}
 	const pages = 40
 	for range 3000 {
-		number := random.Uint64N(3)<<32 | (random.Uint64N(pages*slotPage-1) + 1)
+		number := random.Uint64N(3)<<32 | (random.Uint64N(pages*elementsOfPage-1) + 1)
 		v := new(uint64)
 		*v = number
 		taken := s.at(uint32(number)) != nil
-		if s.put(number, pages*slotPage, v) == taken {
+		if s.put(number, pages*elementsOfPage, v) == taken {
 			t.Fatalf("put of %#x: taken is %v", number, taken)
 		}
 		if !taken {

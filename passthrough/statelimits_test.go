@@ -134,7 +134,7 @@ func TestLoadMemory(t *testing.T) {
 	}
 	const records = 300_000
 	for what, add := range map[string]func(f *forger, i uint64){
-		"not here": func(f *forger, i uint64) { f.node(i<<slotBits%(1<<24)|i>>12+2, unix.S_IFREG, locatedNowhere, "", nil) },
+		"not here": func(f *forger, i uint64) { f.node(i<<12%(1<<24)|i>>12+2, unix.S_IFREG, locatedNowhere, "", nil) },
 		"in one that is not here": func(f *forger, i uint64) {
 			if f.nodes == 0 {
 				f.node(2, unix.S_IFDIR, locatedNowhere, "", nil)
