@@ -19,6 +19,23 @@ type Shape struct {
 	Read  int // bytes of Slot.Data from the device
 }
 
+// ShapeOf is the shape of a request of an opcode. args is what its body and names take
+// together, in bytes; 0 is the body alone. data is what follows request or reply, whichever
+// of them has data.
+func ShapeOf(op fp.Opcode, args, data int) Shape {
+	o := op.Shape()
+	sh := Shape{Args: max(args, o.Body), Reply: o.Reply}
+	if o.NoReply {
+		sh.Reply = -1
+	}
+	if o.Data&fp.ToServer != 0 {
+		sh.Send = data
+	} else {
+		sh.Read = data
+	}
+	return sh
+}
+
 // Args is the memory of the request's arguments, behind its header.
 func (s *Slot) Args() []byte { return s.Out[inHeaderLen:] }
 

@@ -170,3 +170,22 @@ func TestHeaderLengths(t *testing.T) {
 		t.Error("the headers' lengths are wrong")
 	}
 }
+
+func TestShapeOf(t *testing.T) {
+	for _, tt := range []struct {
+		op         fp.Opcode
+		args, data int
+		want       Shape
+	}{
+		{fp.OpGetattr, 0, 0, Shape{Args: 16, Reply: 104}},
+		{fp.OpLookup, 5, 0, Shape{Args: 5, Reply: 128}},
+		{fp.OpForget, 0, 0, Shape{Args: 8, Reply: -1}},
+		{fp.OpRead, 0, 4096, Shape{Args: 40, Read: 4096}},
+		{fp.OpWrite, 0, 4096, Shape{Args: 40, Send: 4096, Reply: 8}},
+		{fp.OpUnlink, 5, 0, Shape{Args: 5}},
+	} {
+		if got := ShapeOf(tt.op, tt.args, tt.data); got != tt.want {
+			t.Errorf("%v: %+v, want %+v", tt.op, got, tt.want)
+		}
+	}
+}

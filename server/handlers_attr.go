@@ -62,7 +62,7 @@ func setxattr(t *Thread) (int, unix.Errno) {
 	*v = fp.SetxattrIn{}
 	n := fp.CompatSetxattrInSize
 	if t.session.flags&fp.InitSetxattrExt != 0 {
-		n = size[fp.SetxattrIn]()
+		n = fp.Size[fp.SetxattrIn]()
 	}
 	if len(t.args) < n {
 		return 0, unix.EINVAL

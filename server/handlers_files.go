@@ -108,7 +108,7 @@ const ioctlMax = 64 << 10
 func ioctl(t *Thread) (int, unix.Errno) {
 	v, data := in[fp.IoctlIn](t)
 	o := out[fp.IoctlOut](t)
-	head := size[fp.IoctlOut]()
+	head := fp.Size[fp.IoctlOut]()
 	if v.InSize > ioctlMax || v.OutSize > ioctlMax || uint64(v.InSize) != uint64(len(data)) ||
 		t.room < uint64(outHeaderSize+head)+uint64(v.OutSize) {
 		return 0, unix.EINVAL
@@ -162,8 +162,8 @@ func removeMapping(t *Thread) (int, unix.Errno) {
 	v, _ := in[fp.RemoveMappingIn](t)
 	// The list follows four bytes of count without padding, so it is not aligned
 	// and is copied.
-	rest := t.args[size[fp.RemoveMappingIn]():]
-	one := size[fp.RemoveMappingOne]()
+	rest := t.args[fp.Size[fp.RemoveMappingIn]():]
+	one := fp.Size[fp.RemoveMappingOne]()
 	if v.Count == 0 || uint64(v.Count)*uint64(one) > uint64(len(rest)) {
 		return 0, unix.EINVAL
 	}

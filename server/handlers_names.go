@@ -25,7 +25,7 @@ func forget(t *Thread) (int, unix.Errno) {
 
 func batchForget(t *Thread) (int, unix.Errno) {
 	v, rest := in[fp.BatchForgetIn](t)
-	if uint64(v.Count)*uint64(size[fp.ForgetOne]()) > uint64(len(rest)) {
+	if uint64(v.Count)*uint64(fp.Size[fp.ForgetOne]()) > uint64(len(rest)) {
 		return 0, unix.EINVAL
 	}
 	for range v.Count {

@@ -40,7 +40,7 @@ func initSession(t *Thread) (int, unix.Errno) {
 	if req.Major < fp.KernelVersion || req.Minor < fp.MinMinorVersion {
 		return 0, unix.EPROTO
 	}
-	if t.room < uint64(outHeaderSize+size[fp.InitOut]()) {
+	if t.room < uint64(outHeaderSize+fp.Size[fp.InitOut]()) {
 		return 0, unix.EINVAL
 	}
 	s.initMu.Lock()
@@ -56,7 +56,7 @@ func initSession(t *Thread) (int, unix.Errno) {
 		return 0, errno
 	}
 	s.begin(p, reply)
-	return size[fp.InitOut](), 0
+	return fp.Size[fp.InitOut](), 0
 }
 
 // propose is what we would like, before the file system has its say.

@@ -1,8 +1,6 @@
 package server
 
 import (
-	"unsafe"
-
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -10,12 +8,9 @@ import (
 
 // op is what the server knows about one opcode.
 type op struct {
-	in      int  // least length of the body, in bytes
-	out     int  // length of the fixed reply: room that must be there
-	noReply bool // the client waits for no answer
-	names   int  // how many names follow the body, for trace lines
-	payload bool // file data follows the body and is not copied
-	inPlace bool // the method writes its reply in the client's buffers
+	fp.Shape      // zero in a row without handle
+	payload  bool // the data that follows the body stays in the client's buffers
+	inPlace  bool // the method writes its reply in the client's buffers
 	// noSession: served before INIT too.
 	noSession bool
 	// waits: the method waits in Go, not in a system call, when MayWait is set.
@@ -33,8 +28,6 @@ type op struct {
 
 func always(*Thread) bool { return true }
 
-func size[T fp.Body]() int { var v T; return int(unsafe.Sizeof(v)) }
-
 // ops is indexed by opcode; a row without handle is not implemented.
 var ops [fp.NumOpcodes]op
 
@@ -50,61 +43,62 @@ func opOf(o fp.Opcode) *op {
 // The table is filled in at start-up because its handlers refer to it.
 func init() {
 	const locks = fp.InitPosixLocks | fp.InitFlockLocks
-	entry, attr, open := size[fp.EntryOut](), size[fp.AttrOut](), size[fp.OpenOut]()
 	ops = [fp.NumOpcodes]op{
-		fp.OpLookup:      {names: 1, out: entry, handle: lookup},
-		fp.OpForget:      {in: size[fp.ForgetIn](), noReply: true, handle: forget},
-		fp.OpGetattr:     {in: size[fp.GetattrIn](), out: attr, handle: getattr},
-		fp.OpSetattr:     {in: size[fp.SetattrIn](), out: attr, modifies: always, handle: setattr},
-		fp.OpReadlink:    {handle: readlink},
-		fp.OpSymlink:     {names: 2, out: entry, modifies: always, handle: symlink},
-		fp.OpMknod:       {in: size[fp.MknodIn](), names: 1, out: entry, modifies: always, handle: mknod},
-		fp.OpMkdir:       {in: size[fp.MkdirIn](), names: 1, out: entry, modifies: always, handle: mkdir},
-		fp.OpUnlink:      {names: 1, modifies: always, handle: unlink},
-		fp.OpRmdir:       {names: 1, modifies: always, handle: rmdir},
-		fp.OpRename:      {in: size[fp.RenameIn](), names: 2, modifies: always, handle: rename},
-		fp.OpLink:        {in: size[fp.LinkIn](), names: 1, out: entry, modifies: always, handle: link},
-		fp.OpOpen:        {in: size[fp.OpenIn](), out: open, modifies: opensForWriting, handle: openFile},
-		fp.OpRead:        {in: size[fp.ReadIn](), inPlace: true, handle: read},
-		fp.OpWrite:       {in: size[fp.WriteIn](), out: size[fp.WriteOut](), payload: true, modifies: always, handle: write},
-		fp.OpStatfs:      {out: size[fp.StatfsOut](), handle: statfs},
-		fp.OpRelease:     {in: size[fp.ReleaseIn](), handle: release},
-		fp.OpFsync:       {in: size[fp.FsyncIn](), handle: fsync},
-		fp.OpSetxattr:    {in: fp.CompatSetxattrInSize, modifies: always, handle: setxattr},
-		fp.OpGetxattr:    {in: size[fp.GetxattrIn](), names: 1, handle: getxattr},
-		fp.OpListxattr:   {in: size[fp.GetxattrIn](), handle: listxattr},
-		fp.OpRemovexattr: {names: 1, modifies: always, handle: removexattr},
-		fp.OpFlush:       {in: size[fp.FlushIn](), handle: flush},
-		fp.OpInit:        {in: fp.CompatInitInSize, out: fp.CompatInitOutSize, noSession: true, handle: initSession},
-		fp.OpOpendir:     {in: size[fp.OpenIn](), out: open, handle: opendir},
-		fp.OpReaddir:     {in: size[fp.ReadIn](), handle: readdir},
-		fp.OpReleasedir:  {in: size[fp.ReleaseIn](), handle: releasedir},
-		fp.OpFsyncdir:    {in: size[fp.FsyncIn](), handle: fsyncdir},
-		fp.OpGetlk:       {in: size[fp.LkIn](), out: size[fp.LkOut](), needs: locks, handle: getlk},
-		fp.OpSetlk:       {in: size[fp.LkIn](), needs: locks, handle: setlk},
-		fp.OpSetlkw:      {in: size[fp.LkIn](), waits: true, lingers: true, needs: locks, handle: setlkw},
-		fp.OpAccess:      {in: size[fp.AccessIn](), handle: access},
-		fp.OpCreate:      {in: size[fp.CreateIn](), names: 1, out: size[fp.CreateOut](), modifies: always, handle: create},
-		fp.OpInterrupt:   {in: size[fp.InterruptIn](), noReply: true, handle: interrupt},
-		fp.OpDestroy:     {noSession: true, waits: true, handle: destroy},
-		fp.OpIoctl:       {in: size[fp.IoctlIn](), out: size[fp.IoctlOut](), modifies: setsByIoctl, handle: ioctl},
-		fp.OpPoll:        {in: size[fp.PollIn](), out: size[fp.PollOut](), handle: poll},
-		fp.OpBatchForget: {in: size[fp.BatchForgetIn](), noReply: true, handle: batchForget},
-		fp.OpFallocate:   {in: size[fp.FallocateIn](), modifies: always, handle: fallocate},
-		fp.OpReaddirplus: {in: size[fp.ReadIn](), needs: fp.InitDoReaddirplus, handle: readdirplus},
-		fp.OpRename2:     {in: size[fp.Rename2In](), names: 2, modifies: always, handle: rename2},
-		fp.OpLseek:       {in: size[fp.LseekIn](), out: size[fp.LseekOut](), handle: lseek},
-		fp.OpCopyFileRange: {in: size[fp.CopyFileRangeIn](), out: size[fp.WriteOut](), modifies: always,
-			handle: copyFileRange},
-		fp.OpSetupMapping: {in: size[fp.SetupMappingIn](), waits: true, needs: fp.InitMapAlignment,
-			modifies: mapsForWriting, handle: setupMapping},
-		fp.OpRemoveMapping: {in: size[fp.RemoveMappingIn](), waits: true, needs: fp.InitMapAlignment,
-			handle: removeMapping},
-		fp.OpSyncfs:  {handle: syncfs},
-		fp.OpTmpfile: {in: size[fp.CreateIn](), out: size[fp.CreateOut](), modifies: always, handle: tmpfile},
-		fp.OpStatx:   {in: size[fp.StatxIn](), out: size[fp.StatxOut](), handle: statx},
-		fp.OpCopyFileRange64: {in: size[fp.CopyFileRangeIn](), out: size[fp.CopyFileRangeOut](), modifies: always,
-			handle: copyFileRange64},
+		fp.OpLookup:        {handle: lookup},
+		fp.OpForget:        {handle: forget},
+		fp.OpGetattr:       {handle: getattr},
+		fp.OpSetattr:       {modifies: always, handle: setattr},
+		fp.OpReadlink:      {handle: readlink},
+		fp.OpSymlink:       {modifies: always, handle: symlink},
+		fp.OpMknod:         {modifies: always, handle: mknod},
+		fp.OpMkdir:         {modifies: always, handle: mkdir},
+		fp.OpUnlink:        {modifies: always, handle: unlink},
+		fp.OpRmdir:         {modifies: always, handle: rmdir},
+		fp.OpRename:        {modifies: always, handle: rename},
+		fp.OpLink:          {modifies: always, handle: link},
+		fp.OpOpen:          {modifies: opensForWriting, handle: openFile},
+		fp.OpRead:          {inPlace: true, handle: read},
+		fp.OpWrite:         {payload: true, modifies: always, handle: write},
+		fp.OpStatfs:        {handle: statfs},
+		fp.OpRelease:       {handle: release},
+		fp.OpFsync:         {handle: fsync},
+		fp.OpSetxattr:      {modifies: always, handle: setxattr},
+		fp.OpGetxattr:      {handle: getxattr},
+		fp.OpListxattr:     {handle: listxattr},
+		fp.OpRemovexattr:   {modifies: always, handle: removexattr},
+		fp.OpFlush:         {handle: flush},
+		fp.OpInit:          {noSession: true, handle: initSession},
+		fp.OpOpendir:       {handle: opendir},
+		fp.OpReaddir:       {handle: readdir},
+		fp.OpReleasedir:    {handle: releasedir},
+		fp.OpFsyncdir:      {handle: fsyncdir},
+		fp.OpGetlk:         {needs: locks, handle: getlk},
+		fp.OpSetlk:         {needs: locks, handle: setlk},
+		fp.OpSetlkw:        {waits: true, lingers: true, needs: locks, handle: setlkw},
+		fp.OpAccess:        {handle: access},
+		fp.OpCreate:        {modifies: always, handle: create},
+		fp.OpInterrupt:     {handle: interrupt},
+		fp.OpDestroy:       {noSession: true, waits: true, handle: destroy},
+		fp.OpIoctl:         {modifies: setsByIoctl, handle: ioctl},
+		fp.OpPoll:          {handle: poll},
+		fp.OpBatchForget:   {handle: batchForget},
+		fp.OpFallocate:     {modifies: always, handle: fallocate},
+		fp.OpReaddirplus:   {needs: fp.InitDoReaddirplus, handle: readdirplus},
+		fp.OpRename2:       {modifies: always, handle: rename2},
+		fp.OpLseek:         {handle: lseek},
+		fp.OpCopyFileRange: {modifies: always, handle: copyFileRange},
+		fp.OpSetupMapping: {waits: true, needs: fp.InitMapAlignment, modifies: mapsForWriting,
+			handle: setupMapping},
+		fp.OpRemoveMapping:   {waits: true, needs: fp.InitMapAlignment, handle: removeMapping},
+		fp.OpSyncfs:          {handle: syncfs},
+		fp.OpTmpfile:         {modifies: always, handle: tmpfile},
+		fp.OpStatx:           {handle: statx},
+		fp.OpCopyFileRange64: {modifies: always, handle: copyFileRange64},
+	}
+	for i := range ops {
+		if ops[i].handle != nil {
+			ops[i].Shape = *fp.Opcode(i).Shape()
+		}
 	}
 }
 
@@ -155,5 +149,5 @@ func out[T fp.Body](t *Thread) *T {
 
 // done is the result of a method with a fixed reply of T.
 func done[T fp.Body](errno unix.Errno) (int, unix.Errno) {
-	return size[T](), errno
+	return fp.Size[T](), errno
 }

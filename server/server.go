@@ -99,7 +99,7 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 			}
 			written, errno = t.unqueued(o, errno)
 		}
-	} else if !o.noReply {
+	} else if !o.NoReply {
 		written = t.fail(errno)
 	}
 	t.count(o, errno)
@@ -126,7 +126,7 @@ func (s *Server) Refuse(t *Thread, in, out []unix.Iovec, errno unix.Errno) (writ
 	}
 	o := opOf(fp.Opcode(t.request.Header.Opcode))
 	t.count(o, errno)
-	if o.noReply {
+	if o.NoReply {
 		return 0
 	}
 	return t.fail(errno)
@@ -165,7 +165,7 @@ func (t *Thread) load(in, out []unix.Iovec) (*op, unix.Errno) {
 	}
 	n := total - uint64(headerSize)
 	if o.payload {
-		n = min(n, uint64(o.in))
+		n = min(n, uint64(o.Body))
 		t.dataLen = total - uint64(headerSize) - n
 		t.data = cut(t.data, in, uint64(headerSize)+n, t.dataLen)
 	}
@@ -184,7 +184,7 @@ func (t *Thread) load(in, out []unix.Iovec) (*op, unix.Errno) {
 // admit checks what does not need the request's body: the session, negotiated
 // features and room for the reply.
 func (t *Thread) admit(o *op) unix.Errno {
-	if !o.noReply && t.room < uint64(outHeaderSize+o.out) {
+	if !o.NoReply && t.room < uint64(outHeaderSize+o.Reply) {
 		return unix.EINVAL
 	}
 	if o.handle == nil {
@@ -205,7 +205,7 @@ func (t *Thread) admit(o *op) unix.Errno {
 func (t *Thread) split(o *op) unix.Errno {
 	r := &t.request
 	if ext := int(r.Header.TotalExtLen) * 8; ext != 0 && !o.payload {
-		if ext > len(t.args)-o.in {
+		if ext > len(t.args)-o.Body {
 			return unix.EINVAL
 		}
 		at := len(t.args) - ext
@@ -214,7 +214,7 @@ func (t *Thread) split(o *op) unix.Errno {
 		}
 		t.args = t.args[:at:at]
 	}
-	if len(t.args) < o.in {
+	if len(t.args) < o.Body {
 		return unix.EINVAL
 	}
 	if t.server.opts.ReadOnly && o.modifies != nil && o.modifies(t) {
@@ -225,11 +225,11 @@ func (t *Thread) split(o *op) unix.Errno {
 
 // run calls the method and writes the reply.
 func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
-	clear(t.out[:o.out])
+	clear(t.out[:o.Reply])
 	t.reply = nil
 	n, errno := t.call(o)
 	switch {
-	case o.noReply:
+	case o.NoReply:
 		return 0, errno
 	case waits(errno) && !t.request.MayWait:
 		return 0, errno

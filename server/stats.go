@@ -21,7 +21,7 @@ func (t *Thread) count(o *op, errno unix.Errno) {
 	c.requests.Add(1)
 	if errno != 0 {
 		c.errors.Add(1)
-		if !o.noReply && t.room < uint64(outHeaderSize) {
+		if !o.NoReply && t.room < uint64(outHeaderSize) {
 			c.unanswered.Add(1)
 		}
 	} else if t.moved != 0 {

@@ -49,8 +49,8 @@ func appendNumber(b []byte, before string, n uint64) []byte {
 
 // appendNames appends the names that follow the body, as far as they are there.
 func (t *Thread) appendNames(b []byte, o *op) []byte {
-	rest := t.args[min(o.in, len(t.args)):]
-	for range o.names {
+	rest := t.args[min(o.Body, len(t.args)):]
+	for range o.Names {
 		name, after, errno := fp.ParseString(rest, unix.PathMax, unix.ENAMETOOLONG)
 		if errno != 0 {
 			break

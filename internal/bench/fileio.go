@@ -173,7 +173,7 @@ func (y *syncing) next(s *frontend.Slot) bool {
 		write(s, y.nodes[i], y.handles[i], 0, 4<<10)
 		return true
 	}
-	request(s, fp.OpFsync, y.nodes[i], frontend.Shape{Args: fp.Size[fp.FsyncIn]()})
+	request(s, fp.OpFsync, y.nodes[i], 0, 0)
 	*frontend.ArgsOf[fp.FsyncIn](s) = fp.FsyncIn{Fh: y.handles[i]}
 	return true
 }

@@ -185,7 +185,7 @@ func setupReaddirplus(s *session) (job, error) {
 
 func (l *listing) next(s *frontend.Slot) bool {
 	i := s.Index()
-	request(s, fp.OpReaddirplus, l.node, frontend.Shape{Args: fp.Size[fp.ReadIn](), Read: l.size})
+	request(s, fp.OpReaddirplus, l.node, 0, l.size)
 	*frontend.ArgsOf[fp.ReadIn](s) = fp.ReadIn{Fh: l.handles[i], Offset: l.offsets[i], Size: uint32(l.size)}
 	return true
 }

@@ -55,7 +55,7 @@ func (m *making) next(s *frontend.Slot) bool {
 		if m.op == fp.OpMkdir {
 			op = fp.OpRmdir
 		}
-		request(s, op, m.dir, frontend.Shape{Args: nameArgs(s, 0, st.name)})
+		request(s, op, m.dir, nameArgs(s, 0, st.name), 0)
 	case stepForget:
 		forget(s, st.node, 1)
 	}
@@ -65,12 +65,12 @@ func (m *making) next(s *frontend.Slot) bool {
 func (m *making) make(s *frontend.Slot, name string) {
 	if m.op == fp.OpMkdir {
 		n := nameArgs(s, fp.Size[fp.MkdirIn](), name)
-		request(s, m.op, m.dir, frontend.Shape{Args: n, Reply: fp.Size[fp.EntryOut]()})
+		request(s, m.op, m.dir, n, 0)
 		*frontend.ArgsOf[fp.MkdirIn](s) = fp.MkdirIn{Mode: 0o755}
 		return
 	}
 	n := nameArgs(s, fp.Size[fp.CreateIn](), name)
-	request(s, m.op, m.dir, frontend.Shape{Args: n, Reply: fp.Size[fp.CreateOut]()})
+	request(s, m.op, m.dir, n, 0)
 	*frontend.ArgsOf[fp.CreateIn](s) = fp.CreateIn{Flags: uint32(readWrite) | unix.O_CREAT | unix.O_EXCL, Mode: unix.S_IFREG | 0o644}
 }
 
@@ -132,7 +132,7 @@ func (r *renamer) next(s *frontend.Slot) bool {
 	st := r.all[r.first+s.Index()]
 	n := nameArgs(s, fp.Size[fp.RenameIn](), st.from)
 	n = nameArgs(s, n, st.to)
-	request(s, fp.OpRename, r.dir, frontend.Shape{Args: n})
+	request(s, fp.OpRename, r.dir, n, 0)
 	*frontend.ArgsOf[fp.RenameIn](s) = fp.RenameIn{NewDir: r.dir}
 	return true
 }

@@ -90,7 +90,7 @@ func (w *walk) Next(s *frontend.Slot) bool {
 	if w.plus {
 		op = fp.OpReaddirplus
 	}
-	request(s, op, w.node, frontend.Shape{Args: fp.Size[fp.ReadIn](), Read: w.size})
+	request(s, op, w.node, 0, w.size)
 	*frontend.ArgsOf[fp.ReadIn](s) = fp.ReadIn{Fh: w.fh, Offset: w.off, Size: uint32(w.size)}
 	return true
 }

@@ -80,9 +80,9 @@ next:
 	return picked, nil
 }
 
-// request begins a request in a slot.
-func request(s *frontend.Slot, op fp.Opcode, node uint64, sh frontend.Shape) {
-	s.SetShape(sh)
+// request begins a request in a slot; see frontend.ShapeOf for args and data.
+func request(s *frontend.Slot, op fp.Opcode, node uint64, args, data int) {
+	s.SetShape(frontend.ShapeOf(op, args, data))
 	h := s.Header()
 	h.Opcode, h.NodeID, h.PID = uint32(op), node, 1
 }
@@ -95,45 +95,38 @@ func nameArgs(s *frontend.Slot, n int, name string) int {
 	return k + 1
 }
 
-var (
-	attrShape  = frontend.Shape{Args: fp.Size[fp.GetattrIn](), Reply: fp.Size[fp.AttrOut]()}
-	openShape  = frontend.Shape{Args: fp.Size[fp.OpenIn](), Reply: fp.Size[fp.OpenOut]()}
-	closeShape = frontend.Shape{Args: fp.Size[fp.ReleaseIn]()}
-	nopeShape  = frontend.Shape{Args: fp.Size[fp.ForgetIn](), Reply: -1}
-)
-
 func getattr(s *frontend.Slot, node uint64) {
-	request(s, fp.OpGetattr, node, attrShape)
+	request(s, fp.OpGetattr, node, 0, 0)
 	*frontend.ArgsOf[fp.GetattrIn](s) = fp.GetattrIn{}
 }
 
 func lookup(s *frontend.Slot, dir uint64, name string) {
 	n := nameArgs(s, 0, name)
-	request(s, fp.OpLookup, dir, frontend.Shape{Args: n, Reply: fp.Size[fp.EntryOut]()})
+	request(s, fp.OpLookup, dir, n, 0)
 }
 
 func forget(s *frontend.Slot, node, n uint64) {
-	request(s, fp.OpForget, node, nopeShape)
+	request(s, fp.OpForget, node, 0, 0)
 	frontend.ArgsOf[fp.ForgetIn](s).NLookup = n
 }
 
 func open(s *frontend.Slot, node uint64, flags uint32) {
-	request(s, fp.OpOpen, node, openShape)
+	request(s, fp.OpOpen, node, 0, 0)
 	*frontend.ArgsOf[fp.OpenIn](s) = fp.OpenIn{Flags: flags}
 }
 
 func release(s *frontend.Slot, node, fh uint64, flags uint32) {
-	request(s, fp.OpRelease, node, closeShape)
+	request(s, fp.OpRelease, node, 0, 0)
 	*frontend.ArgsOf[fp.ReleaseIn](s) = fp.ReleaseIn{Fh: fh, Flags: flags}
 }
 
 func read(s *frontend.Slot, node, fh uint64, off int64, size int) {
-	request(s, fp.OpRead, node, frontend.Shape{Args: fp.Size[fp.ReadIn](), Read: size})
+	request(s, fp.OpRead, node, 0, size)
 	*frontend.ArgsOf[fp.ReadIn](s) = fp.ReadIn{Fh: fh, Offset: uint64(off), Size: uint32(size)}
 }
 
 func write(s *frontend.Slot, node, fh uint64, off int64, size int) {
-	request(s, fp.OpWrite, node, frontend.Shape{Args: fp.Size[fp.WriteIn](), Send: size, Reply: fp.Size[fp.WriteOut]()})
+	request(s, fp.OpWrite, node, 0, size)
 	*frontend.ArgsOf[fp.WriteIn](s) = fp.WriteIn{Fh: fh, Offset: uint64(off), Size: uint32(size)}
 }
 

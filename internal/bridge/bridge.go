@@ -134,10 +134,10 @@ func (b *Bridge) request(s *frontend.Slot, n int) error {
 		copy(s.Out[head:], s.Data[:data])
 		head, data = n, 0
 	}
-	if unanswered(op) {
+	if op.Shape().NoReply {
 		return b.urgent(s, head, data)
 	}
-	room := min(replyData(op, s.Out[inHeaderSize:head]), len(s.Data))
+	room := min(op.ReplyData(s.Out[inHeaderSize:head]), len(s.Data))
 	in := outHeaderSize
 	if room == 0 {
 		in = len(s.In)
@@ -220,29 +220,4 @@ func limit(s *frontend.Slot) {
 	}
 	out.MaxWrite = min(out.MaxWrite, uint32(len(s.Data)))
 	out.MaxPages = uint16(min(int(out.MaxPages), len(s.Data)/unix.Getpagesize()))
-}
-
-// unanswered tells the opcodes that have no reply.
-func unanswered(op fp.Opcode) bool {
-	return op == fp.OpForget || op == fp.OpBatchForget || op == fp.OpInterrupt
-}
-
-// replyData is how many bytes of data a reply can have, for those opcodes whose body says
-// so; all other replies fit in a slot's In.
-func replyData(op fp.Opcode, body []byte) int {
-	switch op {
-	case fp.OpRead, fp.OpReaddir, fp.OpReaddirplus:
-		if in, _, ok := fp.View[fp.ReadIn](body); ok {
-			return int(in.Size)
-		}
-	case fp.OpGetxattr, fp.OpListxattr:
-		if in, _, ok := fp.View[fp.GetxattrIn](body); ok {
-			return int(in.Size) // 0 asks for the length, in a fixed reply
-		}
-	case fp.OpIoctl:
-		if in, _, ok := fp.View[fp.IoctlIn](body); ok {
-			return int(unsafe.Sizeof(fp.IoctlOut{})) + int(in.OutSize)
-		}
-	}
-	return 0
 }
