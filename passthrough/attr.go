@@ -100,14 +100,14 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 // statNode fills ts.st for a request that may name an open file, and with stat if not.
 func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint64, stat func(*FS, *threadState, *inode) unix.Errno) unix.Errno {
 	if flags&fp.GetattrFh != 0 {
-		h, errno := fs.handle(r, fh)
+		h, errno := fs.enterOpen(r, fh, intentStat)
 		if errno != 0 {
 			return errno
 		}
 		defer fs.releaseHandle(h)
 		return fs.statFD(ts, h.fd)
 	}
-	n, errno := fs.get(r.Header.NodeID)
+	n, errno := fs.enterNode(r.Header.NodeID, intentStat)
 	if errno != 0 {
 		return errno
 	}
@@ -141,7 +141,8 @@ func sxTime(t unix.StatxTimestamp) fp.SxTime { return fp.SxTime{Sec: t.Sec, Nsec
 // kernel clears setuid bits with a change of owner, and a mode that comes with it is
 // what shall be in the end.
 func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
-	ts, n, fd, errno := fs.enter(r)
+	want := setattrIntent(in.Valid)
+	ts, n, fd, errno := fs.enter(r, want)
 	if errno != 0 {
 		return errno
 	}
@@ -151,7 +152,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		if errno != 0 {
 			return errno
 		}
-		if ts, n, fd, errno = fs.enter(r); errno != 0 {
+		if ts, n, fd, errno = fs.enter(r, want); errno != 0 {
 			return errno
 		}
 	}
@@ -227,7 +228,7 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 		return errno
 	}
 	if in.Valid&fp.FattrFh != 0 {
-		h, errno := fs.handle(r, in.Fh)
+		h, errno := fs.handleOf(r.Header.NodeID, in.Fh) // of the node that has entered
 		if errno != 0 {
 			return errno
 		}
@@ -255,7 +256,7 @@ func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
 // and do not ask (default_permissions); others get the classic answer by mode bits.
 func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 	ts := threadOf(r)
-	n, errno := fs.get(r.Header.NodeID)
+	n, errno := fs.enterNode(r.Header.NodeID, accessIntent(in.Mask))
 	if errno != 0 {
 		return errno
 	}
@@ -291,7 +292,7 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 
 // Readlink implements server.Attributes.
 func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentRead)
 	if errno != 0 {
 		return 0, errno
 	}

@@ -27,7 +27,7 @@ type finder func(fs *FS, ts *threadState, parent *inode, fd int, name fp.Name, o
 // makeNode runs a call that makes name in the request's directory and answers with
 // the new node.
 func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.EntryOut, find finder, call func(dirfd int) unix.Errno) unix.Errno {
-	ts, parent, fd, errno := fs.enter(r)
+	ts, parent, fd, errno := fs.enterName(r, name, intentCreate)
 	if errno != 0 {
 		return errno
 	}
@@ -88,7 +88,7 @@ func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut)
 // mode of the new file does not matter for the open (git creates files with mode
 // 0444 to write to them).
 func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	ts, parent, dirfd, errno := fs.enterDir(r)
+	ts, parent, dirfd, errno := fs.enterName(r, name, intentCreate)
 	if errno != 0 {
 		return errno
 	}
@@ -136,8 +136,9 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 	if errno := fs.lookupOpen(ts, parent, dirfd, name, &out.Entry); errno != 0 {
 		return errno
 	}
-	n, errno := fs.get(out.Entry.NodeID)
+	n, errno := fs.enterNode(out.Entry.NodeID, openIntent(in.Flags))
 	if errno != 0 {
+		fs.Forget(out.Entry.NodeID, 1)
 		return errno
 	}
 	defer fs.release(n)
@@ -181,7 +182,7 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in
 
 // Tmpfile implements server.Files.
 func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
-	ts, parent, dirfd, errno := fs.enterDir(r)
+	ts, parent, dirfd, errno := fs.enterDir(r, intentTmpfile)
 	if errno != 0 {
 		return errno
 	}

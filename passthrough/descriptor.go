@@ -62,6 +62,9 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 		return -1, unix.ESTALE
 	}
 	defer fs.release(parent)
+	if errno := fs.allowKept(parent, name, intentRebind); errno != 0 {
+		return -1, errno
+	}
 	pfd, errno := fs.fdAt(ts, parent, depth+1)
 	if errno != 0 {
 		return -1, errno

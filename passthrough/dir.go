@@ -17,7 +17,7 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 	if fs.openless.Load() {
 		return unix.ENOSYS
 	}
-	ts, n, fd, errno := fs.enterDir(r)
+	ts, n, fd, errno := fs.enterDir(r, intentRead)
 	if errno != 0 {
 		return errno
 	}
@@ -45,7 +45,7 @@ func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *
 
 // Releasedir implements server.Directories.
 func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
-	h, errno := fs.dirHandle(r, in.Fh)
+	h, errno := fs.enterListing(r, in.Fh, intentClose)
 	if errno != 0 {
 		return errno
 	}
@@ -55,7 +55,7 @@ func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 
 // Fsyncdir implements server.Directories.
 func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
-	h, errno := fs.dirHandle(r, in.Fh)
+	h, errno := fs.enterListing(r, in.Fh, intentSync)
 	if errno != 0 {
 		return errno
 	}
@@ -101,7 +101,7 @@ type dirStream struct {
 // no room for waits in the handle's buffer for the next request, which normally
 // begins right there.
 func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus bool) unix.Errno {
-	h, errno := fs.dirHandle(r, in.Fh)
+	h, errno := fs.enterListing(r, in.Fh, intentRead)
 	if errno != 0 {
 		return errno
 	}
@@ -283,6 +283,9 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 	dotdot := len(name) == 2 && name[0] == '.' && name[1] == '.'
 	if dotdot {
 		e.ino = fs.inoAbove(h.node, e.ino)
+	}
+	if !dot && !dotdot && fs.allowName(h.node, e.name, listIntent(plus)) != 0 {
+		return true // it is not there for the client
 	}
 	typ := uint32(e.typ)
 	if fs.ownXattr && typ == unix.DT_REG {

@@ -41,7 +41,7 @@ func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 		return unix.ENOSYS
 	}
 	ts := threadOf(r)
-	n, errno := fs.get(r.Header.NodeID)
+	n, errno := fs.enterNode(r.Header.NodeID, openIntent(in.Flags))
 	if errno != 0 {
 		return errno
 	}
@@ -145,7 +145,7 @@ func (fs *FS) noFlush(mount *mountInfo, guest uint32) uint32 {
 // Release implements server.Files. The descriptor is closed when the last request that
 // uses it is done, which may be this one or a READ on another queue.
 func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentClose)
 	if errno != 0 {
 		return errno
 	}
@@ -164,7 +164,7 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	if fs.openless.Load() {
 		return unix.ENOSYS // nothing to be told: it saves the guest the question
 	}
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentClose)
 	if errno != 0 {
 		return errno
 	}
@@ -188,7 +188,7 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 // Fsync implements server.Files. It waits for a disk: on the queue's thread only when
 // that is known to be quick and holds up no other request, or to take no time, see disk.go.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentSync)
 	if errno != 0 {
 		return errno
 	}
@@ -216,7 +216,7 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset || in.Length == 0 {
 		return unix.EINVAL
 	}
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentWrite)
 	if errno != 0 {
 		return errno
 	}
@@ -238,7 +238,7 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 	default:
 		return unix.EINVAL // SEEK_CUR: the position is the guest's
 	}
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentRead)
 	if errno != 0 {
 		return errno
 	}
@@ -265,12 +265,12 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	if in.OffIn > math.MaxInt64 || in.OffOut > math.MaxInt64 || in.Flags != 0 {
 		return 0, unix.EINVAL
 	}
-	from, errno := fs.fileHandle(r, in.FhIn)
+	from, errno := fs.enterFile(r, in.FhIn, intentRead)
 	if errno != 0 {
 		return 0, errno
 	}
 	defer fs.releaseHandle(from)
-	to, errno := fs.fileHandleOf(in.NodeIDOut, in.FhOut)
+	to, errno := fs.enterFileOf(in.NodeIDOut, in.FhOut, intentWrite)
 	if errno != 0 {
 		return 0, errno
 	}

@@ -230,6 +230,9 @@ func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno)
 	if !has {
 		return -1, unix.ESTALE
 	}
+	if errno := fs.allow(n, intentRebind); errno != 0 {
+		return -1, errno
+	}
 	m, mfd, errno := fs.borrowMount(ts, n, depth)
 	if errno != 0 {
 		return -1, errno

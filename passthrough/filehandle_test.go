@@ -35,7 +35,7 @@ func (g *guest) evictAll() {
 func (g *guest) use(node uint64) {
 	g.t.Helper()
 	r := g.on(node)
-	_, n, _, errno := g.fs.enter(r)
+	_, n, _, errno := g.fs.enter(r, intentStat)
 	if errno != 0 {
 		g.t.Fatal(errno)
 	}

@@ -39,7 +39,8 @@ type FS struct {
 	lockGraph       lockGraph // who waits for whom, of POSIX locks
 	lockProbe       lockProbe // of locks that somebody on the host holds
 	lockWaiters     atomic.Int32
-	ownXattr        bool // see ownership.go
+	policy          policy // nil: the client may do what it likes
+	ownXattr        bool   // see ownership.go
 	converted       convertedLinks
 	canSwitch       bool         // the daemon may act as another user
 	uid, gid        uint32       // the daemon's own
@@ -210,7 +211,7 @@ func (fs *FS) Destroy() {
 
 // Statfs implements server.Session.
 func (fs *FS) Statfs(r *server.Request, out *fp.Kstatfs) unix.Errno {
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentStat)
 	if errno != 0 {
 		return errno
 	}
@@ -229,7 +230,7 @@ func (fs *FS) Syncfs(r *server.Request) unix.Errno {
 	if !r.MayWait {
 		return server.WouldBlock
 	}
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentSync)
 	if errno != 0 {
 		return errno
 	}
@@ -244,25 +245,4 @@ func (fs *FS) Syncfs(r *server.Request) unix.Errno {
 	defer fs.closeFD(f)
 	_, errno = syscall6(unix.SYS_SYNCFS, uintptr(f), 0, 0, 0, 0, 0)
 	return errno
-}
-
-// enter finds the node of a request and its descriptor; the caller releases n.
-func (fs *FS) enter(r *server.Request) (ts *threadState, n *inode, fd int, errno unix.Errno) {
-	ts = threadOf(r)
-	if n, errno = fs.get(r.Header.NodeID); errno != 0 {
-		return
-	}
-	if fd, errno = fs.fdOf(ts, n); errno != 0 {
-		fs.release(n)
-	}
-	return
-}
-
-// enterDir is enter for requests that only make sense in a directory.
-func (fs *FS) enterDir(r *server.Request) (ts *threadState, n *inode, fd int, errno unix.Errno) {
-	if ts, n, fd, errno = fs.enter(r); errno == 0 && !n.isDir() {
-		fs.release(n)
-		errno = unix.ENOTDIR
-	}
-	return
 }

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // handle is an open file or directory of the client. Handles are used again: whoever
@@ -215,15 +213,7 @@ func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner, nameless boo
 	return gone, n.handles == nil && n.parent == nil
 }
 
-// handle finds an open handle of the request's node and takes a reference.
-func (fs *FS) handle(r *server.Request, fh uint64) (*handle, unix.Errno) {
-	if fh == 0 && fs.openless.Load() {
-		return fs.sharedHandle(r)
-	}
-	return fs.handleOf(r.Header.NodeID, fh)
-}
-
-// handleOf finds an open handle of a node. It is compared after the reference was
+// handleOf finds an open handle of a node and takes a reference. It is compared after the reference was
 // taken: it may have been closed, and be another one by now.
 func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 	h := fs.handles.get(fh)
@@ -235,34 +225,6 @@ func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
 		return nil, unix.EBADF
 	}
 	return h, 0
-}
-
-// fileHandle and dirHandle are handle for one kind only.
-func (fs *FS) fileHandle(r *server.Request, fh uint64) (*handle, unix.Errno) {
-	h, errno := fs.handle(r, fh)
-	return fs.onlyFile(h, errno)
-}
-
-func (fs *FS) fileHandleOf(nodeID, fh uint64) (*handle, unix.Errno) {
-	h, errno := fs.handleOf(nodeID, fh)
-	return fs.onlyFile(h, errno)
-}
-
-func (fs *FS) onlyFile(h *handle, errno unix.Errno) (*handle, unix.Errno) {
-	if errno == 0 && h.dir != nil {
-		fs.releaseHandle(h)
-		return nil, unix.EISDIR
-	}
-	return h, errno
-}
-
-func (fs *FS) dirHandle(r *server.Request, fh uint64) (*handle, unix.Errno) {
-	h, errno := fs.handle(r, fh)
-	if errno == 0 && h.dir == nil {
-		fs.releaseHandle(h)
-		return nil, unix.ENOTDIR
-	}
-	return h, errno
 }
 
 // closeHandle takes the handle out of the table; requests that use it go on.

@@ -182,7 +182,7 @@ func BenchmarkHandle(b *testing.B) {
 	node, fh := g.openName("a", "x", unix.O_RDWR)
 	r := g.on(node)
 	for b.Loop() {
-		h, errno := g.fs.fileHandle(r, fh)
+		h, errno := g.fs.enterFile(r, fh, intentRead)
 		if errno != 0 {
 			b.Fatal(errno)
 		}

@@ -53,7 +53,7 @@ func (fs *FS) getIoctl(r *server.Request, fh uint64, cmd uint32, dst []byte, siz
 	if len(dst) < size {
 		return 0, unix.EINVAL
 	}
-	h, errno := fs.handle(r, fh)
+	h, errno := fs.enterOpen(r, fh, intentStat)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -75,7 +75,7 @@ func (fs *FS) setIoctl(r *server.Request, fh uint64, get, set uint32, data []byt
 	case len(data) < size:
 		return unix.EINVAL
 	}
-	h, errno := fs.handle(r, fh)
+	h, errno := fs.enterOpen(r, fh, intentSetattr)
 	if errno != 0 {
 		return errno
 	}

@@ -135,7 +135,7 @@ func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (h *handle, ask lockAsk, 
 	} else if !fs.cfg.Flocks {
 		return nil, ask, unix.ENOSYS
 	}
-	h, errno = fs.fileHandle(r, in.Fh)
+	h, errno = fs.enterFile(r, in.Fh, intentLock)
 	if errno == 0 && in.LkFlags&fp.LkFlock != 0 {
 		ask.owner = h.id
 	}

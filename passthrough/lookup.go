@@ -10,7 +10,7 @@ import (
 // Lookup implements server.Names. It takes one system call; two more for a directory
 // that is new.
 func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errno {
-	ts, parent, fd, errno := fs.enter(r)
+	ts, parent, fd, errno := fs.enterName(r, name, intentLookup)
 	if errno != 0 {
 		return errno
 	}

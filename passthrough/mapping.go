@@ -34,7 +34,11 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 	if in.Flags&^known != 0 || in.Flags&known == 0 {
 		return unix.EINVAL
 	}
-	n, errno := fs.get(r.Header.NodeID)
+	want := intentRead
+	if in.Flags&fp.SetupMappingWrite != 0 {
+		want |= intentWrite
+	}
+	n, errno := fs.enterNode(r.Header.NodeID, want)
 	if errno != 0 {
 		return errno
 	}
@@ -78,7 +82,7 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 // handleToMap finds the handle, if it has the access that the mapping needs. What can
 // be written through a mapping can be read through it.
 func (fs *FS) handleToMap(r *server.Request, fh uint64, write bool) (*handle, unix.Errno) {
-	h, errno := fs.fileHandle(r, fh)
+	h, errno := fs.onlyFile(fs.handleOf(r.Header.NodeID, fh)) // of the node that has entered
 	if errno != 0 {
 		return nil, errno
 	}
@@ -103,7 +107,7 @@ func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
 	write := m.Writable
 	// A program that is open for writing can't be executed on the host.
 	spare := fs.cfg.DAX.Table.Traits().ReadOnly && ts.st.Mode&executable != 0
-	m.Writable = write || !fs.cfg.ReadOnly && !spare
+	m.Writable = write || !fs.cfg.ReadOnly && !spare && fs.allow(n, intentWrite) == 0
 	fd, errno := -1, unix.EROFS
 	if m.Writable && !fs.cfg.ReadOnly {
 		fd, errno = fs.openToMap(ts, n, path, unix.O_RDWR)

@@ -10,12 +10,12 @@ import (
 // Link implements server.Names. The file is named by its descriptor, so that it is
 // the one which the guest means, and no symbolic link is followed.
 func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.EntryOut) unix.Errno {
-	ts, parent, dirfd, errno := fs.enter(r)
+	ts, parent, dirfd, errno := fs.enterName(r, newName, intentLink)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(parent)
-	n, errno := fs.get(in.OldNodeID)
+	n, errno := fs.enterNode(in.OldNodeID, intentLink)
 	if errno != 0 {
 		return errno
 	}
@@ -68,7 +68,7 @@ func (fs *FS) Rmdir(r *server.Request, name fp.Name) unix.Errno {
 }
 
 func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
-	ts, parent, dirfd, errno := fs.enter(r)
+	ts, parent, dirfd, errno := fs.enterName(r, name, intentRemove)
 	if errno != 0 {
 		return errno
 	}
@@ -120,20 +120,17 @@ func (fs *FS) unnamed(n *inode) {
 
 // Rename implements server.Names.
 func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Name) unix.Errno {
-	ts, from, fromFD, errno := fs.enter(r)
+	wantOld, wantNew := renameIntents(in.Flags)
+	ts, from, fromFD, errno := fs.enterName(r, oldName, wantOld)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(from)
-	to, errno := fs.get(in.NewDir)
+	to, toFD, errno := fs.enterNameIn(ts, in.NewDir, newName, wantNew)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(to)
-	toFD, errno := fs.fdOf(ts, to)
-	if errno != 0 {
-		return errno
-	}
 	victim := fs.pinVictim(ts, to, newName)
 	if victim != nil {
 		defer fs.release(victim)

@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // A client that gets ENOSYS for OPEN or OPENDIR opens nothing from then on
@@ -33,14 +32,8 @@ type sharedHandles struct {
 	queue []uint64
 }
 
-// sharedHandle finds or makes the handle of the request's node.
-func (fs *FS) sharedHandle(r *server.Request) (*handle, unix.Errno) {
-	ts := threadOf(r)
-	n, errno := fs.get(r.Header.NodeID)
-	if errno != 0 {
-		return nil, errno
-	}
-	defer fs.release(n)
+// sharedHandle finds or makes the handle of a node.
+func (fs *FS) sharedHandle(ts *threadState, n *inode) (*handle, unix.Errno) {
 	if h := n.sharedHandle(); h != nil {
 		return h, 0
 	}

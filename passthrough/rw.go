@@ -16,7 +16,7 @@ const hostPage = 4096
 // Read implements server.Files. Data that is in memory is read at once, with one
 // system call; what must come from a disk is left to a thread that may wait.
 func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno) {
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentRead)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -101,7 +101,7 @@ func (h *handle) read(r *server.Request, fd int, dst []unix.Iovec, off int64, ca
 
 // Write implements server.Files.
 func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, unix.Errno) {
-	h, errno := fs.fileHandle(r, in.Fh)
+	h, errno := fs.enterFile(r, in.Fh, intentWrite)
 	if errno != 0 {
 		return 0, errno
 	}

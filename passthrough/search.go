@@ -52,6 +52,9 @@ func (fs *FS) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd 
 			if e.ino != n.key.ino {
 				continue
 			}
+			if fs.allowName(parent, e.name, intentRebind) != 0 {
+				continue
+			}
 			seen = true
 			if fd, errno := fs.openAs(ts, n, dirfd, e.name.CString()); errno == 0 {
 				fs.locate(n, parent, e.name)

@@ -234,6 +234,9 @@ func (l *loader) find(s *savedNode) (int, unix.Errno) {
 func (l *loader) follow(s *savedNode) (int, unix.Errno) {
 	switch {
 	case s.located == locatedInParent && s.parent != nil:
+		if errno := l.fs.allowName(s.parent, s.name, intentRebind); errno != 0 {
+			return -1, errno
+		}
 		parent, errno := l.fs.fdOf(l.ts, s.parent)
 		if errno != 0 {
 			return -1, errno
@@ -314,7 +317,11 @@ func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 		s.parent.hold()
 		n.parent, n.name = s.parent, &s.name[0]
 	}
-	if errno := l.fs.keepHandle(l.ts, n, fd, &emptyName[0]); errno != 0 {
+	errno = l.fs.allow(n, intentRebind)
+	if errno == 0 {
+		errno = l.fs.keepHandle(l.ts, n, fd, &emptyName[0])
+	}
+	if errno != 0 {
 		l.fs.closeFD(fd)
 		l.fs.unhold(n)
 		return errno, nil

@@ -96,7 +96,7 @@ func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.E
 	if errno != 0 {
 		return 0, errno
 	}
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentRead)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -116,7 +116,7 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	if errno != 0 {
 		return errno
 	}
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentSetattr)
 	if errno != 0 {
 		return errno
 	}
@@ -166,7 +166,7 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentSetattr)
 	if errno != 0 {
 		return errno
 	}
@@ -183,7 +183,7 @@ func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 	if !fs.cfg.Xattr {
 		return 0, unix.ENOSYS
 	}
-	ts, n, fd, errno := fs.enter(r)
+	ts, n, fd, errno := fs.enter(r, intentRead)
 	if errno != 0 {
 		return 0, errno
 	}
