@@ -1,12 +1,16 @@
 package passthrough
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/govirtiofs/govirtiofs/internal/paged"
+)
 
 // owners tells which node has a descriptor, by the descriptor's number. It makes the
 // evictor's work independent of how many nodes there are without one, and finds nodes
 // too that the client has forgotten, which have no number any more.
 type owners struct {
-	nodes paged[atomic.Pointer[inode]]
+	nodes paged.Array[atomic.Pointer[inode]]
 	past  atomic.Uint32 // one more than the largest number that was set
 }
 
@@ -18,14 +22,14 @@ func (o *owners) set(fd uint32, n *inode) {
 	if fd >= maxOwned {
 		return
 	}
-	o.nodes.make(fd).Store(n)
+	o.nodes.Make(fd).Store(n)
 	for past := o.past.Load(); past <= fd && !o.past.CompareAndSwap(past, fd+1); past = o.past.Load() {
 	}
 }
 
 // at is the node that has a descriptor, or nil.
 func (o *owners) at(fd uint32) *inode {
-	if n := o.nodes.at(fd); n != nil {
+	if n := o.nodes.At(fd); n != nil {
 		return n.Load()
 	}
 	return nil

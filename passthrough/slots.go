@@ -3,6 +3,8 @@ package passthrough
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/govirtiofs/govirtiofs/internal/paged"
 )
 
 // maxSlots is 268 million entries.
@@ -12,7 +14,7 @@ const maxSlots = 1 << 28
 // lock. A number is a slot and the slot's generation, so it is not used twice: a
 // client that keeps, guesses or forges one finds nothing.
 type slots[T any] struct {
-	slots paged[slot[T]]
+	slots paged.Array[slot[T]]
 
 	mu   sync.Mutex // guards the following, and changes
 	next uint32     // first slot that was never used
@@ -44,7 +46,7 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 		slot = s.next
 		s.next++
 	}
-	e := s.slots.make(slot)
+	e := s.slots.Make(slot)
 	number := uint64(e.generation.Load())<<32 | uint64(slot)
 	set(number)
 	e.value.Store(v)
@@ -53,7 +55,7 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 
 // get finds a value; nil when there is none with this number.
 func (s *slots[T]) get(number uint64) *T {
-	e := s.slots.at(uint32(number))
+	e := s.slots.At(uint32(number))
 	if e == nil || uint64(e.generation.Load()) != number>>32 {
 		return nil
 	}
@@ -68,7 +70,7 @@ func (s *slots[T]) remove(number uint64) bool {
 		return false
 	}
 	slot := uint32(number)
-	e := s.slots.at(slot)
+	e := s.slots.At(slot)
 	e.value.Store(nil)
 	// A slot whose generations are used up is not used again.
 	if e.generation.Add(1) != 0 {
@@ -86,7 +88,7 @@ func (s *slots[T]) end() uint32 {
 
 // at is the value in a slot, if there is one.
 func (s *slots[T]) at(slot uint32) *T {
-	if e := s.slots.at(slot); e != nil {
+	if e := s.slots.At(slot); e != nil {
 		return e.value.Load()
 	}
 	return nil
@@ -95,8 +97,8 @@ func (s *slots[T]) at(slot uint32) *T {
 // all yields the values, which may be removed meanwhile.
 func (s *slots[T]) all(yield func(*T) bool) {
 	end := s.end()
-	for page := range (end + elementsOfPage - 1) >> pageBits {
-		p := s.slots.page(page)
+	for page := range (end + paged.PageSize - 1) / paged.PageSize {
+		p := s.slots.Page(page)
 		if p == nil {
 			continue
 		}
@@ -118,7 +120,7 @@ func (s *slots[T]) put(number uint64, limit uint32, v *T) bool {
 	if at == 0 || at >= limit || s.at(at) != nil {
 		return false
 	}
-	e := s.slots.make(at)
+	e := s.slots.Make(at)
 	e.generation.Store(uint32(number >> 32))
 	e.value.Store(v)
 	s.next = max(s.next, at+1)
@@ -136,9 +138,9 @@ func (s *slots[T]) settle(end, generations uint32) {
 	s.next = max(s.next, end)
 	s.free = s.free[:0]
 	for slot := uint32(1); slot < s.next && len(s.free) < maxFreed; slot++ {
-		e := s.slots.at(slot)
+		e := s.slots.At(slot)
 		if e == nil {
-			slot |= elementsOfPage - 1 // there is nothing in this page: leave it alone
+			slot |= paged.PageSize - 1 // there is nothing in this page: leave it alone
 			continue
 		}
 		if e.value.Load() != nil {
@@ -155,8 +157,8 @@ func (s *slots[T]) settle(end, generations uint32) {
 func (s *slots[T]) generations() (most uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for page := range (s.next + elementsOfPage - 1) >> pageBits {
-		p := s.slots.page(page)
+	for page := range (s.next + paged.PageSize - 1) / paged.PageSize {
+		p := s.slots.Page(page)
 		if p == nil {
 			continue
 		}

@@ -4,15 +4,17 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/govirtiofs/govirtiofs/internal/paged"
 )
 
 // TestSlotsSpread: whatever another daemon's numbers are, the table has no more pages than
 // the limit allows.
 func TestSlotsSpread(t *testing.T) {
-	const limit = 64 * elementsOfPage
+	const limit = 64 * paged.PageSize
 	s := newSlots[int]()
 	v := new(int)
-	for slot := uint64(1); slot < 1<<32; slot += elementsOfPage / 2 {
+	for slot := uint64(1); slot < 1<<32; slot += paged.PageSize / 2 {
 		if put := s.put(7<<32|slot, limit, v); put != (slot < limit) {
 			t.Fatalf("slot %d: taken %v", slot, put)
 		}
@@ -23,12 +25,12 @@ func TestSlotsSpread(t *testing.T) {
 		}
 	}
 	pages := 0
-	for i := range uint32(1 << 32 >> pageBits) {
-		if s.slots.page(i) != nil {
+	for i := range uint32(1 << 32 / paged.PageSize) {
+		if s.slots.Page(i) != nil {
 			pages++
 		}
 	}
-	if pages > limit/elementsOfPage {
+	if pages > limit/paged.PageSize {
 		t.Errorf("%d pages", pages)
 	}
 	s.settle(limit, 7)
@@ -45,11 +47,11 @@ func TestSlotsFromOutside(t *testing.T) {
 	want := map[uint64]*uint64{}
 	const pages = 40
 	for range 3000 {
-		number := random.Uint64N(3)<<32 | (random.Uint64N(pages*elementsOfPage-1) + 1)
+		number := random.Uint64N(3)<<32 | (random.Uint64N(pages*paged.PageSize-1) + 1)
 		v := new(uint64)
 		*v = number
 		taken := s.at(uint32(number)) != nil
-		if s.put(number, pages*elementsOfPage, v) == taken {
+		if s.put(number, pages*paged.PageSize, v) == taken {
 			t.Fatalf("put of %#x: taken is %v", number, taken)
 		}
 		if !taken {

@@ -1,0 +1,75 @@
+package nodes
+
+import fp "github.com/govirtiofs/govirtiofs/fuseproto"
+
+// Prepare makes n, which is new, a node of the file with this key. It is not in the table:
+// nobody finds it. The caller has the only hold on it. id is the number that Adopt will
+// give it; 0 is a node that the client has no number for, only for its children or open
+// files. The recorder does not hear of the latter.
+func (t *Table[K, N]) Prepare(n *N, key K, id uint64) {
+	b := base[K](n)
+	b.id, b.key = id, key
+	b.refs.Store(refHold)
+}
+
+// Adopted is what became of a node that another table's id was to be given.
+type Adopted int
+
+const (
+	AdoptedNot    Adopted = iota // the id is taken, or can't be one
+	AdoptedAlone                 // it is the node of its file
+	AdoptedDouble                // its file has another node: this one has its id only
+)
+
+// Adopt puts a node that Prepare has made in the table, before Settle, with a lookup count
+// that is not 0 and its id. Ids whose slot is limit or more are refused: whoever sends the
+// ids decides where they are in the table, and each page of it costs memory.
+func (t *Table[K, N]) Adopt(n *N, limit uint32, lookups uint64) Adopted {
+	b := base[K](n)
+	if b.id == fp.RootID || lookups == 0 {
+		return AdoptedNot
+	}
+	hash := t.hash(b.key)
+	s := t.shardOf(hash)
+	s.mu.Lock()
+	ok := t.slots.put(b.id, limit, n, func() {
+		b.Hold() // the table's
+		b.listed, b.lookups = true, lookups
+	})
+	what := AdoptedNot
+	if ok {
+		what = AdoptedDouble
+		t.adopted(n, lookups)
+		if t.find(s, hash, b.key) == nil {
+			t.link(s, hash, b)
+			what = AdoptedAlone
+		}
+	}
+	s.mu.Unlock()
+	if ok {
+		t.growHints(uint32(b.id))
+	}
+	return what
+}
+
+// adopted records a node that Adopt has put in, with the place that it has. Its shard is
+// locked.
+func (t *Table[K, N]) adopted(n *N, lookups uint64) {
+	if t.recorder == nil {
+		return
+	}
+	b := base[K](n)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t.recorder.Added(n, lookups)
+}
+
+// Settle ends a series of Adopt. Ids that are given out from then on are none of those that
+// the other table has ever given out, whose End and Generations these are.
+func (t *Table[K, N]) Settle(end, generations uint32) { t.slots.settle(end, generations) }
+
+// End is one more than the largest slot, the lower half of an id, that was ever in use.
+func (t *Table[K, N]) End() uint32 { return t.slots.end() }
+
+// Generations is the largest generation, the upper half of an id, that was ever in use.
+func (t *Table[K, N]) Generations() uint32 { return t.slots.generations() }

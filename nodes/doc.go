@@ -1,0 +1,46 @@
+// Package nodes keeps what a FUSE client knows of a file system: nodes, which it got from
+// LOOKUP and names by their ids, and open files, which it got from OPEN and names by
+// theirs. The client is hostile: it may send any number. A number that was never given
+// out, or that has ended, leads to nothing.
+//
+// The package knows numbers, counts and names, and no files. What a node or an open file
+// is besides is the file system's own: its type begins with [Node] or [OpenFile], and
+// adds what it likes.
+//
+//	type node struct {
+//		nodes.Node[uint64, node] // the key is the file's number in an archive
+//		data []byte
+//	}
+//
+//	table := nodes.New[uint64, node](nodes.Config[uint64, node]{})
+//
+// # Life of a node
+//
+// A node lives while something refers to it:
+//
+//	the table    while the client's lookup count is above 0
+//	a request    while it runs: a reference
+//	an open file while it is open: a hold
+//	a child      while it lives, because its place is a name in its parent: a hold
+//
+// When the lookup count gets to 0 the client has forgotten the node, and its id leads to
+// nothing. When nothing refers to it any more it is gone, and [Config].Gone is told. The
+// first node is the root: its id is [fuseproto.RootID], and it is never forgotten.
+//
+// # Changes
+//
+// Every change of a node goes through a method of [Table] that tells [Config].Recorder,
+// and every change of an open file through one of [OpenFiles]: a daemon that wants to
+// survive its own death writes there what its successor must know. Nothing else in this
+// package changes them.
+//
+// # Locks
+//
+// From the outside in:
+//
+//	shard of the key table   lookup counts, and which node a key stands for
+//	  node                   its place and file handle; the file system's own part, if it likes
+//	    table of numbers     a leaf
+//
+// Finding a node or an open file by its number takes no lock, and no memory.
+package nodes

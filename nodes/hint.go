@@ -1,0 +1,85 @@
+package nodes
+
+import (
+	"sync/atomic"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// A table of hints has minHints places, and grows with the nodes up to maxHints, which
+// is 512 KiB: names are spread over all of it, so that a large one would cost a daemon
+// whose guest does little a page of memory for each name.
+const (
+	minHints = 1 << 8
+	maxHints = 1 << 16
+)
+
+// hintTable has a length that is a power of two.
+type hintTable []atomic.Uint64
+
+// hint is the place that remembers which node a name was last seen to be. It may be
+// wrong in any way.
+func (t *Table[K, N]) hint(parent *N, name fp.Name) *atomic.Uint64 {
+	const prime = 0x100000001b3
+	h := base[K](parent).id ^ 0xcbf29ce484222325
+	for _, c := range name {
+		h = (h ^ uint64(c)) * prime
+	}
+	hints := *t.hints.Load()
+	return &hints[(h^h>>32)%uint64(len(hints))]
+}
+
+// growHints makes the table of hints larger if a node's slot says that there are, or were,
+// more nodes than half its places. A hint goes to all places that its name may have now.
+// One that is written meanwhile is lost.
+func (t *Table[K, N]) growHints(slot uint32) {
+	old := t.hints.Load()
+	n := len(*old)
+	if n == maxHints || int(slot) <= n/2 {
+		return
+	}
+	hints := make(hintTable, 4*n)
+	for i := range *old {
+		if id := (*old)[i].Load(); id != 0 {
+			for k := i; k < len(hints); k += n {
+				hints[k].Store(id)
+			}
+		}
+	}
+	t.hints.CompareAndSwap(old, &hints)
+}
+
+// SetHint remembers that name in parent was seen to be n; nil forgets it. A hint may get
+// lost: it only decides which of two correct ways is tried first. The name itself is not
+// kept.
+func (t *Table[K, N]) SetHint(parent *N, name fp.Name, n *N) {
+	id := uint64(0)
+	if n != nil {
+		id = base[K](n).id
+	}
+	t.hint(parent, name).Store(id)
+}
+
+// Hinted is the node that a name in parent was last seen to be, if the client has it. It
+// may be another one, and the caller has no reference on it.
+func (t *Table[K, N]) Hinted(parent *N, name fp.Name) *N {
+	return t.Get(t.hint(parent, name).Load())
+}
+
+// Placed finds the node whose place is name in parent, with a reference; nil when no hint
+// leads to it.
+func (t *Table[K, N]) Placed(parent *N, name fp.Name) *N {
+	n := t.Acquire(t.hint(parent, name).Load())
+	if n == nil {
+		return nil
+	}
+	b := base[K](n)
+	b.mu.Lock()
+	same := b.parent == parent && sameName(b.name, name)
+	b.mu.Unlock()
+	if !same {
+		t.Release(n)
+		return nil
+	}
+	return n
+}

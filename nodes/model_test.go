@@ -1,0 +1,489 @@
+package nodes
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// file is a node of tests. Its key is a number, and born another file's that has it later.
+type file struct {
+	Node[uint64, file]
+	born uint64
+}
+
+// ledger is a Recorder that keeps what it was told, by slot, and complains about what makes
+// no sense.
+type ledger struct {
+	mu      sync.Mutex
+	nodes   map[uint32]*entry
+	strange []string
+}
+
+type entry struct {
+	id, key, born, lookups uint64
+	parent                 uint32
+	name, handle           string
+	children               int
+}
+
+func newLedger() *ledger { return &ledger{nodes: map[uint32]*entry{}} }
+
+// at is the entry of a node, which must be there.
+func (l *ledger) at(n *file, what string) *entry {
+	e := l.nodes[uint32(n.ID())]
+	if e == nil || e.id != n.ID() {
+		l.strange = append(l.strange, fmt.Sprintf("%s of %#x, which is not there: %+v", what, n.ID(), e))
+		return &entry{}
+	}
+	return e
+}
+
+func (l *ledger) Added(n *file, lookups uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slot := uint32(n.ID())
+	if e := l.nodes[slot]; e != nil || lookups == 0 {
+		l.strange = append(l.strange, fmt.Sprintf("%#x added with %d lookups to the slot of %+v", n.ID(), lookups, e))
+	}
+	l.nodes[slot] = &entry{id: n.ID(), key: n.Key(), born: n.born, lookups: lookups}
+	l.place(n, l.nodes[slot])
+}
+
+func (l *ledger) Counted(n *file, lookups uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.at(n, "count")
+	if e.lookups == 0 || lookups == 0 {
+		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d after %d", n.ID(), lookups, e.lookups))
+	}
+	e.lookups = lookups
+}
+
+func (l *ledger) Placed(n *file) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.place(n, l.at(n, "place"))
+}
+
+func (l *ledger) place(n *file, e *entry) {
+	if e.parent != 0 {
+		l.nodes[e.parent].children--
+	}
+	e.parent, e.name, e.handle = 0, "", string(n.FileHandle())
+	if p := n.Parent(); p != nil {
+		e.parent, e.name = uint32(p.ID()), n.Name().String()
+		l.at(p, "parent").children++
+	}
+}
+
+func (l *ledger) Forgotten(n *file) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.at(n, "forget")
+	if e.lookups == 0 {
+		l.strange = append(l.strange, fmt.Sprintf("%#x forgotten twice", n.ID()))
+	}
+	e.lookups = 0
+}
+
+func (l *ledger) Gone(n *file) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.at(n, "end")
+	if e.lookups != 0 || e.children != 0 {
+		l.strange = append(l.strange, fmt.Sprintf("%#x is gone, but has %+v", n.ID(), e))
+	}
+	if e.parent != 0 {
+		l.nodes[e.parent].children--
+	}
+	delete(l.nodes, uint32(n.ID()))
+}
+
+// check compares the ledger with the table.
+func (l *ledger) check(t *testing.T, table *Table[uint64, file]) {
+	t.Helper()
+	for _, s := range l.strange {
+		t.Error(s)
+	}
+	known := 0
+	for n := range table.All {
+		known++
+		e := l.nodes[uint32(n.ID())]
+		if e == nil {
+			t.Fatalf("%#x is not in the ledger", n.ID())
+		}
+		want := entry{id: n.ID(), key: n.Key(), born: n.born, lookups: table.Lookups(n), children: e.children, handle: string(n.FileHandle())}
+		if p := n.Parent(); p != nil {
+			want.parent, want.name = uint32(p.ID()), n.Name().String()
+		}
+		if *e != want {
+			t.Fatalf("the ledger has %+v, want %+v", *e, want)
+		}
+	}
+	recorded := 0
+	for _, e := range l.nodes {
+		if e.lookups > 0 {
+			recorded++
+		}
+	}
+	if recorded != known {
+		t.Fatalf("the ledger has %d nodes, want %d", recorded, known)
+	}
+}
+
+// modelNode is what a node should be.
+type modelNode struct {
+	n             *file
+	key, born     uint64
+	lookups       uint64
+	parent        *modelNode
+	name, handle  string
+	holds, claims int // of open files, and of requests
+}
+
+// model does what the table should do with maps.
+type model struct {
+	t      *testing.T
+	random *rand.Rand
+	table  *Table[uint64, file]
+	ledger *ledger
+	root   *modelNode
+	byID   map[uint64]*modelNode // those that the client has
+	byKey  map[uint64]*modelNode
+	used   map[uint64]bool // ids that were ever given out
+	all    map[*file]*modelNode
+	gone   map[*file]int
+}
+
+const modelKeys = 200
+
+func newModel(t *testing.T, seed uint64) *model {
+	m := &model{t: t, random: rand.New(rand.NewPCG(seed, 7)), ledger: newLedger(), byID: map[uint64]*modelNode{},
+		byKey: map[uint64]*modelNode{}, used: map[uint64]bool{}, all: map[*file]*modelNode{}, gone: map[*file]int{}}
+	m.table = New[uint64, file](Config[uint64, file]{Recorder: m.ledger, Gone: func(n *file) { m.gone[n]++ }})
+	m.root = m.intern(modelKeys, 0)
+	if m.root.n.ID() != fp.RootID {
+		t.Fatalf("the root's id is %d", m.root.n.ID())
+	}
+	return m
+}
+
+// intern looks a file up, as a request does; the reference is kept.
+func (m *model) intern(key, born uint64) *modelNode {
+	fresh := false
+	n := m.table.Intern(key, func(n *file) bool { return n.born == born }, func() *file {
+		fresh = true
+		return &file{born: born}
+	})
+	known := m.byKey[key]
+	switch {
+	case known != nil && known.born == born:
+		if n != known.n || fresh {
+			m.t.Fatalf("key %d is not node %#x", key, known.n.ID())
+		}
+		known.lookups++
+		known.claims++
+		return known
+	case !fresh || m.used[n.ID()] || n.Key() != key:
+		m.t.Fatalf("key %d is node %#x with key %d, new %v, used %v", key, n.ID(), n.Key(), fresh, m.used[n.ID()])
+	}
+	c := &modelNode{n: n, key: key, born: born, lookups: 1, claims: 1}
+	m.used[n.ID()], m.byID[n.ID()], m.byKey[key], m.all[n] = true, c, c, c
+	return c
+}
+
+func (m *model) pick() *modelNode {
+	i := m.random.IntN(len(m.byID))
+	for _, c := range m.byID {
+		if i == 0 {
+			return c
+		}
+		i--
+	}
+	return nil
+}
+
+func (m *model) release(c *modelNode) {
+	c.claims--
+	m.table.Release(c.n)
+}
+
+func (m *model) step() {
+	switch op := m.random.IntN(12); op {
+	case 0, 1, 2, 3:
+		c := m.intern(m.random.Uint64N(modelKeys), m.random.Uint64N(3)/2)
+		m.place(c)
+		if m.random.IntN(4) > 0 {
+			m.release(c)
+		}
+	case 4:
+		key, more := m.random.Uint64N(modelKeys), m.random.Uint64N(3)
+		n, c := m.table.Find(key, more, nil), m.byKey[key]
+		if (n == nil) != (c == nil) || c != nil && c.n != n {
+			m.t.Fatalf("key %d: found %v, want %v", key, n, c)
+		}
+		if c != nil {
+			c.claims++
+			c.lookups += more
+			m.release(c)
+		}
+	case 5, 6, 7:
+		m.forget(m.pick(), m.random.Uint64N(4))
+	case 8:
+		m.place(m.pick())
+	case 9:
+		c := m.pick()
+		m.table.Displace(c.n)
+		c.parent, c.name = nil, ""
+	case 10:
+		c := m.pick()
+		c.handle = fmt.Sprint("handle", m.random.IntN(100))[:m.random.IntN(8)]
+		c.n.Lock()
+		m.table.SetFileHandle(c.n, []byte(c.handle))
+		c.n.Unlock()
+	case 11:
+		for _, c := range m.all { // some request ends, some file is closed or opened
+			switch {
+			case c.claims > 0 && c != m.root:
+				m.release(c)
+			case c.holds > 0:
+				c.holds--
+				m.table.Unhold(c.n)
+			case m.byID[c.n.ID()] == c:
+				c.holds++
+				c.n.Hold()
+			default:
+				continue
+			}
+			break
+		}
+	}
+}
+
+func (m *model) place(c *modelNode) {
+	parent := m.pick()
+	for p := parent; p != nil; p = p.parent {
+		if p == c {
+			return // a circle would hold itself
+		}
+	}
+	name := fmt.Sprint("n", m.random.IntN(9))
+	first := m.table.Place(c.n, parent.n, fp.Name(name+"\x00"))
+	if c == m.root {
+		return
+	}
+	if first != (c.parent == nil) {
+		m.t.Fatalf("node %#x had no place: %v", c.n.ID(), first)
+	}
+	c.parent, c.name = parent, name
+	m.table.SetHint(parent.n, fp.Name(name+"\x00"), c.n)
+	if n := m.table.Placed(parent.n, fp.Name(name+"\x00")); n != c.n {
+		m.t.Fatalf("%q is not found", name)
+	}
+	m.table.Release(c.n)
+}
+
+func (m *model) forget(c *modelNode, lookups uint64) {
+	n := m.table.Acquire(c.n.ID())
+	if n != c.n {
+		m.t.Fatalf("node %#x is not found", c.n.ID())
+	}
+	want := lookups > 0 && lookups >= c.lookups && c != m.root
+	if got := m.table.Forget(n, lookups); got != want {
+		m.t.Fatalf("%d of %d lookups forgotten: %v", lookups, c.lookups, got)
+	}
+	if c != m.root {
+		c.lookups -= min(lookups, c.lookups)
+	}
+	if want {
+		delete(m.byID, n.ID())
+		if m.byKey[c.key] == c {
+			delete(m.byKey, c.key)
+		}
+		if m.table.Forget(n, 1) {
+			m.t.Fatal("forgotten twice")
+		}
+	}
+	m.table.Release(n)
+}
+
+// check compares everything. What nothing refers to must be gone, and nothing else.
+func (m *model) check() {
+	m.t.Helper()
+	alive := map[*modelNode]bool{}
+	for _, c := range m.all {
+		if c.lookups > 0 || c.claims > 0 || c.holds > 0 {
+			for p := c; p != nil && !alive[p]; p = p.parent {
+				alive[p] = true
+			}
+		}
+	}
+	for n, c := range m.all {
+		if gone := m.gone[n]; gone > 1 || alive[c] != (gone == 0) || n.Gone() != (gone == 1) {
+			m.t.Fatalf("node %#x is gone %d times, alive %v: %+v", n.ID(), gone, alive[c], c)
+		}
+		if got := m.table.Get(n.ID()); (got == n) != (c.lookups > 0) || got != nil && got != n {
+			m.t.Fatalf("node %#x with %d lookups: %p, want %p", n.ID(), c.lookups, got, n)
+		}
+		if m.table.Get(n.ID()+1<<32) == n {
+			m.t.Fatalf("node %#x has another number", n.ID())
+		}
+		if !alive[c] {
+			delete(m.all, n)
+			continue
+		}
+		if got := m.table.Lookups(n); got != c.lookups {
+			m.t.Fatalf("node %#x has %d lookups, want %d", n.ID(), got, c.lookups)
+		}
+		var parent *file
+		if c.parent != nil {
+			parent = c.parent.n
+		}
+		if name := n.Name(); n.Parent() != parent || name != nil && name.String() != c.name || string(n.FileHandle()) != c.handle {
+			m.t.Fatalf("node %#x is %q with handle %q, want %+v", n.ID(), name, n.FileHandle(), c)
+		}
+	}
+	m.ledger.check(m.t, m.table)
+}
+
+// TestModel compares the table, and what a recorder hears, with maps.
+func TestModel(t *testing.T) {
+	for seed := range uint64(8) {
+		m := newModel(t, seed)
+		for i := range 6000 {
+			m.step()
+			if i%200 == 0 {
+				m.check()
+			}
+		}
+		m.check()
+		for n, c := range m.all {
+			for range c.claims {
+				if c != m.root {
+					m.release(c)
+				}
+			}
+			for ; c.holds > 0; c.holds-- {
+				m.table.Unhold(n)
+			}
+		}
+		for _, c := range m.byID {
+			m.forget(c, ^uint64(0))
+		}
+		m.check()
+		if len(m.all) != 1 || len(m.ledger.nodes) != 1 || m.table.End() > 4*modelKeys {
+			t.Errorf("seed %d: %d nodes are left, %d in the ledger, %d slots", seed, len(m.all), len(m.ledger.nodes), m.table.End())
+		}
+	}
+}
+
+// TestThreads lets threads look up, rename, open, list and forget the same few files at
+// once, as queues do. In the end everything is gone once, and the ledger has the root only.
+func TestThreads(t *testing.T) {
+	l := newLedger()
+	var mu sync.Mutex
+	made, gone := map[*file]bool{}, map[*file]int{}
+	table := New[uint64, file](Config[uint64, file]{Recorder: l, Gone: func(n *file) {
+		mu.Lock()
+		defer mu.Unlock()
+		gone[n]++
+	}})
+	root := table.Intern(1000, nil, func() *file { return new(file) })
+	var wg sync.WaitGroup
+	for thread := range uint64(6) {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(thread, 3))
+			var ids []uint64
+			for range 4000 {
+				key, born := random.Uint64N(20), random.Uint64N(20)/19
+				n := table.Intern(key, func(n *file) bool { return n.born == born }, func() *file {
+					n := &file{born: born}
+					mu.Lock()
+					defer mu.Unlock()
+					made[n] = true
+					return n
+				})
+				if n.Key() != key || n.born != born {
+					t.Errorf("key %d born %d is %d born %d", key, born, n.Key(), n.born)
+				}
+				ids = append(ids, n.ID())
+				name := fp.Name(fmt.Sprintf("%d\x00", random.Uint64N(3)))
+				parent := root
+				if random.IntN(2) == 0 && key > 0 { // of a smaller key: no circles
+					if p := table.Find(random.Uint64N(key), 0, nil); p != nil {
+						parent = p
+						defer table.Release(p) // long after: children outlive what the client knows
+					}
+				}
+				table.Place(n, parent, name)
+				table.SetHint(parent, name, n)
+				if p, _ := table.Location(n); p != nil {
+					table.Release(p)
+				}
+				if m := table.Placed(parent, name); m != nil {
+					table.Release(m)
+				}
+				if random.IntN(3) == 0 {
+					table.Displace(n)
+				}
+				table.Release(n)
+				if random.IntN(3) > 0 {
+					continue
+				}
+				for _, id := range ids {
+					n := table.Acquire(id)
+					if n == nil {
+						t.Errorf("node %#x is lost with a lookup to its name", id)
+						continue
+					}
+					if n.ID() != id {
+						t.Errorf("node %#x is %#x", id, n.ID())
+					}
+					table.Forget(n, 1)
+					table.Release(n)
+				}
+				ids = nil
+			}
+			for _, id := range ids {
+				n := table.Acquire(id)
+				table.Forget(n, 1)
+				table.Release(n)
+			}
+		})
+	}
+	stop := make(chan struct{})
+	var observer sync.WaitGroup
+	observer.Go(func() { // an evictor, and a thread with ids that it has no lookup of
+		for i := uint32(1); ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for n := range table.All {
+				if n.ID() == 0 {
+					t.Error("a node without id is listed")
+				}
+			}
+			if n := table.Get(uint64(i % 64)); n != nil && n.TryExclusive() {
+				table.EndExclusive(n)
+			}
+		}
+	})
+	wg.Wait()
+	close(stop)
+	observer.Wait()
+	for n := range made {
+		if gone[n] != 1 {
+			t.Errorf("%#x is gone %d times", n.ID(), gone[n])
+		}
+	}
+	l.check(t, table)
+	if len(l.nodes) != 1 {
+		t.Errorf("%d nodes are left in the ledger", len(l.nodes))
+	}
+}

@@ -1,0 +1,162 @@
+package nodes
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// OpenFile is the part of an open file or directory that [OpenFiles] knows. A file
+// system's type of open files begins with it.
+type OpenFile struct {
+	id   uint64
+	refs atomic.Int32 // the table's, while the file is open, and of requests that use it
+}
+
+// ID is the client's number for the open file: fh in the protocol. The caller has a
+// reference.
+func (f *OpenFile) ID() uint64 { return f.id }
+
+// Acquire takes a reference for a request, which OpenFiles.Release drops; false when the
+// last one is gone.
+func (f *OpenFile) Acquire() bool {
+	for {
+		v := f.refs.Load()
+		if v == 0 {
+			return false
+		}
+		if f.refs.CompareAndSwap(v, v+1) {
+			return true
+		}
+	}
+}
+
+// OpenFiles is the open files and directories of one file system, by id. Its methods may
+// be called from all threads. An open file is used by requests while others close it: it
+// ends when the last of them has released it.
+//
+// An F may be used again after that, for the same OpenFiles: all but its OpenFile may be
+// changed then. Whoever finds an open file by its number reads nothing of it before he has
+// a reference, and then compares the number.
+type OpenFiles[F any] struct {
+	slots    slots[F]
+	recorder OpenRecorder[F]
+	gone     func(*F)
+}
+
+// OpenConfig says who wants to hear of changes; both may be nil.
+type OpenConfig[F any] struct {
+	// Gone is called when the last reference on an open file was released, with no lock
+	// held.
+	Gone func(*F)
+	// Recorder is told of every change.
+	Recorder OpenRecorder[F]
+}
+
+// NewOpenFiles returns a table without open files. F is a struct whose first field is an
+// embedded OpenFile; NewOpenFiles panics if it is not.
+func NewOpenFiles[F any](c OpenConfig[F]) *OpenFiles[F] {
+	mustBeginWith[F, OpenFile]()
+	return &OpenFiles[F]{recorder: c.Recorder, gone: c.Gone}
+}
+
+// openFile is the part of f that the table knows. NewOpenFiles has checked that f begins
+// with it.
+func openFile[F any](f *F) *OpenFile { return (*OpenFile)(unsafe.Pointer(f)) }
+
+// Add puts f in and returns its id; 0 when the table is full. The table has a reference
+// until Close.
+func (t *OpenFiles[F]) Add(f *F) (id uint64) {
+	return t.slots.add(f, func(id uint64) { t.open(f, id) })
+}
+
+// Adopt is Add with another table's id, before Settle; false when it is taken or can't be
+// one. Ids whose slot is limit or more are refused: whoever sends the ids decides where
+// they are in the table, and each page of it costs memory.
+func (t *OpenFiles[F]) Adopt(f *F, id uint64, limit uint32) bool {
+	return t.slots.put(id, limit, f, func() { t.open(f, id) })
+}
+
+// open makes f one that can be found.
+func (t *OpenFiles[F]) open(f *F, id uint64) {
+	b := openFile(f)
+	b.id = id
+	if t.recorder != nil {
+		t.recorder.Opened(f)
+	}
+	b.refs.Store(1)
+}
+
+// Acquire finds an open file and takes a reference for a request, which Release drops;
+// nil when the client does not have it, or no more. Whether it is one of the request's
+// node is the caller's to compare.
+func (t *OpenFiles[F]) Acquire(id uint64) *F {
+	f := t.slots.get(id)
+	if f == nil {
+		return nil
+	}
+	b := openFile(f)
+	if !b.Acquire() {
+		return nil
+	}
+	if b.id != id { // it was closed, and is another one by now
+		t.Release(f)
+		return nil
+	}
+	return f
+}
+
+// Release drops a reference.
+func (t *OpenFiles[F]) Release(f *F) {
+	if openFile(f).refs.Add(-1) == 0 {
+		t.bury(f)
+	}
+}
+
+func (t *OpenFiles[F]) bury(f *F) {
+	t.slots.release(uint32(openFile(f).id))
+	if t.gone != nil {
+		t.gone(f)
+	}
+}
+
+// Close ends an open file's id; requests that use it go on. false is one that is closed
+// already. The caller has a reference, which he keeps.
+func (t *OpenFiles[F]) Close(f *F) bool {
+	b := openFile(f)
+	if !t.slots.retire(b.id) {
+		return false
+	}
+	if t.recorder != nil {
+		t.recorder.Closed(f)
+	}
+	t.Release(f)
+	return true
+}
+
+// Has reports whether f is open: not closed yet. The caller has a reference.
+func (t *OpenFiles[F]) Has(f *F) bool { return t.slots.get(openFile(f).id) == f }
+
+// All yields the open files, each with a reference that ends after yield. Files may be
+// opened and closed meanwhile.
+func (t *OpenFiles[F]) All(yield func(*F) bool) {
+	for id := range t.slots.all {
+		f := t.Acquire(id)
+		if f == nil {
+			continue
+		}
+		more := yield(f)
+		t.Release(f)
+		if !more {
+			return
+		}
+	}
+}
+
+// Settle, End and Generations are those of Table.
+func (t *OpenFiles[F]) Settle(end, generations uint32) { t.slots.settle(end, generations) }
+
+// End is one more than the largest slot that was ever in use.
+func (t *OpenFiles[F]) End() uint32 { return t.slots.end() }
+
+// Generations is the largest generation that was ever in use.
+func (t *OpenFiles[F]) Generations() uint32 { return t.slots.generations() }

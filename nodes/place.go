@@ -1,0 +1,71 @@
+package nodes
+
+import fp "github.com/govirtiofs/govirtiofs/fuseproto"
+
+// Place notes where a node was last seen, to find it again: as name in parent. It reports
+// whether the node had no place before. The root has none. The caller has references on
+// both; name is copied.
+func (t *Table[K, N]) Place(n, parent *N, name fp.Name) (first bool) {
+	b := base[K](n)
+	b.mu.Lock()
+	if b.parent == parent && sameName(b.name, name) || b.id == fp.RootID {
+		b.mu.Unlock()
+		return false
+	}
+	old := b.parent
+	base[K](parent).Hold()
+	b.parent = parent
+	b.setName(name, b.FileHandle())
+	t.placed(n)
+	b.mu.Unlock()
+	if old != nil {
+		t.Unhold(old)
+	}
+	return old == nil
+}
+
+// Displace notes that a node's name is gone.
+func (t *Table[K, N]) Displace(n *N) {
+	b := base[K](n)
+	b.mu.Lock()
+	parent := b.parent
+	if parent != nil {
+		b.parent = nil
+		b.setName(nil, b.FileHandle())
+		t.placed(n)
+	}
+	b.mu.Unlock()
+	if parent != nil {
+		t.Unhold(parent)
+	}
+}
+
+// placed records a node's place. The node is locked.
+func (t *Table[K, N]) placed(n *N) {
+	if t.recorder != nil && base[K](n).listed {
+		t.recorder.Placed(n)
+	}
+}
+
+// Location is where a node was last seen, with a reference on the parent for the caller;
+// nil when that is not known. The name stays valid.
+func (t *Table[K, N]) Location(n *N) (parent *N, name fp.Name) {
+	b := base[K](n)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.parent == nil || !base[K](b.parent).Acquire() {
+		return nil, nil
+	}
+	return b.parent, keptName(b.name)
+}
+
+// MaxFileHandle is how many bytes a file handle has at most.
+const MaxFileHandle = 255
+
+// SetFileHandle keeps what the file system finds a node's file again by, whatever its name
+// is by then (name_to_handle_at(2)). It is copied. The node is locked.
+func (t *Table[K, N]) SetFileHandle(n *N, handle []byte) {
+	b := base[K](n)
+	b.setName(keptName(b.name), handle[:min(len(handle), MaxFileHandle)])
+	t.placed(n)
+}

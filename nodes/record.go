@@ -1,0 +1,38 @@
+package nodes
+
+// Recorder is told of every change of a [Table], before the client can know of it. What
+// it is told is not copied: it asks the node, whose methods Key, Parent, Name and
+// FileHandle may be called as far as the following says.
+//
+// Calls about one node come one after the other, except that Placed may come at the same
+// time as Counted or Forgotten. Calls about several nodes come at the same time. They
+// are made with locks held, and must not call the table. A parent is recorded before its
+// children, and is gone after them, unless it has no id (see Table.Prepare).
+//
+// The lower half of a node's id, its slot, is of no other node from Added to Gone, so a
+// recorder can have its record there.
+type Recorder[N any] interface {
+	// Added says that n is new, with its id, key and lookup count. It has no place, or,
+	// when it was adopted, the one that it has.
+	Added(n *N, lookups uint64)
+	// Counted says that the client's lookup count of n is lookups now, which is not 0.
+	Counted(n *N, lookups uint64)
+	// Placed says that n has another parent, name or file handle. n is locked.
+	Placed(n *N)
+	// Forgotten says that the lookup count is 0, and that the client has no number for n
+	// any more. Children and open files may still need it.
+	Forgotten(n *N)
+	// Gone says that nothing refers to n any more.
+	Gone(n *N)
+}
+
+// OpenRecorder is told of every change of [OpenFiles], before the client can know of it.
+// The rules are those of Recorder.
+type OpenRecorder[F any] interface {
+	// Opened says that f is new, with its id and all that the file system gave it.
+	Opened(f *F)
+	// Closed says that the client has no number for f any more. Requests may still use it,
+	// and its slot, the lower half of its id, is of no other open file before the last of
+	// them has ended.
+	Closed(f *F)
+}

@@ -1,0 +1,177 @@
+package nodes
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/govirtiofs/govirtiofs/internal/paged"
+)
+
+// maxSlots is 268 million entries.
+const maxSlots = 1 << 28
+
+// slots hands out numbers for values and finds a value by its number without a lock. A
+// number is a slot and the slot's generation, so it is not used twice: a client that
+// keeps, guesses or forges one finds nothing.
+//
+// A number ends with retire. Its slot keeps the value, and is not used again before free:
+// a slot stands for one value as long as anybody refers to it.
+type slots[T any] struct {
+	slots paged.Array[slot[T]]
+
+	mu   sync.Mutex // guards the following, and changes; a leaf
+	next uint32     // first slot that was never used, or 0 for 1
+	free []uint32
+}
+
+// slot is 16 bytes, side by side because they are looked at together.
+type slot[T any] struct {
+	value      atomic.Pointer[T]
+	generation atomic.Uint32
+}
+
+// add puts v in and returns its number; 0 when the table is full. It calls set with the
+// number before anybody can find v. The first number is 1.
+func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var slot uint32
+	if n := len(s.free); n > 0 {
+		slot, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		slot = max(s.next, 1)
+		if slot == maxSlots {
+			return 0
+		}
+		s.next = slot + 1
+	}
+	e := s.slots.Make(slot)
+	number := uint64(e.generation.Load())<<32 | uint64(slot)
+	set(number)
+	e.value.Store(v)
+	return number
+}
+
+// get finds a value; nil when there is none with this number. When the number is retired
+// at the same time, it may be another value, whose number the caller has to compare.
+func (s *slots[T]) get(number uint64) *T {
+	e := s.slots.At(uint32(number))
+	if e == nil || uint64(e.generation.Load()) != number>>32 {
+		return nil
+	}
+	return e.value.Load()
+}
+
+// retire ends a number; false when it is not in use, so only one of two callers gets true.
+func (s *slots[T]) retire(number uint64) bool {
+	e := s.slots.At(uint32(number))
+	generation := uint32(number >> 32)
+	return e != nil && e.value.Load() != nil && e.generation.CompareAndSwap(generation, generation+1)
+}
+
+// release makes a slot usable again whose number was retired.
+func (s *slots[T]) release(slot uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.slots.At(slot)
+	e.value.Store(nil)
+	// A slot whose generations are used up is not used again.
+	if e.generation.Load() != 0 {
+		s.free = append(s.free, slot)
+	}
+}
+
+// end is one more than the largest slot in use.
+func (s *slots[T]) end() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.next, 1)
+}
+
+// at is the value in a slot, if there is one; its number may be retired.
+func (s *slots[T]) at(slot uint32) *T {
+	if e := s.slots.At(slot); e != nil {
+		return e.value.Load()
+	}
+	return nil
+}
+
+// all yields the values with the numbers that their slots have now: the number of a value
+// that was retired is another. Values may be removed meanwhile.
+func (s *slots[T]) all(yield func(number uint64, v *T) bool) {
+	end := s.end()
+	for page := range (end + paged.PageSize - 1) / paged.PageSize {
+		p := s.slots.Page(page)
+		if p == nil {
+			continue
+		}
+		for i := range p {
+			generation := p[i].generation.Load()
+			v := p[i].value.Load()
+			if v != nil && !yield(uint64(generation)<<32|uint64(page*paged.PageSize)+uint64(i), v) {
+				return
+			}
+		}
+	}
+}
+
+// put puts v in under a number of another table's, before settle; false when the number
+// is taken or can't be one. Slots from limit on are refused: whoever sends the numbers
+// decides where they are, and one number alone makes a page of slots. It calls set before
+// anybody can find v.
+func (s *slots[T]) put(number uint64, limit uint32, v *T, set func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := uint32(number)
+	if at == 0 || at >= min(limit, maxSlots) || s.at(at) != nil {
+		return false
+	}
+	e := s.slots.Make(at)
+	e.generation.Store(uint32(number >> 32))
+	set()
+	e.value.Store(v)
+	s.next = max(s.next, at+1)
+	return true
+}
+
+// maxFreed bounds the slots that settle looks at: a table may have few entries far apart.
+const maxFreed = 1 << 20
+
+// settle makes the slots usable that no number was put in, in a generation after all that
+// were used in the other table, whose end and generations these are.
+func (s *slots[T]) settle(end, generations uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = max(s.next, min(end, maxSlots), 1)
+	s.free = s.free[:0]
+	for slot := uint32(1); slot < s.next && len(s.free) < maxFreed; slot++ {
+		e := s.slots.At(slot)
+		if e == nil {
+			slot |= paged.PageSize - 1 // there is nothing in this page: leave it alone
+			continue
+		}
+		if e.value.Load() != nil {
+			continue
+		}
+		e.generation.Store(generations + 1)
+		if generations+1 != 0 {
+			s.free = append(s.free, slot)
+		}
+	}
+}
+
+// generations is the largest generation of any slot.
+func (s *slots[T]) generations() (most uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for page := range (s.next + paged.PageSize - 1) / paged.PageSize {
+		p := s.slots.Page(page)
+		if p == nil {
+			continue
+		}
+		for i := range p {
+			most = max(most, p[i].generation.Load())
+		}
+	}
+	return most
+}
