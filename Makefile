@@ -5,8 +5,7 @@ VERSION  ?= $(shell packaging/version.sh)
 PREFIX   ?= /usr/local
 LIBEXEC  ?= $(PREFIX)/libexec
 LDFLAGS   = -s -w -X main.version=$(VERSION:v%=%)
-# With this entry point, the process beside a sandboxed daemon waits without a Go runtime.
-GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -ldflags "./cmd/govirtiofsd=$(LDFLAGS) -E govirtiofs_entry"
+GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 FUZZTIME ?= 1m
 LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 

@@ -20,7 +20,7 @@ import (
 func buildDaemon(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "govirtiofsd")
-	if err := guest.Build("-ldflags", "-E govirtiofs_entry", "-o", path, "./cmd/govirtiofsd"); err != nil {
+	if err := guest.Build("-o", path, "./cmd/govirtiofsd"); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -63,12 +63,10 @@ func TestIntegrationIdle(t *testing.T) {
 func TestIntegrationIdleMemory(t *testing.T) {
 	const maxAnonymous, maxThreads = 2100, 24
 	guest.NeedRoot(t)
-	program := buildWithEntry(t)
 	var sizes, counts []int
 	for range 5 {
 		socket := filepath.Join(tempDir(t), "s")
 		d := startDaemon(t, func(cmd *exec.Cmd) {
-			cmd.Path = program
 			cmd.Env = withoutProcessors(os.Environ())
 		},
 			"--sandbox=none", "--shared-dir="+tempDir(t), "--socket-path="+socket)
@@ -94,6 +92,35 @@ func TestIntegrationIdleMemory(t *testing.T) {
 	t.Logf("%d KiB, %d threads", sizes, counts)
 	if anonymous == 0 || anonymous > maxAnonymous || threads > maxThreads {
 		t.Errorf("%d KiB of memory and %d threads, want at most %d and %d", anonymous, threads, maxAnonymous, maxThreads)
+	}
+}
+
+// TestIntegrationRest: what daemons have that no front-end uses yet, with the process beside
+// them.
+func TestIntegrationRest(t *testing.T) {
+	const maxAnonymous, maxThreads = 2100, 10
+	guest.NeedRoot(t)
+	for name, pick := range map[string]func(pid int) int{
+		"supervisor": func(pid int) int { return pid },
+		"daemon":     func(pid int) int { return childOf(t, pid) },
+	} {
+		var sizes, counts []int
+		for range 5 {
+			d := startDaemon(t, func(cmd *exec.Cmd) { cmd.Env = withoutProcessors(os.Environ()) },
+				"--sandbox=namespace", "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))
+			d.waitLine(waitingLine)
+			pid := pick(d.cmd.Process.Pid)
+			sizes, counts = append(sizes, number(pid, "smaps_rollup", "Anonymous")), append(counts, threads(pid))
+			_ = d.cmd.Process.Signal(syscall.SIGTERM)
+			d.wantStatus(exitOK)
+		}
+		slices.Sort(sizes)
+		slices.Sort(counts)
+		t.Logf("%s: %d KiB, %d threads", name, sizes, counts)
+		// Where huge pages are used without being asked for, the supervisor may have two.
+		if sizes[2] == 0 || sizes[2] > maxAnonymous+4<<10 || name == "daemon" && sizes[2] > maxAnonymous || counts[2] > maxThreads {
+			t.Errorf("%s: %d KiB of memory and %d threads, want at most %d and %d", name, sizes[2], counts[2], maxAnonymous, maxThreads)
+		}
 	}
 }
 

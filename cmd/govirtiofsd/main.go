@@ -15,7 +15,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/internal/dormant"
 	"github.com/govirtiofs/govirtiofs/internal/procs"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -41,14 +40,31 @@ func main() {
 	if sandbox.RunProbe() {
 		return
 	}
-	most := dormant.Processors()
-	dormant.SmallPages()
+	smallPages()
+	most := processors()
 	if os.Getenv(stretchEnv) != "" {
 		runtime.GOMAXPROCS(most)
 		os.Exit(runStretchHelper())
 	}
 	procs.Lean(most) // the start needs one; with more, memory for more is kept for good
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// processors is how many processors Go's scheduler may have: what the environment says
+// (GOMAXPROCS), or as many as the process may run on. A cgroup's quota, which Go's default
+// heeds, is not counted: threads that wait for a disk need a processor of the scheduler's,
+// and hardly time on a real one.
+//
+// The sandboxed process is started with one. The runtime keeps 16 KiB for each that it
+// starts with.
+func processors() int {
+	if os.Getenv(childEnv) == childLean {
+		_ = os.Unsetenv("GOMAXPROCS")
+	}
+	if os.Getenv("GOMAXPROCS") != "" {
+		return runtime.GOMAXPROCS(0)
+	}
+	return runtime.NumCPU()
 }
 
 // run is the program; it returns the exit status.

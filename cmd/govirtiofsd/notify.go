@@ -89,12 +89,3 @@ func (n *notifier) readyPipe() (child *os.File, watch func() <-chan bool, err er
 		return ready
 	}, nil
 }
-
-// file is another descriptor of the connection.
-func (n *notifier) file() (*os.File, error) {
-	f, ok := n.to.(interface{ File() (*os.File, error) })
-	if !ok {
-		return nil, os.ErrInvalid
-	}
-	return f.File()
-}

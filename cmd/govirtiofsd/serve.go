@@ -12,7 +12,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/govirtiofs/govirtiofs/internal/dormant"
 	"github.com/govirtiofs/govirtiofs/internal/procs"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -42,6 +41,11 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 	if o.guestFiles, err = limitFiles(o, log); err != nil {
 		return err
 	}
+	maps, err := os.Open("/proc/self/maps") // there is no /proc in the sandbox
+	if err != nil {
+		return err
+	}
+	defer maps.Close()
 	view, err := enterSandbox(o)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
@@ -60,19 +64,14 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 	if err != nil {
 		return err
 	}
-	allowHugePages(log)
+	if err := allowHugePages(maps); err != nil {
+		log.WithError(err).Debug("No huge pages")
+	}
 	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.filter, Accept: true}); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	n.ready()
 	return within(ctx, log, func() error { return serveAll(ctx, o, a, device, log) })
-}
-
-// allowHugePages is for when the process has what it needs, and before the filter.
-func allowHugePages(log *logrus.Logger) {
-	if err := dormant.AllowHugePages(); err != nil {
-		log.WithError(err).Debug("No huge pages")
-	}
 }
 
 // limitFiles sets the limit of open files and returns how many the guest may use up.

@@ -11,7 +11,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/internal/dormant"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -19,6 +18,7 @@ import (
 // is descriptor childSocket, and childReady a pipe to say that it is ready.
 const (
 	childEnv    = "GOVIRTIOFSD_SANDBOXED"
+	childLean   = "lean" // its value if GOMAXPROCS is not the user's
 	childSocket = 3
 	childReady  = 4
 )
@@ -69,9 +69,6 @@ func start(o *options, log *logrus.Logger) error {
 		signal.Notify(signals, supervised...)
 	} else {
 		signal.Notify(signals, endSignals...)
-	}
-	if state, signalled, ok := dormant.Awake(); ok {
-		return awake(o, log, signals, state, signalled)
 	}
 	for _, w := range o.warnings {
 		log.Warn(w)

@@ -18,15 +18,12 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// entry has the processes beside a sandboxed daemon wait without a Go runtime.
-const entry = "-E govirtiofs_entry"
-
 // all are the packages that have tests which need no other guest and nothing to build with.
 var all = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough", "passthrough/fstest -test.skip=TestFuse/[^d].*/ReaddirLarge", "passthrough/xattrmap",
 	"fusedev", "frontend", "sandbox",
-	"cmd/govirtiofsd", "cmd/govirtiofs", "test/e2e", "internal/bench", "internal/doctor", "internal/dormant",
+	"cmd/govirtiofsd", "cmd/govirtiofs", "test/e2e", "internal/bench", "internal/doctor",
 	"internal/eventfd", "internal/pause", "internal/procs", "internal/record", "internal/spawn", "internal/version",
 }
 
@@ -36,7 +33,7 @@ var quick = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough -test.skip=TestHugeListing|TestInodeSize|TestWalk",
 	"passthrough/fstest -test.run=TestFuse/default/(Create|Open|Tmpfile|DirectIO|Mmap|Xattr|OFDLocks|FileFlags)",
-	"fusedev", "sandbox", "internal/dormant -test.skip=TestSignals", "internal/eventfd", "internal/pause",
+	"fusedev", "sandbox", "internal/eventfd", "internal/pause",
 }
 
 // suite is what one guest runs.
@@ -59,15 +56,9 @@ func layOut(t *testing.T, s suite) map[string]string {
 		to := filepath.Join("/tests", strings.ReplaceAll(pkg, "/", "_")+".test")
 		files[build(t, root, out+to, "test", "-c", "./"+pkg)] = to
 	}
-	for _, p := range []string{"cmd/govirtiofs", "cmd/govirtiofsd", "internal/dormant/testdata/sleeper",
-		"internal/dormant/testdata/started"} {
+	for _, p := range []string{"cmd/govirtiofs", "cmd/govirtiofsd"} {
 		to := "/programs/" + filepath.Base(p)
 		files[build(t, root, out+to, "build", "-ldflags", "-s -w", "./"+p)] = to
-		if p == "cmd/govirtiofs" {
-			continue
-		}
-		to += ".entry"
-		files[build(t, root, out+to, "build", "-ldflags", "-s -w "+entry, "./"+p)] = to
 	}
 	list := filepath.Join(out, "list")
 	if err := os.WriteFile(list, []byte(strings.Join(s.lines, "\n")+"\n"), 0o600); err != nil {

@@ -1,4 +1,4 @@
-package dormant
+package main
 
 import (
 	"os"
