@@ -1,12 +1,12 @@
 // Package fusedev is the FUSE client of this machine's kernel as a transport: it
 // mounts a directory with /dev/fuse, reads the kernel's requests and writes the
-// replies. Serve answers them with a server.Server, the same that serves
+// replies. Serve answers them with a fuse.Handler, the same that serves
 // virtqueues; others read and answer requests themselves.
 //
 // # Ownership
 //
 // A Mount owns its descriptor of /dev/fuse. Each goroutine of Serve owns one
-// server.Thread and two buffers; a request that waits takes both buffers with it.
+// fuse.Thread and two buffers; a request that waits takes both buffers with it.
 //
 // # End of a mount
 //

@@ -12,11 +12,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
@@ -73,8 +73,8 @@ func (h hello) Lookup(_ *server.Request, name fp.Name, out *fp.EntryOut) unix.Er
 
 func (hello) Open(*server.Request, *fp.OpenIn, *fp.OpenOut) unix.Errno { return 0 }
 
-func (hello) Read(_ *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno) {
-	return copy(unsafeBytes(dst[0]), content[min(in.Offset, uint64(len(content))):]), 0
+func (hello) Read(_ *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix.Errno) {
+	return dst.CopyFrom([]byte(content[min(in.Offset, uint64(len(content))):]), 0), 0
 }
 
 // serveHello mounts, says so, and serves until somebody unmounts.
@@ -352,5 +352,3 @@ func TestServeLeavesNothing(t *testing.T) {
 		t.Error("Serve does not return")
 	}
 }
-
-func unsafeBytes(v unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }

@@ -11,15 +11,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// BufferSize is enough for any request to a server with server.DefaultMaxWrite, and for
+// BufferSize is enough for any request to a Handler with fuse.DefaultMaxWrite, and for
 // its reply: data, header and body. The kernel refuses to hand a request out into less
 // than what INIT has settled (fs/fuse/dev.c: fuse_dev_do_read). Kernels with larger pages
 // than 4 KiB need Options.MaxRead, or they ask for more in one READ.
-const BufferSize = server.DefaultMaxWrite + 64<<10
+const BufferSize = fuse.DefaultMaxWrite + 64<<10
 
 // Read reads the next request into the buffers, one after the other, which must have
 // BufferSize bytes together, or what INIT has settled. It waits for a request. The error
@@ -65,6 +65,8 @@ type queue struct {
 // thread of a queue.
 const maxLinger = 1024
 
+func (q *queue) mayLinger() bool { return q.linger.Load() < maxLinger }
+
 // clone opens the same mount once more, with a queue of its own for replies
 // (fs/fuse/dev.c: fuse_dev_ioctl_clone). Without it, all goroutines share one.
 func (m *Mount) clone() (*os.File, error) {
@@ -84,11 +86,11 @@ func (m *Mount) clone() (*os.File, error) {
 // devIocClone is FUSE_DEV_IOC_CLONE.
 const devIocClone = 0x8004e500
 
-// Serve answers the kernel's requests with s on so many goroutines until the file
+// Serve answers the kernel's requests with h on so many goroutines until the file
 // system is unmounted, and ends the session. A failure of one goroutine aborts the
 // mount and is returned. No request is left when Serve returns: a late reply would go to
 // whatever file has the descriptor's number by then.
-func (m *Mount) Serve(s *server.Server, threads int) error {
+func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	var (
 		wg      sync.WaitGroup
 		waiting sync.WaitGroup
@@ -107,7 +109,7 @@ func (m *Mount) Serve(s *server.Server, threads int) error {
 		}
 		wg.Go(func() {
 			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger}
-			if err := q.serve(s); err != nil {
+			if err := q.serve(h); err != nil {
 				mu.Lock()
 				first = errors.Join(first, err)
 				mu.Unlock()
@@ -116,25 +118,25 @@ func (m *Mount) Serve(s *server.Server, threads int) error {
 		})
 	}
 	wg.Wait()
-	s.Reset() // ends what waits for other clients
+	h.Reset() // ends what waits for other clients
 	waiting.Wait()
 	return first
 }
 
 // serve is one goroutine of Serve. A thread that is no longer fit ends, and another
 // goroutine goes on in its place.
-func (q *queue) serve(s *server.Server) error {
+func (q *queue) serve(h fuse.Handler) error {
 	for {
 		ended := make(chan error)
 		var again bool
 		go func() {
-			t, err := s.StartThread()
+			t, err := h.StartThread(fuse.Hooks{MayLinger: q.mayLinger})
 			if err != nil {
 				ended <- err
 				return
 			}
-			again, err = q.loop(s, t)
-			s.StopThread(t)
+			again, err = q.loop(t)
+			t.Stop()
 			ended <- err
 		}()
 		if err := <-ended; err != nil || !again {
@@ -144,8 +146,8 @@ func (q *queue) serve(s *server.Server) error {
 }
 
 // loop serves requests on t; again tells that t is broken and another has to go on.
-func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error) {
-	t.MayLinger = func() bool { return q.linger.Load() < maxLinger }
+func (q *queue) loop(t fuse.Thread) (again bool, err error) {
+	var m fuse.Message
 	for !t.Broken() {
 		n, err := readRequest(q.fd, q.in)
 		if errors.Is(err, io.EOF) {
@@ -155,35 +157,36 @@ func (q *queue) loop(s *server.Server, t *server.Thread) (again bool, err error)
 			return false, err
 		}
 		out := q.out
-		written, d := s.Handle(t, vector(q.in[:n]), vector(out))
-		if d != nil {
-			q.wait(d, out)
+		m.Set(fuse.Over(q.in[:n]), fuse.Over(out))
+		r, p := t.Handle(&m)
+		if p != nil {
+			q.wait(p, out)
 			continue
 		}
-		if err := reply(q.fd, out[:written]); err != nil {
+		if err := reply(q.fd, out[:r.Len]); err != nil {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
-// wait has d finished and answered elsewhere. out is d's reply buffer.
-func (q *queue) wait(d *server.Deferred, out []byte) {
+// wait has p finished and answered elsewhere. out is p's reply buffer.
+func (q *queue) wait(p fuse.Pending, out []byte) {
 	lingers := int32(0)
-	if d.Lingers() { // possibly for ever: with a small buffer of its own
+	if p.Lingers() { // possibly for ever: with a small buffer of its own
 		lingers = 1
 		out = make([]byte, 4096)
-		d.ReplyTo(vector(out))
+		p.ReplyTo(fuse.Over(out))
 	} else {
-		q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are d's
+		q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are p's
 	}
 	q.linger.Add(lingers)
 	q.waiting.Add(1)
-	d.Start(func(written uint32) {
+	p.Start(func(r fuse.Reply) {
 		defer q.waiting.Done()
 		defer q.linger.Add(-lingers)
-		defer d.Free()
-		_ = reply(q.fd, out[:written])
+		defer p.Free()
+		_ = reply(q.fd, out[:r.Len])
 	})
 }
 
@@ -203,10 +206,4 @@ func reply(fd int, b []byte) error {
 	}
 	failed := fp.OutHeader{Len: uint32(unsafe.Sizeof(*h)), Error: -int32(unix.EIO), Unique: h.Unique}
 	return answer(fd, fp.Bytes(&failed))
-}
-
-func vector(b []byte) []unix.Iovec {
-	v := unix.Iovec{Base: &b[0]}
-	v.SetLen(len(b))
-	return []unix.Iovec{v}
 }

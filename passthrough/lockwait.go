@@ -12,7 +12,7 @@ import (
 const hostLocks = fp.InitPosixLocks | fp.InitFlockLocks
 
 // maxLockWaiters is how many requests of a share may wait for locks. Transports have limits
-// of their own, see server.Thread.MayLinger.
+// of their own, see fuse.Hooks.
 const maxLockWaiters = 4096
 
 // lockWaiter is a request that waits for a lock. What is in the way is known: an owner of

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -15,7 +16,7 @@ const hostPage = 4096
 
 // Read implements server.Files. Data that is in memory is read at once, with one
 // system call; what must come from a disk is left to a thread that may wait.
-func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno) {
+func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix.Errno) {
 	h, errno := fs.enterFile(r, in.Fh, intentRead)
 	if errno != 0 {
 		return 0, errno
@@ -39,7 +40,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst []unix.Iovec) (int, uni
 }
 
 // readPages is a read through the page cache.
-func (fs *FS) readPages(r *server.Request, h *handle, dst []unix.Iovec, off int64) (int, unix.Errno) {
+func (fs *FS) readPages(r *server.Request, h *handle, dst fuse.Buffers, off int64) (int, unix.Errno) {
 	fd := fs.cachedFD(r, h)
 	if r.MayWait {
 		return h.readDisk(r, fd, dst, off)
@@ -48,17 +49,17 @@ func (fs *FS) readPages(r *server.Request, h *handle, dst []unix.Iovec, off int6
 }
 
 // readDisk is read that waits for the disk.
-func (h *handle) readDisk(r *server.Request, fd int, dst []unix.Iovec, off int64) (int, unix.Errno) {
+func (h *handle) readDisk(r *server.Request, fd int, dst fuse.Buffers, off int64) (int, unix.Errno) {
 	defer h.mount.reads.waitedToRead(time.Now())
 	return h.read(r, fd, dst, off, false)
 }
 
 // read fills dst from the file behind fd, one of the handle's, from off on. With cached it takes only data that is in
 // memory, as far as the file system can tell, and else waits or answers WouldBlock.
-func (h *handle) read(r *server.Request, fd int, dst []unix.Iovec, off int64, cached bool) (done int, errno unix.Errno) {
+func (h *handle) read(r *server.Request, fd int, dst fuse.Buffers, off int64, cached bool) (done int, errno unix.Errno) {
 	for len(dst) > 0 {
 		batch := dst[:min(len(dst), maxIovecs)]
-		want := iovecBytes(batch)
+		want := int(batch.Len())
 		var n int
 		if cached {
 			n, errno = readCached(fd, batch, want, off)
@@ -100,7 +101,7 @@ func (h *handle) read(r *server.Request, fd int, dst []unix.Iovec, off int64, ca
 }
 
 // Write implements server.Files.
-func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src []unix.Iovec) (int, unix.Errno) {
+func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, unix.Errno) {
 	h, errno := fs.enterFile(r, in.Fh, intentWrite)
 	if errno != 0 {
 		return 0, errno
@@ -158,7 +159,7 @@ func (fs *FS) writeFlags(in *fp.WriteIn) (flags int) {
 
 // writeAll puts src in the file behind fd, from off on. A disk that fills up makes a short write:
 // the error comes with the next one.
-func writeAll(fd int, src []unix.Iovec, off int64, flags int) (done int, errno unix.Errno) {
+func writeAll(fd int, src fuse.Buffers, off int64, flags int) (done int, errno unix.Errno) {
 	for len(src) > 0 {
 		n, errno := vectored(unix.SYS_PWRITEV2, fd, src[:min(len(src), maxIovecs)], off, flags)
 		if errno != 0 && done == 0 {
@@ -173,17 +174,9 @@ func writeAll(fd int, src []unix.Iovec, off int64, flags int) (done int, errno u
 	return done, 0
 }
 
-// iovecBytes is the length of the buffers together.
-func iovecBytes(iov []unix.Iovec) (n int) {
-	for i := range iov {
-		n += int(iov[i].Len)
-	}
-	return n
-}
-
 // skip is the buffers after the first n bytes. It changes the list, which is the
 // request's own, and not the buffers.
-func skip(iov []unix.Iovec, n int) []unix.Iovec {
+func skip(iov fuse.Buffers, n int) fuse.Buffers {
 	for len(iov) > 0 && uint64(n) >= iov[0].Len {
 		n -= int(iov[0].Len)
 		iov = iov[1:]

@@ -1,12 +1,12 @@
 // Package server turns FUSE request bytes into calls of a FileSystem and its
-// answers into reply bytes. It knows neither virtqueues nor files: a transport
-// presents a request as buffers to read and buffers to write.
+// answers into reply bytes. It knows neither virtqueues nor files: to a transport it is a
+// fuse.Handler, which gets a request as buffers to read and buffers to write.
 //
 // # Life of a request
 //
-// Handle copies the header and everything that is decided on (bodies, names,
-// extensions) out of the client's buffers once, into memory of the Thread, because
-// the client can change its buffers at any time. File data is not copied: the
+// Handle copies everything that is decided on (bodies, names, extensions) out of the
+// client's buffers once, into memory of the thread, because the client can change its
+// buffers at any time. The header was copied by the transport. File data is not copied: the
 // FileSystem gets the client's own buffers, cut to the size that was asked for.
 //
 // One table, ops, says what each opcode needs. Its checks come before the method:
@@ -15,12 +15,12 @@
 // an open file is never lost.
 //
 // A method that would have to wait returns WouldBlock, and the request goes on as a
-// Deferred on a thread that no queue depends on; after WouldBlockBriefly it may
+// fuse.Pending on a thread that no queue depends on; after WouldBlockBriefly it may
 // go on where it was, when that has nothing else to do.
 //
 // # Ownership
 //
-// A Thread belongs to one goroutine. Arguments of methods live in it and die with
-// the call. A Deferred owns copies of them; the memory behind the client's buffers
+// A thread belongs to one goroutine. Arguments of methods live in it and die with
+// the call. A pending request owns copies of them; the memory behind the client's buffers
 // stays the transport's business.
 package server

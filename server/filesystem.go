@@ -3,6 +3,7 @@ package server
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
@@ -123,9 +124,9 @@ type Files interface {
 	Tmpfile(r *Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno
 	// Read fills the client's buffers dst, of in.Size bytes together, from
 	// in.Offset on; less only at the end of the file.
-	Read(r *Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno)
+	Read(r *Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix.Errno)
 	// Write takes in.Size bytes from the client's buffers src.
-	Write(r *Request, in *fp.WriteIn, src []unix.Iovec) (int, unix.Errno)
+	Write(r *Request, in *fp.WriteIn, src fuse.Buffers) (int, unix.Errno)
 	Flush(r *Request, in *fp.FlushIn) unix.Errno
 	Release(r *Request, in *fp.ReleaseIn) unix.Errno
 	Fsync(r *Request, in *fp.FsyncIn) unix.Errno
@@ -169,7 +170,7 @@ type Locks interface {
 	// Setlk takes or drops a lock. When wait is set and another owner holds the
 	// lock it returns WouldBlock, or waits when r.MayWait is set, until
 	// r.Canceled is closed (EINTR). There may be no room to wait: the client
-	// then gets ENOLCK (Thread.MayLinger).
+	// then gets ENOLCK (fuse.Hooks).
 	Setlk(r *Request, in *fp.LkIn, wait bool) unix.Errno
 }
 

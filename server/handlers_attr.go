@@ -6,42 +6,42 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-func getattr(t *Thread) (int, unix.Errno) {
+func getattr(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.GetattrIn](t)
 	return done[fp.AttrOut](t.server.fs.Getattr(&t.request, v, out[fp.AttrOut](t)))
 }
 
-func setattr(t *Thread) (int, unix.Errno) {
+func setattr(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.SetattrIn](t)
 	return done[fp.AttrOut](t.server.fs.Setattr(&t.request, v, out[fp.AttrOut](t)))
 }
 
-func statx(t *Thread) (int, unix.Errno) {
+func statx(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.StatxIn](t)
 	return done[fp.StatxOut](t.server.fs.Statx(&t.request, v, out[fp.StatxOut](t)))
 }
 
-func access(t *Thread) (int, unix.Errno) {
+func access(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.AccessIn](t)
 	return 0, t.server.fs.Access(&t.request, v)
 }
 
-func readlink(t *Thread) (int, unix.Errno) {
+func readlink(t *thread) (int, unix.Errno) {
 	return variable(t, unix.PathMax, func(dst []byte) (int, unix.Errno) {
 		return t.server.fs.Readlink(&t.request, dst)
 	})
 }
 
-func statfs(t *Thread) (int, unix.Errno) {
+func statfs(t *thread) (int, unix.Errno) {
 	v, _, _ := fp.View[fp.Kstatfs](t.out)
 	return done[fp.StatfsOut](t.server.fs.Statfs(&t.request, v))
 }
 
-func syncfs(t *Thread) (int, unix.Errno) { return 0, t.server.fs.Syncfs(&t.request) }
+func syncfs(t *thread) (int, unix.Errno) { return 0, t.server.fs.Syncfs(&t.request) }
 
 // variable has f write a reply of up to size bytes. An answer that the client has
 // no room for is ERANGE.
-func variable(t *Thread, size int, f func(dst []byte) (int, unix.Errno)) (int, unix.Errno) {
+func variable(t *thread, size int, f func(dst []byte) (int, unix.Errno)) (int, unix.Errno) {
 	dst := t.bulkBuf(min(size, bulkSize))
 	n, errno := f(dst)
 	if errno != 0 {
@@ -57,7 +57,7 @@ func variable(t *Thread, size int, f func(dst []byte) (int, unix.Errno)) (int, u
 	return n, 0
 }
 
-func setxattr(t *Thread) (int, unix.Errno) {
+func setxattr(t *thread) (int, unix.Errno) {
 	v := &t.setxattr
 	*v = fp.SetxattrIn{}
 	n := fp.CompatSetxattrInSize
@@ -86,7 +86,7 @@ const (
 	xattrSizeMax = 65536
 )
 
-func getxattr(t *Thread) (int, unix.Errno) {
+func getxattr(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.GetxattrIn](t)
 	name, _, errno := fp.ParseString(rest, xattrNameMax, unix.ERANGE)
 	if errno != 0 {
@@ -97,7 +97,7 @@ func getxattr(t *Thread) (int, unix.Errno) {
 	})
 }
 
-func listxattr(t *Thread) (int, unix.Errno) {
+func listxattr(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.GetxattrIn](t)
 	return xattrReply(t, v.Size, func(dst []byte) (int, unix.Errno) {
 		return t.server.fs.Listxattr(&t.request, dst)
@@ -106,7 +106,7 @@ func listxattr(t *Thread) (int, unix.Errno) {
 
 // xattrReply answers with the length when the client asks for 0 bytes, and with the
 // bytes otherwise.
-func xattrReply(t *Thread, size uint32, f func(dst []byte) (int, unix.Errno)) (int, unix.Errno) {
+func xattrReply(t *thread, size uint32, f func(dst []byte) (int, unix.Errno)) (int, unix.Errno) {
 	if size > 0 {
 		return variable(t, int(min(size, xattrSizeMax)), f)
 	}
@@ -121,7 +121,7 @@ func xattrReply(t *Thread, size uint32, f func(dst []byte) (int, unix.Errno)) (i
 
 const sizeGetxattrOut = 8
 
-func removexattr(t *Thread) (int, unix.Errno) {
+func removexattr(t *thread) (int, unix.Errno) {
 	name, _, errno := fp.ParseString(t.args, xattrNameMax, unix.ERANGE)
 	if errno != 0 {
 		return 0, errno

@@ -6,12 +6,12 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-func opendir(t *Thread) (int, unix.Errno) {
+func opendir(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.OpenIn](t)
 	return done[fp.OpenOut](t.server.fs.Opendir(&t.request, v, out[fp.OpenOut](t)))
 }
 
-func readdir(t *Thread) (int, unix.Errno) {
+func readdir(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ReadIn](t)
 	w := t.dirWriter(v)
 	errno := t.server.fs.Readdir(&t.request, v, w)
@@ -19,7 +19,7 @@ func readdir(t *Thread) (int, unix.Errno) {
 	return w.n, errno
 }
 
-func readdirplus(t *Thread) (int, unix.Errno) {
+func readdirplus(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ReadIn](t)
 	w := t.dirWriter(v)
 	errno := t.server.fs.Readdirplus(&t.request, v, w)
@@ -28,18 +28,18 @@ func readdirplus(t *Thread) (int, unix.Errno) {
 }
 
 // dirWriter has as much room as the client asks for, has itself, and we have.
-func (t *Thread) dirWriter(v *fp.ReadIn) *DirWriter {
+func (t *thread) dirWriter(v *fp.ReadIn) *DirWriter {
 	n := min(uint64(v.Size), t.room-uint64(outHeaderSize), bulkSize)
 	t.dir = DirWriter{buf: t.bulkBuf(int(n))}
 	return &t.dir
 }
 
-func releasedir(t *Thread) (int, unix.Errno) {
+func releasedir(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ReleaseIn](t)
 	return 0, t.server.fs.Releasedir(&t.request, v)
 }
 
-func fsyncdir(t *Thread) (int, unix.Errno) {
+func fsyncdir(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.FsyncIn](t)
 	return 0, t.server.fs.Fsyncdir(&t.request, v)
 }

@@ -9,12 +9,12 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-func openFile(t *Thread) (int, unix.Errno) {
+func openFile(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.OpenIn](t)
 	return done[fp.OpenOut](t.server.fs.Open(&t.request, v, out[fp.OpenOut](t)))
 }
 
-func create(t *Thread) (int, unix.Errno) {
+func create(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.CreateIn](t)
 	name, _, errno := fp.ParseName(rest)
 	if errno != 0 {
@@ -24,24 +24,24 @@ func create(t *Thread) (int, unix.Errno) {
 }
 
 // tmpfile does not look at the name that Linux sends, "/", which names nothing.
-func tmpfile(t *Thread) (int, unix.Errno) {
+func tmpfile(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.CreateIn](t)
 	return done[fp.CreateOut](t.server.fs.Tmpfile(&t.request, v, out[fp.CreateOut](t)))
 }
 
-func read(t *Thread) (int, unix.Errno) {
+func read(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ReadIn](t)
 	if v.Size > t.session.maxRead || uint64(v.Size) > t.room-uint64(outHeaderSize) {
 		return 0, unix.EINVAL
 	}
-	t.data = cut(t.data[:0], t.writeTo, uint64(outHeaderSize), uint64(v.Size))
+	t.data = t.writeTo.Cut(t.data[:0], uint64(outHeaderSize), uint64(v.Size))
 	n, errno := t.server.fs.Read(&t.request, v, t.data)
 	return t.move(n, v.Size, errno)
 }
 
 // move notes that n bytes of file data were moved, of size that were asked for. More
 // is a mistake of the method's.
-func (t *Thread) move(n int, size uint32, errno unix.Errno) (int, unix.Errno) {
+func (t *thread) move(n int, size uint32, errno unix.Errno) (int, unix.Errno) {
 	if errno == 0 && (n < 0 || uint64(n) > uint64(size)) {
 		return 0, unix.EIO
 	}
@@ -49,7 +49,7 @@ func (t *Thread) move(n int, size uint32, errno unix.Errno) (int, unix.Errno) {
 	return n, errno
 }
 
-func write(t *Thread) (int, unix.Errno) {
+func write(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.WriteIn](t)
 	if v.Size > t.session.maxWrite || uint64(v.Size) != t.dataLen {
 		return 0, unix.EINVAL
@@ -60,34 +60,34 @@ func write(t *Thread) (int, unix.Errno) {
 	return done[fp.WriteOut](errno)
 }
 
-func flush(t *Thread) (int, unix.Errno) {
+func flush(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.FlushIn](t)
 	return 0, t.server.fs.Flush(&t.request, v)
 }
 
-func release(t *Thread) (int, unix.Errno) {
+func release(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ReleaseIn](t)
 	return 0, t.server.fs.Release(&t.request, v)
 }
 
-func fsync(t *Thread) (int, unix.Errno) {
+func fsync(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.FsyncIn](t)
 	return 0, t.server.fs.Fsync(&t.request, v)
 }
 
-func fallocate(t *Thread) (int, unix.Errno) {
+func fallocate(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.FallocateIn](t)
 	return 0, t.server.fs.Fallocate(&t.request, v)
 }
 
-func lseek(t *Thread) (int, unix.Errno) {
+func lseek(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.LseekIn](t)
 	return done[fp.LseekOut](t.server.fs.Lseek(&t.request, v, out[fp.LseekOut](t)))
 }
 
 // copyFileRange answers with 32 bits: it copies no more than they can say, whole
 // pages, as the kernel's caller expects to go on from there.
-func copyFileRange(t *Thread) (int, unix.Errno) {
+func copyFileRange(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.CopyFileRangeIn](t)
 	v.Len = min(v.Len, math.MaxUint32&^0xfff)
 	n, errno := t.server.fs.CopyFileRange(&t.request, v)
@@ -95,7 +95,7 @@ func copyFileRange(t *Thread) (int, unix.Errno) {
 	return done[fp.WriteOut](errno)
 }
 
-func copyFileRange64(t *Thread) (int, unix.Errno) {
+func copyFileRange64(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.CopyFileRangeIn](t)
 	n, errno := t.server.fs.CopyFileRange(&t.request, v)
 	out[fp.CopyFileRangeOut](t).BytesCopied = n
@@ -105,7 +105,7 @@ func copyFileRange64(t *Thread) (int, unix.Errno) {
 // ioctlMax bounds the data of an ioctl, each way, in bytes.
 const ioctlMax = 64 << 10
 
-func ioctl(t *Thread) (int, unix.Errno) {
+func ioctl(t *thread) (int, unix.Errno) {
 	v, data := in[fp.IoctlIn](t)
 	o := out[fp.IoctlOut](t)
 	head := fp.Size[fp.IoctlOut]()
@@ -127,25 +127,25 @@ func ioctl(t *Thread) (int, unix.Errno) {
 	return head + n, 0
 }
 
-func poll(t *Thread) (int, unix.Errno) {
+func poll(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.PollIn](t)
 	return done[fp.PollOut](t.server.fs.Poll(&t.request, v, out[fp.PollOut](t)))
 }
 
-func getlk(t *Thread) (int, unix.Errno) {
+func getlk(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.LkIn](t)
 	return done[fp.LkOut](t.server.fs.Getlk(&t.request, v, out[fp.LkOut](t)))
 }
 
-func setlk(t *Thread) (int, unix.Errno) {
+func setlk(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.LkIn](t)
 	return 0, t.server.fs.Setlk(&t.request, v, false)
 }
 
-func setlkw(t *Thread) (int, unix.Errno) {
+func setlkw(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.LkIn](t)
 	errno := t.server.fs.Setlk(&t.request, v, true)
-	if d := t.request.deferred; errno == unix.EINTR && d != nil && d.stopped.Load() {
+	if d := t.request.pending; errno == unix.EINTR && d != nil && d.stopped.Load() {
 		// Without a signal, Linux would hand the program its own ERESTARTSYS, 512
 		// (fs/fuse/file.c: fuse_setlk).
 		errno = unix.ENOLCK
@@ -153,12 +153,12 @@ func setlkw(t *Thread) (int, unix.Errno) {
 	return 0, errno
 }
 
-func setupMapping(t *Thread) (int, unix.Errno) {
+func setupMapping(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.SetupMappingIn](t)
 	return 0, t.server.fs.SetupMapping(&t.request, v)
 }
 
-func removeMapping(t *Thread) (int, unix.Errno) {
+func removeMapping(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.RemoveMappingIn](t)
 	// The list follows four bytes of count without padding, so it is not aligned
 	// and is copied.

@@ -9,7 +9,7 @@ import (
 // pathMax is the longest symbolic link target, its NUL not counted (PATH_MAX - 1).
 const pathMax = unix.PathMax - 1
 
-func lookup(t *Thread) (int, unix.Errno) {
+func lookup(t *thread) (int, unix.Errno) {
 	name, _, errno := fp.ParseName(t.args)
 	if errno != 0 {
 		return 0, errno
@@ -17,13 +17,13 @@ func lookup(t *Thread) (int, unix.Errno) {
 	return done[fp.EntryOut](t.server.fs.Lookup(&t.request, name, out[fp.EntryOut](t)))
 }
 
-func forget(t *Thread) (int, unix.Errno) {
+func forget(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ForgetIn](t)
 	t.server.fs.Forget(t.request.Header.NodeID, v.NLookup)
 	return 0, 0
 }
 
-func batchForget(t *Thread) (int, unix.Errno) {
+func batchForget(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.BatchForgetIn](t)
 	if uint64(v.Count)*uint64(fp.Size[fp.ForgetOne]()) > uint64(len(rest)) {
 		return 0, unix.EINVAL
@@ -36,7 +36,7 @@ func batchForget(t *Thread) (int, unix.Errno) {
 	return 0, 0
 }
 
-func mknod(t *Thread) (int, unix.Errno) {
+func mknod(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.MknodIn](t)
 	name, _, errno := fp.ParseName(rest)
 	if errno != 0 {
@@ -45,7 +45,7 @@ func mknod(t *Thread) (int, unix.Errno) {
 	return done[fp.EntryOut](t.server.fs.Mknod(&t.request, v, name, out[fp.EntryOut](t)))
 }
 
-func mkdir(t *Thread) (int, unix.Errno) {
+func mkdir(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.MkdirIn](t)
 	name, _, errno := fp.ParseName(rest)
 	if errno != 0 {
@@ -54,7 +54,7 @@ func mkdir(t *Thread) (int, unix.Errno) {
 	return done[fp.EntryOut](t.server.fs.Mkdir(&t.request, v, name, out[fp.EntryOut](t)))
 }
 
-func symlink(t *Thread) (int, unix.Errno) {
+func symlink(t *thread) (int, unix.Errno) {
 	name, rest, errno := fp.ParseName(t.args)
 	if errno != 0 {
 		return 0, errno
@@ -66,7 +66,7 @@ func symlink(t *Thread) (int, unix.Errno) {
 	return done[fp.EntryOut](t.server.fs.Symlink(&t.request, name, target, out[fp.EntryOut](t)))
 }
 
-func link(t *Thread) (int, unix.Errno) {
+func link(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.LinkIn](t)
 	name, _, errno := fp.ParseName(rest)
 	if errno != 0 {
@@ -75,7 +75,7 @@ func link(t *Thread) (int, unix.Errno) {
 	return done[fp.EntryOut](t.server.fs.Link(&t.request, v, name, out[fp.EntryOut](t)))
 }
 
-func unlink(t *Thread) (int, unix.Errno) {
+func unlink(t *thread) (int, unix.Errno) {
 	name, _, errno := fp.ParseName(t.args)
 	if errno != 0 {
 		return 0, errno
@@ -83,7 +83,7 @@ func unlink(t *Thread) (int, unix.Errno) {
 	return 0, t.server.fs.Unlink(&t.request, name)
 }
 
-func rmdir(t *Thread) (int, unix.Errno) {
+func rmdir(t *thread) (int, unix.Errno) {
 	name, _, errno := fp.ParseName(t.args)
 	if errno != 0 {
 		return 0, errno
@@ -91,13 +91,13 @@ func rmdir(t *Thread) (int, unix.Errno) {
 	return 0, t.server.fs.Rmdir(&t.request, name)
 }
 
-func rename(t *Thread) (int, unix.Errno) {
+func rename(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.RenameIn](t)
 	t.rename = fp.Rename2In{NewDir: v.NewDir}
 	return renameNames(t, &t.rename, rest)
 }
 
-func rename2(t *Thread) (int, unix.Errno) {
+func rename2(t *thread) (int, unix.Errno) {
 	v, rest := in[fp.Rename2In](t)
 	if v.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE|unix.RENAME_WHITEOUT) != 0 {
 		return 0, unix.EINVAL
@@ -105,7 +105,7 @@ func rename2(t *Thread) (int, unix.Errno) {
 	return renameNames(t, v, rest)
 }
 
-func renameNames(t *Thread, v *fp.Rename2In, names []byte) (int, unix.Errno) {
+func renameNames(t *thread, v *fp.Rename2In, names []byte) (int, unix.Errno) {
 	oldName, rest, errno := fp.ParseName(names)
 	if errno != 0 {
 		return 0, errno

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -15,8 +16,8 @@ import (
 type waiters struct {
 	t        *testing.T
 	s        *Server
-	thread   *Thread
-	waiting  []*Deferred
+	thread   *thread
+	waiting  []*pending
 	finished chan uint32
 }
 
@@ -35,14 +36,14 @@ func newWaiters(t *testing.T) *waiters {
 }
 
 // send returns the errno of a request that is answered at once, and 0 for one that waits.
-func (w *waiters) send(in, out []unix.Iovec) unix.Errno {
-	_, d := w.s.Handle(w.thread, in, out)
+func (w *waiters) send(in, out fuse.Buffers) unix.Errno {
+	_, d := handle(w.thread, in, out)
 	if d == nil {
 		var h [16]byte
-		gather(h[:], out, 0)
+		out.CopyTo(h[:], 0)
 		return unix.Errno(-int32(binary.NativeEndian.Uint32(h[4:])))
 	}
-	d.Start(func(n uint32) { w.finished <- n })
+	d.Start(func(r fuse.Reply) { w.finished <- r.Len })
 	w.waiting = append(w.waiting, d)
 	return 0
 }
@@ -51,7 +52,7 @@ func (w *waiters) send(in, out []unix.Iovec) unix.Errno {
 func (w *waiters) end() {
 	w.t.Helper()
 	for _, d := range w.waiting {
-		d.Cancel()
+		d.cancel()
 	}
 	for range w.waiting {
 		select {
@@ -99,7 +100,7 @@ func TestHeldMemory(t *testing.T) {
 	long := message(append(body[:len(body):len(body)], make([]byte, maxArgs-100)...), 0)
 	pieces := message(append(body[:len(body):len(body)], make([]byte, 32<<10)...), 0)
 	grouped := message(groups, len(groups)-len(body))
-	for name, c := range map[string]struct{ in, out []unix.Iovec }{ // out follows the reply's header
+	for name, c := range map[string]struct{ in, out fuse.Buffers }{ // out follows the reply's header
 		"nothing else":              {split(one, len(one)), nil},
 		"long bodies":               {split(long, len(long)), nil},
 		"many buffers to write to":  {split(one, len(one)), split(make([]byte, 32<<10), 1)},
@@ -111,7 +112,7 @@ func TestHeldMemory(t *testing.T) {
 }
 
 // heldMemory has as many requests wait as can.
-func heldMemory(t *testing.T, in, out []unix.Iovec) {
+func heldMemory(t *testing.T, in, out fuse.Buffers) {
 	w := newWaiters(t)
 	const most = 1 << 14
 	headers := make([]byte, 16*(most+1))
@@ -165,7 +166,7 @@ func TestHeldNotRefused(t *testing.T) {
 	if errno := w.send(split(in, len(in)), split(make([]byte, 16), 16)); errno != unix.ENOSPC {
 		t.Errorf("FSYNC: %v, want ENOSPC of the method", errno)
 	}
-	if len(on) != 1 || on[0] != w.thread || w.thread.request.MayWait {
+	if len(on) != 1 || on[0] != &w.thread.Thread || w.thread.request.MayWait {
 		t.Errorf("served on %v with %v, which may wait later: %v", on, w.thread, w.thread.request.MayWait)
 	}
 	lock := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))

@@ -27,7 +27,7 @@ const (
 )
 
 // initSession serves INIT (fs/fuse/inode.c: fuse_send_init, process_init_reply).
-func initSession(t *Thread) (int, unix.Errno) {
+func initSession(t *thread) (int, unix.Errno) {
 	s := t.server
 	var req fp.InitIn
 	copy(fp.Bytes(&req), t.args) // older minors send less; the rest is zero
@@ -118,7 +118,7 @@ func (s *Server) end() {
 	s.fs.Destroy()
 }
 
-func destroy(t *Thread) (int, unix.Errno) {
+func destroy(t *thread) (int, unix.Errno) {
 	if t.session != nil {
 		if errno := t.server.fs.Close(&t.request); errno != 0 {
 			return 0, errno
@@ -128,11 +128,10 @@ func destroy(t *Thread) (int, unix.Errno) {
 	return 0, 0
 }
 
-// Restarted tells the server that the client's queues were stopped and started
-// again, so that an INIT without a DESTROY before it is a reboot and no mistake.
+// Restarted implements fuse.Session.
 func (s *Server) Restarted() { s.restarted.Store(true) }
 
-// Reset ends the session, if there is one, as DESTROY does: the client is gone.
+// Reset implements fuse.Session.
 func (s *Server) Reset() {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()

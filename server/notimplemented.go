@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
@@ -81,10 +82,10 @@ func (NotImplemented) Create(*Request, *fp.CreateIn, fp.Name, *fp.CreateOut) uni
 func (NotImplemented) Tmpfile(*Request, *fp.CreateIn, *fp.CreateOut) unix.Errno {
 	return unix.ENOSYS
 }
-func (NotImplemented) Read(*Request, *fp.ReadIn, []unix.Iovec) (int, unix.Errno) {
+func (NotImplemented) Read(*Request, *fp.ReadIn, fuse.Buffers) (int, unix.Errno) {
 	return 0, unix.ENOSYS
 }
-func (NotImplemented) Write(*Request, *fp.WriteIn, []unix.Iovec) (int, unix.Errno) {
+func (NotImplemented) Write(*Request, *fp.WriteIn, fuse.Buffers) (int, unix.Errno) {
 	return 0, unix.ENOSYS
 }
 func (NotImplemented) Fallocate(*Request, *fp.FallocateIn) unix.Errno { return unix.ENOSYS }

@@ -22,11 +22,11 @@ type op struct {
 	needs fp.InitFlags
 	// modifies tells whether this request changes a share; nil is never. It is
 	// asked when the body has been copied.
-	modifies func(t *Thread) bool
-	handle   func(t *Thread) (n int, errno unix.Errno)
+	modifies func(t *thread) bool
+	handle   func(t *thread) (n int, errno unix.Errno)
 }
 
-func always(*Thread) bool { return true }
+func always(*thread) bool { return true }
 
 // ops is indexed by opcode; a row without handle is not implemented.
 var ops [fp.NumOpcodes]op
@@ -103,12 +103,12 @@ func init() {
 }
 
 // opensForWriting tells whether an OPEN could change the file.
-func opensForWriting(t *Thread) bool {
+func opensForWriting(t *thread) bool {
 	in, _, _ := fp.View[fp.OpenIn](t.args)
 	return in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0
 }
 
-func mapsForWriting(t *Thread) bool {
+func mapsForWriting(t *thread) bool {
 	in, _, _ := fp.View[fp.SetupMappingIn](t.args)
 	return in.Flags&fp.SetupMappingWrite != 0
 }
@@ -126,7 +126,7 @@ const (
 
 // setsByIoctl takes every command with an argument for one that changes something,
 // known readers excepted. A file system that has others checks them itself.
-func setsByIoctl(t *Thread) bool {
+func setsByIoctl(t *thread) bool {
 	in, _, _ := fp.View[fp.IoctlIn](t.args)
 	switch in.Cmd {
 	case fsIocFiemap, fsIocMeasureVerity, fsIocReadVerityMetadata:
@@ -136,13 +136,13 @@ func setsByIoctl(t *Thread) bool {
 }
 
 // in is the request's body, whose length was checked, and what follows it.
-func in[T fp.Body](t *Thread) (*T, []byte) {
+func in[T fp.Body](t *thread) (*T, []byte) {
 	v, rest, _ := fp.View[T](t.args)
 	return v, rest
 }
 
 // out is the reply's body, which is zero.
-func out[T fp.Body](t *Thread) *T {
+func out[T fp.Body](t *thread) *T {
 	v, _, _ := fp.View[T](t.out)
 	return v
 }

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/internal/procs"
 )
 
@@ -23,7 +24,7 @@ type pool struct {
 	mu      sync.Mutex // guards the following; a leaf
 	threads int
 	idle    int // threads that sleep and for which no token is on its way
-	queue   []*Deferred
+	queue   []*pending
 }
 
 func (p *pool) init(s *Server, max int) {
@@ -31,7 +32,7 @@ func (p *pool) init(s *Server, max int) {
 }
 
 // submit has d finished by an idle thread, a new one, or the next that is done.
-func (p *pool) submit(d *Deferred) {
+func (p *pool) submit(d *pending) {
 	p.mu.Lock()
 	p.queue = append(p.queue, d)
 	wake := p.idle > 0
@@ -53,7 +54,7 @@ func (p *pool) submit(d *Deferred) {
 func (p *pool) run(threads int) {
 	defer p.leave()
 	procs.Want(threads + 1)
-	t, err := p.server.StartThread()
+	t, err := p.server.startThread(fuse.Hooks{})
 	if err != nil {
 		p.server.oops.Do(func() { p.server.log.WithError(err).Error("no thread for waiting requests") })
 		if d := p.next(); d != nil {
@@ -61,7 +62,7 @@ func (p *pool) run(threads int) {
 		}
 		return
 	}
-	defer p.server.StopThread(t)
+	defer t.Stop()
 	for d := p.take(); d != nil; d = p.take() {
 		d.finish(t)
 		if t.Broken() {
@@ -71,7 +72,7 @@ func (p *pool) run(threads int) {
 }
 
 // take waits for a request; nil means that there was none for long.
-func (p *pool) take() *Deferred {
+func (p *pool) take() *pending {
 	for {
 		if d := p.nextOrIdle(); d != nil {
 			return d
@@ -84,7 +85,7 @@ func (p *pool) take() *Deferred {
 }
 
 // next is the next request in the queue.
-func (p *pool) next() *Deferred {
+func (p *pool) next() *pending {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pop()
@@ -92,7 +93,7 @@ func (p *pool) next() *Deferred {
 
 // nextOrIdle counts the calling thread as idle when it gets none. Both happen under
 // one lock, so that submit either sees the thread or leaves it the request.
-func (p *pool) nextOrIdle() *Deferred {
+func (p *pool) nextOrIdle() *pending {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := p.pop()
@@ -103,7 +104,7 @@ func (p *pool) nextOrIdle() *Deferred {
 }
 
 // pop is called with mu held.
-func (p *pool) pop() *Deferred {
+func (p *pool) pop() *pending {
 	if len(p.queue) == 0 {
 		return nil
 	}

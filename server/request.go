@@ -23,7 +23,7 @@ type Request struct {
 	// Thread is the thread that serves this request.
 	Thread *Thread
 
-	deferred *Deferred // the request, when it has been waiting
+	pending *pending // the request, when it has been waiting
 }
 
 // SecurityContext is one label: the name of an extended attribute and its value.

@@ -10,24 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
-
-// DefaultMaxWrite is Options.MaxWrite when it is 0: what Linux can send with 256
-// pages.
-const DefaultMaxWrite = 1 << 20
 
 // Options are the parts of a Server's behaviour that no client decides.
 type Options struct {
 	ReadOnly bool   // refuse every opcode that changes something with EROFS
-	MaxWrite uint32 // bytes of data in one request; 0 is DefaultMaxWrite, more than maxMaxWrite is that
+	MaxWrite uint32 // bytes of data in one request; 0 is fuse.DefaultMaxWrite, more than maxMaxWrite is that
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
 	Log        *logrus.Entry
 }
 
-// Server serves FUSE requests from a FileSystem.
+// Server serves FUSE requests from a FileSystem. It is a fuse.Handler.
 type Server struct {
 	fs     FileSystem
 	opts   Options
@@ -45,7 +42,7 @@ type Server struct {
 	waiting waitingTable
 
 	mu      sync.Mutex // guards threads and past
-	threads map[*Thread]struct{}
+	threads map[*thread]struct{}
 	past    [fp.NumOpcodes + 1]OpStats // of threads that have ended
 }
 
@@ -60,7 +57,7 @@ type session struct {
 // New returns a server for fs.
 func New(fs FileSystem, opts Options) *Server {
 	if opts.MaxWrite == 0 {
-		opts.MaxWrite = DefaultMaxWrite
+		opts.MaxWrite = fuse.DefaultMaxWrite
 	}
 	if opts.MaxWaiting == 0 {
 		opts.MaxWaiting = 32
@@ -73,29 +70,33 @@ func New(fs FileSystem, opts Options) *Server {
 		opts:    opts,
 		log:     opts.Log,
 		oops:    rate.Sometimes{Interval: time.Second},
-		threads: make(map[*Thread]struct{}),
+		threads: make(map[*thread]struct{}),
 	}
 	s.pool.init(s, opts.MaxWaiting)
 	return s
 }
 
-// Handle serves the request in the device-readable buffers in and writes its reply
-// to the device-writable buffers out. It returns how many bytes it wrote. When the
-// request has to wait, d is not nil: nothing was written, and d.Start or d.Run, one
-// of which must be called, finishes it; d.Free follows. Safe for concurrent use, one Thread each.
-//
-// It panics when a buffer is not accessible; the transport, which owns the buffers,
-// recovers. After each call the transport looks at Thread.Broken.
-func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Deferred) {
-	o, errno := t.load(in, out)
-	if s.tracing() {
+// Handle implements fuse.Thread.
+func (t *thread) Handle(m *fuse.Message) (fuse.Reply, fuse.Pending) {
+	r, d := t.serve(m)
+	if d != nil {
+		return r, d
+	}
+	return r, nil
+}
+
+func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
+	o, errno := t.load(m)
+	if t.server.tracing() {
 		t.traceRequest(o)
 	}
+	var written uint32
 	if errno == 0 {
 		written, errno = t.run(o)
 		if waits(errno) {
-			if d, errno = t.deferred(o, errno); d != nil {
-				return 0, d
+			var d *pending
+			if d, errno = t.pend(o, errno); d != nil {
+				return fuse.Reply{}, d
 			}
 			written, errno = t.unqueued(o, errno)
 		}
@@ -103,13 +104,13 @@ func (s *Server) Handle(t *Thread, in, out []unix.Iovec) (written uint32, d *Def
 		written = t.fail(errno)
 	}
 	t.count(o, errno)
-	return written, nil
+	return fuse.Reply{Len: written, Errno: sent(errno)}, nil
 }
 
 // unqueued finishes a request that has to wait when too many others wait. If it waits in a
 // system call its queue's thread does so for it: a client with many requests is slowed down.
 // What waits for another client, possibly for ever, is refused.
-func (t *Thread) unqueued(o *op, refused unix.Errno) (written uint32, errno unix.Errno) {
+func (t *thread) unqueued(o *op, refused unix.Errno) (written uint32, errno unix.Errno) {
 	if o.waits {
 		return t.fail(refused), refused
 	}
@@ -118,56 +119,51 @@ func (t *Thread) unqueued(o *op, refused unix.Errno) (written uint32, errno unix
 	return t.run(o)
 }
 
-// Refuse answers a request that the transport can't make sense of, if its header
-// is there.
-func (s *Server) Refuse(t *Thread, in, out []unix.Iovec, errno unix.Errno) (written uint32) {
-	if !t.begin(in, out) {
-		return 0
+// Refuse implements fuse.Thread.
+func (t *thread) Refuse(m *fuse.Message, errno unix.Errno) fuse.Reply {
+	r := fuse.Reply{Errno: errno}
+	if !t.begin(m) {
+		return r
 	}
 	o := opOf(fp.Opcode(t.request.Header.Opcode))
 	t.count(o, errno)
-	if o.NoReply {
-		return 0
+	if !o.NoReply {
+		r.Len = t.fail(errno)
 	}
-	return t.fail(errno)
+	return r
 }
 
-// begin forgets the last request and reads the header of the next.
-func (t *Thread) begin(in, out []unix.Iovec) bool {
-	t.writeTo, t.room = out, iovLen(out)
+// begin forgets the last request and takes the next; false if that has no header.
+func (t *thread) begin(m *fuse.Message) bool {
+	t.total = m.In.Len()
+	t.writeTo, t.room = m.Out, m.Out.Len()
 	t.args, t.dataLen, t.moved = nil, 0, 0
 	if t.data = t.data[:0]; cap(t.data) > keptBuffers {
 		t.data = nil
 	}
 	r := &t.request
 	r.Groups, r.Security = r.Groups[:0], r.Security[:0]
-	if gather(t.header, in, 0) < headerSize {
-		r.Header = fp.InHeader{}
-		return false
-	}
-	h, _, _ := fp.View[fp.InHeader](t.header)
-	r.Header = *h
-	return true
+	r.Header = m.Header
+	return t.total >= uint64(headerSize)
 }
 
 // load checks a request against its row of the table and copies what is decided on.
-func (t *Thread) load(in, out []unix.Iovec) (*op, unix.Errno) {
-	if !t.begin(in, out) {
+func (t *thread) load(m *fuse.Message) (*op, unix.Errno) {
+	if !t.begin(m) {
 		return &unknownOp, unix.EINVAL
 	}
 	o := opOf(fp.Opcode(t.request.Header.Opcode))
-	total := iovLen(in)
-	if uint64(t.request.Header.Len) != total {
+	if uint64(t.request.Header.Len) != t.total {
 		return o, unix.EINVAL
 	}
 	if errno := t.admit(o); errno != 0 {
 		return o, errno
 	}
-	n := total - uint64(headerSize)
+	n := t.total - uint64(headerSize)
 	if o.payload {
 		n = min(n, uint64(o.Body))
-		t.dataLen = total - uint64(headerSize) - n
-		t.data = cut(t.data, in, uint64(headerSize)+n, t.dataLen)
+		t.dataLen = t.total - uint64(headerSize) - n
+		t.data = m.In.Cut(t.data, uint64(headerSize)+n, t.dataLen)
 	}
 	if n > maxArgs {
 		return o, unix.E2BIG
@@ -177,13 +173,13 @@ func (t *Thread) load(in, out []unix.Iovec) (*op, unix.Errno) {
 	} else {
 		t.args = t.scratch[:n]
 	}
-	gather(t.args, in, uint64(headerSize))
+	m.In.CopyTo(t.args, uint64(headerSize))
 	return o, t.split(o)
 }
 
 // admit checks what does not need the request's body: the session, negotiated
 // features and room for the reply.
-func (t *Thread) admit(o *op) unix.Errno {
+func (t *thread) admit(o *op) unix.Errno {
 	if !o.NoReply && t.room < uint64(outHeaderSize+o.Reply) {
 		return unix.EINVAL
 	}
@@ -202,7 +198,7 @@ func (t *Thread) admit(o *op) unix.Errno {
 }
 
 // split checks the body's length and takes the extensions off its end.
-func (t *Thread) split(o *op) unix.Errno {
+func (t *thread) split(o *op) unix.Errno {
 	r := &t.request
 	if ext := int(r.Header.TotalExtLen) * 8; ext != 0 && !o.payload {
 		if ext > len(t.args)-o.Body {
@@ -224,7 +220,7 @@ func (t *Thread) split(o *op) unix.Errno {
 }
 
 // run calls the method and writes the reply.
-func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
+func (t *thread) run(o *op) (written uint32, errno unix.Errno) {
 	clear(t.out[:o.Reply])
 	t.reply = nil
 	n, errno := t.call(o)
@@ -244,7 +240,7 @@ func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
 		t.reply = t.out[:n]
 	}
 	if t.reply != nil {
-		scatter(t.writeTo, uint64(outHeaderSize), t.reply[:n])
+		t.writeTo.CopyFrom(t.reply[:n], uint64(outHeaderSize))
 	}
 	if t.server.tracing() {
 		t.traceReply(n, 0)
@@ -254,7 +250,7 @@ func (t *Thread) run(o *op) (written uint32, errno unix.Errno) {
 
 // call runs the method. A panic in it costs the request, and the thread: nobody knows
 // whose credentials it was left with.
-func (t *Thread) call(o *op) (n int, errno unix.Errno) {
+func (t *thread) call(o *op) (n int, errno unix.Errno) {
 	defer func() {
 		r := recover()
 		if r == nil {
@@ -277,23 +273,29 @@ func (t *Thread) call(o *op) (n int, errno unix.Errno) {
 // clientFault tells whether a panic comes from touching a buffer of the client's that
 // is gone. That is the transport's to handle, as a fault in Handle itself is, and not a
 // mistake of the method's.
-func (t *Thread) clientFault(r any) bool {
+func (t *thread) clientFault(r any) bool {
 	fault, ok := r.(interface{ Addr() uintptr })
-	return ok && (inBuffers(t.data, fault.Addr()) || inBuffers(t.writeTo, fault.Addr()))
+	return ok && (t.data.Holds(fault.Addr()) || t.writeTo.Holds(fault.Addr()))
 }
 
 // maxErrno is the largest errno that goes over the wire: what is above is the kernel's
 // own (fs/fuse/dev.c: fuse_dev_do_write).
 const maxErrno = 511
 
+// sent is errno as it goes over the wire.
+func sent(errno unix.Errno) unix.Errno {
+	if errno > maxErrno {
+		return unix.EIO
+	}
+	return errno
+}
+
 // fail answers with an error; it returns 0 when there is no room even for that.
-func (t *Thread) fail(errno unix.Errno) uint32 {
+func (t *thread) fail(errno unix.Errno) uint32 {
 	if t.room < uint64(outHeaderSize) {
 		return 0
 	}
-	if errno > maxErrno {
-		errno = unix.EIO
-	}
+	errno = sent(errno)
 	if t.server.tracing() {
 		t.traceReply(0, errno)
 	}
@@ -301,12 +303,12 @@ func (t *Thread) fail(errno unix.Errno) uint32 {
 	return uint32(outHeaderSize)
 }
 
-func (t *Thread) putHeader(length uint32, errno unix.Errno) {
+func (t *thread) putHeader(length uint32, errno unix.Errno) {
 	h := fp.OutHeader{Len: length, Error: -int32(errno), Unique: t.request.Header.Unique}
 	b := fp.Bytes(&h)
-	if v := &t.writeTo[0]; v.Len >= uint64(len(b)) {
-		copy(iovBytes(v), b)
+	if p := t.writeTo.Piece(0); len(p) >= len(b) {
+		copy(p, b)
 		return
 	}
-	scatter(t.writeTo, 0, b)
+	t.writeTo.CopyFrom(b, 0)
 }

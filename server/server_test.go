@@ -8,11 +8,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -62,12 +62,12 @@ func (f *fakeFS) Rename(_ *Request, _ *fp.Rename2In, a, b fp.Name) unix.Errno {
 	return 0
 }
 
-func (f *fakeFS) Read(_ *Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Errno) {
-	if iovLen(dst) != uint64(in.Size) {
-		f.t.Errorf("READ of %d bytes gets buffers of %d", in.Size, iovLen(dst))
+func (f *fakeFS) Read(_ *Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix.Errno) {
+	if dst.Len() != uint64(in.Size) {
+		f.t.Errorf("READ of %d bytes gets buffers of %d", in.Size, dst.Len())
 	}
 	for i := range dst {
-		b := iovBytes(&dst[i])
+		b := dst.Piece(i)
 		for j := range b {
 			b[j] = 'r'
 		}
@@ -75,9 +75,9 @@ func (f *fakeFS) Read(_ *Request, in *fp.ReadIn, dst []unix.Iovec) (int, unix.Er
 	return int(in.Size), 0
 }
 
-func (f *fakeFS) Write(_ *Request, in *fp.WriteIn, src []unix.Iovec) (int, unix.Errno) {
-	if iovLen(src) != uint64(in.Size) {
-		f.t.Errorf("WRITE of %d bytes gets buffers of %d", in.Size, iovLen(src))
+func (f *fakeFS) Write(_ *Request, in *fp.WriteIn, src fuse.Buffers) (int, unix.Errno) {
+	if src.Len() != uint64(in.Size) {
+		f.t.Errorf("WRITE of %d bytes gets buffers of %d", in.Size, src.Len())
 	}
 	return int(in.Size), 0
 }
@@ -94,7 +94,7 @@ func (f *fakeFS) Setlk(r *Request, _ *fp.LkIn, wait bool) unix.Errno { return f.
 func (f *fakeFS) Fsync(r *Request, _ *fp.FsyncIn) unix.Errno         { return f.fsync(r) }
 
 // newServer is a server with a session.
-func newServer(t testing.TB, fs *fakeFS, opts Options) (*Server, *Thread) {
+func newServer(t testing.TB, fs *fakeFS, opts Options) (*Server, *thread) {
 	t.Helper()
 	l := logrus.New()
 	l.SetOutput(io.Discard)
@@ -103,7 +103,7 @@ func newServer(t testing.TB, fs *fakeFS, opts Options) (*Server, *Thread) {
 	s := New(fs, opts)
 	thread := newThread(s)
 	in := fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0), Flags2: ^uint32(0)}
-	if _, errno := serve(s, thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 {
+	if _, errno := serve(thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 {
 		t.Fatal("INIT:", errno)
 	}
 	return s, thread
@@ -116,44 +116,49 @@ func message(op fp.Opcode, body []byte) []byte {
 }
 
 // split makes buffers of at most n bytes.
-func split(b []byte, n int) (iov []unix.Iovec) {
-	for len(b) > 0 {
-		k := min(n, len(b))
-		v := unix.Iovec{Base: unsafe.SliceData(b)}
-		v.SetLen(k)
-		iov, b = append(iov, v), b[k:]
-	}
-	return iov
+func split(b []byte, n int) fuse.Buffers { return fuse.Over(slices.Collect(slices.Chunk(b, n))...) }
+
+// handle has t serve the request in in, without a transport.
+func handle(t *thread, in, out fuse.Buffers) (written uint32, d *pending) {
+	var m fuse.Message
+	m.Set(in, out)
+	r, d := t.serve(&m)
+	return r.Len, d
 }
 
 // serve sends one request and returns the reply's body.
-func serve(s *Server, t *Thread, op fp.Opcode, body []byte, room int) ([]byte, unix.Errno) {
+func serve(t *thread, op fp.Opcode, body []byte, room int) ([]byte, unix.Errno) {
 	out := alignedBytes(room)
-	n, d := s.Handle(t, split(message(op, body), 1<<20), split(out, 1<<20))
-	if d != nil {
-		done := make(chan uint32)
-		d.Start(func(n uint32) { done <- n })
-		n = <-done
+	var m fuse.Message
+	m.Set(split(message(op, body), 1<<20), split(out, 1<<20))
+	r, p := t.Handle(&m)
+	if p != nil {
+		done := make(chan fuse.Reply)
+		p.Start(func(r fuse.Reply) { done <- r })
+		r = <-done
 	}
-	if n < 16 {
+	if r.Len < 16 {
 		return nil, unix.ENODATA
 	}
 	h, rest, _ := fp.View[fp.OutHeader](out)
-	return rest[:n-16], unix.Errno(-h.Error)
+	if h.Error != -int32(r.Errno) || h.Len != r.Len {
+		panic(fmt.Sprintf("%v: the reply is %+v, and %+v is reported", op, *h, r))
+	}
+	return rest[:r.Len-16], r.Errno
 }
 
 // TestSplits cuts requests and replies at every byte.
 func TestSplits(t *testing.T) {
-	s, thread := newServer(t, &fakeFS{}, Options{})
+	_, thread := newServer(t, &fakeFS{}, Options{})
 	for n := 1; n < 60; n++ {
 		out := make([]byte, 16+128)
-		written, _ := s.Handle(thread, split(message(fp.OpLookup, []byte("name\x00")), n), split(out, 61-n))
+		written, _ := handle(thread, split(message(fp.OpLookup, []byte("name\x00")), n), split(out, 61-n))
 		if written != 16+128 || out[8] != 5 || out[16] != 7 {
 			t.Fatalf("cut every %d bytes: %d bytes, % x", n, written, out[:24])
 		}
 		in := fp.ReadIn{Size: 100}
 		clear(out)
-		written, _ = s.Handle(thread, split(message(fp.OpRead, fp.Bytes(&in)), n), split(out, 61-n))
+		written, _ = handle(thread, split(message(fp.OpRead, fp.Bytes(&in)), n), split(out, 61-n))
 		if written != 116 || out[16] != 'r' || out[115] != 'r' || out[116] != 0 {
 			t.Fatalf("READ cut every %d bytes: %d, % x", n, written, out)
 		}
@@ -174,7 +179,7 @@ func TestInit(t *testing.T) {
 		l.SetOutput(io.Discard)
 		s := New(&fakeFS{t: t}, Options{Log: logrus.NewEntry(l)})
 		in := fp.InitIn{Major: c.major, Minor: c.minor, Flags: uint32(fp.InitMaxPages)}
-		b, errno := serve(s, newThread(s), fp.OpInit, fp.Bytes(&in)[:c.size], 80)
+		b, errno := serve(newThread(s), fp.OpInit, fp.Bytes(&in)[:c.size], 80)
 		if errno != c.errno {
 			t.Errorf("%+v: %v", c, errno)
 		}
@@ -189,19 +194,19 @@ func TestInit(t *testing.T) {
 	s := New(&fakeFS{t: t}, Options{Log: logrus.NewEntry(l)})
 	thread := newThread(s)
 	in := fp.InitIn{Major: 8}
-	if b, errno := serve(s, thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 || len(b) != 8 || b[0] != 7 {
+	if b, errno := serve(thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 || len(b) != 8 || b[0] != 7 {
 		t.Errorf("a newer major: %v, %v", b, errno)
 	}
-	if _, errno := serve(s, thread, fp.OpGetattr, make([]byte, 16), 200); errno == 0 {
+	if _, errno := serve(thread, fp.OpGetattr, make([]byte, 16), 200); errno == 0 {
 		t.Error("a session has begun without agreement")
 	}
 }
 
 // TestNeeds refuses what was not agreed, and what changes a read-only share.
 func TestNeeds(t *testing.T) {
-	s, thread := newServer(t, &fakeFS{}, Options{ReadOnly: true})
+	_, thread := newServer(t, &fakeFS{}, Options{ReadOnly: true})
 	in := fp.ReadIn{Size: 4096}
-	if _, errno := serve(s, thread, fp.OpReaddirplus, fp.Bytes(&in), 4200); errno != unix.ENOSYS {
+	if _, errno := serve(thread, fp.OpReaddirplus, fp.Bytes(&in), 4200); errno != unix.ENOSYS {
 		t.Errorf("READDIRPLUS: %v", errno)
 	}
 	for op, body := range map[fp.Opcode][]byte{
@@ -209,12 +214,12 @@ func TestNeeds(t *testing.T) {
 		fp.OpWrite: make([]byte, 40), fp.OpFallocate: make([]byte, 32), fp.OpOpen: {2, 0, 0, 0, 0, 0, 0, 0},
 		fp.OpTmpfile: make([]byte, 18), fp.OpCopyFileRange64: make([]byte, 56), fp.OpRemovexattr: []byte("user.a\x00"),
 	} {
-		if _, errno := serve(s, thread, op, body, 300); errno != unix.EROFS {
+		if _, errno := serve(thread, op, body, 300); errno != unix.EROFS {
 			t.Errorf("%s on a read-only share: %v", op, errno)
 		}
 	}
 	truncating := []byte{0, 2, 0, 0, 0, 0, 0, 0} // O_RDONLY|O_TRUNC
-	if _, errno := serve(s, thread, fp.OpOpen, truncating, 300); errno != unix.EROFS {
+	if _, errno := serve(thread, fp.OpOpen, truncating, 300); errno != unix.EROFS {
 		t.Errorf("O_RDONLY|O_TRUNC: %v", errno)
 	}
 }
@@ -223,7 +228,7 @@ func TestNeeds(t *testing.T) {
 // interrupted.
 func TestWaiting(t *testing.T) {
 	fs := &fakeFS{want: fp.InitPosixLocks}
-	s, thread := newServer(t, fs, Options{MaxWaiting: 2})
+	_, thread := newServer(t, fs, Options{MaxWaiting: 2})
 	fs.fsync = func(r *Request) unix.Errno {
 		if !r.MayWait {
 			return WouldBlock
@@ -235,11 +240,11 @@ func TestWaiting(t *testing.T) {
 	var replies [20][16]byte
 	for i := range replies {
 		in := fp.FsyncIn{}
-		_, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(replies[i][:], 100))
+		_, d := handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(replies[i][:], 100))
 		if d == nil {
 			t.Fatal("not deferred")
 		}
-		d.Start(func(n uint32) { results <- n })
+		d.Start(func(r fuse.Reply) { results <- r.Len })
 	}
 	for range replies {
 		if n := <-results; n != 16 {
@@ -257,22 +262,22 @@ func TestWaiting(t *testing.T) {
 		return unix.EINTR
 	}
 	in := fp.LkIn{}
-	_, d := s.Handle(thread, split(message(fp.OpSetlkw, fp.Bytes(&in)), 100), split(replies[0][:], 100))
-	d.Start(func(n uint32) { results <- n })
+	_, d := handle(thread, split(message(fp.OpSetlkw, fp.Bytes(&in)), 100), split(replies[0][:], 100))
+	d.Start(func(r fuse.Reply) { results <- r.Len })
 	stop := fp.InterruptIn{Unique: 5}
-	s.Handle(thread, split(message(fp.OpInterrupt, fp.Bytes(&stop)), 100), nil)
+	handle(thread, split(message(fp.OpInterrupt, fp.Bytes(&stop)), 100), nil)
 	<-results
 	if h, _, _ := fp.View[fp.OutHeader](replies[0][:]); h.Error != -int32(unix.EINTR) {
 		t.Errorf("interrupted: errno %d", h.Error)
 	}
-	d.Cancel()
+	d.cancel()
 }
 
 // TestLinger: what waits for another client needs room to do so, and ends with ENOLCK when
 // the transport ends it. What waits for itself only needs none.
 func TestLinger(t *testing.T) {
 	fs := &fakeFS{want: fp.InitPosixLocks}
-	s, thread := newServer(t, fs, Options{})
+	_, thread := newServer(t, fs, Options{})
 	fs.setlk = func(r *Request, _ bool) unix.Errno {
 		if !r.MayWait {
 			return WouldBlock
@@ -282,8 +287,8 @@ func TestLinger(t *testing.T) {
 	}
 	fs.fsync = func(*Request) unix.Errno { return WouldBlock }
 	room := false
-	thread.MayLinger = func() bool { return room }
-	defer func() { thread.MayLinger = nil }()
+	thread.mayLinger = func() bool { return room }
+	defer func() { thread.mayLinger = nil }()
 	lock := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))
 	var reply, other [16]byte
 	wantError := func(what string, reply []byte, want unix.Errno) {
@@ -292,22 +297,22 @@ func TestLinger(t *testing.T) {
 			t.Errorf("%s: errno %d, want %d", what, -h.Error, want)
 		}
 	}
-	if n, d := s.Handle(thread, split(lock, 100), split(reply[:], 100)); n != 16 || d != nil {
+	if n, d := handle(thread, split(lock, 100), split(reply[:], 100)); n != 16 || d != nil {
 		t.Fatalf("without room: %d bytes, deferred %v", n, d)
 	}
 	wantError("without room", reply[:], unix.ENOLCK)
-	if _, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&fp.FsyncIn{})), 100), split(reply[:], 100)); d == nil || d.Lingers() {
+	if _, d := handle(thread, split(message(fp.OpFsync, fp.Bytes(&fp.FsyncIn{})), 100), split(reply[:], 100)); d == nil || d.Lingers() {
 		t.Errorf("FSYNC needs no room, deferred %v", d)
 	}
 	room = true
-	_, d := s.Handle(thread, split(lock, 100), split(reply[:], 100))
+	_, d := handle(thread, split(lock, 100), split(reply[:], 100))
 	if d == nil || !d.Lingers() {
 		t.Fatalf("with room: deferred %v", d)
 	}
 	clear(reply[:])
 	d.ReplyTo(split(other[:], 100))
 	done := make(chan uint32, 1)
-	d.Start(func(n uint32) { done <- n })
+	d.Start(func(r fuse.Reply) { done <- r.Len })
 	d.Stop()
 	if n := <-done; n != 16 || reply != [16]byte{} {
 		t.Errorf("reply of %d bytes, and %x where it does not belong", n, reply)
@@ -321,10 +326,10 @@ func TestRun(t *testing.T) {
 	var mayWait []bool
 	var wait unix.Errno
 	fs := &fakeFS{}
-	s, thread := newServer(t, fs, Options{})
+	_, thread := newServer(t, fs, Options{})
 	fs.fsync = func(r *Request) unix.Errno {
 		mayWait = append(mayWait, r.MayWait)
-		if r.Thread != thread {
+		if r.Thread != &thread.Thread {
 			t.Error("served on another thread")
 		}
 		if !r.MayWait {
@@ -335,11 +340,11 @@ func TestRun(t *testing.T) {
 	in := fp.FsyncIn{}
 	for _, wait = range []unix.Errno{WouldBlockBriefly, WouldBlock} {
 		var reply [16]byte
-		n, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
+		n, d := handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
 		if n != 0 || d == nil || d.Brief() != (wait == WouldBlockBriefly) {
 			t.Fatalf("%d bytes, deferred %v", n, d)
 		}
-		if n := d.Run(thread); n != 16 {
+		if n := thread.Run(d).Len; n != 16 {
 			t.Errorf("reply of %d bytes", n)
 		}
 		if h, _, _ := fp.View[fp.OutHeader](reply[:]); h.Error != -int32(unix.ENOSPC) {
@@ -367,21 +372,21 @@ func TestTry(t *testing.T) {
 	}
 	in := fp.FsyncIn{}
 	var reply [16]byte
-	_, d := s.Handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
+	_, d := handle(thread, split(message(fp.OpFsync, fp.Bytes(&in)), 100), split(reply[:], 100))
 	if d == nil {
 		t.Fatal("it does not wait")
 	}
 	for range 3 {
-		if n, ok := d.Try(thread); n != 0 || ok {
-			t.Fatalf("%d bytes, done: %v", n, ok)
+		if r, ok := thread.Try(d); r.Len != 0 || ok {
+			t.Fatalf("%+v, done: %v", r, ok)
 		}
 	}
 	if reply != [16]byte{} || len(s.waiting.table) != 1 {
 		t.Errorf("reply % x, %d requests wait", reply, len(s.waiting.table))
 	}
 	there = true
-	if n, ok := d.Try(thread); n != 16 || !ok {
-		t.Errorf("%d bytes, done: %v", n, ok)
+	if r, ok := thread.Try(d); r != (fuse.Reply{Len: 16, Errno: unix.ENOSPC}) || !ok {
+		t.Errorf("%+v, done: %v", r, ok)
 	}
 	if h, _, _ := fp.View[fp.OutHeader](reply[:]); h.Error != -int32(unix.ENOSPC) || len(s.waiting.table) != 0 {
 		t.Errorf("errno %d, %d requests wait", h.Error, len(s.waiting.table))
@@ -393,11 +398,11 @@ func TestTry(t *testing.T) {
 
 // TestPanic: a mistake in a method costs the request.
 func TestPanic(t *testing.T) {
-	s, thread := newServer(t, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { panic("oops") }}, Options{})
-	if _, errno := serve(s, thread, fp.OpLookup, []byte("x\x00"), 200); errno != unix.EIO {
+	_, thread := newServer(t, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { panic("oops") }}, Options{})
+	if _, errno := serve(thread, fp.OpLookup, []byte("x\x00"), 200); errno != unix.EIO {
 		t.Error(errno)
 	}
-	if _, errno := serve(s, thread, fp.OpGetattr, make([]byte, 16), 200); errno != 0 {
+	if _, errno := serve(thread, fp.OpGetattr, make([]byte, 16), 200); errno != 0 {
 		t.Error(errno)
 	}
 }
@@ -424,7 +429,7 @@ func TestExtensions(t *testing.T) {
 
 func TestAllocations(t *testing.T) {
 	fs := &fakeFS{want: fp.InitDoReaddirplus}
-	s, thread := newServer(t, fs, Options{})
+	_, thread := newServer(t, fs, Options{})
 	read, write := fp.ReadIn{Size: 4096}, fp.WriteIn{Size: 4096}
 	for op, body := range map[fp.Opcode][]byte{
 		fp.OpLookup: []byte("name\x00"), fp.OpGetattr: make([]byte, 16), fp.OpRead: fp.Bytes(&read),
@@ -432,21 +437,21 @@ func TestAllocations(t *testing.T) {
 	} {
 		fs.lookup = func(*Request, fp.Name, *fp.EntryOut) unix.Errno { return 0 }
 		in, out := split(message(op, body), 1<<20), split(make([]byte, 16+4096), 512)
-		if n := testing.AllocsPerRun(200, func() { s.Handle(thread, in, out) }); n != 0 {
+		if n := testing.AllocsPerRun(200, func() { handle(thread, in, out) }); n != 0 {
 			t.Errorf("%s: %v allocations", op, n)
 		}
 	}
 }
 
 func BenchmarkHandle(b *testing.B) {
-	s, thread := newServer(b, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { return 0 }}, Options{})
+	_, thread := newServer(b, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { return 0 }}, Options{})
 	read := fp.ReadIn{Size: 4096}
 	for op, body := range map[fp.Opcode][]byte{fp.OpLookup: []byte("name\x00"), fp.OpGetattr: make([]byte, 16), fp.OpRead: fp.Bytes(&read)} {
 		b.Run(op.String(), func(b *testing.B) {
 			in, out := split(message(op, body), 1<<20), split(make([]byte, 16+4096), 1<<20)
 			b.ReportAllocs()
 			for b.Loop() {
-				s.Handle(thread, in, out)
+				handle(thread, in, out)
 			}
 		})
 	}
@@ -464,11 +469,11 @@ func FuzzHandle(f *testing.F) {
 		fs := &fakeFS{want: fp.InitDoReaddirplus | fp.InitSetxattrExt}
 		fs.setlk = func(r *Request, _ bool) unix.Errno { return unix.EAGAIN }
 		fs.fsync = func(r *Request) unix.Errno { return 0 }
-		s, thread := newServer(t, fs, Options{})
+		_, thread := newServer(t, fs, Options{})
 		if len(b) >= 4 && cutAt%2 == 0 { // a length that is true gets further
 			b[0], b[1], b[2], b[3] = byte(len(b)), byte(len(b)>>8), byte(len(b)>>16), 0
 		}
-		written, d := s.Handle(thread, split(b, int(cutAt)+1), split(make([]byte, room), rand.IntN(200)+1))
+		written, d := handle(thread, split(b, int(cutAt)+1), split(make([]byte, room), rand.IntN(200)+1))
 		if d != nil {
 			t.Fatal("deferred")
 		}

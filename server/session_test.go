@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -75,15 +76,15 @@ func silent() *logrus.Entry {
 var initBody = fp.Bytes(&fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0), Flags2: ^uint32(0)})
 
 // send serves a request with a number of its own and returns its errno.
-func send(s *Server, t *Thread, unique uint64, op fp.Opcode, body []byte) unix.Errno {
+func send(s *Server, t *thread, unique uint64, op fp.Opcode, body []byte) unix.Errno {
 	m := message(op, body)
 	h, _, _ := fp.View[fp.InHeader](m)
 	h.Unique = unique
 	out := alignedBytes(256)
-	n, d := s.Handle(t, split(m, len(m)), split(out, len(out)))
+	n, d := handle(t, split(m, len(m)), split(out, len(out)))
 	if d != nil {
 		done := make(chan uint32, 2)
-		d.Start(func(n uint32) { done <- n })
+		d.Start(func(r fuse.Reply) { done <- r.Len })
 		select {
 		case n = <-done:
 		case <-time.After(20 * time.Second):
@@ -222,7 +223,7 @@ func TestBufferFault(t *testing.T) {
 				t.Error("the transport does not hear of the fault")
 			}
 		}()
-		s.Handle(thread, split(in, len(in)), out)
+		handle(thread, split(in, len(in)), out)
 	}()
 	if s.Panics() != 0 || thread.Broken() {
 		t.Error("the fault counts as a mistake of the method's")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
@@ -16,9 +17,8 @@ const maxStateBytes = 4 << 30
 // stateMagic begins a saved state; its last byte is the version of what follows.
 const stateMagic = "govirtiofs-state\x01"
 
-// Save writes the session, its nodes and handles. It is called while no request runs; the
-// server can go on afterwards, or as soon as the client does: then the state is out of
-// date, and Save fails. doc/migration.md describes the format.
+// Save implements fuse.State: the session, its nodes and handles. As soon as the client goes
+// on the state is out of date, and Save fails. doc/migration.md describes the format.
 //
 // w may take its time. It holds nobody up but the caller: what it has not taken waits in
 // memory, which is less than what the nodes take that it describes.
@@ -75,8 +75,8 @@ func (s *Server) leave() error {
 	return err
 }
 
-// Started tells the server that the client runs here. If its state was saved it goes on
-// where it was: the migration has failed, or it was none. No request of it runs yet.
+// Started implements fuse.Session. If the client's state was saved it goes on where it was:
+// the migration has failed, or it was none.
 func (s *Server) Started() {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
@@ -96,14 +96,11 @@ func (s *Server) Started() {
 	}
 }
 
-// Disconnected tells the server that nobody asks any more, and ends the session. Whoever
-// connects next may be another client, and nothing proves that it is the same one: it gets
-// no node, open file or lock of this one's.
+// Disconnected implements fuse.Session. Nothing proves that whoever connects next is the same
+// client: it gets no node, open file or lock of this one's.
 func (s *Server) Disconnected() { s.Reset() }
 
-// Load starts the session that Save has written, on a server that has none or whose client
-// is gone. What it is
-// told is checked like everything from outside. After an error there is no session.
+// Load implements fuse.State, on a server that has no session or whose client is gone.
 func (s *Server) Load(r io.Reader) error {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
@@ -171,18 +168,18 @@ func (s *Server) resume(saved *session) error {
 func (s *Server) onThread(f func(*Thread) error) error {
 	result := make(chan error)
 	go func() {
-		t, err := s.StartThread()
+		t, err := s.startThread(fuse.Hooks{})
 		if err != nil {
 			result <- err
 			return
 		}
-		defer s.StopThread(t)
+		defer t.Stop()
 		defer func() {
 			if r := recover(); r != nil {
 				result <- fmt.Errorf("server: state: panic: %v", r)
 			}
 		}()
-		result <- f(t)
+		result <- f(&t.Thread)
 	}()
 	return <-result
 }

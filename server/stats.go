@@ -16,7 +16,7 @@ type OpStats struct {
 
 // count adds the request that t has served. Each counter has one writer; the atomic
 // operations are for those who read meanwhile.
-func (t *Thread) count(o *op, errno unix.Errno) {
+func (t *thread) count(o *op, errno unix.Errno) {
 	c := &t.stats[min(t.request.Header.Opcode, fp.NumOpcodes)]
 	c.requests.Add(1)
 	if errno != 0 {
@@ -29,21 +29,21 @@ func (t *Thread) count(o *op, errno unix.Errno) {
 	}
 }
 
-func (s *Server) addThread(t *Thread) {
+func (s *Server) addThread(t *thread) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.threads[t] = struct{}{}
 }
 
 // removeThread keeps what a thread has counted. It need not have been added.
-func (s *Server) removeThread(t *Thread) {
+func (s *Server) removeThread(t *thread) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.threads, t)
 	t.addTo(&s.past)
 }
 
-func (t *Thread) addTo(sum *[fp.NumOpcodes + 1]OpStats) {
+func (t *thread) addTo(sum *[fp.NumOpcodes + 1]OpStats) {
 	for i := range sum {
 		c := &t.stats[i]
 		sum[i].Requests += c.requests.Load()

@@ -5,8 +5,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -29,8 +28,8 @@ const (
 	bulkSize = 128 << 10
 )
 
-// Thread is what one goroutine needs to serve requests: request, scratch memory
-// and the file system's state of this thread. It is not shared.
+// Thread is what a file system knows of the thread that serves a request. The zero value is
+// one for tests.
 type Thread struct {
 	// Local belongs to the file system; see Threads. It is nil on a Thread
 	// that waits for a lock.
@@ -40,25 +39,35 @@ type Thread struct {
 	// moment: a method may then rather wait a short time itself than answer WouldBlock.
 	Alone func() bool
 
-	// MayLinger, if not nil, reports whether the request that is served may wait for another
-	// client, which may take for ever. What waits like that must not be all that the client
-	// can have under way: without room a lock is refused with ENOLCK.
-	MayLinger func() bool
+	broken bool
+}
 
-	server  *Server
-	request Request
-	broken  bool
+// Break marks the thread as not fit for another request, because its credentials
+// could not be put back. Its owner ends the goroutine, and with it the operating
+// system thread, and goes on with a new Thread.
+func (t *Thread) Break() { t.broken = true }
 
-	header  []byte       // of the request, as received
+// Broken reports whether Break was called.
+func (t *Thread) Broken() bool { return t.broken }
+
+// thread is what one goroutine needs to serve requests: request, scratch memory
+// and the file system's state of this thread. It is not shared.
+type thread struct {
+	Thread
+	server    *Server
+	request   Request
+	mayLinger func() bool // see fuse.Hooks; without room a lock is refused with ENOLCK
+
 	scratch []byte       // for args
+	total   uint64       // length of the request in the client's buffers
 	args    []byte       // body, names and extensions of the request
 	out     []byte       // fixed reply
 	bulk    []byte       // reply of variable length, made when first needed
 	reply   []byte       // what follows the reply's header, in out or bulk
-	data    []unix.Iovec // file data in the client's buffers
+	data    fuse.Buffers // file data in the client's buffers
 	dataLen uint64       // of the request, for WRITE
 	room    uint64       // of the client's reply buffers, header included
-	writeTo []unix.Iovec // the client's reply buffers
+	writeTo fuse.Buffers // the client's reply buffers
 	dir     DirWriter
 	session *session // that the request belongs to
 	moved   uint64   // bytes of file data that the request moved
@@ -76,51 +85,55 @@ type opCounters struct {
 	requests, errors, unanswered, bytes atomic.Uint64
 }
 
-func newThread(s *Server) *Thread {
+func newThread(s *Server) *thread {
 	t := newWaiter(s)
-	t.header = alignedBytes(headerSize)
 	t.scratch = alignedBytes(argsSize)
 	return t
 }
 
-// newWaiter is a Thread that only finishes a request that was received on another.
-func newWaiter(s *Server) *Thread {
-	t := &Thread{server: s, out: alignedBytes(outSize)}
-	t.request.Thread = t
+// newWaiter is a thread that only finishes a request that was received on another.
+func newWaiter(s *Server) *thread {
+	t := &thread{server: s, out: alignedBytes(outSize)}
+	t.request.Thread = &t.Thread
 	return t
 }
 
-// Break marks the thread as not fit for another request, because its credentials
-// could not be put back. Its owner ends the goroutine, and with it the operating
-// system thread, and goes on with a new Thread.
-func (t *Thread) Break() { t.broken = true }
-
-// Broken reports whether Break was called.
-func (t *Thread) Broken() bool { return t.broken }
-
 // bulkBuf is n bytes of memory for a reply of variable length.
-func (t *Thread) bulkBuf(n int) []byte {
+func (t *thread) bulkBuf(n int) []byte {
 	if t.bulk == nil {
 		t.bulk = alignedBytes(bulkSize)
 	}
 	return t.bulk[:n]
 }
 
-// StartThread makes the calling goroutine's Thread: it locks the goroutine to its
-// operating system thread for good and starts the file system's state.
-func (s *Server) StartThread() (*Thread, error) {
+// StartThread implements fuse.Handler.
+func (s *Server) StartThread(h fuse.Hooks) (fuse.Thread, error) {
+	t, err := s.startThread(h)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (s *Server) startThread(h fuse.Hooks) (*thread, error) {
 	runtime.LockOSThread()
 	t := newThread(s)
-	if err := s.fs.StartThread(t); err != nil {
+	t.Alone, t.mayLinger = h.Alone, h.MayLinger
+	if err := s.fs.StartThread(&t.Thread); err != nil {
 		return nil, err
 	}
 	s.addThread(t)
 	return t, nil
 }
 
-// StopThread releases t. The goroutine must end soon after, without unlocking its
-// operating system thread: the thread ends with it.
-func (s *Server) StopThread(t *Thread) {
-	s.fs.StopThread(t)
-	s.removeThread(t)
+// Stop implements fuse.Thread.
+func (t *thread) Stop() {
+	t.server.fs.StopThread(&t.Thread)
+	t.server.removeThread(t)
+}
+
+// alignedBytes is memory for n bytes, aligned to 8 for fuseproto.View.
+func alignedBytes(n int) []byte {
+	words := make([]uint64, (n+7)/8)
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), len(words)*8)[:n]
 }

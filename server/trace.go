@@ -22,7 +22,7 @@ import (
 // tracing is asked for each request: the level may change while the server runs.
 func (s *Server) tracing() bool { return s.log.Logger.IsLevelEnabled(logrus.TraceLevel) }
 
-func (t *Thread) traceRequest(o *op) {
+func (t *thread) traceRequest(o *op) {
 	h := &t.request.Header
 	b := make([]byte, 0, 128)
 	b = append(b, "rx "...)
@@ -48,7 +48,7 @@ func appendNumber(b []byte, before string, n uint64) []byte {
 }
 
 // appendNames appends the names that follow the body, as far as they are there.
-func (t *Thread) appendNames(b []byte, o *op) []byte {
+func (t *thread) appendNames(b []byte, o *op) []byte {
 	rest := t.args[min(o.Body, len(t.args)):]
 	for range o.Names {
 		name, after, errno := fp.ParseString(rest, unix.PathMax, unix.ENAMETOOLONG)
@@ -62,7 +62,7 @@ func (t *Thread) appendNames(b []byte, o *op) []byte {
 	return b
 }
 
-func (t *Thread) traceReply(n int, errno unix.Errno) {
+func (t *thread) traceReply(n int, errno unix.Errno) {
 	if errno != 0 {
 		t.server.log.Tracef("tx %d: %s", t.request.Header.Unique, errnoName(errno))
 		return

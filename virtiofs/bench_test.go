@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
@@ -54,7 +55,7 @@ func newBench(b testing.TB) *bench {
 	}
 	// The goroutine of a test ends locked to its thread, and the thread, whose working
 	// directory is another now, with it.
-	if w.thread, err = s.StartThread(); err != nil {
+	if w.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
 		b.Fatal(err)
 	}
 	x := &bench{ring: r, w: w, dir: fp.RootID}

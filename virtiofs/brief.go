@@ -103,12 +103,12 @@ func (w *worker) finishBrief() bool {
 		w.waitBrief(p)
 		return true
 	}
-	written, ok := p.deferred.Try(w.thread)
+	reply, ok := w.thread.Try(p.request)
 	if !ok {
 		w.flush()
 		return true
 	}
-	p.written = written
+	p.reply = reply
 	w.short.drop()
 	w.giveBack(p)
 	return true
@@ -119,14 +119,14 @@ func (w *worker) waitBrief(p *waiting) {
 	s := &w.short
 	s.drop()
 	began := time.Now()
-	p.written = p.deferred.Run(w.thread)
+	p.reply = w.thread.Run(p.request)
 	waited := time.Since(began) > longWait
 	delete(w.waiting, p) // as giveBack
 	defer p.free()
 	if waited {
 		s.ended(w.queue)
 	}
-	w.push(p.chain, p.written)
+	w.push(p.chain, p.reply.Len)
 }
 
 // drop takes the oldest off the list.
@@ -136,7 +136,7 @@ func (s *shortWaits) drop() { s.list = slices.Delete(s.list, 0, 1) }
 func (w *worker) startBrief() {
 	for i, p := range w.short.list {
 		w.short.list[i] = nil
-		p.deferred.Start(p.finish)
+		p.request.Start(p.finish)
 	}
 	w.short.list = w.short.list[:0]
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/govirtiofs/govirtiofs/dax"
-	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
@@ -53,7 +53,7 @@ type Options struct {
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a
 // connection: after a front-end went away, the next one may be served.
 type Device struct {
-	server   *server.Server
+	handler  fuse.Handler
 	opts     Options
 	config   []byte
 	workers  []*worker // by queue; nil when stopped
@@ -65,9 +65,9 @@ type Device struct {
 
 var _ vhostuser.Device = (*Device)(nil)
 
-// New returns a device that serves requests with s. The options are checked:
+// New returns a device that serves requests with h. The options are checked:
 // a tag is at most TagSize bytes without NUL.
-func New(s *server.Server, opts Options) (*Device, error) {
+func New(h fuse.Handler, opts Options) (*Device, error) {
 	if opts.RequestQueues == 0 {
 		opts.RequestQueues = 1
 	}
@@ -80,7 +80,7 @@ func New(s *server.Server, opts Options) (*Device, error) {
 	if opts.Log == nil {
 		opts.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
-	d := &Device{server: s, opts: opts, workers: make([]*worker, 1+opts.RequestQueues)}
+	d := &Device{handler: h, opts: opts, workers: make([]*worker, 1+opts.RequestQueues)}
 	if opts.Tag != "" {
 		if opts.ConfigQueues == 0 {
 			opts.ConfigQueues = opts.RequestQueues
@@ -123,7 +123,7 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 	}
 	defer d.serving.Store(false)
 	err := vhostuser.NewConn(conn, d, d.opts.Log).Serve(ctx)
-	d.server.Disconnected()
+	d.handler.Disconnected()
 	return err
 }
 
@@ -154,14 +154,14 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	}
 	if d.stopped {
 		d.stopped = false
-		d.server.Restarted()
+		d.handler.Restarted()
 	}
-	d.server.Started()
+	d.handler.Started()
 	poll := d.opts.BusyPoll
 	if index == 0 {
 		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
 	}
-	w, err := startWorker(d.server, v, poll, index == 0, d.opts.Log.WithField("queue", index))
+	w, err := startWorker(d.handler, v, poll, index == 0, d.opts.Log.WithField("queue", index))
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}
@@ -194,4 +194,4 @@ func (d *Device) running() (n int) {
 }
 
 // Reset implements vhostuser.Device: the guest's session is gone.
-func (d *Device) Reset() { d.server.Reset() }
+func (d *Device) Reset() { d.handler.Reset() }

@@ -10,7 +10,7 @@ var _ vhostuser.StateTransferrer = (*Device)(nil)
 
 // SaveState implements vhostuser.StateTransferrer.
 func (d *Device) SaveState(w io.Writer) error {
-	err := d.server.Save(w)
+	err := d.handler.Save(w)
 	if err != nil {
 		d.opts.Log.WithError(err).Error("the guest can't move to another host")
 	}
@@ -19,7 +19,7 @@ func (d *Device) SaveState(w io.Writer) error {
 
 // LoadState implements vhostuser.StateTransferrer.
 func (d *Device) LoadState(r io.Reader) error {
-	err := d.server.Load(r)
+	err := d.handler.Load(r)
 	if err != nil {
 		d.opts.Log.WithError(err).Error("a guest can't move to this host")
 		return err

@@ -12,8 +12,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/internal/procs"
-	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 
@@ -34,13 +34,14 @@ const (
 // worker serves one running queue. Fields without a comment belong to its
 // goroutine.
 type worker struct {
-	server *server.Server
-	log    *logrus.Entry
-	vring  vhostuser.Vring
-	queue  *virtqueue.Queue
-	waker  *waker // shared, safe for concurrent use
+	handler fuse.Handler
+	log     *logrus.Entry
+	vring   vhostuser.Vring
+	queue   *virtqueue.Queue
+	waker   *waker // shared, safe for concurrent use
 
-	thread    *server.Thread
+	thread    fuse.Thread
+	message   fuse.Message
 	spin      spinPolicy
 	chain     virtqueue.Chain
 	unflushed int
@@ -68,18 +69,18 @@ type worker struct {
 
 // waiting is a request that left the queue's thread.
 type waiting struct {
-	worker   *worker
-	deferred *server.Deferred
-	chain    *virtqueue.Chain
-	memory   *virtqueue.Memory // kept until the chain is in the used ring
-	written  uint32
-	lingers  int // entries of the ring, if it waits for another client
+	worker  *worker
+	request fuse.Pending
+	chain   *virtqueue.Chain
+	memory  *virtqueue.Memory // kept until the chain is in the used ring
+	reply   fuse.Reply
+	lingers int // entries of the ring, if it waits for another client
 }
 
 // startWorker starts the goroutine of a queue and waits until its thread is
 // ready. The queue may be one that is seldom used.
-func startWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, seldom bool, log *logrus.Entry) (*worker, error) {
-	w, err := newWorker(s, v, poll, log)
+func startWorker(h fuse.Handler, v vhostuser.Vring, poll BusyPoll, seldom bool, log *logrus.Entry) (*worker, error) {
+	w, err := newWorker(h, v, poll, log)
 	if err != nil {
 		return nil, err
 	}
@@ -115,13 +116,13 @@ func (w *worker) count(in bool) {
 }
 
 // newWorker makes a worker without a goroutine.
-func newWorker(s *server.Server, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
+func newWorker(h fuse.Handler, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
 	b, err := newWaker(v.Kick)
 	if err != nil {
 		return nil, err
 	}
 	return &worker{
-		server:   s,
+		handler:  h,
 		log:      log,
 		vring:    v,
 		queue:    v.Queue,
@@ -149,7 +150,7 @@ func (w *worker) stop() {
 // run is the queue's goroutine. It ends when the queue is stopped, or when its
 // thread is no longer fit and a successor has taken over.
 func (w *worker) run(ready chan<- error) {
-	thread, err := w.server.StartThread()
+	thread, err := w.handler.StartThread(fuse.Hooks{Alone: w.alone, MayLinger: w.mayLinger})
 	if ready != nil {
 		ready <- err
 	}
@@ -162,7 +163,6 @@ func (w *worker) run(ready chan<- error) {
 		return
 	}
 	w.thread = thread
-	thread.Alone, thread.MayLinger = w.alone, w.mayLinger
 	debug.SetPanicOnFault(true)
 	for kicked := false; ; {
 		timeout := w.batch()
@@ -170,12 +170,12 @@ func (w *worker) run(ready chan<- error) {
 			w.kickedInVain()
 		}
 		if w.stopping.Load() && len(w.waiting) == 0 {
-			w.server.StopThread(thread)
+			thread.Stop()
 			close(w.exited)
 			return
 		}
 		if thread.Broken() {
-			w.server.StopThread(thread)
+			thread.Stop()
 			go w.run(nil)
 			return
 		}
@@ -302,13 +302,14 @@ func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 
 // serve serves the chain that was popped.
 func (w *worker) serve() {
-	written, deferred := w.server.Handle(w.thread, w.chain.Readable(), w.chain.Writable())
-	w.short.served(deferred == nil, w.queue)
-	if deferred != nil {
-		w.park(deferred)
+	w.message.Set(w.chain.Readable(), w.chain.Writable())
+	reply, pending := w.thread.Handle(&w.message)
+	w.short.served(pending == nil, w.queue)
+	if pending != nil {
+		w.park(pending)
 		return
 	}
-	w.push(&w.chain, written)
+	w.push(&w.chain, reply.Len)
 }
 
 // alone reports whether the request that is served is the only one of the queue, and may
@@ -326,7 +327,8 @@ func (w *worker) mayLinger() bool {
 // refuse gives back a chain that is malformed.
 func (w *worker) refuse(err error) {
 	w.badChain.Do(func() { w.log.WithError(err).Warn("guest sent a malformed descriptor chain") })
-	w.push(&w.chain, w.server.Refuse(w.thread, w.chain.Readable(), w.chain.Writable(), unix.EIO))
+	w.message.Set(w.chain.Readable(), w.chain.Writable())
+	w.push(&w.chain, w.thread.Refuse(&w.message, unix.EIO).Len)
 }
 
 // push puts a chain in the used ring and publishes if the batch is large.
@@ -369,25 +371,25 @@ func (w *worker) flush() {
 }
 
 // park takes a request that has to wait off the queue's thread.
-func (w *worker) park(d *server.Deferred) {
-	p := &waiting{worker: w, deferred: d, chain: w.chain.Keep(d.Buffers()), memory: w.queue.Memory()}
+func (w *worker) park(r fuse.Pending) {
+	p := &waiting{worker: w, request: r, chain: w.chain.Keep(r.Out()), memory: w.queue.Memory()}
 	p.memory.TryAcquire() // can't fail: the batch holds a reference
 	w.waiting[p] = struct{}{}
-	if d.Lingers() {
+	if r.Lingers() {
 		p.lingers = p.chain.Entries()
 		w.lingering += p.lingers
 	}
-	if d.Brief() {
+	if r.Brief() {
 		if w.short.keep(p) {
 			return
 		}
 	}
-	d.Start(p.finish)
+	r.Start(p.finish)
 }
 
 // finish is called once, on any goroutine, when the request is done.
-func (p *waiting) finish(written uint32) {
-	p.written = written
+func (p *waiting) finish(r fuse.Reply) {
+	p.reply = r
 	w := p.worker
 	w.mu.Lock()
 	first := len(w.done) == 0
@@ -428,7 +430,7 @@ func (w *worker) reap() {
 func (w *worker) giveBack(p *waiting) {
 	w.forget(p)
 	defer p.free()
-	w.push(p.chain, p.written)
+	w.push(p.chain, p.reply.Len)
 }
 
 // forget takes a request off those that wait.
@@ -440,7 +442,7 @@ func (w *worker) forget(p *waiting) {
 // free lets go of all that the request has kept.
 func (p *waiting) free() {
 	p.memory.Release()
-	p.deferred.Free()
+	p.request.Free()
 }
 
 // dropDone lets go of finished requests whose ring is not usable.
@@ -466,7 +468,7 @@ func (w *worker) cancelWaiting() {
 	}
 	w.canceled = true
 	for p := range w.waiting {
-		p.deferred.Stop()
+		p.request.Stop()
 	}
 }
 

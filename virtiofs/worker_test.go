@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
@@ -302,7 +303,7 @@ func TestPublish(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer w.waker.close()
-		if w.thread, err = s.StartThread(); err != nil {
+		if w.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
 			t.Fatal(err)
 		}
 		in := fp.InitIn{Major: 7, Minor: 45}

@@ -9,30 +9,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Deferred is a request that waits. It holds its own copy of everything but the
+// pending is a request that waits. It holds its own copy of everything but the
 // memory behind the client's buffers, which the transport keeps accessible until
-// done was called.
-type Deferred struct {
+// done was called. It implements fuse.Pending.
+type pending struct {
 	server   *Server
 	op       *op
 	session  *session
 	header   fp.InHeader
 	args     []byte
-	data     []unix.Iovec
+	data     fuse.Buffers
 	dataLen  uint64
-	writeTo  []unix.Iovec
+	writeTo  fuse.Buffers
 	room     uint64
 	groups   []uint32
 	security []SecurityContext
 	cost     int  // bytes that it is counted with; see maxHeld
 	brief    bool // see Brief
-	done     func(written uint32)
+	done     func(fuse.Reply)
 	once     sync.Once
 	canceled chan struct{}
-	stopped  atomic.Bool // see Stop
+	stopped  atomic.Bool // by Stop, not by the client
 }
 
 // What requests that wait keep of the host's memory is counted, all of it, and bounded for
@@ -41,7 +42,7 @@ type Deferred struct {
 const (
 	// maxHeld is how much all requests of a client that wait may keep, in bytes.
 	maxHeld = 64 << 20
-	// heldBase is what each of them takes beside its copies: Deferred, the channel that
+	// heldBase is what each of them takes beside its copies: pending, the channel that
 	// cancels it, entries of tables, and what the transport remembers it with.
 	heldBase = 1 << 10
 	// heldGoroutine is what a goroutine of its own takes, with its stack and Thread.
@@ -49,7 +50,7 @@ const (
 )
 
 // heldSize is how many bytes the request that t is serving takes while it waits.
-func (t *Thread) heldSize(o *op) int {
+func (t *thread) heldSize(o *op) int {
 	n := len(t.args) + int(unsafe.Sizeof(unix.Iovec{}))*(len(t.data)+len(t.writeTo)) + 4*len(t.request.Groups)
 	for i := range t.request.Security {
 		c := &t.request.Security[i]
@@ -62,16 +63,16 @@ func (t *Thread) heldSize(o *op) int {
 	return n
 }
 
-// newDeferred copies the request that t is serving; nil when those that wait have all the
+// newPending copies the request that t is serving; nil when those that wait have all the
 // memory that they may have. From here on INTERRUPT finds it.
-func newDeferred(t *Thread, o *op) *Deferred {
+func newPending(t *thread, o *op) *pending {
 	cost := t.heldSize(o)
 	if !t.server.waiting.reserve(cost) {
 		return nil
 	}
 	args := alignedBytes(len(t.args))
 	copy(args, t.args)
-	d := &Deferred{
+	d := &pending{
 		server:   t.server,
 		op:       o,
 		session:  t.session,
@@ -92,13 +93,13 @@ func newDeferred(t *Thread, o *op) *Deferred {
 	return d
 }
 
-// deferred is newDeferred for a method that returned errno, one of those of waits. Otherwise
+// pend is newPending for a method that returned errno, one of those of waits. Otherwise
 // it returns the errno to answer with.
-func (t *Thread) deferred(o *op, errno unix.Errno) (*Deferred, unix.Errno) {
-	if o.lingers && t.MayLinger != nil && !t.MayLinger() {
+func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
+	if o.lingers && t.mayLinger != nil && !t.mayLinger() {
 		return nil, unix.ENOLCK
 	}
-	d := newDeferred(t, o)
+	d := newPending(t, o)
 	if d == nil {
 		return nil, unix.ENOMEM
 	}
@@ -106,9 +107,8 @@ func (t *Thread) deferred(o *op, errno unix.Errno) (*Deferred, unix.Errno) {
 	return d, 0
 }
 
-// Start finishes the request on a goroutine of the server's and then calls done
-// there, once, with the length of the reply.
-func (d *Deferred) Start(done func(written uint32)) {
+// Start implements fuse.Pending, on a goroutine of the server's.
+func (d *pending) Start(done func(fuse.Reply)) {
 	d.done = done
 	if !d.op.waits {
 		d.server.pool.submit(d)
@@ -122,71 +122,61 @@ func (d *Deferred) Start(done func(written uint32)) {
 	}()
 }
 
-// Cancel makes a request that waits for another client end soon with EINTR. It may
+// cancel makes a request that waits for another client end soon with EINTR. It may
 // be called at any time, also after done.
-func (d *Deferred) Cancel() { d.once.Do(func() { close(d.canceled) }) }
+func (d *pending) cancel() { d.once.Do(func() { close(d.canceled) }) }
 
-// Stop is Cancel for a client that has not asked for it: a lock ends with ENOLCK.
-func (d *Deferred) Stop() {
+// Stop implements fuse.Pending. The client has not asked for it: a lock ends with ENOLCK.
+func (d *pending) Stop() {
 	d.stopped.Store(true)
-	d.Cancel()
+	d.cancel()
 }
 
-// Lingers reports whether the request waits for another client, which may take for ever.
-func (d *Deferred) Lingers() bool { return d.op.lingers }
+// Lingers implements fuse.Pending.
+func (d *pending) Lingers() bool { return d.op.lingers }
 
-// ReplyTo has the reply written to other buffers than those that Handle was given. It is
-// called before Start.
-func (d *Deferred) ReplyTo(out []unix.Iovec) { d.writeTo, d.room = out, iovLen(out) }
+// ReplyTo implements fuse.Pending.
+func (d *pending) ReplyTo(out fuse.Buffers) { d.writeTo, d.room = out, out.Len() }
 
-// Buffers are the client's buffers for the reply, as Handle got them, for a transport that has
-// to know what was written. They are the Deferred's, and not to be changed.
-func (d *Deferred) Buffers() []unix.Iovec { return d.writeTo }
+// Out implements fuse.Pending.
+func (d *pending) Out() fuse.Buffers { return d.writeTo }
 
-// Free takes the request off the count of what the client keeps. The transport calls it once,
-// when the request has been answered and nothing of it is needed any more, Buffers included.
-func (d *Deferred) Free() { d.server.waiting.free(d.cost) }
+// Free implements fuse.Pending: it takes the request off the count of what the client keeps.
+func (d *pending) Free() { d.server.waiting.free(d.cost) }
 
-// Brief reports whether what the request waits for is under way and will not take long: a
-// queue whose thread has nothing else to do may Run it instead.
-func (d *Deferred) Brief() bool { return d.brief }
+// Brief implements fuse.Pending.
+func (d *pending) Brief() bool { return d.brief }
 
-// Run finishes the request on a queue's thread instead of Start, and returns the length of
-// the reply. After it the transport looks at Thread.Broken.
-func (d *Deferred) Run(t *Thread) (written uint32) {
-	written = d.serve(t)
-	t.request = Request{Thread: t} // it may not wait any more
-	return written
+// Run implements fuse.Thread.
+func (t *thread) Run(p fuse.Pending) fuse.Reply {
+	r := p.(*pending).serve(t)
+	t.request = Request{Thread: &t.Thread} // it may not wait any more
+	return r
 }
 
-// Try is Run for a request that need not wait any more; ok is false, and nothing is done, if
-// it does.
-func (d *Deferred) Try(t *Thread) (written uint32, ok bool) {
-	ok = true
-	written = d.attempt(t, false, func() (uint32, unix.Errno) {
-		written, errno := d.again(t)
-		ok = !waits(errno)
-		return written, errno
-	})
-	t.request = Request{Thread: t}
-	if ok {
+// Try implements fuse.Thread.
+func (t *thread) Try(p fuse.Pending) (r fuse.Reply, ok bool) {
+	d := p.(*pending)
+	r = d.attempt(t, false, func() (uint32, unix.Errno) { return d.again(t) })
+	t.request = Request{Thread: &t.Thread}
+	if ok = !waits(r.Errno); ok {
 		d.server.waiting.remove(d)
 	}
-	return written, ok
+	return r, ok
 }
 
 // finish serves the request on t and reports it.
-func (d *Deferred) finish(t *Thread) { d.done(d.serve(t)) }
+func (d *pending) finish(t *thread) { d.done(d.serve(t)) }
 
 // serve calls the method again, with leave to wait.
-func (d *Deferred) serve(t *Thread) (written uint32) {
-	written = d.attempt(t, true, func() (uint32, unix.Errno) { return d.again(t) })
+func (d *pending) serve(t *thread) fuse.Reply {
+	r := d.attempt(t, true, func() (uint32, unix.Errno) { return d.again(t) })
 	d.server.waiting.remove(d)
-	return written
+	return r
 }
 
 // again calls the method on t, to which the request is lent.
-func (d *Deferred) again(t *Thread) (uint32, unix.Errno) {
+func (d *pending) again(t *thread) (uint32, unix.Errno) {
 	if d.server.session.Load() != d.session {
 		// Its nodes and handles are gone, or other files' by now.
 		return t.fail(unix.ENOTCONN), unix.ENOTCONN
@@ -195,42 +185,43 @@ func (d *Deferred) again(t *Thread) (uint32, unix.Errno) {
 }
 
 // refuse answers the request with an error instead.
-func (d *Deferred) refuse(errno unix.Errno) {
+func (d *pending) refuse(errno unix.Errno) {
 	t := newWaiter(d.server)
-	written := d.attempt(t, true, func() (uint32, unix.Errno) { return t.fail(errno), errno })
+	r := d.attempt(t, true, func() (uint32, unix.Errno) { return t.fail(errno), errno })
 	d.server.waiting.remove(d)
 	d.server.removeThread(t)
-	d.done(written)
+	d.done(r)
 }
 
 // attempt lends t the request, and maybe leave to wait, while f serves it. Buffers that are
 // gone cost the reply.
-func (d *Deferred) attempt(t *Thread, mayWait bool, f func() (uint32, unix.Errno)) (written uint32) {
+func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)) (r fuse.Reply) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if r := recover(); r != nil {
-			written = 0
+		if fault := recover(); fault != nil {
+			r = fuse.Reply{Errno: unix.EIO}
 			// A method may have been cut off half-way.
 			t.Break()
-			d.server.oops.Do(func() { d.server.log.Warnf("%s: reply lost: %v", fp.Opcode(d.header.Opcode), r) })
+			d.server.oops.Do(func() { d.server.log.Warnf("%s: reply lost: %v", fp.Opcode(d.header.Opcode), fault) })
 		}
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
-		MayWait: mayWait, Canceled: d.canceled, Thread: t, deferred: d}
+		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread, pending: d}
 	t.session, t.moved = d.session, 0
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
 	written, errno := f()
 	if mayWait || !waits(errno) {
 		t.count(d.op, errno)
+		errno = sent(errno)
 	}
-	return written
+	return fuse.Reply{Len: written, Errno: errno}
 }
 
 // waitingTable finds the waiting requests by their unique number, for INTERRUPT.
 type waitingTable struct {
 	mu    sync.Mutex // guards the following; a leaf
-	table map[uint64]*Deferred
+	table map[uint64]*pending
 	held  int // bytes that requests which were not freed are counted with
 
 	// early are numbers that were interrupted while no such request waited, the
@@ -257,21 +248,21 @@ func (w *waitingTable) free(n int) {
 	w.held -= n
 }
 
-func (w *waitingTable) add(d *Deferred) {
+func (w *waitingTable) add(d *pending) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.table == nil {
-		w.table = make(map[uint64]*Deferred)
+		w.table = make(map[uint64]*pending)
 	}
 	// A client that uses a number twice can interrupt only one of the two.
 	w.table[d.header.Unique] = d
 	if i := slices.Index(w.early[:], d.header.Unique); i >= 0 && d.header.Unique != 0 {
 		w.early[i] = 0
-		d.Cancel()
+		d.cancel()
 	}
 }
 
-func (w *waitingTable) remove(d *Deferred) {
+func (w *waitingTable) remove(d *pending) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.table[d.header.Unique] == d {
@@ -283,7 +274,7 @@ func (w *waitingTable) cancel(unique uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d := w.table[unique]; d != nil {
-		d.Cancel()
+		d.cancel()
 		return
 	}
 	w.early[w.next] = unique
@@ -300,7 +291,7 @@ func (w *waitingTable) cancelAll() {
 	w.early = [16]uint64{}
 }
 
-func interrupt(t *Thread) (int, unix.Errno) {
+func interrupt(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.InterruptIn](t)
 	t.server.waiting.cancel(v.Unique)
 	return 0, 0

@@ -1,0 +1,113 @@
+package fuse
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Buffers are the client's memory for a request, a reply, or the file data in one of them:
+// pieces of any length, one after the other, for preadv(2) and pwritev(2) as they are. They
+// are borrowed: after the call that they were given to, they may be another request's.
+//
+// A client can change what is in them at any time. Copy what is decided on, and decide on
+// the copy. Touching a buffer whose memory the client has taken away panics; the transport
+// recovers, and the request is lost.
+type Buffers []unix.Iovec
+
+// Over returns buffers over memory of this process, which must live as long as they do.
+// Empty pieces are left out.
+func Over(pieces ...[]byte) Buffers {
+	b := make(Buffers, 0, len(pieces))
+	for _, p := range pieces {
+		b = b.append(p)
+	}
+	return b
+}
+
+func (b Buffers) append(p []byte) Buffers {
+	if len(p) == 0 {
+		return b
+	}
+	v := unix.Iovec{Base: unsafe.SliceData(p)}
+	v.SetLen(len(p))
+	return append(b, v)
+}
+
+// Len is the length of all pieces together, in bytes. It can exceed what there is of
+// memory: pieces may overlap.
+func (b Buffers) Len() (n uint64) {
+	for i := range b {
+		n += uint64(b[i].Len)
+	}
+	return n
+}
+
+// Piece is the memory of b[i].
+func (b Buffers) Piece(i int) []byte { return unsafe.Slice(b[i].Base, b[i].Len) }
+
+// CopyTo copies from b, after its first skip bytes, to dst. It returns how many bytes
+// there were: less than len(dst) at the end of b.
+func (b Buffers) CopyTo(dst []byte, skip uint64) (n int) {
+	for i := range b {
+		p := b.Piece(i)
+		if skip >= uint64(len(p)) {
+			skip -= uint64(len(p))
+			continue
+		}
+		n += copy(dst[n:], p[skip:])
+		skip = 0
+		if n == len(dst) {
+			break
+		}
+	}
+	return n
+}
+
+// CopyFrom copies src to b, after its first skip bytes. It returns how many bytes fitted.
+func (b Buffers) CopyFrom(src []byte, skip uint64) (n int) {
+	for i := range b {
+		p := b.Piece(i)
+		if skip >= uint64(len(p)) {
+			skip -= uint64(len(p))
+			continue
+		}
+		n += copy(p[skip:], src[n:])
+		skip = 0
+		if n == len(src) {
+			break
+		}
+	}
+	return n
+}
+
+// Cut appends to dst the pieces of b that hold size bytes, or what there is of them, after
+// the first skip bytes. It copies no data, and b stays as it is. dst may not share memory with b.
+func (b Buffers) Cut(dst Buffers, skip, size uint64) Buffers {
+	for i := range b {
+		if size == 0 {
+			break
+		}
+		p := b.Piece(i)
+		if skip >= uint64(len(p)) {
+			skip -= uint64(len(p))
+			continue
+		}
+		p = p[skip:]
+		skip = 0
+		p = p[:min(uint64(len(p)), size)]
+		size -= uint64(len(p))
+		dst = dst.append(p)
+	}
+	return dst
+}
+
+// Holds reports whether an address lies in one of the pieces.
+func (b Buffers) Holds(addr uintptr) bool {
+	for i := range b {
+		if start := uintptr(unsafe.Pointer(b[i].Base)); addr >= start && addr-start < uintptr(b[i].Len) {
+			return true
+		}
+	}
+	return false
+}
