@@ -40,7 +40,7 @@ func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
 		if errno := statxLocal(fd, &ts.st); errno != 0 {
 			return errno
 		}
-		return fs.showOwner(ts, fd)
+		return fs.own.show(ts, fd)
 	}
 	return fs.statClosed(ts, n)
 }
@@ -56,13 +56,13 @@ func (fs *FS) statBasic(ts *threadState, n *inode) unix.Errno {
 		return errno
 	}
 	ts.basic.to(&ts.st)
-	return fs.showOwner(ts, fd)
+	return fs.own.show(ts, fd)
 }
 
 // statClosed is stat for a node without a descriptor.
 func (fs *FS) statClosed(ts *threadState, n *inode) unix.Errno {
 	often := n.touched.Swap(true) && fs.fds.Load() < int64(fs.cfg.MaxFDs/2)
-	if !fs.ownXattr && !often && fs.statInPlace(ts, n) {
+	if !often && !fs.own.needsFile() && fs.statInPlace(ts, n) {
 		return 0
 	}
 	fd, errno := fs.fdOf(ts, n)
@@ -137,22 +137,14 @@ func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Er
 
 func sxTime(t unix.StatxTimestamp) fp.SxTime { return fp.SxTime{Sec: t.Sec, Nsec: t.Nsec} }
 
-// Setattr implements server.Attributes. The owner is changed before the mode: the
-// kernel clears setuid bits with a change of owner, and a mode that comes with it is
-// what shall be in the end.
+// Setattr implements server.Attributes.
 func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
-	want := setattrIntent(in.Valid)
-	ts, n, fd, errno := fs.enter(r, want)
+	ts, n, fd, errno := fs.enter(r, setattrIntent(in.Valid))
 	if errno != 0 {
 		return errno
 	}
-	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 && fs.canBeConverted(n) {
-		errno = fs.convertLink(ts, n, fd, in)
-		fs.release(n)
-		if errno != 0 {
-			return errno
-		}
-		if ts, n, fd, errno = fs.enter(r, want); errno != 0 {
+	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 && n.isLink() {
+		if n, fd, errno = fs.chownLink(ts, n, fd, in); errno != 0 {
 			return errno
 		}
 	}
@@ -162,17 +154,11 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	} else if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
 		errno = fs.killCapsAt(ts, n, fd)
 	}
-	if errno == 0 && fs.ownXattr {
-		errno = fs.setOwner(ts, fd, in)
-	} else if errno == 0 && in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
-		errno = fs.chown(ts, fd, in)
-	}
 	if in.Valid&fp.FattrMode != 0 {
 		n.modeChanged()
 	}
-	if errno == 0 && in.Valid&fp.FattrMode != 0 && !fs.ownXattr {
-		fs.setFsetid(ts, true)
-		errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
+	if errno == 0 {
+		errno = fs.own.set(ts, fd, in)
 	}
 	if errno == 0 && in.Valid&fp.FattrSize != 0 {
 		errno = fs.truncate(r, ts, n, fd, in)
@@ -195,21 +181,22 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	return 0
 }
 
-// chown changes owner and group, of which noID stays as it is.
-func (fs *FS) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
-	uid, gid, mayUser, mayGroup := noID, noID, true, true
-	if in.Valid&fp.FattrUID != 0 {
-		uid, mayUser = fs.cfg.UIDs.host(in.UID)
+// chownLink is the part of SETATTR that prepares a change of a symbolic link's owner. It
+// returns the node that stands in for n afterwards, n as a rule, and its descriptor. On
+// error it has released n.
+func (fs *FS) chownLink(ts *threadState, n *inode, fd int, in *fp.SetattrIn) (*inode, int, unix.Errno) {
+	errno := fs.own.beforeChown(ts, n, fd, in)
+	if errno == 0 {
+		if m := fs.own.standIn(n); m != nil {
+			fs.release(n)
+			n = m
+			fd, errno = fs.fdOf(ts, n)
+		}
 	}
-	if in.Valid&fp.FattrGID != 0 {
-		gid, mayGroup = fs.cfg.GIDs.host(in.GID)
+	if errno != 0 {
+		fs.release(n)
 	}
-	if !mayUser || !mayGroup {
-		return unix.EPERM
-	}
-	// Without CAP_FSETID a set-group-ID bit without group execute would go.
-	fs.setFsetid(ts, true)
-	return unknownID(sysFchownFD(fd, uid, gid))
+	return n, fd, errno
 }
 
 // truncate sets the size. Devices and FIFOs are not touched: truncate(2) opens
@@ -297,11 +284,5 @@ func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
 		return 0, errno
 	}
 	defer fs.release(n)
-	if n.birth.kind != unix.S_IFLNK {
-		if fs.ownXattr && n.isReg() {
-			return fs.readlinkOwned(ts, fd, dst)
-		}
-		return 0, unix.EINVAL
-	}
-	return sysReadlinkat(fd, &emptyName[0], dst)
+	return fs.own.readlink(ts, n, fd, dst)
 }

@@ -26,18 +26,13 @@ type finder func(fs *FS, ts *threadState, parent *inode, fd int, name fp.Name, o
 
 // makeNode runs a call that makes name in the request's directory and answers with
 // the new node.
-func (fs *FS) makeNode(r *server.Request, umask uint32, name fp.Name, out *fp.EntryOut, find finder, call func(dirfd int) unix.Errno) unix.Errno {
+func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, find finder, call func(dirfd int) unix.Errno) unix.Errno {
 	ts, parent, fd, errno := fs.enterName(r, name, intentCreate)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(parent)
-	if fs.ownXattr {
-		errno = call(fd)
-	} else {
-		errno = fs.asCaller(r, fs.mask(umask), func() unix.Errno { return call(fd) })
-	}
-	if errno != 0 {
+	if errno := call(fd); errno != 0 {
 		return errno
 	}
 	if errno := fs.labelName(r, ts, fd, name); errno != 0 {
@@ -54,33 +49,23 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 		return unix.EINVAL
 	}
 	major, minor := in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00
-	dev := unix.Mkdev(major, minor)
-	return fs.makeNode(r, in.Umask, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
-		if fs.ownXattr {
-			return fs.mknodOwned(r, dirfd, name, in.Mode&(unix.S_IFMT|permBits), major, minor, nil)
-		}
-		return sysMknodat(dirfd, name.CString(), in.Mode&(unix.S_IFMT|permBits), dev)
+	return fs.makeNode(r, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
+		return fs.own.mknod(r, dirfd, name, in.Mode&(unix.S_IFMT|permBits), fs.mask(in.Umask), major, minor)
 	})
 }
 
 // Mkdir implements server.Names. The directory is opened at once: what is made in it next
 // needs its descriptor, and to find it again for that takes two more calls.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, in.Umask, name, out, (*FS).lookupOpen, func(dirfd int) unix.Errno {
-		if fs.ownXattr {
-			return fs.mkdirOwned(r, dirfd, name, in.Mode&permBits)
-		}
-		return sysMkdirat(dirfd, name.CString(), in.Mode&permBits)
+	return fs.makeNode(r, name, out, (*FS).lookupOpen, func(dirfd int) unix.Errno {
+		return fs.own.mkdir(r, dirfd, name, in.Mode&permBits, fs.mask(in.Umask))
 	})
 }
 
 // Symlink implements server.Names.
 func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, 0, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
-		if fs.ownXattr {
-			return fs.symlinkOwned(r, dirfd, name, target)
-		}
-		return sysSymlinkat(target.CString(), dirfd, name.CString())
+	return fs.makeNode(r, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
+		return fs.own.symlink(r, dirfd, name, target)
 	})
 }
 
@@ -104,18 +89,8 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 }
 
 // createNew is CREATE of a file that is not there yet, with EEXIST if it is.
-func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) (errno unix.Errno) {
-	fd := -1
-	flags := fs.hostFlags(in.Flags)
-	var own guestStat // with OwnershipXattr
-	if fs.ownXattr {
-		fd, own, errno = fs.createOwned(r, ts, dirfd, name.CString(), flags, in.Mode)
-	} else {
-		errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
-			fd, errno = fs.open(dirfd, name.CString(), flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&permBits)
-			return errno
-		})
-	}
+func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	fd, seen, errno := fs.own.create(r, dirfd, name, fs.hostFlags(in.Flags), in.Mode, fs.mask(in.Umask))
 	if errno != 0 {
 		return errno
 	}
@@ -128,7 +103,7 @@ func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd
 		fs.closeFD(fd)
 		return errno
 	}
-	return fs.created(ts, parent, fd, &own, in, name, out)
+	return fs.created(ts, parent, fd, seen, in, name, out)
 }
 
 // createExisting serves a CREATE of a file that is there already: lookup and open.
@@ -155,9 +130,8 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 }
 
 // created answers with the file behind fd, whose attributes on the host are in ts.st;
-// own is what the guest shall see instead with OwnershipXattr. Its node
-// has no descriptor of its own: the handle serves while it is open.
-func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+// seen is what ownership.create says of it. Its node has no descriptor of its own: the handle serves while it is open.
+func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	n, errno := fs.intern(&ts.st, -1, parent, name)
 	if errno != 0 {
 		fs.closeFD(fd)
@@ -171,9 +145,7 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, own *guestStat, in
 		fs.closeFD(fd)
 		return fs.unknown(n, errno)
 	}
-	if fs.ownXattr {
-		own.apply(&ts.st)
-	}
+	seen.apply(&ts.st)
 	out.Open.Fh = fh
 	out.Open.OpenFlags = fs.openFlags(ts, n, -1)
 	fs.entryOut(ts, parent, n, name, &out.Entry)
@@ -194,20 +166,10 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 }
 
 // createNameless is the part of TMPFILE that makes the file.
-func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) (errno unix.Errno) {
-	fd := -1
-	dot := [2]byte{'.', 0}
+func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
-	flags := fs.hostFlags(in.Flags)&^unix.O_TRUNC | unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
-	var own guestStat // with OwnershipXattr
-	if fs.ownXattr {
-		fd, own, errno = fs.createOwned(r, ts, dirfd, nil, flags&^unix.O_TMPFILE, in.Mode)
-	} else {
-		errno = fs.asCaller(r, fs.mask(in.Umask), func() (errno unix.Errno) {
-			fd, errno = fs.open(dirfd, &dot[0], flags, in.Mode&permBits)
-			return errno
-		})
-	}
+	flags := fs.hostFlags(in.Flags)&^unix.O_TRUNC | int(in.Flags&unix.O_EXCL)
+	fd, seen, errno := fs.own.create(r, dirfd, nil, flags, in.Mode, fs.mask(in.Umask))
 	if errno == unix.EISDIR { // a file system without O_TMPFILE sees an open of "."
 		errno = unix.EOPNOTSUPP
 	}
@@ -221,7 +183,7 @@ func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *
 		fs.closeFD(fd)
 		return errno
 	}
-	return fs.created(ts, nil, fd, &own, in, nil, out)
+	return fs.created(ts, nil, fd, seen, in, nil, out)
 }
 
 // labelPrefix is what names of security labels begin with.

@@ -287,10 +287,7 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 	if !dot && !dotdot && fs.allowName(h.node, e.name, listIntent(plus)) != 0 {
 		return true // it is not there for the client
 	}
-	typ := uint32(e.typ)
-	if fs.ownXattr && typ == unix.DT_REG {
-		typ = unix.DT_UNKNOWN // a regular file here may be anything there
-	}
+	typ := fs.own.direntType(uint32(e.typ))
 	if !plus {
 		return out.Add(e.ino, e.off, typ, name)
 	}

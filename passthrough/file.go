@@ -93,8 +93,8 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 	if errno != 0 {
 		return errno
 	}
-	if fs.ownXattr && kill {
-		if errno := fs.killOwned(ts, f); errno != 0 {
+	if kill {
+		if errno := fs.own.afterTruncate(ts, f); errno != 0 {
 			fs.closeFD(f)
 			return errno
 		}

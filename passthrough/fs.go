@@ -40,8 +40,7 @@ type FS struct {
 	lockProbe       lockProbe // of locks that somebody on the host holds
 	lockWaiters     atomic.Int32
 	policy          policy // nil: the client may do what it likes
-	ownXattr        bool   // see ownership.go
-	converted       convertedLinks
+	own             ownership
 	canSwitch       bool         // the daemon may act as another user
 	uid, gid        uint32       // the daemon's own
 	effective       capSet       // capabilities that threads start with
@@ -88,7 +87,7 @@ func New(cfg Config) (*FS, error) {
 	fs.hints.Store(&hints)
 	fs.setTimeouts()
 	fs.setCapState()
-	if err := fs.checkOwnership(); err != nil {
+	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
 	var err error

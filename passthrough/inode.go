@@ -131,8 +131,8 @@ func (fs *FS) get(id uint64) (*inode, unix.Errno) {
 	if n == nil || !n.acquire() {
 		return nil, unix.ESTALE
 	}
-	if fs.canBeConverted(n) {
-		if m := fs.converted.follow(n); m != nil {
+	if n.isLink() {
+		if m := fs.own.standIn(n); m != nil {
 			fs.release(n)
 			return m, 0
 		}
@@ -274,8 +274,8 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 	if fs.openless.Load() {
 		fs.closeShared(n)
 	}
-	if fs.canBeConverted(n) {
-		fs.dropConverted(n)
+	if n.isLink() {
+		fs.own.forgotten(n)
 	}
 	fs.unhold(n)
 }
@@ -284,6 +284,7 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 // has its number now.
 func (n *inode) is(st *unix.Statx_t) bool { return keyOf(st) == n.key && birthOf(st) == n.birth }
 
-// isDir and isReg tell the kind that the node has had from the start.
-func (n *inode) isDir() bool { return n.birth.kind == unix.S_IFDIR }
-func (n *inode) isReg() bool { return n.birth.kind == unix.S_IFREG }
+// isDir, isReg and isLink tell the kind that the node has had from the start.
+func (n *inode) isDir() bool  { return n.birth.kind == unix.S_IFDIR }
+func (n *inode) isReg() bool  { return n.birth.kind == unix.S_IFREG }
+func (n *inode) isLink() bool { return n.birth.kind == unix.S_IFLNK }

@@ -24,22 +24,6 @@ import (
 // CAP_FSETID the host's kernel clears it all the same, unless the thread is in the file's
 // group (fs/attr.c: setattr_should_drop_sgid); so it is us who clear the others then.
 
-// killSetID prepares the thread for a change of the data of the file behind fd, which is
-// local or not, by a user who may not keep its set-ID bits. byKernel is whether the host's
-// kernel clears what it should: it does not for a file server, which trusts us.
-func (fs *FS) killSetID(ts *threadState, fd int, local bool) (byKernel bool, errno unix.Errno) {
-	if errno = statxFD(fd, &ts.st); errno != 0 {
-		return false, errno
-	}
-	mode := uint32(ts.st.Mode) & permBits
-	byKernel = local && mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID
-	fs.setFsetid(ts, !byKernel)
-	if left := withoutSetID(mode); !byKernel && left != mode {
-		errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), left)
-	}
-	return byKernel, errno
-}
-
 // withoutSetID is what a change of a file by a user without privilege leaves of its mode.
 func withoutSetID(mode uint32) uint32 {
 	mode &^= unix.S_ISUID
@@ -52,31 +36,19 @@ func withoutSetID(mode uint32) uint32 {
 // changesData prepares the thread for a call that changes the data of h; kill is for a
 // user who may not keep set-ID bits.
 func (fs *FS) changesData(ts *threadState, h *handle, kill bool) unix.Errno {
-	switch {
-	case !kill:
+	if !kill {
 		fs.setFsetid(ts, true)
-	case fs.ownXattr:
-		if errno := fs.killOwned(ts, h.fd); errno != 0 {
-			return errno
-		}
-	case h.kernelKills.Load():
-		fs.setFsetid(ts, false)
-	default:
-		byKernel, errno := fs.killSetID(ts, h.fd, h.mount.local)
-		if errno != 0 {
-			return errno
-		}
-		h.kernelKills.Store(byKernel)
+	} else if errno := fs.own.beforeWrite(ts, h); errno != 0 {
+		return errno
 	}
 	return fs.killCaps(h)
 }
 
 // truncatesAt is changesData for a file that may not be open; fd is the node's descriptor.
-// With ownXattr the bits are cleared when it is.
 func (fs *FS) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Errno {
-	if !kill || fs.ownXattr {
+	if !kill {
 		fs.setFsetid(ts, true)
-	} else if _, errno := fs.killSetID(ts, fd, fs.mountOf(&n.key, fd).local); errno != 0 {
+	} else if errno := fs.own.beforeTruncate(ts, n, fd); errno != 0 {
 		return errno
 	}
 	return fs.killCapsAt(ts, n, fd)

@@ -30,7 +30,7 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	if !parent.isDir() {
 		return unix.ENOTDIR
 	}
-	if fs.ownXattr {
+	if fs.own.needsFile() {
 		return fs.lookupOpen(ts, parent, fd, name, out)
 	}
 	fs.meetMount(parent, fd)
@@ -68,7 +68,7 @@ func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, o
 // lookupNew opens the file first, so that what it is told of is that very file.
 func (fs *FS) lookupNew(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	child, errno := fs.open(fd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if errno == unix.ENFILE && !fs.ownXattr {
+	if errno == unix.ENFILE && !fs.own.needsFile() {
 		// No descriptor to be had: the node can be known without one.
 		return fs.lookupLazy(ts, parent, fd, name, out)
 	}
@@ -92,8 +92,7 @@ func (fs *FS) lookupNew(ts *threadState, parent *inode, fd int, name fp.Name, ou
 // lookupLazy is lookup without opening the file, of whatever kind: one system call, no
 // descriptor.
 func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
-	if fs.ownXattr {
-		// The attribute must be that of the very file: by name it could be another's.
+	if fs.own.needsFile() {
 		return fs.lookupOpen(ts, parent, fd, name, out)
 	}
 	fs.meetMount(parent, fd)
@@ -120,10 +119,10 @@ func (fs *FS) entryLazy(ts *threadState, parent *inode, fd int, name fp.Name, ou
 // entryOf fills the reply about n, whose attributes on the host are in ts.st, and gives
 // up the caller's reference.
 func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.EntryOut) unix.Errno {
-	if fs.ownXattr {
+	if fs.own.needsFile() {
 		fd, errno := fs.fdOf(ts, n)
 		if errno == 0 {
-			errno = fs.showOwner(ts, fd)
+			errno = fs.own.show(ts, fd)
 		}
 		if errno != 0 {
 			return fs.unknown(n, errno)

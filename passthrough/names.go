@@ -135,15 +135,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	if victim != nil {
 		defer fs.release(victim)
 	}
-	rename := func() unix.Errno {
-		return sysRenameat2(fromFD, oldName.CString(), toFD, newName.CString(), in.Flags)
-	}
-	if in.Flags&unix.RENAME_WHITEOUT != 0 && !fs.ownXattr {
-		errno = fs.asCaller(r, 0, rename) // whose the whiteout is
-	} else {
-		errno = rename()
-	}
-	if errno != 0 {
+	if errno = fs.own.rename(r, fromFD, oldName, toFD, newName, in.Flags); errno != 0 {
 		return errno
 	}
 	moved := fs.namedSo(from, oldName)

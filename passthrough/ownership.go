@@ -1,14 +1,13 @@
 package passthrough
 
 import (
-	"bytes"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // Ownership says where owner, mode and device number of the guest's files are kept.
@@ -32,198 +31,66 @@ func ParseOwnership(s string) (Ownership, error) {
 	return 0, fmt.Errorf("unknown ownership %q: want host or xattr", s)
 }
 
-// With OwnershipXattr every file of the guest belongs to the daemon's user on the host.
-// What the guest sees is in an attribute of the file, in the form that containers'
-// storage, fuse-overlayfs and libkrun have, so that their trees can be shared and ours
-// be used by them:
+// ownership is all that depends on Config.Ownership. Requests with a user make files that
+// belong to that user, and what is in ts.st is made into what the guest sees.
 //
-//	UID:GID:0MODE:TYPE    0:42:0640:file  0:0:01777:dir  0:6:0660:block-8-0
-//
-// Devices, FIFOs and sockets are empty regular files of that type. Only regular files
-// and directories can have the attribute, so a symbolic link of anybody but root:root
-// is a regular file too, with the target as its content.
-//
-// A file without the attribute, which somebody on the host made, has its own mode
-// without set-ID bits, and belongs to the guest's root if it is the daemon's user's.
-var markXattr = []byte("user.containers.override_stat\x00")
+// dirfd is the descriptor of the directory that a file is made in, fd that of a node or an
+// open file. umask is to be applied to the mode.
+type ownership interface {
+	// needsFile reports whether show needs a descriptor of the very file: what statx says
+	// of a name is not enough.
+	needsFile() bool
+	// show turns the host's attributes in ts.st, of the file behind fd, into the guest's.
+	show(ts *threadState, fd int) unix.Errno
+	// direntType is the type in a listing of what the host lists as typ.
+	direntType(typ uint32) uint32
+	// reserved reports whether an attribute, by its name on the host, is the daemon's own:
+	// the guest can't see it, nor make one.
+	reserved(name []byte) bool
+	readlink(ts *threadState, n *inode, fd int, dst []byte) (int, unix.Errno)
+	// set is the part of SETATTR about owner and mode.
+	set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno
 
-// markMax is more than any attribute of this form has.
-const markMax = 80
+	// beforeChown prepares a SETATTR with an owner for the symbolic link n. Afterwards
+	// another node may stand in for it, which is asked for at every request about a
+	// link; the caller has a reference on it. nil is none. forgotten says that the
+	// client has forgotten the link.
+	beforeChown(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno
+	standIn(n *inode) *inode
+	forgotten(n *inode)
 
-// guestStat is what the attribute holds. mode has the type, too.
-type guestStat struct {
-	uid, gid     uint32
-	mode         uint16
-	major, minor uint32
+	mknod(r *server.Request, dirfd int, name fp.Name, mode, umask, major, minor uint32) unix.Errno
+	mkdir(r *server.Request, dirfd int, name fp.Name, mode, umask uint32) unix.Errno
+	symlink(r *server.Request, dirfd int, name, target fp.Name) unix.Errno
+	// create makes a regular file that was not there and opens it; without a name
+	// (O_TMPFILE) if name is nil. seen is applied to its attributes for the guest.
+	create(r *server.Request, dirfd int, name fp.Name, flags int, mode, umask uint32) (fd int, seen guestStat, errno unix.Errno)
+	rename(r *server.Request, oldDir int, oldName fp.Name, newDir int, newName fp.Name, flags uint32) unix.Errno
+
+	// These are for changes of a file's data by a user who may not keep its set-ID bits:
+	// through an open file, and by truncation, for which fd is the node's descriptor
+	// before, and that of the file afterwards if it is open then.
+	beforeWrite(ts *threadState, h *handle) unix.Errno
+	beforeTruncate(ts *threadState, n *inode, fd int) unix.Errno
+	afterTruncate(ts *threadState, fd int) unix.Errno
 }
 
-// markTypes are the words for types without a device number.
-var markTypes = map[string]uint16{
-	"file": unix.S_IFREG, "dir": unix.S_IFDIR, "symlink": unix.S_IFLNK, "pipe": unix.S_IFIFO, "socket": unix.S_IFSOCK,
-}
-
-// parseMark reads the attribute of a file that has the given mode on the host. Type
-// and mode may be one number, as in st_mode, or the type may be left out.
-func parseMark(b []byte, host uint16) (o guestStat, ok bool) {
-	uid, b, ok1 := cutNumber(b, ':', 10)
-	gid, b, ok2 := cutNumber(b, ':', 10)
-	mode, b, ok3 := cutNumber(b, ':', 8)
-	if !ok1 || !ok2 || !ok3 || uid == noID || gid == noID || mode > 0xffff {
-		return o, false
+// setOwnership finds out at the start whether the share can keep owners as it shall.
+func (fs *FS) setOwnership() error {
+	if fs.cfg.Ownership != OwnershipXattr {
+		fs.own = &hostOwnership{fs}
+		return nil
 	}
-	o = guestStat{uid: uid, gid: gid, mode: uint16(mode)}
-	if len(b) > 0 && !o.parseType(b) {
-		return o, false
+	if fs.cfg.UIDs != nil || fs.cfg.GIDs != nil || fs.cfg.PosixACL != Never || fs.cfg.KillprivV2 {
+		return fmt.Errorf("passthrough: ownership in attributes excludes translation of ids, ACLs and KillprivV2")
 	}
-	// A directory is one and nothing else is, whatever the attribute says.
-	kind, hostKind := o.mode&unix.S_IFMT, host&unix.S_IFMT
-	if kind == 0 || hostKind == unix.S_IFDIR || kind == unix.S_IFDIR {
-		o.mode = o.mode&permBits | hostKind
+	fs.own = &xattrOwnership{fs: fs}
+	ts := &threadState{}
+	_, errno := sysGetxattr(ts.procPath(fs.cfg.RootFD), &markXattr[0], ts.mark[:])
+	if errno == unix.EOPNOTSUPP {
+		return fmt.Errorf("passthrough: the shared directory's file system has no user attributes to keep owners in: %w", errno)
 	}
-	return o, true
-}
-
-func (o *guestStat) parseType(word []byte) bool {
-	o.mode &= permBits
-	if kind, ok := markTypes[string(word)]; ok {
-		o.mode |= kind
-		return true
-	}
-	device, numbers, _ := bytes.Cut(word, []byte{'-'})
-	major, numbers, ok1 := cutNumber(numbers, '-', 10)
-	minor, rest, ok2 := cutNumber(numbers, '-', 10)
-	o.major, o.minor = major, minor
-	switch string(device) {
-	case "block":
-		o.mode |= unix.S_IFBLK
-	case "char":
-		o.mode |= unix.S_IFCHR
-	}
-	return ok1 && ok2 && len(rest) == 0 && o.mode&unix.S_IFMT != 0
-}
-
-// cutNumber reads the number at the start of b, which ends with end or with b.
-func cutNumber(b []byte, end byte, base uint64) (v uint32, rest []byte, ok bool) {
-	var n uint64
-	for i, c := range b {
-		digit := uint64(c) - '0'
-		switch {
-		case c == end && i > 0:
-			return uint32(n), b[i+1:], true
-		case c < '0' || digit >= base:
-			return 0, nil, false
-		}
-		if n = n*base + digit; n > 1<<32-1 {
-			return 0, nil, false
-		}
-	}
-	return uint32(n), nil, len(b) > 0
-}
-
-// append writes the attribute's value to b.
-func (o *guestStat) append(b []byte) []byte {
-	b = append(strconv.AppendUint(b, uint64(o.uid), 10), ':')
-	b = append(strconv.AppendUint(b, uint64(o.gid), 10), ':', '0')
-	b = append(strconv.AppendUint(b, uint64(o.mode&permBits), 8), ':')
-	switch o.mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		return append(b, "dir"...)
-	case unix.S_IFLNK:
-		return append(b, "symlink"...)
-	case unix.S_IFIFO:
-		return append(b, "pipe"...)
-	case unix.S_IFSOCK:
-		return append(b, "socket"...)
-	case unix.S_IFBLK:
-		b = append(b, "block-"...)
-	case unix.S_IFCHR:
-		b = append(b, "char-"...)
-	default:
-		return append(b, "file"...)
-	}
-	b = append(strconv.AppendUint(b, uint64(o.major), 10), '-')
-	return strconv.AppendUint(b, uint64(o.minor), 10)
-}
-
-// hostMode is the mode of the file on the host: the daemon can use all of its files,
-// nobody else can change them, and no set-ID bit has a meaning there.
-func (o *guestStat) hostMode() uint32 {
-	switch o.mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		return uint32(o.mode)&0o755 | 0o700
-	case unix.S_IFREG:
-		return uint32(o.mode)&0o755 | 0o600
-	}
-	return 0o600
-}
-
-// apply puts what the guest shall see in st.
-func (o *guestStat) apply(st *unix.Statx_t) {
-	st.Uid, st.Gid, st.Mode = o.uid, o.gid, o.mode
-	if kind := o.mode & unix.S_IFMT; kind == unix.S_IFBLK || kind == unix.S_IFCHR {
-		st.Rdev_major, st.Rdev_minor = o.major, o.minor
-	}
-}
-
-// killSetID clears what a change of owner or content by an unprivileged user clears.
-func (o *guestStat) killSetID() {
-	o.mode &^= unix.S_ISUID
-	if o.mode&0o010 != 0 {
-		o.mode &^= unix.S_ISGID
-	}
-}
-
-// unmarked is the owner that a file without the attribute shows.
-func (fs *FS) unmarked(st *unix.Statx_t) guestStat {
-	o := guestStat{uid: st.Uid, gid: st.Gid, mode: st.Mode, major: st.Rdev_major, minor: st.Rdev_minor}
-	if o.uid == fs.uid {
-		o.uid = 0
-	}
-	if o.gid == fs.gid {
-		o.gid = 0
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		o.mode &^= unix.S_ISUID | unix.S_ISGID
-	}
-	return o
-}
-
-// canMark reports whether the host's kernel lets a file of this mode have attributes
-// of users (fs/xattr.c: xattr_permission).
-func canMark(mode uint16) bool {
-	kind := mode & unix.S_IFMT
-	return kind == unix.S_IFREG || kind == unix.S_IFDIR
-}
-
-// ownerOf reads the owner of the file behind fd, whose attributes on the host are in
-// ts.st.
-func (fs *FS) ownerOf(ts *threadState, fd int) (guestStat, unix.Errno) {
-	if canMark(ts.st.Mode) {
-		n, errno := sysGetxattr(ts.procPath(fd), &markXattr[0], ts.mark[:])
-		switch errno {
-		case 0:
-			if o, ok := parseMark(ts.mark[:n], ts.st.Mode); ok {
-				return o, 0
-			}
-		case unix.ENODATA, unix.EOPNOTSUPP, unix.ERANGE, unix.EACCES, unix.EPERM:
-		default:
-			return guestStat{}, errno
-		}
-	}
-	return fs.unmarked(&ts.st), 0
-}
-
-// showOwner turns the host's attributes in ts.st, of the file behind fd, into those that
-// the guest sees.
-func (fs *FS) showOwner(ts *threadState, fd int) unix.Errno {
-	if !fs.ownXattr {
-		return 0
-	}
-	o, errno := fs.ownerOf(ts, fd)
-	if errno == 0 {
-		o.apply(&ts.st)
-	}
-	return errno
+	return nil
 }
 
 // statFD fills ts.st with the attributes of the file behind fd, as the guest sees them.
@@ -231,108 +98,5 @@ func (fs *FS) statFD(ts *threadState, fd int) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno
 	}
-	return fs.showOwner(ts, fd)
-}
-
-// mark writes the owner of the file behind fd.
-func (fs *FS) mark(ts *threadState, fd int, o *guestStat) unix.Errno {
-	return sysSetxattr(ts.procPath(fd), &markXattr[0], o.append(ts.mark[:0]), 0)
-}
-
-// setOwner is the part of SETATTR about owner and mode.
-func (fs *FS) setOwner(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
-	const chown = fp.FattrUID | fp.FattrGID
-	if in.Valid&(chown|fp.FattrMode) == 0 {
-		return 0
-	}
-	if errno := statxFD(fd, &ts.st); errno != 0 {
-		return errno
-	}
-	o, errno := fs.ownerOf(ts, fd)
-	if errno != 0 {
-		return errno
-	}
-	if in.Valid&fp.FattrUID != 0 && in.UID != noID {
-		o.uid = in.UID
-	}
-	if in.Valid&fp.FattrGID != 0 && in.GID != noID {
-		o.gid = in.GID
-	}
-	if in.Valid&chown != 0 && o.mode&unix.S_IFMT != unix.S_IFDIR {
-		o.killSetID()
-	}
-	if in.Valid&fp.FattrMode != 0 {
-		o.mode = o.mode&unix.S_IFMT | uint16(in.Mode)&permBits
-	}
-	if !canMark(ts.st.Mode) {
-		return fs.setUnmarkable(ts, fd, in)
-	}
-	if errno := fs.mark(ts, fd, &o); errno != 0 || uint32(ts.st.Mode)&permBits == o.hostMode() {
-		return errno
-	}
-	return sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
-}
-
-// setUnmarkable is setOwner for what can't have the attribute: symbolic links, and
-// FIFOs, sockets and devices of the host. Giving a link away has no effect, and is no
-// error: programs that unpack archives do it to every link.
-func (fs *FS) setUnmarkable(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
-	link := ts.st.Mode&unix.S_IFMT == unix.S_IFLNK
-	switch {
-	case in.Valid&fp.FattrMode != 0 && link:
-		return unix.EOPNOTSUPP
-	case in.Valid&fp.FattrMode != 0:
-		return sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&0o777)
-	case link:
-		return 0
-	}
-	return unix.EPERM
-}
-
-// killOwned clears set-ID bits of an open file that an unprivileged user truncates as it
-// is opened, or writes to past the guest's cache: there the guest's kernel leaves it to
-// us (fs/fuse/file.c: fuse_direct_io). It keeps no memory of files without such bits,
-// as another guest may set them.
-func (fs *FS) killOwned(ts *threadState, fd int) unix.Errno {
-	n, errno := sysFgetxattr(fd, &markXattr[0], ts.mark[:])
-	switch errno {
-	case 0:
-	case unix.ENODATA, unix.EOPNOTSUPP, unix.ERANGE, unix.EACCES:
-		return 0 // a file of the host's shows no such bits
-	default:
-		return errno
-	}
-	o, ok := parseMark(ts.mark[:n], unix.S_IFREG)
-	if !ok || o.mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
-		return 0
-	}
-	o.killSetID()
-	return fs.mark(ts, fd, &o)
-}
-
-// isMark reports whether a name of the host's, with or without its NUL, is that
-// of the attribute. Some file systems do not tell upper from lower case.
-func isMark(name []byte) bool {
-	return bytes.EqualFold(bytes.TrimSuffix(name, []byte{0}), markXattr[:len(markXattr)-1])
-}
-
-// reserved reports whether an attribute is the daemon's own: the guest can't see it,
-// nor make one.
-func (fs *FS) reserved(name []byte) bool { return fs.ownXattr && isMark(name) }
-
-// checkOwnership finds out at the start whether the share can keep owners.
-func (fs *FS) checkOwnership() error {
-	if fs.cfg.Ownership != OwnershipXattr {
-		return nil
-	}
-	if fs.cfg.UIDs != nil || fs.cfg.GIDs != nil || fs.cfg.PosixACL != Never || fs.cfg.KillprivV2 {
-		return fmt.Errorf("passthrough: ownership in attributes excludes translation of ids, ACLs and KillprivV2")
-	}
-	fs.ownXattr = true
-	ts := &threadState{}
-	_, errno := sysGetxattr(ts.procPath(fs.cfg.RootFD), &markXattr[0], ts.mark[:])
-	if errno == unix.EOPNOTSUPP {
-		return fmt.Errorf("passthrough: the shared directory's file system has no user attributes to keep owners in: %w", errno)
-	}
-	return nil
+	return fs.own.show(ts, fd)
 }

@@ -48,19 +48,16 @@ func (c *convertedLinks) remove(n *inode) *inode {
 	return m
 }
 
-// canBeConverted reports whether other nodes than n may answer for n.
-func (fs *FS) canBeConverted(n *inode) bool { return fs.ownXattr && n.birth.kind == unix.S_IFLNK }
-
-// convertLink prepares a SETATTR that gives the link n, with descriptor fd, to somebody
+// beforeChown prepares a SETATTR that gives the link n, with descriptor fd, to somebody
 // else than root: afterwards n's number leads to a file that can have an owner. Where
 // that can't be (the link has several names, say), nothing happens, as setUnmarkable
 // says.
-func (fs *FS) convertLink(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno {
+func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno
 	}
 	st := ts.st
-	o := fs.unmarked(&st)
+	o := x.unmarked(&st)
 	old := o
 	if in.Valid&fp.FattrUID != 0 {
 		o.uid = in.UID
@@ -71,23 +68,25 @@ func (fs *FS) convertLink(ts *threadState, n *inode, fd int, in *fp.SetattrIn) u
 	if o == old || o.uid == noID || o.gid == noID || st.Nlink != 1 {
 		return 0
 	}
-	parent, name := fs.location(n)
+	parent, name := x.fs.location(n)
 	if parent == nil {
 		return 0
 	}
-	defer fs.release(parent)
-	dirfd, errno := fs.fdOf(ts, parent)
+	defer x.fs.release(parent)
+	dirfd, errno := x.fs.fdOf(ts, parent)
 	if errno != 0 {
 		return errno
 	}
-	if errno = fs.replaceLink(ts, n, fd, dirfd, name, &o); errno != 0 {
+	if errno = x.replaceLink(ts, n, fd, dirfd, name, &o); errno != 0 {
 		return errno
 	}
-	return fs.adoptLink(ts, n, parent, dirfd, cString(name))
+	return x.adoptLink(ts, n, parent, dirfd, cString(name))
 }
 
+func (x *xattrOwnership) standIn(n *inode) *inode { return x.converted.follow(n) }
+
 // replaceLink puts a file with the link's target, times and new owner in its place.
-func (fs *FS) replaceLink(ts *threadState, n *inode, fd, dirfd int, name *byte, o *guestStat) unix.Errno {
+func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd, dirfd int, name *byte, o *guestStat) unix.Errno {
 	target := make([]byte, unix.PathMax)
 	size, errno := sysReadlinkat(fd, &emptyName[0], target)
 	if errno != 0 {
@@ -97,13 +96,13 @@ func (fs *FS) replaceLink(ts *threadState, n *inode, fd, dirfd int, name *byte, 
 		{Sec: ts.st.Atime.Sec, Nsec: int64(ts.st.Atime.Nsec)}, {Sec: ts.st.Mtime.Sec, Nsec: int64(ts.st.Mtime.Nsec)},
 	}
 	temp := append(strconv.AppendUint([]byte(".govirtiofs-"), rand.Uint64(), 36), 0)
-	file, errno := fs.newFile(ts, dirfd, &temp[0], o, unix.O_WRONLY, target[:size])
+	file, errno := x.newFile(ts, dirfd, &temp[0], o, unix.O_WRONLY, target[:size])
 	if errno != 0 {
 		return errno
 	}
-	defer fs.closeFD(file)
+	defer x.fs.closeFD(file)
 	defer func() { _ = sysUnlinkat(dirfd, &temp[0], 0) }()
-	_ = sysUtimensat(fs.cfg.ProcFD, procName(&ts.num, file), &times)
+	_ = sysUtimensat(x.fs.cfg.ProcFD, procName(&ts.num, file), &times)
 	// An exchange, so that what was in that place can be looked at: it may be another
 	// file by now, which then goes back.
 	if errno = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE); errno != 0 {
@@ -118,41 +117,41 @@ func (fs *FS) replaceLink(ts *threadState, n *inode, fd, dirfd int, name *byte, 
 }
 
 // adoptLink makes n's number lead to the node of the file that is at name now.
-func (fs *FS) adoptLink(ts *threadState, n, parent *inode, dirfd int, name fp.Name) unix.Errno {
-	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int, name fp.Name) unix.Errno {
+	fd, errno := x.fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return errno
 	}
 	if errno = statxFD(fd, &ts.st); errno != 0 {
-		fs.closeFD(fd)
+		x.fs.closeFD(fd)
 		return errno
 	}
-	m, errno := fs.intern(&ts.st, fd, parent, name)
+	m, errno := x.fs.intern(&ts.st, fd, parent, name)
 	if errno != 0 {
 		return errno
 	}
-	fs.hint(parent, name).Store(m.id)
-	fs.converted.add(n, m)
-	if fs.forgotten(n) { // meanwhile, so that nobody would take n out again
-		fs.dropConverted(n)
+	x.fs.hint(parent, name).Store(m.id)
+	x.converted.add(n, m)
+	if x.fs.isForgotten(n) { // meanwhile, so that nobody would take n out again
+		x.forgotten(n)
 	}
-	fs.unnamed(n)
-	fs.release(m)
+	x.fs.unnamed(n)
+	x.fs.release(m)
 	return 0
 }
 
-// forgotten reports whether the client has no number for the node any more.
-func (fs *FS) forgotten(n *inode) bool {
+// isForgotten reports whether the client has no number for the node any more.
+func (fs *FS) isForgotten(n *inode) bool {
 	s := fs.shard(n.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return n.nlookup == 0
 }
 
-// dropConverted lets go of the node that has taken the place of n, which is forgotten.
-func (fs *FS) dropConverted(n *inode) {
-	if m := fs.converted.remove(n); m != nil {
-		fs.forget(m, 1)
+// forgotten lets go of the node that has taken the place of n.
+func (x *xattrOwnership) forgotten(n *inode) {
+	if m := x.converted.remove(n); m != nil {
+		x.fs.forget(m, 1)
 	}
 }
 

@@ -114,9 +114,10 @@ func TestOwnershipLinkStorm(t *testing.T) {
 	}
 	all.Wait()
 	s.fs.Destroy()
-	s.fs.converted.mu.Lock()
-	defer s.fs.converted.mu.Unlock()
-	if n := len(s.fs.converted.to); n != 0 {
+	converted := &s.fs.own.(*xattrOwnership).converted
+	converted.mu.Lock()
+	defer converted.mu.Unlock()
+	if n := len(converted.to); n != 0 {
 		t.Errorf("%d links are remembered", n)
 	}
 	names, _ := os.ReadDir(dir)

@@ -13,7 +13,7 @@ import (
 
 // newStat is the owner and mode of what the request's user makes in the directory
 // behind dirfd, whose set-group-ID bit is inherited (fs/inode.c: inode_init_owner).
-func (fs *FS) newStat(r *server.Request, ts *threadState, dirfd int, mode uint32) (guestStat, unix.Errno) {
+func (x *xattrOwnership) newStat(r *server.Request, ts *threadState, dirfd int, mode uint32) (guestStat, unix.Errno) {
 	o := guestStat{uid: r.Header.UID, gid: r.Header.GID, mode: uint16(mode)}
 	if o.uid == noID || o.gid == noID {
 		return o, unix.EPERM
@@ -21,7 +21,7 @@ func (fs *FS) newStat(r *server.Request, ts *threadState, dirfd int, mode uint32
 	if errno := statxFD(dirfd, &ts.st); errno != 0 {
 		return o, errno
 	}
-	dir, errno := fs.ownerOf(ts, dirfd)
+	dir, errno := x.ownerOf(ts, dirfd)
 	if errno != 0 {
 		return o, errno
 	}
@@ -36,24 +36,24 @@ func (fs *FS) newStat(r *server.Request, ts *threadState, dirfd int, mode uint32
 
 // newFile makes a regular file with the attribute and content in the directory behind
 // dirfd, and opens it with flags. With name nil it stays without a name.
-func (fs *FS) newFile(ts *threadState, dirfd int, name *byte, o *guestStat, flags int, content []byte) (int, unix.Errno) {
+func (x *xattrOwnership) newFile(ts *threadState, dirfd int, name *byte, o *guestStat, flags int, content []byte) (int, unix.Errno) {
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {
 		flags |= unix.O_RDWR // a file that can't be written to can't be made without a name
 	}
 	dot := [2]byte{'.', 0}
 	flags &^= unix.O_TRUNC
-	fd, errno := fs.open(dirfd, &dot[0], flags|unix.O_TMPFILE, o.hostMode())
+	fd, errno := x.fs.open(dirfd, &dot[0], flags|unix.O_TMPFILE, o.hostMode())
 	if name != nil && (errno == unix.EISDIR || errno == unix.EOPNOTSUPP || errno == unix.ENOENT) {
-		return fs.newNamed(ts, dirfd, name, o, flags, content)
+		return x.newNamed(ts, dirfd, name, o, flags, content)
 	}
 	if errno != 0 {
 		return -1, errno
 	}
-	if errno = fs.fillFile(ts, fd, o, content); errno == 0 && name != nil {
-		errno = sysLinkat(fs.cfg.ProcFD, procName(&ts.num, fd), dirfd, name, unix.AT_SYMLINK_FOLLOW)
+	if errno = x.fillFile(ts, fd, o, content); errno == 0 && name != nil {
+		errno = sysLinkat(x.fs.cfg.ProcFD, procName(&ts.num, fd), dirfd, name, unix.AT_SYMLINK_FOLLOW)
 	}
 	if errno != 0 {
-		fs.closeFD(fd)
+		x.fs.closeFD(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -61,23 +61,23 @@ func (fs *FS) newFile(ts *threadState, dirfd int, name *byte, o *guestStat, flag
 
 // newNamed is newFile on a file system without O_TMPFILE. Until the file has the
 // attribute, only the guest's root can use it.
-func (fs *FS) newNamed(ts *threadState, dirfd int, name *byte, o *guestStat, flags int, content []byte) (int, unix.Errno) {
-	fd, errno := fs.open(dirfd, name, flags&^unix.O_EXCL|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+func (x *xattrOwnership) newNamed(ts *threadState, dirfd int, name *byte, o *guestStat, flags int, content []byte) (int, unix.Errno) {
+	fd, errno := x.fs.open(dirfd, name, flags&^unix.O_EXCL|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errno != 0 {
 		return -1, errno
 	}
-	if errno = fs.fillFile(ts, fd, o, content); errno == 0 && o.hostMode() != 0o600 {
-		errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
+	if errno = x.fillFile(ts, fd, o, content); errno == 0 && o.hostMode() != 0o600 {
+		errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 	}
 	if errno != 0 {
 		_ = sysUnlinkat(dirfd, name, 0)
-		fs.closeFD(fd)
+		x.fs.closeFD(fd)
 		return -1, errno
 	}
 	return fd, 0
 }
 
-func (fs *FS) fillFile(ts *threadState, fd int, o *guestStat, content []byte) unix.Errno {
+func (x *xattrOwnership) fillFile(ts *threadState, fd int, o *guestStat, content []byte) unix.Errno {
 	if len(content) > 0 {
 		if n, errno := sysPwrite(fd, content, 0); errno != 0 {
 			return errno
@@ -85,54 +85,57 @@ func (fs *FS) fillFile(ts *threadState, fd int, o *guestStat, content []byte) un
 			return unix.ENOSPC
 		}
 	}
-	return fs.mark(ts, fd, o)
+	return x.mark(ts, fd, o)
 }
 
-// mknodOwned makes a file of any type but directory.
-func (fs *FS) mknodOwned(r *server.Request, dirfd int, name fp.Name, mode, major, minor uint32, content []byte) unix.Errno {
+func (x *xattrOwnership) mknod(r *server.Request, dirfd int, name fp.Name, mode, _, major, minor uint32) unix.Errno {
+	return x.makeFile(r, dirfd, name, mode, major, minor, nil)
+}
+
+// makeFile makes a file of any type but directory.
+func (x *xattrOwnership) makeFile(r *server.Request, dirfd int, name fp.Name, mode, major, minor uint32, content []byte) unix.Errno {
 	ts := threadOf(r)
 	if mode&unix.S_IFMT == 0 {
 		mode |= unix.S_IFREG
 	}
-	o, errno := fs.newStat(r, ts, dirfd, mode)
+	o, errno := x.newStat(r, ts, dirfd, mode)
 	if errno != 0 {
 		return errno
 	}
 	o.major, o.minor = major, minor
-	fd, errno := fs.newFile(ts, dirfd, name.CString(), &o, unix.O_WRONLY, content)
+	fd, errno := x.newFile(ts, dirfd, name.CString(), &o, unix.O_WRONLY, content)
 	if errno == 0 {
-		fs.closeFD(fd)
+		x.fs.closeFD(fd)
 	}
 	return errno
 }
 
-// symlinkOwned makes a symbolic link: one of the host's if it belongs to root, which
-// then needs no attribute.
-func (fs *FS) symlinkOwned(r *server.Request, dirfd int, name, target fp.Name) unix.Errno {
-	o, errno := fs.newStat(r, threadOf(r), dirfd, unix.S_IFLNK|0o777)
+// symlink makes one of the host's if it belongs to root: it then needs no attribute.
+func (x *xattrOwnership) symlink(r *server.Request, dirfd int, name, target fp.Name) unix.Errno {
+	o, errno := x.newStat(r, threadOf(r), dirfd, unix.S_IFLNK|0o777)
 	if errno != 0 {
 		return errno
 	}
 	if o.uid == 0 && o.gid == 0 {
 		return sysSymlinkat(target.CString(), dirfd, name.CString())
 	}
-	return fs.mknodOwned(r, dirfd, name, unix.S_IFLNK|0o777, 0, 0, target.Bytes())
+	return x.makeFile(r, dirfd, name, unix.S_IFLNK|0o777, 0, 0, target.Bytes())
 }
 
-func (fs *FS) mkdirOwned(r *server.Request, dirfd int, name fp.Name, mode uint32) unix.Errno {
+func (x *xattrOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, mode, _ uint32) unix.Errno {
 	ts := threadOf(r)
-	o, errno := fs.newStat(r, ts, dirfd, mode|unix.S_IFDIR)
+	o, errno := x.newStat(r, ts, dirfd, mode|unix.S_IFDIR)
 	if errno != 0 {
 		return errno
 	}
 	if errno = sysMkdirat(dirfd, name.CString(), 0o700); errno != 0 {
 		return errno
 	}
-	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
+	fd, errno := x.fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
 	if errno == 0 {
-		defer fs.closeFD(fd)
-		if errno = fs.mark(ts, fd, &o); errno == 0 && o.hostMode() != 0o700 {
-			errno = sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
+		defer x.fs.closeFD(fd)
+		if errno = x.mark(ts, fd, &o); errno == 0 && o.hostMode() != 0o700 {
+			errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 		}
 	}
 	if errno != 0 {
@@ -141,29 +144,35 @@ func (fs *FS) mkdirOwned(r *server.Request, dirfd int, name fp.Name, mode uint32
 	return errno
 }
 
-// createOwned is the part of CREATE that makes and opens the file, and of TMPFILE
-// with name nil.
-func (fs *FS) createOwned(r *server.Request, ts *threadState, dirfd int, name *byte, flags int, mode uint32) (int, guestStat, unix.Errno) {
-	o, errno := fs.newStat(r, ts, dirfd, unix.S_IFREG|mode&permBits)
+func (x *xattrOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, mode, _ uint32) (int, guestStat, unix.Errno) {
+	ts := threadOf(r)
+	o, errno := x.newStat(r, ts, dirfd, unix.S_IFREG|mode&permBits)
 	if errno != 0 {
 		return -1, o, errno
 	}
-	fd, errno := fs.newFile(ts, dirfd, name, &o, flags, nil)
+	fd, errno := x.newFile(ts, dirfd, name.CString(), &o, flags, nil)
 	return fd, o, errno
 }
 
-// readlinkOwned reads the target of a symbolic link that is a regular file.
-func (fs *FS) readlinkOwned(ts *threadState, fd int, dst []byte) (int, unix.Errno) {
-	if errno := fs.statFD(ts, fd); errno != 0 {
+func (x *xattrOwnership) rename(_ *server.Request, oldDir int, oldName fp.Name, newDir int, newName fp.Name, flags uint32) unix.Errno {
+	return sysRenameat2(oldDir, oldName.CString(), newDir, newName.CString(), flags)
+}
+
+// readlink reads the target of a link that is one of the host's, or a regular file.
+func (x *xattrOwnership) readlink(ts *threadState, n *inode, fd int, dst []byte) (int, unix.Errno) {
+	if !n.isReg() {
+		return readlinkHost(n, fd, dst)
+	}
+	if errno := x.fs.statFD(ts, fd); errno != 0 {
 		return 0, errno
 	}
 	if ts.st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return 0, unix.EINVAL
 	}
-	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, errno := x.fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.closeFD(f)
+	defer x.fs.closeFD(f)
 	return sysPread(f, dst, 0)
 }

@@ -93,19 +93,20 @@ func TestOwnershipSetgid(t *testing.T) {
 func TestOwnershipNamed(t *testing.T) {
 	g := ownShare(t, nil)
 	ts, dir := threadOf(g.on(fp.RootID)), g.fs.cfg.RootFD
+	own := g.fs.own.(*xattrOwnership)
 	o := guestStat{uid: 3, gid: 4, mode: unix.S_IFREG | 0o2755}
-	fd, errno := g.fs.newNamed(ts, dir, name("n").CString(), &o, unix.O_RDWR, []byte("content"))
+	fd, errno := own.newNamed(ts, dir, name("n").CString(), &o, unix.O_RDWR, []byte("content"))
 	wantErrno(t, "make", errno, 0)
 	g.fs.closeFD(fd)
 	g.shown("made", fp.RootID, "n", unix.S_IFREG|0o2755, 3, 4, 0)
 	g.onHost("n", unix.S_IFREG|0o755)
-	_, errno = g.fs.newNamed(ts, dir, name("n").CString(), &o, unix.O_RDWR, nil)
+	_, errno = own.newNamed(ts, dir, name("n").CString(), &o, unix.O_RDWR, nil)
 	wantErrno(t, "make it again", errno, unix.EEXIST)
 	if s := g.content("n"); s != "content" {
 		t.Errorf("holds %q", s)
 	}
 	// What can't get its attribute goes away again.
-	fd, errno = g.fs.newNamed(ts, dir, name("ro").CString(), &o, unix.O_RDONLY, []byte("x"))
+	fd, errno = own.newNamed(ts, dir, name("ro").CString(), &o, unix.O_RDONLY, []byte("x"))
 	if errno == 0 {
 		g.fs.closeFD(fd)
 	}

@@ -23,7 +23,7 @@ type threadState struct {
 	value   []byte        // scratch: an attribute's value
 	caps    capSet        // effective capabilities at the moment
 	xattr   [512]byte     // the host's name of an attribute, with its NUL
-	mark    [markMax]byte // scratch: see ownership.go
+	mark    [markMax]byte // scratch: see ownxattr.go
 	handle  rawHandle     // scratch
 }
 

@@ -101,7 +101,7 @@ func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.E
 		return 0, errno
 	}
 	defer fs.release(n)
-	if fs.reserved(hostName) {
+	if fs.own.reserved(hostName) {
 		return 0, unix.ENODATA
 	}
 	if fs.hasIDs(name) {
@@ -121,7 +121,7 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 		return errno
 	}
 	defer fs.release(n)
-	if fs.reserved(hostName) {
+	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
 	if fs.hasIDs(name) {
@@ -171,7 +171,7 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 		return errno
 	}
 	defer fs.release(n)
-	if fs.reserved(hostName) {
+	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
 	return remapped(n.birth.kind, name, hostName, sysRemovexattr(ts.procPath(fd), hostName.CString()))
@@ -213,7 +213,7 @@ func (fs *FS) filterXattrs(dst, all []byte) (size int, errno unix.Errno) {
 		if n == 0 {
 			break
 		}
-		if name := fs.guestXattrName(all[:n]); name != nil && !fs.reserved(all[:n]) {
+		if name := fs.guestXattrName(all[:n]); name != nil && !fs.own.reserved(all[:n]) {
 			if len(dst) > 0 && copy(dst[size:], name) < len(name) {
 				return 0, unix.ERANGE
 			}
