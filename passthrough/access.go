@@ -189,7 +189,7 @@ func (fs *FS) enterNameIn(ts *threadState, id uint64, name fp.Name, want intent)
 // enterOpen finds an open file or directory of the request's node; the caller releases it
 // with releaseHandle.
 func (fs *FS) enterOpen(r *server.Request, fh uint64, want intent) (*handle, unix.Errno) {
-	if fh == 0 && fs.openless.Load() {
+	if fh == 0 && fs.openless.agreed.Load() {
 		return fs.enterShared(r, want)
 	}
 	return fs.enterOpenOf(r.Header.NodeID, fh, want)

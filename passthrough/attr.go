@@ -17,7 +17,7 @@ func (fs *FS) fillAttr(id uint64, st *unix.Statx_t, a *fp.Attr) {
 	a.Mtime, a.MtimeNsec = uint64(st.Mtime.Sec), st.Mtime.Nsec
 	a.Ctime, a.CtimeNsec = uint64(st.Ctime.Sec), st.Ctime.Nsec
 	a.Mode, a.Nlink = uint32(st.Mode), st.Nlink
-	a.UID, a.GID = fs.cfg.UIDs.guest(st.Uid), fs.cfg.GIDs.guest(st.Gid)
+	a.UID, a.GID = fs.who.guestIDs(st)
 	a.Rdev = encodeDev(st.Rdev_major, st.Rdev_minor)
 	a.Blksize = st.Blksize
 	a.Flags = fs.attrDAX(id, st)
@@ -92,7 +92,7 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh, (*FS).statBasic); errno != 0 {
 		return errno
 	}
-	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	fs.cache.setAttr(out)
 	fs.fillAttr(r.Header.NodeID, &ts.st, &out.Attr)
 	return 0
 }
@@ -122,10 +122,10 @@ func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Er
 		return errno
 	}
 	st, o := &ts.st, &out.Stat
-	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	out.AttrValid, out.AttrValidNsec = fs.cache.attr.sec, fs.cache.attr.nsec
 	o.Mask = st.Mask & (unix.STATX_BASIC_STATS | unix.STATX_BTIME)
 	o.Blksize, o.Nlink, o.Mode = st.Blksize, st.Nlink, st.Mode
-	o.UID, o.GID = fs.cfg.UIDs.guest(st.Uid), fs.cfg.GIDs.guest(st.Gid)
+	o.UID, o.GID = fs.who.guestIDs(st)
 	o.Ino, o.Size, o.Blocks = st.Ino, st.Size, st.Blocks
 	o.Attributes, o.AttributesMask = st.Attributes, st.Attributes_mask
 	o.Atime, o.Btime = sxTime(st.Atime), sxTime(st.Btime)
@@ -152,7 +152,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	if fs.touches(n, in) {
 		errno = fs.touch(r, ts, n, fd)
 	} else if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
-		errno = fs.killCapsAt(ts, n, fd)
+		errno = fs.caps.killAt(ts, n, fd)
 	}
 	if in.Valid&fp.FattrMode != 0 {
 		n.modeChanged()
@@ -176,7 +176,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	if errno != 0 {
 		return errno
 	}
-	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	fs.cache.setAttr(out)
 	fs.fillAttr(r.Header.NodeID, &ts.st, &out.Attr)
 	return 0
 }
@@ -253,7 +253,7 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 	}
 	want := uint16(in.Mask & (unix.R_OK | unix.W_OK | unix.X_OK))
 	mode := ts.st.Mode
-	uid, gid := fs.cfg.UIDs.guest(ts.st.Uid), fs.cfg.GIDs.guest(ts.st.Gid)
+	uid, gid := fs.who.guestIDs(&ts.st)
 	switch {
 	case want == unix.F_OK:
 		return 0

@@ -14,14 +14,39 @@ import (
 // immutableFor is how long a guest may keep what never changes.
 const immutableFor = 365 * 24 * time.Hour
 
-// setTimeouts works out the timeouts, of which each may be set apart from the policy.
-func (fs *FS) setTimeouts() {
-	if fs.cfg.Immutable {
-		fs.cfg.ReadOnly, fs.cfg.Cache = true, CacheAlways
-		fs.cfg.PosixLocks, fs.cfg.Flocks, fs.cfg.Writeback = false, false, false
-	}
-	d, negative := fs.cfg.Cache.timeout(), time.Duration(0)
-	if fs.cfg.Immutable {
+// cacheRules say what the guest may keep, and for how long.
+type cacheRules struct {
+	policy                CachePolicy
+	entry, attr, negative timeout  // of names, attributes, and names that do not exist
+	symlinks              bool     // targets of symbolic links
+	direct                patterns // files that it keeps no data of
+	directSize            uint64   // nor of those as large as this, if not 0
+}
+
+// timeout is a duration as the protocol has it.
+type timeout struct {
+	sec  uint64
+	nsec uint32
+}
+
+func (t timeout) duration() time.Duration {
+	return time.Duration(t.sec)*time.Second + time.Duration(t.nsec)
+}
+
+func newTimeout(d time.Duration) timeout {
+	return timeout{sec: uint64(d / time.Second), nsec: uint32(d % time.Second)}
+}
+
+// forImmutable sets what follows from Immutable.
+func (cfg *Config) forImmutable() {
+	cfg.ReadOnly, cfg.Cache = true, CacheAlways
+	cfg.PosixLocks, cfg.Flocks, cfg.Writeback = false, false, false
+}
+
+// newCacheRules works out the timeouts, of which each may be set apart from the policy.
+func newCacheRules(cfg *Config) (c cacheRules, err error) {
+	d, negative := cfg.Cache.timeout(), time.Duration(0)
+	if cfg.Immutable {
 		d, negative = immutableFor, immutableFor
 	}
 	pick := func(own *time.Duration, policy time.Duration) timeout {
@@ -30,30 +55,52 @@ func (fs *FS) setTimeouts() {
 		}
 		return newTimeout(policy)
 	}
-	fs.entry = pick(fs.cfg.EntryTimeout, d)
-	fs.attr = pick(fs.cfg.AttrTimeout, d)
-	fs.negative = pick(fs.cfg.NegativeTimeout, negative)
+	c = cacheRules{policy: cfg.Cache, symlinks: cfg.cacheSymlinks(), directSize: cfg.DirectIOSize,
+		entry: pick(cfg.EntryTimeout, d), attr: pick(cfg.AttrTimeout, d), negative: pick(cfg.NegativeTimeout, negative)}
+	c.direct, err = parsePatterns(cfg.DirectIO)
+	return c, err
+}
+
+// setAttr says for how long the attributes in out are valid.
+func (c *cacheRules) setAttr(out *fp.AttrOut) {
+	out.AttrValid, out.AttrValidNsec = c.attr.sec, c.attr.nsec
+}
+
+// setEntry says for how long the name and the attributes in out are valid.
+func (c *cacheRules) setEntry(out *fp.EntryOut) {
+	out.EntryValid, out.EntryValidNsec = c.entry.sec, c.entry.nsec
+	out.AttrValid, out.AttrValidNsec = c.attr.sec, c.attr.nsec
+}
+
+// setMissing says that the name does not exist, and for how long; false if the client is to
+// ask each time.
+func (c *cacheRules) setMissing(out *fp.EntryOut) bool {
+	if c.negative == (timeout{}) {
+		return false
+	}
+	*out = fp.EntryOut{EntryValid: c.negative.sec, EntryValidNsec: c.negative.nsec}
+	return true
 }
 
 // cacheSymlinks reports whether the guest may keep the targets of symbolic links. Those
 // of a file system on a disk never change. Others make them up as they are read
 // (procfs), or have the wrong length for them (sysfs), where Linux before 6.14 cuts them
 // off (fs/fuse/dir.c: fuse_get_link), so that this is for those only who say that things keep still.
-func (fs *FS) cacheSymlinks() bool {
-	if fs.cfg.CacheSymlinks != nil {
-		return *fs.cfg.CacheSymlinks
+func (cfg *Config) cacheSymlinks() bool {
+	if cfg.CacheSymlinks != nil {
+		return *cfg.CacheSymlinks
 	}
-	return fs.cfg.Cache == CacheMetadata || fs.cfg.Cache == CacheAlways
+	return cfg.Cache == CacheMetadata || cfg.Cache == CacheAlways
 }
 
 // openFlags are the FOPEN flags for a file that the guest opens, with fd open, or that
 // it has made, when fd is -1.
 func (fs *FS) openFlags(ts *threadState, n *inode, fd int) uint32 {
 	switch {
-	case fs.cfg.Cache == CacheNever, fs.cfg.Cache == CacheMetadata, fs.bypassesCache(ts, n, fd):
+	case fs.cache.policy == CacheNever, fs.cache.policy == CacheMetadata, fs.bypassesCache(ts, n, fd):
 		// The host's file system orders writes; the guest need not.
 		return fp.FopenDirectIO | fp.FopenParallelDirectWrites
-	case fs.cfg.Cache == CacheAlways:
+	case fs.cache.policy == CacheAlways:
 		return fp.FopenKeepCache
 	}
 	return 0
@@ -62,15 +109,15 @@ func (fs *FS) openFlags(ts *threadState, n *inode, fd int) uint32 {
 // bypassesCache reports whether a file is one of those that the guest shall not keep
 // data of.
 func (fs *FS) bypassesCache(ts *threadState, n *inode, fd int) bool {
-	if size := fs.cfg.DirectIOSize; size > 0 && fd >= 0 && statxFD(fd, &ts.st) == 0 && ts.st.Size >= size {
+	if size := fs.cache.directSize; size > 0 && fd >= 0 && statxFD(fd, &ts.st) == 0 && ts.st.Size >= size {
 		return true
 	}
-	return fs.direct.match(fs, n)
+	return fs.cache.direct.match(fs, n)
 }
 
 // dirOpenFlags are the FOPEN flags for a directory.
-func (fs *FS) dirOpenFlags() uint32 {
-	switch fs.cfg.Cache {
+func (c *cacheRules) dirOpenFlags() uint32 {
+	switch c.policy {
 	case CacheMetadata, CacheAlways:
 		return fp.FopenKeepCache | fp.FopenCacheDir
 	}

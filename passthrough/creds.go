@@ -62,19 +62,36 @@ func (c capSet) with(bit uint, on bool) capSet {
 	return c
 }
 
-// setPrivileges finds out what the daemon may do.
-func (fs *FS) setPrivileges() error {
+// credentials are whom the daemon acts as for the guest's users.
+type credentials struct {
+	uid, gid       uint32 // the daemon's own
+	caps           capSet // that threads start with
+	canSwitch      bool   // the daemon may act as another user
+	privateThreads bool   // threads have a working directory and umask of their own
+	users, groups  *IDMap // between guest and host
+}
+
+// newCredentials finds out what the daemon may do.
+func newCredentials(users, groups *IDMap) (credentials, error) {
 	caps, errno := capget()
 	if errno != 0 {
-		return errno
+		return credentials{}, errno
 	}
-	fs.effective = caps
-	fs.canSwitch = caps.has(unix.CAP_SETUID) && caps.has(unix.CAP_SETGID)
-	fs.privateThreads = canUnshareFS()
-	if !fs.privateThreads {
+	id := credentials{
+		uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid()), caps: caps,
+		canSwitch:      caps.has(unix.CAP_SETUID) && caps.has(unix.CAP_SETGID),
+		privateThreads: canUnshareFS(),
+		users:          users, groups: groups,
+	}
+	if !id.privateThreads {
 		unix.Umask(0)
 	}
-	return nil
+	return id, nil
+}
+
+// guestIDs are the owner and group that the guest sees.
+func (id *credentials) guestIDs(st *unix.Statx_t) (uid, gid uint32) {
+	return id.users.guest(st.Uid), id.groups.guest(st.Gid)
 }
 
 // canUnshareFS tries on a thread of its own whether threads may have their own
@@ -92,8 +109,8 @@ func canUnshareFS() bool {
 // leaves its setuid and setgid bits alone; without it the kernel clears them, as it
 // does for users without privilege. The thread stays as it is until another request
 // wants it otherwise.
-func (fs *FS) setFsetid(ts *threadState, on bool) {
-	if ts.caps.has(unix.CAP_FSETID) == on || !fs.effective.has(unix.CAP_FSETID) {
+func (id *credentials) setFsetid(ts *threadState, on bool) {
+	if ts.caps.has(unix.CAP_FSETID) == on || !id.caps.has(unix.CAP_FSETID) {
 		return
 	}
 	if want := ts.caps.with(unix.CAP_FSETID, on); capset(&want) == 0 {
@@ -105,33 +122,33 @@ func (fs *FS) setFsetid(ts *threadState, on bool) {
 // checked permissions already, with knowledge that we don't have (all groups of the
 // user, capabilities in the guest); if the host then refuses, f runs once more with
 // leave to override permissions of files.
-func (fs *FS) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (errno unix.Errno) {
+func (id *credentials) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (errno unix.Errno) {
 	ts := threadOf(r)
-	uid, gid, errno := fs.callerIDs(r, ts)
+	uid, gid, errno := id.callerIDs(r, ts)
 	if errno != 0 {
 		return errno
 	}
-	fs.setFsetid(ts, true)
+	id.setFsetid(ts, true)
 	if umask = umask & 0o777; ts.private && umask != ts.umask {
 		unix.Umask(int(umask))
 		ts.umask = umask
 	}
 	groups := ts.groups
-	if len(groups) == 0 && (uid == fs.uid && gid == fs.gid || uid == 0 && gid == 0) {
+	if len(groups) == 0 && (uid == id.uid && gid == id.gid || uid == 0 && gid == 0) {
 		return f()
 	}
-	if !fs.canSwitch {
-		if uid == fs.uid || uid == 0 {
+	if !id.canSwitch {
+		if uid == id.uid || uid == 0 {
 			return f()
 		}
 		return unix.EPERM
 	}
-	if errno := fs.become(ts, r.Thread, uid, gid, groups); errno != 0 {
+	if errno := id.become(ts, r.Thread, uid, gid, groups); errno != 0 {
 		return errno
 	}
-	defer fs.comeBack(ts, r.Thread, len(groups) > 0)
+	defer id.comeBack(ts, r.Thread, len(groups) > 0)
 	errno = f()
-	if errno == unix.EACCES && uid != 0 && fs.effective.has(unix.CAP_DAC_OVERRIDE) {
+	if errno == unix.EACCES && uid != 0 && id.caps.has(unix.CAP_DAC_OVERRIDE) {
 		c := capSet{permitted: ts.caps.permitted, inheritable: ts.caps.inheritable}
 		c = c.with(unix.CAP_DAC_OVERRIDE, true)
 		if capset(&c) == 0 {
@@ -144,15 +161,15 @@ func (fs *FS) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (er
 // callerIDs are the host's ids of the request's user; the groups, translated too, are
 // in ts.groups. noID, which Linux sends with requests that make nothing, is refused:
 // the kernel would take it for "as now", which is the daemon itself.
-func (fs *FS) callerIDs(r *server.Request, ts *threadState) (uid, gid uint32, errno unix.Errno) {
-	uid, mayUser := fs.cfg.UIDs.host(r.Header.UID)
-	gid, mayGroup := fs.cfg.GIDs.host(r.Header.GID)
+func (id *credentials) callerIDs(r *server.Request, ts *threadState) (uid, gid uint32, errno unix.Errno) {
+	uid, mayUser := id.users.host(r.Header.UID)
+	gid, mayGroup := id.groups.host(r.Header.GID)
 	if !mayUser || !mayGroup || uid == noID || gid == noID {
 		return 0, 0, unix.EPERM
 	}
 	ts.groups = ts.groups[:0]
 	for _, g := range r.Groups {
-		g, may := fs.cfg.GIDs.host(g)
+		g, may := id.groups.host(g)
 		if !may || g == noID {
 			return 0, 0, unix.EPERM
 		}
@@ -175,31 +192,31 @@ func unknownID(errno unix.Errno) unix.Errno {
 }
 
 // become takes the user's identity. On error the thread is as it was, or broken.
-func (fs *FS) become(ts *threadState, t *server.Thread, uid, gid uint32, groups []uint32) (errno unix.Errno) {
+func (id *credentials) become(ts *threadState, t *server.Thread, uid, gid uint32, groups []uint32) (errno unix.Errno) {
 	if len(groups) > 0 {
 		slices.Sort(groups)
 		if errno = setgroups(groups); errno != 0 {
 			return unknownID(errno)
 		}
 	}
-	if gid != fs.gid {
+	if gid != id.gid {
 		_, errno = nonblocking(unix.SYS_SETRESGID, keepID, uintptr(gid), keepID)
 	}
-	if errno == 0 && uid != fs.uid {
+	if errno == 0 && uid != id.uid {
 		_, errno = nonblocking(unix.SYS_SETRESUID, keepID, uintptr(uid), keepID)
 	}
 	if errno != 0 {
-		fs.comeBack(ts, t, len(groups) > 0)
+		id.comeBack(ts, t, len(groups) > 0)
 	}
 	return unknownID(errno)
 }
 
 // comeBack takes the daemon's own identity again. A thread that can't is not used
 // for another request.
-func (fs *FS) comeBack(ts *threadState, t *server.Thread, groups bool) {
-	_, errno := nonblocking(unix.SYS_SETRESUID, keepID, uintptr(fs.uid), keepID)
+func (id *credentials) comeBack(ts *threadState, t *server.Thread, groups bool) {
+	_, errno := nonblocking(unix.SYS_SETRESUID, keepID, uintptr(id.uid), keepID)
 	if errno == 0 {
-		_, errno = nonblocking(unix.SYS_SETRESGID, keepID, uintptr(fs.gid), keepID)
+		_, errno = nonblocking(unix.SYS_SETRESGID, keepID, uintptr(id.gid), keepID)
 	}
 	if errno == 0 && groups {
 		errno = setgroups(nil)
@@ -208,10 +225,10 @@ func (fs *FS) comeBack(ts *threadState, t *server.Thread, groups bool) {
 	// 0, and given all permitted ones back with 0 again. Any other daemon's user,
 	// or a raised capability, needs them set.
 	if errno == 0 {
-		if fs.uid != 0 || ts.caps != fs.effective || fs.effective.effective != fs.effective.permitted {
-			errno = capset(&fs.effective)
+		if id.uid != 0 || ts.caps != id.caps || id.caps.effective != id.caps.permitted {
+			errno = capset(&id.caps)
 		}
-		ts.caps = fs.effective
+		ts.caps = id.caps
 	}
 	if errno != 0 {
 		t.Break()

@@ -39,16 +39,18 @@ type Stretcher interface {
 	Stretch(fd int) (int, error)
 }
 
-// setDAX reads the patterns.
-func (fs *FS) setDAX() (err error) {
-	d := fs.cfg.DAX
+// daxChoice is which files the guest is told to map.
+type daxChoice struct{ only, not patterns }
+
+// newDAXChoice reads the patterns; d may be nil.
+func newDAXChoice(d *DAX) (c daxChoice, err error) {
 	if d == nil {
-		return nil
+		return c, nil
 	}
-	if fs.daxOnly, err = parsePatterns(d.Include); err == nil {
-		fs.daxNot, err = parsePatterns(d.Exclude)
+	if c.only, err = parsePatterns(d.Include); err == nil {
+		c.not, err = parsePatterns(d.Exclude)
 	}
-	return err
+	return c, err
 }
 
 // initDAX proposes to use the window, to a guest that has one.
@@ -88,7 +90,8 @@ func (fs *FS) attrDAX(id uint64, st *unix.Statx_t) uint32 {
 
 // daxChosen reports whether the patterns let the guest map a file.
 func (fs *FS) daxChosen(id uint64) bool {
-	if len(fs.daxOnly) == 0 && len(fs.daxNot) == 0 {
+	c := &fs.dax
+	if len(c.only) == 0 && len(c.not) == 0 {
 		return true
 	}
 	n, errno := fs.get(id)
@@ -96,7 +99,7 @@ func (fs *FS) daxChosen(id uint64) bool {
 		return false
 	}
 	defer fs.release(n)
-	return (len(fs.daxOnly) == 0 || fs.daxOnly.match(fs, n)) && !fs.daxNot.match(fs, n)
+	return (len(c.only) == 0 || c.only.match(fs, n)) && !c.not.match(fs, n)
 }
 
 // mapsForWriting reports whether a file can, and may, be mapped for writing. It may not
@@ -112,11 +115,11 @@ func (fs *FS) mapsForWriting(st *unix.Statx_t) bool {
 		return false
 	}
 	switch {
-	case fs.effective.has(unix.CAP_DAC_OVERRIDE):
+	case fs.who.caps.has(unix.CAP_DAC_OVERRIDE):
 		return true
-	case st.Uid == fs.uid:
+	case st.Uid == fs.who.uid:
 		return st.Mode&0o200 != 0
-	case st.Gid == fs.gid:
+	case st.Gid == fs.who.gid:
 		return st.Mode&0o020 != 0
 	}
 	return st.Mode&0o002 != 0

@@ -14,7 +14,7 @@ import (
 
 // Opendir implements server.Directories.
 func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
-	if fs.openless.Load() {
+	if fs.openless.agreed.Load() {
 		return unix.ENOSYS
 	}
 	ts, n, fd, errno := fs.enterDir(r, intentRead)
@@ -39,7 +39,7 @@ func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *
 		fs.closeFD(f)
 		return errno
 	}
-	out.OpenFlags = fs.dirOpenFlags()
+	out.OpenFlags = fs.cache.dirOpenFlags()
 	return 0
 }
 

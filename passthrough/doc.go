@@ -45,12 +45,12 @@
 // From the outside in; a lock is never taken while one further in is held.
 //
 //	FS.destroyExcluded
-//	sharedHandles.mu         of files that are read without opening them
+//	openless.mu              of files that are read without opening them
 //	dirStream.mu
 //	  shard.mu                 a part of the table of nodes by identity
 //	    slots.mu               numbers of nodes
 //	inode.mu                   location, handles, lock owners of a node
-//	  FS.evictMu → inode.mu    of other nodes, tried and not waited for
+//	  evictor.mu → inode.mu    of other nodes, tried and not waited for
 //	mountInfo.mu             descriptor of a mount; a leaf
 //	convertedLinks.mu        a leaf
 //	lockGraph.mu, lockProbe.mu  leaves

@@ -1,6 +1,10 @@
 package passthrough
 
-import fp "github.com/govirtiofs/govirtiofs/fuseproto"
+import (
+	"sync"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
 
 // The evictor closes descriptors of nodes to make room for others. It goes through them
 // in the order of their numbers, round and round, as the hand of a clock.
@@ -13,6 +17,13 @@ const (
 	evictAtOnce = 32  // how many are closed when there are too many
 	evictLook   = 256 // how many are looked at for it, at most twice
 )
+
+// evictor is where the evictor is.
+type evictor struct {
+	mu     sync.Mutex // one at a time; guards the following
+	hand   uint32     // descriptor at which it goes on
+	handle rawHandle  // scratch
+}
 
 // evicted is what became of a node's descriptor.
 type evicted int
@@ -28,16 +39,16 @@ const (
 // can be found again; it returns how many. Nodes that were used since the hand came by
 // are spared, unless that leaves none to close.
 func (fs *FS) evict(want int) (n int) {
-	if !fs.evictMu.TryLock() {
+	if !fs.evictor.mu.TryLock() {
 		return 0
 	}
-	defer fs.evictMu.Unlock()
+	defer fs.evictor.mu.Unlock()
 	return fs.evictTwice(evictLook, want)
 }
 
-// evictTwice is evict that looks at so many descriptors. fs.evictMu is held.
+// evictTwice is evict that looks at so many descriptors. fs.evictor.mu is held.
 func (fs *FS) evictTwice(look uint32, want int) (n int) {
-	from := fs.hand
+	from := fs.evictor.hand
 	n = fs.evictFrom(from, look, want, false)
 	if n == 0 { // nobody's turn: what was spared was used, and has been told so
 		n = fs.evictFrom(from, look, want, false)
@@ -48,13 +59,13 @@ func (fs *FS) evictTwice(look uint32, want int) (n int) {
 // makeRoom closes descriptors until there are no more than MaxFDs, wherever they are, and
 // in the end pins too. It fails if more are in use at this moment.
 func (fs *FS) makeRoom() bool {
-	// The caller may hold a node's mu: whoever has evictMu waits for none.
-	fs.evictMu.Lock()
-	defer fs.evictMu.Unlock()
+	// The caller may hold a node's mu: whoever has evictor.mu waits for none.
+	fs.evictor.mu.Lock()
+	defer fs.evictor.mu.Unlock()
 	enough := func() bool { return fs.fds.Load() <= int64(fs.cfg.MaxFDs) }
 	for !enough() {
 		look := fs.owners.end()
-		if fs.evictTwice(look, evictAtOnce) == 0 && fs.evictFrom(fs.hand, look, evictAtOnce, true) == 0 {
+		if fs.evictTwice(look, evictAtOnce) == 0 && fs.evictFrom(fs.evictor.hand, look, evictAtOnce, true) == 0 {
 			return enough()
 		}
 	}
@@ -73,12 +84,12 @@ func (fs *FS) evictFrom(hand, look uint32, want int, pins bool) (n int) {
 			}
 		}
 	}
-	fs.hand = hand
+	fs.evictor.hand = hand
 	return n
 }
 
 // evictOne closes the node's descriptor if it may; with pins also one that was used, or
-// that is needed to find the node again. fs.evictMu is held.
+// that is needed to find the node again. fs.evictor.mu is held.
 func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
 	if n.id == fp.RootID || n.fd.Load() < 0 {
 		return evictedNone

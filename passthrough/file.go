@@ -37,7 +37,7 @@ func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 	if in.Flags&(unix.O_PATH|tmpfile) != 0 {
 		return unix.EINVAL
 	}
-	if fs.openless.Load() {
+	if fs.openless.agreed.Load() {
 		return unix.ENOSYS
 	}
 	ts := threadOf(r)
@@ -161,7 +161,7 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 
 // Flush implements server.Files: a process has closed the file. Its POSIX locks end.
 func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
-	if fs.openless.Load() {
+	if fs.openless.agreed.Load() {
 		return unix.ENOSYS // nothing to be told: it saves the guest the question
 	}
 	h, errno := fs.enterFile(r, in.Fh, intentClose)

@@ -378,7 +378,7 @@ func TestReadOnlyTimes(t *testing.T) {
 		file, dir := g.lookup(fp.RootID, "f"), g.lookup(fp.RootID, "d")
 		for range 3 { // the second time by handle
 			var fh, dh uint64
-			if !g.fs.openless.Load() {
+			if !g.fs.openless.agreed.Load() {
 				fh, dh = g.open(file, unix.O_RDONLY), g.open(dir, unix.O_DIRECTORY)
 			}
 			if got, errno := g.readAt(file, fh, 0, 100); got != "content" || errno != 0 {

@@ -262,10 +262,10 @@ func (fs *FS) checked(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 }
 
 // findable reports whether a node that the evictor is at can be found again without its
-// descriptor fd. It gets a handle now if it can. n.mu and fs.evictMu are held.
+// descriptor fd. It gets a handle now if it can. n.mu and fs.evictor.mu are held.
 func (fs *FS) findable(n *inode, fd int) bool {
 	if fs.cfg.FileHandles != HandlesNever {
-		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictHandle)
+		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictor.handle)
 	}
 	if n.parent != nil || n.handles != nil || fs.nodes.get(n.id) != n {
 		return true // or nobody but its children can ask for it

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,59 +12,41 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// FS is a server.FileSystem over a directory tree of the host.
+// FS is a server.FileSystem over a directory tree of the host. What belongs together is a
+// struct of its own, in the file of its subject.
 type FS struct {
-	cfg             Config
-	root            *inode
-	nodes           *slots[inode]
-	handles         *slots[handle]
-	shards          [shardCount]shard
-	hints           atomic.Pointer[hintTable]
-	entry, attr     timeout
-	negative        timeout
-	flags           atomic.Uint64 // fp.InitFlags agreed with the client
-	fds             atomic.Int64  // descriptors, at most cfg.MaxFDs; see countFD
-	sweeper         sweeper
-	evictMu         sync.Mutex // guards hand and evictHandle
-	evictHandle     rawHandle
-	hand            uint32 // descriptor at which the evictor goes on
-	owners          owners // of descriptors
-	mounts          mountTable
-	direct          patterns    // files that the guest keeps no data of
-	daxOnly, daxNot patterns    // files to map, and not to map
-	openless        atomic.Bool // the client reads without opening
-	shared          sharedHandles
-	io              ioState   // of open files
-	lockGraph       lockGraph // who waits for whom, of POSIX locks
-	lockProbe       lockProbe // of locks that somebody on the host holds
-	lockWaiters     atomic.Int32
-	policy          policy // nil: the client may do what it likes
-	own             ownership
-	canSwitch       bool         // the daemon may act as another user
-	uid, gid        uint32       // the daemon's own
-	effective       capSet       // capabilities that threads start with
-	caps            capState     // of files
-	capChanges      atomic.Int64 // counts changes of them by the guest
-	privateThreads  bool         // threads have a working directory and umask of their own
-	destroyExcluded sync.Mutex   // one Destroy at a time
-	limits          stateLimits  // of what moves to another host
+	cfg   Config
+	flags atomic.Uint64 // fp.InitFlags agreed with the client
+
+	// Nodes and open files.
+	root    *inode
+	nodes   *slots[inode]
+	handles *slots[handle]
+	shards  [shardCount]shard
+	hints   atomic.Pointer[hintTable]
+	mounts  mountTable
+
+	// Descriptors, at most cfg.MaxFDs; see countFD.
+	fds     atomic.Int64
+	owners  owners
+	io      ioState
+	sweeper sweeper
+	evictor evictor
+
+	policy   policy // nil: the client may do what it likes
+	own      ownership
+	who      credentials
+	caps     capState // of files
+	cache    cacheRules
+	dax      daxChoice
+	openless openless
+	locks    shareLocks
+
+	destroyExcluded sync.Mutex  // one Destroy at a time
+	limits          stateLimits // of what moves to another host
 }
 
 var _ server.FileSystem = (*FS)(nil)
-
-// timeout is a duration as the protocol has it.
-type timeout struct {
-	sec  uint64
-	nsec uint32
-}
-
-func (t timeout) duration() time.Duration {
-	return time.Duration(t.sec)*time.Second + time.Duration(t.nsec)
-}
-
-func newTimeout(d time.Duration) timeout {
-	return timeout{sec: uint64(d / time.Second), nsec: uint32(d % time.Second)}
-}
 
 // fdReserve is what FS leaves for the rest of the process when Config.MaxFDs is 0.
 const fdReserve = 512
@@ -73,34 +54,34 @@ const fdReserve = 512
 // New returns a file system for the share; it takes over the descriptors of cfg
 // when it succeeds.
 func New(cfg Config) (*FS, error) {
+	if cfg.Immutable {
+		cfg.forImmutable()
+	}
+	cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	fs := &FS{
 		cfg:     cfg,
 		limits:  defaultStateLimits,
 		nodes:   newSlots[inode](),
 		handles: newSlots[handle](),
-		uid:     uint32(unix.Geteuid()),
-		gid:     uint32(unix.Getegid()),
 		sweeper: sweeper{after: afterFunc},
 	}
-	fs.cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	hints := make(hintTable, minHints)
 	fs.hints.Store(&hints)
-	fs.setTimeouts()
-	fs.setCapState()
 	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
 	var err error
-	if fs.direct, err = parsePatterns(cfg.DirectIO); err != nil {
+	if fs.cache, err = newCacheRules(&cfg); err != nil {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
-	if err = fs.setDAX(); err != nil {
+	if fs.dax, err = newDAXChoice(cfg.DAX); err != nil {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
+	fs.caps.set(&cfg, fs.cache.attr.duration())
 	if err := fs.setBudget(); err != nil {
 		return nil, err
 	}
-	if err := fs.setPrivileges(); err != nil {
+	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
 		return nil, err
 	}
 	if err := fs.setRoot(); err != nil {
@@ -159,11 +140,11 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.AllowIdmap, fp.InitAllowIdmap)
 	add(fs.cfg.Writeback, fp.InitWritebackCache)
 	add(fs.cfg.AllowMmap, fp.InitDirectIOAllowMmap)
-	add(fs.cacheSymlinks(), fp.InitCacheSymlinks)
+	add(fs.cache.symlinks, fp.InitCacheSymlinks)
 	add(fs.cfg.PosixLocks, fp.InitPosixLocks)
 	add(fs.cfg.Flocks, fp.InitFlockLocks)
 	const acl = fp.InitPosixACL | fp.InitDontMask | fp.InitSetxattrExt
-	canACL := p.Offered&acl == acl && fs.privateThreads
+	canACL := p.Offered&acl == acl && fs.who.privateThreads
 	if fs.cfg.PosixACL == Always && !canACL ||
 		fs.cfg.SecurityLabel == Always && p.Offered&fp.InitSecurityCtx == 0 {
 		return unix.EPROTO
@@ -179,7 +160,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 		// the guest a request when that is an existing file.
 		p.Flags &^= fp.InitAtomicOTrunc
 	}
-	fs.openless.Store(openless)
+	fs.openless.agreed.Store(openless)
 	fs.flags.Store(uint64(p.Flags & p.Offered))
 	return 0
 }

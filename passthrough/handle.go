@@ -20,7 +20,7 @@ type handle struct {
 	flags  uint32     // as the client asked for
 	direct bool       // open with O_DIRECT
 
-	shared  bool        // see sharedHandles; guarded by node.mu
+	shared  bool        // see openless; guarded by node.mu
 	touched atomic.Bool // a shared one was used since it was looked at
 
 	cached atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
@@ -28,7 +28,7 @@ type handle struct {
 	// killSetID. It is forgotten when the guest changes the mode.
 	kernelKills atomic.Bool
 
-	noCaps   atomic.Int64 // until then the file has no capabilities, see killCaps
+	noCaps   atomic.Int64 // until then the file has no capabilities, see capState.kill
 	unsynced atomic.Int64 // bytes written since the last fsync of this handle
 
 	// refs counts the table, while the handle is open, and requests that use it. The
@@ -48,7 +48,6 @@ var handles = sync.Pool{New: func() any { return new(handle) }}
 // ioState is what FS keeps about open files.
 type ioState struct {
 	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
-	locks      atomic.Int64 // ranges that are locked
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 }
 

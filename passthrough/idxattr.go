@@ -17,7 +17,7 @@ import (
 
 // hasIDs reports whether the attribute's value needs translation.
 func (fs *FS) hasIDs(name fp.Name) bool {
-	return (fs.cfg.UIDs != nil || fs.cfg.GIDs != nil) && (isACL(name) || isCapability(name))
+	return (fs.who.users != nil || fs.who.groups != nil) && (isACL(name) || isCapability(name))
 }
 
 func isACL(name fp.Name) bool        { return bytes.HasPrefix(name, aclPrefix) }
@@ -113,13 +113,13 @@ func appendCapability(b, value []byte, root uint32) []byte {
 func (fs *FS) xattrToHost(ts *threadState, name fp.Name, value []byte) ([]byte, unix.Errno) {
 	if isACL(name) {
 		ts.value = append(ts.value[:0], value...)
-		return ts.value, translateACL(ts.value, fs.cfg.UIDs.host, fs.cfg.GIDs.host)
+		return ts.value, translateACL(ts.value, fs.who.users.host, fs.who.groups.host)
 	}
 	root, ok := capRoot(value)
 	if !ok {
 		return value, 0
 	}
-	if root, ok = fs.cfg.UIDs.host(root); !ok {
+	if root, ok = fs.who.users.host(root); !ok {
 		return nil, unix.EPERM
 	}
 	ts.value = appendCapability(ts.value[:0], value, root)
@@ -143,10 +143,10 @@ func (fs *FS) getxattrIDs(ts *threadState, path *byte, guest, host fp.Name, dst 
 		keep := func(m *IDMap) func(uint32) (uint32, bool) {
 			return func(id uint32) (uint32, bool) { return m.guest(id), true }
 		}
-		_ = translateACL(value, keep(fs.cfg.UIDs), keep(fs.cfg.GIDs))
+		_ = translateACL(value, keep(fs.who.users), keep(fs.who.groups))
 	} else if root, ok := capRoot(value); ok {
 		var b [capXattr3]byte
-		value = append(value[:0], appendCapability(b[:0], value, fs.cfg.UIDs.guest(root))...)
+		value = append(value[:0], appendCapability(b[:0], value, fs.who.users.guest(root))...)
 	}
 	if len(dst) == 0 {
 		return len(value), 0

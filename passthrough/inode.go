@@ -271,7 +271,7 @@ func (fs *FS) forget(n *inode, nlookup uint64) {
 	if !dead {
 		return
 	}
-	if fs.openless.Load() {
+	if fs.openless.agreed.Load() {
 		fs.closeShared(n)
 	}
 	if n.isLink() {

@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,21 +38,21 @@ func withoutSetID(mode uint32) uint32 {
 // user who may not keep set-ID bits.
 func (fs *FS) changesData(ts *threadState, h *handle, kill bool) unix.Errno {
 	if !kill {
-		fs.setFsetid(ts, true)
+		fs.who.setFsetid(ts, true)
 	} else if errno := fs.own.beforeWrite(ts, h); errno != 0 {
 		return errno
 	}
-	return fs.killCaps(h)
+	return fs.caps.kill(h)
 }
 
 // truncatesAt is changesData for a file that may not be open; fd is the node's descriptor.
 func (fs *FS) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Errno {
 	if !kill {
-		fs.setFsetid(ts, true)
+		fs.who.setFsetid(ts, true)
 	} else if errno := fs.own.beforeTruncate(ts, n, fd); errno != 0 {
 		return errno
 	}
-	return fs.killCapsAt(ts, n, fd)
+	return fs.caps.killAt(ts, n, fd)
 }
 
 // modeChanged is told that the guest has set a file's mode.
@@ -94,18 +95,18 @@ func (fs *FS) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.E
 		return errno
 	}
 	uid := r.Header.UID
-	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == fs.cfg.UIDs.guest(ts.st.Uid))
+	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == fs.who.users.guest(ts.st.Uid))
 	if !named && !n.isWritten() {
 		return 0
 	}
 	mode := uint32(ts.st.Mode) & permBits
 	if left := withoutSetID(mode); left != mode {
-		fs.setFsetid(ts, true)
+		fs.who.setFsetid(ts, true)
 		if errno := sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), left); errno != 0 {
 			return errno
 		}
 	}
-	return fs.killCapsAt(ts, n, fd)
+	return fs.caps.killAt(ts, n, fd)
 }
 
 // isWritten reports whether somebody has the file open for writing.
@@ -140,56 +141,56 @@ var capabilityXattr = fp.Name("security.capability\x00")
 type capState struct {
 	name    fp.Name // on the host; nil when the kernel removes them
 	memory  time.Duration
-	started time.Time // handle.noCaps counts from here, on a clock that is not set
+	started time.Time    // handle.noCaps counts from here, on a clock that is not set
+	changes atomic.Int64 // of capabilities by the guest
 }
 
-// setCapState finds out whether capabilities have another name on the host.
-func (fs *FS) setCapState() {
-	if !fs.cfg.Xattr || fs.cfg.XattrMap == nil {
+// set finds out whether capabilities have another name on the host. The guest may trust
+// attributes for so long.
+func (c *capState) set(cfg *Config, attr time.Duration) {
+	if !cfg.Xattr || cfg.XattrMap == nil {
 		return
 	}
-	prepend, _ := fs.cfg.XattrMap.ToHost(capabilityXattr)
+	prepend, _ := cfg.XattrMap.ToHost(capabilityXattr)
 	if prepend == "" {
 		return // the same name, or none that the guest could use
 	}
-	fs.caps = capState{
-		name:    append(fp.Name(prepend), capabilityXattr...),
-		memory:  min(fs.attr.duration(), capMemory),
-		started: time.Now(),
-	}
+	c.name = append(fp.Name(prepend), capabilityXattr...)
+	c.memory = min(attr, capMemory)
+	c.started = time.Now()
 }
 
-// killCaps removes the capabilities of an open file that is about to be changed.
-func (fs *FS) killCaps(h *handle) unix.Errno {
-	if fs.caps.name == nil {
+// kill removes the capabilities of an open file that is about to be changed.
+func (c *capState) kill(h *handle) unix.Errno {
+	if c.name == nil {
 		return 0
 	}
-	now := int64(time.Since(fs.caps.started))
+	now := int64(time.Since(c.started))
 	known := h.noCaps.Load()
 	if now < known {
 		return 0
 	}
 	// Reading does not lock the file, which removing does.
-	_, errno := sysFgetxattr(h.fd, fs.caps.name.CString(), nil)
+	_, errno := sysFgetxattr(h.fd, c.name.CString(), nil)
 	if errno != unix.ENODATA && errno != unix.EOPNOTSUPP {
-		errno = sysFremovexattr(h.fd, fs.caps.name.CString())
+		errno = sysFremovexattr(h.fd, c.name.CString())
 	}
 	if errno != 0 && errno != unix.ENODATA && errno != unix.EOPNOTSUPP {
 		return errno
 	}
 	// Unless the guest has given it capabilities meanwhile.
-	h.noCaps.CompareAndSwap(known, now+int64(fs.caps.memory))
+	h.noCaps.CompareAndSwap(known, now+int64(c.memory))
 	return 0
 }
 
-// killCapsAt is killCaps for a file that is not open; fd is the node's descriptor.
-func (fs *FS) killCapsAt(ts *threadState, n *inode, fd int) unix.Errno {
-	if fs.caps.name == nil || !n.isReg() {
+// killAt is kill for a file that is not open; fd is the node's descriptor.
+func (c *capState) killAt(ts *threadState, n *inode, fd int) unix.Errno {
+	if c.name == nil || !n.isReg() {
 		return 0
 	}
-	_, errno := sysGetxattr(ts.procPath(fd), fs.caps.name.CString(), nil)
+	_, errno := sysGetxattr(ts.procPath(fd), c.name.CString(), nil)
 	if errno != unix.ENODATA && errno != unix.EOPNOTSUPP {
-		errno = sysRemovexattr(ts.procPath(fd), fs.caps.name.CString())
+		errno = sysRemovexattr(ts.procPath(fd), c.name.CString())
 	}
 	if errno == unix.ENODATA || errno == unix.EOPNOTSUPP {
 		return 0
@@ -198,8 +199,8 @@ func (fs *FS) killCapsAt(ts *threadState, n *inode, fd int) unix.Errno {
 }
 
 // xattrChanged is told that the guest has set an attribute, by its name on the host.
-func (fs *FS) xattrChanged(n *inode, host fp.Name) {
-	if fs.caps.name == nil || string(host) != string(fs.caps.name) {
+func (c *capState) xattrChanged(n *inode, host fp.Name) {
+	if c.name == nil || string(host) != string(c.name) {
 		return
 	}
 	n.mu.Lock()
@@ -207,6 +208,6 @@ func (fs *FS) xattrChanged(n *inode, host fp.Name) {
 	for h := n.handles; h != nil; h = h.next {
 		// Another number each time, so that a WRITE that looked before the change does
 		// not put its answer in place of this one.
-		h.noCaps.Store(-fs.capChanges.Add(1))
+		h.noCaps.Store(-c.changes.Add(1))
 	}
 }

@@ -95,7 +95,7 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	}
 	w := &lockWaiter{lockAsk: ask, h: h, o: t.owners[ask.owner], blocker: blocker}
 	if !r.MayWait {
-		errno := fs.lockGraph.wouldDeadlock(t, w)
+		errno := fs.locks.graph.wouldDeadlock(t, w)
 		n.mu.Unlock()
 		if errno == 0 {
 			errno = server.WouldBlock
@@ -185,7 +185,7 @@ func (fs *FS) take(t *lockTable, o *lockOwner, ask *lockAsk) (errno unix.Errno, 
 	if ask.lk.Type == unix.F_UNLCK && !c.frees {
 		return 0, false // there is nothing to unlock
 	}
-	if !fs.roomForLocks(t, c.growth()) {
+	if !fs.locks.room(t, c.growth()) {
 		return unix.ENOLCK, false
 	}
 	switch errno = t.set(o, ask.lk); errno {

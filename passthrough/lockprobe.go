@@ -37,7 +37,7 @@ func (fs *FS) probeSoon(n *inode) {
 		return
 	}
 	l.probed = true
-	p := &fs.lockProbe
+	p := &fs.locks.probe
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.files = append(p.files, n)
@@ -54,7 +54,7 @@ func (fs *FS) probeSoon(n *inode) {
 
 // probeLocks runs when it is time to ask.
 func (fs *FS) probeLocks() {
-	p := &fs.lockProbe
+	p := &fs.locks.probe
 	p.mu.Lock()
 	files := slices.Clone(p.files)
 	p.mu.Unlock()

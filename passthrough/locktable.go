@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,9 +86,17 @@ func (t *lockTable) set(o *lockOwner, lk *unix.Flock_t) unix.Errno {
 	return sysFlock(o.fd, unix.LOCK_UN)
 }
 
-// roomForLocks reports whether there may be so many ranges more.
-func (fs *FS) roomForLocks(t *lockTable, more int) bool {
-	return more <= 0 || t.ranges+more <= maxFileLocks && fs.io.locks.Load()+int64(more) <= maxShareLocks
+// shareLocks is what concerns the locks of all files of a share.
+type shareLocks struct {
+	graph   lockGraph    // who waits for whom, of POSIX locks
+	probe   lockProbe    // of locks that somebody on the host holds
+	ranges  atomic.Int64 // that are locked
+	waiters atomic.Int32 // requests that wait
+}
+
+// room reports whether there may be so many ranges more in a table.
+func (l *shareLocks) room(t *lockTable, more int) bool {
+	return more <= 0 || t.ranges+more <= maxFileLocks && l.ranges.Load()+int64(more) <= maxShareLocks
 }
 
 // hold notes what an owner holds now.
@@ -95,7 +104,7 @@ func (fs *FS) hold(t *lockTable, o *lockOwner, held lockRanges) {
 	had, has := len(o.held), len(held)
 	o.held = held
 	t.ranges += has - had
-	fs.io.locks.Add(int64(has - had))
+	fs.locks.ranges.Add(int64(has - had))
 	switch {
 	case had == 0 && has > 0:
 		o.place = len(t.holders)

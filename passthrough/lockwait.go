@@ -35,12 +35,7 @@ func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
 	if fs.handles.get(w.h.id) != w.h {
 		return unix.EBADF // closed meanwhile: nobody would end it
 	}
-	if fs.lockWaiters.Add(1) > maxLockWaiters {
-		fs.lockWaiters.Add(-1)
-		return unix.ENOLCK
-	}
-	if errno := fs.lockGraph.enter(t, w); errno != 0 {
-		fs.lockWaiters.Add(-1)
+	if errno := fs.locks.enter(t, w); errno != 0 {
 		return errno
 	}
 	w.answer = make(chan unix.Errno, 1)
@@ -50,6 +45,23 @@ func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
 		fs.probeSoon(n)
 	}
 	return 0
+}
+
+// enter adds w to those who wait, of which there is a limit; leave takes it out.
+func (l *shareLocks) enter(t *lockTable, w *lockWaiter) unix.Errno {
+	errno := unix.ENOLCK
+	if l.waiters.Add(1) <= maxLockWaiters {
+		errno = l.graph.enter(t, w)
+	}
+	if errno != 0 {
+		l.waiters.Add(-1)
+	}
+	return errno
+}
+
+func (l *shareLocks) leave(t *lockTable, w *lockWaiter) {
+	l.graph.leave(t, w)
+	l.waiters.Add(-1)
 }
 
 // await waits for the answer to a request that is parked.
@@ -74,8 +86,7 @@ func (fs *FS) finish(t *lockTable, w *lockWaiter, errno unix.Errno) {
 	if i < t.next {
 		t.next--
 	}
-	fs.lockGraph.leave(t, w)
-	fs.lockWaiters.Add(-1)
+	fs.locks.leave(t, w)
 	w.o.waiting--
 	w.ended = true
 	w.answer <- errno
@@ -111,7 +122,7 @@ func (fs *FS) tryAgain(n *inode, t *lockTable, w *lockWaiter) (ended, frees bool
 		errno, frees = fs.take(t, w.o, &w.lockAsk)
 	}
 	if errno == unix.EAGAIN {
-		errno = fs.lockGraph.block(t, w)
+		errno = fs.locks.graph.block(t, w)
 		if errno == 0 {
 			if w.blocker == nil {
 				fs.probeSoon(n)

@@ -33,9 +33,9 @@ func (s *share) hostLocked(name string, start, length int64) *os.File {
 // parked waits until so many requests wait.
 func (s *share) parked(n int) {
 	s.t.Helper()
-	for end := time.Now().Add(60 * time.Second); int(s.fs.lockWaiters.Load()) != n; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); int(s.fs.locks.waiters.Load()) != n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("%d requests wait, want %d", s.fs.lockWaiters.Load(), n)
+			s.t.Fatalf("%d requests wait, want %d", s.fs.locks.waiters.Load(), n)
 		}
 	}
 }
@@ -80,12 +80,12 @@ func TestLockWakesOne(t *testing.T) {
 	set("unlock of nothing by nobody", lkIn(fh, 3, unix.F_UNLCK, 0, 200), 0)
 	set("the same lock again", lkIn(fh, 1, unix.F_WRLCK, 0, 9), 1)
 	set("unlock of a part", lkIn(fh, 1, unix.F_UNLCK, 20, 29), 1)
-	if n := s.fs.lockWaiters.Load(); n != 1+manyWaiters {
+	if n := s.fs.locks.waiters.Load(); n != 1+manyWaiters {
 		t.Fatalf("%d requests wait, want %d", n, 1+manyWaiters)
 	}
 	set("unlock", lkIn(fh, 1, unix.F_UNLCK, 0, 9), 2) // and the first waiter's lock
 	got(t, "the first waiter", first, 0)
-	if n := s.fs.lockWaiters.Load(); n != manyWaiters {
+	if n := s.fs.locks.waiters.Load(); n != manyWaiters {
 		t.Errorf("%d requests wait, want %d: one goes on", n, manyWaiters)
 	}
 	close(canceled)
@@ -158,7 +158,7 @@ func TestLockProbes(t *testing.T) {
 				}
 				host[len(host)-1].Close()
 				time.Sleep(time.Minute)
-				if n := int(s.fs.lockWaiters.Load()); n != c.waiters-1 {
+				if n := int(s.fs.locks.waiters.Load()); n != c.waiters-1 {
 					t.Errorf("%d requests wait for what one could have, want %d", n, c.waiters-1)
 				}
 				close(canceled)
@@ -241,7 +241,7 @@ func TestLockEndsWithOpenFile(t *testing.T) {
 	s.parked(1)
 	wantErrno(t, "close of c", g.release(node, c), 0)
 	got(t, "by c", done, unix.EBADF)
-	if n := g.fs.io.locks.Load(); n != 2 {
+	if n := g.fs.locks.ranges.Load(); n != 2 {
 		t.Errorf("%d ranges are held, want 2", n)
 	}
 }
@@ -268,7 +268,7 @@ func TestDeadlock(t *testing.T) {
 		if want != server.WouldBlock {
 			return nil
 		}
-		n := int(s.fs.lockWaiters.Load())
+		n := int(s.fs.locks.waiters.Load())
 		done := s.waitLock(node, in, nil)
 		s.parked(n + 1)
 		return done
@@ -389,7 +389,7 @@ func TestLockLimits(t *testing.T) {
 	wantErrno(t, "joined with another", set(unix.F_RDLCK, 1<<40+1, 1<<41), 0)
 	wantErrno(t, "an unlock that makes two of one", set(unix.F_UNLCK, 1<<40+10, 1<<40+10), unix.ENOLCK)
 	wantErrno(t, "unlock of all", set(unix.F_UNLCK, 0, math.MaxInt64), 0)
-	if n := s.fs.io.locks.Load(); n != 0 {
+	if n := s.fs.locks.ranges.Load(); n != 0 {
 		t.Errorf("%d ranges are counted, want 0", n)
 	}
 }

@@ -16,8 +16,7 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 	}
 	defer fs.release(parent)
 	errno = fs.lookup(ts, parent, fd, name, out)
-	if errno == unix.ENOENT && fs.negative != (timeout{}) {
-		*out = fp.EntryOut{EntryValid: fs.negative.sec, EntryValidNsec: fs.negative.nsec}
+	if errno == unix.ENOENT && fs.cache.setMissing(out) {
 		return 0
 	}
 	return errno
@@ -146,8 +145,7 @@ func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.
 		fs.hint(parent, name).Store(n.id)
 	}
 	out.NodeID = n.id
-	out.EntryValid, out.EntryValidNsec = fs.entry.sec, fs.entry.nsec
-	out.AttrValid, out.AttrValidNsec = fs.attr.sec, fs.attr.nsec
+	fs.cache.setEntry(out)
 	fs.fillAttr(n.id, &ts.st, &out.Attr)
 	if parent != nil && n.key.mount != parent.key.mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
 		out.Attr.Flags |= fp.AttrSubmount

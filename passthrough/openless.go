@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -22,13 +23,15 @@ const openlessFlags = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
 
 // canOpenless reports whether a client with these features can do without opening.
 func (fs *FS) canOpenless(offered fp.InitFlags) bool {
-	return fs.cfg.Immutable && offered&openlessFlags == openlessFlags && len(fs.direct) == 0 && fs.cfg.DirectIOSize == 0
+	return fs.cfg.Immutable && offered&openlessFlags == openlessFlags && len(fs.cache.direct) == 0 && fs.cache.directSize == 0
 }
 
-// sharedHandles are the numbers of shared handles in the order in which they were
-// opened. Those that were used since they came to the front are spared once.
-type sharedHandles struct {
-	mu    sync.Mutex
+// openless is what FS knows of a client that opens nothing.
+type openless struct {
+	agreed atomic.Bool
+	mu     sync.Mutex
+	// queue has the numbers of shared handles in the order in which they were opened. Those
+	// that were used since they came to the front are spared once. mu guards it.
 	queue []uint64
 }
 
@@ -99,9 +102,9 @@ func (fs *FS) share(n *inode, h *handle) {
 	h.shared = true
 	h.touched.Store(true)
 	n.mu.Unlock()
-	fs.shared.mu.Lock()
-	fs.shared.queue = append(fs.shared.queue, h.id)
-	fs.shared.mu.Unlock()
+	fs.openless.mu.Lock()
+	fs.openless.queue = append(fs.openless.queue, h.id)
+	fs.openless.mu.Unlock()
 	fs.armSweep()
 	if fs.nodes.get(n.id) == nil { // forgotten meanwhile: nobody closes it later
 		fs.closeHandle(h)
@@ -110,7 +113,7 @@ func (fs *FS) share(n *inode, h *handle) {
 
 // limitShared closes shared handles if they take more than half of the descriptors.
 func (fs *FS) limitShared() {
-	s := &fs.shared
+	s := &fs.openless
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for spared := 0; len(s.queue) >= max(fs.cfg.MaxFDs/2, 1); {
@@ -123,7 +126,7 @@ func (fs *FS) limitShared() {
 // sweepShared closes shared handles that were not used since the last time, and reports
 // whether some are left.
 func (fs *FS) sweepShared() (more bool) {
-	s := &fs.shared
+	s := &fs.openless
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for range len(s.queue) {
@@ -133,9 +136,9 @@ func (fs *FS) sweepShared() (more bool) {
 }
 
 // closeFirst takes the first handle off the queue and closes it. It spares one that was
-// used, if it may, and puts it at the end. fs.shared.mu is held.
+// used, if it may, and puts it at the end. fs.openless.mu is held.
 func (fs *FS) closeFirst(maySpare bool) (spared bool) {
-	s := &fs.shared
+	s := &fs.openless
 	fh := s.queue[0]
 	s.queue = s.queue[1:]
 	h := fs.handles.get(fh)

@@ -110,7 +110,7 @@ func ownShare(t *testing.T, edit func(*Config)) *guest {
 		if err := errors.Join(os.Chown(dir, user, user), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
 			t.Fatal(err)
 		}
-		g.fs.uid, g.fs.gid = user, user
+		g.fs.who.uid, g.fs.who.gid = user, user
 		becomeUser(t, user)
 	}
 	return g
@@ -175,8 +175,8 @@ func (g *guest) onHost(n string, mode uint32) {
 	if err := syscall.Lstat(g.path(n), &st); err != nil {
 		g.t.Fatal(err)
 	}
-	if st.Mode != mode || st.Uid != g.fs.uid || st.Gid != g.fs.gid {
-		g.t.Errorf("%s on the host: %#o %d:%d, want %#o of %d", n, st.Mode, st.Uid, st.Gid, mode, g.fs.uid)
+	if st.Mode != mode || st.Uid != g.fs.who.uid || st.Gid != g.fs.who.gid {
+		g.t.Errorf("%s on the host: %#o %d:%d, want %#o of %d", n, st.Mode, st.Uid, st.Gid, mode, g.fs.who.uid)
 	}
 }
 

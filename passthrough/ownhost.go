@@ -42,7 +42,7 @@ func (o *hostOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errn
 	if in.Valid&fp.FattrMode == 0 {
 		return 0
 	}
-	o.fs.setFsetid(ts, true)
+	o.fs.who.setFsetid(ts, true)
 	return sysFchmodat(o.fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
 }
 
@@ -50,16 +50,16 @@ func (o *hostOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errn
 func (o *hostOwnership) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
 	uid, gid, mayUser, mayGroup := noID, noID, true, true
 	if in.Valid&fp.FattrUID != 0 {
-		uid, mayUser = o.fs.cfg.UIDs.host(in.UID)
+		uid, mayUser = o.fs.who.users.host(in.UID)
 	}
 	if in.Valid&fp.FattrGID != 0 {
-		gid, mayGroup = o.fs.cfg.GIDs.host(in.GID)
+		gid, mayGroup = o.fs.who.groups.host(in.GID)
 	}
 	if !mayUser || !mayGroup {
 		return unix.EPERM
 	}
 	// Without CAP_FSETID a set-group-ID bit without group execute would go.
-	o.fs.setFsetid(ts, true)
+	o.fs.who.setFsetid(ts, true)
 	return unknownID(sysFchownFD(fd, uid, gid))
 }
 
@@ -72,15 +72,15 @@ func (*hostOwnership) forgotten(*inode) {}
 
 func (o *hostOwnership) mknod(r *server.Request, dirfd int, name fp.Name, mode, umask, major, minor uint32) unix.Errno {
 	dev := unix.Mkdev(major, minor)
-	return o.fs.asCaller(r, umask, func() unix.Errno { return sysMknodat(dirfd, name.CString(), mode, dev) })
+	return o.fs.who.asCaller(r, umask, func() unix.Errno { return sysMknodat(dirfd, name.CString(), mode, dev) })
 }
 
 func (o *hostOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, mode, umask uint32) unix.Errno {
-	return o.fs.asCaller(r, umask, func() unix.Errno { return sysMkdirat(dirfd, name.CString(), mode) })
+	return o.fs.who.asCaller(r, umask, func() unix.Errno { return sysMkdirat(dirfd, name.CString(), mode) })
 }
 
 func (o *hostOwnership) symlink(r *server.Request, dirfd int, name, target fp.Name) unix.Errno {
-	return o.fs.asCaller(r, 0, func() unix.Errno { return sysSymlinkat(target.CString(), dirfd, name.CString()) })
+	return o.fs.who.asCaller(r, 0, func() unix.Errno { return sysSymlinkat(target.CString(), dirfd, name.CString()) })
 }
 
 func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, mode, umask uint32) (fd int, seen guestStat, errno unix.Errno) {
@@ -91,7 +91,7 @@ func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags
 		flags |= unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	}
 	fd = -1
-	errno = o.fs.asCaller(r, umask, func() (errno unix.Errno) {
+	errno = o.fs.who.asCaller(r, umask, func() (errno unix.Errno) {
 		fd, errno = o.fs.open(dirfd, path, flags, mode&permBits)
 		return errno
 	})
@@ -104,7 +104,7 @@ func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, n
 		return sysRenameat2(oldDir, oldName.CString(), newDir, newName.CString(), flags)
 	}
 	if flags&unix.RENAME_WHITEOUT != 0 {
-		return o.fs.asCaller(r, 0, rename)
+		return o.fs.who.asCaller(r, 0, rename)
 	}
 	return rename()
 }
@@ -112,7 +112,7 @@ func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, n
 // beforeWrite: an open file remembers that the host's kernel clears the right bits.
 func (o *hostOwnership) beforeWrite(ts *threadState, h *handle) unix.Errno {
 	if h.kernelKills.Load() {
-		o.fs.setFsetid(ts, false)
+		o.fs.who.setFsetid(ts, false)
 		return 0
 	}
 	byKernel, errno := o.killSetID(ts, h.fd, h.mount.local)
@@ -138,7 +138,7 @@ func (o *hostOwnership) killSetID(ts *threadState, fd int, local bool) (byKernel
 	}
 	mode := uint32(ts.st.Mode) & permBits
 	byKernel = local && mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID
-	o.fs.setFsetid(ts, !byKernel)
+	o.fs.who.setFsetid(ts, !byKernel)
 	if left := withoutSetID(mode); !byKernel && left != mode {
 		errno = sysFchmodat(o.fs.cfg.ProcFD, procName(&ts.num, fd), left)
 	}

@@ -173,10 +173,10 @@ func (o *guestStat) killSetID() {
 // unmarked is the owner that a file without the attribute shows.
 func (x *xattrOwnership) unmarked(st *unix.Statx_t) guestStat {
 	o := guestStat{uid: st.Uid, gid: st.Gid, mode: st.Mode, major: st.Rdev_major, minor: st.Rdev_minor}
-	if o.uid == x.fs.uid {
+	if o.uid == x.fs.who.uid {
 		o.uid = 0
 	}
-	if o.gid == x.fs.gid {
+	if o.gid == x.fs.who.gid {
 		o.gid = 0
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -279,7 +279,7 @@ func (x *xattrOwnership) beforeWrite(ts *threadState, h *handle) unix.Errno {
 // beforeTruncate leaves the bits to afterTruncate, which has the file open. SETATTR asks for
 // nothing of the kind, as there is no KillprivV2.
 func (x *xattrOwnership) beforeTruncate(ts *threadState, _ *inode, _ int) unix.Errno {
-	x.fs.setFsetid(ts, true)
+	x.fs.who.setFsetid(ts, true)
 	return 0
 }
 

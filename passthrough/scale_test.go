@@ -112,11 +112,11 @@ func TestEvictionIsBounded(t *testing.T) {
 	}
 	know(t, fs, 10_000) // without descriptors: they are not even looked at
 	for range 3 {
-		before := fs.hand
+		before := fs.evictor.hand
 		if n := fs.evict(1); n != 0 {
 			t.Fatalf("%d descriptors closed that are in use", n)
 		}
-		if moved := (fs.hand + fs.owners.end() - before) % fs.owners.end(); moved != evictLook {
+		if moved := (fs.evictor.hand + fs.owners.end() - before) % fs.owners.end(); moved != evictLook {
 			t.Errorf("%d descriptors looked at, want %d", moved, evictLook)
 		}
 	}

@@ -45,13 +45,13 @@ const sweepLook = 256
 // closed the next time.
 func (fs *FS) sweepNodes() (more bool) {
 	for from := uint32(0); from < fs.owners.end(); from += sweepLook {
-		fs.evictMu.Lock()
+		fs.evictor.mu.Lock()
 		for fd := from; fd < min(from+sweepLook, fs.owners.end()); fd++ {
 			if n := fs.owners.at(fd); n != nil && fs.evictOne(n, false) == evictedInUse {
 				more = true
 			}
 		}
-		fs.evictMu.Unlock()
+		fs.evictor.mu.Unlock()
 	}
 	return more
 }
@@ -62,7 +62,7 @@ func (fs *FS) letGo(n *inode) {
 	if n.fd.Load() < 0 {
 		return
 	}
-	fs.evictMu.Lock()
-	defer fs.evictMu.Unlock()
+	fs.evictor.mu.Lock()
+	defer fs.evictor.mu.Unlock()
 	fs.evictOne(n, true)
 }

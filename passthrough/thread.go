@@ -43,9 +43,9 @@ func threadOf(r *server.Request) *threadState {
 // descriptor: calls that know no directory descriptor (truncate, getxattr) then work
 // on exactly the file that was checked, whatever happens to its name.
 func (fs *FS) StartThread(t *server.Thread) error {
-	ts := &threadState{caps: fs.effective}
+	ts := &threadState{caps: fs.who.caps}
 	t.Local = ts
-	if !fs.privateThreads {
+	if !fs.who.privateThreads {
 		return nil
 	}
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {

@@ -133,7 +133,7 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	// ACL clears the set-group-ID bit, which the kernel does without CAP_FSETID for a
 	// thread that is not in the group either.
 	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
-	fs.setFsetid(ts, !kill)
+	fs.who.setFsetid(ts, !kill)
 	errno = sysSetxattr(ts.procPath(fd), hostName.CString(), value, in.Flags)
 	if errno == unix.EINVAL && namesIDs(name, value) {
 		errno = unix.EPERM // the value is right, its ids are not known here: see unknownID
@@ -141,7 +141,7 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	if errno != 0 {
 		return remapped(n.birth.kind, name, hostName, errno)
 	}
-	fs.xattrChanged(n, hostName)
+	fs.caps.xattrChanged(n, hostName)
 	if kill {
 		return fs.clearSgid(ts, fd)
 	}
