@@ -136,7 +136,10 @@ var fileCapability = []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 // outcome is what a change did: its error, the mode and whether capabilities are left.
 func outcome(t *testing.T, path string, mode uint32, capability bool, c caller, change func(string) error) string {
 	t.Helper()
-	must(t, os.WriteFile(path, []byte("0123456789"), 0o644), unix.Chown(path, setIDOwner, setIDGroup), unix.Chmod(path, mode))
+	// Not opened: the kernel sends RELEASE when it likes, and as long as somebody has the file
+	// open for writing, chown(-1, -1) may clear the bits.
+	must(t, unix.Mknod(path, unix.S_IFREG|0o644, 0), unix.Truncate(path, 10),
+		unix.Chown(path, setIDOwner, setIDGroup), unix.Chmod(path, mode))
 	if capability {
 		must(t, unix.Setxattr(path, "security.capability", fileCapability, 0))
 	}
