@@ -20,12 +20,13 @@ type Buffers []unix.Iovec
 func Over(pieces ...[]byte) Buffers {
 	b := make(Buffers, 0, len(pieces))
 	for _, p := range pieces {
-		b = b.append(p)
+		b = b.Append(p)
 	}
 	return b
 }
 
-func (b Buffers) append(p []byte) Buffers {
+// Append appends a piece of this process's memory, if it is not empty.
+func (b Buffers) Append(p []byte) Buffers {
 	if len(p) == 0 {
 		return b
 	}
@@ -97,7 +98,7 @@ func (b Buffers) Cut(dst Buffers, skip, size uint64) Buffers {
 		skip = 0
 		p = p[:min(uint64(len(p)), size)]
 		size -= uint64(len(p))
-		dst = dst.append(p)
+		dst = dst.Append(p)
 	}
 	return dst
 }

@@ -148,6 +148,7 @@ func (q *queue) serve(h fuse.Handler) error {
 // loop serves requests on t; again tells that t is broken and another has to go on.
 func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 	var m fuse.Message
+	in, room := make(fuse.Buffers, 0, 1), make(fuse.Buffers, 0, 1)
 	for !t.Broken() {
 		n, err := readRequest(q.fd, q.in)
 		if errors.Is(err, io.EOF) {
@@ -157,7 +158,7 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 			return false, err
 		}
 		out := q.out
-		m.Set(fuse.Over(q.in[:n]), fuse.Over(out))
+		m.Set(in.Append(q.in[:n]), room.Append(out))
 		r, p := t.Handle(&m)
 		if p != nil {
 			q.wait(p, out)

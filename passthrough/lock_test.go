@@ -24,7 +24,8 @@ func lkIn(fh, owner uint64, typ uint32, start, end uint64) *fp.LkIn {
 // goroutine without a thread.
 func (s *share) waitLock(node uint64, in *fp.LkIn, canceled <-chan struct{}) <-chan unix.Errno {
 	done := make(chan unix.Errno, 1)
-	r := &server.Request{Header: fp.InHeader{NodeID: node}, MayWait: true, Canceled: canceled, Thread: new(server.Thread)}
+	r := server.NewRequest(fp.InHeader{NodeID: node})
+	r.MayWait, r.Canceled = true, canceled
 	go func() { done <- s.fs.Setlk(r, in, true) }()
 	return done
 }
@@ -286,7 +287,7 @@ func TestLockStorm(t *testing.T) {
 				turns.Add(1)
 				runtime.Gosched()
 				holders.Add(-1)
-				r := &server.Request{Header: fp.InHeader{NodeID: node}, Thread: new(server.Thread)}
+				r := server.NewRequest(fp.InHeader{NodeID: node})
 				if errno := s.fs.Setlk(r, lkIn(fh, owner+1, unix.F_UNLCK, 0, 9), false); errno != 0 {
 					t.Error(errno)
 				}

@@ -36,16 +36,15 @@ func read(t *thread) (int, unix.Errno) {
 	}
 	t.data = t.writeTo.Cut(t.data[:0], uint64(outHeaderSize), uint64(v.Size))
 	n, errno := t.server.fs.Read(&t.request, v, t.data)
-	return t.move(n, v.Size, errno)
+	return moved(n, v.Size, errno)
 }
 
-// move notes that n bytes of file data were moved, of size that were asked for. More
-// is a mistake of the method's.
-func (t *thread) move(n int, size uint32, errno unix.Errno) (int, unix.Errno) {
+// moved checks that n bytes of file data were moved, of size that were asked for. More is a
+// mistake of the method's.
+func moved(n int, size uint32, errno unix.Errno) (int, unix.Errno) {
 	if errno == 0 && (n < 0 || uint64(n) > uint64(size)) {
 		return 0, unix.EIO
 	}
-	t.moved = uint64(n)
 	return n, errno
 }
 
@@ -55,7 +54,7 @@ func write(t *thread) (int, unix.Errno) {
 		return 0, unix.EINVAL
 	}
 	n, errno := t.server.fs.Write(&t.request, v, t.data)
-	n, errno = t.move(n, v.Size, errno)
+	n, errno = moved(n, v.Size, errno)
 	out[fp.WriteOut](t).Size = uint32(n)
 	return done[fp.WriteOut](errno)
 }

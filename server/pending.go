@@ -118,7 +118,6 @@ func (d *pending) Start(done func(fuse.Reply)) {
 	go func() {
 		t := newWaiter(d.server)
 		d.finish(t)
-		d.server.removeThread(t)
 	}()
 }
 
@@ -189,7 +188,6 @@ func (d *pending) refuse(errno unix.Errno) {
 	t := newWaiter(d.server)
 	r := d.attempt(t, true, func() (uint32, unix.Errno) { return t.fail(errno), errno })
 	d.server.waiting.remove(d)
-	d.server.removeThread(t)
 	d.done(r)
 }
 
@@ -207,12 +205,11 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
 		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread, pending: d}
-	t.session, t.moved = d.session, 0
+	t.session = d.session
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
 	written, errno := f()
 	if mayWait || !waits(errno) {
-		t.count(d.op, errno)
 		errno = sent(errno)
 	}
 	return fuse.Reply{Len: written, Errno: errno}

@@ -4,7 +4,8 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Request is the request that a Thread is serving.
+// Request is the request that a Thread is serving. It belongs to the server, and is another
+// request's after the method has returned.
 type Request struct {
 	Header fp.InHeader
 
@@ -25,6 +26,12 @@ type Request struct {
 
 	pending *pending // the request, when it has been waiting
 }
+
+// NewRequest returns a request with a Thread of its own, for tests that call the methods of a
+// FileSystem without a server. As the first call of a server's, it may not wait. Local of the
+// Thread is nil; FileSystem.StartThread sets it, on a goroutine that is locked to its
+// operating system thread.
+func NewRequest(h fp.InHeader) *Request { return &Request{Header: h, Thread: new(Thread)} }
 
 // SecurityContext is one label: the name of an extended attribute and its value.
 type SecurityContext struct {

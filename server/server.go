@@ -40,10 +40,6 @@ type Server struct {
 
 	pool    pool
 	waiting waitingTable
-
-	mu      sync.Mutex // guards threads and past
-	threads map[*thread]struct{}
-	past    [fp.NumOpcodes + 1]OpStats // of threads that have ended
 }
 
 // session is what INIT has settled.
@@ -66,11 +62,10 @@ func New(fs FileSystem, opts Options) *Server {
 		opts.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
 	s := &Server{
-		fs:      fs,
-		opts:    opts,
-		log:     opts.Log,
-		oops:    rate.Sometimes{Interval: time.Second},
-		threads: make(map[*thread]struct{}),
+		fs:   fs,
+		opts: opts,
+		log:  opts.Log,
+		oops: rate.Sometimes{Interval: time.Second},
 	}
 	s.pool.init(s, opts.MaxWaiting)
 	return s
@@ -103,7 +98,6 @@ func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 	} else if !o.NoReply {
 		written = t.fail(errno)
 	}
-	t.count(o, errno)
 	return fuse.Reply{Len: written, Errno: sent(errno)}, nil
 }
 
@@ -126,7 +120,6 @@ func (t *thread) Refuse(m *fuse.Message, errno unix.Errno) fuse.Reply {
 		return r
 	}
 	o := opOf(fp.Opcode(t.request.Header.Opcode))
-	t.count(o, errno)
 	if !o.NoReply {
 		r.Len = t.fail(errno)
 	}
@@ -137,7 +130,7 @@ func (t *thread) Refuse(m *fuse.Message, errno unix.Errno) fuse.Reply {
 func (t *thread) begin(m *fuse.Message) bool {
 	t.total = m.In.Len()
 	t.writeTo, t.room = m.Out, m.Out.Len()
-	t.args, t.dataLen, t.moved = nil, 0, 0
+	t.args, t.dataLen = nil, 0
 	if t.data = t.data[:0]; cap(t.data) > keptBuffers {
 		t.data = nil
 	}
@@ -312,3 +305,6 @@ func (t *thread) putHeader(length uint32, errno unix.Errno) {
 	}
 	t.writeTo.CopyFrom(b, 0)
 }
+
+// Panics is how many methods have panicked, which cost a request each.
+func (s *Server) Panics() uint64 { return s.panics.Load() }

@@ -2,7 +2,6 @@ package server
 
 import (
 	"runtime"
-	"sync/atomic"
 	"unsafe"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -70,19 +69,11 @@ type thread struct {
 	writeTo fuse.Buffers // the client's reply buffers
 	dir     DirWriter
 	session *session // that the request belongs to
-	moved   uint64   // bytes of file data that the request moved
-	stats   [fp.NumOpcodes + 1]opCounters
 
 	// Bodies that the wire has in another form than the method wants them.
 	rename   fp.Rename2In
 	setxattr fp.SetxattrIn
 	mappings []fp.RemoveMappingOne
-}
-
-// opCounters count one opcode's requests on one thread; written by the thread,
-// read by anybody.
-type opCounters struct {
-	requests, errors, unanswered, bytes atomic.Uint64
 }
 
 func newThread(s *Server) *thread {
@@ -122,15 +113,11 @@ func (s *Server) startThread(h fuse.Hooks) (*thread, error) {
 	if err := s.fs.StartThread(&t.Thread); err != nil {
 		return nil, err
 	}
-	s.addThread(t)
 	return t, nil
 }
 
 // Stop implements fuse.Thread.
-func (t *thread) Stop() {
-	t.server.fs.StopThread(&t.Thread)
-	t.server.removeThread(t)
-}
+func (t *thread) Stop() { t.server.fs.StopThread(&t.Thread) }
 
 // alignedBytes is memory for n bytes, aligned to 8 for fuseproto.View.
 func alignedBytes(n int) []byte {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/fuse/stats"
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
@@ -155,7 +156,8 @@ func observedDir(t *testing.T) string {
 func TestMiddlewareVirtiofs(t *testing.T) {
 	_, s := newDecorated(t, observedDir(t), defaults(), 1, newReluctant)
 	o := &observer{Handler: s}
-	device, err := virtiofs.New(o, virtiofs.Options{Log: quiet()})
+	counted := stats.New(o)
+	device, err := virtiofs.New(counted, virtiofs.Options{Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +191,7 @@ func TestMiddlewareVirtiofs(t *testing.T) {
 	}
 	f.Close()
 	<-done
-	o.check(t, s)
+	o.check(t, counted)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range o.seen {
@@ -204,13 +206,14 @@ func TestMiddlewareFusedev(t *testing.T) {
 	guest.NeedFUSE(t)
 	_, s := newDecorated(t, observedDir(t), defaults(), 1, newReluctant)
 	o := &observer{Handler: s}
+	counted := stats.New(o)
 	target := t.TempDir()
 	m, err := fusedev.New(target, fusedev.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- m.Serve(o, 2) }()
+	go func() { served <- m.Serve(counted, 2) }()
 	// Other processes touch the mount: this one serves it.
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -229,18 +232,18 @@ func TestMiddlewareFusedev(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
-	o.check(t, s)
+	o.check(t, counted)
 }
 
-// check compares what was seen with what the server has counted. READ and FSYNC have waited,
-// a LOOKUP has failed.
-func (o *observer) check(t *testing.T, s *server.Server) {
+// check compares what was seen with what another Handler around this one has counted. READ
+// and FSYNC have waited, a LOOKUP has failed.
+func (o *observer) check(t *testing.T, s *stats.Handler) {
 	t.Helper()
-	for op, stats := range s.Stats() {
+	for op, counts := range s.Counts() {
 		op := fp.Opcode(op)
 		requests, failed, waited := o.count(op)
-		if requests != stats.Requests || failed != stats.Errors {
-			t.Errorf("%v: saw %d requests, %d with an errno; the server has counted %d and %d", op, requests, failed, stats.Requests, stats.Errors)
+		if requests != counts.Requests || failed != counts.Errors || waited != counts.Waited {
+			t.Errorf("%v: saw %d requests, %d with an errno, %d that have waited; counted are %+v", op, requests, failed, waited, counts)
 		}
 		switch op {
 		case fp.OpRead, fp.OpFsync:
