@@ -2,9 +2,7 @@ package frontend
 
 import (
 	"errors"
-	"io"
-	"net"
-	"os"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +14,7 @@ import (
 // of ours waits for its answer on the control socket, none of the back-end's is served.
 type backendChannel struct {
 	w    *Window
-	sock *net.UnixConn
+	sock *vu.Socket
 	done chan struct{}
 }
 
@@ -28,13 +26,11 @@ func openBackendChannel(f *Frontend, w *Window) (*backendChannel, error) {
 		return nil, err
 	}
 	defer unix.Close(fds[1])
-	file := os.NewFile(uintptr(fds[0]), "back-end channel")
-	defer file.Close()
-	conn, err := net.FileConn(file)
+	sock, err := vu.OpenSocket(fds[0], vu.ToFrontend)
 	if err != nil {
 		return nil, err
 	}
-	ch := &backendChannel{w: w, sock: conn.(*net.UnixConn), done: make(chan struct{})}
+	ch := &backendChannel{w: w, sock: sock, done: make(chan struct{})}
 	go ch.serve()
 	if err := f.Acked(vu.ReqSetBackendReqFD, nil, fds[1]); err != nil {
 		ch.close()
@@ -68,89 +64,66 @@ func (ch *backendChannel) serve() {
 	defer close(ch.done)
 	defer ch.sock.Close()
 	for {
-		h, m, fd, err := ch.receive()
+		m, err := ch.sock.Receive()
 		if err != nil {
 			ch.w.note(err)
 			return
 		}
-		err = ch.handle(h, m, fd)
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+		err = ch.handle(m)
+		m.Close()
 		if errors.Is(err, ErrHangUp) {
 			return
 		}
 	}
 }
 
-// receive reads one request. fd is -1 when there is none; more than one is an error, as
-// is a body that is not a SharedMemoryMap.
-func (ch *backendChannel) receive() (h vu.Header, m vu.SharedMemoryMap, fd int, err error) {
-	fd = -1
-	oob := make([]byte, unix.CmsgSpace(4*4))
-	n, oobn, _, _, err := ch.sock.ReadMsgUnix(vu.Bytes(&h), oob)
-	if err == nil && n == 0 {
-		err = io.EOF
-	}
-	if err != nil {
-		return h, m, fd, err
-	}
-	var fds []int
-	msgs, _ := unix.ParseSocketControlMessage(oob[:oobn])
-	for _, msg := range msgs {
-		got, _ := unix.ParseUnixRights(&msg)
-		fds = append(fds, got...)
-	}
-	if len(fds) > 0 {
-		fd = fds[0]
-	}
-	if _, err = io.ReadFull(ch.sock, vu.Bytes(&h)[n:]); err == nil {
-		switch {
-		case len(fds) > 1 || int(h.Size) != len(vu.Bytes(&m)) || h.Flags&vu.FlagVersionMask != vu.FlagVersion:
-			err = errors.New("malformed request of the back-end")
-		default:
-			_, err = io.ReadFull(ch.sock, vu.Bytes(&m))
+// handle carries out one request and answers it. One that has not the format of the message
+// table is a fault of the back-end's.
+func (ch *backendChannel) handle(r *vu.Message) error {
+	w := ch.w
+	if err := r.Check(w.f.Protocol); err != nil {
+		if !errors.Is(err, vu.ErrUnknownRequest) {
+			w.note(fmt.Errorf("%s: %w", r, err))
 		}
+		return ch.refuse(r, err)
 	}
-	if err != nil {
-		for _, fd := range fds {
-			_ = unix.Close(fd)
-		}
-		return h, m, -1, err
-	}
-	return h, m, fd, nil
-}
-
-// handle carries out one request and answers it.
-func (ch *backendChannel) handle(h vu.Header, m vu.SharedMemoryMap, fd int) error {
-	w, r := ch.w, vu.BackendRequest(h.Request)
+	request := vu.BackendRequest(r.Number)
+	m, _ := vu.Decode[vu.SharedMemoryMap](r.Body)
 	if w.opts.Before != nil {
-		if err := w.opts.Before(r, m); err != nil {
-			w.Refused.Add(1)
-			return ch.answer(h, err)
+		if err := w.opts.Before(request, m); err != nil {
+			return ch.refuse(r, err)
 		}
 	}
 	w.f.control.Lock()
 	defer w.f.control.Unlock()
-	var err error
-	switch r {
+	switch request {
 	case vu.BackendShmemMap:
-		return ch.shmemMap(h, m, fd)
+		return ch.shmemMap(r, m)
 	case vu.BackendShmemUnmap:
-		if err = w.check(r, m); err == nil && !w.opts.MemReg {
-			w.remove(m)
-		}
-	default:
-		err = unix.EOPNOTSUPP
+		return ch.shmemUnmap(r, m)
 	}
-	if err != nil {
-		w.Refused.Add(1)
-		return ch.answer(h, err)
+	return ch.refuse(r, unix.EOPNOTSUPP)
+}
+
+// refuse answers a request that is not carried out.
+func (ch *backendChannel) refuse(r *vu.Message, err error) error {
+	ch.w.Refused.Add(1)
+	return ch.answer(r, err)
+}
+
+// shmemUnmap carries out SHMEM_UNMAP, with MemReg after the answer.
+func (ch *backendChannel) shmemUnmap(r *vu.Message, m vu.SharedMemoryMap) error {
+	w := ch.w
+	if err := w.check(vu.BackendShmemUnmap, m); err != nil {
+		return ch.refuse(r, err)
 	}
-	if err := ch.after(h, m); err != nil {
+	if !w.opts.MemReg {
+		w.remove(m)
+	}
+	if err := ch.after(r, m); err != nil {
 		return err
 	}
-	if r == vu.BackendShmemUnmap && w.opts.MemReg {
+	if w.opts.MemReg {
 		w.remove(m)
 	}
 	return nil
@@ -158,14 +131,10 @@ func (ch *backendChannel) handle(h vu.Header, m vu.SharedMemoryMap, fd int) erro
 
 // shmemMap carries out SHMEM_MAP. With MemReg it answers when it knows that it can, and
 // then does.
-func (ch *backendChannel) shmemMap(h vu.Header, m vu.SharedMemoryMap, fd int) error {
-	w := ch.w
+func (ch *backendChannel) shmemMap(r *vu.Message, m vu.SharedMemoryMap) error {
+	w, fd := ch.w, r.FDs[0]
 	err := w.check(vu.BackendShmemMap, m)
-	switch {
-	case err != nil:
-	case fd < 0:
-		err = unix.EBADF
-	default:
+	if err == nil {
 		err = w.checkFile(fd, m)
 	}
 	switch {
@@ -176,10 +145,9 @@ func (ch *backendChannel) shmemMap(h vu.Header, m vu.SharedMemoryMap, fd int) er
 		err = w.place(fd, m)
 	}
 	if err != nil {
-		w.Refused.Add(1)
-		return ch.answer(h, err)
+		return ch.refuse(r, err)
 	}
-	if err := ch.after(h, m); err != nil || !w.opts.MemReg {
+	if err := ch.after(r, m); err != nil || !w.opts.MemReg {
 		return err
 	}
 	if w.opts.Pending != nil {
@@ -195,31 +163,30 @@ func (ch *backendChannel) shmemMap(h vu.Header, m vu.SharedMemoryMap, fd int) er
 }
 
 // after calls the hook without the control lock and answers.
-func (ch *backendChannel) after(h vu.Header, m vu.SharedMemoryMap) error {
+func (ch *backendChannel) after(r *vu.Message, m vu.SharedMemoryMap) error {
 	var err error
 	if hook := ch.w.opts.After; hook != nil {
 		ch.w.f.control.Unlock()
-		err = hook(vu.BackendRequest(h.Request), m)
+		err = hook(vu.BackendRequest(r.Number), m)
 		ch.w.f.control.Lock()
 	}
-	return ch.answer(h, err)
+	return ch.answer(r, err)
 }
 
 // answer acknowledges a request; QEMU's failures are all 1. ErrHangUp is not answered
 // but returned.
-func (ch *backendChannel) answer(h vu.Header, err error) error {
+func (ch *backendChannel) answer(r *vu.Message, err error) error {
 	if errors.Is(err, ErrHangUp) {
 		return ErrHangUp
 	}
-	if h.Flags&vu.FlagNeedReply == 0 {
+	if r.Flags&vu.FlagNeedReply == 0 {
 		return nil
 	}
 	var u vu.U64
 	if err != nil {
 		u.Value = 1
 	}
-	reply := vu.Header{Request: h.Request, Flags: vu.FlagVersion | vu.FlagReply, Size: uint32(len(vu.Bytes(&u)))}
-	if _, err := ch.sock.Write(append(append([]byte(nil), vu.Bytes(&reply)...), vu.Bytes(&u)...)); err != nil {
+	if ch.sock.Send(&vu.Message{Number: r.Number, Flags: vu.FlagVersion | vu.FlagReply, Body: vu.Bytes(&u)}) != nil {
 		return ErrHangUp
 	}
 	return nil

@@ -3,7 +3,6 @@ package frontend
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"unsafe"
@@ -49,7 +48,7 @@ type Frontend struct {
 	Window   *Window  // nil without Options.Window
 
 	opts  Options
-	sock  *net.UnixConn
+	sock  *vu.Socket
 	memfd int
 	mem   []byte
 
@@ -94,7 +93,7 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 	if opts.Slots == 0 {
 		opts.Slots = 32
 	}
-	f := &Frontend{opts: opts, sock: c, memfd: -1}
+	f := &Frontend{opts: opts, sock: vu.NewSocket(c, vu.ToBackend), memfd: -1}
 	err := f.allocate()
 	if err == nil {
 		err = f.negotiate()
@@ -242,33 +241,31 @@ func (f *Frontend) Send(r vu.Request, body []byte, fds ...int) error {
 	return f.SendFlags(r, vu.FlagVersion, body, fds...)
 }
 
-// SendFlags is Send with any flags.
+// SendFlags is Send with any flags. Nothing checks the message, so that tests can send what
+// no honest front-end would.
 func (f *Frontend) SendFlags(r vu.Request, flags uint32, body []byte, fds ...int) error {
-	h := vu.Header{Request: uint32(r), Flags: flags, Size: uint32(len(body))}
-	b := append(append([]byte(nil), vu.Bytes(&h)...), body...)
-	var oob []byte
-	if len(fds) > 0 {
-		oob = unix.UnixRights(fds...)
-	}
-	_, _, err := f.sock.WriteMsgUnix(b, oob, nil)
-	return err
+	return f.sock.Send(&vu.Message{Number: uint32(r), Flags: flags, Body: body, FDs: fds})
 }
 
-// Receive reads one answer.
-func (f *Frontend) Receive() (vu.Request, []byte, error) {
-	var h vu.Header
-	if _, err := io.ReadFull(f.sock, vu.Bytes(&h)[:vu.HeaderSize]); err != nil {
-		return 0, nil, err
+// Receive reads the next message of the back-end, which the caller closes.
+func (f *Frontend) Receive() (*vu.Message, error) { return f.sock.Receive() }
+
+// receive reads the answer to a request and checks it against the message table. No answer
+// that this front-end asks for has descriptors.
+func (f *Frontend) receive(r vu.Request) ([]byte, error) {
+	m, err := f.Receive()
+	if err != nil {
+		return nil, err
 	}
-	if h.Size > 1<<16 {
-		return 0, nil, fmt.Errorf("answer of %d bytes", h.Size)
+	defer m.Close()
+	if err := m.CheckReply(uint32(r)); err != nil {
+		return nil, fmt.Errorf("%s: %w", r, err)
 	}
-	body := make([]byte, h.Size)
-	_, err := io.ReadFull(f.sock, body)
-	return vu.Request(h.Request), body, err
+	return m.Body, nil
 }
 
-// Call sends a message that has an answer and returns it.
+// Call sends a message that has an answer and returns its body, which has a size that the
+// message table allows. It is empty if the back-end refuses a request for a body.
 func (f *Frontend) Call(r vu.Request, body []byte, fds ...int) ([]byte, error) {
 	f.control.Lock()
 	defer f.control.Unlock()
@@ -280,11 +277,7 @@ func (f *Frontend) call(r vu.Request, body []byte, fds ...int) ([]byte, error) {
 	if err := f.Send(r, body, fds...); err != nil {
 		return nil, err
 	}
-	got, answer, err := f.Receive()
-	if err == nil && got != r {
-		err = fmt.Errorf("answer to %s when %s was asked", got, r)
-	}
-	return answer, err
+	return f.receive(r)
 }
 
 // ErrRefused is the answer of a back-end that does not want to.
@@ -309,7 +302,7 @@ func (f *Frontend) acked(r vu.Request, body []byte, fds ...int) error {
 	if err := f.SendFlags(r, vu.FlagVersion|vu.FlagNeedReply, body, fds...); err != nil {
 		return err
 	}
-	_, answer, err := f.Receive()
+	answer, err := f.receive(r)
 	if err != nil {
 		return err
 	}
@@ -322,8 +315,14 @@ func (f *Frontend) acked(r vu.Request, body []byte, fds ...int) error {
 // GetU64 asks for a number.
 func (f *Frontend) GetU64(r vu.Request) (uint64, error) {
 	answer, err := f.Call(r, nil)
-	u, _ := vu.Decode[vu.U64](answer)
-	return u.Value, err
+	if err != nil {
+		return 0, err
+	}
+	u, ok := vu.Decode[vu.U64](answer)
+	if !ok {
+		return 0, fmt.Errorf("%s: %w", r, ErrRefused)
+	}
+	return u.Value, nil
 }
 
 // SetU64 sends a number.

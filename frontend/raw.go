@@ -30,18 +30,7 @@ func (f *Frontend) Gone() (<-chan struct{}, error) {
 }
 
 // HungUp says whether the connection has ended, on either side. It does not wait.
-func (f *Frontend) HungUp() bool {
-	raw, err := f.sock.SyscallConn()
-	if err != nil {
-		return true
-	}
-	set := []unix.PollFd{{Events: unix.POLLRDHUP}}
-	err = raw.Control(func(fd uintptr) {
-		set[0].Fd = int32(fd)
-		_, _ = unix.Poll(set, 0)
-	})
-	return err != nil || set[0].Revents != 0
-}
+func (f *Frontend) HungUp() bool { return f.sock.HungUp() }
 
 // CheckQueues says what is wrong if the back-end has fewer request queues than the front-end
 // is to use; some end the connection, and say nothing, when such a queue is started.

@@ -13,7 +13,7 @@ import (
 func connected(t *testing.T, queues int) (*Frontend, *net.UnixConn) {
 	t.Helper()
 	ours, theirs := socketpair.New(t)
-	f := &Frontend{opts: Options{Queues: queues, QueueSize: 8, Data: 4096, Slots: 2}, memfd: -1, sock: ours}
+	f := &Frontend{opts: Options{Queues: queues, QueueSize: 8, Data: 4096, Slots: 2}, memfd: -1, sock: vu.NewSocket(ours, vu.ToBackend)}
 	if err := f.allocate(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,6 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +27,7 @@ var (
 // stops a ring, no answer comes before StopQueue has returned. A device must be able to
 // end a ring's requests without the answers that they wait for.
 type channel struct {
-	sock     *net.UnixConn
+	sock     *Socket
 	protocol ProtocolFeatures // as negotiated when the channel was opened
 	done     chan struct{}    // closed when the reader has ended
 
@@ -49,16 +46,9 @@ type pending struct {
 
 // setBackendReqFD opens the back-end channel, in place of an earlier one.
 func (c *Conn) setBackendReqFD(m *message) ([]byte, error) {
-	f := os.NewFile(uintptr(m.takeFD(0)), "back-end channel")
-	defer f.Close()
-	conn, err := net.FileConn(f)
+	sock, err := OpenSocket(m.TakeFD(0), ToFrontend)
 	if err != nil {
-		return nil, fmt.Errorf("not a socket: %w", err)
-	}
-	sock, ok := conn.(*net.UnixConn)
-	if !ok || conn.LocalAddr().Network() != "unix" {
-		_ = conn.Close()
-		return nil, errors.New("not a unix stream socket")
+		return nil, err
 	}
 	c.closeChannel()
 	ch := &channel{sock: sock, protocol: c.protocol, done: make(chan struct{})}
@@ -86,21 +76,21 @@ func (c *Conn) ConfigChanged() error {
 	if ch == nil {
 		return ErrDisconnected
 	}
-	if !ch.protocol.Has(ProtocolConfig) {
-		return fmt.Errorf("vhostuser: %s was not negotiated", ProtocolConfig)
+	if needs := FormatOf(ToFrontend, uint32(BackendConfigChange)).Needs; !ch.protocol.Has(needs) {
+		return fmt.Errorf("vhostuser: %s was not negotiated", needs)
 	}
-	return ch.call(&pending{request: BackendConfigChange}, nil, -1)
+	return ch.call(&pending{request: BackendConfigChange}, nil)
 }
 
 // call sends a request and waits for its acknowledgement, if the front-end
-// acknowledges requests at all. fd stays the caller's; -1 is none.
-func (ch *channel) call(p *pending, body []byte, fd int) error {
-	if fd >= 0 && !ch.protocol.Has(ProtocolBackendSendFD) {
+// acknowledges requests at all. fds stay the caller's.
+func (ch *channel) call(p *pending, body []byte, fds ...int) error {
+	if len(fds) > 0 && !ch.protocol.Has(ProtocolBackendSendFD) {
 		return fmt.Errorf("vhostuser: %s was not negotiated", ProtocolBackendSendFD)
 	}
 	p.answer = make(chan error, 1)
 	acked := ch.protocol.Has(ProtocolReplyAck)
-	if err := ch.send(p, body, fd, acked); err != nil {
+	if err := ch.send(p, body, fds, acked); err != nil {
 		return fmt.Errorf("%s: %w", p.request, err)
 	}
 	if !acked {
@@ -113,7 +103,7 @@ func (ch *channel) call(p *pending, body []byte, fd int) error {
 }
 
 // send writes the request and puts it in line for an answer.
-func (ch *channel) send(p *pending, body []byte, fd int, acked bool) error {
+func (ch *channel) send(p *pending, body []byte, fds []int, acked bool) error {
 	ch.sendMu.Lock()
 	defer ch.sendMu.Unlock()
 	ch.mu.Lock()
@@ -128,11 +118,11 @@ func (ch *channel) send(p *pending, body []byte, fd int, acked bool) error {
 	if err != nil {
 		return err
 	}
-	flags := FlagVersion
+	m := &Message{Number: uint32(p.request), Flags: FlagVersion, Body: body, FDs: fds}
 	if acked {
-		flags |= FlagNeedReply
+		m.Flags |= FlagNeedReply
 	}
-	if err := sendMessage(ch.sock, uint32(p.request), flags, body, fd); err != nil {
+	if err := ch.sock.Send(m); err != nil {
 		ch.close() // part of a message may have been sent
 		if disconnected(err) {
 			return ErrDisconnected
@@ -147,38 +137,33 @@ func (ch *channel) read() {
 	defer close(ch.done)
 	defer ch.close()
 	for {
-		var h Header
-		var ack U64
-		// Without room for control messages the kernel drops descriptors.
-		if _, err := io.ReadFull(ch.sock, Bytes(&h)); err != nil {
+		m, err := ch.sock.Receive()
+		if err != nil {
 			return
 		}
-		if h.Flags&(FlagReply|FlagVersionMask) != FlagReply|FlagVersion || int(h.Size) != sizeU64 {
-			return // not an acknowledgement, so what follows can't be told
-		}
-		if _, err := io.ReadFull(ch.sock, Bytes(&ack)); err != nil {
-			return
-		}
-		if !ch.deliver(BackendRequest(h.Request), ack.Value) {
+		ok := ch.deliver(m)
+		m.Close()
+		if !ok {
 			return
 		}
 	}
 }
 
-// deliver gives an acknowledgement to the first in line; false when it is for
-// another request.
-func (ch *channel) deliver(r BackendRequest, ack uint64) bool {
+// deliver gives an acknowledgement to the first in line; false when it is for another
+// request, or none.
+func (ch *channel) deliver(m *Message) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	if len(ch.waiting) == 0 || ch.waiting[0].request != r {
+	if len(ch.waiting) == 0 || m.CheckReply(uint32(ch.waiting[0].request)) != nil {
 		return false
 	}
+	ack, _ := Decode[U64](m.Body)
 	p := ch.waiting[0]
 	ch.waiting = ch.waiting[1:]
-	if ack == 0 {
+	if ack.Value == 0 {
 		p.answer <- nil
 	} else {
-		p.answer <- refusal(ack)
+		p.answer <- refusal(ack.Value)
 	}
 	return true
 }

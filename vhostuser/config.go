@@ -45,7 +45,7 @@ func configHeader(m *message) (ConfigHeader, error) {
 	if h.Size == 0 || h.Size > MaxConfigSize || h.Offset > MaxConfigSize-h.Size {
 		return h, fmt.Errorf("%d bytes at offset %d of the configuration space", h.Size, h.Offset)
 	}
-	if n := len(m.body) - sizeConfig; n != int(h.Size) && (n != 0 || m.request != ReqGetConfig) {
+	if n := len(m.Body) - sizeConfig; n != int(h.Size) && (n != 0 || Request(m.Number) != ReqGetConfig) {
 		return h, fmt.Errorf("%d bytes announced, %d sent", h.Size, n)
 	}
 	return h, nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,6 +78,30 @@ func TestUnknownRequest(t *testing.T) {
 	fe.number(ReqGetFeatures, nil)
 }
 
+// rows calls f for each request that Conn serves.
+func rows(f func(Request, *Format)) {
+	for r := range Request(len(handlers)) {
+		if handlers[r] != nil {
+			f(r, FormatOf(ToBackend, uint32(r)))
+		}
+	}
+}
+
+// TestHandlers: what has a format is served, and nothing else.
+func TestHandlers(t *testing.T) {
+	served := 0
+	for n := range len(formats[ToBackend]) {
+		f := FormatOf(ToBackend, uint32(n))
+		if has := n < len(handlers) && handlers[n] != nil; has != (f != nil && f.Answer.Kind != NoAnswer) {
+			t.Errorf("%s: handler %v", Request(n), has)
+		}
+	}
+	rows(func(Request, *Format) { served++ })
+	if served != 32 {
+		t.Errorf("%d requests are served, want 32", served)
+	}
+}
+
 // TestTable sends each request with bodies, descriptors and features that its row
 // forbids. All must be refused, and nothing may be left open.
 func TestTable(t *testing.T) {
@@ -85,12 +110,12 @@ func TestTable(t *testing.T) {
 	fe.send(ReqSetProtocolFeatures, replyU64(uint64(ProtocolReplyAck)))
 	refuse := func(r Request, body []byte, fds ...int) {
 		t.Helper()
-		switch requests[r].answer {
-		case replyBody:
+		switch FormatOf(ToBackend, uint32(r)).Answer.Kind {
+		case ReplyBody:
 			if b := fe.ask(r, body, fds...); len(b) != 0 {
 				t.Errorf("%s with %d bytes and %d descriptors was answered with % x", r, len(body), len(fds), b)
 			}
-		case replyStatus:
+		case ReplyStatus:
 			if v := fe.number(r, body, fds...); v&0xff == 0 {
 				t.Errorf("%s with %d bytes and %d descriptors succeeded", r, len(body), len(fds))
 			}
@@ -101,43 +126,26 @@ func TestTable(t *testing.T) {
 		}
 	}
 	fd := eventFD(t)
-	some := func(n int) (fds []int) {
-		for range n {
-			fds = append(fds, fd)
+	some := func(n int) []int { return slices.Repeat([]int{fd}, n) }
+	rows(func(r Request, f *Format) {
+		if f.Needs != 0 {
+			refuse(r, make([]byte, f.Body.Min), some(f.FDs.Min)...)
 		}
-		return fds
-	}
-	rows := 0
-	for i := range requests {
-		r, row := Request(i), &requests[i]
-		if row.handle == nil {
-			continue
-		}
-		rows++
-		if row.needs != 0 {
-			refuse(r, make([]byte, row.size), some(row.fds[0])...)
-		}
-	}
-	if rows != 32 {
-		t.Errorf("%d requests in the table, want 32", rows)
-	}
+	})
 	fe.negotiate()
-	for i := range requests {
-		r, row := Request(i), &requests[i]
-		if row.handle == nil {
-			continue
+	rows(func(r Request, f *Format) {
+		least := make([]byte, f.Body.Min)
+		refuse(r, make([]byte, f.Body.Max+1), some(f.FDs.Min)...)
+		if f.Body.Min > 0 {
+			refuse(r, least[1:], some(f.FDs.Min)...)
+			refuse(r, nil, some(f.FDs.Min)...)
 		}
-		refuse(r, make([]byte, max(row.size, row.max)+1), some(row.fds[0])...)
-		if row.size > 0 {
-			refuse(r, make([]byte, row.size-1), some(row.fds[0])...)
-			refuse(r, nil, some(row.fds[0])...)
+		refuse(r, least, some(f.FDs.Max+1)...)
+		refuse(r, least, some(20)...)
+		if f.FDs.Min > 0 {
+			refuse(r, least)
 		}
-		refuse(r, make([]byte, row.size), some(row.fds[1]+1)...)
-		refuse(r, make([]byte, row.size), some(20)...)
-		if row.fds[0] > 0 {
-			refuse(r, make([]byte, row.size))
-		}
-	}
+	})
 	if got := d.takeCalls(); got != "" {
 		t.Errorf("device saw %q", got)
 	}
@@ -196,23 +204,6 @@ func TestDescriptorPerByte(t *testing.T) {
 	}
 	if err := fe.wait(); err == nil {
 		t.Error("Serve returns nil")
-	}
-}
-
-// TestCloexec checks that no child of ours could inherit what we were given.
-func TestCloexec(t *testing.T) {
-	a, b := socketpair.New(t)
-	fd := eventFD(t)
-	if _, _, err := a.WriteMsgUnix(frame(ReqSetOwner, FlagVersion, nil), unix.UnixRights(fd), nil); err != nil {
-		t.Fatal(err)
-	}
-	m := &message{}
-	defer m.close()
-	if err := (&Conn{sock: b}).receive(m); err != nil || len(m.fds) != 1 {
-		t.Fatalf("%v, descriptors %v", err, m.fds)
-	}
-	if flags, err := unix.FcntlInt(uintptr(m.fds[0]), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
-		t.Errorf("descriptor flags %#x, %v", flags, err)
 	}
 }
 

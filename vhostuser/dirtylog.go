@@ -29,7 +29,7 @@ type dirtyLog struct {
 // but that we are done with the log before (vhost-user, VHOST_USER_SET_LOG_BASE).
 func (c *Conn) setLogBase(m *message) ([]byte, error) {
 	d := body[LogDescription](m)
-	fd := m.takeFD(0)
+	fd := m.TakeFD(0)
 	defer unix.Close(fd)
 	if err := c.dirty.open(fd, d.Offset, d.Size); err != nil {
 		return nil, err

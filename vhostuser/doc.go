@@ -1,18 +1,25 @@
 // Package vhostuser is the back-end side of the vhost-user protocol: a Conn reads
 // a front-end's messages, keeps the state of memory and rings, and starts and stops
-// the queues of a Device.
+// the queues of a Device. The messages themselves are for both sides.
 //
 // Titles in comments are those of QEMU's docs/interop/vhost-user.rst.
 //
+// # Messages
+//
+// A Socket sends and receives a Message with its descriptors, in both directions and
+// on both sides. The message table (FormatOf) has a row for each request: its name, the
+// size of its body, the number of its descriptors, the feature that it needs and how it
+// is answered. Message.Check compares a request with its row, and Message.CheckReply an
+// answer. Package frontend has no others.
+//
 // # Life of a connection
 //
-// Serve reads one message after the other. A row of the request table says what a
-// message may look like; what does not fit is refused without reaching a handler,
-// and the connection lives on. Only framing that can't be followed ends it: a wrong
-// version, a body larger than any that is defined.
+// Serve reads one message after the other. What does not fit the message table is refused
+// without reaching a handler, and the connection lives on. Only framing that can't be
+// followed ends it: a wrong version, a body larger than any that is defined.
 //
-//	bytes, descriptors -> receive -> lookup -> handler -> answer
-//	                      framing    table     state      reply or acknowledgement
+//	bytes, descriptors -> Socket.Receive -> Message.Check -> handler -> answer
+//	                      framing           table            state      reply or acknowledgement
 //
 // A ring runs when it has a size, addresses and a kick descriptor, is enabled, and
 // its memory is there. The Device then owns it until StopQueue returns. Only the

@@ -226,13 +226,11 @@ func (fe *frontEnd) send(r Request, body []byte, fds ...int) {
 // receive reads an answer and its descriptors.
 func receive(sock *net.UnixConn) (h Header, body []byte, fds []int, err error) {
 	_ = sock.SetReadDeadline(time.Now().Add(20 * time.Second))
-	var m message
-	c := &Conn{sock: sock}
-	if err = c.readFull(Bytes(&h), &m); err == nil {
-		body = make([]byte, h.Size)
-		err = c.readFull(body, &m)
+	m, err := NewSocket(sock, ToBackend).Receive()
+	if err != nil {
+		return h, nil, nil, err
 	}
-	return h, body, m.fds, err
+	return Header{Request: m.Number, Flags: m.Flags, Size: uint32(len(m.Body))}, m.Body, m.FDs, nil
 }
 
 // ask sends a request with a reply of its own and returns the reply's body.

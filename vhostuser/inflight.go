@@ -53,7 +53,7 @@ func (c *Conn) getInflightFD(m *message) ([]byte, error) {
 	}
 	m.attach(fd)
 	d.MmapSize, d.MmapOffset = need, 0
-	return reply(d)[:len(m.body)], nil
+	return reply(d)[:len(m.Body)], nil
 }
 
 // newInflightFile makes a file of zeros whose size nobody can change, so that
@@ -76,7 +76,7 @@ func newInflightFile(size int64) (fd int, err error) {
 // setInflightFD takes an area into use with the next start of the rings.
 func (c *Conn) setInflightFD(m *message) ([]byte, error) {
 	d := body[InflightDescription](m)
-	fd := m.takeFD(0)
+	fd := m.TakeFD(0)
 	defer unix.Close(fd)
 	need, err := c.inflightNeed(&d)
 	if err != nil {

@@ -42,19 +42,19 @@ func (c *Conn) getMaxMemSlots(*message) ([]byte, error) { return replyU64(memSlo
 func (c *Conn) setMemTable(m *message) ([]byte, error) {
 	n := body[MemoryHeader](m).Regions
 	switch {
-	case n > MaxTableRegions || len(m.body) != sizeMemory+int(n)*sizeRegion:
-		return nil, fmt.Errorf("%d regions in %d bytes", n, len(m.body))
-	case n > 0 && len(m.fds) == 0:
+	case n > MaxTableRegions || len(m.Body) != sizeMemory+int(n)*sizeRegion:
+		return nil, fmt.Errorf("%d regions in %d bytes", n, len(m.Body))
+	case n > 0 && len(m.FDs) == 0:
 		return nil, errNotShared
-	case int(n) != len(m.fds):
-		return nil, fmt.Errorf("%d regions with %d descriptors", n, len(m.fds))
+	case int(n) != len(m.FDs):
+		return nil, fmt.Errorf("%d regions with %d descriptors", n, len(m.FDs))
 	}
 	regions := make([]*virtqueue.Region, 0, n)
 	err := func() error {
 		for i := range int(n) {
-			r, _ := Decode[MemoryRegion](m.body[sizeMemory+i*sizeRegion:])
-			defer c.noteRegion(&r, m.fds[i])()
-			region, err := mapRegion(&r, m.takeFD(i))
+			r, _ := Decode[MemoryRegion](m.Body[sizeMemory+i*sizeRegion:])
+			defer c.noteRegion(&r, m.FDs[i])()
+			region, err := mapRegion(&r, m.TakeFD(i))
 			if err != nil {
 				return fmt.Errorf("region %d: %w", i, err)
 			}
@@ -73,14 +73,14 @@ func (c *Conn) setMemTable(m *message) ([]byte, error) {
 // addMemReg adds a region; it must not overlap with those that are there.
 func (c *Conn) addMemReg(m *message) ([]byte, error) {
 	switch {
-	case len(m.fds) == 0:
+	case len(m.FDs) == 0:
 		return nil, errNotShared
 	case len(c.regions) >= maxRegions:
 		return nil, fmt.Errorf("more than %d regions", maxRegions)
 	}
 	s := body[SingleRegion](m)
-	defer c.noteRegion(&s.Region, m.fds[0])()
-	region, err := mapRegion(&s.Region, m.takeFD(0))
+	defer c.noteRegion(&s.Region, m.FDs[0])()
+	region, err := mapRegion(&s.Region, m.TakeFD(0))
 	if err != nil {
 		return nil, err
 	}

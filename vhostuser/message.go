@@ -1,7 +1,6 @@
 package vhostuser
 
 import (
-	"fmt"
 	"structs"
 	"unsafe"
 )
@@ -41,120 +40,6 @@ const (
 	// MaxSharedMemoryRegions is the length of SharedMemoryConfig.Sizes.
 	MaxSharedMemoryRegions = 256
 )
-
-// Request is the number of a request that the front-end sends.
-type Request uint32
-
-// Requests of the front-end (vhost-user, "Front-end message types").
-const (
-	ReqGetFeatures         Request = 1
-	ReqSetFeatures         Request = 2
-	ReqSetOwner            Request = 3
-	ReqResetOwner          Request = 4
-	ReqSetMemTable         Request = 5
-	ReqSetLogBase          Request = 6
-	ReqSetLogFD            Request = 7
-	ReqSetVringNum         Request = 8
-	ReqSetVringAddr        Request = 9
-	ReqSetVringBase        Request = 10
-	ReqGetVringBase        Request = 11
-	ReqSetVringKick        Request = 12
-	ReqSetVringCall        Request = 13
-	ReqSetVringErr         Request = 14
-	ReqGetProtocolFeatures Request = 15
-	ReqSetProtocolFeatures Request = 16
-	ReqGetQueueNum         Request = 17
-	ReqSetVringEnable      Request = 18
-	ReqSendRARP            Request = 19
-	ReqNetSetMTU           Request = 20
-	ReqSetBackendReqFD     Request = 21
-	ReqIOTLBMsg            Request = 22
-	ReqSetVringEndian      Request = 23
-	ReqGetConfig           Request = 24
-	ReqSetConfig           Request = 25
-	ReqCreateCryptoSession Request = 26
-	ReqCloseCryptoSession  Request = 27
-	ReqPostcopyAdvise      Request = 28
-	ReqPostcopyListen      Request = 29
-	ReqPostcopyEnd         Request = 30
-	ReqGetInflightFD       Request = 31
-	ReqSetInflightFD       Request = 32
-	ReqGPUSetSocket        Request = 33
-	ReqResetDevice         Request = 34
-	ReqVringKick           Request = 35
-	ReqGetMaxMemSlots      Request = 36
-	ReqAddMemReg           Request = 37
-	ReqRemMemReg           Request = 38
-	ReqSetStatus           Request = 39
-	ReqGetStatus           Request = 40
-	ReqGetSharedObject     Request = 41
-	ReqSetDeviceStateFD    Request = 42
-	ReqCheckDeviceState    Request = 43
-	ReqGetShmemConfig      Request = 44
-)
-
-// BackendRequest is the number of a request that the back-end sends over the
-// channel of SET_BACKEND_REQ_FD.
-type BackendRequest uint32
-
-// Requests of the back-end (vhost-user, "Back-end message types").
-const (
-	BackendIOTLBMsg           BackendRequest = 1
-	BackendConfigChange       BackendRequest = 2
-	BackendVringHostNotifier  BackendRequest = 3
-	BackendVringCall          BackendRequest = 4
-	BackendVringErr           BackendRequest = 5
-	BackendSharedObjectAdd    BackendRequest = 6
-	BackendSharedObjectRemove BackendRequest = 7
-	BackendSharedObjectLookup BackendRequest = 8
-	BackendShmemMap           BackendRequest = 9
-	BackendShmemUnmap         BackendRequest = 10
-)
-
-var requestNames = [...]string{
-	ReqGetFeatures: "GET_FEATURES", ReqSetFeatures: "SET_FEATURES", ReqSetOwner: "SET_OWNER",
-	ReqResetOwner: "RESET_OWNER", ReqSetMemTable: "SET_MEM_TABLE", ReqSetLogBase: "SET_LOG_BASE",
-	ReqSetLogFD: "SET_LOG_FD", ReqSetVringNum: "SET_VRING_NUM", ReqSetVringAddr: "SET_VRING_ADDR",
-	ReqSetVringBase: "SET_VRING_BASE", ReqGetVringBase: "GET_VRING_BASE", ReqSetVringKick: "SET_VRING_KICK",
-	ReqSetVringCall: "SET_VRING_CALL", ReqSetVringErr: "SET_VRING_ERR",
-	ReqGetProtocolFeatures: "GET_PROTOCOL_FEATURES", ReqSetProtocolFeatures: "SET_PROTOCOL_FEATURES",
-	ReqGetQueueNum: "GET_QUEUE_NUM", ReqSetVringEnable: "SET_VRING_ENABLE", ReqSendRARP: "SEND_RARP",
-	ReqNetSetMTU: "NET_SET_MTU", ReqSetBackendReqFD: "SET_BACKEND_REQ_FD", ReqIOTLBMsg: "IOTLB_MSG",
-	ReqSetVringEndian: "SET_VRING_ENDIAN", ReqGetConfig: "GET_CONFIG", ReqSetConfig: "SET_CONFIG",
-	ReqCreateCryptoSession: "CREATE_CRYPTO_SESSION", ReqCloseCryptoSession: "CLOSE_CRYPTO_SESSION",
-	ReqPostcopyAdvise: "POSTCOPY_ADVISE", ReqPostcopyListen: "POSTCOPY_LISTEN", ReqPostcopyEnd: "POSTCOPY_END",
-	ReqGetInflightFD: "GET_INFLIGHT_FD", ReqSetInflightFD: "SET_INFLIGHT_FD", ReqGPUSetSocket: "GPU_SET_SOCKET",
-	ReqResetDevice: "RESET_DEVICE", ReqVringKick: "VRING_KICK", ReqGetMaxMemSlots: "GET_MAX_MEM_SLOTS",
-	ReqAddMemReg: "ADD_MEM_REG", ReqRemMemReg: "REM_MEM_REG", ReqSetStatus: "SET_STATUS",
-	ReqGetStatus: "GET_STATUS", ReqGetSharedObject: "GET_SHARED_OBJECT",
-	ReqSetDeviceStateFD: "SET_DEVICE_STATE_FD", ReqCheckDeviceState: "CHECK_DEVICE_STATE",
-	ReqGetShmemConfig: "GET_SHMEM_CONFIG",
-}
-
-// String returns the specification's name without its prefix.
-func (r Request) String() string {
-	if int64(r) < int64(len(requestNames)) && requestNames[r] != "" {
-		return requestNames[r]
-	}
-	return fmt.Sprintf("request %d", uint32(r))
-}
-
-var backendRequestNames = [...]string{
-	BackendIOTLBMsg: "BACKEND_IOTLB_MSG", BackendConfigChange: "BACKEND_CONFIG_CHANGE_MSG",
-	BackendVringHostNotifier: "BACKEND_VRING_HOST_NOTIFIER_MSG",
-	BackendVringCall:         "BACKEND_VRING_CALL", BackendVringErr: "BACKEND_VRING_ERR",
-	BackendSharedObjectAdd: "BACKEND_SHARED_OBJECT_ADD", BackendSharedObjectRemove: "BACKEND_SHARED_OBJECT_REMOVE",
-	BackendSharedObjectLookup: "BACKEND_SHARED_OBJECT_LOOKUP",
-	BackendShmemMap:           "BACKEND_SHMEM_MAP", BackendShmemUnmap: "BACKEND_SHMEM_UNMAP",
-}
-
-// String returns the specification's name without its prefix.
-func (r BackendRequest) String() string {
-	if int64(r) < int64(len(backendRequestNames)) && backendRequestNames[r] != "" {
-		return backendRequestNames[r]
-	}
-	return fmt.Sprintf("back-end request %d", uint32(r))
-}
 
 // U64 is the body of requests and replies that are one number: features, acks,
 // queue counts, SET_VRING_KICK, CALL and ERR.

@@ -88,9 +88,14 @@ func TestNames(t *testing.T) {
 			t.Errorf("%#x is %q, want %q", uint64(p), got, want)
 		}
 	}
-	for r := ReqGetFeatures; r <= ReqGetShmemConfig; r++ {
-		if requestNames[r] == "" {
-			t.Errorf("request %d has no name", r)
+	for d, last := range map[Direction]uint32{ToBackend: uint32(ReqGetShmemConfig), ToFrontend: uint32(BackendShmemUnmap)} {
+		for n := uint32(1); n <= last; n++ {
+			if FormatOf(d, n) == nil {
+				t.Errorf("direction %d: request %d is not in the table", d, n)
+			}
+		}
+		if FormatOf(d, 0) != nil || FormatOf(d, last+1) != nil || FormatOf(d, 1<<32-1) != nil {
+			t.Errorf("direction %d: the table has numbers that are none", d)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (s *SharedMemory) Unmap(offset, length uint64) error {
 	}
 	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
 	request, body := s.unmapping(&m)
-	return s.channel.call(&pending{request: request}, body, -1)
+	return s.channel.call(&pending{request: request}, body)
 }
 
 // check keeps ranges inside the region: the guest chooses them.

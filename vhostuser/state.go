@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -146,21 +145,6 @@ func (t *transfer) abort() {
 	t.file, t.result = nil, nil
 }
 
-// hungUp reports whether the other side of a connection has closed it.
-func hungUp(sock *net.UnixConn) bool {
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return true
-	}
-	var gone bool
-	err = raw.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(p, 0)
-		gone = err == nil && n > 0
-	})
-	return gone || err != nil
-}
-
 // setDeviceStateFD starts to write the state to the front-end's pipe, or to read it.
 // The front-end may have given up an earlier transfer.
 func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
@@ -174,11 +158,11 @@ func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 		return nil, errors.New("a ring is running")
 	}
 	c.transfer.abort()
-	file, err := newStateFile(m.fds[0])
+	file, err := newStateFile(m.FDs[0])
 	if err != nil {
 		return nil, err
 	}
-	m.takeFD(0)
+	m.TakeFD(0)
 	move := func(f *stateFile) error { return c.stateful.SaveState(struct{ io.Writer }{f}) }
 	if t.Direction == TransferLoad {
 		move = func(f *stateFile) error { return c.stateful.LoadState(struct{ io.Reader }{f}) }
@@ -190,7 +174,7 @@ func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 // checkDeviceState waits for the end of the transfer: the front-end has seen, or
 // sent, the end of the data.
 func (c *Conn) checkDeviceState(*message) ([]byte, error) {
-	if err := c.transfer.wait(c.ended, func() bool { return hungUp(c.sock) }); err != nil {
+	if err := c.transfer.wait(c.ended, c.sock.HungUp); err != nil {
 		return nil, err
 	}
 	return replyU64(0), nil

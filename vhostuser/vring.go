@@ -156,15 +156,15 @@ func (c *Conn) vringFD(m *message) (index int, r *ring, fd int, err error) {
 	if r, err = c.ring(uint64(index)); err != nil {
 		return 0, nil, -1, err
 	}
-	if noFD := v&VringNoFD != 0; noFD != (len(m.fds) == 0) {
-		return 0, nil, -1, fmt.Errorf("%d descriptors attached, flags %#x", len(m.fds), v)
+	if noFD := v&VringNoFD != 0; noFD != (len(m.FDs) == 0) {
+		return 0, nil, -1, fmt.Errorf("%d descriptors attached, flags %#x", len(m.FDs), v)
 	}
-	if len(m.fds) > 0 {
-		if err := checkEventFD(m.fds[0]); err != nil {
+	if len(m.FDs) > 0 {
+		if err := checkEventFD(m.FDs[0]); err != nil {
 			return 0, nil, -1, err
 		}
 	}
-	return index, r, m.takeFD(0), nil
+	return index, r, m.TakeFD(0), nil
 }
 
 // checkEventFD refuses what can be no eventfd, or whatever a front-end has that works like

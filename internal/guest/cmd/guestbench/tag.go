@@ -3,12 +3,9 @@ package main
 import (
 	"encoding/binary"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
@@ -22,7 +19,7 @@ import (
 // file system do not come by here: they go through memory and eventfds.
 type tagger struct {
 	config      []byte
-	front, back *net.UnixConn
+	front, back *vu.Socket
 	mu          sync.Mutex // writing to front
 }
 
@@ -37,16 +34,17 @@ func serveTag(socket, backend, tag string) (stop func(), err error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	t := &tagger{config: tagConfig(tag), back: back}
+	t := &tagger{config: tagConfig(tag), back: vu.NewSocket(back, vu.ToBackend)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		defer back.Close()
-		var err error
-		if t.front, err = l.AcceptUnix(); err != nil {
+		front, err := l.AcceptUnix()
+		if err != nil {
 			return
 		}
-		defer t.front.Close()
+		defer front.Close()
+		t.front = vu.NewSocket(front, vu.ToBackend)
 		t.run()
 	}()
 	return func() {
@@ -80,119 +78,61 @@ func (t *tagger) run() {
 	<-done
 }
 
-// passed is a message on its way.
-type passed struct {
-	head [vu.HeaderSize]byte
-	body []byte
-	fds  []int
-}
-
-func (m *passed) request() vu.Request { return vu.Request(binary.NativeEndian.Uint32(m.head[:])) }
-
 // pass reads messages and gives them to handle.
-func (t *tagger) pass(from *net.UnixConn, handle func(*passed) error) {
+func (t *tagger) pass(from *vu.Socket, handle func(*vu.Message) error) {
 	for {
-		m, err := receive(from)
-		if err == nil {
-			err = handle(m)
+		m, err := from.Receive()
+		if err != nil {
+			return
 		}
-		for _, fd := range m.fds {
-			_ = unix.Close(fd)
-		}
+		err = handle(m)
+		m.Close()
 		if err != nil {
 			return
 		}
 	}
 }
 
-// receive reads one message. Its descriptors, which come with the first byte, are to be
-// closed even with an error.
-func receive(from *net.UnixConn) (*passed, error) {
-	m := &passed{}
-	oob := make([]byte, unix.CmsgSpace(4*vu.MaxMessageFDs))
-	n, oobn, _, _, err := from.ReadMsgUnix(m.head[:], oob)
-	if err != nil {
-		return m, err
-	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		return m, err
-	}
-	for i := range messages {
-		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
-			m.fds = append(m.fds, fds...)
-		}
-	}
-	if n == 0 {
-		return m, io.EOF
-	}
-	if _, err := io.ReadFull(from, m.head[n:]); err != nil {
-		return m, err
-	}
-	size := binary.NativeEndian.Uint32(m.head[8:])
-	if size > vu.MaxBodySize {
-		return m, errors.New("message too large")
-	}
-	m.body = make([]byte, size)
-	_, err = io.ReadFull(from, m.body)
-	return m, err
-}
-
-// send writes a message with its descriptors.
-func send(to *net.UnixConn, m *passed) error {
-	var rights []byte
-	if len(m.fds) > 0 {
-		rights = unix.UnixRights(m.fds...)
-	}
-	b := append(m.head[:], m.body...)
-	n, _, err := to.WriteMsgUnix(b, rights, nil)
-	if err == nil && n < len(b) {
-		_, err = to.Write(b[n:])
-	}
-	return err
-}
-
 // request passes a request on to the back-end, or answers it.
-func (t *tagger) request(m *passed) error {
-	switch m.request() {
+func (t *tagger) request(m *vu.Message) error {
+	switch vu.Request(m.Number) {
 	case vu.ReqGetConfig:
 		return t.answerConfig(m)
 	case vu.ReqSetProtocolFeatures:
 		changeFeatures(m, func(f vu.ProtocolFeatures) vu.ProtocolFeatures { return f &^ vu.ProtocolConfig })
 	}
-	return send(t.back, m)
+	return t.back.Send(m)
 }
 
 // reply passes the back-end's replies on, and offers the configuration.
-func (t *tagger) reply(m *passed) error {
-	if m.request() == vu.ReqGetProtocolFeatures {
+func (t *tagger) reply(m *vu.Message) error {
+	if vu.Request(m.Number) == vu.ReqGetProtocolFeatures {
 		changeFeatures(m, func(f vu.ProtocolFeatures) vu.ProtocolFeatures { return f | vu.ProtocolConfig })
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return send(t.front, m)
+	return t.front.Send(m)
 }
 
-func changeFeatures(m *passed, change func(vu.ProtocolFeatures) vu.ProtocolFeatures) {
-	if len(m.body) == 8 {
-		f := vu.ProtocolFeatures(binary.NativeEndian.Uint64(m.body))
-		binary.NativeEndian.PutUint64(m.body, uint64(change(f)))
+func changeFeatures(m *vu.Message, change func(vu.ProtocolFeatures) vu.ProtocolFeatures) {
+	if u, ok := vu.Decode[vu.U64](m.Body); ok {
+		u.Value = uint64(change(vu.ProtocolFeatures(u.Value)))
+		copy(m.Body, vu.Bytes(&u))
 	}
 }
 
-// answerConfig answers GET_CONFIG: offset, size, flags, and room for so many bytes.
-func (t *tagger) answerConfig(m *passed) error {
-	const before = 12
-	if len(m.body) < before {
+// answerConfig answers GET_CONFIG with as many bytes as were asked for.
+func (t *tagger) answerConfig(m *vu.Message) error {
+	h, ok := vu.Decode[vu.ConfigHeader](m.Body)
+	if !ok {
 		return os.ErrInvalid
 	}
-	offset := int(binary.NativeEndian.Uint32(m.body))
-	clear(m.body[before:])
-	if offset < len(t.config) {
-		copy(m.body[before:], t.config[offset:])
+	data := m.Body[len(vu.Bytes(&h)):]
+	clear(data)
+	if int64(h.Offset) < int64(len(t.config)) {
+		copy(data, t.config[h.Offset:])
 	}
-	binary.NativeEndian.PutUint32(m.head[4:], vu.FlagVersion|vu.FlagReply)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return send(t.front, m)
+	return t.front.Send(&vu.Message{Number: m.Number, Flags: vu.FlagVersion | vu.FlagReply, Body: m.Body})
 }

@@ -13,19 +13,16 @@ import (
 )
 
 // wire is a message as it travels.
-func wire(r vu.Request, flags uint32, body ...uint64) *passed {
-	m := &passed{}
-	binary.NativeEndian.PutUint32(m.head[:], uint32(r))
-	binary.NativeEndian.PutUint32(m.head[4:], flags)
+func wire(r vu.Request, flags uint32, body ...uint64) *vu.Message {
+	m := &vu.Message{Number: uint32(r), Flags: flags}
 	for _, v := range body {
-		m.body = binary.NativeEndian.AppendUint64(m.body, v)
+		m.Body = binary.NativeEndian.AppendUint64(m.Body, v)
 	}
-	binary.NativeEndian.PutUint32(m.head[8:], uint32(len(m.body)))
 	return m
 }
 
 // pair returns a front-end's and a back-end's socket with a tagger between them.
-func pair(t *testing.T) (front, back *net.UnixConn) {
+func pair(t *testing.T) (front, back *vu.Socket) {
 	dir, err := os.MkdirTemp("", "tag") // short, for the sockets
 	if err != nil {
 		t.Fatal(err)
@@ -41,24 +38,26 @@ func pair(t *testing.T) (front, back *net.UnixConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	if back, err = l.AcceptUnix(); err != nil {
+	b, err := l.AcceptUnix()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = back.Close() })
-	if front, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(dir, "front"), Net: "unix"}); err != nil {
+	t.Cleanup(func() { _ = b.Close() })
+	f, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(dir, "front"), Net: "unix"})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = front.Close() })
-	return front, back
+	t.Cleanup(func() { _ = f.Close() })
+	return vu.NewSocket(f, vu.ToBackend), vu.NewSocket(b, vu.ToBackend)
 }
 
 // pass sends a message on one side and returns what comes out on another.
-func pass(t *testing.T, from *net.UnixConn, m *passed, to *net.UnixConn) *passed {
+func pass(t *testing.T, from *vu.Socket, m *vu.Message, to *vu.Socket) *vu.Message {
 	t.Helper()
-	if err := send(from, m); err != nil {
+	if err := from.Send(m); err != nil {
 		t.Fatal(err)
 	}
-	got, err := receive(to)
+	got, err := to.Receive()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,21 +70,21 @@ func TestTagger(t *testing.T) {
 	front, back := pair(t)
 	offer := uint64(vu.ProtocolReplyAck)
 	got := pass(t, back, wire(vu.ReqGetProtocolFeatures, vu.FlagVersion|vu.FlagReply, offer), front)
-	if f := binary.NativeEndian.Uint64(got.body); f != offer|uint64(vu.ProtocolConfig) {
+	if f := binary.NativeEndian.Uint64(got.Body); f != offer|uint64(vu.ProtocolConfig) {
 		t.Errorf("the front-end is offered %#x", f)
 	}
 	got = pass(t, front, wire(vu.ReqSetProtocolFeatures, vu.FlagVersion, offer|uint64(vu.ProtocolConfig)), back)
-	if f := binary.NativeEndian.Uint64(got.body); f != offer {
+	if f := binary.NativeEndian.Uint64(got.Body); f != offer {
 		t.Errorf("the back-end is told %#x", f)
 	}
 
 	ask := wire(vu.ReqGetConfig, vu.FlagVersion, 4|tagSize<<32, 0, 0, 0, 0, 0) // offset 4, 36 bytes
 	got = pass(t, front, ask, front)
-	if flags := binary.NativeEndian.Uint32(got.head[4:]); flags != vu.FlagVersion|vu.FlagReply {
+	if flags := got.Flags; flags != vu.FlagVersion|vu.FlagReply {
 		t.Errorf("flags of the answer are %#x", flags)
 	}
-	if string(got.body[12:14]) != "e\x00" || got.body[12+tagSize-4] != 1 || len(got.body) != len(ask.body) {
-		t.Errorf("the configuration from byte 4 on is %q", got.body[12:])
+	if string(got.Body[12:14]) != "e\x00" || got.Body[12+tagSize-4] != 1 || len(got.Body) != len(ask.Body) {
+		t.Errorf("the configuration from byte 4 on is %q", got.Body[12:])
 	}
 
 	fd, err := unix.Eventfd(7, unix.EFD_CLOEXEC)
@@ -94,16 +93,16 @@ func TestTagger(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	m := wire(vu.ReqSetVringKick, vu.FlagVersion, 1)
-	m.fds = []int{fd}
+	m.FDs = []int{fd}
 	got = pass(t, front, m, back)
-	if got.request() != vu.ReqSetVringKick || len(got.fds) != 1 {
-		t.Fatalf("%v with %d descriptors", got.request(), len(got.fds))
+	if vu.Request(got.Number) != vu.ReqSetVringKick || len(got.FDs) != 1 {
+		t.Fatalf("%v with %d descriptors", vu.Request(got.Number), len(got.FDs))
 	}
 	b := make([]byte, 8)
-	if _, err := unix.Read(got.fds[0], b); err != nil || binary.NativeEndian.Uint64(b) != 7 {
+	if _, err := unix.Read(got.FDs[0], b); err != nil || binary.NativeEndian.Uint64(b) != 7 {
 		t.Errorf("another descriptor arrived: %v, %v", b, err)
 	}
-	_ = unix.Close(got.fds[0])
+	_ = unix.Close(got.FDs[0])
 }
 
 // TestTaggerEnds: when one side goes, the other is told.
@@ -117,7 +116,7 @@ func TestTaggerEnds(t *testing.T) {
 			gone, left = back, front
 		}
 		_ = gone.Close()
-		if _, err := receive(left); err == nil {
+		if _, err := left.Receive(); err == nil {
 			t.Errorf("%s ended, and the other side was not told", first)
 		}
 	}
