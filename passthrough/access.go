@@ -35,7 +35,7 @@ const (
 	intentRebind  // to find it again after its descriptor was closed; also of a name
 
 	// Of a name in a directory.
-	intentLookup // to know the node that it stands for
+	intentLookup // to know the node that it stands for; also of that node when it is found
 	intentList   // to see it in a listing
 	intentCreate // to make a node with that name
 	intentLink   // to have it as another name of a node; also of that node
@@ -125,6 +125,22 @@ func (fs *FS) allowKept(dir *inode, name *byte, want intent) unix.Errno {
 		return 0
 	}
 	return fs.policy.name(dir, nameBytes(name), want)
+}
+
+// allowFound asks about the node that a lookup has found, which may be known by other names
+// too. If it is refused the client is not told of it.
+func (fs *FS) allowFound(out *fp.EntryOut) unix.Errno {
+	if fs.policy == nil {
+		return 0
+	}
+	n, errno := fs.enterNode(out.NodeID, intentLookup)
+	if errno != 0 {
+		fs.Forget(out.NodeID, 1)
+		*out = fp.EntryOut{}
+		return errno
+	}
+	fs.release(n)
+	return 0
 }
 
 // enterNode finds a node by its number; the caller releases it.

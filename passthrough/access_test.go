@@ -111,7 +111,7 @@ func nowhere(call func(a *accessTest) unix.Errno) []accessRow { return []accessR
 
 var accessRows = map[fp.Opcode][]accessRow{
 	fp.OpLookup: {{call: func(a *accessTest) unix.Errno { return a.fs.Lookup(a.req(fp.RootID), name("f"), &fp.EntryOut{}) },
-		want: []string{"root/f: lookup"}}},
+		want: []string{"root/f: lookup", "f: lookup"}, late: 2}},
 	fp.OpGetattr: {
 		{what: "node", call: func(a *accessTest) unix.Errno { return a.fs.Getattr(a.req(a.file), &fp.GetattrIn{}, &fp.AttrOut{}) },
 			want: []string{"f: stat"}},
@@ -199,7 +199,7 @@ var accessRows = map[fp.Opcode][]accessRow{
 	fp.OpReaddir: {{call: func(a *accessTest) unix.Errno { return errnoOf(a.list(a.dir, a.dirFh, 0, 4096, false)) },
 		want: []string{"d: read", "d/x: list"}, quiet: 2}},
 	fp.OpReaddirplus: {{call: func(a *accessTest) unix.Errno { return errnoOf(a.list(a.dir, a.dirFh, 0, 4096, true)) },
-		want: []string{"d: read", "d/x: lookup, list"}, quiet: 2}},
+		want: []string{"d: read", "d/x: lookup, list", "x: lookup"}, quiet: 2}},
 	fp.OpReleasedir: {{call: func(a *accessTest) unix.Errno { return a.fs.Releasedir(a.req(a.dir), &fp.ReleaseIn{Fh: a.dirFh}) },
 		want: []string{"d: close"}}},
 	fp.OpFsyncdir: {{call: func(a *accessTest) unix.Errno { return a.fs.Fsyncdir(a.req(a.dir), &fp.FsyncIn{Fh: a.dirFh}) },
@@ -392,6 +392,38 @@ func (hides) node(*inode, intent) unix.Errno { return 0 }
 
 func (h hides) name(_ *inode, name fp.Name, _ intent) unix.Errno {
 	if string(name.Bytes()) == string(h) {
+		return refused
+	}
+	return 0
+}
+
+// TestRefusedNodesAreNotTold: a node that is refused when a lookup has found it, as another
+// name of a hidden file, is not told of, and is not kept.
+func TestRefusedNodesAreNotTold(t *testing.T) {
+	g := newShare(t, nil, 0).guest()
+	g.write("f", "")
+	dh := g.open(fp.RootID, unix.O_DIRECTORY)
+	g.fs.policy = unknowable{}
+	var out fp.EntryOut
+	wantErrno(t, "lookup", g.fs.Lookup(g.on(fp.RootID), name("f"), &out), refused)
+	list, errno := g.list(fp.RootID, dh, 0, 4096, true)
+	if len(list) != 2 || errno != 0 || out.NodeID != 0 {
+		t.Errorf("listed %+v, %v, looked up %+v", list, errno, out)
+	}
+	for n := range g.fs.nodes.all {
+		if n.id != fp.RootID {
+			t.Errorf("node %d is kept", n.id)
+		}
+	}
+}
+
+// unknowable is a policy that refuses to tell of any node.
+type unknowable struct{}
+
+func (unknowable) name(*inode, fp.Name, intent) unix.Errno { return 0 }
+
+func (unknowable) node(_ *inode, want intent) unix.Errno {
+	if want == intentLookup {
 		return refused
 	}
 	return 0

@@ -295,8 +295,12 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 		return false // before a lookup that the client would not hear of
 	}
 	var entry fp.EntryOut
-	if !dot && !dotdot && fs.lookupLazy(ts, h.node, h.fd, e.name, &entry) != 0 {
-		entry = fp.EntryOut{}
+	if !dot && !dotdot {
+		if fs.lookupLazy(ts, h.node, h.fd, e.name, &entry) != 0 {
+			entry = fp.EntryOut{}
+		} else if fs.allowFound(&entry) != 0 {
+			return true
+		}
 	}
 	if entry.NodeID != 0 {
 		typ = entry.Attr.Mode & unix.S_IFMT >> 12

@@ -15,7 +15,9 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 		return errno
 	}
 	defer fs.release(parent)
-	errno = fs.lookup(ts, parent, fd, name, out)
+	if errno = fs.lookup(ts, parent, fd, name, out); errno == 0 {
+		return fs.allowFound(out)
+	}
 	if errno == unix.ENOENT && fs.cache.setMissing(out) {
 		return 0
 	}
