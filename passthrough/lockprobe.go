@@ -25,6 +25,7 @@ const (
 type lockProbe struct {
 	mu      sync.Mutex // guards the following; a leaf
 	files   []*inode
+	listed  map[*inode]struct{} // that are in files, or looked at by probeLocks; changed with their mu held
 	timer   *time.Timer
 	pause   time.Duration
 	running bool // the timer is set, or its function runs
@@ -32,14 +33,18 @@ type lockProbe struct {
 
 // probeSoon puts a file on the list. n.mu is held.
 func (fs *FS) probeSoon(n *inode) {
-	l := n.handles.locks
-	if l.probed {
-		return
-	}
-	l.probed = true
 	p := &fs.locks.probe
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// The file's locks end with its last open file, and its place in the list does not: a
+	// client may open, wait and close faster than the list is gone through.
+	if _, ok := p.listed[n]; ok {
+		return
+	}
+	if p.listed == nil {
+		p.listed = make(map[*inode]struct{})
+	}
+	p.listed[n] = struct{}{}
 	p.files = append(p.files, n)
 	if p.running {
 		return
@@ -84,15 +89,18 @@ func (fs *FS) probeLocks() {
 func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	l := n.fileLocks()
-	if l == nil {
-		return false
+	if l := n.fileLocks(); l != nil {
+		for _, t := range []*lockTable{&l.posix, &l.flock} {
+			fs.probeTable(n, t, calls)
+			waits = waits || slices.ContainsFunc(t.waiters, func(w *lockWaiter) bool { return w.blocker == nil })
+		}
 	}
-	for _, t := range []*lockTable{&l.posix, &l.flock} {
-		fs.probeTable(n, t, calls)
-		waits = waits || slices.ContainsFunc(t.waiters, func(w *lockWaiter) bool { return w.blocker == nil })
+	if !waits {
+		p := &fs.locks.probe
+		p.mu.Lock()
+		delete(p.listed, n)
+		p.mu.Unlock()
 	}
-	l.probed = waits
 	return waits
 }
 

@@ -19,7 +19,6 @@ const (
 // kinds do not exclude each other.
 type fileLocks struct {
 	posix, flock lockTable
-	probed       bool // the file is in lockProbe's list
 }
 
 // lockTable is the locks of one kind on a file, and who waits for them. The node's mu
