@@ -189,7 +189,8 @@ func (n *inode) addHandle(h *handle) {
 
 // removeHandle takes h off the node's list. Its locks end, and with the last one all of the
 // node; the owners that are gone are the caller's to close. nameless says that nothing is
-// left that the node is known by.
+// left that a file is known by. A directory may be somebody's working directory, in which
+// files are looked for again and again; it takes no space.
 func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner, nameless bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -209,7 +210,7 @@ func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner, nameless boo
 		h.next.locks = h.locks
 	}
 	n.handles = h.next
-	return gone, n.handles == nil && n.parent == nil
+	return gone, n.handles == nil && n.parent == nil && !n.isDir()
 }
 
 // handleOf finds an open handle of a node and takes a reference. It is compared after the reference was

@@ -186,6 +186,30 @@ func TestLetGo(t *testing.T) {
 	}
 }
 
+// TestRemovedWorkingDirectory: who is in a directory that was removed can list it as often
+// as he likes, as on a local disk. Nothing else than its descriptor leads to it.
+func TestRemovedWorkingDirectory(t *testing.T) {
+	for _, handles := range []FileHandles{HandlesNever, HandlesPrefer} {
+		g := newShare(t, func(c *Config) { c.FileHandles = handles }, 0).guest()
+		clock := g.clock()
+		dir := g.mkdir(fp.RootID, "d")
+		wantErrno(t, "rmdir", g.fs.Rmdir(g.on(fp.RootID), name("d")), 0)
+		for range 3 {
+			var out fp.OpenOut
+			wantErrno(t, "opendir", g.fs.Opendir(g.on(dir), &fp.OpenIn{}, &out), 0)
+			wantErrno(t, "releasedir", g.fs.Releasedir(g.on(dir), &fp.ReleaseIn{Fh: out.Fh}), 0)
+			clock.run()
+			if attr, errno := g.getattr(dir); errno != 0 || attr.Nlink != 0 {
+				t.Errorf("%d links, %v", attr.Nlink, errno)
+			}
+		}
+		g.fs.Forget(dir, 1)
+		if n := g.fs.fds.Load(); n != 1 {
+			t.Errorf("%d descriptors, want the root's", n)
+		}
+	}
+}
+
 // TestSweepOpenless: files that are read without being opened are closed soon, too.
 func TestSweepOpenless(t *testing.T) {
 	g := immutable(t, 10, 0, noOpen)
