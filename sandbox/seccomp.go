@@ -21,6 +21,21 @@ const (
 	FilterTrap                     // SIGSYS: the process dies and prints its stacks
 )
 
+// String returns the option's word for a.
+func (a FilterAction) String() string {
+	switch a {
+	case FilterNone:
+		return "none"
+	case FilterKill:
+		return "kill"
+	case FilterLog:
+		return "log"
+	case FilterTrap:
+		return "trap"
+	}
+	return fmt.Sprintf("sandbox.FilterAction(%d)", int(a))
+}
+
 // verdict is the action in the kernel's terms.
 func (a FilterAction) verdict() uint32 {
 	switch a {

@@ -1,0 +1,173 @@
+package share
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+)
+
+// Caching is what the guest may keep.
+type Caching struct {
+	Cache passthrough.CachePolicy
+	// Times, where they differ from the policy's; nil is as the policy has it.
+	EntryTimeout, AttrTimeout, NegativeTimeout *time.Duration
+
+	Immutable     bool
+	CacheSymlinks *bool // nil is as the policy has it
+	DirectIO      []string
+	DirectIOSize  uint64 // bytes; 0 is none
+	Writeback     bool
+	AllowDirectIO bool
+	AllowMmap     bool
+	Readdirplus   bool
+}
+
+func cachingOptions() []Option {
+	return []Option{
+		{
+			Name: "cache", Default: "auto",
+			Value: oneOf(func(c *Config) *passthrough.CachePolicy { return &c.Cache },
+				word[passthrough.CachePolicy]{text: "never", is: passthrough.CacheNever},
+				word[passthrough.CachePolicy]{text: "metadata", is: passthrough.CacheMetadata},
+				word[passthrough.CachePolicy]{text: "auto", is: passthrough.CacheAuto},
+				word[passthrough.CachePolicy]{text: "always", is: passthrough.CacheAlways}),
+			Help: "How long the guest may trust what it knows: not at all; names and attributes for a day; for a second; for a day, data included. Default {default}.",
+			Manual: `How long the guest may trust what it has seen.
+.Cm never :
+not at all, and it keeps no file data.
+.Cm metadata :
+names and attributes for a day, no file data.
+.Cm auto
+(the default): names and attributes for a second; file data until the file is opened again after a
+change.
+.Cm always :
+everything for a day.
+Use
+.Cm always
+and
+.Cm metadata
+only when nobody else changes the share.`,
+		},
+		{
+			Name: "entry-timeout", Arg: "TIME",
+			Value: maybeTime(func(c *Config) **time.Duration { return &c.EntryTimeout }),
+			Help:  "How long the guest may keep names, instead of what --cache says: seconds, or with a unit (500ms, 2h).",
+			Manual: `How long names and attributes are good, instead of what
+.Fl -cache
+says: seconds, with a fraction if need be, or a number with a unit (500ms, 2h).`,
+		},
+		{
+			Name: "attr-timeout", Arg: "TIME", Joined: true,
+			Value: maybeTime(func(c *Config) **time.Duration { return &c.AttrTimeout }),
+			Help:  "The same for attributes.",
+		},
+		{
+			Name: "negative-timeout", Arg: "TIME",
+			Value: maybeTime(func(c *Config) **time.Duration { return &c.NegativeTimeout }),
+			Help:  "How long the guest may remember that a name does not exist. Default 0.",
+			Manual: `How long the guest may remember that a name does not exist.
+Default: 0.`,
+		},
+		{
+			Name:  "immutable",
+			Value: on(func(c *Config) *bool { return &c.Immutable }),
+			Help:  "For a share that never changes: read-only, the guest keeps all it has seen for a year, missing names too, and opens files without asking.",
+			Manual: `For a share that never changes, not on the host either.
+It is read-only, and the guest keeps names, attributes, missing names, listings, targets of symbolic
+links and data for a year, unless a timeout says otherwise.
+It opens files and directories without asking the daemon, and keeps locks to itself.`,
+		},
+		{
+			Name: "cache-symlinks", Off: "no-cache-symlinks",
+			Value: maybeOn(func(c *Config) **bool { return &c.CacheSymlinks }),
+			Help:  "Let the guest keep targets of symbolic links; with --cache=metadata or always it does unless --no-cache-symlinks is given.",
+			Manual: `Whether the guest keeps targets of symbolic links.
+It does by default with
+.Fl -cache Ns = Ns Cm metadata
+and
+.Cm always .
+Links of proc and sysfs must not be kept.`,
+		},
+		{
+			Name: "direct-io", Arg: "PATTERN",
+			Value: lines(func(c *Config) *[]string { return &c.DirectIO }),
+			Check: func(c *Config) error { return checkPatterns("direct-io", c.DirectIO) },
+			Help:  "Let the guest keep no data of files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.",
+			Manual: `The guest keeps no data of files whose name matches
+.Ar pattern ,
+as with
+.Fl -cache Ns = Ns Cm never
+for these files: each read and write reaches the host.
+A pattern with a slash is compared with the path in the share;
+.Cm **
+in it is any number of directories.
+Names are those by which the guest has found a file.
+May be repeated.`,
+		},
+		{
+			Name: "direct-io-size", Arg: "SIZE",
+			Value:  size(func(c *Config) *uint64 { return &c.DirectIOSize }),
+			Help:   "The same for files of this size or more, in bytes or with K, M, G or T.",
+			Manual: `The same for files of at least this size when they are opened, in bytes or with K, M, G or T.`,
+		},
+		{
+			Name:  "writeback",
+			Value: on(func(c *Config) *bool { return &c.Writeback }),
+			Help:  "Let the guest collect writes in its page cache. Only if nobody else writes to the share.",
+			Manual: `Let the guest collect writes.
+Only when nobody else writes to the share.`,
+		},
+		{
+			Name:  "allow-direct-io",
+			Value: on(func(c *Config) *bool { return &c.AllowDirectIO }),
+			Help:  "Pass O_DIRECT on to the host.",
+			Manual: `Pass
+.Dv O_DIRECT
+on to the host.
+Otherwise files are opened without it.`,
+		},
+		{
+			Name:   "allow-mmap",
+			Value:  on(func(c *Config) *bool { return &c.AllowMmap }),
+			Help:   "Let the guest map files shared although --cache=never or metadata bypasses its page cache.",
+			Manual: `Let the guest map files shared when their data is not cached.`,
+		},
+		{
+			Name: "readdirplus", Off: "no-readdirplus", Default: "true",
+			Value: on(func(c *Config) *bool { return &c.Readdirplus }),
+			Help:  "Answer listings without attributes.",
+			Manual: `Whether listings come with the files' attributes.
+Default: they do.`,
+		},
+	}
+}
+
+// checkPatterns checks the patterns of names that an option has.
+func checkPatterns(option string, patterns []string) error {
+	for _, p := range patterns {
+		if err := passthrough.CheckPattern(p); err != nil {
+			return fmt.Errorf("--%s: %w", option, err)
+		}
+	}
+	return nil
+}
+
+// checkCaching settles what the guest may keep, before anything depends on whether the
+// share can be changed.
+func (c *Config) checkCaching(set *pflag.FlagSet) error {
+	if !c.Immutable {
+		return nil
+	}
+	switch {
+	case set.Changed("cache") && c.Cache != passthrough.CacheAlways:
+		return fmt.Errorf("--immutable and --cache=%s exclude each other: leave --cache out", set.Lookup("cache").Value)
+	case c.Writeback:
+		return errors.New("--immutable and --writeback exclude each other: nothing is written")
+	}
+	c.Cache, c.ReadOnly = passthrough.CacheAlways, true
+	return nil
+}

@@ -1,0 +1,161 @@
+// Package share has the one description of what the daemon shares and how: a typed
+// configuration, and a table with all that users see of each option. From the table
+// come the command line, its help, completion by shells, the manual's list of options
+// and what the doctor takes of the daemon's options. Other sources, such as a file, can
+// fill the same flag set by names and text.
+//
+// Each subject has a file: the part of Config, its rows of the table with what the
+// manual says, and the checks.
+package share
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/internal/usage"
+)
+
+// Config is a share, the device that serves it, and the process that has the device.
+// The zero value is not usable; see Parse and Flags.
+type Config struct {
+	Directory  // what is shared
+	Connection // how front-ends reach the device
+	Caching    // what the guest may keep
+	Window     // DAX
+	Features   // what else the file system can do
+	Identity   // whose the files are
+	Security   // what confines the process
+	Moves      // guests that move between hosts
+	Messages   // what the process says
+	Compat     // old forms of options
+	Line       // what only a command line has
+}
+
+// Line is what only a command line has.
+type Line struct {
+	Help, Version, PrintCapabilities bool
+	Completion                       string // a shell, or ""
+
+	Given    []string // the options as they were given, sorted, for the log
+	Warnings []string // to be said once there is a log
+	Notes    []string // the same, for those who want to know all
+}
+
+// Asks reports whether the options only ask for something to be printed.
+func (l *Line) Asks() bool {
+	return l.Help || l.Version || l.Completion != "" || l.PrintCapabilities
+}
+
+// Note is Warn for what whoever starts the daemon can't change: only
+// --log-level=debug shows it.
+func (l *Line) Note(format string, args ...any) {
+	l.Notes = append(l.Notes, fmt.Sprintf(format, args...))
+}
+
+// Warn adds a warning.
+func (l *Line) Warn(format string, args ...any) {
+	l.Warnings = append(l.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Parse reads the daemon's command line, without the program's name. passed says that a
+// service manager has opened a socket, or that there is one for another reason. It says
+// nothing itself; every error is a mistake of the user's, in one line.
+func Parse(args []string, passed bool) (*Config, error) {
+	c := &Config{}
+	set := Flags(c)
+	if err := set.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			c.Help = true
+			return c, nil
+		}
+		return nil, errors.New(usage.Message(set, err))
+	}
+	if c.Asks() {
+		return c, c.checkAlone()
+	}
+	if set.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: every value belongs to an option", set.Arg(0))
+	}
+	return c, c.Settle(set, passed)
+}
+
+// Flags declares all options with the fields of c as their values, and sets these to
+// the defaults. Settle has to follow when the options have been set.
+func Flags(c *Config) *pflag.FlagSet {
+	set := pflag.NewFlagSet("govirtiofsd", pflag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.Usage = func() {}
+	for _, g := range Groups() {
+		for i := range g.Options {
+			g.Options[i].Declare(set, c)
+		}
+	}
+	return set
+}
+
+// Settle checks the options that set has, which Flags has declared, and works out what
+// follows from them. passed is that of Parse.
+func (c *Config) Settle(set *pflag.FlagSet, passed bool) error {
+	if err := c.applyCompat(); err != nil {
+		return err
+	}
+	c.Given = givenOptions(set)
+	if err := c.checkRows(set); err != nil {
+		return err
+	}
+	for _, check := range []func(*pflag.FlagSet) error{
+		c.checkMigration, c.checkDirectory, c.checkCaching,
+		func(s *pflag.FlagSet) error { return c.checkConnection(s, passed) },
+		c.checkQueues, c.checkWindow, c.checkFeatures, c.checkIdentity, c.checkSecurity,
+	} {
+		if err := check(set); err != nil {
+			return err
+		}
+	}
+	c.warnOldWords(set)
+	return nil
+}
+
+// checkRows runs the table's checks of the options that were given.
+func (c *Config) checkRows(set *pflag.FlagSet) error {
+	for _, g := range Groups() {
+		for _, o := range g.Options {
+			if o.Check == nil || !set.Changed(o.Name) {
+				continue
+			}
+			if err := o.Check(c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkAlone checks the options that only print something.
+func (c *Config) checkAlone() error {
+	if c.PrintCapabilities && c.SocketGroup != "" {
+		return errors.New("--print-capabilities and --socket-group exclude each other")
+	}
+	return nil
+}
+
+// unsaid are the options that are not in Given: the log says them in other words, or they
+// are how the daemon was reached.
+var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "readonly": true}
+
+// givenOptions are the options that were set, in the alphabet's order.
+func givenOptions(set *pflag.FlagSet) (given []string) {
+	set.Visit(func(f *pflag.Flag) {
+		switch value := f.Value.String(); {
+		case unsaid[f.Name]:
+		case f.Value.Type() == "bool" && value == "true":
+			given = append(given, "--"+f.Name)
+		default:
+			given = append(given, "--"+f.Name+"="+value)
+		}
+	})
+	return given
+}

@@ -1,0 +1,153 @@
+package share
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/virtiofs"
+)
+
+// MaxRequestQueues is --num-request-queues when nothing in the configuration space
+// depends on it: the front-end takes as many as it likes.
+const MaxRequestQueues = 64
+
+// Connection is how front-ends reach the device.
+type Connection struct {
+	SocketPath    string
+	SocketGroup   string
+	FD            int // -1 is none
+	KeepListening bool
+	RequestQueues int
+	ConfigQueues  int // what the configuration space says; 0 is RequestQueues
+	BusyPoll      virtiofs.BusyPoll
+}
+
+func connectionOptions() []Option {
+	return []Option{
+		{
+			Name: "socket-path", Arg: "PATH", Complete: CompleteFile, Doctor: true,
+			Value: text(func(c *Config) *string { return &c.SocketPath }),
+			Help:  "Make a vhost-user socket at PATH, and PATH.pid with the process id.",
+			Manual: `Make a listening socket.
+A socket that is left from a program that is gone is replaced.
+A socket that a program still uses is an error, and so is any other file.
+Only the daemon's user may connect.
+The file
+.Ar path Ns Pa .pid
+holds the process id; it is locked as long as the daemon runs, and a second daemon for the same
+socket does not start.
+Both files are removed at the end, unless others have put files of theirs in place of them.`,
+		},
+		{
+			Name: "socket-group", Arg: "GROUP", Complete: CompleteGroup,
+			Value:  text(func(c *Config) *string { return &c.SocketGroup }),
+			Help:   "Let this group connect to the socket.",
+			Manual: `Let this group connect as well.`,
+		},
+		{
+			Name: "fd", Arg: "N", Default: "-1",
+			Value: integer(func(c *Config) *int { return &c.FD }),
+			Help:  "Instead of a path: descriptor N, a listening or a connected socket. Without either, the socket that a systemd socket unit has opened.",
+			Manual: `Use the open descriptor
+.Ar n ,
+a listening socket or a connected one.
+Without this and
+.Fl -socket-path
+the daemon takes the socket of a systemd socket unit, if it was started by one.`,
+		},
+		{
+			Name:  "keep-listening",
+			Value: on(func(c *Config) *bool { return &c.KeepListening }),
+			Help:  "When a front-end disconnects, wait for the next one instead of ending.",
+			Manual: `When a front-end has disconnected wait for the next one.
+The next one starts with nothing: open files are closed and locks dropped when a front-end
+disconnects.
+Needs a listening socket.`,
+		},
+		{
+			Name: "num-request-queues", Arg: "N",
+			Value: integer(func(c *Config) *int { return &c.RequestQueues }),
+			Check: (*Config).checkRequestQueues,
+			Help: fmt.Sprintf("How many request queues the front-end may use, 1 to %d. The front-end chooses how many of them it uses. Without this option it is %d. The configuration space that comes with --tag says N, or 1.",
+				virtiofs.MaxRequestQueues, MaxRequestQueues),
+			Manual: `How many request queues the front-end may use, 1 to 255.
+Without this option 64 are offered and the front-end decides; the configuration space that comes
+with
+.Fl -tag
+says 1.
+Linux uses more than one since 6.12.`,
+		},
+		{
+			Name: "busy-poll", Arg: "TIME[,PERCENT]",
+			Value: busyPoll(func(c *Config) *virtiofs.BusyPoll { return &c.BusyPoll }),
+			Help:  "Look for the next request for up to TIME (50us; microseconds without a unit) before a queue's thread sleeps, as long as requests come that fast, and spend at most PERCENT of one CPU on it, for each queue. Answers come sooner, and cost CPU time. Without this option a thread looks for a moment where it finds that a sleep takes longer; 0: it sleeps at once.",
+			Manual: `Let each request queue's thread look for the next request for up to
+.Ar time
+before it sleeps: microseconds, or with a unit
+.Pq Li 50 , 50us , 1ms ;
+at most 10ms.
+After looks that find nothing it leaves out more and more of them, so that an idle guest costs
+nothing.
+.Ar percent
+is the most of one CPU that a thread may spend on looking, 100 if it is not given.
+Meanwhile the guest need not notify the daemon, which is what takes most of the time of a small
+request when there is only one at a time.
+It pays when a CPU is free for the daemon beside those of the guest.
+.Pp
+Without this option a thread tries now and then what takes longer until the next request, a sleep
+or a look of at most 50us, and looks while that is shorter by a quarter and takes less than 32us.
+With 0 it always sleeps at once.`,
+		},
+	}
+}
+
+// checkConnection checks the ways to reach a front-end, of which passed says that there
+// is one without options.
+func (c *Config) checkConnection(set *pflag.FlagSet, passed bool) error {
+	if set.Changed("socket") {
+		c.Warn("--socket is deprecated: use --socket-path")
+		if c.SocketPath == "" {
+			c.SocketPath = c.oldSocket
+		}
+	}
+	byFD := set.Changed("fd")
+	switch {
+	case byFD && c.SocketPath != "":
+		return errors.New("--fd and --socket-path exclude each other")
+	case byFD && c.SocketGroup != "":
+		return errors.New("--socket-group is for --socket-path: the socket of --fd exists already")
+	case byFD && c.FD < 0:
+		return fmt.Errorf("--fd %d: want the number of an open socket", c.FD)
+	case byFD || c.SocketPath != "":
+	case !passed:
+		return errors.New("no way to reach a front-end: give --socket-path PATH or --fd N, or start it with a systemd socket unit")
+	case c.SocketGroup != "":
+		return errors.New("--socket-group is for --socket-path: use SocketGroup= in the socket unit")
+	}
+	return nil
+}
+
+func (c *Config) checkTag() error {
+	if c.Tag == "" || len(c.Tag) > virtiofs.TagSize || strings.ContainsRune(c.Tag, 0) {
+		return fmt.Errorf("--tag %q has %d bytes: want 1 to %d", c.Tag, len(c.Tag), virtiofs.TagSize)
+	}
+	return nil
+}
+
+func (c *Config) checkRequestQueues() error {
+	if c.RequestQueues < 1 || c.RequestQueues > virtiofs.MaxRequestQueues {
+		return fmt.Errorf("--num-request-queues %d: want 1 to %d", c.RequestQueues, virtiofs.MaxRequestQueues)
+	}
+	return nil
+}
+
+// checkQueues settles how many queues there are when the option does not say it.
+func (c *Config) checkQueues(set *pflag.FlagSet) error {
+	if !set.Changed("num-request-queues") {
+		c.RequestQueues, c.ConfigQueues = MaxRequestQueues, 1
+	}
+	return nil
+}

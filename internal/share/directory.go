@@ -1,0 +1,66 @@
+package share
+
+import (
+	"errors"
+
+	"github.com/spf13/pflag"
+)
+
+// Directory is what is shared.
+type Directory struct {
+	SharedDir         string // or a regular file
+	ReadOnly          bool
+	Tag               string // in the configuration space; "" is no configuration space
+	AnnounceSubmounts bool
+}
+
+func directoryOptions() []Option {
+	return []Option{
+		{
+			Name: "shared-dir", Arg: "DIR", Complete: CompleteDirectory, Doctor: true,
+			Value: text(func(c *Config) *string { return &c.SharedDir }),
+			Help:  "Share this directory. A regular file can be shared, too.",
+			Manual: `Share this directory.
+A regular file can be shared, too, but not with
+.Fl -sandbox Ns = Ns Cm chroot .`,
+		},
+		{
+			Name: "readonly", Doctor: true,
+			Value: on(func(c *Config) *bool { return &c.ReadOnly }),
+			Help:  "Let the guest change nothing, whatever its mount says.",
+			Manual: `Refuse every request that would change something.
+With the namespace sandbox the mount is read-only as well, so that access times do not change.
+Without it those of symbolic links change when the guest reads them, as Linux can't read a link in any
+other way, and so do those of files and directories that neither belong to the daemon's user nor
+are open to it with CAP_FOWNER.
+A mount with
+.Cm ro
+or
+.Cm noatime
+prevents that.`,
+		},
+		{
+			Name: "tag", Arg: "NAME",
+			Value: text(func(c *Config) *string { return &c.Tag }),
+			Check: (*Config).checkTag,
+			Help:  "Name of the share in the device's configuration space, 1 to 36 bytes, for VMMs that have no option for it (crosvm, User-Mode Linux).",
+			Manual: `Name of the share in the device's configuration space, 1 to 36 bytes.
+QEMU and cloud-hypervisor have an option of their own for it; crosvm and User-Mode Linux take it
+from here.`,
+		},
+		{
+			Name: "announce-submounts", Off: "no-announce-submounts", Default: "true",
+			Value: on(func(c *Config) *bool { return &c.AnnounceSubmounts }),
+			Help:  "Do not tell the guest where other file systems are mounted in the share.",
+			Manual: `Whether the guest sees other file systems in the share as mounts of their own.
+Default: it does.`,
+		},
+	}
+}
+
+func (c *Config) checkDirectory(*pflag.FlagSet) error {
+	if c.SharedDir == "" {
+		return errors.New("nothing to share: give --shared-dir DIR")
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package share
+
+import (
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
+)
+
+// Features is what else the file system can do.
+type Features struct {
+	Xattr                   bool
+	XattrRules, XattrPreset string
+	PosixACL, SecurityLabel passthrough.Negotiation
+	KillprivV2              bool
+	FileHandles             passthrough.FileHandles
+	PreserveNoatime         bool
+	Locks                   LockPlace // see PosixLocks and Flocks
+
+	Names *xattrmap.Map // settled: names of attributes on the host; nil is those of the guest
+}
+
+// LockPlace is where locks of files are kept.
+type LockPlace string
+
+// The places.
+const (
+	LocksGuest LockPlace = "guest"
+	LocksHost  LockPlace = "host"
+)
+
+// PosixLocks reports whether locks of fcntl are kept on the host.
+func (c *Config) PosixLocks() bool { return c.lockedOnHost(c.posixLocks) }
+
+// Flocks reports whether locks of flock are kept on the host.
+func (c *Config) Flocks() bool { return c.lockedOnHost(c.flocks) }
+
+// lockedOnHost is about a kind of locks, for which virtiofsd in C had a word of -o.
+func (c *Config) lockedOnHost(word *bool) bool {
+	if word != nil {
+		return *word
+	}
+	return c.Locks == LocksHost
+}
+
+func negotiated(field func(*Config) *passthrough.Negotiation) bind {
+	return oneOf(field,
+		word[passthrough.Negotiation]{text: "never", is: passthrough.Never},
+		word[passthrough.Negotiation]{text: "auto", is: passthrough.Auto},
+		word[passthrough.Negotiation]{text: "always", is: passthrough.Always})
+}
+
+func featureOptions() []Option {
+	return append([]Option{
+		{
+			Name: "xattr", Doctor: true,
+			Value: on(func(c *Config) *bool { return &c.Xattr }),
+			Help:  "Serve extended attributes.",
+		},
+		{
+			Name: "xattrmap", Arg: "RULES", Doctor: true,
+			Value:  text(func(c *Config) *string { return &c.XattrRules }),
+			Help:   "Serve extended attributes under other names on the host. RULES are a row of :TYPE:SCOPE:KEY:PREPEND: and may end with :map:KEY:PREPEND:, see govirtiofsd(1).",
+			Manual: xattrmapManual,
+		},
+		{
+			Name: "xattrmap-preset", Arg: "LIST", Doctor: true,
+			Value:   text(func(c *Config) *string { return &c.XattrPreset }),
+			Suggest: xattrmap.Presets(),
+			Help:    "The same by purpose, with commas between: " + strings.Join(xattrmap.Presets(), ", ") + ".",
+			Manual:  presetManual,
+		},
+		{
+			Name: "posix-acl", Default: "never", Bare: "always", Doctor: true,
+			Value: negotiated(func(c *Config) *passthrough.Negotiation { return &c.PosixACL }),
+			Help:  "Serve access control lists, and extended attributes with them: never; if the guest can; or refuse a guest that can't. Default {default}; {bare} without a value.",
+			Manual: `Serve POSIX access control lists: never (the default), if the guest can, or refuse a guest that
+can't.
+Without a value:
+.Cm always .
+Turns on
+.Fl -xattr .`,
+		},
+		{
+			Name: "security-label", Default: "never", Bare: "always", Doctor: true,
+			Value:  negotiated(func(c *Config) *passthrough.Negotiation { return &c.SecurityLabel }),
+			Help:   "Make files with the guest's security label, in the same way.",
+			Manual: `Give a new file the security label that the guest sends with it, in the same way.`,
+		},
+	}, accessOptions()...)
+}
+
+func accessOptions() []Option {
+	return []Option{
+		{
+			Name: "killpriv-v2", Off: "no-killpriv-v2",
+			Value: on(func(c *Config) *bool { return &c.KillprivV2 }),
+			Help:  "Clear set-user-ID bits here when a file is written, which saves the guest a request each time.",
+			Manual: `Clear set-user-ID and set-group-ID bits and capabilities here when a file is written, truncated or
+changes its owner, which saves the guest requests.
+Default: the guest does.`,
+		},
+		{
+			Name: "inode-file-handles", Default: "prefer",
+			Value: oneOf(func(c *Config) *passthrough.FileHandles { return &c.FileHandles },
+				word[passthrough.FileHandles]{text: "never", is: passthrough.HandlesNever},
+				word[passthrough.FileHandles]{text: "prefer", is: passthrough.HandlesPrefer},
+				word[passthrough.FileHandles]{text: "fallback", is: passthrough.HandlesPrefer, old: "use prefer, which means the same"},
+				word[passthrough.FileHandles]{text: "mandatory", is: passthrough.HandlesMandatory}),
+			Help: "Find files again, of which no descriptor is kept, by name alone; by file handles, too, where that can be done; or refuse to start where it can't. Handles find what the host has renamed, and need CAP_DAC_READ_SEARCH. Default {default}.",
+			Manual: `How files are found again of which the daemon keeps no descriptor, because the guest has only seen
+their names or because there are too many.
+.Cm never :
+by name.
+.Cm prefer
+(the default): by file handle
+.Pq Xr name_to_handle_at 2
+first, where the file system has these and the daemon
+.Dv CAP_DAC_READ_SEARCH ,
+which it then keeps; a file that the host has renamed meanwhile is found so.
+.Cm mandatory :
+every file gets a handle, and a file system without is refused, at the start if it is that of the
+shared directory.
+With the capability a daemon that somebody has broken into could open every file on the
+file systems that the share is on;
+.Cm never
+avoids that.`,
+		},
+		{
+			Name:  "preserve-noatime",
+			Value: on(func(c *Config) *bool { return &c.PreserveNoatime }),
+			Help:  "Pass O_NOATIME on to the host.",
+			Manual: `Pass
+.Dv O_NOATIME
+on to the host.`,
+		},
+		{
+			Name: "locks", Default: "guest", Doctor: true,
+			Value: oneOf(func(c *Config) *LockPlace { return &c.Locks }, literally(LocksGuest, LocksHost)...),
+			Help:  "Where fcntl and flock locks are kept: by the guest's kernel, so that other guests and the host do not see them; or on the host's files, for shares that several guests or the host write to. With host, a program in a virtio-fs guest that waits for a lock can't be interrupted or killed: the guest's driver has no request for that. Default {default}.",
+			Manual: `Where
+.Xr fcntl 2
+and
+.Xr flock 2
+locks are kept.
+.Cm guest
+(the default): by the guest's kernel; other guests and the host do not see them.
+.Cm host :
+on the host's files, for shares that several guests or the host write to.
+A program in a virtio-fs guest that waits for such a lock can't be interrupted or killed, and a
+time-out such as that of
+.Ql flock -w
+has no effect, because the guest's driver has no request for it.
+Over
+.Pa /dev/fuse
+.Pq Nm govirtiofs Cm mount
+waiting can be interrupted.
+On a share with
+.Fl -readonly
+there are shared locks only.
+At most half of a queue's entries wait for locks at the same time; what would be more fails with
+.Er ENOLCK .`,
+		},
+	}
+}
+
+func (c *Config) checkFeatures(set *pflag.FlagSet) error {
+	if err := c.SettleNames(set); err != nil {
+		return err
+	}
+	if c.PosixACL != passthrough.Never || c.SecurityLabel != passthrough.Never {
+		c.Xattr = true
+	}
+	c.settleOld()
+	return nil
+}

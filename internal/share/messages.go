@@ -1,0 +1,60 @@
+package share
+
+// Messages is what the process says.
+type Messages struct {
+	LogLevel string // one of LogLevels
+	Syslog   bool
+}
+
+// LogLevels are the words of --log-level.
+var LogLevels = []string{"error", "warn", "info", "debug", "trace", "off"}
+
+// Shells are those that complete options.
+var Shells = []string{"bash", "zsh", "fish"}
+
+func messageOptions() []Option {
+	return []Option{
+		{
+			Name: "log-level", Default: "info",
+			Value: oneOf(func(c *Config) *string { return &c.LogLevel }, literally(LogLevels...)...),
+			Help:  "How much to say; RUST_LOG in the environment goes before. Default {default}.",
+			Manual: `How much to say.
+Default:
+.Cm info .`,
+		},
+		{
+			Name:   "syslog",
+			Value:  on(func(c *Config) *bool { return &c.Syslog }),
+			Help:   "Write messages to the system log instead of standard error.",
+			Manual: `Write to the system log.`,
+		},
+		{
+			Name: "print-capabilities", Alone: true,
+			Value:  on(func(c *Config) *bool { return &c.PrintCapabilities }),
+			Help:   "Print vhost-user capabilities as JSON.",
+			Manual: `Print what management programs want to know, as JSON.`,
+		},
+		{
+			Name: "completion", Alone: true,
+			Value: oneOf(func(c *Config) *string { return &c.Completion }, literally(Shells...)...),
+			Help:  "Print what lets this shell complete the options.",
+			Manual: `Print what lets this shell complete the options.
+The shell then asks the program what to offer; bash needs the package bash-completion for that.`,
+		},
+		{
+			Name: "version", Short: "V", Alone: true,
+			Value: on(func(c *Config) *bool { return &c.Version }),
+			Help:  "Print the version.",
+			Manual: `Print the version.
+A program that was put in place of virtiofsd, under that name, prints first which version of
+virtiofsd it replaces, in the form that other programs read:
+.Ql virtiofsd 1.14.0 (govirtiofsd ...) .`,
+		},
+		{
+			Name: "help", Short: "h", Alone: true,
+			Value:  on(func(c *Config) *bool { return &c.Help }),
+			Help:   "Print this.",
+			Manual: `Print all options.`,
+		},
+	}
+}

@@ -1,0 +1,93 @@
+package share
+
+import (
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+)
+
+// Moves is about guests that move between hosts, see doc/migration.md.
+type Moves struct {
+	Moving passthrough.Migration
+}
+
+const migrationIntro = `A guest can move between two daemons, on one host or on two, while it has files open.
+Both must have been started with the same features; the one that the guest comes to says what is
+missing.
+Locks move, too: the old daemon lets go of them and the new one takes them again, so that another
+client of the file system may get one in between.`
+
+func migrationOptions() []Option {
+	return []Option{
+		{
+			Name: "migration-mode", Default: "find-paths",
+			Value: oneOf(func(c *Config) *bool { return &c.Moving.FileHandles },
+				word[bool]{text: "find-paths"}, word[bool]{text: "file-handles", is: true}),
+			Help: "How the guest's files are found on the host that it comes to: by their paths; or by paths and file handles, for a file system that both hosts mount. Give both daemons the same mode. Default {default}.",
+			Manual: `How the guest's files are found on the host that it comes to.
+Give both daemons the same mode.
+.Cm find-paths ,
+the default, goes by their paths: the trees may be copies of each other.
+.Cm file-handles
+is for one file system that both hosts mount, and whose file handles mean the same on both, such as
+NFS or CephFS.
+The daemon that the guest leaves sends paths and file handles.
+The other one takes a file only if it has the right handle.
+If it was started with
+.Cm file-handles ,
+too, it also finds a file that the host has moved within the share meanwhile, as long as the kernel
+knows the new path; this takes
+.Dv CAP_DAC_READ_SEARCH
+and
+.Fl -inode-file-handles
+other than
+.Cm never .
+A file without a name in the share is not found.`,
+		},
+		{
+			Name: "migration-on-error", Default: "abort",
+			Value: oneOf(func(c *Config) *bool { return &c.Moving.GuestErrors },
+				word[bool]{text: "abort"}, word[bool]{text: "guest-error", is: true}),
+			Help: "If a file is not found on this host: refuse the guest, which goes on where it was; or let it get an error when it uses the file. Default {default}.",
+			Manual: `What happens when a file is not found on this host, or a lock of the guest is taken by somebody else.
+With
+.Cm abort ,
+the default, the guest is refused, and goes on where it was.
+With
+.Cm guest-error
+it comes here, and gets
+.Er ESTALE
+or
+.Er EBADF
+when it uses the file.`,
+		},
+		{
+			Name:  "migration-verify-handles",
+			Value: on(func(c *Config) *bool { return &c.Moving.VerifyHandles }),
+			Help:  "With find-paths, let the other host check that a file it found has the same file handle; on the host that the guest comes to, refuse a state without handles.",
+			Manual: `With
+.Cm find-paths ,
+send the files' handles along; a file that is found by its path is taken only if it has the same
+handle.
+On the host that the guest comes to, refuse a state without handles.`,
+		},
+		{
+			Name:   "migration-confirm-paths",
+			Value:  on(func(c *Config) *bool { return &c.confirmPaths }),
+			Help:   "No effect: paths are always confirmed when they are sent.",
+			Manual: `No effect but a warning: every path is confirmed when it is sent.`,
+		},
+	}
+}
+
+// checkMigration refuses what does not go together.
+func (c *Config) checkMigration(set *pflag.FlagSet) error {
+	for _, name := range []string{"migration-verify-handles", "migration-confirm-paths"} {
+		if c.Moving.FileHandles && set.Changed(name) {
+			return fmt.Errorf("--%s is for --migration-mode=find-paths: with file-handles, handles are compared anyway", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package share
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Option is a row of the table: all that users see of an option.
+type Option struct {
+	Name  string
+	Off   string // the option that undoes it, "" without; help shows the one that changes something
+	Short string // one letter, or ""
+
+	// Arg is what the value is called in help. It is left empty for options without a
+	// value, and for those whose value is one of a few words.
+	Arg     string
+	Default string // as it would be given; "" is the zero value of the field
+	Bare    string // what the option means without a value; "" if it needs one, or never has one
+
+	Help   string // {default} and {bare} stand for these fields
+	Manual string // mdoc(7), below the option's heading; Help if it is empty
+	// Joined has the manual explain the option together with the one before it.
+	Joined bool
+
+	Complete Complete
+	Suggest  []string // words that a shell offers although the value can be others
+	// Doctor says that the doctor uses the option, where it takes and ignores others.
+	Doctor bool
+	// Alone says that the option only prints something.
+	Alone bool
+
+	// Value is the field of a configuration.
+	Value func(*Config) pflag.Value
+	// Check refuses a wrong value in the words for the user. It is called if the option was
+	// given. nil is for values of which Value itself refuses the wrong ones, and what
+	// depends on more than one option is checked by Config.Settle.
+	Check func(*Config) error
+}
+
+// Complete is what a shell offers for a value. Options that take one of a few words
+// have these words offered whatever it is.
+type Complete int
+
+// The kinds.
+const (
+	CompleteNothing Complete = iota
+	CompleteDirectory
+	CompleteFile
+	CompleteGroup // a group of users of this host
+)
+
+// Group is a part of the options with a heading.
+type Group struct {
+	Title  string
+	Manual string // its heading in the manual; Title if it is empty
+	Intro  string // mdoc(7), before the options in the manual
+	Outro  string // mdoc(7), after them
+
+	Options []Option
+}
+
+// Groups is the table. Defaults are those of virtiofsd.
+func Groups() []Group {
+	return []Group{
+		{Title: "The share", Options: directoryOptions()},
+		{Title: "The connection", Options: connectionOptions()},
+		{Title: "Caching", Options: cachingOptions()},
+		{Title: "The window into the host's page cache (DAX)", Intro: windowIntro, Options: windowOptions()},
+		{Title: "Features of the file system", Manual: "Features", Options: featureOptions()},
+		{Title: "Users and groups", Options: identityOptions()},
+		{Title: "Security", Options: securityOptions(), Outro: securityOutro},
+		{Title: "Moving to another host", Intro: migrationIntro, Options: migrationOptions()},
+		{Title: "Messages", Options: messageOptions()},
+		{Title: "Accepted for compatibility", Options: compatOptions()},
+	}
+}
+
+// Declare adds the option, and the one that undoes it, to a flag set, and sets the field
+// of c to the default.
+func (o *Option) Declare(set *pflag.FlagSet, c *Config) {
+	v := o.Value(c)
+	if o.Default != "" {
+		if err := v.Set(o.Default); err != nil {
+			panic(fmt.Sprintf("--%s: default %q: %v", o.Name, o.Default, err)) // a test declares all
+		}
+	}
+	f := set.VarPF(v, o.Name, o.Short, o.Summary())
+	f.NoOptDefVal = o.WithoutValue()
+	if o.Off == "" {
+		return
+	}
+	off := set.VarPF(inverse{v}, o.Off, "", o.Summary())
+	off.NoOptDefVal = "true"
+	f.Hidden, off.Hidden = o.Default == "true", o.Default != "true"
+}
+
+// WithoutValue is what the option means without a value; "" if it needs one.
+func (o *Option) WithoutValue() string {
+	if o.Bare == "" && o.isSwitch() {
+		return "true"
+	}
+	return o.Bare
+}
+
+func (o *Option) isSwitch() bool { return o.Value(&Config{}).Type() == "bool" }
+
+// Words are the words that the value can be, those that are not deprecated; nil if it can
+// be others.
+func (o *Option) Words() []string {
+	if v, ok := o.Value(&Config{}).(interface{ words() []string }); ok {
+		return v.words()
+	}
+	return nil
+}
+
+// Repeats reports whether each use of the option adds a value.
+func (o *Option) Repeats() bool {
+	_, is := o.Value(&Config{}).(pflag.SliceValue)
+	return is
+}
+
+// ArgWord is what help calls the value; "" if there is none.
+func (o *Option) ArgWord() string {
+	if o.Arg == "" {
+		return strings.Join(o.Words(), "|")
+	}
+	return o.Arg
+}
+
+// Shown is the name that help shows.
+func (o *Option) Shown() string {
+	if o.Off != "" && o.Default == "true" {
+		return o.Off
+	}
+	return o.Name
+}
+
+// Text is the explanation in help.
+func (o *Option) Text() string { return o.fillIn(o.Help) }
+
+// Summary is the first sentence of Text, without a full stop.
+func (o *Option) Summary() string {
+	first, _, _ := strings.Cut(o.Help, ". ")
+	return o.fillIn(strings.TrimSuffix(first, "."))
+}
+
+func (o *Option) fillIn(s string) string {
+	if !strings.Contains(s, "{") {
+		return s
+	}
+	return strings.NewReplacer("{default}", o.Default, "{bare}", o.Bare).Replace(s)
+}

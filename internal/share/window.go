@@ -1,0 +1,144 @@
+package share
+
+import (
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+const (
+	defaultWindow = 1 << 30
+	// maxWindow keeps the number of mappings (one for 2 MiB), each of which the front-end
+	// maps here too, well below what a process may have (vm.max_map_count).
+	maxWindow = 64 << 30
+	// defaultMinSize is where a mapping, which costs more than a READ and takes 2 MiB of
+	// the window, begins to pay.
+	defaultMinSize = 64 << 10
+)
+
+// Window is the window into the host's page cache (DAX).
+type Window struct {
+	DAX         DAXMode
+	DAXWindow   uint64   // bytes
+	DAXMinSize  uint64   // bytes; with DAXInode
+	DAXInclude  []string // patterns; empty is all files
+	DAXExclude  []string
+	DAXProtocol vhostuser.FSMap // zero is the specification's
+}
+
+// DAXMode says which files the guest maps.
+type DAXMode string
+
+// The modes.
+const (
+	DAXNever  DAXMode = "never"
+	DAXInode  DAXMode = "inode" // files for which it pays
+	DAXAlways DAXMode = "always"
+)
+
+// HasWindow reports whether there is a window.
+func (w *Window) HasWindow() bool { return w.DAX == DAXInode || w.DAX == DAXAlways }
+
+const windowIntro = `The VMM can give the guest a window into which files are mapped: the guest then uses the
+host's page cache in place, and shares it with the host and other guests.
+QEMU 11.1 has a window with its generic vhost-user device only, and asks for it by the
+configuration space, so
+.Fl -tag
+is needed.
+Guests use the window unless they mount with
+.Ql -o dax=never .`
+
+func windowOptions() []Option {
+	return []Option{
+		{
+			Name: "dax", Default: "never", Doctor: true,
+			Value: oneOf(func(c *Config) *DAXMode { return &c.DAX }, literally(DAXNever, DAXInode, DAXAlways)...),
+			Help:  "Let the guest map files into a window instead of reading them: no; files for which it pays; all files. The VMM must have shared memory regions, as QEMU's generic vhost-user device. Default {default}.",
+			Manual: `Offer a window: not at all, which is the default; for regular files for which it pays; for
+all regular files.
+Every other file is read as usual.
+A guest that mounts with
+.Ql -o dax=always
+maps all files, whatever this says.`,
+		},
+		{
+			Name: "dax-window-size", Arg: "SIZE", Default: formatSize(defaultWindow),
+			Value: size(func(c *Config) *uint64 { return &c.DAXWindow }),
+			Check: (*Config).checkWindowSize,
+			Help: fmt.Sprintf("Size of the window, with a unit (64M, 8G), a multiple of 2M, at most %s. Default {default}.",
+				formatSize(maxWindow)),
+			Manual: `Size of the window, a multiple of 2M, at most 64G, with a unit: K, M, G or T.
+Default 1G.`,
+		},
+		{
+			Name: "dax-min-size", Arg: "SIZE", Default: formatSize(defaultMinSize),
+			Value: size(func(c *Config) *uint64 { return &c.DAXMinSize }),
+			Help:  "With --dax=inode, files shorter than this are read. Default {default}.",
+			Manual: `With
+.Fl -dax Ns = Ns Cm inode ,
+files shorter than this are not mapped.
+A mapping takes 2 MiB of the window, whatever the size of the file.
+Default 64K.`,
+		},
+		{
+			Name: "dax-include", Arg: "PATTERN",
+			Value: lines(func(c *Config) *[]string { return &c.DAXInclude }),
+			Check: func(c *Config) error { return checkPatterns("dax-include", c.DAXInclude) },
+			Help:  "Let the guest map only files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.",
+			Manual: `Map only files that match an
+.Fl -dax-include ,
+if there is any, and none that match a
+.Fl -dax-exclude .
+Patterns are those of
+.Fl -direct-io .
+Both may be repeated.`,
+		},
+		{
+			Name: "dax-exclude", Arg: "PATTERN", Joined: true,
+			Value: lines(func(c *Config) *[]string { return &c.DAXExclude }),
+			Check: func(c *Config) error { return checkPatterns("dax-exclude", c.DAXExclude) },
+			Help:  "Let the guest map no files with such a name or path; may be repeated.",
+		},
+		{
+			Name: "dax-protocol", Default: "shmem",
+			Value: oneOf(func(c *Config) *vhostuser.FSMap { return &c.DAXProtocol },
+				word[vhostuser.FSMap]{text: "shmem"},
+				word[vhostuser.FSMap]{text: "fs-map", is: vhostuser.FSMapLate},
+				word[vhostuser.FSMap]{text: "fs-map-6", is: vhostuser.FSMapEarly}),
+			Help: "How to ask the VMM for mappings: as the specification has it; also by what old VMMs had, with the numbers 1002 and 1003, or 6 and 7. Their window must be as large as --dax-window-size. Default {default}.",
+			Manual: `How to ask the VMM for mappings: with the messages of the vhost-user specification, which is
+the default; or, if the VMM does not know these, with messages that old VMMs had before, of
+the numbers 1002 and 1003, or 6 and 7.
+Such a VMM sets the size of the window itself, and
+.Fl -dax-window-size
+must say the same.`,
+		},
+	}
+}
+
+func (c *Config) checkWindowSize() error {
+	if c.DAXWindow == 0 || c.DAXWindow%passthrough.DAXUnit != 0 || c.DAXWindow > maxWindow {
+		return fmt.Errorf("--dax-window-size %s: want a multiple of %s, at most %s",
+			formatSize(c.DAXWindow), formatSize(passthrough.DAXUnit), formatSize(maxWindow))
+	}
+	return nil
+}
+
+// checkWindow warns of what has no effect.
+func (c *Config) checkWindow(set *pflag.FlagSet) error {
+	if c.HasWindow() {
+		if c.Tag == "" {
+			c.Warn("--dax without --tag: VMMs with a window ask for the configuration space, which is only there with --tag")
+		}
+		return nil
+	}
+	for _, name := range []string{"dax-window-size", "dax-min-size", "dax-include", "dax-exclude"} {
+		if set.Changed(name) {
+			c.Warn("--%s has no effect without --dax", name)
+		}
+	}
+	return nil
+}
