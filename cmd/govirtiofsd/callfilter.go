@@ -8,6 +8,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -19,22 +21,22 @@ func (o *options) probeCalls(log *logrus.Logger) (forbidden []string, err error)
 	if err != nil {
 		log.WithError(err).Debug("Can't find out what the system call filter forbids")
 	}
-	return forbidden, o.sandboxMode.CheckCalls()
+	return forbidden, o.Sandbox.CheckCalls()
 }
 
 // goWithout settles what the daemon does without, because a filter forbids these calls. It
 // returns an error if an option asks for that.
 func (o *options) goWithout(calls []string, log *logrus.Logger) error {
 	var missed []string
-	if o.landlock == "auto" && slices.ContainsFunc(calls, func(c string) bool { return strings.HasPrefix(c, "landlock") }) {
+	if o.Landlock == share.LandlockAuto && slices.ContainsFunc(calls, func(c string) bool { return strings.HasPrefix(c, "landlock") }) {
 		missed = append(missed, "Landlock")
 	}
-	if sandbox.FileHandlesForbidden() && o.fileHandles != "never" {
-		if o.fileHandles == "mandatory" {
+	if sandbox.FileHandlesForbidden() && o.FileHandles != passthrough.HandlesNever {
+		if o.FileHandles == passthrough.HandlesMandatory {
 			return errors.New("--inode-file-handles=mandatory: a system call filter is in force that ends the process at open_by_handle_at")
 		}
-		o.fileHandles = "never"
-		o.capabilities = slices.DeleteFunc(o.capabilities, func(v cap.Value) bool { return v == cap.DAC_READ_SEARCH })
+		o.FileHandles = passthrough.HandlesNever
+		o.Capabilities = slices.DeleteFunc(o.Capabilities, func(v cap.Value) bool { return v == cap.DAC_READ_SEARCH })
 		missed = append(missed, "file handles")
 	}
 	if len(missed) > 0 {

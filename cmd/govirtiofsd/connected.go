@@ -5,35 +5,16 @@ import (
 	"net"
 	"strings"
 
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 )
 
-// unsaid are the options that describe leaves out: it says them in other words, or they are
-// how the daemon was reached.
-var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "readonly": true}
-
-// givenOptions are the options of the command line, in the alphabet's order.
-func givenOptions(set *pflag.FlagSet) (given []string) {
-	set.Visit(func(f *pflag.Flag) {
-		switch value := f.Value.String(); {
-		case unsaid[f.Name]:
-		case f.Value.Type() == "bool" && value == "true":
-			given = append(given, "--"+f.Name)
-		default:
-			given = append(given, "--"+f.Name+"="+value)
-		}
-	})
-	return given
-}
-
 // describe is what is shared with whom and how: one line for whoever reads the log later.
 func (o *options) describe(c *net.UnixConn) string {
-	parts := []string{"Sharing " + o.sharedDir}
-	if o.readOnly {
+	parts := []string{"Sharing " + o.SharedDir}
+	if o.ReadOnly {
 		parts[0] += " read-only"
 	}
-	parts = append(parts, "sandbox "+o.sandboxMode.String(), "seccomp "+o.seccomp)
+	parts = append(parts, "sandbox "+o.Sandbox.String(), "seccomp "+o.Seccomp.String())
 	if o.landlocked {
 		parts = append(parts, "Landlock")
 	} else {
@@ -46,8 +27,8 @@ func (o *options) describe(c *net.UnixConn) string {
 		parts = append(parts, "VMM: "+peer)
 	}
 	line := strings.Join(parts, ", ")
-	if len(o.given) > 0 {
-		line += "; options: " + strings.Join(o.given, " ")
+	if len(o.Given) > 0 {
+		line += "; options: " + strings.Join(o.Given, " ")
 	}
 	return line
 }

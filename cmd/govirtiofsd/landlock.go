@@ -6,16 +6,17 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // enterLandlock puts the process under Landlock's rules if the options and the kernel say
 // so. e has the files that the process removes at its end, if any are its own.
 func (o *options) enterLandlock(v sandbox.View, e *endpoint, log *logrus.Logger) error {
-	if o.landlock == "never" {
+	if o.Landlock == share.LandlockNever {
 		return nil
 	}
-	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: o.readOnly}
+	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: o.ReadOnly}
 	if e.socket != nil {
 		opts.Remove = append(opts.Remove, e.socket.dir)
 	}
@@ -28,7 +29,7 @@ func (o *options) enterLandlock(v sandbox.View, e *endpoint, log *logrus.Logger)
 		o.landlocked = true
 		log.Debugf("Landlock is in force, version %d", sandbox.LandlockVersion())
 		return nil
-	case errors.Is(err, sandbox.ErrNoLandlock) && o.landlock == "auto":
+	case errors.Is(err, sandbox.ErrNoLandlock) && o.Landlock == share.LandlockAuto:
 		log.Debug(err)
 		return nil
 	case errors.Is(err, sandbox.ErrNoLandlock):

@@ -27,12 +27,12 @@ type endpoint struct {
 // openEndpoint makes or takes over the socket that the options name.
 func openEndpoint(o *options) (*endpoint, error) {
 	switch {
-	case o.socketPath == "" && o.fd < 0:
+	case o.SocketPath == "" && o.FD < 0:
 		return activatedEndpoint()
-	case o.socketPath == "":
-		return adoptEndpoint(o.fd)
+	case o.SocketPath == "":
+		return adoptEndpoint(o.FD)
 	}
-	pid, err := createPIDFile(o.socketPath + ".pid")
+	pid, err := createPIDFile(o.SocketPath + ".pid")
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func openEndpoint(o *options) (*endpoint, error) {
 	if pid.orphaned {
 		patience = endGrace + 2*time.Second // its sandboxed process, which has the socket, is about to end
 	}
-	if e.file, e.socket, err = bind(o.socketPath, o.socketGroup, patience); err != nil {
+	if e.file, e.socket, err = bind(o.SocketPath, o.SocketGroup, patience); err != nil {
 		e.remove()
 		return nil, err
 	}

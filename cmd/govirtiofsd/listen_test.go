@@ -14,9 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
-func atPath(path string) *options { return &options{socketPath: path, fd: -1} }
+func atPath(path string) *options {
+	return &options{Config: share.Config{Connection: share.Connection{SocketPath: path, FD: -1}}}
+}
 
 func TestEndpointByPath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
@@ -111,22 +114,22 @@ func TestEndpointForeignFiles(t *testing.T) {
 func TestEndpointGroup(t *testing.T) {
 	dir := t.TempDir()
 	o := atPath(filepath.Join(dir, "s"))
-	o.socketGroup = "no-such-group-here"
-	if _, err := openEndpoint(o); err == nil || !strings.Contains(err.Error(), o.socketGroup) {
+	o.SocketGroup = "no-such-group-here"
+	if _, err := openEndpoint(o); err == nil || !strings.Contains(err.Error(), o.SocketGroup) {
 		t.Errorf("got %v", err)
 	}
 	if left, _ := filepath.Glob(dir + "/*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	guest.NeedRoot(t)
-	o.socketGroup = "daemon"
+	o.SocketGroup = "daemon"
 	e, err := openEndpoint(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer e.remove()
 	var st unix.Stat_t
-	if err := unix.Lstat(o.socketPath, &st); err != nil || st.Mode&0o777 != 0o770 || st.Gid == 0 {
+	if err := unix.Lstat(o.SocketPath, &st); err != nil || st.Mode&0o777 != 0o770 || st.Gid == 0 {
 		t.Errorf("mode %o, group %d, %v", st.Mode, st.Gid, err)
 	}
 }

@@ -60,20 +60,20 @@ func newLog(o *options, w io.Writer, rustLog *string) *logrus.Logger {
 	}
 	l.SetOutput(w)
 	l.SetFormatter(lineFormatter{})
-	level := o.logLevel
-	if o.syslog {
+	level := o.LogLevel
+	if o.Syslog {
 		s, err := openSyslog()
 		if err == nil {
 			s.attach(l)
 			setLevel(l, level)
 			return l
 		}
-		o.warn("Messages go to standard error instead of the system log: %v", err)
+		o.Warn("Messages go to standard error instead of the system log: %v", err)
 	}
 	if rustLog != nil {
 		spec := parseRustLog(*rustLog)
 		for _, bad := range spec.bad {
-			o.warn("RUST_LOG: %q is ignored: want LEVEL, NAME or NAME=LEVEL", bad)
+			o.Warn("RUST_LOG: %q is ignored: want LEVEL, NAME or NAME=LEVEL", bad)
 		}
 		level = spec.level
 		l.SetFormatter(lineFormatter{only: spec.only})

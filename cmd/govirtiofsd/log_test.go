@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 func TestLogLines(t *testing.T) {
 	var b bytes.Buffer
-	log := newLog(&options{logLevel: "info"}, &b, nil)
+	log := newLog(logsAt("info"), &b, nil)
 	log.Info("Waiting for vhost-user socket connection...")
 	log.WithError(errors.New("gone")).WithField("queue", 1).Warn("queue stopped")
 	log.Debug("not this")
@@ -60,7 +62,7 @@ func TestLogLevel(t *testing.T) {
 		{"error", ptr("govirtiofsd=info"), true, true},
 	} {
 		var b bytes.Buffer
-		log := newLog(&options{logLevel: test.option}, &b, test.env)
+		log := newLog(logsAt(test.option), &b, test.env)
 		log.Info("i")
 		info := b.Len() > 0
 		b.Reset()
@@ -79,14 +81,18 @@ func TestLogLevel(t *testing.T) {
 func TestRustLogWarning(t *testing.T) {
 	o := &options{}
 	newLog(o, &bytes.Buffer{}, ptr("info,a=b=c"))
-	if len(o.warnings) != 1 || !strings.Contains(o.warnings[0], "a=b=c") {
-		t.Errorf("got %q", o.warnings)
+	if len(o.Warnings) != 1 || !strings.Contains(o.Warnings[0], "a=b=c") {
+		t.Errorf("got %q", o.Warnings)
 	}
 }
 
 func TestLogLevelDebug(t *testing.T) {
-	log := newLog(&options{logLevel: "trace"}, &bytes.Buffer{}, ptr("debug"))
+	log := newLog(logsAt("trace"), &bytes.Buffer{}, ptr("debug"))
 	if log.Level != logrus.DebugLevel {
 		t.Errorf("got %v", log.Level)
 	}
+}
+
+func logsAt(level string) *options {
+	return &options{Config: share.Config{Messages: share.Messages{LogLevel: level}}}
 }

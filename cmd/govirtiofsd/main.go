@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/procs"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
@@ -73,12 +74,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, shortUsage)
 		return exitUsage
 	}
+	if asksForWords(args) {
+		if err := offerWords(args, stdout, stderr); err != nil {
+			fmt.Fprintf(stderr, "govirtiofsd: %v\n", err)
+			return exitStart
+		}
+		return exitOK
+	}
 	o, err := parse(args)
 	if err != nil {
-		fmt.Fprintf(stderr, "govirtiofsd: %v\n%s\nTry govirtiofsd --help.\n", usageMessage(err), usageLine)
+		fmt.Fprintf(stderr, "govirtiofsd: %v\n%s\nTry govirtiofsd --help.\n", err, usageLine)
 		return exitUsage
 	}
-	if o.asks() {
+	if o.Asks() {
 		if err := o.tell(stdout); err != nil {
 			fmt.Fprintf(stderr, "govirtiofsd: %v\n", err)
 			return exitStart
@@ -98,21 +106,36 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// asks reports whether the options only ask for something to be printed.
-func (o *options) asks() bool {
-	return o.help || o.version || o.completion != "" || o.printCapabilities
+// options are the configuration, and what the daemon finds out at its start.
+type options struct {
+	share.Config
+
+	guestFiles      int  // how many descriptors the guest may use up
+	landlocked      bool // Landlock is in force
+	usesFileHandles bool
+}
+
+// parse reads the command line. Every error is a mistake in it.
+func parse(args []string) (*options, error) {
+	c, err := share.Parse(args, socketsPassed() || inChild())
+	if err != nil {
+		return nil, err
+	}
+	return &options{Config: *c}, nil
 }
 
 // tell prints what the options ask for. An error is one of w.
 func (o *options) tell(w io.Writer) error {
 	var b bytes.Buffer
 	switch {
-	case o.help:
+	case o.Help:
 		printHelp(&b)
-	case o.version:
+	case o.Version:
 		fmt.Fprintln(&b, versionLine(os.Args[0]))
-	case o.completion != "":
-		printCompletion(&b, o.completion)
+	case o.Completion != "":
+		if err := printCompletion(&b, o.Completion); err != nil {
+			return err
+		}
 	default:
 		if err := printCapabilities(&b); err != nil {
 			return err
@@ -133,16 +156,6 @@ func versionLine(name string) string {
 		return fmt.Sprintf("virtiofsd %s (%s)", replaced, own)
 	}
 	return own
-}
-
-// usageMessage is what was wrong, without the mark.
-func usageMessage(err error) string {
-	const mark = "usage: "
-	s := err.Error()
-	if len(s) > len(mark) && s[:len(mark)] == mark {
-		s = s[len(mark):]
-	}
-	return s
 }
 
 // exitStatus logs why the daemon ends and returns its exit status.

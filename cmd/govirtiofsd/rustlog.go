@@ -4,11 +4,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 // logSpec is what RUST_LOG says about this program's messages.
 type logSpec struct {
-	level string         // one of logLevels
+	level string         // one of share.LogLevels
 	only  *regexp.Regexp // nil, or what a message must match to be written
 	bad   []string       // parts that make no sense
 }
@@ -64,8 +66,8 @@ func logDirective(d string) (name, level string, ok bool) {
 	case hasLevel && level == "":
 		return name, "trace", true
 	case hasLevel:
-		return name, level, slices.Contains(logLevels, level)
-	case slices.Contains(logLevels, strings.ToLower(name)):
+		return name, level, slices.Contains(share.LogLevels, level)
+	case slices.Contains(share.LogLevels, strings.ToLower(name)):
 		return "", strings.ToLower(name), true
 	}
 	return name, "trace", true

@@ -67,7 +67,7 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 	if err := allowHugePages(maps); err != nil {
 		log.WithError(err).Debug("No huge pages")
 	}
-	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.filter, Accept: true}); err != nil {
+	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.Seccomp, Accept: true}); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	n.ready()
@@ -76,9 +76,9 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 
 // limitFiles sets the limit of open files and returns how many the guest may use up.
 func limitFiles(o *options, log *logrus.Logger) (guest int, err error) {
-	want := o.noFile
-	if !o.noFileSet {
-		want = sandbox.DefaultNoFile()
+	want := sandbox.DefaultNoFile()
+	if o.NoFile != nil {
+		want = *o.NoFile
 	}
 	limit, err := sandbox.NoFile()
 	if want != 0 {
@@ -87,30 +87,30 @@ func limitFiles(o *options, log *logrus.Logger) (guest int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("limit of open files: %w", err)
 	}
-	if limit < want && o.noFileSet {
+	if limit < want && o.NoFile != nil {
 		log.Warnf("limit of open files is %d: no privilege to raise the hard limit to %d", limit, want)
 	}
 	open, err := os.ReadDir("/proc/self/fd") // whoever started us may have left some open
 	if err != nil {
 		return 0, fmt.Errorf("open files: %w", err)
 	}
-	own := len(open) + filesOfProcess + filesOfQueue*(o.requestQueues+1)
+	own := len(open) + filesOfProcess + filesOfQueue*(o.RequestQueues+1)
 	if need := uint64(own + minGuestFiles); limit < need {
 		return 0, fmt.Errorf("limit of open files is %d: at least %d are needed for %d request queues (--rlimit-nofile, or raise the hard limit)",
-			limit, need, o.requestQueues)
+			limit, need, o.RequestQueues)
 	}
 	return int(min(limit, 1<<30)) - own, nil
 }
 
 // enterSandbox limits what can be reached by name.
 func enterSandbox(o *options) (sandbox.View, error) {
-	switch o.sandboxMode {
+	switch o.Sandbox {
 	case sandbox.ModeNamespace:
-		return o.namespace.Enter(o.sharedDir)
+		return o.Namespace.Enter(o.SharedDir)
 	case sandbox.ModeChroot:
-		return sandbox.Chroot(o.sharedDir)
+		return sandbox.Chroot(o.SharedDir)
 	}
-	return sandbox.Open(o.sharedDir)
+	return sandbox.Open(o.SharedDir)
 }
 
 // dropPrivileges leaves the process what it needs to act for the guest's users.
@@ -121,16 +121,14 @@ func dropPrivileges(o *options) error {
 	if err := sandbox.NoNewPrivileges(); err != nil {
 		return err
 	}
-	return sandbox.SetCapabilities(o.capabilities)
+	return sandbox.SetCapabilities(o.Capabilities)
 }
 
 // newDevice joins file system, server and device.
 func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*virtiofs.Device, error) {
-	cfg, err := o.shareConfig(v)
-	if err != nil {
-		return nil, err
-	}
-	cfg.DAX = o.daxConfig(long)
+	cfg := o.FileSystem()
+	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
+	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(long)
 	fs, err := passthrough.New(cfg)
 	if err != nil {
 		return nil, err
@@ -138,56 +136,13 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
 	entry := logrus.NewEntry(log)
-	s := server.New(fs, server.Options{ReadOnly: o.readOnly, Log: entry})
-	opts := virtiofs.Options{Tag: o.tag, RequestQueues: o.requestQueues, ConfigQueues: o.configQueues, BusyPoll: o.busyPoll, Log: entry}
+	s := server.New(fs, server.Options{ReadOnly: o.ReadOnly, Log: entry})
+	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll, Log: entry}
 	if cfg.DAX != nil {
 		procs.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
-		opts.Window, opts.FSMap = cfg.DAX.Table, fsMaps[o.daxProtocol]
+		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
 	}
 	return virtiofs.New(s, opts)
-}
-
-// shareConfig is the options in the file system's terms.
-func (o *options) shareConfig(v sandbox.View) (passthrough.Config, error) {
-	cache, err1 := passthrough.ParseCachePolicy(o.cache)
-	acl, err2 := passthrough.ParseNegotiation(o.posixACL)
-	label, err3 := passthrough.ParseNegotiation(o.label)
-	ownership, err4 := passthrough.ParseOwnership(o.ownership)
-	handles, err5 := passthrough.ParseFileHandles(o.fileHandles)
-	return passthrough.Config{
-		RootFD:            v.Root,
-		ProcFD:            v.Proc,
-		Cache:             cache,
-		EntryTimeout:      o.entryTimeout,
-		AttrTimeout:       o.attrTimeout,
-		NegativeTimeout:   o.negativeTimeout,
-		Immutable:         o.immutable,
-		CacheSymlinks:     o.cacheSymlinks,
-		DirectIO:          o.directIOs,
-		DirectIOSize:      o.directIOSize,
-		Xattr:             o.xattr,
-		XattrMap:          o.names,
-		PosixACL:          acl,
-		SecurityLabel:     label,
-		FileHandles:       handles,
-		Landlocked:        o.landlocked,
-		Writeback:         o.writeback,
-		AllowDirectIO:     o.directIO,
-		AllowMmap:         o.allowMmap,
-		AnnounceSubmounts: o.submounts,
-		Ownership:         ownership,
-		AllowIdmap:        true,
-		UIDs:              o.users,
-		GIDs:              o.groupIDs,
-		ReadOnly:          o.readOnly,
-		KillprivV2:        o.killpriv,
-		NoReaddirplus:     !o.readdirplus,
-		PreserveNoatime:   o.noatime,
-		PosixLocks:        *o.hostLocks.posix,
-		Flocks:            *o.hostLocks.flock,
-		MaxFDs:            o.guestFiles,
-		Migration:         o.migration.config(),
-	}, errors.Join(err1, err2, err3, err4, err5)
 }
 
 // within runs f. When ctx has ended f gets endGrace to return; a request that hangs
@@ -223,18 +178,18 @@ func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, 
 		if err != nil {
 			return signalOr(ctx, err)
 		}
-		if !o.keepListening {
+		if !o.KeepListening {
 			a.close()
 		}
 		log.Info("Client connected, servicing requests")
 		log.Info(o.describe(conn))
 		if err := d.Serve(ctx, conn); err != nil {
-			if !o.keepListening || ctx.Err() != nil {
+			if !o.KeepListening || ctx.Err() != nil {
 				return signalOr(ctx, err)
 			}
 			log.WithError(err).Error("Front-end dropped")
 		}
-		if !o.keepListening {
+		if !o.KeepListening {
 			log.Info("Client disconnected, shutting down")
 			return nil
 		}

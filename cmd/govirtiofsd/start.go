@@ -65,22 +65,22 @@ func start(o *options, log *logrus.Logger) error {
 		return startChild(o, log)
 	}
 	signals := make(chan os.Signal, 4)
-	if o.sandboxMode == sandbox.ModeNamespace {
+	if o.Sandbox == sandbox.ModeNamespace {
 		signal.Notify(signals, supervised...)
 	} else {
 		signal.Notify(signals, endSignals...)
 	}
-	for _, w := range o.warnings {
+	for _, w := range o.Warnings {
 		log.Warn(w)
 	}
-	for _, n := range o.notes {
+	for _, n := range o.Notes {
 		log.Debug(n)
 	}
 	if s := o.aboutOwners(os.Geteuid()); s != "" {
 		log.Info(s)
 	}
 	n := openNotifier(log)
-	if err := sandbox.CheckShare(o.sharedDir); err != nil {
+	if err := sandbox.CheckShare(o.SharedDir); err != nil {
 		return fmt.Errorf("shared directory: %w", err)
 	}
 	e, err := openEndpoint(o)
@@ -89,13 +89,13 @@ func start(o *options, log *logrus.Logger) error {
 	}
 	defer e.remove()
 	defer n.stopping()
-	if o.sandboxMode != sandbox.ModeNamespace {
+	if o.Sandbox != sandbox.ModeNamespace {
 		removeAtQuit(e)
 	}
-	if e.connected && o.keepListening {
+	if e.connected && o.KeepListening {
 		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
 	}
-	if builtWithCgo && o.sandboxMode != sandbox.ModeNone {
+	if builtWithCgo && o.Sandbox != sandbox.ModeNone {
 		return errors.New("this program was built with cgo and can't take privileges off its threads in a sandbox: build it with CGO_ENABLED=0")
 	}
 	forbidden, err := o.probeCalls(log)
@@ -103,7 +103,7 @@ func start(o *options, log *logrus.Logger) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	long := startStretch(o, log)
-	if o.sandboxMode == sandbox.ModeNamespace {
+	if o.Sandbox == sandbox.ModeNamespace {
 		return superviseChild(o, e, n, long, log, signals)
 	}
 	if err := o.goWithout(forbidden, log); err != nil {

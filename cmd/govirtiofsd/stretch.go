@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 
 	"github.com/sirupsen/logrus"
@@ -16,7 +17,7 @@ import (
 )
 
 // stretchEnv tells a process that it is the helper that makes files look longer, with
-// the connection as descriptor 3. stretchClientEnv tells the sandboxed child that there
+// the connection as descriptor 3 and the number of its sandbox.FilterAction as the value. stretchClientEnv tells the sandboxed child that there
 // is one, with childStretch as its end.
 const (
 	stretchEnv       = "GOVIRTIOFSD_STRETCH"
@@ -27,7 +28,7 @@ const (
 // startStretch starts the helper if there is a use for it, and returns our end of its
 // connection; nil if there is none. The helper ends when all copies of that are closed.
 func startStretch(o *options, log *logrus.Logger) *os.File {
-	if o.dax == "never" {
+	if !o.HasWindow() {
 		return nil
 	}
 	f, err := startStretchHelper(o)
@@ -47,7 +48,7 @@ func startStretchHelper(o *options) (*os.File, error) {
 	defer theirs.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"govirtiofsd: DAX helper"}
-	cmd.Env = []string{stretchEnv + "=" + o.seccomp}
+	cmd.Env = []string{stretchEnv + "=" + strconv.Itoa(int(o.Seccomp))}
 	cmd.ExtraFiles = []*os.File{theirs}
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -78,14 +79,18 @@ func startStretchHelper(o *options) (*os.File, error) {
 func runStretchHelper() int {
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	unix.CloseOnExec(3)
-	if err := serveStretch(os.Getenv(stretchEnv)); err != nil {
+	filter, err := strconv.Atoi(os.Getenv(stretchEnv))
+	if err == nil {
+		err = serveStretch(sandbox.FilterAction(filter))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitStart
 	}
 	return exitOK
 }
 
-func serveStretch(filter string) error {
+func serveStretch(filter sandbox.FilterAction) error {
 	h, err := stretch.NewHelper()
 	if err != nil {
 		return err
@@ -102,7 +107,7 @@ func serveStretch(filter string) error {
 	if err := sandbox.NoNewPrivileges(); err != nil {
 		return err
 	}
-	if err := sandbox.Filter(sandbox.FilterOptions{Action: filterActions[filter], Ioctls: stretch.Ioctls()}); err != nil {
+	if err := sandbox.Filter(sandbox.FilterOptions{Action: filter, Ioctls: stretch.Ioctls()}); err != nil {
 		return err
 	}
 	return h.Serve(3)

@@ -34,7 +34,7 @@ func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *lo
 	if long != nil {
 		env, files = append(env, stretchClientEnv+"=1"), append(files, long)
 	}
-	cmd, err := o.namespace.Start(env, files)
+	cmd, err := o.Namespace.Start(env, files)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 // Kata, virtme-ng and Proxmox have messages in the system log. In every sandbox they
@@ -78,10 +79,10 @@ func TestSyslogMissing(t *testing.T) {
 			t.Skip("this machine has a system log")
 		}
 	}
-	o := &options{logLevel: "info", syslog: true}
+	o := &options{Config: share.Config{Messages: share.Messages{LogLevel: "info", Syslog: true}}}
 	var b strings.Builder
 	newLog(o, &b, nil).Info("hello")
-	if !strings.Contains(b.String(), "INFO  govirtiofsd] hello\n") || len(o.warnings) != 1 || strings.Contains(o.warnings[0], "\n") {
-		t.Errorf("got %q, warnings %q", b.String(), o.warnings)
+	if !strings.Contains(b.String(), "INFO  govirtiofsd] hello\n") || len(o.Warnings) != 1 || strings.Contains(o.Warnings[0], "\n") {
+		t.Errorf("got %q, warnings %q", b.String(), o.Warnings)
 	}
 }
