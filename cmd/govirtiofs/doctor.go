@@ -4,23 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/govirtiofs/govirtiofs/internal/doctor"
-	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
-	"github.com/govirtiofs/govirtiofs/sandbox"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 // doctorOptions are the command line of doctor.
 type doctorOptions struct {
-	plan               doctor.Plan
+	plan               share.Config // what the daemon is meant to do
 	pids               []int
 	guest, probe, json bool
 	tag                string
-	rules, preset      string // of names of attributes
 }
 
 func newDoctor() *cobra.Command {
@@ -45,28 +41,12 @@ a wrong command line.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.plan.SharedDir, "shared-dir", "", "the daemon's shared `DIR`")
-	f.StringVar(&o.plan.SocketPath, "socket-path", "", "`PATH` of the daemon's socket")
 	f.IntSliceVar(&o.pids, "pid", nil, "process `ID` of a VMM, if it does not use --socket-path")
-	f.StringVar(&o.plan.Sandbox, "sandbox", "namespace", "the daemon's --sandbox: `namespace|chroot|none`")
-	f.StringVar(&o.plan.Seccomp, "seccomp", "kill", "the daemon's --seccomp: `none|kill|log|trap`")
-	f.BoolVar(&o.plan.Xattr, "xattr", false, "the daemon has --xattr")
-	negotiatedVar(f, &o.plan.PosixACL, "posix-acl", "the daemon's --posix-acl: `never|auto|always`")
-	negotiatedVar(f, &o.plan.SecurityLabel, "security-label", "the daemon's --security-label: `never|auto|always`")
-	f.BoolVar(&o.plan.ReadOnly, "readonly", false, "the daemon has --readonly")
-	f.StringArrayVar(&o.plan.UIDMaps, "uid-map", nil, "the daemon's --uid-map `:INSIDE:OUTSIDE:COUNT:`")
-	f.StringArrayVar(&o.plan.GIDMaps, "gid-map", nil, "the daemon's --gid-map `:INSIDE:OUTSIDE:COUNT:`")
-	f.StringVar(&o.plan.Ownership, "ownership", "host", "the daemon's --ownership: `host|xattr`")
-	f.StringVar(&o.rules, "xattrmap", "", "the daemon's --xattrmap `RULES`")
-	f.StringVar(&o.preset, "xattrmap-preset", "", "the daemon's --xattrmap-preset `LIST`")
-	f.StringVar(&o.plan.ModCaps, "modcaps", "", "the daemon's --modcaps `LIST`")
-	f.StringVar(&o.plan.DAX, "dax", "never", "the daemon's --dax: `never|inode|always`")
-	f.StringVar(&o.plan.Locks, "locks", "guest", "the daemon's --locks: `guest|host`")
 	f.BoolVar(&o.probe, "probe", false, "connect to --socket-path and mount once; a daemon without --keep-listening ends after that")
 	f.BoolVar(&o.guest, "guest", false, "look at this machine as the guest")
 	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there; otherwise the daemon's")
 	f.BoolVar(&o.json, "json", false, "write JSON")
-	takeDaemonOptions(f)
+	takeDaemonOptions(f, &o.plan)
 	return cmd
 }
 
@@ -75,32 +55,16 @@ var errUnwell = errors.New("something keeps the share from working, see FAIL abo
 
 // check refuses what makes no sense together.
 func (o *doctorOptions) check(cmd *cobra.Command) error {
-	for _, word := range []*string{&o.plan.Sandbox, &o.plan.Seccomp, &o.plan.Ownership, &o.plan.DAX, &o.plan.Locks} {
-		*word = strings.ToLower(*word)
+	if err := o.plan.SettleNames(cmd.Flags()); err != nil {
+		return usageError{err}
 	}
-	if err := o.checkNames(); err != nil {
-		return err
+	if err := o.plan.SettleCapabilities(); err != nil {
+		return usageError{err}
 	}
-	var modErr error
-	if o.plan.ModCaps != "" {
-		_, modErr = sandbox.ModifyCapabilities(nil, o.plan.ModCaps)
+	if err := o.plan.CheckOwnership(); err != nil {
+		return usageError{err}
 	}
-	switch {
-	case !slices.Contains([]string{"namespace", "chroot", "none"}, o.plan.Sandbox):
-		return usagef("--sandbox %s: want namespace, chroot or none", o.plan.Sandbox)
-	case !slices.Contains([]string{"none", "kill", "log", "trap"}, o.plan.Seccomp):
-		return usagef("--seccomp %s: want none, kill, log or trap", o.plan.Seccomp)
-	case !slices.Contains([]string{"host", "xattr"}, o.plan.Ownership):
-		return usagef("--ownership %s: want host or xattr", o.plan.Ownership)
-	case !slices.Contains([]string{"never", "inode", "always"}, o.plan.DAX):
-		return usagef("--dax %s: want never, inode or always", o.plan.DAX)
-	case !slices.Contains([]string{"guest", "host"}, o.plan.Locks):
-		return usagef("--locks %s: want guest or host", o.plan.Locks)
-	case o.plan.Ownership == "xattr" && o.plan.PosixACL:
-		return usagef("--ownership=xattr excludes --posix-acl: on the host all files belong to the daemon's user")
-	case modErr != nil:
-		return usagef("--modcaps: %w", modErr)
-	case o.probe && o.plan.SocketPath == "":
+	if o.probe && o.plan.SocketPath == "" {
 		return usagef("--probe needs --socket-path")
 	}
 	if !o.guest {
@@ -111,24 +75,6 @@ func (o *doctorOptions) check(cmd *cobra.Command) error {
 			return usagef("--guest and --%s exclude each other: one is for the guest, one for the host", name)
 		}
 	}
-	return nil
-}
-
-// checkNames reads the rules for names of attributes, which bring --xattr with them.
-func (o *doctorOptions) checkNames() (err error) {
-	switch {
-	case o.rules != "" && o.preset != "":
-		return usagef("--xattrmap and --xattrmap-preset exclude each other")
-	case o.rules != "":
-		if o.plan.Names, err = xattrmap.Parse(o.rules); err != nil {
-			return usagef("--xattrmap: %w", err)
-		}
-	case o.preset != "":
-		if o.plan.Names, err = xattrmap.Preset(o.preset); err != nil {
-			return usagef("--xattrmap-preset: %w", err)
-		}
-	}
-	o.plan.Xattr = o.plan.Xattr || o.plan.Names != nil
 	return nil
 }
 
@@ -154,8 +100,8 @@ func (o *doctorOptions) examine() *doctor.Report {
 	if o.guest {
 		return doctor.ExamineGuest(doctor.GatherGuest(), o.tag)
 	}
-	f := doctor.Gather(o.plan, o.pids)
-	r := doctor.Examine(o.plan, f)
+	f := doctor.Gather(&o.plan, o.pids)
+	r := doctor.Examine(&o.plan, f)
 	if o.probe {
 		fmt.Fprintln(os.Stderr, "govirtiofs: connecting to the daemon")
 		a, err := doctor.Ask(o.plan.SocketPath)

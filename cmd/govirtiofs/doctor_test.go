@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/govirtiofs/govirtiofs/internal/doctor"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 func TestDoctorUsage(t *testing.T) {
@@ -36,39 +36,48 @@ func TestDoctorUsage(t *testing.T) {
 
 // TestDoctorTakesDaemonOptions gives the doctor each option in each of its spellings.
 func TestDoctorTakesDaemonOptions(t *testing.T) {
-	values := map[string]string{"sandbox": "none", "seccomp": "none", "ownership": "host", "dax": "inode",
-		"xattrmap": ":ok:all:::", "xattrmap-preset": "selinux", "modcaps": "+sys_admin"}
-	for _, o := range doctor.DaemonOptions {
-		value := values[o.Name]
-		if value == "" {
-			value = "word"
-		}
-		var spellings [][]string
-		switch o.Bare {
-		case "":
-			spellings = [][]string{{"--" + o.Name, value}, {"--" + o.Name + "=" + value}}
-		case "true":
-			spellings = [][]string{{"--" + o.Name}}
-		default:
-			spellings = [][]string{{"--" + o.Name}, {"--" + o.Name + "=auto"}, {"--" + o.Name + "=Never"}}
-		}
-		if o.Short != "" && o.Bare == "" {
-			spellings = append(spellings, []string{"-" + o.Short, value})
-		} else if o.Short != "" {
-			spellings = append(spellings, []string{"-" + o.Short})
-		}
-		for _, args := range spellings {
-			cmd := newDoctor()
-			if err := cmd.ParseFlags(append(args, "--json")); err != nil {
-				t.Errorf("%v: %v", args, err)
-			} else if json, _ := cmd.Flags().GetBool("json"); !json {
-				t.Errorf("%v took the next argument for its value", args)
-			}
-			if left := cmd.Flags().Args(); len(left) > 0 {
-				t.Errorf("%v left %v behind", args, left)
+	for _, g := range share.Groups() {
+		for _, o := range g.Options {
+			for _, args := range spellings(&o) {
+				cmd := newDoctor()
+				if err := cmd.ParseFlags(append(args, "--json")); err != nil {
+					t.Errorf("%v: %v", args, err)
+				} else if json, _ := cmd.Flags().GetBool("json"); !json {
+					t.Errorf("%v took the next argument for its value", args)
+				}
+				if left := cmd.Flags().Args(); len(left) > 0 {
+					t.Errorf("%v left %v behind", args, left)
+				}
 			}
 		}
 	}
+}
+
+func spellings(o *share.Option) (all [][]string) {
+	if o.Alone { // these share nothing
+		return nil
+	}
+	value := "word"
+	if words := o.Words(); o.Doctor && words != nil {
+		value = words[0]
+	}
+	switch o.WithoutValue() {
+	case "":
+		all = [][]string{{"--" + o.Name, value}, {"--" + o.Name + "=" + value}}
+	case "true":
+		all = [][]string{{"--" + o.Name}}
+	default:
+		all = [][]string{{"--" + o.Name}, {"--" + o.Name + "=auto"}, {"--" + o.Name + "=Never"}}
+	}
+	if o.Off != "" {
+		all = append(all, []string{"--" + o.Off})
+	}
+	if o.Short != "" && o.WithoutValue() == "" {
+		all = append(all, []string{"-" + o.Short, value})
+	} else if o.Short != "" {
+		all = append(all, []string{"-" + o.Short})
+	}
+	return all
 }
 
 // TestDoctorFails has nothing to share, which no machine can mend.

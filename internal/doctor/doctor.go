@@ -15,7 +15,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 // Status is how a check ended.
@@ -90,30 +90,6 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// Plan is what the daemon is meant to do: its options as far as they matter here.
-// The words are those of the options.
-type Plan struct {
-	SharedDir     string
-	SocketPath    string
-	SocketGroup   string
-	Sandbox       string // namespace, chroot or none
-	Seccomp       string // none, kill, log or trap
-	Xattr         bool
-	PosixACL      bool
-	SecurityLabel bool
-	ReadOnly      bool
-	UIDMaps       []string
-	GIDMaps       []string
-	Ownership     string        // host or xattr; "" is host
-	Names         *xattrmap.Map // of --xattrmap or --xattrmap-preset, nil without
-	ModCaps       string        // such as +sys_admin:-mknod
-	DAX           string        // never, inode or always; "" is never
-	Locks         string        // guest or host; "" is guest
-}
-
-// wantsDAX tells whether there is to be a window.
-func (p *Plan) wantsDAX() bool { return p.DAX == "inode" || p.DAX == "always" }
-
 // Facts are what Gather found. A nil part was not looked for.
 type Facts struct {
 	Kernel  Kernel
@@ -123,9 +99,9 @@ type Facts struct {
 	VMMs    []VMM
 }
 
-// Gather looks at the host for a plan. pids are processes to look at, VMMs or the
+// Gather looks at the host for what is to be shared. pids are processes to look at, VMMs or the
 // daemon; VMMs that use the socket are found without them.
-func Gather(p Plan, pids []int) *Facts {
+func Gather(p *share.Config, pids []int) *Facts {
 	h := host{root: "/"}
 	f := &Facts{Kernel: h.kernel(), Process: h.process(p)}
 	if p.SharedDir != "" {
@@ -140,12 +116,12 @@ func Gather(p Plan, pids []int) *Facts {
 	return f
 }
 
-// Examine judges facts.
-func Examine(p Plan, f *Facts) *Report {
+// Examine judges facts: whether they let the daemon do what p says.
+func Examine(p *share.Config, f *Facts) *Report {
 	r := &Report{}
 	r.kernel(p, &f.Kernel)
 	r.process(p, &f.Process)
-	if p.wantsDAX() {
+	if p.HasWindow() {
 		r.hostDAX(p, f)
 	}
 	if f.Share != nil {

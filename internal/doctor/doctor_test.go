@@ -12,13 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // well is a plan and facts with which a share works.
-func well() (Plan, *Facts) {
-	p := Plan{SharedDir: "/srv", SocketPath: "/run/fs.sock", Sandbox: "namespace", Seccomp: "kill", Xattr: true, PosixACL: true, SecurityLabel: true}
+func well() (*share.Config, *Facts) {
+	p := &share.Config{}
+	share.Flags(p) // defaults
+	p.SharedDir, p.SocketPath, p.Xattr, p.PosixACL, p.SecurityLabel = "/srv", "/run/fs.sock", true, passthrough.Always, passthrough.Always
 	return p, &Facts{
 		Kernel:  Kernel{Release: "6.18.1", Landlock: 7, Seccomp: true},
 		Process: Process{Capabilities: append(sandbox.DefaultCapabilities(), cap.SYS_ADMIN), NoFile: 1 << 20},
@@ -45,107 +49,116 @@ func TestExamineWell(t *testing.T) {
 // of it, with a word of its text and one of its remedy; nothing else may be worse.
 func TestExamine(t *testing.T) {
 	for name, test := range map[string]struct {
-		spoil        func(p *Plan, f *Facts)
+		spoil        func(p *share.Config, f *Facts)
 		status       Status
 		check        string
 		text, remedy string
 	}{
-		"old kernel": {func(_ *Plan, f *Facts) { f.Kernel.Missing = []string{"open_tree"} }, Fail, "kernel.features", "no open_tree", "Linux 5.2"},
-		"old kernel without sandbox": {func(p *Plan, f *Facts) {
-			p.Sandbox = "chroot"
+		"old kernel": {func(_ *share.Config, f *Facts) { f.Kernel.Missing = []string{"open_tree"} }, Fail, "kernel.features", "no open_tree", "Linux 5.2"},
+		"old kernel without sandbox": {func(p *share.Config, f *Facts) {
+			p.Sandbox = sandbox.ModeChroot
 			f.Kernel.Missing = []string{"open_tree"}
 			withCap(f, cap.SYS_CHROOT)
 		},
 			Warn, "kernel.features", "no open_tree", "Linux 5.2"},
-		"no mount ids":      {func(_ *Plan, f *Facts) { f.Kernel.Missing = []string{"statx mount ids"} }, Warn, "kernel.features", "submounts", "5.8"},
-		"no landlock":       {func(_ *Plan, f *Facts) { f.Kernel.Landlock = 0 }, Warn, "kernel.landlock", "no Landlock", "lsm="},
-		"no seccomp":        {func(_ *Plan, f *Facts) { f.Kernel.Seccomp = false }, Fail, "kernel.seccomp", "does not start", "--seccomp=none"},
-		"no seccomp wanted": {func(p *Plan, f *Facts) { f.Kernel.Seccomp = false; p.Seccomp = "none" }, Warn, "kernel.seccomp", "none is asked for", ""},
-		"no sandbox":        {func(p *Plan, _ *Facts) { p.Sandbox = "none" }, Warn, "sandbox", "no sandbox", "--sandbox=none"},
-		"container":         {func(_ *Plan, f *Facts) { f.Process.Namespaces = unix.EPERM }, Fail, "sandbox", "not permitted", "SYS_ADMIN"},
-		"sysctl": {func(_ *Plan, f *Facts) {
+		"no mount ids":      {func(_ *share.Config, f *Facts) { f.Kernel.Missing = []string{"statx mount ids"} }, Warn, "kernel.features", "submounts", "5.8"},
+		"no landlock":       {func(_ *share.Config, f *Facts) { f.Kernel.Landlock = 0 }, Warn, "kernel.landlock", "no Landlock", "lsm="},
+		"no seccomp":        {func(_ *share.Config, f *Facts) { f.Kernel.Seccomp = false }, Fail, "kernel.seccomp", "does not start", "--seccomp=none"},
+		"no seccomp wanted": {func(p *share.Config, f *Facts) { f.Kernel.Seccomp = false; p.Seccomp = sandbox.FilterNone }, Warn, "kernel.seccomp", "none is asked for", ""},
+		"no sandbox":        {func(p *share.Config, _ *Facts) { p.Sandbox = sandbox.ModeNone }, Warn, "sandbox", "no sandbox", "--sandbox=none"},
+		"container":         {func(_ *share.Config, f *Facts) { f.Process.Namespaces = unix.EPERM }, Fail, "sandbox", "not permitted", "SYS_ADMIN"},
+		"sysctl": {func(_ *share.Config, f *Facts) {
 			f.Process.UID, f.Process.Namespaces = 1000, unix.EPERM
 			f.Process.UserNamespaces = "kernel.apparmor_restrict_unprivileged_userns=1"
 		}, Fail, "sandbox", "users can't", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
-		"no user namespaces": {func(_ *Plan, f *Facts) {
+		"no user namespaces": {func(_ *share.Config, f *Facts) {
 			f.Process.UID, f.Process.Namespaces, f.Process.UserNamespaces = 1000, unix.ENOSPC, "user.max_user_namespaces=0"
 		}, Fail, "sandbox", "max_user", "user.max_user_namespaces=10000"},
-		"chroot as user":     {func(p *Plan, f *Facts) { p.Sandbox = "chroot"; f.Process.UID = 1000 }, Fail, "sandbox", "root only", "namespace"},
-		"without SETUID":     {func(_ *Plan, f *Facts) { withoutCap(f, cap.SETUID) }, Fail, "capabilities", "CAP_SETUID", "--cap-add SETUID"},
-		"without MKNOD":      {func(_ *Plan, f *Facts) { withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_MKNOD", "--cap-add MKNOD"},
-		"few files":          {func(_ *Plan, f *Facts) { f.Process.NoFile = 4096 }, Warn, "limits.nofile", "4096", "LimitNOFILE"},
-		"very few files":     {func(_ *Plan, f *Facts) { f.Process.NoFile = 256 }, Fail, "limits.nofile", "256", "LimitNOFILE"},
-		"maps for root":      {func(p *Plan, _ *Facts) { p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "other than root", "leave"},
-		"maps, no newuidmap": {func(p *Plan, f *Facts) { asUser(f); p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "not installed", "uidmap"},
-		"maps, no subuid": {func(p *Plan, f *Facts) {
+		"chroot as user":     {func(p *share.Config, f *Facts) { p.Sandbox = sandbox.ModeChroot; f.Process.UID = 1000 }, Fail, "sandbox", "root only", "namespace"},
+		"without SETUID":     {func(_ *share.Config, f *Facts) { withoutCap(f, cap.SETUID) }, Fail, "capabilities", "CAP_SETUID", "--cap-add SETUID"},
+		"without MKNOD":      {func(_ *share.Config, f *Facts) { withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_MKNOD", "--cap-add MKNOD"},
+		"few files":          {func(_ *share.Config, f *Facts) { f.Process.NoFile = 4096 }, Warn, "limits.nofile", "4096", "LimitNOFILE"},
+		"very few files":     {func(_ *share.Config, f *Facts) { f.Process.NoFile = 256 }, Fail, "limits.nofile", "256", "LimitNOFILE"},
+		"maps for root":      {func(p *share.Config, _ *Facts) { p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "other than root", "leave"},
+		"maps, no newuidmap": {func(p *share.Config, f *Facts) { asUser(f); p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "not installed", "uidmap"},
+		"maps, no subuid": {func(p *share.Config, f *Facts) {
 			asUser(f)
 			f.Process.NewUIDMap, f.Process.SubUIDs = true, []idRange{{100000, 10}}
 			p.UIDMaps = []string{":0:1000:1:", ":1:100000:11:"}
 		}, Fail, "idmap", "100000 to 100010", "echo joe:100000:11 | sudo tee -a /etc/subuid"},
-		"map is nonsense": {func(p *Plan, f *Facts) { asUser(f); p.GIDMaps = []string{":1:"} }, Fail, "idmap", "id map", ""},
+		"map is nonsense": {func(p *share.Config, f *Facts) { asUser(f); p.GIDMaps = []string{":1:"} }, Fail, "idmap", "id map", ""},
 
-		"no share":       {func(_ *Plan, f *Facts) { f.Share = &Share{Path: "/a b", Err: os.ErrNotExist} }, Fail, "share", "does not exist", "mkdir -p '/a b'"},
-		"closed share":   {func(_ *Plan, f *Facts) { f.Share = &Share{Path: "/x", Err: unix.EACCES} }, Fail, "share", "denied", "namei -l /x"},
-		"device shared":  {func(_ *Plan, f *Facts) { f.Share.Mode = fs.ModeDevice }, Fail, "share", "neither", "directory"},
-		"file in chroot": {func(p *Plan, f *Facts) { f.Share.Mode = 0o644; p.Sandbox = "chroot"; withCap(f, cap.SYS_CHROOT) }, Fail, "share", "chroot", "namespace"},
-		"unreadable":     {func(_ *Plan, f *Facts) { f.Share.CanRead = unix.EACCES }, Fail, "share", "can't be read", "chmod"},
-		"unwritable":     {func(_ *Plan, f *Facts) { f.Share.CanPut = unix.EACCES }, Warn, "share.mount", "can't write", "--readonly"},
-		"read-only":      {func(_ *Plan, f *Facts) { f.Share.Flags = unix.ST_RDONLY }, Warn, "share.mount", "read-only", "remount,rw"},
-		"noexec":         {func(_ *Plan, f *Facts) { f.Share.Flags = unix.ST_NOEXEC }, Warn, "share.mount", "noexec", "noexec in the guest"},
-		"full":           {func(_ *Plan, f *Facts) { f.Share.Full = true }, Warn, "share.mount", "no space", "df -i"},
-		"nfs":            {func(_ *Plan, f *Facts) { f.Share.FSType = unix.NFS_SUPER_MAGIC }, Warn, "share.filesystem", "nfs", "--cache=never"},
-		"overlay":        {func(_ *Plan, f *Facts) { f.Share.FSType = unix.OVERLAYFS_SUPER_MAGIC }, Warn, "share.filesystem", "nfs_export", "local"},
-		"no xattrs":      {func(_ *Plan, f *Facts) { f.Share.UserXattr = unix.ENOTSUP }, Fail, "share.xattr", "no extended", "ext4"},
-		"no acls":        {func(_ *Plan, f *Facts) { f.Share.ACL = unix.ENOTSUP }, Fail, "share.acl", "access control", "ext4"},
-		"no security":    {func(_ *Plan, f *Facts) { f.Share.Security = unix.ENOTSUP }, Fail, "share.security", "labels", "ext4"},
-		"unlabeled":      {func(_ *Plan, f *Facts) { f.Share.Label = "system_u:object_r:unlabeled_t:s0" }, Warn, "share.label", "unlabeled_t", "restorecon"},
-		"no handles":     {func(_ *Plan, f *Facts) { f.Share.Handle = unix.ENOTSUP }, Warn, "share.handles", "descriptor", ""},
-		"no tmpfile":     {func(_ *Plan, f *Facts) { f.Share.TmpFile = unix.ENOTSUP }, Warn, "share.tmpfile", "O_TMPFILE", ""},
-		"no nowait":      {func(_ *Plan, f *Facts) { f.Share.Nowait = unix.EOPNOTSUPP }, Warn, "share.nowait", "RWF_NOWAIT", ""},
+		"no share":      {func(_ *share.Config, f *Facts) { f.Share = &Share{Path: "/a b", Err: os.ErrNotExist} }, Fail, "share", "does not exist", "mkdir -p '/a b'"},
+		"closed share":  {func(_ *share.Config, f *Facts) { f.Share = &Share{Path: "/x", Err: unix.EACCES} }, Fail, "share", "denied", "namei -l /x"},
+		"device shared": {func(_ *share.Config, f *Facts) { f.Share.Mode = fs.ModeDevice }, Fail, "share", "neither", "directory"},
+		"file in chroot": {func(p *share.Config, f *Facts) {
+			f.Share.Mode = 0o644
+			p.Sandbox = sandbox.ModeChroot
+			withCap(f, cap.SYS_CHROOT)
+		}, Fail, "share", "chroot", "namespace"},
+		"unreadable":  {func(_ *share.Config, f *Facts) { f.Share.CanRead = unix.EACCES }, Fail, "share", "can't be read", "chmod"},
+		"unwritable":  {func(_ *share.Config, f *Facts) { f.Share.CanPut = unix.EACCES }, Warn, "share.mount", "can't write", "--readonly"},
+		"read-only":   {func(_ *share.Config, f *Facts) { f.Share.Flags = unix.ST_RDONLY }, Warn, "share.mount", "read-only", "remount,rw"},
+		"noexec":      {func(_ *share.Config, f *Facts) { f.Share.Flags = unix.ST_NOEXEC }, Warn, "share.mount", "noexec", "noexec in the guest"},
+		"full":        {func(_ *share.Config, f *Facts) { f.Share.Full = true }, Warn, "share.mount", "no space", "df -i"},
+		"nfs":         {func(_ *share.Config, f *Facts) { f.Share.FSType = unix.NFS_SUPER_MAGIC }, Warn, "share.filesystem", "nfs", "--cache=never"},
+		"overlay":     {func(_ *share.Config, f *Facts) { f.Share.FSType = unix.OVERLAYFS_SUPER_MAGIC }, Warn, "share.filesystem", "nfs_export", "local"},
+		"no xattrs":   {func(_ *share.Config, f *Facts) { f.Share.UserXattr = unix.ENOTSUP }, Fail, "share.xattr", "no extended", "ext4"},
+		"no acls":     {func(_ *share.Config, f *Facts) { f.Share.ACL = unix.ENOTSUP }, Fail, "share.acl", "access control", "ext4"},
+		"no security": {func(_ *share.Config, f *Facts) { f.Share.Security = unix.ENOTSUP }, Fail, "share.security", "labels", "ext4"},
+		"unlabeled":   {func(_ *share.Config, f *Facts) { f.Share.Label = "system_u:object_r:unlabeled_t:s0" }, Warn, "share.label", "unlabeled_t", "restorecon"},
+		"no handles":  {func(_ *share.Config, f *Facts) { f.Share.Handle = unix.ENOTSUP }, Warn, "share.handles", "descriptor", ""},
+		"no tmpfile":  {func(_ *share.Config, f *Facts) { f.Share.TmpFile = unix.ENOTSUP }, Warn, "share.tmpfile", "O_TMPFILE", ""},
+		"no nowait":   {func(_ *share.Config, f *Facts) { f.Share.Nowait = unix.EOPNOTSUPP }, Warn, "share.nowait", "RWF_NOWAIT", ""},
 
-		"ownership, no xattrs": {func(p *Plan, f *Facts) { p.Xattr, p.Ownership, f.Share.UserXattr = false, "xattr", unix.ENOTSUP }, Fail, "share.xattr", "--ownership=xattr", "ext4"},
-		"ownership, no SETUID": {func(p *Plan, f *Facts) { p.Ownership = "xattr"; withoutCap(f, cap.SETUID) }, Warn, "capabilities", "CAP_SETUID", "SETUID"},
-		"overlayfs, no xattrs": {func(p *Plan, f *Facts) { p.Xattr, f.Share.UserXattr = false, unix.ENOTSUP; names(t, p, "overlayfs") }, Fail, "share.xattr", "--xattrmap-preset", "ext4"},
-		"selinux, as user":     {func(p *Plan, f *Facts) { asUser(f); names(t, p, "selinux") }, Fail, "share.trusted", "only CAP_SYS_ADMIN", "selinux-user"},
-		"selinux, no modcaps":  {func(p *Plan, _ *Facts) { names(t, p, "selinux") }, Fail, "share.trusted", "does not keep", "--modcaps=+sys_admin"},
-		"selinux, no trusted": {func(p *Plan, f *Facts) {
+		"ownership, no xattrs": {func(p *share.Config, f *Facts) {
+			p.Xattr, p.Ownership, f.Share.UserXattr = false, passthrough.OwnershipXattr, unix.ENOTSUP
+		}, Fail, "share.xattr", "--ownership=xattr", "ext4"},
+		"ownership, no SETUID": {func(p *share.Config, f *Facts) { p.Ownership = passthrough.OwnershipXattr; withoutCap(f, cap.SETUID) }, Warn, "capabilities", "CAP_SETUID", "SETUID"},
+		"overlayfs, no xattrs": {func(p *share.Config, f *Facts) {
+			p.Xattr, f.Share.UserXattr = false, unix.ENOTSUP
+			names(t, p, "overlayfs")
+		}, Fail, "share.xattr", "--xattrmap-preset", "ext4"},
+		"selinux, as user":    {func(p *share.Config, f *Facts) { asUser(f); names(t, p, "selinux") }, Fail, "share.trusted", "only CAP_SYS_ADMIN", "selinux-user"},
+		"selinux, no modcaps": {func(p *share.Config, _ *Facts) { names(t, p, "selinux") }, Fail, "share.trusted", "does not keep", "--modcaps=+sys_admin"},
+		"selinux, no trusted": {func(p *share.Config, f *Facts) {
 			names(t, p, "selinux")
 			p.ModCaps, f.Share.TrustedXattr = "+sys_admin", unix.ENOTSUP
 		}, Fail, "share.trusted", "not supported", "ext4"},
-		"modcaps":            {func(p *Plan, f *Facts) { p.ModCaps = "-mknod:+sys_ptrace"; withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_SYS_PTRACE", "--cap-add SYS_PTRACE"},
-		"host locks":         {func(p *Plan, _ *Facts) { p.Locks = "host" }, Warn, "share.locks", "can't be interrupted", "--locks=host"},
-		"dax, old kernel":    {func(p *Plan, f *Facts) { withDAX(p, f); f.Kernel.Release = "6.8.0-31-generic" }, Warn, "dax", "2 MiB", "6.9"},
-		"dax, as user":       {func(p *Plan, f *Facts) { withDAX(p, f); asUser(f) }, Warn, "dax", "without root", "root"},
-		"dax, readonly":      {func(p *Plan, f *Facts) { withDAX(p, f); p.ReadOnly = true }, Warn, "dax", "maps none", "-o ro"},
-		"dax, vhost-user-fs": {func(p *Plan, f *Facts) { withDAX(p, f); f.VMMs[0].Devices[0].Generic = false }, Warn, "vmm.dax", "no window", "vhost-user-test-device-pci"},
-		"dax, not with QEMU": {func(p *Plan, f *Facts) { withDAX(p, f); f.VMMs[0].Name = "uml" }, Warn, "vmm.dax", "with uml", "QEMU 11.1"},
+		"modcaps":            {func(p *share.Config, f *Facts) { p.ModCaps = "-mknod:+sys_ptrace"; withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_SYS_PTRACE", "--cap-add SYS_PTRACE"},
+		"host locks":         {func(p *share.Config, _ *Facts) { p.Locks = share.LocksHost }, Warn, "share.locks", "can't be interrupted", "--locks=host"},
+		"dax, old kernel":    {func(p *share.Config, f *Facts) { withDAX(p, f); f.Kernel.Release = "6.8.0-31-generic" }, Warn, "dax", "2 MiB", "6.9"},
+		"dax, as user":       {func(p *share.Config, f *Facts) { withDAX(p, f); asUser(f) }, Warn, "dax", "without root", "root"},
+		"dax, readonly":      {func(p *share.Config, f *Facts) { withDAX(p, f); p.ReadOnly = true }, Warn, "dax", "maps none", "-o ro"},
+		"dax, vhost-user-fs": {func(p *share.Config, f *Facts) { withDAX(p, f); f.VMMs[0].Devices[0].Generic = false }, Warn, "vmm.dax", "no window", "vhost-user-test-device-pci"},
+		"dax, not with QEMU": {func(p *share.Config, f *Facts) { withDAX(p, f); f.VMMs[0].Name = "uml" }, Warn, "vmm.dax", "with uml", "QEMU 11.1"},
 
-		"long path":      {func(_ *Plan, f *Facts) { f.Socket.Path = strings.Repeat("x", 108) }, Fail, "socket", "107", "shorter"},
-		"no socket":      {func(_ *Plan, f *Facts) { f.Socket.Err = os.ErrNotExist }, Warn, "socket", "no daemon", "govirtiofsd --socket-path /run/fs.sock --shared-dir /srv"},
-		"no socket dir":  {func(_ *Plan, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.ENOENT }, Fail, "socket", "/run", "mkdir -p /run"},
-		"closed dir":     {func(_ *Plan, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.EACCES }, Fail, "socket", "can't make", "XDG_RUNTIME_DIR"},
-		"file as socket": {func(_ *Plan, f *Facts) { f.Socket.Mode = 0o644 }, Fail, "socket", "not a socket", "rm /run/fs.sock"},
-		"stale":          {func(_ *Plan, f *Facts) { f.Socket.Listening, f.Socket.Connected = false, 0 }, Fail, "socket.daemon", "left", "--keep-listening"},
-		"vmm of another": {func(_ *Plan, f *Facts) { f.VMMs[0].UID = 64055 }, Fail, "socket.access", "64055", "--socket-group"},
-		"not ours":       {func(_ *Plan, f *Facts) { f.VMMs = nil; f.Socket.Connect = unix.EACCES }, Warn, "socket.access", "may not", "--socket-group"},
+		"long path":      {func(_ *share.Config, f *Facts) { f.Socket.Path = strings.Repeat("x", 108) }, Fail, "socket", "107", "shorter"},
+		"no socket":      {func(_ *share.Config, f *Facts) { f.Socket.Err = os.ErrNotExist }, Warn, "socket", "no daemon", "govirtiofsd --socket-path /run/fs.sock --shared-dir /srv"},
+		"no socket dir":  {func(_ *share.Config, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.ENOENT }, Fail, "socket", "/run", "mkdir -p /run"},
+		"closed dir":     {func(_ *share.Config, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.EACCES }, Fail, "socket", "can't make", "XDG_RUNTIME_DIR"},
+		"file as socket": {func(_ *share.Config, f *Facts) { f.Socket.Mode = 0o644 }, Fail, "socket", "not a socket", "rm /run/fs.sock"},
+		"stale":          {func(_ *share.Config, f *Facts) { f.Socket.Listening, f.Socket.Connected = false, 0 }, Fail, "socket.daemon", "left", "--keep-listening"},
+		"vmm of another": {func(_ *share.Config, f *Facts) { f.VMMs[0].UID = 64055 }, Fail, "socket.access", "64055", "--socket-group"},
+		"not ours":       {func(_ *share.Config, f *Facts) { f.VMMs = nil; f.Socket.Connect = unix.EACCES }, Warn, "socket.access", "may not", "--socket-group"},
 
-		"memory":        {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "4G" }, Fail, "vmm.memory", "not shared", "memory-backend-memfd,id=mem,size=4G,share=on"},
-		"memory in MiB": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "512" }, Fail, "vmm.memory", "not shared", "size=512M,"},
-		"backend without share": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Backend = false, "memory-backend-file" },
+		"memory":        {func(_ *share.Config, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "4G" }, Fail, "vmm.memory", "not shared", "memory-backend-memfd,id=mem,size=4G,share=on"},
+		"memory in MiB": {func(_ *share.Config, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Memory = false, "512" }, Fail, "vmm.memory", "not shared", "size=512M,"},
+		"backend without share": {func(_ *share.Config, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Backend = false, "memory-backend-file" },
 			Fail, "vmm.memory", "memory-backend-file", "share=on"},
-		"cloud-hypervisor": {func(_ *Plan, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Name = false, "cloud-hypervisor" }, Fail, "vmm.memory", "shared=on", "--memory"},
-		"short queues":     {func(_ *Plan, f *Facts) { f.VMMs[0].Devices[0].QueueSize = 0 }, Warn, "vmm.queue-size", "496 KiB", "queue-size=1024"},
-		"no device":        {func(_ *Plan, f *Facts) { f.VMMs[0].Devices = nil }, Fail, "vmm.device", "no virtio-fs", "vhost-user-fs-pci"},
-		"apparmor":         {func(_ *Plan, f *Facts) { f.VMMs[0].AppArmor = "libvirt-1" }, Warn, "vmm.apparmor", "libvirt-1", "libvirt-qemu"},
-		"memlock":          {func(_ *Plan, f *Facts) { f.VMMs[0].Locks, f.VMMs[0].LockLimit = true, 65536 }, Warn, "vmm.memlock", "65536", "ulimit -l"},
-		"no vmm":           {func(_ *Plan, f *Facts) { f.VMMs[0].Name = "" }, Warn, "vmm", "no VMM", "wrapper"},
-		"vmm is gone":      {func(_ *Plan, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: os.ErrNotExist}} }, Fail, "vmm", "no process 999999", "pgrep"},
-		"vmm ended":        {func(_ *Plan, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: unix.ESRCH}} }, Fail, "vmm", "no process 999999", "pgrep"},
-		"vmm unseen":       {func(_ *Plan, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be looked at", "root"},
+		"cloud-hypervisor": {func(_ *share.Config, f *Facts) { f.VMMs[0].Shared, f.VMMs[0].Name = false, "cloud-hypervisor" }, Fail, "vmm.memory", "shared=on", "--memory"},
+		"short queues":     {func(_ *share.Config, f *Facts) { f.VMMs[0].Devices[0].QueueSize = 0 }, Warn, "vmm.queue-size", "496 KiB", "queue-size=1024"},
+		"no device":        {func(_ *share.Config, f *Facts) { f.VMMs[0].Devices = nil }, Fail, "vmm.device", "no virtio-fs", "vhost-user-fs-pci"},
+		"apparmor":         {func(_ *share.Config, f *Facts) { f.VMMs[0].AppArmor = "libvirt-1" }, Warn, "vmm.apparmor", "libvirt-1", "libvirt-qemu"},
+		"memlock":          {func(_ *share.Config, f *Facts) { f.VMMs[0].Locks, f.VMMs[0].LockLimit = true, 65536 }, Warn, "vmm.memlock", "65536", "ulimit -l"},
+		"no vmm":           {func(_ *share.Config, f *Facts) { f.VMMs[0].Name = "" }, Warn, "vmm", "no VMM", "wrapper"},
+		"vmm is gone":      {func(_ *share.Config, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: os.ErrNotExist}} }, Fail, "vmm", "no process 999999", "pgrep"},
+		"vmm ended":        {func(_ *share.Config, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: unix.ESRCH}} }, Fail, "vmm", "no process 999999", "pgrep"},
+		"vmm unseen":       {func(_ *share.Config, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be looked at", "root"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, f := well()
-			test.spoil(&p, f)
+			test.spoil(p, f)
 			expectFinding(t, Examine(p, f), test.status, test.check, test.text, test.remedy)
 		})
 	}
@@ -193,24 +206,24 @@ func expectFinding(t *testing.T, r *Report, status Status, check, text, remedy s
 // TestExamineOptions has options whose needs are met.
 func TestExamineOptions(t *testing.T) {
 	for name, test := range map[string]struct {
-		change      func(p *Plan, f *Facts)
+		change      func(p *share.Config, f *Facts)
 		check, text string
 	}{
-		"ownership, as user": {func(p *Plan, f *Facts) { p.Ownership = "xattr"; asUser(f) }, "capabilities", "users of its own"},
-		"ownership":          {func(p *Plan, _ *Facts) { p.Ownership = "xattr" }, "share.xattr", "work"},
-		"selinux":            {func(p *Plan, _ *Facts) { names(t, p, "selinux"); p.ModCaps = "+sys_admin" }, "share.trusted", "work"},
+		"ownership, as user": {func(p *share.Config, f *Facts) { p.Ownership = passthrough.OwnershipXattr; asUser(f) }, "capabilities", "users of its own"},
+		"ownership":          {func(p *share.Config, _ *Facts) { p.Ownership = passthrough.OwnershipXattr }, "share.xattr", "work"},
+		"selinux":            {func(p *share.Config, _ *Facts) { names(t, p, "selinux"); p.ModCaps = "+sys_admin" }, "share.trusted", "work"},
 		"dax":                {withDAX, "vmm.dax", "QEMU 11.1"},
 		"dax on the host":    {withDAX, "dax", "any size"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, f := well()
-			test.change(&p, f)
+			test.change(p, f)
 			expectFinding(t, Examine(p, f), OK, test.check, test.text, "")
 		})
 	}
 	p, f := well()
 	f.Share.TrustedXattr = unix.EPERM // of no matter when nothing is kept there
-	names(t, &p, "selinux-user")
+	names(t, p, "selinux-user")
 	for _, c := range Examine(p, f).Checks {
 		if c.Check == "share.trusted" || c.Check == "dax" || c.Check == "vmm.dax" {
 			t.Errorf("unexpected: %+v", c)
@@ -218,7 +231,7 @@ func TestExamineOptions(t *testing.T) {
 	}
 }
 
-func names(t *testing.T, p *Plan, preset string) {
+func names(t *testing.T, p *share.Config, preset string) {
 	t.Helper()
 	m, err := xattrmap.Preset(preset)
 	if err != nil {
@@ -227,7 +240,7 @@ func names(t *testing.T, p *Plan, preset string) {
 	p.Names = m
 }
 
-func withDAX(p *Plan, f *Facts) { p.DAX, f.VMMs[0].Devices[0].Generic = "inode", true }
+func withDAX(p *share.Config, f *Facts) { p.DAX, f.VMMs[0].Devices[0].Generic = share.DAXInode, true }
 
 func withCap(f *Facts, v cap.Value) {
 	f.Process.Capabilities = append(f.Process.Capabilities, v)

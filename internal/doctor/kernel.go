@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,7 +122,7 @@ func (h host) kernel() Kernel {
 }
 
 // kernel judges the host's kernel.
-func (r *Report) kernel(p Plan, k *Kernel) {
+func (r *Report) kernel(p *share.Config, k *Kernel) {
 	r.ok("kernel", "Linux %s", k.Release)
 	for _, f := range kernelFeatures {
 		for _, m := range k.Missing {
@@ -128,7 +130,7 @@ func (r *Report) kernel(p Plan, k *Kernel) {
 				continue
 			}
 			s := Warn
-			if f.fatal && p.Sandbox == "namespace" {
+			if f.fatal && p.Sandbox == sandbox.ModeNamespace {
 				s = Fail
 			}
 			r.add(s, "kernel.features", "use Linux "+f.since+" or later, or allow the call in the container's seccomp profile",
@@ -144,7 +146,7 @@ func (r *Report) kernel(p Plan, k *Kernel) {
 	switch {
 	case k.Seccomp:
 		r.ok("kernel.seccomp", "system call filters work")
-	case p.Seccomp == "none":
+	case p.Seccomp == sandbox.FilterNone:
 		r.add(Warn, "kernel.seccomp", "", "no system call filters, and none is asked for")
 	default:
 		r.add(Fail, "kernel.seccomp", "use a kernel with CONFIG_SECCOMP_FILTER, or give the daemon --seccomp=none",

@@ -7,12 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // keeps are the capabilities that the daemon does not give up. A list that makes no
 // sense changes nothing.
-func (p *Plan) keeps() []cap.Value {
+func keeps(p *share.Config) []cap.Value {
 	if keep, err := sandbox.ModifyCapabilities(sandbox.DefaultCapabilities(), p.ModCaps); err == nil {
 		return keep
 	}
@@ -20,7 +21,7 @@ func (p *Plan) keeps() []cap.Value {
 }
 
 // trusted judges rules that keep attributes of the guest under names in trusted.*.
-func (r *Report) trusted(p Plan, f *Facts) {
+func (r *Report) trusted(p *share.Config, f *Facts) {
 	const check = "share.trusted"
 	const others = "use names in user.*, such as those of --xattrmap-preset=selinux-user"
 	if !p.Names.Uses("trusted.") {
@@ -30,7 +31,7 @@ func (r *Report) trusted(p Plan, f *Facts) {
 	case f.Process.UID != 0 || !slices.Contains(f.Process.Capabilities, cap.SYS_ADMIN):
 		r.add(Fail, check, "start the daemon as root with CAP_SYS_ADMIN and --modcaps=+sys_admin, or "+others,
 			"the rules keep the guest's attributes in trusted.*, which only CAP_SYS_ADMIN can use")
-	case !slices.Contains(p.keeps(), cap.SYS_ADMIN):
+	case !slices.Contains(keeps(p), cap.SYS_ADMIN):
 		r.add(Fail, check, "give the daemon --modcaps=+sys_admin, or "+others,
 			"the rules keep the guest's attributes in trusted.*, and the daemon does not keep CAP_SYS_ADMIN")
 	case errors.Is(f.Share.TrustedXattr, errUntried):
@@ -44,9 +45,9 @@ func (r *Report) trusted(p Plan, f *Facts) {
 }
 
 // locks says what it means where locks are kept.
-func (r *Report) locks(p Plan) {
+func (r *Report) locks(p *share.Config) {
 	const check = "share.locks"
-	if p.Locks != "host" {
+	if p.Locks != share.LocksHost {
 		r.add(OK, check, "give the daemons --locks=host if programs of several guests or of the host lock the same files",
 			"locks stay in the guest: other guests and the host do not see them")
 		return
@@ -57,7 +58,7 @@ func (r *Report) locks(p Plan) {
 
 // hostDAX judges what the host lacks for a window. The share works without it, so nothing
 // of this is a failure.
-func (r *Report) hostDAX(p Plan, f *Facts) {
+func (r *Report) hostDAX(p *share.Config, f *Facts) {
 	const check = "dax"
 	const lost = "QEMU maps only files whose size is a multiple of 2 MiB"
 	switch {

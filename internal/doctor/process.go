@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -41,7 +43,7 @@ type Process struct {
 type idRange struct{ First, Count uint64 }
 
 // process looks at the calling process.
-func (h host) process(p Plan) Process {
+func (h host) process(p *share.Config) Process {
 	f := Process{UID: os.Geteuid(), GID: os.Getegid(), NrOpen: uint64(h.readInt("proc/sys/fs/nr_open", 0))}
 	if u, err := user.LookupId(strconv.Itoa(f.UID)); err == nil {
 		f.User = u.Username
@@ -56,7 +58,7 @@ func (h host) process(p Plan) Process {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
 		f.NoFile = limit.Max
 	}
-	if p.Sandbox == "namespace" {
+	if p.Sandbox == sandbox.ModeNamespace {
 		f.Namespaces = tryNamespaces(f.UID)
 	}
 	f.UserNamespaces = h.userNamespaces()
@@ -130,7 +132,7 @@ func (h host) subIDs(path, name string, uid int) (out []idRange) {
 }
 
 // process judges what the caller may do.
-func (r *Report) process(p Plan, f *Process) {
+func (r *Report) process(p *share.Config, f *Process) {
 	r.sandbox(p, f)
 	r.capabilities(p, f)
 	r.fileLimit(f)
@@ -139,13 +141,13 @@ func (r *Report) process(p Plan, f *Process) {
 	}
 }
 
-func (r *Report) sandbox(p Plan, f *Process) {
+func (r *Report) sandbox(p *share.Config, f *Process) {
 	const check = "sandbox"
 	const others = "give the daemon --sandbox=none if something else confines it"
 	switch p.Sandbox {
-	case "none":
+	case sandbox.ModeNone:
 		r.add(Warn, check, "leave --sandbox=none away", "no sandbox is asked for: only names, capabilities and seccomp confine the daemon")
-	case "chroot":
+	case sandbox.ModeChroot:
 		if f.UID != 0 || !slices.Contains(f.Capabilities, cap.SYS_CHROOT) {
 			r.add(Fail, check, "start the daemon as root with CAP_SYS_CHROOT, or use --sandbox=namespace", "chroot is for root only")
 			return
@@ -175,14 +177,14 @@ func (r *Report) namespaces(f *Process, check, others string) {
 }
 
 // capabilities judges what root has; others act as themselves only, which is no fault.
-func (r *Report) capabilities(p Plan, f *Process) {
+func (r *Report) capabilities(p *share.Config, f *Process) {
 	const check = "capabilities"
-	if f.UID != 0 && p.Ownership == "xattr" {
+	if f.UID != 0 && p.Ownership == passthrough.OwnershipXattr {
 		r.ok(check, "not root: the guest has users of its own (--ownership=xattr); on the host all files belong to user %d", f.UID)
 		return
 	}
 	if f.UID != 0 {
-		if p.Sandbox == "none" {
+		if p.Sandbox == sandbox.ModeNone {
 			r.ok(check, "not root: all of the guest's users act as user %d", f.UID)
 		} else {
 			r.ok(check, "not root: the guest's users are those of the user namespace; --ownership=xattr gives it users of its own, see also --uid-map")
@@ -190,7 +192,7 @@ func (r *Report) capabilities(p Plan, f *Process) {
 		return
 	}
 	var missing, names []string
-	for _, v := range p.keeps() {
+	for _, v := range keeps(p) {
 		if !slices.Contains(f.Capabilities, v) {
 			missing = append(missing, strings.ToUpper(v.String()))
 			names = append(names, strings.ToUpper(strings.TrimPrefix(v.String(), "cap_")))
@@ -201,7 +203,7 @@ func (r *Report) capabilities(p Plan, f *Process) {
 		return
 	}
 	status := Warn // what needs them fails with EPERM in the guest
-	if p.Ownership == "xattr" {
+	if p.Ownership == passthrough.OwnershipXattr {
 		status = Warn // there is one user only to be
 	} else if slices.Contains(missing, "CAP_SETUID") || slices.Contains(missing, "CAP_SETGID") {
 		status = Fail // whatever users other than root do fails
@@ -231,7 +233,7 @@ func (r *Report) fileLimit(f *Process) {
 }
 
 // idMaps judges whether newuidmap will set the maps.
-func (r *Report) idMaps(p Plan, f *Process) {
+func (r *Report) idMaps(p *share.Config, f *Process) {
 	const check = "idmap"
 	if f.UID == 0 {
 		r.add(Fail, check, "leave --uid-map and --gid-map away, or start the daemon as another user", "id maps are for users other than root")

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 	"golang.org/x/sys/unix"
 )
 
@@ -176,7 +179,7 @@ var fileSystems = map[int64]fileSystem{
 }
 
 // share judges what is shared.
-func (r *Report) share(p Plan, s *Share) {
+func (r *Report) share(p *share.Config, s *Share) {
 	if !r.reachable(p, s) {
 		return
 	}
@@ -199,7 +202,7 @@ func (r *Report) share(p Plan, s *Share) {
 }
 
 // reachable tells whether there is a point in going on.
-func (r *Report) reachable(p Plan, s *Share) bool {
+func (r *Report) reachable(p *share.Config, s *Share) bool {
 	const check = "share"
 	switch {
 	case errors.Is(s.Err, os.ErrNotExist):
@@ -211,7 +214,7 @@ func (r *Report) reachable(p Plan, s *Share) bool {
 	case !s.Mode.IsDir() && !s.Mode.IsRegular():
 		r.add(Fail, check, "share a directory or a regular file", "%s is neither a directory nor a regular file", s.Path)
 		return false
-	case s.Mode.IsRegular() && p.Sandbox == "chroot":
+	case s.Mode.IsRegular() && p.Sandbox == sandbox.ModeChroot:
 		r.add(Fail, check, "use --sandbox=namespace", "%s is a file, which can't be shared with --sandbox=chroot", s.Path)
 		return false
 	case s.CanRead != nil:
@@ -231,7 +234,7 @@ func (r *Report) reachable(p Plan, s *Share) bool {
 	return true
 }
 
-func (r *Report) mountOptions(p Plan, s *Share) {
+func (r *Report) mountOptions(p *share.Config, s *Share) {
 	const check = "share.mount"
 	ro := s.Flags&unix.ST_RDONLY != 0
 	switch {
@@ -250,12 +253,12 @@ func (r *Report) mountOptions(p Plan, s *Share) {
 }
 
 // attributes judges extended attributes, which options ask for.
-func (r *Report) attributes(p Plan, s *Share) {
+func (r *Report) attributes(p *share.Config, s *Share) {
 	user, lost := p.Xattr, "--xattr serves none"
 	if p.Names != nil && p.Names.Uses("user.") {
 		user, lost = true, "the rules of --xattrmap or --xattrmap-preset keep the guest's there"
 	}
-	if p.Ownership == "xattr" {
+	if p.Ownership == passthrough.OwnershipXattr {
 		user, lost = true, "--ownership=xattr keeps owners, modes and devices there"
 	}
 	for _, a := range []struct {
@@ -264,8 +267,8 @@ func (r *Report) attributes(p Plan, s *Share) {
 		wanted            bool
 	}{
 		{"share.xattr", "extended attributes of users", lost, s.UserXattr, user},
-		{"share.acl", "access control lists", "--posix-acl has no effect", s.ACL, p.PosixACL},
-		{"share.security", "security attributes", "file capabilities and labels can't be kept", s.Security, p.SecurityLabel},
+		{"share.acl", "access control lists", "--posix-acl has no effect", s.ACL, p.PosixACL != passthrough.Never},
+		{"share.security", "security attributes", "file capabilities and labels can't be kept", s.Security, p.SecurityLabel != passthrough.Never},
 	} {
 		switch {
 		case errors.Is(a.err, errUntried), a.err != nil && !unsupported(a.err):

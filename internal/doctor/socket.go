@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"golang.org/x/sys/unix"
 )
 
@@ -114,7 +115,7 @@ func (h host) holders(inodes []uint32) map[uint32][]int {
 const maxSocketPath = 107
 
 // socket judges a socket's file.
-func (r *Report) socket(p Plan, s *Socket, vmms []VMM) {
+func (r *Report) socket(p *share.Config, s *Socket, vmms []VMM) {
 	const check = "socket"
 	if len(s.Path) > maxSocketPath {
 		r.add(Fail, check, "choose a shorter path, or a relative one", "%s has %d bytes; a socket's path has at most %d", s.Path, len(s.Path), maxSocketPath)
@@ -133,7 +134,7 @@ func (r *Report) socket(p Plan, s *Socket, vmms []VMM) {
 	}
 }
 
-func (r *Report) noSocket(p Plan, s *Socket) {
+func (r *Report) noSocket(p *share.Config, s *Socket) {
 	dir := filepath.Dir(s.Path)
 	switch {
 	case errors.Is(s.DirErr, unix.ENOENT):

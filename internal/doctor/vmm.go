@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"golang.org/x/sys/unix"
 )
 
@@ -203,7 +204,7 @@ func (v *VMM) defaultQueueSize() int {
 }
 
 // vmm judges a VMM.
-func (r *Report) vmm(p Plan, v *VMM) {
+func (r *Report) vmm(p *share.Config, v *VMM) {
 	if v.gone() {
 		r.add(Fail, "vmm", "pgrep -af 'qemu|kvm|cloud-hypervisor|crosvm|virtio_uml' shows the VMMs that run", "there is no process %d", v.PID)
 		return
@@ -232,7 +233,7 @@ func (r *Report) vmm(p Plan, v *VMM) {
 	}
 	for i := range v.Devices {
 		r.device(v, &v.Devices[i])
-		if p.wantsDAX() {
+		if p.HasWindow() {
 			r.window(v, &v.Devices[i])
 		}
 	}
