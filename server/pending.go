@@ -30,6 +30,7 @@ type pending struct {
 	security []SecurityContext
 	cost     int  // bytes that it is counted with; see maxHeld
 	brief    bool // see Brief
+	inGo     bool // the wait holds no thread
 	done     func(fuse.Reply)
 	once     sync.Once
 	canceled chan struct{}
@@ -50,23 +51,26 @@ const (
 )
 
 // heldSize is how many bytes the request that t is serving takes while it waits.
-func (t *thread) heldSize(o *op) int {
+func (t *thread) heldSize(o *op, inGo bool) int {
 	n := len(t.args) + int(unsafe.Sizeof(unix.Iovec{}))*(len(t.data)+len(t.writeTo)) + 4*len(t.request.Groups)
 	for i := range t.request.Security {
 		c := &t.request.Security[i]
 		n += int(unsafe.Sizeof(*c)) + len(c.Name) + len(c.Value) + 16
 	}
 	n += n/4 + heldBase // the runtime rounds the sizes of objects up
-	if o.waits {
+	if inGo {
 		n += heldGoroutine
+		if o.Data&fp.FromServer != 0 && !o.inPlace {
+			n += bulkSize
+		}
 	}
 	return n
 }
 
 // newPending copies the request that t is serving; nil when those that wait have all the
 // memory that they may have. From here on INTERRUPT finds it.
-func newPending(t *thread, o *op) *pending {
-	cost := t.heldSize(o)
+func newPending(t *thread, o *op, inGo bool) *pending {
+	cost := t.heldSize(o, inGo)
 	if !t.server.waiting.reserve(cost) {
 		return nil
 	}
@@ -84,6 +88,7 @@ func newPending(t *thread, o *op) *pending {
 		room:     t.room,
 		groups:   slices.Clone(t.request.Groups),
 		cost:     cost,
+		inGo:     inGo,
 		canceled: make(chan struct{}),
 	}
 	for _, c := range t.request.Security {
@@ -93,13 +98,16 @@ func newPending(t *thread, o *op) *pending {
 	return d
 }
 
+// waitsInGo reports whether a method of o that returned errno will hold no thread while it waits.
+func waitsInGo(o *op, errno unix.Errno) bool { return o.waits || errno == WouldBlockInGo }
+
 // pend is newPending for a method that returned errno, one of those of waits. Otherwise
 // it returns the errno to answer with.
 func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
 	if o.lingers && t.mayLinger != nil && !t.mayLinger() {
 		return nil, unix.ENOLCK
 	}
-	d := newPending(t, o)
+	d := newPending(t, o, waitsInGo(o, errno))
 	if d == nil {
 		return nil, unix.ENOMEM
 	}
@@ -110,7 +118,7 @@ func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
 // Start implements fuse.Pending, on a goroutine of the server's.
 func (d *pending) Start(done func(fuse.Reply)) {
 	d.done = done
-	if !d.op.waits {
+	if !d.inGo {
 		d.server.pool.submit(d)
 		return
 	}

@@ -89,11 +89,12 @@ func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 	if errno == 0 {
 		written, errno = t.run(o)
 		if waits(errno) {
+			inGo := waitsInGo(o, errno)
 			var d *pending
 			if d, errno = t.pend(o, errno); d != nil {
 				return fuse.Reply{}, d
 			}
-			written, errno = t.unqueued(o, errno)
+			written, errno = t.unqueued(o, inGo, errno)
 		}
 	} else if !o.NoReply {
 		written = t.fail(errno)
@@ -103,9 +104,9 @@ func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 
 // unqueued finishes a request that has to wait when too many others wait. If it waits in a
 // system call its queue's thread does so for it: a client with many requests is slowed down.
-// What waits for another client, possibly for ever, is refused.
-func (t *thread) unqueued(o *op, refused unix.Errno) (written uint32, errno unix.Errno) {
-	if o.waits {
+// What waits for another client or process, possibly for ever, is refused.
+func (t *thread) unqueued(o *op, inGo bool, refused unix.Errno) (written uint32, errno unix.Errno) {
+	if inGo {
 		return t.fail(refused), refused
 	}
 	t.request.MayWait = true
