@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 )
 
 // within fails if the share has more descriptors than it may.
@@ -244,5 +246,66 @@ func TestAllCounted(t *testing.T) {
 	}
 	if found < 5 {
 		t.Errorf("%d calls found, which can't be all", found)
+	}
+}
+
+// TestBudgetOfTwoShares: a client that takes all descriptors it can get leaves another
+// share of the process what is its own, to keep and to serve requests with. Both together
+// never have more than there are.
+func TestBudgetOfTwoShares(t *testing.T) {
+	const all, own = 400, 100
+	h, err := host.New(host.Options{Descriptors: all, ShareDescriptors: own})
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(c *Config) { c.Host = h }
+	greedy, modest := newShare(t, edit, 0).guest(), newShare(t, edit, 0).guest()
+	within := func(what string) {
+		t.Helper()
+		if n := greedy.fs.part.Taken() + modest.fs.part.Taken(); n > all {
+			t.Fatalf("%s: %d descriptors of %d", what, n, all)
+		}
+	}
+	node := greedy.mknod(fp.RootID, "a")
+	open := greedy.openAll(node)
+	if n := len(open); n < all-own-own/8 || n > all-own {
+		t.Errorf("the greedy client has %d files open, want about %d", n, all-own)
+	}
+	for i := range 300 { // and as many nodes that can't be found again
+		file := fmt.Sprint("f", i)
+		greedy.mknod(fp.RootID, file)
+		wantErrno(t, "unlink", greedy.fs.Unlink(greedy.on(fp.RootID), name(file)), 0)
+		within("unlink")
+	}
+	other := modest.mknod(fp.RootID, "a")
+	theirs := modest.openAll(other)
+	within("open")
+	if n := len(theirs); n < own-own/8 || n > own {
+		t.Errorf("the modest client has %d files open, want about %d", n, own)
+	}
+	for i := range 300 { // both can still have nodes
+		file := fmt.Sprint("g", i)
+		modest.mkdir(fp.RootID, file)
+		greedy.mkdir(fp.RootID, file)
+		within("mkdir")
+	}
+	for _, fh := range open {
+		wantErrno(t, "release", greedy.release(node, fh), 0)
+	}
+	if n := len(modest.openAll(other)); n < all/2 {
+		t.Errorf("the modest client can open %d more when the other has none, want %d", n, all/2)
+	}
+	within("open more")
+}
+
+// TestTooManyShares: a share is refused that would have nothing of its own.
+func TestTooManyShares(t *testing.T) {
+	h, err := host.New(host.Options{Descriptors: 100, ShareDescriptors: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newShare(t, func(c *Config) { c.Host = h }, 0)
+	if _, err := New(Config{Host: h}); !errors.Is(err, host.ErrBudget) {
+		t.Errorf("one more share: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
 
@@ -125,6 +126,9 @@ type Config struct {
 	Migration Migration
 
 	// MaxFDs is how many descriptors FS has at most, whatever the client does; 0 is all
-	// that the process may have, less a reserve.
+	// that Host has, or that the process may have, less a reserve.
 	MaxFDs int
+	// Host is what this share has in common with others of the process; nil is nothing. All
+	// shares of a process need the same: without, each takes the process's limit for its own.
+	Host *host.Host
 }

@@ -123,32 +123,40 @@ func (fs *FS) opened(call func() (int, unix.Errno)) (int, unix.Errno) {
 		}
 	}
 	if errno != 0 {
-		fs.fds.Add(-1)
+		fs.uncountFD()
 		return -1, errno
 	}
 	return fd, 0
 }
 
-// countFD counts a descriptor before it is made. There are never more than MaxFDs,
-// whatever the client does on other queues at the same time: the others are the
-// process's own. Room is made a little earlier, while a short search is enough for it.
+// countFD counts a descriptor before it is made. There are never more than MaxFDs, and of
+// all shares together never more than the process may have, whatever the client does on other
+// queues at the same time: the others are the process's own. Room is made a little earlier,
+// while a short search is enough for it.
 func (fs *FS) countFD() unix.Errno {
 	most := int64(fs.cfg.MaxFDs)
 	n := fs.fds.Add(1)
-	if n <= most-most/32 {
-		return 0
+	if n > most-most/32 {
+		fs.evict(evictAtOnce)
 	}
-	fs.evict(evictAtOnce)
-	if n <= most || fs.makeRoom() {
+	inShare := func() bool { return fs.fds.Load() <= most }
+	inHost := func() bool { return fs.part.Take(1) }
+	if (n <= most || fs.makeRoom(inShare)) && (inHost() || fs.makeRoom(inHost)) {
 		return 0
 	}
 	fs.fds.Add(-1)
 	return unix.ENFILE
 }
 
+// uncountFD takes back what countFD has counted.
+func (fs *FS) uncountFD() {
+	fs.fds.Add(-1)
+	fs.part.Put(1)
+}
+
 // closeFD closes what open returned.
 func (fs *FS) closeFD(fd int) {
-	fs.fds.Add(-1)
+	fs.uncountFD()
 	_ = sysClose(fd)
 }
 

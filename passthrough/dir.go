@@ -76,9 +76,6 @@ func (fs *FS) Readdirplus(r *server.Request, in *fp.ReadIn, out *server.DirWrite
 // dirBuffer is memory for getdents64: about 1000 entries with names of usual length.
 type dirBuffer [32 << 10]byte
 
-// dirBuffers are those that no listing uses at the moment.
-var dirBuffers = sync.Pool{New: func() any { return new(dirBuffer) }}
-
 // maxDirBuffers is how many listings may keep entries between two requests: 32 MiB of
 // them. A client with more directories half read costs the others a second read of
 // what did not fit.
@@ -213,21 +210,18 @@ func isDone(done <-chan struct{}) bool {
 	}
 }
 
-// editDirents, if not nil, changes what the host returns: a test has other cookies with it.
-var editDirents func(entries []byte)
-
 // fill reads the next entries from the host; at the end of the directory there are
 // none.
 func (fs *FS) fill(d *dirStream, fd int) unix.Errno {
 	if d.buf == nil {
-		d.buf = dirBuffers.Get().(*dirBuffer)
+		d.buf = fs.io.getBuffer()
 		fs.io.dirBuffers.Add(1)
 	}
 	d.used = true
 	n, errno := sysGetdents64(fd, d.buf[:])
 	d.pos, d.end = 0, n
-	if editDirents != nil {
-		editDirents(d.buf[:n])
+	if fs.io.editDirents != nil {
+		fs.io.editDirents(d.buf[:n])
 	}
 	return errno
 }
@@ -247,7 +241,7 @@ func (fs *FS) restBuffer(d *dirStream) {
 func (fs *FS) dropBuffer(d *dirStream) {
 	d.pos, d.end = 0, 0
 	if d.buf != nil {
-		dirBuffers.Put(d.buf)
+		fs.io.putBuffer(d.buf)
 		d.buf = nil
 		fs.io.dirBuffers.Add(-1)
 	}

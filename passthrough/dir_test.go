@@ -413,7 +413,8 @@ func (g *guest) patientList(fh, off uint64, size int, plus bool) (list []listed,
 // TestCookiesBeyondLseek: a file system whose cookies have the highest bit set, as NFS has
 // those of some servers, which lseek does not take.
 func TestCookiesBeyondLseek(t *testing.T) {
-	editDirents = func(b []byte) {
+	g := newShare(t, nil, 0).guest()
+	g.fs.io.editDirents = func(b []byte) {
 		for len(b) > 0 {
 			_, size := parseDirent(b)
 			off := binary.NativeEndian.Uint64(b[8:])
@@ -421,8 +422,6 @@ func TestCookiesBeyondLseek(t *testing.T) {
 			b = b[size:]
 		}
 	}
-	t.Cleanup(func() { editDirents = nil })
-	g := newShare(t, nil, 0).guest()
 	for i := range 2000 {
 		g.write(fmt.Sprintf("%0100d", i), "")
 	}

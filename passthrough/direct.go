@@ -65,7 +65,7 @@ func (fs *FS) openCached(ts *threadState, h *handle) (int, unix.Errno) {
 	}
 	fd, errno := fs.openAgain(ts, h.fd, fs.hostFlags(h.flags)&^(unix.O_DIRECT|unix.O_TRUNC), h.flags)
 	if errno != 0 {
-		fs.io.opens.Add(-1)
+		fs.unkeepFDs(1)
 	}
 	return fd, errno
 }
@@ -73,7 +73,7 @@ func (fs *FS) openCached(ts *threadState, h *handle) (int, unix.Errno) {
 // closeKept closes a descriptor that keepFD counts.
 func (fs *FS) closeKept(fd int) {
 	fs.closeFD(fd)
-	fs.io.opens.Add(-1)
+	fs.unkeepFDs(1)
 }
 
 // closeCached closes the second descriptor of a handle that nobody uses.

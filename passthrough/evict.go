@@ -56,13 +56,12 @@ func (fs *FS) evictTwice(look uint32, want int) (n int) {
 	return n
 }
 
-// makeRoom closes descriptors until there are no more than MaxFDs, wherever they are, and
-// in the end pins too. It fails if more are in use at this moment.
-func (fs *FS) makeRoom() bool {
+// makeRoom closes descriptors until that is enough, wherever they are, and in the end pins
+// too. It fails if all others are in use at this moment.
+func (fs *FS) makeRoom(enough func() bool) bool {
 	// The caller may hold a node's mu: whoever has evictor.mu waits for none.
 	fs.evictor.mu.Lock()
 	defer fs.evictor.mu.Unlock()
-	enough := func() bool { return fs.fds.Load() <= int64(fs.cfg.MaxFDs) }
 	for !enough() {
 		look := fs.owners.end()
 		if fs.evictTwice(look, evictAtOnce) == 0 && fs.evictFrom(fs.evictor.hand, look, evictAtOnce, true) == 0 {

@@ -181,7 +181,7 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	if errno != 0 {
 		return 0
 	}
-	fs.fds.Add(-1)
+	fs.uncountFD()
 	return sysClose(fd)
 }
 

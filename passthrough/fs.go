@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -28,6 +29,7 @@ type FS struct {
 
 	// Descriptors, at most cfg.MaxFDs; see countFD.
 	fds     atomic.Int64
+	part    *host.Part // of the descriptors of all shares
 	owners  owners
 	io      ioState
 	sweeper sweeper
@@ -90,7 +92,13 @@ func New(cfg Config) (*FS, error) {
 	return fs, nil
 }
 
-func (fs *FS) setBudget() error {
+func (fs *FS) setBudget() (err error) {
+	if fs.part, err = fs.cfg.Host.Descriptors(); err != nil {
+		return fmt.Errorf("passthrough: %w", err)
+	}
+	if fs.cfg.MaxFDs == 0 {
+		fs.cfg.MaxFDs = fs.cfg.Host.MaxDescriptors()
+	}
 	if fs.cfg.MaxFDs > 0 {
 		return nil
 	}
@@ -122,6 +130,10 @@ func (fs *FS) setRoot() error {
 		return errno
 	}
 	fs.fds.Add(1)
+	const own = 3 // with ProcFD and that of the mount, see mountfd.go
+	if !fs.part.Take(own) {
+		return fmt.Errorf("passthrough: descriptors of the shared directory: %w", host.ErrBudget)
+	}
 	fs.root = n // the reference of intern is kept
 	return nil
 }

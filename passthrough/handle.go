@@ -42,14 +42,27 @@ type handle struct {
 	stream dirStream
 }
 
-// handles that are not in use.
-var handles = sync.Pool{New: func() any { return new(handle) }}
-
 // ioState is what FS keeps about open files.
 type ioState struct {
 	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
+
+	// What is not in use. Whoever was late to look a handle up may still read its number and
+	// references: it is never another share's.
+	handlePool, bufferPool sync.Pool
+	// editDirents, if not nil, changes what the host returns: a test has other cookies with it.
+	editDirents func(entries []byte)
 }
+
+// getBuffer returns memory for a listing.
+func (s *ioState) getBuffer() *dirBuffer {
+	if b, ok := s.bufferPool.Get().(*dirBuffer); ok {
+		return b
+	}
+	return new(dirBuffer)
+}
+
+func (s *ioState) putBuffer(b *dirBuffer) { s.bufferPool.Put(b) }
 
 // keepFD counts a descriptor that the client can keep for as long as it likes. These may
 // be no more than 15 of 16 that FS may have: what remains serves requests. Descriptors
@@ -58,17 +71,23 @@ type ioState struct {
 func (fs *FS) keepFD() unix.Errno { return fs.keepFDs(1) }
 
 func (fs *FS) keepFDs(n int64) unix.Errno {
-	if fs.io.opens.Add(n) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) {
+	if fs.io.opens.Add(n) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) || !fs.part.Keep(n) {
 		fs.io.opens.Add(-n)
 		return unix.ENFILE
 	}
 	return 0
 }
 
+// unkeepFDs takes back what keepFDs has counted.
+func (fs *FS) unkeepFDs(n int64) {
+	fs.io.opens.Add(-n)
+	fs.part.Unkeep(n)
+}
+
 // unkeepFD takes back what keepFD has counted, if a request failed after it.
 func (fs *FS) unkeepFD(errno unix.Errno) unix.Errno {
 	if errno != 0 {
-		fs.io.opens.Add(-1)
+		fs.unkeepFDs(1)
 	}
 	return errno
 }
@@ -95,13 +114,13 @@ func (fs *FS) releaseHandle(h *handle) {
 	owners, nameless := fs.removeHandle(n, h)
 	fs.closeCached(h)
 	fs.closeFD(h.fd)
-	fs.io.opens.Add(-1)
+	fs.unkeepFDs(1)
 	fs.closeOwners(owners)
 	if h.dir != nil {
 		fs.dropBuffer(h.dir)
 	}
 	h.reset()
-	handles.Put(h)
+	fs.io.handlePool.Put(h)
 	if nameless {
 		fs.letGo(n)
 	}
@@ -157,7 +176,10 @@ func (h *handle) open(id uint64) {
 
 // newHandle makes a handle and calls add to put it in the table.
 func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.Errno) unix.Errno {
-	h := handles.Get().(*handle)
+	h, ok := fs.io.handlePool.Get().(*handle)
+	if !ok {
+		h = new(handle)
+	}
 	h.fd, h.node, h.flags = fd, n, flags
 	if n.isDir() {
 		h.dir = &h.stream
@@ -171,7 +193,7 @@ func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.E
 	if errno != 0 {
 		fs.removeHandle(n, h)
 		h.reset()
-		handles.Put(h)
+		fs.io.handlePool.Put(h)
 		fs.unhold(n)
 	}
 	return errno

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 	guests "github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -45,6 +46,11 @@ func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) 
 	if edit != nil {
 		edit(&cfg)
 	}
+	if cfg.Host == nil {
+		if cfg.Host, err = host.New(host.Options{Descriptors: 1 << 20, ShareDescriptors: 1 << 19}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	fs, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +64,9 @@ func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) 
 		fs.Destroy()
 		if n := fs.io.opens.Load(); n != 0 {
 			t.Errorf("%d descriptors of handles and locks are left", n)
+		}
+		if fds, taken := fs.fds.Load(), fs.part.Taken(); taken != fds+2 {
+			t.Errorf("%d descriptors are counted, and %d in the host's budget, want 2 more", fds, taken)
 		}
 		_ = unix.Close(root)
 		_ = unix.Close(proc)

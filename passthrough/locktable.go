@@ -176,7 +176,7 @@ func (fs *FS) openForLocks(ts *threadState, h *handle) (fd int, writable bool, e
 			break
 		}
 	}
-	fs.io.opens.Add(-1)
+	fs.unkeepFDs(1)
 	if errno == unix.ENFILE {
 		errno = unix.ENOLCK
 	}
@@ -261,7 +261,7 @@ func (fs *FS) closeOwners(list []*lockOwner) {
 	for _, o := range list {
 		if o.fd >= 0 {
 			fs.closeFD(o.fd)
-			fs.io.opens.Add(-1)
+			fs.unkeepFDs(1)
 		}
 	}
 }

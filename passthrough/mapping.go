@@ -71,7 +71,7 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 	if fs.keepFDs(mappingFDs) != 0 {
 		return unix.EAGAIN // the guest tries again, see mappingErrno
 	}
-	defer fs.io.opens.Add(-mappingFDs)
+	defer fs.unkeepFDs(mappingFDs)
 	if h != nil {
 		m.Writable = h.flags&unix.O_ACCMODE == unix.O_RDWR
 		return fs.mapFile(r, h.fd, m)
@@ -154,7 +154,7 @@ func (fs *FS) mapFile(r *server.Request, fd int, m dax.Mapping) unix.Errno {
 		if fs.countFD() != 0 {
 			return unix.EAGAIN
 		}
-		defer fs.fds.Add(-1)
+		defer fs.uncountFD()
 		long, err := d.Stretch.Stretch(fd)
 		switch {
 		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ETXTBSY):

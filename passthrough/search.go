@@ -39,8 +39,8 @@ var dotName = [2]byte{'.', 0}
 // searchOnce goes through an open directory once. seen says that an entry had the node's
 // inode number.
 func (fs *FS) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd int, seen bool, errno unix.Errno) {
-	buf := dirBuffers.Get().(*dirBuffer)
-	defer dirBuffers.Put(buf)
+	buf := fs.io.getBuffer()
+	defer fs.io.putBuffer(buf)
 	for range searchReads {
 		end, errno := sysGetdents64(dir, buf[:])
 		if errno != 0 || end == 0 {

@@ -191,8 +191,8 @@ func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 	if fs.cfg.XattrMap == nil && fs.agreed(fp.InitPosixACL) {
 		return sysListxattr(ts.procPath(fd), dst)
 	}
-	buf := dirBuffers.Get().(*dirBuffer)
-	defer dirBuffers.Put(buf)
+	buf := fs.io.getBuffer()
+	defer fs.io.putBuffer(buf)
 	all := buf[:]
 	size, errno := sysListxattr(ts.procPath(fd), all)
 	if errno == unix.ERANGE {

@@ -3,6 +3,8 @@ package server
 import (
 	"encoding/binary"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 )
 
 // waiters sends requests that wait until they are told to end.
@@ -172,5 +175,60 @@ func TestHeldNotRefused(t *testing.T) {
 	lock := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))
 	if errno := w.send(split(lock, len(lock)), split(make([]byte, 16), 16)); errno != unix.ENOMEM {
 		t.Errorf("SETLKW: %v, want ENOMEM", errno)
+	}
+}
+
+// TestHostBudgets: what waits on one server leaves another of the process a thread and
+// memory of its own.
+func TestHostBudgets(t *testing.T) {
+	h, err := host.New(host.Options{Threads: 2, Memory: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var on atomic.Int64
+	release := make(chan struct{})
+	fs := func() FileSystem {
+		return &sessionFS{fsync: func(*Request) unix.Errno {
+			on.Add(1)
+			defer on.Add(-1)
+			<-release
+			return 0
+		}}
+	}
+	servers := make([]*Server, 2)
+	var senders sync.WaitGroup
+	for i := range servers {
+		s := New(fs(), Options{Log: silent(), Host: h})
+		servers[i] = s
+		if errno := send(s, newThread(s), 1, fp.OpInit, initBody); errno != 0 {
+			t.Fatal(errno)
+		}
+		want := int64(3) // one of its own and two that are nobody's
+		if i == 1 {
+			want = 4 // one of its own
+		}
+		for n := range 8 {
+			senders.Go(func() { send(s, newThread(s), uint64(2+n), fp.OpFsync, make([]byte, 16)) })
+		}
+		for end := time.Now().Add(20 * time.Second); on.Load() != want && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		s.pool.mu.Lock()
+		threads := s.pool.threads
+		s.pool.mu.Unlock()
+		if n := on.Load(); n != want || int64(threads) != []int64{3, 1}[i] {
+			t.Errorf("with %d servers %d requests are on threads, want %d; the last has %d threads", i+1, n, want, threads)
+		}
+	}
+	close(release)
+	senders.Wait()
+
+	first, second := &servers[0].waiting, &servers[1].waiting
+	n := 0
+	for first.reserve(64 << 10) {
+		n++
+	}
+	if n != 32 || !second.reserve(1<<20) || second.reserve(1) {
+		t.Errorf("the first gets %d times 64 KiB, want 32, and the second its own MiB", n)
 	}
 }

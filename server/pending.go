@@ -11,6 +11,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 )
 
 // pending is a request that waits. It holds its own copy of everything but the
@@ -227,7 +228,8 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 type waitingTable struct {
 	mu    sync.Mutex // guards the following; a leaf
 	table map[uint64]*pending
-	held  int // bytes that requests which were not freed are counted with
+	held  int        // bytes that requests which were not freed are counted with
+	part  *host.Part // of the memory of all servers
 
 	// early are numbers that were interrupted while no such request waited, the
 	// latest at next-1. With /dev/fuse another thread may have the request and not be
@@ -240,7 +242,7 @@ type waitingTable struct {
 func (w *waitingTable) reserve(n int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n > maxHeld-w.held {
+	if n > maxHeld-w.held || !w.part.Take(int64(n)) {
 		return false
 	}
 	w.held += n
@@ -251,6 +253,7 @@ func (w *waitingTable) free(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.held -= n
+	w.part.Put(int64(n))
 }
 
 func (w *waitingTable) add(d *pending) {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
-	"github.com/govirtiofs/govirtiofs/internal/procs"
+	"github.com/govirtiofs/govirtiofs/host"
 )
 
 // poolIdle is pool.stay.
@@ -18,6 +18,8 @@ const poolIdle = 5 * time.Second
 type pool struct {
 	server *Server
 	max    int
+	host   *host.Host
+	part   *host.Part    // of the threads of all servers
 	stay   time.Duration // how long a thread stays without work
 	wake   semaphore     // a token for each sleeping thread that is to look
 
@@ -29,6 +31,7 @@ type pool struct {
 
 func (p *pool) init(s *Server, max int) {
 	p.server, p.max, p.stay = s, max, poolIdle
+	p.host, p.part = s.opts.Host, s.opts.Host.Threads()
 }
 
 // submit has d finished by an idle thread, a new one, or the next that is done.
@@ -39,9 +42,9 @@ func (p *pool) submit(d *pending) {
 	switch {
 	case wake:
 		p.idle--
-	case p.threads < p.max:
+	case p.threads < p.max && p.part.Take(1):
 		p.threads++
-		go p.run(p.threads)
+		go p.run()
 	}
 	p.mu.Unlock()
 	if wake {
@@ -49,11 +52,11 @@ func (p *pool) submit(d *pending) {
 	}
 }
 
-// run is one thread of the pool, of so many. It leaves when it had nothing
+// run is one thread of the pool. It leaves when it had nothing
 // to do for a while or is not fit any more.
-func (p *pool) run(threads int) {
+func (p *pool) run() {
+	p.host.AddWaiting(1)
 	defer p.leave()
-	procs.Want(threads + 1)
 	t, err := p.server.startThread(fuse.Hooks{})
 	if err != nil {
 		p.server.oops.Do(func() { p.server.log.WithError(err).Error("no thread for waiting requests") })
@@ -132,11 +135,13 @@ func (p *pool) dismiss() bool {
 // leave takes a thread off the count. What was queued while it was leaving goes to
 // a new one.
 func (p *pool) leave() {
+	p.host.AddWaiting(-1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) > 0 && p.idle == 0 {
-		go p.run(p.threads)
+		go p.run()
 		return
 	}
 	p.threads--
+	p.part.Put(1)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 )
 
 // Options are the parts of a Server's behaviour that no client decides.
@@ -21,7 +22,9 @@ type Options struct {
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
-	Log        *logrus.Entry
+	// Host is what this server has in common with others of the process; nil is nothing.
+	Host *host.Host
+	Log  *logrus.Entry
 }
 
 // Server serves FUSE requests from a FileSystem. It is a fuse.Handler.
@@ -68,6 +71,7 @@ func New(fs FileSystem, opts Options) *Server {
 		oops: rate.Sometimes{Interval: time.Second},
 	}
 	s.pool.init(s, opts.MaxWaiting)
+	s.waiting.part = opts.Host.Memory()
 	return s
 }
 

@@ -49,7 +49,7 @@ func newBench(b testing.TB) *bench {
 	}
 	r := newRing(b)
 	s := newServer(fs)
-	w, err := newWorker(s, r.vring(), BusyPoll{}, quiet())
+	w, err := newWorker(s, nil, r.vring(), BusyPoll{}, quiet())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
@@ -47,7 +48,10 @@ type Options struct {
 	// FSMap are requests for front-ends that have a window and no SHMEM; the window's
 	// size is theirs, and must be that of Window.
 	FSMap vhostuser.FSMap
-	Log   *logrus.Entry
+	// Host is told how many queues run; nil is nobody. Go's scheduler needs more processors
+	// then, see host.Host.AddQueues: a program without a Host sees to them itself.
+	Host *host.Host
+	Log  *logrus.Entry
 }
 
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a
@@ -161,7 +165,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	if index == 0 {
 		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
 	}
-	w, err := startWorker(d.handler, v, poll, index == 0, d.opts.Log.WithField("queue", index))
+	w, err := startWorker(d.handler, d.opts.Host, v, poll, index == 0, d.opts.Log.WithField("queue", index))
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}

@@ -187,7 +187,7 @@ func newServer(fs server.FileSystem) *server.Server {
 func start(t testing.TB, fs server.FileSystem) (*ring, *worker) {
 	t.Helper()
 	r := newRing(t)
-	w, err := startWorker(newServer(fs), r.vring(), BusyPoll{}, false, quiet())
+	w, err := startWorker(newServer(fs), nil, r.vring(), BusyPoll{}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,7 @@ func TestBusyPollLimits(t *testing.T) {
 // worker that nobody asks anything sleeps.
 func TestBusyPoll(t *testing.T) {
 	r := newRing(t)
-	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{Max: MaxBusyPoll}, false, quiet())
+	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{Max: MaxBusyPoll}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

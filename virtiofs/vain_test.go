@@ -38,7 +38,7 @@ func TestKickedInVain(t *testing.T) {
 	l := logrus.New()
 	l.SetOutput(&said)
 	r := newRing(t)
-	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
+	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestKickedTwice(t *testing.T) {
 	l.SetOutput(&said)
 	r := newRing(t)
 	eventfd.Signal(r.kick)
-	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
+	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
-	"github.com/govirtiofs/govirtiofs/internal/procs"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 
@@ -35,6 +35,7 @@ const (
 // goroutine.
 type worker struct {
 	handler fuse.Handler
+	host    *host.Host // may be nil
 	log     *logrus.Entry
 	vring   vhostuser.Vring
 	queue   *virtqueue.Queue
@@ -79,8 +80,8 @@ type waiting struct {
 
 // startWorker starts the goroutine of a queue and waits until its thread is
 // ready. The queue may be one that is seldom used.
-func startWorker(h fuse.Handler, v vhostuser.Vring, poll BusyPoll, seldom bool, log *logrus.Entry) (*worker, error) {
-	w, err := newWorker(h, v, poll, log)
+func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, seldom bool, log *logrus.Entry) (*worker, error) {
+	w, err := newWorker(h, in, v, poll, log)
 	if err != nil {
 		return nil, err
 	}
@@ -104,25 +105,26 @@ const seldomServed = 16
 // count gives the worker a processor of the scheduler's, or takes it back. A queue that is
 // seldom used gets it when it is used: each processor keeps some 100 KiB once it has run
 // something. Until then the worker borrows one, which others may get back ten milliseconds
-// later; see procs.AddWorkers.
+// later; see host.Host.AddQueues.
 func (w *worker) count(in bool) {
 	switch {
 	case in && !w.counted:
-		procs.AddWorkers(1)
+		w.host.AddQueues(1)
 	case !in && w.counted:
-		procs.AddWorkers(-1)
+		w.host.AddQueues(-1)
 	}
 	w.counted = in
 }
 
 // newWorker makes a worker without a goroutine.
-func newWorker(h fuse.Handler, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
+func newWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
 	b, err := newWaker(v.Kick)
 	if err != nil {
 		return nil, err
 	}
 	return &worker{
 		handler:  h,
+		host:     in,
 		log:      log,
 		vring:    v,
 		queue:    v.Queue,

@@ -53,7 +53,7 @@ func (r *ring) released() {
 func TestStopStart(t *testing.T) {
 	r := newRing(t)
 	s := newServer(&testFS{})
-	w, err := startWorker(s, r.vring(), BusyPoll{}, false, quiet())
+	w, err := startWorker(s, nil, r.vring(), BusyPoll{}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestStopStart(t *testing.T) {
 		if r.queue, err = virtqueue.New(&r.Space, cfg); err != nil {
 			t.Fatal(err)
 		}
-		if w, err = startWorker(s, r.vring(), BusyPoll{}, false, quiet()); err != nil {
+		if w, err = startWorker(s, nil, r.vring(), BusyPoll{}, false, quiet()); err != nil {
 			t.Fatal(err)
 		}
 		if slot := r.wait(); slot != 1 {
@@ -228,7 +228,7 @@ func TestNoSuccessor(t *testing.T) {
 func TestFirstThreadFails(t *testing.T) {
 	r := newRing(t)
 	fs := &testFS{start: func(int64) error { return errors.New("no threads") }}
-	if _, err := startWorker(newServer(fs), r.vring(), BusyPoll{}, false, quiet()); err == nil {
+	if _, err := startWorker(newServer(fs), nil, r.vring(), BusyPoll{}, false, quiet()); err == nil {
 		t.Error("a queue without a thread has started")
 	}
 	r.released()
@@ -239,7 +239,7 @@ func TestWithoutKick(t *testing.T) {
 	r := newRing(t)
 	v := r.vring()
 	v.Kick = -1
-	w, err := startWorker(newServer(&testFS{}), v, BusyPoll{}, false, quiet())
+	w, err := startWorker(newServer(&testFS{}), nil, v, BusyPoll{}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestPublish(t *testing.T) {
 			seen = append(seen, r.Pending())
 			return 0
 		}})
-		w, err := newWorker(s, r.vring(), BusyPoll{}, quiet())
+		w, err := newWorker(s, nil, r.vring(), BusyPoll{}, quiet())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -366,7 +366,7 @@ func TestMemoryGoneInFlight(t *testing.T) {
 // requests in memory that was added meanwhile.
 func TestMemoryAddedWhileBusy(t *testing.T) {
 	r := newRing(t)
-	w, err := startWorker(newServer(&testFS{}), r.vring(), BusyPoll{Max: MaxBusyPoll}, false, quiet())
+	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{Max: MaxBusyPoll}, false, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,11 +11,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/internal/procs"
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -42,12 +42,10 @@ func main() {
 		return
 	}
 	smallPages()
-	most := processors()
 	if os.Getenv(stretchEnv) != "" {
-		runtime.GOMAXPROCS(most)
 		os.Exit(runStretchHelper())
 	}
-	procs.Lean(most) // the start needs one; with more, memory for more is kept for good
+	runtime.GOMAXPROCS(1) // the start needs one; with more, memory for more is kept for good
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -55,15 +53,9 @@ func main() {
 // (GOMAXPROCS), or as many as the process may run on. A cgroup's quota, which Go's default
 // heeds, is not counted: threads that wait for a disk need a processor of the scheduler's,
 // and hardly time on a real one.
-//
-// The sandboxed process is started with one. The runtime keeps 16 KiB for each that it
-// starts with.
 func processors() int {
-	if os.Getenv(childEnv) == childLean {
-		_ = os.Unsetenv("GOMAXPROCS")
-	}
-	if os.Getenv("GOMAXPROCS") != "" {
-		return runtime.GOMAXPROCS(0)
+	if n, err := strconv.Atoi(os.Getenv("GOMAXPROCS")); err == nil && n > 0 {
+		return n
 	}
 	return runtime.NumCPU()
 }

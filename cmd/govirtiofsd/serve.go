@@ -12,7 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/govirtiofs/govirtiofs/internal/procs"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -126,7 +126,15 @@ func dropPrivileges(o *options) error {
 
 // newDevice joins file system, server and device.
 func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*virtiofs.Device, error) {
+	process, err := host.New(host.Options{
+		Descriptors: o.guestFiles, ShareDescriptors: o.guestFiles, // there is one share
+		Processors: func(n int) { runtime.GOMAXPROCS(n) }, MaxProcessors: processors(),
+	})
+	if err != nil {
+		return nil, err
+	}
 	cfg := o.FileSystem()
+	cfg.Host = process
 	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
 	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(long)
 	fs, err := passthrough.New(cfg)
@@ -136,10 +144,11 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
 	entry := logrus.NewEntry(log)
-	s := server.New(fs, server.Options{ReadOnly: o.ReadOnly, Log: entry})
-	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll, Log: entry}
+	s := server.New(fs, server.Options{ReadOnly: o.ReadOnly, Host: process, Log: entry})
+	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
+		Host: process, Log: entry}
 	if cfg.DAX != nil {
-		procs.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
+		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
 	}
 	return virtiofs.New(s, opts)

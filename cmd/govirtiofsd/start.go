@@ -60,6 +60,9 @@ func removeAtQuit(e *endpoint) {
 // start opens the endpoint and serves it, in this process or in a sandboxed one.
 func start(o *options, log *logrus.Logger) error {
 	if inChild() {
+		if os.Getenv(childEnv) == childLean {
+			_ = os.Unsetenv("GOMAXPROCS")
+		}
 		_ = os.Unsetenv(childEnv)
 		nameProcess()
 		return startChild(o, log)

@@ -27,7 +27,7 @@ func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *lo
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	env := []string{childEnv + "=1"}
-	if os.Getenv("GOMAXPROCS") == "" {
+	if os.Getenv("GOMAXPROCS") == "" { // the runtime keeps 16 KiB for each processor that it starts with
 		env = []string{childEnv + "=" + childLean, "GOMAXPROCS=1"}
 	}
 	files := []*os.File{childSocket - 3: e.file, childReady - 3: ready}

@@ -2,6 +2,7 @@ package fstest_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fusedev"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/passthrough"
@@ -26,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if args := os.Getenv("FSTEST_DAEMON"); args != "" {
-		if err := daemon(strings.Split(args, ",")); err != nil {
+		if err := daemon(strings.Split(args, ";")); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
@@ -93,11 +95,72 @@ func TestFuse(t *testing.T) {
 	}
 }
 
+// TestTwoShares runs the suite on two shares of one process at once, whose options differ in
+// much.
+func TestTwoShares(t *testing.T) {
+	guest.NeedFUSE(t)
+	if testing.Short() {
+		t.Skip("short")
+	}
+	var shares []string
+	var suites [2]*exec.Cmd
+	var said [2]bytes.Buffer
+	for i, name := range []string{"locks", "poor"} {
+		source, target := t.TempDir(), t.TempDir()
+		if name == "poor" {
+			if err := os.Chown(source, translatedRoot, translatedRoot); err != nil {
+				t.Fatal(err)
+			}
+		}
+		shares = append(shares, strings.Join([]string{name, source, target}, ","))
+		// The suite has a working directory and a umask: each has its process.
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestSuite$", "-test.v")
+		cmd.Env = append(os.Environ(), suiteEnv+"="+target+","+source)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		cmd.Stdout, cmd.Stderr = &said[i], &said[i]
+		suites[i] = cmd
+	}
+	mountAll(t, shares)
+	for _, cmd := range suites {
+		if err := spawn.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, cmd := range suites {
+		err := cmd.Wait()
+		out := said[i].String()
+		passed := strings.Count(out, "--- PASS: TestSuite/")
+		t.Logf("%s: %d subtests passed, %d skipped", shares[i], passed, strings.Count(out, "--- SKIP: TestSuite/"))
+		if err != nil || passed < 40 {
+			t.Errorf("%s: %v\n%s", shares[i], err, out)
+		}
+	}
+}
+
+// suiteEnv is where TestSuite runs the suite: the mount, a comma, and the host's directory.
+const suiteEnv = "FSTEST_SUITE"
+
+// TestSuite is what TestTwoShares starts.
+func TestSuite(t *testing.T) {
+	target, source, ok := strings.Cut(os.Getenv(suiteEnv), ",")
+	if !ok {
+		t.Skip("TestTwoShares runs it")
+	}
+	fstest.Run(t, target, source)
+}
+
 // mount starts a daemon and waits until its share is mounted.
 func mount(t *testing.T, config, source, target string) {
 	t.Helper()
+	mountAll(t, []string{strings.Join([]string{config, source, target}, ",")})
+}
+
+// mountAll is mount for several shares of one daemon, each its configuration, source and
+// target with commas between them.
+func mountAll(t *testing.T, shares []string) {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "FSTEST_DAEMON="+strings.Join([]string{config, source, target}, ","))
+	cmd.Env = append(os.Environ(), "FSTEST_DAEMON="+strings.Join(shares, ";"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -108,10 +171,13 @@ func mount(t *testing.T, config, source, target string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unmount(target); err != nil {
-			t.Errorf("unmount: %v", err)
-			_ = unix.Unmount(target, unix.MNT_DETACH)
-			_ = cmd.Process.Kill()
+		for _, share := range shares {
+			target := strings.Split(share, ",")[2]
+			if err := unmount(target); err != nil {
+				t.Errorf("unmount: %v", err)
+				_ = unix.Unmount(target, unix.MNT_DETACH)
+				_ = cmd.Process.Kill()
+			}
 		}
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("daemon: %v", err)
@@ -132,18 +198,41 @@ func unmount(target string) error {
 	}
 }
 
-// daemon mounts a share and serves it until it is unmounted.
-func daemon(args []string) error {
+// daemon mounts shares and serves them until they are unmounted.
+func daemon(shares []string) error {
+	process, err := host.New(host.Options{})
+	if err != nil {
+		return err
+	}
+	serves := make([]func() error, len(shares))
+	for i, share := range shares {
+		if serves[i], err = newShare(strings.Split(share, ","), process); err != nil {
+			return err
+		}
+	}
+	fmt.Println("ready")
+	ended := make(chan error)
+	for _, serve := range serves {
+		go func() { ended <- serve() }()
+	}
+	for range serves {
+		err = errors.Join(err, <-ended)
+	}
+	return err
+}
+
+// newShare mounts a share, and returns what serves it until it is unmounted.
+func newShare(args []string, process *host.Host) (serve func() error, err error) {
 	source, target := args[1], args[2]
 	root, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	proc, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true, AllowIdmap: true}
+	cfg := passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true, AllowIdmap: true, Host: process}
 	if edit := configs[args[0]]; edit != nil {
 		edit(&cfg)
 	} else {
@@ -151,20 +240,22 @@ func daemon(args []string) error {
 	}
 	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { _ = m.Close() }()
 	if args[0] == "ownership" {
 		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(ownershipUser), syscall.Setuid(ownershipUser)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	fs, err := passthrough.New(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fmt.Println("ready")
-	return m.Serve(server.New(fs, server.Options{ReadOnly: cfg.Immutable}), workers)
+	s := server.New(fs, server.Options{ReadOnly: cfg.Immutable, Host: process})
+	return func() error {
+		defer func() { _ = m.Close() }()
+		return m.Serve(s, workers)
+	}, nil
 }
 
 const workers = 3

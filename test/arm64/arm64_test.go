@@ -22,9 +22,9 @@ import (
 var all = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough", "passthrough/fstest -test.skip=TestFuse/[^d].*/ReaddirLarge", "passthrough/xattrmap",
-	"fusedev", "frontend", "sandbox",
+	"fusedev", "frontend", "host", "sandbox",
 	"cmd/govirtiofsd", "cmd/govirtiofs", "test/e2e", "internal/bench", "internal/doctor",
-	"internal/eventfd", "internal/pause", "internal/procs", "internal/record", "internal/spawn", "internal/version",
+	"internal/eventfd", "internal/pause", "internal/record", "internal/spawn", "internal/version",
 }
 
 // quick are those that system calls, structs and instructions depend on, without tests
@@ -72,7 +72,7 @@ func layOut(t *testing.T, s suite) map[string]string {
 func sources(t *testing.T, root string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
-	for _, dir := range []string{"cmd", "dax", "doc", "frontend", "fusedev", "fuseproto", "internal", "packaging",
+	for _, dir := range []string{"cmd", "dax", "doc", "frontend", "fuse", "fusedev", "fuseproto", "host", "internal", "packaging",
 		"passthrough", "sandbox", "server", "test", "vhostuser", "virtiofs", "virtqueue"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
