@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"testing"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
@@ -42,10 +41,8 @@ func window(t *testing.T, opts frontend.WindowOptions) (*frontend.Frontend, *vu.
 	t.Helper()
 	d := mapper{attached: make(chan *vu.SharedMemory, 8)}
 	back, front := socketpair.New(t)
-	l := logrus.New()
-	l.SetOutput(io.Discard)
 	served := make(chan error, 1)
-	go func() { served <- vu.NewConn(back, d, logrus.NewEntry(l)).Serve(context.Background()) }()
+	go func() { served <- vu.NewConn(back, d, slog.New(slog.DiscardHandler)).Serve(context.Background()) }()
 	f, err := frontend.Connect(front, frontend.Options{Window: &opts})
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -91,9 +91,7 @@ func serveHello(target string) error {
 			fmt.Println(err)
 		}
 	}()
-	silent := logrus.New()
-	silent.SetOutput(io.Discard)
-	return m.Serve(server.New(hello{}, server.Options{Log: logrus.NewEntry(silent)}), 2)
+	return m.Serve(server.New(hello{}, server.Options{Log: slog.New(slog.DiscardHandler)}), 2)
 }
 
 // start serves target in a process of its own as user uid. The returned function asks

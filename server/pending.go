@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -209,7 +210,7 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 			r = fuse.Reply{Errno: unix.EIO}
 			// A method may have been cut off half-way.
 			t.Break()
-			d.server.oops.Do(func() { d.server.log.Warnf("%s: reply lost: %v", fp.Opcode(d.header.Opcode), fault) })
+			d.server.oops.Do(func() { d.server.log.Warn(fmt.Sprintf("%s: reply lost: %v", fp.Opcode(d.header.Opcode), fault)) })
 		}
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,

@@ -59,7 +59,7 @@ func (p *pool) run() {
 	defer p.leave()
 	t, err := p.server.startThread(fuse.Hooks{})
 	if err != nil {
-		p.server.oops.Do(func() { p.server.log.WithError(err).Error("no thread for waiting requests") })
+		p.server.oops.Do(func() { p.server.log.Error("no thread for waiting requests", "error", err) })
 		if d := p.next(); d != nil {
 			d.refuse(unix.EIO)
 		}

@@ -1,12 +1,13 @@
 package server
 
 import (
+	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
@@ -24,14 +25,16 @@ type Options struct {
 	MaxWaiting int
 	// Host is what this server has in common with others of the process; nil is nothing.
 	Host *host.Host
-	Log  *logrus.Entry
+	// Log is where messages go; nil is slog.Default(). At LevelTrace there is one for each
+	// request and reply.
+	Log *slog.Logger
 }
 
 // Server serves FUSE requests from a FileSystem. It is a fuse.Handler.
 type Server struct {
 	fs     FileSystem
 	opts   Options
-	log    *logrus.Entry
+	log    *slog.Logger
 	oops   rate.Sometimes
 	panics atomic.Uint64
 
@@ -62,7 +65,7 @@ func New(fs FileSystem, opts Options) *Server {
 		opts.MaxWaiting = 32
 	}
 	if opts.Log == nil {
-		opts.Log = logrus.NewEntry(logrus.StandardLogger())
+		opts.Log = slog.Default()
 	}
 	s := &Server{
 		fs:   fs,
@@ -262,7 +265,7 @@ func (t *thread) call(o *op) (n int, errno unix.Errno) {
 		t.Break()
 		s.panics.Add(1)
 		s.oops.Do(func() {
-			s.log.Errorf("%s: panic: %v\n%s", fp.Opcode(t.request.Header.Opcode), r, debug.Stack())
+			s.log.Error(fmt.Sprintf("%s: panic: %v\n%s", fp.Opcode(t.request.Header.Opcode), r, debug.Stack()))
 		})
 	}()
 	return o.handle(t)

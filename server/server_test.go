@@ -2,14 +2,13 @@ package server
 
 import (
 	"fmt"
-	"io"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -96,9 +95,7 @@ func (f *fakeFS) Fsync(r *Request, _ *fp.FsyncIn) unix.Errno         { return f.
 // newServer is a server with a session.
 func newServer(t testing.TB, fs *fakeFS, opts Options) (*Server, *thread) {
 	t.Helper()
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	opts.Log = logrus.NewEntry(l)
+	opts.Log = slog.New(slog.DiscardHandler)
 	fs.t = t
 	s := New(fs, opts)
 	thread := newThread(s)
@@ -175,9 +172,7 @@ func TestInit(t *testing.T) {
 		{7, 45, 64, 0, 45}, {7, 99, 64, 0, 45}, {7, 27, 16, 0, 27}, {7, 31, 16, 0, 31},
 		{7, 26, 16, unix.EPROTO, 0}, {6, 45, 64, unix.EPROTO, 0}, {7, 45, 15, unix.EINVAL, 0},
 	} {
-		l := logrus.New()
-		l.SetOutput(io.Discard)
-		s := New(&fakeFS{t: t}, Options{Log: logrus.NewEntry(l)})
+		s := New(&fakeFS{t: t}, Options{Log: slog.New(slog.DiscardHandler)})
 		in := fp.InitIn{Major: c.major, Minor: c.minor, Flags: uint32(fp.InitMaxPages)}
 		b, errno := serve(newThread(s), fp.OpInit, fp.Bytes(&in)[:c.size], 80)
 		if errno != c.errno {
@@ -189,9 +184,7 @@ func TestInit(t *testing.T) {
 			}
 		}
 	}
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	s := New(&fakeFS{t: t}, Options{Log: logrus.NewEntry(l)})
+	s := New(&fakeFS{t: t}, Options{Log: slog.New(slog.DiscardHandler)})
 	thread := newThread(s)
 	in := fp.InitIn{Major: 8}
 	if b, errno := serve(thread, fp.OpInit, fp.Bytes(&in), 80); errno != 0 || len(b) != 8 || b[0] != 7 {

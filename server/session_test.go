@@ -2,14 +2,13 @@ package server
 
 import (
 	"errors"
-	"io"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -67,10 +66,8 @@ func newSessionServer(t testing.TB, fs FileSystem, maxWaiting int) *Server {
 	return New(fs, Options{Log: silent(), MaxWaiting: maxWaiting})
 }
 
-func silent() *logrus.Entry {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	return logrus.NewEntry(l)
+func silent() *slog.Logger {
+	return slog.New(slog.DiscardHandler)
 }
 
 var initBody = fp.Bytes(&fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0), Flags2: ^uint32(0)})

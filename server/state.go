@@ -92,7 +92,7 @@ func (s *Server) Started() {
 		return nil
 	})
 	if err != nil {
-		s.log.WithError(err).Error("locks that the guest believes to hold are lost")
+		s.log.Error("locks that the guest believes to hold are lost", "error", err)
 	}
 }
 

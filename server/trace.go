@@ -1,9 +1,11 @@
 package server
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"strconv"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -19,8 +21,13 @@ import (
 //
 // Names are quoted and escaped: they are the client's, and the log is ours.
 
+// LevelTrace is the level of the lines about each request and reply, below slog.LevelDebug.
+const LevelTrace slog.Level = -8
+
 // tracing is asked for each request: the level may change while the server runs.
-func (s *Server) tracing() bool { return s.log.Logger.IsLevelEnabled(logrus.TraceLevel) }
+func (s *Server) tracing() bool { return s.log.Enabled(context.Background(), LevelTrace) }
+
+func (t *thread) trace(line string) { t.server.log.Log(context.Background(), LevelTrace, line) }
 
 func (t *thread) traceRequest(o *op) {
 	h := &t.request.Header
@@ -40,7 +47,7 @@ func (t *thread) traceRequest(o *op) {
 	b = appendNumber(b, " u", uint64(h.UID))
 	b = appendNumber(b, " g", uint64(h.GID))
 	b = appendNumber(b, " p", uint64(h.PID))
-	t.server.log.Trace(string(b))
+	t.trace(string(b))
 }
 
 func appendNumber(b []byte, before string, n uint64) []byte {
@@ -64,10 +71,10 @@ func (t *thread) appendNames(b []byte, o *op) []byte {
 
 func (t *thread) traceReply(n int, errno unix.Errno) {
 	if errno != 0 {
-		t.server.log.Tracef("tx %d: %s", t.request.Header.Unique, errnoName(errno))
+		t.trace(fmt.Sprintf("tx %d: %s", t.request.Header.Unique, errnoName(errno)))
 		return
 	}
-	t.server.log.Tracef("tx %d: %db", t.request.Header.Unique, n)
+	t.trace(fmt.Sprintf("tx %d: %db", t.request.Header.Unique, n))
 }
 
 func errnoName(errno unix.Errno) string {

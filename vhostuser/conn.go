@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
@@ -25,7 +25,7 @@ type Conn struct {
 	device   Device
 	stateful StateTransferrer   // device, if it can
 	sharing  SharedMemoryDevice // device, if it can
-	log      *logrus.Entry
+	log      *slog.Logger
 	grumble  rate.Sometimes  // for messages that were refused
 	private  sync.Once       // for what to do about memory that is not shared
 	begun    sync.Once       // for what was agreed on
@@ -46,8 +46,12 @@ type Conn struct {
 	echoLimits echoLimits // of echoes to come
 }
 
-// NewConn prepares to serve a front-end; Serve closes sock.
-func NewConn(sock *net.UnixConn, d Device, log *logrus.Entry) *Conn {
+// NewConn prepares to serve a front-end; Serve closes sock. With a log that is nil messages
+// go to slog.Default().
+func NewConn(sock *net.UnixConn, d Device, log *slog.Logger) *Conn {
+	if log == nil {
+		log = slog.Default()
+	}
 	c := &Conn{
 		sock:    NewSocket(sock, ToBackend),
 		device:  d,
@@ -109,8 +113,8 @@ func (c *Conn) next() error {
 	}
 	m := &message{Message: received}
 	defer m.close()
-	if c.log.Logger.IsLevelEnabled(logrus.DebugLevel) {
-		c.log.Debugf("vhost-user: %s, %d bytes, %d descriptors", m, len(m.Body), len(m.FDs))
+	if c.log.Enabled(context.Background(), slog.LevelDebug) {
+		c.log.Debug(fmt.Sprintf("vhost-user: %s, %d bytes, %d descriptors", m, len(m.Body), len(m.FDs)))
 	}
 	if m.Flags&FlagReply != 0 {
 		// Nothing that we send on this socket is a request. To answer an answer may
@@ -136,11 +140,11 @@ func (c *Conn) next() error {
 // VMM, and not without end, because the front-end decides how often.
 func (c *Conn) refused(m *message, err error) {
 	if errors.Is(err, errNotShared) || errors.Is(err, errNoMemory) {
-		c.private.Do(func() { c.log.Warnf("vhost-user: %s refused: %v. %s", m, err, ShareHint) })
-		c.log.Debugf("vhost-user: %s refused: %v", m, err)
+		c.private.Do(func() { c.log.Warn(fmt.Sprintf("vhost-user: %s refused: %v. %s", m, err, ShareHint)) })
+		c.log.Debug(fmt.Sprintf("vhost-user: %s refused: %v", m, err))
 		return
 	}
-	c.grumble.Do(func() { c.log.Warnf("vhost-user: %s refused: %v", m, err) })
+	c.grumble.Do(func() { c.log.Warn(fmt.Sprintf("vhost-user: %s refused: %v", m, err)) })
 }
 
 // answer sends what the front-end waits for; err is what came of the request.

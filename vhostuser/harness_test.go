@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -14,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/socketpair"
@@ -137,11 +137,8 @@ func (d *fullDevice) AttachSharedMemory(id uint8, s *SharedMemory) {
 }
 
 // testLog is a log that nobody reads, at a level that runs every line of it.
-func testLog() *logrus.Entry {
-	l := logrus.New()
-	l.Out = io.Discard
-	l.Level = logrus.DebugLevel
-	return logrus.NewEntry(l)
+func testLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // frontEnd is the other side of a Conn, without any sense of its own.

@@ -2,10 +2,9 @@ package vhostuser
 
 import (
 	"bytes"
+	"log/slog"
 	"strings"
 	"testing"
-
-	"github.com/sirupsen/logrus"
 )
 
 // TestPrivateMemory: what to do about guest memory that is not shared is said once, however
@@ -21,9 +20,7 @@ func TestPrivateMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var said bytes.Buffer
 			fe := serveWith(t, newFakeDevice(), func(c *Conn) {
-				l := logrus.New()
-				l.Out = &said
-				c.log = logrus.NewEntry(l)
+				c.log = slog.New(slog.NewTextHandler(&said, nil))
 			})
 			fe.negotiate()
 			fe.must(ReqSetVringNum, reply(VringState{Index: 1, Num: 16}))

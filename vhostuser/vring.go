@@ -244,9 +244,9 @@ func (c *Conn) startRing(index int) error {
 		return fmt.Errorf("ring %d: %w", index, err)
 	}
 	c.begun.Do(func() {
-		c.log.Infof("vhost-user: the first ring runs: features %#x, protocol features %s", c.features, c.protocol)
+		c.log.Info(fmt.Sprintf("vhost-user: the first ring runs: features %#x, protocol features %s", c.features, c.protocol))
 	})
-	c.log.Debugf("vhost-user: ring %d runs: %d entries from index %d on", index, r.size, r.base)
+	c.log.Debug(fmt.Sprintf("vhost-user: ring %d runs: %d entries from index %d on", index, r.size, r.base))
 	return nil
 }
 
@@ -315,7 +315,7 @@ func (c *Conn) isShared(addr uintptr) bool {
 func (c *Conn) startReady() {
 	for i := range c.rings {
 		if err := c.startRing(i); err != nil {
-			c.log.WithError(err).Debug("vhost-user: ring not started yet")
+			c.log.Debug("vhost-user: ring not started yet", "error", err)
 		}
 	}
 }
@@ -327,9 +327,9 @@ func (c *Conn) stopRing(index int) {
 		return
 	}
 	if err := c.device.StopQueue(index); err != nil {
-		c.log.WithError(err).Warnf("stopping queue %d", index)
+		c.log.Warn(fmt.Sprintf("stopping queue %d", index), "error", err)
 	}
 	r.base = r.queue.Base()
 	r.queue = nil
-	c.log.Debugf("vhost-user: ring %d has stopped at index %d", index, r.base)
+	c.log.Debug(fmt.Sprintf("vhost-user: ring %d has stopped at index %d", index, r.base))
 }

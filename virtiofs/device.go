@@ -5,10 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync/atomic"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -51,7 +50,8 @@ type Options struct {
 	// Host is told how many queues run; nil is nobody. Go's scheduler needs more processors
 	// then, see host.Host.AddQueues: a program without a Host sees to them itself.
 	Host *host.Host
-	Log  *logrus.Entry
+	// Log is where messages go; nil is slog.Default().
+	Log *slog.Logger
 }
 
 // Device is one virtio-fs device; it implements vhostuser.Device. It outlives a
@@ -82,7 +82,7 @@ func New(h fuse.Handler, opts Options) (*Device, error) {
 		return nil, err
 	}
 	if opts.Log == nil {
-		opts.Log = logrus.NewEntry(logrus.StandardLogger())
+		opts.Log = slog.Default()
 	}
 	d := &Device{handler: h, opts: opts, workers: make([]*worker, 1+opts.RequestQueues)}
 	if opts.Tag != "" {
@@ -165,7 +165,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	if index == 0 {
 		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
 	}
-	w, err := startWorker(d.handler, d.opts.Host, v, poll, index == 0, d.opts.Log.WithField("queue", index))
+	w, err := startWorker(d.handler, d.opts.Host, v, poll, index == 0, d.opts.Log.With("queue", index))
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}

@@ -2,12 +2,11 @@ package virtiofs
 
 import (
 	"encoding/binary"
-	"io"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -18,10 +17,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtqueue/vqtest"
 )
 
-func quiet() *logrus.Entry {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	return logrus.NewEntry(l)
+func quiet() *slog.Logger {
+	return slog.New(slog.DiscardHandler)
 }
 
 // testFS answers at once, or does what a test wants.

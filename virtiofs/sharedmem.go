@@ -1,7 +1,8 @@
 package virtiofs
 
 import (
-	"github.com/sirupsen/logrus"
+	"fmt"
+	"log/slog"
 
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
@@ -43,7 +44,7 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 type window struct {
 	*vhostuser.SharedMemory
 	frontend *frontendReady
-	log      *logrus.Entry
+	log      *slog.Logger
 }
 
 // Map implements dax.Window.
@@ -51,7 +52,7 @@ func (w window) Map(fd int, m dax.Mapping) error {
 	w.frontend.wait(w.Done())
 	err := w.SharedMemory.Map(fd, m.Offset, m.Length, m.FileOffset, m.Writable)
 	if err != nil {
-		w.log.WithError(err).Debugf("DAX: %#x bytes at %#x of a file are not mapped", m.Length, m.FileOffset)
+		w.log.Debug(fmt.Sprintf("DAX: %#x bytes at %#x of a file are not mapped", m.Length, m.FileOffset), "error", err)
 	}
 	return err
 }

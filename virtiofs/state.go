@@ -12,7 +12,7 @@ var _ vhostuser.StateTransferrer = (*Device)(nil)
 func (d *Device) SaveState(w io.Writer) error {
 	err := d.handler.Save(w)
 	if err != nil {
-		d.opts.Log.WithError(err).Error("the guest can't move to another host")
+		d.opts.Log.Error("the guest can't move to another host", "error", err)
 	}
 	return err
 }
@@ -21,7 +21,7 @@ func (d *Device) SaveState(w io.Writer) error {
 func (d *Device) LoadState(r io.Reader) error {
 	err := d.handler.Load(r)
 	if err != nil {
-		d.opts.Log.WithError(err).Error("a guest can't move to this host")
+		d.opts.Log.Error("a guest can't move to this host", "error", err)
 		return err
 	}
 	d.opts.Log.Info("a guest has moved to this host")

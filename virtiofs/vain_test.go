@@ -2,12 +2,11 @@ package virtiofs
 
 import (
 	"bytes"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/sirupsen/logrus"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
@@ -35,10 +34,8 @@ func (l *logText) count(s string) int {
 // see. That is said once.
 func TestKickedInVain(t *testing.T) {
 	var said logText
-	l := logrus.New()
-	l.SetOutput(&said)
 	r := newRing(t)
-	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
+	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, slog.New(slog.NewTextHandler(&said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,11 +60,9 @@ func TestKickedInVain(t *testing.T) {
 // of anything.
 func TestKickedTwice(t *testing.T) {
 	var said logText
-	l := logrus.New()
-	l.SetOutput(&said)
 	r := newRing(t)
 	eventfd.Signal(r.kick)
-	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, logrus.NewEntry(l))
+	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, slog.New(slog.NewTextHandler(&said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,13 +3,13 @@ package virtiofs
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -36,7 +36,7 @@ const (
 type worker struct {
 	handler fuse.Handler
 	host    *host.Host // may be nil
-	log     *logrus.Entry
+	log     *slog.Logger
 	vring   vhostuser.Vring
 	queue   *virtqueue.Queue
 	waker   *waker // shared, safe for concurrent use
@@ -80,7 +80,7 @@ type waiting struct {
 
 // startWorker starts the goroutine of a queue and waits until its thread is
 // ready. The queue may be one that is seldom used.
-func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, seldom bool, log *logrus.Entry) (*worker, error) {
+func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, seldom bool, log *slog.Logger) (*worker, error) {
 	w, err := newWorker(h, in, v, poll, log)
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (w *worker) count(in bool) {
 }
 
 // newWorker makes a worker without a goroutine.
-func newWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, log *logrus.Entry) (*worker, error) {
+func newWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, log *slog.Logger) (*worker, error) {
 	b, err := newWaker(v.Kick)
 	if err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func (w *worker) stop() {
 	<-w.exited
 	w.waker.close()
 	w.count(false)
-	w.log.Debugf("queue stopped after %d requests", w.served)
+	w.log.Debug(fmt.Sprintf("queue stopped after %d requests", w.served))
 }
 
 // run is the queue's goroutine. It ends when the queue is stopped, or when its
@@ -158,7 +158,7 @@ func (w *worker) run(ready chan<- error) {
 	}
 	if err != nil {
 		if ready == nil { // a successor: the queue has no thread any more
-			w.log.WithError(err).Error("queue stopped: no new thread")
+			w.log.Error("queue stopped: no new thread", "error", err)
 			w.broken = true
 			go w.idle()
 		}
@@ -227,7 +227,7 @@ func (w *worker) batch() (timeout int) {
 	if err := w.queue.Begin(); err != nil {
 		// The ring's memory is not mapped at the moment. The front-end may be
 		// about to map it elsewhere; a kick of meanwhile is not repeated.
-		w.ringGone.Do(func() { w.log.WithError(err).Warn("ring memory is gone; waiting for it") })
+		w.ringGone.Do(func() { w.log.Warn("ring memory is gone; waiting for it", "error", err) })
 		w.dropDone()
 		return 100
 	}
@@ -238,7 +238,7 @@ func (w *worker) batch() (timeout int) {
 	}
 	if err != nil {
 		w.broken = true
-		w.log.WithError(err).Error("queue stopped; it serves again after the front-end has set it up anew")
+		w.log.Error("queue stopped; it serves again after the front-end has set it up anew", "error", err)
 		w.vring.Err.Notify()
 		w.dropDone() // what had been taken to be given back; nobody rings again for it
 	}
@@ -328,7 +328,7 @@ func (w *worker) mayLinger() bool {
 
 // refuse gives back a chain that is malformed.
 func (w *worker) refuse(err error) {
-	w.badChain.Do(func() { w.log.WithError(err).Warn("guest sent a malformed descriptor chain") })
+	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
 	w.message.Set(w.chain.Readable(), w.chain.Writable())
 	w.push(&w.chain, w.thread.Refuse(&w.message, unix.EIO).Len)
 }
@@ -481,6 +481,6 @@ func (w *worker) fault(r any) error {
 	if w.queue.IsMemoryFault(r) {
 		return fmt.Errorf("%w: %v", virtqueue.ErrMemoryGone, r)
 	}
-	w.log.Errorf("panic: %v\n%s", r, debug.Stack())
+	w.log.Error(fmt.Sprintf("panic: %v\n%s", r, debug.Stack()))
 	return fmt.Errorf("panic: %v", r)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"time"
@@ -143,10 +144,10 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	}
 	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
-	entry := logrus.NewEntry(log)
-	s := server.New(fs, server.Options{ReadOnly: o.ReadOnly, Host: process, Log: entry})
+	lines := slog.New(libraryHandler{log: log})
+	s := server.New(fs, server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines})
 	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
-		Host: process, Log: entry}
+		Host: process, Log: lines}
 	if cfg.DAX != nil {
 		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol

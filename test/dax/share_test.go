@@ -5,13 +5,12 @@ package dax
 import (
 	"context"
 	"errors"
-	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
 	"testing"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/dax"
@@ -64,9 +63,7 @@ func openShare(t testing.TB, w frontend.WindowOptions, change ...func(*share)) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	log := logrus.NewEntry(l)
+	log := slog.New(slog.DiscardHandler)
 	s.server = server.New(fs, server.Options{ReadOnly: s.cfg.ReadOnly, Log: log})
 	s.device, err = virtiofs.New(s.server, virtiofs.Options{Tag: "dax", RequestQueues: s.opts.Queues,
 		Window: s.cfg.DAX.Table, Log: log})

@@ -5,12 +5,11 @@ package e2e
 
 import (
 	"context"
-	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"testing"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
@@ -37,10 +36,8 @@ type share struct {
 	done   chan error
 }
 
-func quiet() *logrus.Entry {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	return logrus.NewEntry(l)
+func quiet() *slog.Logger {
+	return slog.New(slog.DiscardHandler)
 }
 
 // defaults are a share with everything on.
