@@ -35,7 +35,7 @@ func (t *Table[K, N]) Adopt(n *N, limit uint32, lookups uint64) Adopted {
 	ok := t.slots.put(b.id, limit, n, func() {
 		b.Hold() // the table's
 		b.listed, b.lookups = true, lookups
-	})
+	}, t.lost)
 	what := AdoptedNot
 	if ok {
 		what = AdoptedDouble

@@ -16,6 +16,12 @@ import (
 // Its lock, Lock, guards the node's place and file handle. The file system may guard its
 // own part with it, too.
 type Node[K comparable, N any] struct {
+	// What a request looks at that comes with the node's number is behind this, next to the
+	// file system's own part.
+	mu     sync.Mutex
+	parent *N    // held; nil for the root and for files without a name
+	name   *byte // ends with NUL, see setName; its bytes are never changed
+
 	id  uint64
 	key K
 
@@ -29,10 +35,6 @@ type Node[K comparable, N any] struct {
 	listed  bool   // has a slot, the lower half of id; does not change when others can see it
 
 	handleLen uint8 // of the file handle behind the name; guarded by mu
-
-	mu     sync.Mutex
-	parent *N    // held; nil for the root and for files without a name
-	name   *byte // ends with NUL, see setName; its bytes are never changed
 }
 
 const (

@@ -311,7 +311,16 @@ func TestAdopt(t *testing.T) {
 	if gone != 8 || !double.Gone() { // the reference that Find has taken keeps dir, and so none
 		t.Errorf("%d nodes are gone", gone)
 	}
-	table.Release(dir)
+	// A slot whose node is forgotten, but still used by a request, can be another's.
+	if n, got := adopt(5<<32|20, 77, root); got != AdoptedAlone {
+		t.Errorf("adopted in the slot of a forgotten node: %v", got)
+	} else if table.Release(dir); table.Get(5<<32|20) != n || l.nodes[20] == nil {
+		t.Error("the slot was lost with the forgotten node")
+	} else {
+		table.Forget(n, 3)
+		table.Unhold(n)
+	}
+	gone--
 	if gone != 10 || !none.Gone() || l.nodes[20] != nil {
 		t.Errorf("%d nodes are gone", gone)
 	}

@@ -45,8 +45,8 @@ type OpenFiles[F any] struct {
 
 // OpenConfig says who wants to hear of changes; both may be nil.
 type OpenConfig[F any] struct {
-	// Gone is called when the last reference on an open file was released, with no lock
-	// held.
+	// Gone is called when the last reference on an open file was released, with none of
+	// the table's locks held.
 	Gone func(*F)
 	// Recorder is told of every change.
 	Recorder OpenRecorder[F]
@@ -73,7 +73,7 @@ func (t *OpenFiles[F]) Add(f *F) (id uint64) {
 // one. Ids whose slot is limit or more are refused: whoever sends the ids decides where
 // they are in the table, and each page of it costs memory.
 func (t *OpenFiles[F]) Adopt(f *F, id uint64, limit uint32) bool {
-	return t.slots.put(id, limit, f, func() { t.open(f, id) })
+	return t.slots.put(id, limit, f, func() { t.open(f, id) }, func(*F) {})
 }
 
 // open makes f one that can be found.
@@ -113,7 +113,7 @@ func (t *OpenFiles[F]) Release(f *F) {
 }
 
 func (t *OpenFiles[F]) bury(f *F) {
-	t.slots.release(uint32(openFile(f).id))
+	t.slots.release(uint32(openFile(f).id), f, func() {})
 	if t.gone != nil {
 		t.gone(f)
 	}

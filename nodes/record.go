@@ -11,6 +11,9 @@ package nodes
 //
 // The lower half of a node's id, its slot, is of no other node from Added to Gone, so a
 // recorder can have its record there.
+//
+// Gone may come early, and a slot be another's then, for a node that is forgotten and that
+// only a request uses which has outlived its session: when Adopt needs the slot.
 type Recorder[N any] interface {
 	// Added says that n is new, with its id, key and lookup count. It has no place, or,
 	// when it was adopted, the one that it has.

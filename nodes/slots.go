@@ -14,8 +14,8 @@ const maxSlots = 1 << 28
 // number is a slot and the slot's generation, so it is not used twice: a client that
 // keeps, guesses or forges one finds nothing.
 //
-// A number ends with retire. Its slot keeps the value, and is not used again before free:
-// a slot stands for one value as long as anybody refers to it.
+// A number ends with retire. Its slot keeps the value, and is not used again before
+// release: a slot stands for one value as long as anybody refers to it.
 type slots[T any] struct {
 	slots paged.Array[slot[T]]
 
@@ -28,6 +28,7 @@ type slots[T any] struct {
 type slot[T any] struct {
 	value      atomic.Pointer[T]
 	generation atomic.Uint32
+	retired    atomic.Bool // value is there, but its number has ended
 }
 
 // add puts v in and returns its number; 0 when the table is full. It calls set with the
@@ -66,15 +67,25 @@ func (s *slots[T]) get(number uint64) *T {
 func (s *slots[T]) retire(number uint64) bool {
 	e := s.slots.At(uint32(number))
 	generation := uint32(number >> 32)
-	return e != nil && e.value.Load() != nil && e.generation.CompareAndSwap(generation, generation+1)
+	if e == nil || e.value.Load() == nil || !e.generation.CompareAndSwap(generation, generation+1) {
+		return false
+	}
+	e.retired.Store(true)
+	return true
 }
 
-// release makes a slot usable again whose number was retired.
-func (s *slots[T]) release(slot uint32) {
+// release makes the slot of v, whose number was retired, usable again. It calls gone
+// before that; neither happens when put has given the slot away.
+func (s *slots[T]) release(slot uint32, v *T, gone func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.slots.At(slot)
+	if e.value.Load() != v {
+		return
+	}
+	gone()
 	e.value.Store(nil)
+	e.retired.Store(false)
 	// A slot whose generations are used up is not used again.
 	if e.generation.Load() != 0 {
 		s.free = append(s.free, slot)
@@ -118,17 +129,26 @@ func (s *slots[T]) all(yield func(number uint64, v *T) bool) {
 // put puts v in under a number of another table's, before settle; false when the number
 // is taken or can't be one. Slots from limit on are refused: whoever sends the numbers
 // decides where they are, and one number alone makes a page of slots. It calls set before
-// anybody can find v.
-func (s *slots[T]) put(number uint64, limit uint32, v *T, set func()) bool {
+// anybody can find v. A value whose number was retired, and that some request still uses,
+// loses its slot: gone is told.
+func (s *slots[T]) put(number uint64, limit uint32, v *T, set func(), gone func(*T)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := uint32(number)
-	if at == 0 || at >= min(limit, maxSlots) || s.at(at) != nil {
+	if at == 0 || at >= min(limit, maxSlots) {
 		return false
 	}
 	e := s.slots.Make(at)
+	if old := e.value.Load(); old != nil {
+		if !e.retired.Load() {
+			return false
+		}
+		gone(old)
+		e.value.Store(nil)
+	}
 	e.generation.Store(uint32(number >> 32))
 	set()
+	e.retired.Store(false)
 	e.value.Store(v)
 	s.next = max(s.next, at+1)
 	return true
@@ -151,6 +171,9 @@ func (s *slots[T]) settle(end, generations uint32) {
 			continue
 		}
 		if e.value.Load() != nil {
+			if e.retired.Load() { // it is released later
+				e.generation.Store(max(e.generation.Load(), generations+1))
+			}
 			continue
 		}
 		e.generation.Store(generations + 1)

@@ -25,8 +25,8 @@ type Config[K comparable, N any] struct {
 	// Hash spreads keys over all 64 bits. nil takes hash/maphash, which takes longer for
 	// small keys, and has a seed: nobody can choose keys that all get into one list.
 	Hash func(K) uint64
-	// Gone is called when nothing refers to a node any more, with no lock held. The node
-	// has its parent until it returns.
+	// Gone is called when nothing refers to a node any more, with none of the table's locks
+	// held. The node has its parent until it returns.
 	Gone func(*N)
 	// Recorder is told of every change.
 	Recorder Recorder[N]
@@ -108,15 +108,19 @@ func (t *Table[K, N]) bury(n *N) {
 		parent := b.parent
 		b.parent = nil
 		if b.listed {
-			if t.recorder != nil {
-				t.recorder.Gone(n)
-			}
-			t.slots.release(uint32(b.id))
+			t.slots.release(uint32(b.id), n, func() { t.lost(n) })
 		}
 		if parent == nil || base[K](parent).refs.Add(-refHold) != 0 {
 			return
 		}
 		n = parent
+	}
+}
+
+// lost records that a node has no slot any more.
+func (t *Table[K, N]) lost(n *N) {
+	if t.recorder != nil {
+		t.recorder.Gone(n)
 	}
 }
 

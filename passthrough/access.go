@@ -119,14 +119,6 @@ func (fs *FS) allowName(dir *inode, name fp.Name, want intent) unix.Errno {
 	return fs.policy.name(dir, name, want)
 }
 
-// allowKept is allowName for a name as a node keeps it.
-func (fs *FS) allowKept(dir *inode, name *byte, want intent) unix.Errno {
-	if fs.policy == nil {
-		return 0
-	}
-	return fs.policy.name(dir, nameBytes(name), want)
-}
-
 // allowFound asks about the node that a lookup has found, which may be known by other names
 // too. If it is refused the client is not told of it.
 func (fs *FS) allowFound(out *fp.EntryOut) unix.Errno {

@@ -30,15 +30,15 @@ func (p *recorder) answer(question string) unix.Errno {
 }
 
 func (p *recorder) node(n *inode, want intent) unix.Errno {
-	what, ok := p.names[n.id]
+	what, ok := p.names[n.ID()]
 	if !ok { // one that the request has found
-		what = string(fp.Name(nameBytes(n.name)).Bytes())
+		what = n.Name().String()
 	}
 	return p.answer(what + ": " + want.String())
 }
 
 func (p *recorder) name(dir *inode, name fp.Name, want intent) unix.Errno {
-	return p.answer(p.names[dir.id] + "/" + name.String() + ": " + want.String())
+	return p.answer(p.names[dir.ID()] + "/" + name.String() + ": " + want.String())
 }
 
 // accessTest is a guest that knows some nodes and has some of them open.
@@ -410,9 +410,9 @@ func TestRefusedNodesAreNotTold(t *testing.T) {
 	if len(list) != 2 || errno != 0 || out.NodeID != 0 {
 		t.Errorf("listed %+v, %v, looked up %+v", list, errno, out)
 	}
-	for n := range g.fs.nodes.all {
-		if n.id != fp.RootID {
-			t.Errorf("node %d is kept", n.id)
+	for n := range g.fs.nodes.All {
+		if n.ID() != fp.RootID {
+			t.Errorf("node %d is kept", n.ID())
 		}
 	}
 }
@@ -438,7 +438,7 @@ func TestRebindingEnters(t *testing.T) {
 	closed := func(g *guest) uint64 {
 		g.write("f", "")
 		node := g.lookup(fp.RootID, "f")
-		if g.fs.nodes.get(node).fd.Load() >= 0 {
+		if g.fs.nodes.Get(node).fd.Load() >= 0 {
 			t.Fatal("the node has a descriptor")
 		}
 		return node

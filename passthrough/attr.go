@@ -75,14 +75,14 @@ func (fs *FS) statClosed(ts *threadState, n *inode) unix.Errno {
 // statInPlace looks at the place where the node was last seen, and reports whether
 // it is still there.
 func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
-	parent, name := fs.location(n)
+	parent, name := fs.nodes.Location(n)
 	if parent == nil {
 		return false
 	}
 	defer fs.release(parent)
 	fd := parent.fd.Load()
 	parent.touch()
-	return fd >= 0 && sysStatx(int(fd), name, 0, &ts.st) == 0 &&
+	return fd >= 0 && sysStatx(int(fd), name.CString(), 0, &ts.st) == 0 &&
 		n.is(&ts.st)
 }
 

@@ -201,22 +201,22 @@ func matchName(pattern, name string) bool {
 // path is where the node was last seen, from the share's root on; nothing when that is
 // not known.
 func (fs *FS) path(n *inode) (names []string) {
-	n.hold()
-	for n.id != fp.RootID {
-		n.mu.Lock()
-		parent, name := n.parent, nameBytes(n.name)
+	n.Hold()
+	for n.ID() != fp.RootID {
+		n.Lock()
+		parent, name := n.Parent(), n.Name()
 		if parent == nil || len(names) > maxDepth {
-			n.mu.Unlock()
+			n.Unlock()
 			names = nil
 			break
 		}
-		parent.hold()
-		n.mu.Unlock()
-		names = append(names, string(name[:len(name)-1]))
-		fs.unhold(n)
+		parent.Hold()
+		n.Unlock()
+		names = append(names, name.String())
+		fs.nodes.Unhold(n)
 		n = parent
 	}
-	fs.unhold(n)
+	fs.nodes.Unhold(n)
 	for i, j := 0, len(names)-1; i < j; i, j = i+1, j-1 {
 		names[i], names[j] = names[j], names[i]
 	}

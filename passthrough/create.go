@@ -123,7 +123,7 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 	}
 	if in.Flags&unix.O_TRUNC != 0 {
 		if errno := fs.stat(ts, n); errno == 0 {
-			fs.fillAttr(n.id, &ts.st, &out.Entry.Attr)
+			fs.fillAttr(n.ID(), &ts.st, &out.Entry.Attr)
 		}
 	}
 	return 0

@@ -131,6 +131,6 @@ const executable = 0o111
 // meetMount looks at the mount of a directory, before files in it are announced.
 func (fs *FS) meetMount(dir *inode, fd int) {
 	if fs.cfg.DAX != nil {
-		fs.mountOf(&dir.key, fd)
+		fs.mountOf(dir.Key(), fd)
 	}
 }

@@ -47,8 +47,8 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 // reopen makes an O_PATH descriptor from an open handle of the node, which works for
 // files without a name too.
 func (fs *FS) reopen(ts *threadState, n *inode) (int, unix.Errno) {
-	n.mu.Lock()
-	defer n.mu.Unlock() // the handle's descriptor is not closed meanwhile
+	n.Lock()
+	defer n.Unlock() // the handle's descriptor is not closed meanwhile
 	if n.handles == nil {
 		return -1, unix.ESTALE
 	}
@@ -57,25 +57,25 @@ func (fs *FS) reopen(ts *threadState, n *inode) (int, unix.Errno) {
 
 // rewalk opens the node where it was last seen, or elsewhere in that directory.
 func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
-	parent, name := fs.location(n)
+	parent, name := fs.nodes.Location(n)
 	if parent == nil {
 		return -1, unix.ESTALE
 	}
 	defer fs.release(parent)
-	if errno := fs.allowKept(parent, name, intentRebind); errno != 0 {
+	if errno := fs.allowName(parent, name, intentRebind); errno != 0 {
 		return -1, errno
 	}
 	pfd, errno := fs.fdAt(ts, parent, depth+1)
 	if errno != 0 {
 		return -1, errno
 	}
-	fd, errno := fs.openAs(ts, n, pfd, name)
+	fd, errno := fs.openAs(ts, n, pfd, name.CString())
 	if errno == unix.ESTALE {
-		n.mu.Lock()
-		byHandle := n.hasHandle() && !fs.cfg.Landlocked // which opens for I/O what has a name
-		n.mu.Unlock()
+		n.Lock()
+		byHandle := n.HasFileHandle() && !fs.cfg.Landlocked // which opens for I/O what has a name
+		n.Unlock()
 		if !byHandle {
-			fd, errno = fs.search(ts, n, parent, pfd, name)
+			fd, errno = fs.search(ts, n, parent, pfd, name.CString())
 		}
 	}
 	return fd, errno
@@ -91,17 +91,6 @@ func (fs *FS) openNamed(ts *threadState, n *inode, flags int, guest uint32) (int
 	}
 	defer fs.closeFD(fd)
 	return fs.openAgain(ts, fd, flags, guest)
-}
-
-// location is where the node was last seen, with a reference on the parent for the
-// caller. The name is not changed in place, so it stays valid.
-func (fs *FS) location(n *inode) (parent *inode, name *byte) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.parent == nil || !n.parent.acquire() {
-		return nil, nil
-	}
-	return n.parent, n.name
 }
 
 // open is openat that counts descriptors and makes room when they run out. The
@@ -168,7 +157,7 @@ func (fs *FS) setFD(n *inode, fd int) bool {
 	}
 	n.touched.Store(true)
 	fs.owners.set(uint32(fd), n)
-	if n.id != fp.RootID {
+	if n.ID() != fp.RootID {
 		fs.armSweep()
 	}
 	return true

@@ -60,7 +60,7 @@ func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
 		return errno
 	}
 	defer fs.releaseHandle(h)
-	return h.fsync(r, fs.mountOf(&h.node.key, h.fd), in.FsyncFlags)
+	return h.fsync(r, fs.mountOf(h.node.Key(), h.fd), in.FsyncFlags)
 }
 
 // Readdir implements server.Directories.
@@ -305,13 +305,13 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 // inoAbove is the inode number of "..". What is above the share, or above what is
 // mounted in it, is not the guest's to know: there it is what the guest sees above.
 func (fs *FS) inoAbove(n *inode, host uint64) uint64 {
-	if n.id == fp.RootID {
-		return n.key.ino
+	if n.ID() == fp.RootID {
+		return n.Key().ino
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.parent != nil && n.parent.key.mount != n.key.mount {
-		return n.parent.key.ino
+	n.Lock()
+	defer n.Unlock()
+	if parent := n.Parent(); parent != nil && parent.Key().mount != n.Key().mount {
+		return parent.Key().ino
 	}
 	return host
 }

@@ -215,7 +215,7 @@ func TestListingCounts(t *testing.T) {
 			t.Errorf("node %d was listed %d times", id, n)
 		}
 		g.fs.Forget(id, n)
-		if g.fs.nodes.get(id) != nil {
+		if g.fs.nodes.Get(id) != nil {
 			t.Errorf("node %d has more lookups than were given out", id)
 		}
 	}

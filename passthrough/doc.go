@@ -14,7 +14,7 @@
 // # Identity and life of a node
 //
 // A node is a file of the host: mount, device, inode number. Its number for the client
-// is never used again. It lives while something refers to it:
+// is never used again. Package nodes keeps it while something refers to it:
 //
 //	the table       while the client's lookup count is above 0
 //	a request       while it runs
@@ -47,10 +47,10 @@
 //	FS.destroyExcluded
 //	openless.mu              of files that are read without opening them
 //	dirStream.mu
-//	  shard.mu                 a part of the table of nodes by identity
-//	    slots.mu               numbers of nodes
-//	inode.mu                   location, handles, lock owners of a node
-//	  evictor.mu → inode.mu    of other nodes, tried and not waited for
+//	  shard of FS.nodes        a part of the table of nodes by identity, see package nodes
+//	inode.Lock                 location, file handle, handles, lock owners of a node
+//	  evictor.mu → inode.Lock  of other nodes, tried and not waited for
+//	    numbers of nodes and handles; leaves
 //	mountInfo.mu             descriptor of a mount; a leaf
 //	convertedLinks.mu        a leaf
 //	lockGraph.mu, lockProbe.mu  leaves

@@ -90,31 +90,26 @@ func (fs *FS) evictFrom(hand, look uint32, want int, pins bool) (n int) {
 // evictOne closes the node's descriptor if it may; with pins also one that was used, or
 // that is needed to find the node again. fs.evictor.mu is held.
 func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
-	if n.id == fp.RootID || n.fd.Load() < 0 {
+	if n.ID() == fp.RootID || n.fd.Load() < 0 {
 		return evictedNone
 	}
 	if n.touched.Swap(false) && !pins {
 		return evictedInUse
 	}
-	v := n.refs.Load()
-	if v == 0 {
+	if n.Gone() {
 		return evictedNone
 	}
-	if v&(refHold-1) != 0 || !n.refs.CompareAndSwap(v, v|refEvict) {
+	if !n.TryExclusive() {
 		return evictedInUse
 	}
-	defer func() {
-		if n.refs.Add(-refEvict) == 0 { // the last hold went meanwhile
-			fs.bury(n)
-		}
-	}()
+	defer fs.nodes.EndExclusive(n)
 	// Whoever makes room may hold the lock, of this node or of one whose holder makes
 	// room too.
-	if !n.mu.TryLock() {
+	if !n.TryLock() {
 		return evictedInUse
 	}
 	canFind := fs.findable(n, int(n.fd.Load()))
-	n.mu.Unlock()
+	n.Unlock()
 	if !canFind && !pins {
 		return evictedPin
 	}

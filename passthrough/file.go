@@ -56,7 +56,7 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	switch {
 	case n.isDir():
 		return unix.EISDIR
-	case n.birth.kind == unix.S_IFLNK:
+	case n.mode() == unix.S_IFLNK:
 		return unix.ELOOP
 	case !n.isReg():
 		return unix.ENXIO
@@ -99,7 +99,7 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 			return errno
 		}
 	}
-	out.OpenFlags = fs.openFlags(ts, n, f) | fs.noFlush(fs.mountOf(&n.key, f), guest)
+	out.OpenFlags = fs.openFlags(ts, n, f) | fs.noFlush(fs.mountOf(n.Key(), f), guest)
 	if out.Fh, errno = fs.addHandle(n, f, guest); errno != 0 {
 		fs.closeFD(f)
 		return errno

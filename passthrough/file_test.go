@@ -347,7 +347,7 @@ func TestCopyFileRange(t *testing.T) {
 func TestFlushOnNetwork(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("f", "x", unix.O_RDWR)
-	g.fs.mountOf(&g.fs.nodes.get(node).key, -1).local = false
+	g.fs.mountOf(g.fs.nodes.Get(node).Key(), -1).local = false
 	flush := func(r *server.Request) unix.Errno { return g.fs.Flush(r, &fp.FlushIn{Fh: fh}) }
 	wantErrno(t, "flush on the queue's thread", flush(g.on(node)), server.WouldBlock)
 	wantCalls(t, "flush", 2, func() { wantErrno(t, "flush", g.patient(node, flush), 0) })

@@ -1,7 +1,6 @@
 package passthrough
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,7 +16,7 @@ import (
 // is below it is found through it; and a file that is opened often, see openio.go.
 // HandlesMandatory takes one of every node.
 //
-// Handles are kept behind the nodes' names, see inode.name. The client never sees them.
+// Handles are kept behind the nodes' names, see package nodes. The client never sees them.
 
 // FileHandles says whether nodes are found again by file handles, too.
 type FileHandles int
@@ -52,9 +51,14 @@ type rawHandle struct {
 	mount int32
 }
 
+// bytes is the handle as it is kept: its kind and its bytes.
+func (h *rawHandle) bytes() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&h.kind)), handleHeader+h.size)
+}
+
 const (
 	maxHandle    = 128
-	handleHeader = 5 // kept before a handle's bytes: how many there are, and the kind
+	handleHeader = 4 // kept before a handle's bytes: the kind
 )
 
 // setHandles finds out whether the share's root has a handle that can be opened.
@@ -97,7 +101,7 @@ func (fs *FS) tryHandle(st *unix.Statx_t) unix.Errno {
 		return errno
 	}
 	_ = sysClose(fd)
-	m := fs.mountOf(&k, fs.cfg.RootFD)
+	m := fs.mountOf(k, fs.cfg.RootFD)
 	m.keep = true
 	m.fd.Store(int32(mount))
 	return 0
@@ -118,8 +122,8 @@ func (fs *FS) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.
 			return 0
 		}
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	errno := fs.takeHandle(n, dirfd, name, &ts.handle)
 	if fs.cfg.FileHandles == HandlesMandatory {
 		return errno
@@ -138,8 +142,6 @@ const (
 	handleByFD
 )
 
-func (n *inode) hasHandle() bool { return n.fileHandle != handleNone }
-
 // takeHandle asks for the handle of a node and keeps it; h is scratch. One from its
 // descriptor, which dirfd is if the name is empty, replaces one by name. n.mu is held.
 func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Errno {
@@ -150,7 +152,7 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 	if n.fileHandle >= from {
 		return 0
 	}
-	m := fs.mounts.get(mountKey{n.key.mount, n.key.dev})
+	m := fs.mounts.get(n.Key().onMount())
 	if m != nil && m.noHandles.Load() {
 		return unix.EOPNOTSUPP
 	}
@@ -161,72 +163,35 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 		return errno
 	}
 	// A handle means something only to the file system that it is from.
-	if n.key.mount != 0 && n.key.mount != uint64(uint32(h.mount)) {
+	if n.Key().mount != 0 && n.Key().mount != uint64(uint32(h.mount)) {
 		return unix.ESTALE
 	}
-	n.setName(nameBytes(n.name), h, from)
+	fs.setHandle(n, h, from)
 	return 0
 }
 
-// setName replaces the name with its NUL, which may be nil, and the handle behind it,
-// which is from where from says and may be nil, too. What was there before is not changed:
-// somebody may be reading it. n.mu is held.
-func (n *inode) setName(name []byte, h *rawHandle, from handleFrom) {
-	if h == nil {
-		n.name = unsafe.SliceData(append([]byte(nil), name...))
-		return
-	}
-	if len(name) == 0 {
-		name = emptyName[:]
-	}
-	b := make([]byte, 0, len(name)+handleHeader+int(h.size))
-	b = append(append(b, name...), byte(h.size))
-	b = binary.NativeEndian.AppendUint32(b, uint32(h.kind))
-	b = append(b, h.data[:h.size]...)
-	n.name, n.fileHandle = unsafe.SliceData(b), from
+// setHandle keeps a handle, which is from where from says. n is locked.
+func (fs *FS) setHandle(n *inode, h *rawHandle, from handleFrom) {
+	fs.nodes.SetFileHandle(n, h.bytes())
+	n.fileHandle = from
 }
 
-// rename replaces the name and keeps the handle. n.mu is held.
-func (n *inode) rename(name []byte) {
-	if !n.hasHandle() {
-		n.setName(name, nil, handleNone)
-		return
-	}
-	var h rawHandle
-	n.handle(&h)
-	n.setName(name, &h, n.fileHandle)
-}
-
-// nameBytes is a kept name with its NUL; nil is none.
-func nameBytes(name *byte) []byte {
-	if name == nil {
-		return nil
-	}
-	i := 0
-	for *addBytes(name, i) != 0 {
-		i++
-	}
-	return unsafe.Slice(name, i+1)
-}
-
-// handle copies the node's handle to h and reports whether it has one. n.mu is held.
+// handle copies the node's handle to h and reports whether it has one. n is locked.
 func (n *inode) handle(h *rawHandle) bool {
-	if !n.hasHandle() {
+	kept := n.FileHandle()
+	if len(kept) < handleHeader {
 		return false
 	}
-	at := addBytes(n.name, len(nameBytes(n.name)))
-	kept := unsafe.Slice(at, handleHeader+int(*at))
-	h.size = uint32(kept[0])
-	h.kind = int32(binary.NativeEndian.Uint32(kept[1:]))
-	copy(h.data[:], kept[handleHeader:])
+	h.size = uint32(len(kept) - handleHeader)
+	copy(h.bytes(), kept)
 	return true
 }
 
 // openHandle opens the node by its handle, and checks what it has got.
 func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno) {
-	n.mu.Lock()
-	has := n.hasHandle()
-	n.mu.Unlock()
+	n.Lock()
+	has := n.HasFileHandle()
+	n.Unlock()
 	if !has {
 		return -1, unix.ESTALE
 	}
@@ -238,9 +203,9 @@ func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno)
 		return -1, errno
 	}
 	defer m.giveBack()
-	n.mu.Lock()
+	n.Lock()
 	n.handle(&ts.handle)
-	n.mu.Unlock()
+	n.Unlock()
 	fd, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
@@ -267,7 +232,7 @@ func (fs *FS) findable(n *inode, fd int) bool {
 	if fs.cfg.FileHandles != HandlesNever {
 		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictor.handle)
 	}
-	if n.parent != nil || n.handles != nil || fs.nodes.get(n.id) != n {
+	if n.Parent() != nil || n.handles != nil || fs.nodes.Get(n.ID()) != n {
 		return true // or nobody but its children can ask for it
 	}
 	// A file of which no name is known lives as long as it has one at all: it is found

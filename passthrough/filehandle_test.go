@@ -78,7 +78,7 @@ func TestHandlesAfterRename(t *testing.T) {
 		g.use(f)
 		g.evictAll()
 		for _, n := range []uint64{a, b, c, f} {
-			if fd := g.fs.nodes.get(n).fd.Load(); fd >= 0 {
+			if fd := g.fs.nodes.Get(n).fd.Load(); fd >= 0 {
 				t.Errorf("node %d keeps a descriptor", n)
 			}
 		}
@@ -157,7 +157,7 @@ func TestHandlesOfTheDead(t *testing.T) {
 	}
 	wantErrno(t, "unlink", g.fs.Unlink(g.on(fp.RootID), name("x")), 0)
 	g.evictAll()
-	if fd := g.fs.nodes.get(x).fd.Load(); fd >= 0 {
+	if fd := g.fs.nodes.Get(x).fd.Load(); fd >= 0 {
 		t.Error("a file with another name keeps its descriptor")
 	}
 	attr, errno := g.getattr(x)
@@ -189,9 +189,9 @@ func TestHandleKept(t *testing.T) {
 	if _, errno := g.getattr(f); errno != 0 {
 		t.Errorf("after renames: %v", errno)
 	}
-	n := g.fs.nodes.get(f)
-	if string(nameBytes(n.name)) != "new name\x00" || !n.hasHandle() {
-		t.Errorf("kept name %q", nameBytes(n.name))
+	n := g.fs.nodes.Get(f)
+	if string(n.Name()) != "new name\x00" || !n.HasFileHandle() {
+		t.Errorf("kept name %q", n.Name())
 	}
 }
 
@@ -282,7 +282,7 @@ func TestHandlesAskedOnce(t *testing.T) {
 	}
 	g.evictAll()
 	g.lookup(proc, "version")
-	if _, errno := g.fs.fdOf(threadOf(g.on(f)), g.fs.nodes.get(f)); errno != 0 {
+	if _, errno := g.fs.fdOf(threadOf(g.on(f)), g.fs.nodes.Get(f)); errno != 0 {
 		t.Fatal(errno)
 	}
 	wantCalls(t, "closing a descriptor", 2, g.evictAll) // with that of the directory
@@ -305,26 +305,30 @@ func TestHandlesMandatory(t *testing.T) {
 
 // TestHandleFormat keeps handles of any size behind names of any length.
 func TestHandleFormat(t *testing.T) {
+	fs := newShare(t, nil, 0).guest().fs
 	for size := range maxHandle + 1 {
 		for _, s := range []string{"", "x", "a long name of a file"} {
-			n := &inode{}
+			st := unix.Statx_t{Mode: unix.S_IFREG, Ino: 1}
+			n := fs.newInode(&st)
+			fs.nodes.Prepare(n, keyOf(&st), 0)
 			if s != "" {
-				n.rename(name(s))
+				fs.locate(n, fs.root, name(s))
 			}
 			want := rawHandle{size: uint32(size), kind: -int32(size)}
 			for i := range size {
 				want.data[i] = byte(i * 7)
 			}
-			n.setName(nameBytes(n.name), &want, handleByFD)
+			fs.setHandle(n, &want, handleByFD)
 			var got rawHandle
-			if !n.handle(&got) || got != want || string(nameBytes(n.name)) != s+"\x00" {
-				t.Fatalf("%q with %d bytes: %q, %v", s, size, nameBytes(n.name), got)
+			if !n.handle(&got) || got != want || s != "" && n.Name().String() != s {
+				t.Fatalf("%q with %d bytes: %q, %v", s, size, n.Name(), got)
 			}
-			n.rename(name("other"))
+			fs.locate(n, fs.root, name("other"))
 			got = rawHandle{}
-			if !n.handle(&got) || got != want || !sameName(n.name, name("other")) {
-				t.Fatalf("%q renamed, with %d bytes: %q, %v", s, size, nameBytes(n.name), got)
+			if !n.handle(&got) || got != want || n.Name().String() != "other" {
+				t.Fatalf("%q renamed, with %d bytes: %q, %v", s, size, n.Name(), got)
 			}
+			fs.nodes.Unhold(n)
 		}
 	}
 }
@@ -416,11 +420,11 @@ func TestHandleByName(t *testing.T) {
 			wantErrno(t, "handle of another mount", errno, unix.ESTALE)
 		}
 		for range 3 {
-			fh := g.open(n.id, unix.O_RDWR)
-			if got, errno := g.readAt(n.id, fh, 0, 10); got != "first" || errno != 0 {
+			fh := g.open(n.ID(), unix.O_RDWR)
+			if got, errno := g.readAt(n.ID(), fh, 0, 10); got != "first" || errno != 0 {
 				t.Errorf("%s: the node reads %q, %v", what, got, errno)
 			}
-			g.release(n.id, fh)
+			g.release(n.ID(), fh)
 			g.evictAll()
 		}
 		g.fs.release(n)

@@ -10,6 +10,7 @@ import (
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -21,10 +22,8 @@ type FS struct {
 
 	// Nodes and open files.
 	root    *inode
-	nodes   *slots[inode]
-	handles *slots[handle]
-	shards  [shardCount]shard
-	hints   atomic.Pointer[hintTable]
+	nodes   *nodes.Table[key, inode]
+	handles *nodes.OpenFiles[handle]
 	mounts  mountTable
 
 	// Descriptors, at most cfg.MaxFDs; see countFD.
@@ -63,12 +62,10 @@ func New(cfg Config) (*FS, error) {
 	fs := &FS{
 		cfg:     cfg,
 		limits:  defaultStateLimits,
-		nodes:   newSlots[inode](),
-		handles: newSlots[handle](),
 		sweeper: sweeper{after: afterFunc},
 	}
-	hints := make(hintTable, minHints)
-	fs.hints.Store(&hints)
+	fs.nodes = nodes.New(nodes.Config[key, inode]{Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }})
+	fs.handles = nodes.NewOpenFiles(nodes.OpenConfig[handle]{Gone: fs.handleGone})
 	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
@@ -124,7 +121,7 @@ func (fs *FS) setRoot() error {
 		return err
 	}
 	k := keyOf(&st)
-	fs.mountOf(&k, fs.cfg.RootFD) // most nodes will be on it
+	fs.mountOf(k, fs.cfg.RootFD) // most nodes will be on it
 	n, errno := fs.intern(&st, fs.cfg.RootFD, nil, nil)
 	if errno != 0 {
 		return errno
@@ -187,17 +184,11 @@ func (fs *FS) Destroy() {
 	if fs.cfg.DAX != nil {
 		fs.cfg.DAX.Table.Reset()
 	}
-	for h := range fs.handles.all {
-		if h.acquire() {
-			fs.closeHandle(h)
-			fs.releaseHandle(h)
-		}
+	for h := range fs.handles.All {
+		fs.closeHandle(h)
 	}
-	for n := range fs.nodes.all {
-		if n.id != fp.RootID && n.acquire() {
-			fs.forget(n, ^uint64(0))
-			fs.release(n)
-		}
+	for n := range fs.nodes.All {
+		fs.forget(n, ^uint64(0))
 	}
 }
 

@@ -6,13 +6,15 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/nodes"
 )
 
-// handle is an open file or directory of the client. Handles are used again: whoever
-// finds one by its number reads nothing of it before it has a reference, and then checks
-// that it is the right one.
+// handle is an open file or directory of the client. Its last reference closes the
+// descriptor: RELEASE may come on another queue than a READ. Handles are used again.
 type handle struct {
-	id     uint64
+	nodes.OpenFile
+
 	fd     int
 	node   *inode     // held
 	mount  *mountInfo // of a file; nil for a directory
@@ -30,10 +32,6 @@ type handle struct {
 
 	noCaps   atomic.Int64 // until then the file has no capabilities, see capState.kill
 	unsynced atomic.Int64 // bytes written since the last fsync of this handle
-
-	// refs counts the table, while the handle is open, and requests that use it. The
-	// last one closes the descriptor: RELEASE may come on another queue than a READ.
-	refs atomic.Int32
 
 	next, prev *handle    // of the node's open handles; guarded by node.mu
 	locks      *fileLocks // of the node, with the first of its handles; guarded by node.mu
@@ -92,24 +90,11 @@ func (fs *FS) unkeepFD(errno unix.Errno) unix.Errno {
 	return errno
 }
 
-// acquire takes a reference for a request; false when the handle was released.
-func (h *handle) acquire() bool {
-	for {
-		v := h.refs.Load()
-		if v == 0 {
-			return false
-		}
-		if h.refs.CompareAndSwap(v, v+1) {
-			return true
-		}
-	}
-}
+// releaseHandle drops a reference.
+func (fs *FS) releaseHandle(h *handle) { fs.handles.Release(h) }
 
-// releaseHandle drops what acquire or handle took.
-func (fs *FS) releaseHandle(h *handle) {
-	if h.refs.Add(-1) != 0 {
-		return
-	}
+// handleGone frees what a handle has that nobody refers to any more.
+func (fs *FS) handleGone(h *handle) {
 	n := h.node
 	owners, nameless := fs.removeHandle(n, h)
 	fs.closeCached(h)
@@ -124,13 +109,12 @@ func (fs *FS) releaseHandle(h *handle) {
 	if nameless {
 		fs.letGo(n)
 	}
-	fs.unhold(n)
+	fs.nodes.Unhold(n)
 }
 
-// reset clears a handle that nobody has a reference on. Somebody may be about to try to
-// get one: refs stays as it is, 0.
+// reset clears a handle that nobody has a reference on, for the next open.
 func (h *handle) reset() {
-	h.id, h.fd, h.node, h.mount, h.dir = 0, -1, nil, nil, nil
+	h.fd, h.node, h.mount, h.dir = -1, nil, nil, nil
 	h.flags, h.direct, h.shared = 0, false, false
 	h.kernelKills.Store(false)
 	h.noCaps.Store(0)
@@ -143,8 +127,7 @@ func (h *handle) reset() {
 // stays the caller's.
 func (fs *FS) addHandle(n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
 	errno = fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
-		fh = fs.handles.add(h, func(id uint64) { h.open(id) })
-		if fh == 0 {
+		if fh = fs.handles.Add(h); fh == 0 {
 			return unix.ENFILE
 		}
 		return 0
@@ -159,19 +142,11 @@ func (fs *FS) addHandleAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno 
 		return errno
 	}
 	return fs.unkeepFD(fs.newHandle(n, fd, flags, func(h *handle) unix.Errno {
-		h.open(fh)
-		if !fs.handles.put(fh, uint32(fs.limits.handles), h) {
-			h.refs.Store(0)
+		if !fs.handles.Adopt(h, fh, uint32(fs.limits.handles)) {
 			return unix.EEXIST
 		}
 		return 0
 	}))
-}
-
-// open makes the handle one that can be found.
-func (h *handle) open(id uint64) {
-	h.id = id
-	h.refs.Store(1) // the table's
 }
 
 // newHandle makes a handle and calls add to put it in the table.
@@ -184,24 +159,24 @@ func (fs *FS) newHandle(n *inode, fd int, flags uint32, add func(*handle) unix.E
 	if n.isDir() {
 		h.dir = &h.stream
 	} else {
-		h.mount = fs.mountOf(&n.key, fd)
+		h.mount = fs.mountOf(n.Key(), fd)
 		h.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
-	n.hold()
+	n.Hold()
 	n.addHandle(h)
 	errno := add(h)
 	if errno != 0 {
 		fs.removeHandle(n, h)
 		h.reset()
 		fs.io.handlePool.Put(h)
-		fs.unhold(n)
+		fs.nodes.Unhold(n)
 	}
 	return errno
 }
 
 func (n *inode) addHandle(h *handle) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	if h.next = n.handles; h.next != nil {
 		h.next.prev = h
 		h.locks, h.next.locks = h.next.locks, nil
@@ -214,8 +189,8 @@ func (n *inode) addHandle(h *handle) {
 // left that a file is known by. A directory may be somebody's working directory, in which
 // files are looked for again and again; it takes no space.
 func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner, nameless bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	gone = fs.dropHandleLocks(n, h)
 	if h.next != nil {
 		h.next.prev = h.prev
@@ -232,35 +207,34 @@ func (fs *FS) removeHandle(n *inode, h *handle) (gone []*lockOwner, nameless boo
 		h.next.locks = h.locks
 	}
 	n.handles = h.next
-	return gone, n.handles == nil && n.parent == nil && !n.isDir()
+	return gone, n.handles == nil && n.Parent() == nil && !n.isDir()
 }
 
-// handleOf finds an open handle of a node and takes a reference. It is compared after the reference was
-// taken: it may have been closed, and be another one by now.
+// handleOf finds an open handle of a node and takes a reference.
 func (fs *FS) handleOf(nodeID, fh uint64) (*handle, unix.Errno) {
-	h := fs.handles.get(fh)
-	if h == nil || !h.acquire() {
+	h := fs.handles.Acquire(fh)
+	if h == nil {
 		return nil, unix.EBADF
 	}
-	if h.id != fh || h.node.id != nodeID {
+	if h.node.ID() != nodeID {
 		fs.releaseHandle(h)
 		return nil, unix.EBADF
 	}
 	return h, 0
 }
 
-// closeHandle takes the handle out of the table; requests that use it go on.
+// closeHandle ends the handle's number; requests that use it go on. The caller has a
+// reference.
 func (fs *FS) closeHandle(h *handle) unix.Errno {
-	if !fs.handles.remove(h.id) {
+	if !fs.handles.Close(h) {
 		return unix.EBADF // released twice
 	}
 	if fs.agreed(hostLocks) { // requests that wait keep the handle: it is told to them
-		h.node.mu.Lock()
+		h.node.Lock()
 		gone := fs.dropHandleLocks(h.node, h)
-		h.node.mu.Unlock()
+		h.node.Unlock()
 		fs.closeOwners(gone)
 	}
-	fs.releaseHandle(h)
 	return 0
 }
 
@@ -328,10 +302,10 @@ func (m *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
 	return info
 }
 
-// mountOf is what is known about the mount of n, which fd has open, O_PATH or not. The
+// mountOf is what is known about the mount of file, which fd has open, O_PATH or not. The
 // file system is asked once a mount.
-func (fs *FS) mountOf(n *key, fd int) *mountInfo {
-	k := mountKey{n.mount, n.dev}
+func (fs *FS) mountOf(file key, fd int) *mountInfo {
+	k := file.onMount()
 	if m := fs.mounts.get(k); m != nil {
 		return m
 	}

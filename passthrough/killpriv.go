@@ -57,8 +57,8 @@ func (fs *FS) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Err
 
 // modeChanged is told that the guest has set a file's mode.
 func (n *inode) modeChanged() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	for h := n.handles; h != nil; h = h.next {
 		h.kernelKills.Store(false)
 	}
@@ -82,7 +82,7 @@ func (fs *FS) copiesUnprivileged(r *server.Request) bool {
 // touches reports whether a SETATTR changes nothing that is in it: with HANDLE_KILLPRIV_V2 it
 // is sent for the set-ID bits. Those of directories mean something else, and stay.
 func (fs *FS) touches(n *inode, in *fp.SetattrIn) bool {
-	return fs.agreed(fp.InitHandleKillprivV2) && !n.isDir() && n.birth.kind != unix.S_IFLNK &&
+	return fs.agreed(fp.InitHandleKillprivV2) && !n.isDir() && n.mode() != unix.S_IFLNK &&
 		in.Valid&^(fp.FattrFh|fp.FattrLockowner|fp.FattrCtime|fp.FattrKillSuidgid) == 0
 }
 
@@ -111,8 +111,8 @@ func (fs *FS) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.E
 
 // isWritten reports whether somebody has the file open for writing.
 func (n *inode) isWritten() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	for h := n.handles; h != nil; h = h.next {
 		if h.flags&unix.O_ACCMODE != unix.O_RDONLY {
 			return true
@@ -203,8 +203,8 @@ func (c *capState) xattrChanged(n *inode, host fp.Name) {
 	if c.name == nil || string(host) != string(c.name) {
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	for h := n.handles; h != nil; h = h.next {
 		// Another number each time, so that a WRITE that looked before the change does
 		// not put its answer in place of this one.

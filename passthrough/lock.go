@@ -55,8 +55,8 @@ func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
 	}
 	defer fs.releaseHandle(h)
 	n, lk := h.node, ask.lk
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	fd := h.fd // no lock is held by the handle's description: any is another owner's
 	posix := &lockTable{}
 	if l := n.fileLocks(); l != nil {
@@ -86,24 +86,24 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	}
 	defer fs.releaseHandle(h)
 	n := h.node
-	n.mu.Lock()
+	n.Lock()
 	t := n.locks().table(in)
 	errno, blocker := fs.setLock(threadOf(r), h, t, &ask)
 	if errno != unix.EAGAIN || !wait {
-		n.mu.Unlock()
+		n.Unlock()
 		return errno
 	}
 	w := &lockWaiter{lockAsk: ask, h: h, o: t.owners[ask.owner], blocker: blocker}
 	if !r.MayWait {
 		errno := fs.locks.graph.wouldDeadlock(t, w)
-		n.mu.Unlock()
+		n.Unlock()
 		if errno == 0 {
 			errno = server.WouldBlock
 		}
 		return errno
 	}
 	errno = fs.park(n, t, w)
-	n.mu.Unlock()
+	n.Unlock()
 	if errno != 0 {
 		return errno
 	}
@@ -137,7 +137,7 @@ func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (h *handle, ask lockAsk, 
 	}
 	h, errno = fs.enterFile(r, in.Fh, intentLock)
 	if errno == 0 && in.LkFlags&fp.LkFlock != 0 {
-		ask.owner = h.id
+		ask.owner = h.ID()
 	}
 	return h, ask, errno
 }

@@ -87,8 +87,8 @@ func (fs *FS) probeLocks() {
 // probeFile asks about the locks of a file with so many calls at most, and takes those that
 // are free. It reports whether somebody still waits for the host.
 func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	if l := n.fileLocks(); l != nil {
 		for _, t := range []*lockTable{&l.posix, &l.flock} {
 			fs.probeTable(n, t, calls)

@@ -188,14 +188,14 @@ func (fs *FS) dropOwner(n *inode, number uint64) {
 	if !fs.agreed(hostLocks) {
 		return
 	}
-	n.mu.Lock()
+	n.Lock()
 	var gone []*lockOwner
 	if l := n.fileLocks(); l != nil {
 		if o := l.posix.owners[number]; o != nil {
 			gone = fs.unlockAll(n, &l.posix, o, gone)
 		}
 	}
-	n.mu.Unlock()
+	n.Unlock()
 	fs.closeOwners(gone)
 }
 
@@ -216,7 +216,7 @@ func (fs *FS) dropHandleLocks(n *inode, h *handle) (gone []*lockOwner) {
 			}
 		}
 	}
-	if o := l.flock.owners[h.id]; o != nil {
+	if o := l.flock.owners[h.ID()]; o != nil {
 		gone = fs.unlockAll(n, &l.flock, o, gone)
 	}
 	if h.lockOwners == 0 {

@@ -32,7 +32,7 @@ type lockWaiter struct {
 
 // park adds a request to those who wait. n.mu is held.
 func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
-	if fs.handles.get(w.h.id) != w.h {
+	if !fs.handles.Has(w.h) {
 		return unix.EBADF // closed meanwhile: nobody would end it
 	}
 	if errno := fs.locks.enter(t, w); errno != 0 {
@@ -71,8 +71,8 @@ func (fs *FS) await(n *inode, t *lockTable, w *lockWaiter, canceled <-chan struc
 		return errno
 	case <-canceled:
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	if !w.ended {
 		fs.finish(t, w, unix.EINTR)
 	}

@@ -54,7 +54,7 @@ func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, o
 		return unix.ENOTDIR
 	}
 	fs.meetMount(parent, fd)
-	if fs.hinted(parent, name) != nil {
+	if fs.nodes.Hinted(parent, name) != nil {
 		if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 			return errno
 		}
@@ -144,12 +144,12 @@ func (fs *FS) unknown(n *inode, errno unix.Errno) unix.Errno {
 // caller's reference.
 func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.EntryOut) {
 	if parent != nil {
-		fs.hint(parent, name).Store(n.id)
+		fs.nodes.SetHint(parent, name, n)
 	}
-	out.NodeID = n.id
+	out.NodeID = n.ID()
 	fs.cache.setEntry(out)
-	fs.fillAttr(n.id, &ts.st, &out.Attr)
-	if parent != nil && n.key.mount != parent.key.mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
+	fs.fillAttr(n.ID(), &ts.st, &out.Attr)
+	if parent != nil && n.Key().mount != parent.Key().mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
 		out.Attr.Flags |= fp.AttrSubmount
 	}
 	fs.release(n)

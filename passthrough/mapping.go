@@ -49,7 +49,7 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 	case !n.isReg():
 		return unix.ENODEV // as mmap says
 	}
-	m := dax.Mapping{Offset: in.Moffset, Length: in.Len, File: n.id, FileOffset: in.Foffset,
+	m := dax.Mapping{Offset: in.Moffset, Length: in.Len, File: n.ID(), FileOffset: in.Foffset,
 		Writable: in.Flags&fp.SetupMappingWrite != 0}
 	if err := d.Table.Check(m); err != nil {
 		return unix.EINVAL

@@ -30,9 +30,9 @@ func (m *mountInfo) giveBack() {
 // borrowMount returns the mount of a node and its descriptor, which is opened if it has
 // to be. The caller calls giveBack. depth is as in fdAt.
 func (fs *FS) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo, int, unix.Errno) {
-	k := mountKey{n.key.mount, n.key.dev}
-	if k.mount == fs.root.key.mount { // also for another subvolume of btrfs, which is another device
-		k.dev = fs.root.key.dev
+	k := n.Key().onMount()
+	if k.mount == fs.root.Key().mount { // also for another subvolume of btrfs, which is another device
+		k.dev = fs.root.Key().dev
 	}
 	m := fs.mounts.get(k)
 	if m != nil {
@@ -57,7 +57,7 @@ func (fs *FS) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo, int
 	if errno != 0 {
 		return nil, -1, errno
 	}
-	m = fs.mountOf(&n.key, fd)
+	m = fs.mountOf(n.Key(), fd)
 	return m, fs.lend(m, fd), 0
 }
 
@@ -66,8 +66,8 @@ func (fs *FS) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo, int
 func (fs *FS) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
 	at := n
 	for {
-		parent, _ := fs.location(at)
-		if parent != nil && parent.key.mount != n.key.mount && at != n {
+		parent, _ := fs.nodes.Location(at)
+		if parent != nil && parent.Key().mount != n.Key().mount && at != n {
 			fs.release(parent)
 			return at, depth, 0
 		}
@@ -77,7 +77,7 @@ func (fs *FS) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
 		if depth++; parent == nil || depth > maxDepth {
 			break
 		}
-		if parent.key.mount != n.key.mount {
+		if parent.Key().mount != n.Key().mount {
 			fs.release(parent)
 			break
 		}

@@ -49,8 +49,8 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 	if errno != unix.ENOENT {
 		return errno
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	if n.handles == nil {
 		return errno
 	}
@@ -76,7 +76,7 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 	victim := fs.pinVictim(ts, parent, name)
 	errno = sysUnlinkat(dirfd, name.CString(), flags)
 	if errno == 0 {
-		fs.hint(parent, name).Store(0)
+		fs.nodes.SetHint(parent, name, nil)
 		fs.unnamed(victim)
 	}
 	if victim != nil {
@@ -90,13 +90,13 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 // handle only a descriptor leads to it. It returns the node with a reference, or nil
 // when the client does not know it.
 func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
-	n := fs.namedSo(parent, name)
+	n := fs.nodes.Placed(parent, name)
 	if n == nil || n.fd.Load() >= 0 {
 		return n
 	}
-	n.mu.Lock()
+	n.Lock()
 	open := n.handles != nil
-	n.mu.Unlock()
+	n.Unlock()
 	if !open {
 		_, _ = fs.fdOf(ts, n) // if it can't be had, the node is lost with its name
 	}
@@ -105,16 +105,8 @@ func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
 
 // unnamed notes that a node's name is gone; nil is none.
 func (fs *FS) unnamed(n *inode) {
-	if n == nil {
-		return
-	}
-	n.mu.Lock()
-	parent := n.parent
-	n.parent = nil
-	n.rename(nil)
-	n.mu.Unlock()
-	if parent != nil {
-		fs.unhold(parent)
+	if n != nil {
+		fs.nodes.Displace(n)
 	}
 }
 
@@ -138,7 +130,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	if errno = fs.own.rename(r, fromFD, oldName, toFD, newName, in.Flags); errno != 0 {
 		return errno
 	}
-	moved := fs.namedSo(from, oldName)
+	moved := fs.nodes.Placed(from, oldName)
 	if moved == nil {
 		moved = fs.nodeAt(ts, toFD, newName)
 	}
@@ -151,7 +143,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	case in.Flags&unix.RENAME_EXCHANGE != 0:
 		fs.renamed(victim, from, oldName)
 	default:
-		fs.hint(from, oldName).Store(0)
+		fs.nodes.SetHint(from, oldName, nil)
 		fs.unnamed(victim)
 	}
 	fs.renamed(moved, to, newName)
@@ -167,28 +159,11 @@ func (fs *FS) nodeAt(ts *threadState, dirfd int, name fp.Name) *inode {
 	return fs.seen(&ts.st, 0)
 }
 
-// namedSo finds the node that was last seen as name in parent, with a reference.
-// With bad luck it is not found, see hint.
-func (fs *FS) namedSo(parent *inode, name fp.Name) *inode {
-	n := fs.hinted(parent, name)
-	if n == nil || !n.acquire() {
-		return nil
-	}
-	n.mu.Lock()
-	same := n.parent == parent && sameName(n.name, name)
-	n.mu.Unlock()
-	if !same {
-		fs.release(n)
-		return nil
-	}
-	return n
-}
-
 // renamed notes the new place of a node; nil is none.
 func (fs *FS) renamed(n, parent *inode, name fp.Name) {
 	if n == nil || n == parent {
 		return
 	}
 	fs.locate(n, parent, name)
-	fs.hint(parent, name).Store(n.id)
+	fs.nodes.SetHint(parent, name, n)
 }

@@ -312,7 +312,7 @@ func TestRenameWithoutHint(t *testing.T) {
 	g := s.guest()
 	s.write("a", "content")
 	node := g.lookup(fp.RootID, "a")
-	g.fs.hint(g.fs.root, name("a")).Store(0)
+	g.fs.nodes.SetHint(g.fs.root, name("a"), nil)
 	wantErrno(t, "rename", g.fs.Rename(g.on(fp.RootID), &fp.Rename2In{NewDir: fp.RootID}, name("a"), name("b")), 0)
 	attr, errno := g.getattr(node)
 	if attr.Size != 7 || errno != 0 {

@@ -31,9 +31,9 @@ func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) (m *mountInfo, mfd
 	if fs.cfg.FileHandles == HandlesNever {
 		return nil, -1
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	k := mountKey{n.key.mount, n.key.dev}
+	n.Lock()
+	defer n.Unlock()
+	k := n.Key().onMount()
 	m = fs.mounts.get(k)
 	if m == nil || m.noOpens.Load() {
 		return nil, -1
@@ -42,9 +42,9 @@ func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) (m *mountInfo, mfd
 	if n.fileHandle == handleByName && fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
 		return nil, -1
 	}
-	if !n.hasHandle() {
+	if !n.HasFileHandle() {
 		// On another mount there is a descriptor for it only now and then.
-		onRoot := k == mountKey{fs.root.key.mount, fs.root.key.dev}
+		onRoot := k == fs.root.Key().onMount()
 		if !n.opened || !onRoot {
 			n.opened = true
 			return nil, -1

@@ -52,11 +52,11 @@ func TestOpenAgainElsewhere(t *testing.T) {
 	node, fh := g.openName("f", "x", unix.O_RDONLY)
 	g.release(node, fh)
 	root := g.fs.root
-	g.fs.mounts.get(mountKey{root.key.mount, root.key.dev}).noOpens.Store(true)
+	g.fs.mounts.get(root.Key().onMount()).noOpens.Store(true)
 	for range 3 {
 		g.release(node, g.open(node, unix.O_RDONLY))
 	}
-	if n := g.fs.nodes.get(node); n.hasHandle() {
+	if n := g.fs.nodes.Get(node); n.HasFileHandle() {
 		t.Error("a node has a handle that is of no use")
 	}
 	if _, errno := g.tryOpen(fp.RootID, unix.O_RDONLY); errno != unix.EISDIR {

@@ -51,7 +51,7 @@ func (fs *FS) sharedHandle(ts *threadState, n *inode) (*handle, unix.Errno) {
 	if fs.unkeepFD(errno) != 0 {
 		return nil, errno
 	}
-	h, errno := fs.handleOf(n.id, fh)
+	h, errno := fs.handleOf(n.ID(), fh)
 	if errno != 0 {
 		return nil, errno // the client is gone
 	}
@@ -78,10 +78,10 @@ func (fs *FS) openShared(ts *threadState, n *inode) (uint64, unix.Errno) {
 
 // sharedHandle is the node's shared handle, with a reference, or nil.
 func (n *inode) sharedHandle() *handle {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	for h := n.handles; h != nil; h = h.next {
-		if h.shared && h.acquire() {
+		if h.shared && h.Acquire() {
 			h.touched.Store(true)
 			return h
 		}
@@ -90,23 +90,23 @@ func (n *inode) sharedHandle() *handle {
 }
 
 func (h *handle) isShared() bool {
-	h.node.mu.Lock()
-	defer h.node.mu.Unlock()
+	h.node.Lock()
+	defer h.node.Unlock()
 	return h.shared
 }
 
 // share lets others use h, which was just opened. Two threads may both have made one;
 // then both are used, and closed in the end.
 func (fs *FS) share(n *inode, h *handle) {
-	n.mu.Lock()
+	n.Lock()
 	h.shared = true
 	h.touched.Store(true)
-	n.mu.Unlock()
+	n.Unlock()
 	fs.openless.mu.Lock()
-	fs.openless.queue = append(fs.openless.queue, h.id)
+	fs.openless.queue = append(fs.openless.queue, h.ID())
 	fs.openless.mu.Unlock()
 	fs.armSweep()
-	if fs.nodes.get(n.id) == nil { // forgotten meanwhile: nobody closes it later
+	if fs.nodes.Get(n.ID()) == nil { // forgotten meanwhile: nobody closes it later
 		fs.closeHandle(h)
 	}
 }
@@ -141,27 +141,24 @@ func (fs *FS) closeFirst(maySpare bool) (spared bool) {
 	s := &fs.openless
 	fh := s.queue[0]
 	s.queue = s.queue[1:]
-	h := fs.handles.get(fh)
-	if h == nil || !h.acquire() {
+	h := fs.handles.Acquire(fh)
+	if h == nil {
 		return false // closed before
 	}
 	defer fs.releaseHandle(h)
-	switch {
-	case h.id != fh:
-	case h.touched.Swap(false) && maySpare:
+	if h.touched.Swap(false) && maySpare {
 		s.queue = append(s.queue, fh)
 		return true
-	default:
-		h.node.unshare(h)
-		fs.closeHandle(h)
 	}
+	h.node.unshare(h)
+	fs.closeHandle(h)
 	return false
 }
 
 // unshare keeps requests to come from using h.
 func (n *inode) unshare(h *handle) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.Lock()
+	defer n.Unlock()
 	h.shared = false
 }
 

@@ -25,7 +25,7 @@ func (*hostOwnership) readlink(_ *threadState, n *inode, fd int, dst []byte) (in
 
 // readlinkHost is the target of a symbolic link of the host's.
 func readlinkHost(n *inode, fd int, dst []byte) (int, unix.Errno) {
-	if n.birth.kind != unix.S_IFLNK {
+	if n.mode() != unix.S_IFLNK {
 		return 0, unix.EINVAL
 	}
 	return sysReadlinkat(fd, &emptyName[0], dst)
@@ -123,7 +123,7 @@ func (o *hostOwnership) beforeWrite(ts *threadState, h *handle) unix.Errno {
 }
 
 func (o *hostOwnership) beforeTruncate(ts *threadState, n *inode, fd int) unix.Errno {
-	_, errno := o.killSetID(ts, fd, o.fs.mountOf(&n.key, fd).local)
+	_, errno := o.killSetID(ts, fd, o.fs.mountOf(n.Key(), fd).local)
 	return errno
 }
 

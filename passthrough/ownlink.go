@@ -25,7 +25,7 @@ type convertedLinks struct {
 func (c *convertedLinks) follow(n *inode) *inode {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if m := c.to[n]; m != nil && m.acquire() {
+	if m := c.to[n]; m != nil && m.Acquire() {
 		return m
 	}
 	return nil
@@ -68,7 +68,7 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 	if o == old || o.uid == noID || o.gid == noID || st.Nlink != 1 {
 		return 0
 	}
-	parent, name := x.fs.location(n)
+	parent, name := x.fs.nodes.Location(n)
 	if parent == nil {
 		return 0
 	}
@@ -77,10 +77,10 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 	if errno != 0 {
 		return errno
 	}
-	if errno = x.replaceLink(ts, n, fd, dirfd, name, &o); errno != 0 {
+	if errno = x.replaceLink(ts, n, fd, dirfd, name.CString(), &o); errno != 0 {
 		return errno
 	}
-	return x.adoptLink(ts, n, parent, dirfd, cString(name))
+	return x.adoptLink(ts, n, parent, dirfd, name)
 }
 
 func (x *xattrOwnership) standIn(n *inode) *inode { return x.converted.follow(n) }
@@ -109,7 +109,7 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd, dirfd int, n
 		return errno
 	}
 	var st unix.Statx_t
-	if errno = sysStatx(dirfd, &temp[0], 0, &st); errno != 0 || keyOf(&st) != n.key {
+	if errno = sysStatx(dirfd, &temp[0], 0, &st); errno != 0 || keyOf(&st) != n.Key() {
 		_ = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE)
 		return unix.ESTALE
 	}
@@ -130,36 +130,22 @@ func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int,
 	if errno != 0 {
 		return errno
 	}
-	x.fs.hint(parent, name).Store(m.id)
+	x.fs.nodes.SetHint(parent, name, m)
 	x.converted.add(n, m)
 	if x.fs.isForgotten(n) { // meanwhile, so that nobody would take n out again
 		x.forgotten(n)
 	}
-	x.fs.unnamed(n)
+	x.fs.nodes.Displace(n)
 	x.fs.release(m)
 	return 0
 }
 
 // isForgotten reports whether the client has no number for the node any more.
-func (fs *FS) isForgotten(n *inode) bool {
-	s := fs.shard(n.key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return n.nlookup == 0
-}
+func (fs *FS) isForgotten(n *inode) bool { return fs.nodes.Lookups(n) == 0 }
 
 // forgotten lets go of the node that has taken the place of n.
 func (x *xattrOwnership) forgotten(n *inode) {
 	if m := x.converted.remove(n); m != nil {
 		x.fs.forget(m, 1)
 	}
-}
-
-// cString is a name that is kept as its first byte.
-func cString(name *byte) fp.Name {
-	n := 0
-	for *addBytes(name, n) != 0 {
-		n++
-	}
-	return append(fp.Name(nil), bytesAt(name, n+1)...)
 }

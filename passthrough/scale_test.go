@@ -82,7 +82,7 @@ func BenchmarkKnown(b *testing.B) {
 				}
 				st.Ino = uint64(1<<20 + i)
 				if node := fs.known(&st); node != nil {
-					_, _ = fs.get(node.id)
+					_, _ = fs.get(node.ID())
 					fs.release(node)
 					fs.release(node)
 				}
@@ -105,7 +105,7 @@ func TestEvictionIsBounded(t *testing.T) {
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		if _, errno := fs.fdOf(threadOf(g.on(n.id)), n); errno != 0 {
+		if _, errno := fs.fdOf(threadOf(g.on(n.ID())), n); errno != 0 {
 			t.Fatal(errno)
 		}
 		nodes[i] = n // in use from here on

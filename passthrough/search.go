@@ -49,7 +49,7 @@ func (fs *FS) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd 
 		for at := 0; at < end; {
 			e, size := parseDirent(buf[at:end])
 			at += size
-			if e.ino != n.key.ino {
+			if e.ino != n.Key().ino {
 				continue
 			}
 			if fs.allowName(parent, e.name, intentRebind) != 0 {

@@ -1,7 +1,6 @@
 package passthrough
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -84,15 +83,15 @@ func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
 	}
 	w.Uint(mode)
 	s.index[fs.root] = 0
-	for n := range fs.nodes.all {
+	for n := range fs.nodes.All {
 		s.node(n)
 	}
 	s.handles()
 	if err := s.fits(); err != nil {
 		return err
 	}
-	w.Uint(stateEnd, uint64(fs.nodes.end()), uint64(fs.nodes.generations()),
-		uint64(fs.handles.end()), uint64(fs.handles.generations()))
+	w.Uint(stateEnd, uint64(fs.nodes.End()), uint64(fs.nodes.Generations()),
+		uint64(fs.handles.End()), uint64(fs.handles.Generations()))
 	return nil
 }
 
@@ -102,8 +101,8 @@ func (s *saver) fits() error {
 		what      string
 		has, most int
 	}{
-		{"nodes", max(len(s.index)-1, int(s.fs.nodes.end())), s.fs.limits.nodes},
-		{"open files", int(s.fs.handles.end()), s.fs.limits.handles},
+		{"nodes", max(len(s.index)-1, int(s.fs.nodes.End())), s.fs.limits.nodes},
+		{"open files", int(s.fs.handles.End()), s.fs.limits.handles},
 		{"locks", s.locked, s.fs.limits.locks},
 	} {
 		if c.has > c.most {
@@ -134,31 +133,31 @@ func (s *saver) node(n *inode) {
 
 // currentParent is held by n, which nobody forgets while a state is saved.
 func (n *inode) currentParent() *inode {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.parent
+	n.Lock()
+	defer n.Unlock()
+	return n.Parent()
 }
 
 // write writes one node, whose parent has been written or can't be.
 func (s *saver) write(n *inode) {
 	s.index[n] = uint64(len(s.index))
-	number := n.id
-	if s.fs.nodes.get(number) != n {
+	number := n.ID()
+	if s.fs.nodes.Get(number) != n {
 		number = 0 // the guest has forgotten it, but not what is below it
 	}
-	s.w.Uint(stateNode, number, n.nlookup, uint64(n.birth.kind))
+	s.w.Uint(stateNode, number, s.fs.nodes.Lookups(n), uint64(n.mode()))
 	s.where(n)
 	s.w.Bytes(s.fileHandle(n))
 }
 
 // where writes the node's location, as it is at this moment.
 func (s *saver) where(n *inode) {
-	parent, name := s.fs.location(n)
+	parent, name := s.fs.nodes.Location(n)
 	if parent != nil {
 		defer s.fs.release(parent)
-		if index, ok := s.index[parent]; ok && s.fs.isAt(s.ts, parent, name, n) {
+		if index, ok := s.index[parent]; ok && s.fs.isAt(s.ts, parent, name.CString(), n) {
 			s.w.Uint(locatedInParent, index)
-			s.w.Bytes(bytes.TrimSuffix(nameBytes(name), emptyName[:]))
+			s.w.Bytes(name.Bytes())
 			return
 		}
 	}
@@ -253,14 +252,14 @@ func handleOfFD(fd int) ([]byte, error) {
 
 // handles writes the open files and directories, and their locks.
 func (s *saver) handles() {
-	for h := range s.fs.handles.all {
+	for h := range s.fs.handles.All {
 		if h.isShared() {
 			continue // the guest has no number for a shared one, and no locks then
 		}
 		if _, ok := s.index[h.node]; !ok {
 			s.node(h.node) // forgotten and still open
 		}
-		s.w.Uint(stateHandle, h.id, s.index[h.node], uint64(h.flags))
+		s.w.Uint(stateHandle, h.ID(), s.index[h.node], uint64(h.flags))
 		s.locks(h)
 	}
 }

@@ -164,7 +164,7 @@ func TestMoveRenamed(t *testing.T) {
 	if err := os.Remove(v.path("link")); err != nil {
 		t.Fatal(err)
 	}
-	n := v.fs.nodes.get(v.link)
+	n := v.fs.nodes.Get(v.link)
 	v.fs.dropFD(n)
 	g, err := load(t, v.share.dir, v.saved(), nil)
 	if err != nil {

@@ -324,7 +324,7 @@ func TestForgedFlags(t *testing.T) {
 				f.open(fh, f.child(number, unix.S_IFREG, 0, "file", h), flags)
 				what := fmt.Sprintf("handles %d; flags %#o", mode, flags)
 				err := g.load(f.end())
-				if in := g.fs.handles.get(fh); in != nil {
+				if in := g.fs.handles.Acquire(fh); in != nil {
 					got, errno := unix.FcntlInt(uintptr(in.fd), unix.F_GETFL, 0)
 					switch access := got & unix.O_ACCMODE; {
 					case errno != nil:
@@ -334,6 +334,7 @@ func TestForgedFlags(t *testing.T) {
 					case g.fs.cfg.ReadOnly && access != unix.O_RDONLY:
 						t.Errorf("%s: open for writing", what)
 					}
+					g.fs.releaseHandle(in)
 				} else if err == nil && !g.fs.cfg.ReadOnly {
 					t.Errorf("%s: not open", what)
 				}

@@ -90,15 +90,15 @@ func (g *guest) staysBelow(dir string) {
 			g.t.Fatalf("%s %d is %q", what, id, path)
 		}
 	}
-	for n := range g.fs.nodes.all {
+	for n := range g.fs.nodes.All {
 		if fd := n.fd.Load(); fd >= 0 {
-			check("node", n.id, int(fd))
+			check("node", n.ID(), int(fd))
 		}
 	}
-	for h := range g.fs.handles.all {
-		check("open file", h.id, h.fd)
+	for h := range g.fs.handles.All {
+		check("open file", h.ID(), h.fd)
 		if flags, err := unix.FcntlInt(uintptr(h.fd), unix.F_GETFL, 0); g.fs.cfg.ReadOnly && (err != nil || flags&unix.O_ACCMODE != unix.O_RDONLY) {
-			g.t.Fatalf("open file %d has flags %#x on a read-only share", h.id, flags)
+			g.t.Fatalf("open file %d has flags %#x on a read-only share", h.ID(), flags)
 		}
 	}
 }
@@ -106,16 +106,16 @@ func (g *guest) staysBelow(dir string) {
 // touch uses everything that a guest has after a move, changes nothing, and saves it.
 func (g *guest) touch() {
 	g.t.Helper()
-	for n := range g.fs.nodes.all {
-		_, _ = g.getattr(n.id)
+	for n := range g.fs.nodes.All {
+		_, _ = g.getattr(n.ID())
 		var e fp.EntryOut
-		if g.fs.Lookup(g.on(n.id), name("file"), &e) == 0 {
+		if g.fs.Lookup(g.on(n.ID()), name("file"), &e) == 0 {
 			g.fs.Forget(e.NodeID, 1)
 		}
 	}
-	for h := range g.fs.handles.all {
+	for h := range g.fs.handles.All {
 		if h.dir == nil {
-			_, _ = g.readAt(h.node.id, h.id, 0, 10)
+			_, _ = g.readAt(h.node.ID(), h.ID(), 0, 10)
 		}
 	}
 	var b bytes.Buffer

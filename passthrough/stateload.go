@@ -12,6 +12,7 @@ import (
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
+	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -128,8 +129,8 @@ func (l *loader) end() error {
 	for i, limit := range [4]uint64{uint64(l.fs.limits.nodes), math.MaxUint32, uint64(l.fs.limits.handles), math.MaxUint32} {
 		table[i] = uint32(l.r.Max(limit))
 	}
-	l.fs.nodes.settle(table[0], table[1])
-	l.fs.handles.settle(table[2], table[3])
+	l.fs.nodes.Settle(table[0], table[1])
+	l.fs.handles.Settle(table[2], table[3])
 	if err := l.settleLost(); err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (l *loader) end() error {
 func (l *loader) close() {
 	for _, n := range l.nodes[1:] {
 		if n != nil {
-			l.fs.unhold(n)
+			l.fs.nodes.Unhold(n)
 		}
 	}
 }
@@ -259,8 +260,7 @@ func (l *loader) search(s *savedNode) (int, unix.Errno) {
 	}
 	h.kind = int32(binary.LittleEndian.Uint32(s.fileHandle))
 	h.size = uint32(copy(h.data[:], s.fileHandle[4:]))
-	root := &l.fs.root.key
-	m := l.fs.mounts.get(mountKey{root.mount, root.dev}) // whose descriptor setHandles keeps open
+	m := l.fs.mounts.get(l.fs.root.Key().onMount()) // whose descriptor setHandles keeps open
 	fd, errno := l.fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(int(m.fd.Load()), h, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
@@ -304,18 +304,16 @@ func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 	if s.number == 0 {
 		if n := l.unknown[k]; n != nil {
 			l.fs.closeFD(fd)
-			n.hold()
+			n.Hold()
 			*last = n
 			return 0, nil
 		}
 	}
-	mount := l.fs.mountOf(&k, fd)
-	n := &inode{id: s.number, key: k, birth: birthOf(&l.ts.found), stale: true, local: mount.local}
-	n.fd.Store(-1)
-	n.refs.Store(refHold) // the loader's
+	l.fs.mountOf(k, fd)
+	n := l.fs.newInode(&l.ts.found)
+	l.fs.nodes.Prepare(n, k, s.number) // the loader holds it
 	if s.located == locatedInParent {
-		s.parent.hold()
-		n.parent, n.name = s.parent, &s.name[0]
+		l.fs.nodes.Place(n, s.parent, s.name)
 	}
 	errno = l.fs.allow(n, intentRebind)
 	if errno == 0 {
@@ -323,12 +321,12 @@ func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 	}
 	if errno != 0 {
 		l.fs.closeFD(fd)
-		l.fs.unhold(n)
+		l.fs.nodes.Unhold(n)
 		return errno, nil
 	}
 	*last = n
 	// A million nodes need no descriptors as long as their names are known.
-	if n.parent != nil && !n.isDir() || !l.fs.setFD(n, fd) {
+	if s.located == locatedInParent && !n.isDir() || !l.fs.setFD(n, fd) {
 		l.fs.closeFD(fd)
 	}
 	if s.number == 0 {
@@ -340,22 +338,13 @@ func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 
 // number gives the node the guest's number.
 func (l *loader) number(n *inode, s *savedNode) error {
-	if !l.fs.nodes.put(s.number, uint32(l.fs.limits.nodes), n) {
+	switch l.fs.nodes.Adopt(n, uint32(l.fs.limits.nodes), s.nlookup) {
+	case nodes.AdoptedNot:
 		return fmt.Errorf("%v: the number is impossible or there twice", s)
-	}
-	n.hold() // the table's
-	l.fs.growHints(uint32(s.number))
-	shard := l.fs.shard(n.key)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	n.nlookup = s.nlookup
-	if l.fs.find(shard, n.key) == nil {
-		n.stale = false
-		l.fs.link(shard, n)
-		return nil
-	}
-	if l.doubles++; l.doubles > l.fs.limits.doubles {
-		return fmt.Errorf("more than %d nodes of the guest's are files that have another node here", l.fs.limits.doubles)
+	case nodes.AdoptedDouble:
+		if l.doubles++; l.doubles > l.fs.limits.doubles {
+			return fmt.Errorf("more than %d nodes of the guest's are files that have another node here", l.fs.limits.doubles)
+		}
 	}
 	return nil
 }

@@ -23,14 +23,14 @@ import (
 // locks writes the locks of a file that has handles: those of owners, which are the
 // node's, with its first handle, and the handle's own.
 func (s *saver) locks(h *handle) {
-	h.node.mu.Lock()
-	defer h.node.mu.Unlock()
+	h.node.Lock()
+	defer h.node.Unlock()
 	l := h.node.fileLocks()
 	if l == nil {
 		return
 	}
-	if o := l.flock.owners[h.id]; o != nil && len(o.held) > 0 {
-		s.w.Uint(stateFlock, h.id, kindOf(o.held))
+	if o := l.flock.owners[h.ID()]; o != nil && len(o.held) > 0 {
+		s.w.Uint(stateFlock, h.ID(), kindOf(o.held))
 		s.locked++
 	}
 	if h != h.node.handles {
@@ -43,7 +43,7 @@ func (s *saver) locks(h *handle) {
 		}
 		handle := uint64(0)
 		if o.h != nil {
-			handle = o.h.id
+			handle = o.h.ID()
 		}
 		s.w.Uint(stateOwner, number, handle, uint64(o.pid))
 		for _, r := range o.held {
@@ -114,9 +114,9 @@ func (l *loader) lock() error {
 	if l.locker.number != owner {
 		l.locker = savedOwner{number: owner}
 	}
-	n.mu.Lock()
+	n.Lock()
 	errno := l.lockFor(n, &lockAsk{owner: owner, pid: l.locker.pid, lk: r.flock()})
-	n.mu.Unlock()
+	n.Unlock()
 	if errno != 0 {
 		l.lost = append(l.lost, lostLock{node: n, errno: errno})
 	}
@@ -128,8 +128,11 @@ const maxHandlesToLock = 1000
 
 // lockFor takes a lock of the owner that was read. n.mu is held.
 func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
-	h := l.fs.handles.get(l.locker.handle)
-	if h == nil || h.id != l.locker.handle || h.node != n {
+	h := l.fs.handles.Acquire(l.locker.handle)
+	if h != nil {
+		defer l.fs.releaseHandle(h)
+	}
+	if h == nil || h.node != n {
 		h = n.handles
 		// Another one only has to be open for what is to be locked, if there is such a one.
 		for o, i := h, 0; o != nil && i < maxHandlesToLock && ask.lk.Type == unix.F_WRLCK; o, i = o.next, i+1 {
@@ -143,7 +146,7 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 	}
 	t := &n.locks().posix
 	errno, _ := l.fs.setLock(l.ts, h, t, ask)
-	if o := t.owners[ask.owner]; o != nil && h.id != l.locker.handle {
+	if o := t.owners[ask.owner]; o != nil && h.ID() != l.locker.handle {
 		o.cameBy(nil)
 	}
 	return errno
@@ -152,19 +155,22 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 // flock reads a handle's lock and takes it.
 func (l *loader) flock() error {
 	number, kind := l.r.Uint(), l.r.Max(flockExclusive)
-	h := l.fs.handles.get(number)
+	h := l.fs.handles.Acquire(number)
+	if h != nil {
+		defer l.fs.releaseHandle(h)
+	}
 	switch err := l.countLock(); {
 	case err != nil:
 		return err
-	case kind == 0 || !l.fs.cfg.Flocks || h != nil && (h.id != number || h.dir != nil):
+	case kind == 0 || !l.fs.cfg.Flocks || h != nil && h.dir != nil:
 		return errors.New("an impossible lock")
 	case h == nil:
 		return nil // its file is not here
 	}
 	r := lockRange{0, math.MaxInt64, kind == flockExclusive}
-	h.node.mu.Lock()
+	h.node.Lock()
 	errno, _ := l.fs.setLock(l.ts, h, &h.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
-	h.node.mu.Unlock()
+	h.node.Unlock()
 	if errno != 0 {
 		l.lost = append(l.lost, lostLock{h.node, number, errno})
 	}
@@ -191,14 +197,18 @@ func (l *loader) settleLost() error {
 // closeLost closes the open files that a lost lock was to protect. No request runs.
 func (fs *FS) closeLost(lost lostLock) {
 	if lost.handle != 0 {
-		if h := fs.handles.get(lost.handle); h != nil {
+		if h := fs.handles.Acquire(lost.handle); h != nil {
 			fs.closeHandle(h)
+			fs.releaseHandle(h)
 		}
 		return
 	}
 	for h := lost.node.handles; h != nil; {
 		next := h.next
-		fs.closeHandle(h)
+		if h.Acquire() {
+			fs.closeHandle(h)
+			fs.releaseHandle(h)
+		}
 		h = next
 	}
 }
@@ -233,7 +243,7 @@ func (fs *FS) describe(ts *threadState, n *inode) string {
 			return fmt.Sprintf("%q", path)
 		}
 	}
-	return fmt.Sprintf("node %d", n.id)
+	return fmt.Sprintf("node %d", n.ID())
 }
 
 // eachOwner calls f with all owners that hold something, their tables and nodes, with the
@@ -242,9 +252,9 @@ func (fs *FS) eachOwner(f func(n *inode, t *lockTable, o *lockOwner)) {
 	if !fs.agreed(hostLocks) {
 		return
 	}
-	for h := range fs.handles.all {
+	for h := range fs.handles.All {
 		n := h.node
-		n.mu.Lock()
+		n.Lock()
 		if l := n.fileLocks(); l != nil && h == n.handles {
 			for _, t := range []*lockTable{&l.posix, &l.flock} {
 				for _, o := range slices.Clone(t.holders) {
@@ -252,7 +262,7 @@ func (fs *FS) eachOwner(f func(n *inode, t *lockTable, o *lockOwner)) {
 				}
 			}
 		}
-		n.mu.Unlock()
+		n.Unlock()
 	}
 }
 

@@ -77,10 +77,10 @@ func TestSweep(t *testing.T) {
 			}
 			clock.step()
 		}
-		if fd := g.fs.nodes.get(used).fd.Load(); fd < 0 {
+		if fd := g.fs.nodes.Get(used).fd.Load(); fd < 0 {
 			t.Error("the descriptor of a directory in use was closed")
 		}
-		if fd := g.fs.nodes.get(d).fd.Load(); fd >= 0 {
+		if fd := g.fs.nodes.Get(d).fd.Load(); fd >= 0 {
 			t.Error("the descriptor of a directory that is only known is open")
 		}
 		clock.run()

@@ -186,9 +186,6 @@ func procName(buf *[16]byte, fd int) *byte {
 	}
 }
 
-// bytesAt is n bytes at p.
-func bytesAt(p *byte, n int) []byte { return unsafe.Slice(p, n) }
-
 func addBytes(p *byte, n int) *byte { return (*byte)(unsafe.Add(unsafe.Pointer(p), n)) }
 
 func sysNameToHandleAt(dirfd int, name *byte, h *rawHandle, flags int) unix.Errno {

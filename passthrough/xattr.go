@@ -139,7 +139,7 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 		errno = unix.EPERM // the value is right, its ids are not known here: see unknownID
 	}
 	if errno != 0 {
-		return remapped(n.birth.kind, name, hostName, errno)
+		return remapped(n.mode(), name, hostName, errno)
 	}
 	fs.caps.xattrChanged(n, hostName)
 	if kill {
@@ -174,7 +174,7 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
-	return remapped(n.birth.kind, name, hostName, sysRemovexattr(ts.procPath(fd), hostName.CString()))
+	return remapped(n.mode(), name, hostName, sysRemovexattr(ts.procPath(fd), hostName.CString()))
 }
 
 // Listxattr implements server.Xattrs. Where names are left out, all of them are read
