@@ -25,10 +25,10 @@ const (
 	maxSyslogBytes = 2048
 )
 
-// syslogSocket writes to the local system log. It connects once: in the sandbox
-// there is no socket to connect to again. (log/syslog would try.)
-//
-// Like standard error it is never waited for, and messages that find no room are counted.
+// syslogSocket writes to the local system log. It connects once: in the sandbox there is
+// no socket to connect to again. Like standard error it is never waited for, and messages
+// that find no room are counted. The hook of logrus can't do that: its package log/syslog
+// waits while the system log does not read, and then requests would wait, too.
 type syslogSocket struct {
 	conn    *net.UnixConn
 	mu      sync.Mutex
