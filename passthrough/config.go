@@ -1,8 +1,6 @@
 package passthrough
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/host"
@@ -19,19 +17,6 @@ const (
 	CacheMetadata                    // 1 day; file data is not cached
 	CacheAlways                      // 1 day; file data stays cached
 )
-
-var cacheNames = map[string]CachePolicy{
-	"auto": CacheAuto, "never": CacheNever, "metadata": CacheMetadata, "always": CacheAlways,
-	"none": CacheNever,
-}
-
-// ParseCachePolicy reads a policy's name, in any case; "none" is "never".
-func ParseCachePolicy(s string) (CachePolicy, error) {
-	if p, ok := cacheNames[strings.ToLower(s)]; ok {
-		return p, nil
-	}
-	return 0, fmt.Errorf("unknown cache policy %q: want never, metadata, auto or always", s)
-}
 
 func (p CachePolicy) timeout() time.Duration {
 	switch p {
@@ -52,19 +37,6 @@ const (
 	Auto
 	Always
 )
-
-// ParseNegotiation reads never, auto or always, in any case.
-func ParseNegotiation(s string) (Negotiation, error) {
-	switch strings.ToLower(s) {
-	case "never":
-		return Never, nil
-	case "auto":
-		return Auto, nil
-	case "always":
-		return Always, nil
-	}
-	return 0, fmt.Errorf("unknown value %q: want never, auto or always", s)
-}
 
 // Config describes a share.
 type Config struct {

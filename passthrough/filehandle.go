@@ -3,7 +3,6 @@ package passthrough
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,20 +26,6 @@ const (
 	HandlesPrefer
 	HandlesMandatory
 )
-
-// ParseFileHandles reads never, prefer, fallback (an old word for it) or mandatory, in
-// any case.
-func ParseFileHandles(s string) (FileHandles, error) {
-	switch strings.ToLower(s) {
-	case "never":
-		return HandlesNever, nil
-	case "prefer", "fallback":
-		return HandlesPrefer, nil
-	case "mandatory":
-		return HandlesMandatory, nil
-	}
-	return 0, fmt.Errorf("unknown value %q: want never, prefer or mandatory", s)
-}
 
 // rawHandle is struct file_handle with room for the largest handle (MAX_HANDLE_SZ), and
 // for the number of a mount, which comes with a handle.

@@ -2,7 +2,6 @@ package passthrough
 
 import (
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,17 +18,6 @@ const (
 	OwnershipHost Ownership = iota
 	OwnershipXattr
 )
-
-// ParseOwnership reads host or xattr, in any case.
-func ParseOwnership(s string) (Ownership, error) {
-	switch strings.ToLower(s) {
-	case "host":
-		return OwnershipHost, nil
-	case "xattr":
-		return OwnershipXattr, nil
-	}
-	return 0, fmt.Errorf("unknown ownership %q: want host or xattr", s)
-}
 
 // ownership is all that depends on Config.Ownership. Requests with a user make files that
 // belong to that user, and what is in ts.st is made into what the guest sees.
