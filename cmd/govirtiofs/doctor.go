@@ -47,6 +47,9 @@ a wrong command line.`,
 	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there; otherwise the daemon's")
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	takeDaemonOptions(f, &o.plan)
+	if err := share.AddCompletion(cmd); err != nil {
+		panic(err) // an option that was declared twice
+	}
 	return cmd
 }
 

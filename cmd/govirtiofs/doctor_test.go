@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"path/filepath"
 	"testing"
 
@@ -49,6 +50,20 @@ func TestDoctorTakesDaemonOptions(t *testing.T) {
 					t.Errorf("%v left %v behind", args, left)
 				}
 			}
+		}
+	}
+}
+
+// TestDoctorCompletes: values of the daemon's options are completed as for the daemon.
+func TestDoctorCompletes(t *testing.T) {
+	for option, want := range map[string]string{"--sandbox": "namespace\nchroot\nnone\n:36\n", "--tag": ":36\n", "--shared-dir": ":16\n"} {
+		var out bytes.Buffer
+		root := newRoot()
+		root.SetOut(&out)
+		root.SetErr(io.Discard)
+		root.SetArgs([]string{"__completeNoDesc", "doctor", option, ""})
+		if err := root.Execute(); err != nil || out.String() != want {
+			t.Errorf("%s: %q, %v, want %q", option, out.String(), err, want)
 		}
 	}
 }
