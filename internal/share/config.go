@@ -65,7 +65,8 @@ func (l *Line) Warn(format string, args ...any) {
 // nothing itself; every error is a mistake of the user's, in one line.
 func Parse(args []string, passed bool) (*Config, error) {
 	c := &Config{}
-	set := Flags(c)
+	groups := Groups()
+	set := declare(groups, c)
 	if err := set.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			c.Help = true
@@ -79,16 +80,18 @@ func Parse(args []string, passed bool) (*Config, error) {
 	if set.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: every value belongs to an option", set.Arg(0))
 	}
-	return c, c.Settle(set, passed)
+	return c, c.settle(groups, set, passed)
 }
 
 // Flags declares all options with the fields of c as their values, and sets these to
 // the defaults. Settle has to follow when the options have been set.
-func Flags(c *Config) *pflag.FlagSet {
+func Flags(c *Config) *pflag.FlagSet { return declare(Groups(), c) }
+
+func declare(groups []Group, c *Config) *pflag.FlagSet {
 	set := pflag.NewFlagSet("govirtiofsd", pflag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	set.Usage = func() {}
-	for _, g := range Groups() {
+	for _, g := range groups {
 		for i := range g.Options {
 			g.Options[i].Declare(set, c)
 		}
@@ -99,11 +102,15 @@ func Flags(c *Config) *pflag.FlagSet {
 // Settle checks the options that set has, which Flags has declared, and works out what
 // follows from them. passed is that of Parse.
 func (c *Config) Settle(set *pflag.FlagSet, passed bool) error {
+	return c.settle(Groups(), set, passed)
+}
+
+func (c *Config) settle(groups []Group, set *pflag.FlagSet, passed bool) error {
 	if err := c.applyCompat(); err != nil {
 		return err
 	}
 	c.Given = givenOptions(set)
-	if err := c.checkRows(set); err != nil {
+	if err := c.checkRows(groups, set); err != nil {
 		return err
 	}
 	for _, check := range []func(*pflag.FlagSet) error{
@@ -120,9 +127,10 @@ func (c *Config) Settle(set *pflag.FlagSet, passed bool) error {
 }
 
 // checkRows runs the table's checks of the options that were given.
-func (c *Config) checkRows(set *pflag.FlagSet) error {
-	for _, g := range Groups() {
-		for _, o := range g.Options {
+func (c *Config) checkRows(groups []Group, set *pflag.FlagSet) error {
+	for _, g := range groups {
+		for i := range g.Options {
+			o := &g.Options[i]
 			if o.Check == nil || !set.Changed(o.Name) {
 				continue
 			}

@@ -87,7 +87,10 @@ func (o *Option) Declare(set *pflag.FlagSet, c *Config) {
 		}
 	}
 	f := set.VarPF(v, o.Name, o.Short, o.Summary())
-	f.NoOptDefVal = o.WithoutValue()
+	f.NoOptDefVal = o.Bare
+	if v.Type() == "bool" {
+		f.NoOptDefVal = "true"
+	}
 	if o.Off == "" {
 		return
 	}
