@@ -12,13 +12,13 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Size is how long a stretched file looks, in bytes: mapping offsets fit in, with room to
-// add to them.
+// Size is the size of a stretched file in bytes. It is larger than any offset of a mapping, and
+// sums of offsets do not overflow.
 const Size = 1 << 62
 
 const (
-	// requestSize is the least that a FUSE server has to have room for, and more than
-	// what is asked here (FUSE_MIN_READ_BUFFER).
+	// requestSize is the smallest buffer that a FUSE server may have (FUSE_MIN_READ_BUFFER).
+	// The requests to this server are shorter.
 	requestSize = 8192
 	// forEver is how long attributes are valid, in seconds.
 	forEver = 1 << 31
@@ -27,15 +27,15 @@ const (
 	stacked = 2
 )
 
-// fileSystem answers the kernel. It has an empty root, and one name at a time: that of
-// the file that is being opened.
+// fileSystem answers the kernel. It has an empty root directory, and at most one name: the
+// name of the file that is being opened.
 type fileSystem struct {
 	dev int
 
 	mu      sync.Mutex // guards the following; a leaf
-	node    uint64     // number of the name at this moment; 0 is none
-	backing int32      // of its file
-	failed  error      // why INIT did not get what it needs
+	node    uint64     // node id of the current name; 0: there is none
+	backing int32      // backing id of its file
+	failed  error      // why INIT has failed
 }
 
 // serve answers until the mount is gone.
@@ -96,7 +96,7 @@ func (f *fileSystem) init(h *fp.InHeader, body []byte) error {
 	return f.reply(h, 0, fp.Bytes(&out))
 }
 
-// lookup knows the number of the node of the moment as a name.
+// lookup finds the current node by its name.
 func (f *fileSystem) lookup(h *fp.InHeader, body []byte) error {
 	name, _, errno := fp.ParseName(body)
 	f.mu.Lock()
@@ -120,7 +120,8 @@ func (f *fileSystem) open(h *fp.InHeader) error {
 	return f.reply(h, 0, fp.Bytes(&out))
 }
 
-// attr is a directory for the root, and a long file for all others.
+// attr returns the attributes of a directory for the root, and of a long file for all other
+// nodes.
 func attr(node uint64) fp.Attr {
 	if node == fp.RootID {
 		return fp.Attr{Ino: node, Mode: unix.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096}
@@ -130,8 +131,8 @@ func attr(node uint64) fp.Attr {
 
 func nodeName(node uint64) string { return strconv.FormatUint(node, 16) }
 
-// reply writes an answer. One to a request that was interrupted is refused: nobody
-// waits for it.
+// reply writes a reply. The kernel refuses the reply to an interrupted request; this is not an
+// error.
 func (f *fileSystem) reply(h *fp.InHeader, errno unix.Errno, body []byte) error {
 	out := fp.OutHeader{Unique: h.Unique, Error: -int32(errno)}
 	b := fp.Bytes(&out)

@@ -16,8 +16,8 @@ type Helper struct {
 	next uint64
 }
 
-// NewHelper makes the mount and tries it out. It needs CAP_SYS_ADMIN of the initial
-// user namespace and Linux 6.9.
+// NewHelper makes the mount and tests it. It needs CAP_SYS_ADMIN of the initial user namespace
+// and Linux 6.9.
 func NewHelper() (*Helper, error) {
 	dev, root, err := mountFuse()
 	if err != nil {
@@ -32,7 +32,7 @@ func NewHelper() (*Helper, error) {
 	return h, nil
 }
 
-// Confine makes the mount, in which there is nothing, the root directory of the process.
+// Confine makes the mount the root directory of the process. The mount has no entries.
 func (h *Helper) Confine() error {
 	if err := unix.Fchdir(h.root); err != nil {
 		return fmt.Errorf("stretch: fchdir: %w", err)
@@ -43,10 +43,10 @@ func (h *Helper) Confine() error {
 	return nil
 }
 
-// Ioctls are requests that a Helper makes, for a filter of system calls.
+// Ioctls are the ioctl requests of a Helper, for a system call filter.
 func Ioctls() []uint32 { return []uint32{fuseDevIOCBackingOpen, fuseDevIOCBackingClose} }
 
-// Close ends the mount. Mappings of stretched files stay.
+// Close ends the mount. Mappings of stretched files remain.
 func (h *Helper) Close() {
 	_ = unix.Close(h.root)
 	_ = unix.Close(h.fs.dev)
@@ -115,13 +115,13 @@ func (h *Helper) Stretch(fd int) (int, error) {
 		}
 		return -1, fmt.Errorf("stretch: FUSE_DEV_IOC_BACKING_OPEN: %w", errno)
 	}
-	// The open file keeps what it needs.
+	// The open file holds its own reference on the backing file.
 	backing := int32(id)
 	defer func() {
 		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(h.fs.dev), fuseDevIOCBackingClose, uintptr(unsafe.Pointer(&backing)))
 	}()
 	node := h.next
-	h.next++ // a new node each time: those of one node would have to have one file
+	h.next++ // a new node each time: all open files of a node must have the same backing file
 	h.fs.mu.Lock()
 	h.fs.node, h.fs.backing = node, backing
 	h.fs.mu.Unlock()
@@ -129,7 +129,7 @@ func (h *Helper) Stretch(fd int) (int, error) {
 	if err != nil {
 		err = fmt.Errorf("stretch: open: %w", err)
 	} else {
-		// The kernel is to forget the node with the last descriptor and mapping.
+		// After this the kernel forgets the node with its last descriptor and mapping.
 		_ = unix.Unlinkat(h.root, nodeName(node), 0)
 	}
 	h.fs.mu.Lock()
@@ -138,9 +138,9 @@ func (h *Helper) Stretch(fd int) (int, error) {
 	return long, err
 }
 
-// accessMode is that of fd, checked: what is opened behind a stretched file is opened
-// with the helper's privileges, so it must not be more than the sender had. What can be
-// written only can't be mapped.
+// accessMode returns the access mode of fd. The stretched file is opened with the helper's
+// privileges, so it must not allow more than the sender's descriptor. A file that is open for
+// writing only is an error, because it can't be mapped.
 func accessMode(fd int) (int, error) {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
@@ -157,10 +157,9 @@ func accessMode(fd int) (int, error) {
 	return mode, mayMap(fd, mode)
 }
 
-// mayMap returns an error unless the kernel lets fd itself be mapped as a stretched file
-// would be. It asks some things at mmap only, of the file that is mapped and not of the
-// one behind it: whether it is append-only, or memory to swap to (mm/mmap.c: do_mmap), or
-// sealed, and what a security module says.
+// mayMap returns an error if the kernel does not let fd itself be mapped in the same way. At
+// mmap the kernel checks the mapped file, and not its backing file: whether it is append-only
+// or a swap file (mm/mmap.c: do_mmap), whether it is sealed, and the security modules.
 func mayMap(fd, mode int) error {
 	prot := unix.PROT_READ
 	if mode == unix.O_RDWR {

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountFuse makes a FUSE mount that is nowhere in the file tree, and returns its device
-// and a descriptor of its root, which keeps it alive.
+// mountFuse makes a FUSE mount that is attached nowhere. It returns the mount's /dev/fuse and
+// a descriptor of its root. The mount exists as long as this descriptor is open.
 func mountFuse() (dev, root int, err error) {
 	dev, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

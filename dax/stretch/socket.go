@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The protocol between daemon and helper: each message is a number of 4 bytes, on a
-// sequential packet socket. The helper begins with 0 when it is ready. A request has any
-// number and the file's descriptor; the answer has an errno, and if that is 0, the
-// stretched file's.
+// The protocol between daemon and helper uses a sequential packet socket. Each message is a
+// number of 4 bytes. The helper sends 0 when it is ready. A request has any number, and the
+// file's descriptor. The reply has an errno. If the errno is 0, it also has the descriptor of
+// the stretched file.
 
 // Pair returns both ends of a connection.
 func Pair() (client, helper int, err error) {
@@ -24,7 +24,7 @@ func Pair() (client, helper int, err error) {
 	return fds[0], fds[1], nil
 }
 
-// Serve serves the connection until it is closed by the other side.
+// Serve serves the connection until the other side closes it.
 func (h *Helper) Serve(conn int) error {
 	if err := send(conn, 0, -1); err != nil {
 		return err
@@ -61,7 +61,7 @@ type Client struct {
 	conn int
 }
 
-// startTimeout is how long a helper may take to be ready.
+// startTimeout is the time limit for a helper to be ready.
 const startTimeout = 10 * time.Second
 
 // NewClient waits until the helper at the other end of conn is ready, and takes conn

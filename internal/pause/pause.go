@@ -4,7 +4,7 @@
 // leaves the core to its sibling and saves energy.
 package pause
 
-// Loop rests n times: about 40 to 140 cycles each on amd64, a few on arm64.
+// Loop executes n pause instructions: about 40 to 140 cycles each on amd64, a few on arm64.
 //
 //go:noescape
 func Loop(n uint32)
