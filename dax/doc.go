@@ -1,22 +1,22 @@
-// Package dax keeps the books of a DAX window: memory of a guest into which files are
-// mapped, so that the guest uses the host's page cache in place.
+// Package dax records the mappings of a DAX window: memory of a guest into which files are
+// mapped, so that the guest uses the host's page cache directly.
 //
-// A Window is whatever maps: a front-end behind a socket, or this process (Local). A
-// Table stands in front of a Window and decides what may be asked of it.
+// A Window does the mapping: it is a front-end behind a socket, or this process (Local). A
+// Table checks all requests before the Window gets them.
 //
 // # What a Table promises
 //
-//   - Ranges are aligned, inside the window and do not overlap. A request that is
-//     wrong, or that the window refuses, changes nothing.
-//   - A range on which a request is under way is reserved. Requests for other ranges
-//     go on meanwhile, those for the same range wait for it.
-//   - A mapping is never replaced by way of a gap: a guest that touches the range in
-//     that moment would see zeros where the file has data. What may be written later
-//     should be mapped writable at once; see Table.Map.
-//   - Who waits may leave. A window may not answer until the one who waits has left (a
-//     VMM that stops a queue waits for the queue's requests), so the request is then
-//     brought to its end in the background. What it has mapped stays for the same
-//     request, which will come again, or until the range is wanted for another.
+//   - Ranges are aligned, inside the window, and do not overlap. A wrong request changes
+//     nothing. A request that the window refuses changes nothing.
+//   - The range of a request under way is reserved. Requests for the same range wait for
+//     it. Requests for other ranges do not.
+//   - A mapping is never unmapped in order to replace it. In the gap the guest would see
+//     zeros where the file has data. So map a range writable at once if it may be written
+//     later; see Table.Map.
+//   - A caller may stop waiting. It has to: a VMM that stops a queue waits for the queue's
+//     requests, and may not answer before they have ended. The table then completes the
+//     request in the background. The mapping remains, because the guest will repeat the
+//     request, until another mapping needs the range.
 //
 // # Life of a mapping
 //
@@ -24,8 +24,8 @@
 //	          │         └─ upgrading (to writable) ─┘ back to mapped
 //	          └─ refused → free
 //
-// A Table outlives its Window: with a new front-end it gets a new one (Attach), and all
-// that was in the old one is gone.
+// A Table outlives its Window. With a new front-end it gets a new Window (Attach), and the
+// mappings of the old one are gone.
 //
 // # Locks
 //

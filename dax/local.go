@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Local is a Window in this process: what a guest would see is in Bytes. It maps past
-// the end of files, and over what is mapped, without a gap.
+// Local is a Window in this process. Bytes has what a guest would see. It can map past the
+// end of files, and it replaces mappings without a gap.
 type Local struct{ memory []byte }
 
 // NewLocal reserves the addresses of a window of size bytes, a multiple of the page
-// size. What is not mapped can't be touched: it faults.
+// size. An access to a part that is not mapped faults.
 func NewLocal(size uint64) (*Local, error) {
 	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
@@ -21,7 +21,7 @@ func NewLocal(size uint64) (*Local, error) {
 	return &Local{memory: b}, nil
 }
 
-// Close frees the window with all that is mapped.
+// Close frees the window and its mappings.
 func (l *Local) Close() error { return unix.Munmap(l.memory) }
 
 // Bytes is the window.
@@ -44,7 +44,7 @@ func (l *Local) Unmap(r Range) error {
 	return l.put(r, -1, 0, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 }
 
-// put replaces what is in the range, in one step.
+// put replaces the mappings of the range in one step.
 func (l *Local) put(r Range, fd int, offset int64, prot, flags int) error {
 	if r.Length == 0 || r.Length > l.Size() || r.Offset > l.Size()-r.Length {
 		return fmt.Errorf("dax: %#x bytes at %#x of %#x", r.Length, r.Offset, l.Size())

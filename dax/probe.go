@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Traits are what windows do differently.
+// Traits are the abilities in which windows differ.
 type Traits struct {
 	// ReadOnly: a file that is open for reading only can be mapped. QEMU 11.1 maps
 	// everything for writing and refuses it.
@@ -16,17 +16,17 @@ type Traits struct {
 	PastEnd bool
 }
 
-// Traits are those that Probe has seen; none as long as it has not.
+// Traits are the abilities that Probe has found. Before Probe there are none.
 func (t *Table) Traits() Traits {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.traits
 }
 
-// Probe finds out what the window does, once for each window that is attached, by
-// mapping files of its own. It waits for the window, which should not be in use much yet, or
-// for another call that does so. PastEnd is tried only if asked for: a VMM may log what it
-// refuses.
+// Probe finds out the window's abilities by mapping files of its own, once for each window
+// that is attached. It waits for the window, or for another call that probes it. The window
+// should not be in use much yet. It tries PastEnd only if asked for, because a VMM may log
+// what it refuses.
 func (t *Table) Probe(pastEnd bool) error {
 	t.StartProbe(pastEnd)
 	t.mu.Lock()
@@ -58,9 +58,8 @@ func (t *Table) runProbe(w Window, ended chan struct{}, pastEnd bool) {
 	}
 }
 
-// StartProbe has Probe done, by a goroutine that may take as long as the window does, unless
-// that has begun. A window that never answers costs one goroutine, however often a guest
-// begins a session.
+// StartProbe runs Probe in a goroutine, unless Probe has begun already. So a window that
+// never answers costs one goroutine, however often a guest begins a session.
 func (t *Table) StartProbe(pastEnd bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -71,11 +70,11 @@ func (t *Table) StartProbe(pastEnd bool) {
 	}
 }
 
-// probeFile is Mapping.File of Probe, which nobody else has.
+// probeFile is the Mapping.File that only Probe uses.
 const probeFile = ^uint64(0)
 
-// try maps a file of so many bytes, sealed against writing or not, in the last unit of
-// the window, which a guest would use last.
+// try maps a file of the given size, sealed against writing or not, into the last unit of
+// the window. A guest uses this unit last.
 func (t *Table) try(sealed bool, bytes uint64) bool {
 	fd, err := probe(sealed, bytes)
 	if err != nil {

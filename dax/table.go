@@ -11,27 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table checks and remembers what is mapped in a Window. It is safe for concurrent
-// use.
+// Table records the mappings of a Window and checks requests for it. It is safe for
+// concurrent use.
 type Table struct {
 	size, align uint64
 
 	mu      sync.Mutex    // guards the following; a leaf
 	window  Window        // nil: there is none
 	entries []*entry      // by offset; they do not overlap
-	running int           // operations under way, those in old windows included
-	probe   chan struct{} // of the window; closed when Probe has ended, nil before it was called
+	running int           // operations under way, also in earlier windows
+	probe   chan struct{} // for this window: nil before Probe was called, closed when it has ended
 	traits  Traits
 	idle    sync.Cond // running is 0
 }
 
 // entry is a range that is not free. Its fields are guarded by Table.mu.
 type entry struct {
-	m      Mapping
-	state  state
-	op     *op  // what is under way, or nil
-	unwant bool // to be unmapped when op has ended
-	orphan bool // nobody waited for it to be mapped: gives way to others
+	m          Mapping
+	state      state
+	op         *op  // the operation under way, or nil
+	unmapAfter bool // to be unmapped when op has ended
+	unclaimed  bool // mapped, but its caller no longer waited: another mapping may replace it
 }
 
 // state of an entry.
@@ -39,22 +39,22 @@ type state uint8
 
 const (
 	mapping   state = iota // nothing is mapped yet
-	mapped                 // the only one without an op
+	mapped                 // the only state without an op
 	upgrading              // mapped, and being made writable
 	unmapping
 	gone // the table does not have the entry any more
 )
 
-// op is something that a window does.
+// op is one operation of a window: it maps or unmaps a range.
 type op struct {
 	window Window
-	done   chan struct{} // closed at the end; what follows is valid from then on
+	done   chan struct{} // closed at the end; err and kept are valid after that
 	err    error         // of Map
 	kept   error         // of Unmap
 }
 
-// NewTable returns the table of a window of size bytes, without the window: that comes
-// by Attach. Offsets and lengths are multiples of align, a power of two.
+// NewTable returns the table of a window of size bytes. Attach gives it the window. Offsets
+// and lengths are multiples of align, a power of two.
 func NewTable(size, align uint64) *Table {
 	t := &Table{size: size, align: align}
 	t.idle.L = &t.mu
@@ -64,11 +64,11 @@ func NewTable(size, align uint64) *Table {
 // Size is the window's length in bytes.
 func (t *Table) Size() uint64 { return t.size }
 
-// Align is what offsets and lengths are multiples of.
+// Align is the unit of offsets and lengths: they are multiples of it.
 func (t *Table) Align() uint64 { return t.align }
 
-// Attach gives the table a window, empty as far as the table knows, or takes it away
-// with nil. All mappings are forgotten; what is under way is refused.
+// Attach gives the table a window, or with nil takes the window away. The table forgets
+// all mappings. Operations under way fail.
 func (t *Table) Attach(w Window) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,20 +104,19 @@ func (t *Table) checkRange(r Range) error {
 	return nil
 }
 
-// Has reports whether m is mapped, and writable if m says so: Map would have nothing
-// to do.
+// Has reports whether m is mapped, and writable if m is. Map then has nothing to do.
 func (t *Table) Has(m Mapping) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i, j := t.overlapping(Range{m.Offset, m.Length})
-	if j != i+1 || t.entries[i].state != mapped || !t.entries[i].has(m) {
+	if j != i+1 || t.entries[i].state != mapped || !t.entries[i].covers(m) {
 		return false
 	}
-	t.entries[i].orphan = false
+	t.entries[i].unclaimed = false
 	return true
 }
 
-// Mappings are those that the guest sees, by offset.
+// Mappings are the mappings that the guest sees, sorted by offset.
 func (t *Table) Mappings() []Mapping {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,15 +129,15 @@ func (t *Table) Mappings() []Mapping {
 	return list
 }
 
-// Map maps a range of the file fd, which stays the caller's. The range must be free, or
-// hold the same mapping already.
+// Map maps a range of the file fd. The caller keeps fd. The range must be free, or have the
+// same mapping already.
 //
-// What is mapped for reading becomes writable only if the window can do that in place;
-// most can not. Not to need it, map writable what may be written to later.
+// A mapping for reading becomes writable only if the window can do this in place; most
+// windows can't. So map a range writable at once if it may be written later.
 //
-// When cancel is closed Map returns ErrCanceled at once. The mapping may come about all
-// the same: then it stays until the range is wanted for another, as the same request most
-// often comes again. A nil cancel waits for ever.
+// When cancel is closed Map returns ErrCanceled at once. The mapping may succeed later. It
+// then remains until another mapping needs the range, because a guest mostly repeats the
+// same request. With a nil cancel Map waits for ever.
 func (t *Table) Map(fd int, m Mapping, cancel <-chan struct{}) error {
 	if err := t.Check(m); err != nil {
 		return err
@@ -161,16 +160,16 @@ func (t *Table) Map(fd int, m Mapping, cancel <-chan struct{}) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e.op != o {
-		return o.err // just done
+		return o.err // it has just ended
 	}
 	if e.state == mapping {
-		e.orphan = true
+		e.unclaimed = true
 	}
 	return ErrCanceled
 }
 
-// reserve makes the entry of m, or finds the one that is to be made writable. Without
-// an op there is nothing to do, or an error.
+// reserve makes the entry of m, or finds the entry that has to become writable. If it
+// returns no op, there is an error or nothing to do.
 func (t *Table) reserve(m Mapping, cancel <-chan struct{}) (*entry, *op, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -196,22 +195,22 @@ func (t *Table) reserve(m Mapping, cancel <-chan struct{}) (*entry, *op, error) 
 		}
 		e := t.entries[i]
 		switch {
-		case j > i+1 || !e.shows(m):
+		case j > i+1 || !e.matches(m):
 			return nil, nil, fmt.Errorf("%w: %#x bytes at %#x", ErrTaken, m.Length, m.Offset)
-		case e.has(m):
-			e.orphan = false
+		case e.covers(m):
+			e.unclaimed = false
 			return nil, nil, nil
 		}
-		e.orphan = false
+		e.unclaimed = false
 		return e, t.begin(e, upgrading), nil
 	}
 }
 
-// evict begins to unmap entries that nobody waited for, unless they are m. It reports
-// whether there were any. mu is held.
+// evict begins to unmap unclaimed entries, except one that matches m. It reports whether
+// there were any. mu is held.
 func (t *Table) evict(entries []*entry, m Mapping) (any bool) {
 	for _, e := range slices.Clone(entries) {
-		if e.orphan && !e.shows(m) {
+		if e.unclaimed && !e.matches(m) {
 			t.drop(e)
 			any = true
 		}
@@ -219,13 +218,13 @@ func (t *Table) evict(entries []*entry, m Mapping) (any bool) {
 	return any
 }
 
-// runMap has the window map, and ends the op. fd is closed.
+// runMap calls the window's Map, ends the op and closes fd.
 func (t *Table) runMap(e *entry, o *op, fd int, m Mapping) {
 	defer unix.Close(fd)
 	err := o.window.Map(fd, m)
 	if err != nil && t.mayBeStale(e) && o.window.Unmap(Range{m.Offset, m.Length}) == nil {
-		// The window had something that the table does not know of: from a server that
-		// ran before this one, or left by an Unmap that failed.
+		// The window had a mapping that the table does not know: of an earlier server, or
+		// because an Unmap has failed.
 		err = o.window.Map(fd, m)
 	}
 	t.mu.Lock()
@@ -236,28 +235,29 @@ func (t *Table) runMap(e *entry, o *op, fd int, m Mapping) {
 		t.end(o, ErrNoWindow)
 	case err == nil:
 		e.m.Writable = m.Writable
-		t.settle(e, nil)
+		t.completeMap(e, nil)
 	case e.state == upgrading:
-		t.settle(e, err) // as it was
+		t.completeMap(e, err) // still mapped for reading
 	default:
 		t.remove(e)
 		t.end(o, err)
 	}
 }
 
-// mayBeStale reports whether the window can't have anything of ours in the range.
+// mayBeStale reports whether the table has no mapping in the range of e yet: a mapping that
+// the window has there is stale.
 func (t *Table) mayBeStale(e *entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return e.state == mapping
 }
 
-// Unmap frees ranges. Each covers whole mappings, any number of them; where nothing is
-// mapped there is nothing to do. If one range is wrong none is unmapped.
+// Unmap frees ranges. Each range covers any number of whole mappings, or none. If one range
+// is wrong, nothing is unmapped.
 //
-// The ranges are free for Map when it returns, or when that has waited for them: with
-// cancel closed Unmap returns early, without an error. A window that refuses to unmap
-// is reported, and taken at its word that there is nothing to unmap.
+// The ranges are free when Unmap returns. If cancel is closed, Unmap returns earlier, without
+// an error, and Map waits for the ranges. If a window refuses to unmap, Unmap returns its
+// error, and the range counts as free.
 func (t *Table) Unmap(ranges []Range, cancel <-chan struct{}) error {
 	ops, err := t.unmap(ranges)
 	for _, o := range ops {
@@ -273,8 +273,8 @@ func (t *Table) Unmap(ranges []Range, cancel <-chan struct{}) error {
 	return err
 }
 
-// unmap begins Unmap; it returns what to wait for. A guest may send 65,535 ranges, each of
-// the whole window, so each entry is looked at once.
+// unmap begins Unmap and returns the operations to wait for. A guest may send 65,535 ranges
+// of the whole window each, so this looks at each entry only once.
 func (t *Table) unmap(ranges []Range) (ops []*op, err error) {
 	ranges = slices.SortedFunc(slices.Values(ranges), func(a, b Range) int { return cmp.Compare(a.Offset, b.Offset) })
 	t.mu.Lock()
@@ -303,8 +303,8 @@ func (t *Table) unmap(ranges []Range) (ops []*op, err error) {
 	return ops, nil
 }
 
-// Reset frees the whole window, without waiting for it: the guest starts anew. Map
-// waits where it has to.
+// Reset frees the whole window for a new session of the guest. It does not wait; Map waits
+// for ranges that are not free yet.
 func (t *Table) Reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -313,7 +313,7 @@ func (t *Table) Reset() {
 	}
 }
 
-// Wait returns when nothing is under way.
+// Wait returns when no operation is under way.
 func (t *Table) Wait() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -322,20 +322,20 @@ func (t *Table) Wait() {
 	}
 }
 
-// drop unmaps an entry, now or as soon as what is under way has ended, and returns the
-// op that ends with that. mu is held.
+// drop unmaps an entry, now or as soon as its operation under way has ended. It returns the
+// op that ends with the unmapping. mu is held.
 func (t *Table) drop(e *entry) *op {
 	switch e.state {
 	case mapped:
 		t.begin(e, unmapping)
 		go t.runUnmap(e, e.op)
 	case mapping, upgrading:
-		e.unwant = true
+		e.unmapAfter = true
 	}
 	return e.op
 }
 
-// runUnmap has the window unmap, and ends the op.
+// runUnmap calls the window's Unmap and ends the op.
 func (t *Table) runUnmap(e *entry, o *op) {
 	err := o.window.Unmap(Range{e.m.Offset, e.m.Length})
 	t.mu.Lock()
@@ -364,11 +364,11 @@ func (t *Table) end(o *op, err error) {
 	}
 }
 
-// settle ends the op of e with e mapped, unless nobody wants it any more: then the op
-// goes on until it is unmapped. mu is held.
-func (t *Table) settle(e *entry, err error) {
+// completeMap ends the op of e, which is mapped now. If e has to be unmapped, the op goes on
+// until that is done. mu is held.
+func (t *Table) completeMap(e *entry, err error) {
 	o := e.op
-	if e.unwant {
+	if e.unmapAfter {
 		e.state = unmapping
 		go t.runUnmap(e, o)
 		return
@@ -384,8 +384,8 @@ func (t *Table) remove(e *entry) {
 	e.state, e.op = gone, nil
 }
 
-// overlapping are the entries i to j-1; i is where one for r belongs if there are none.
-// mu is held.
+// overlapping returns the entries i to j-1 that overlap r. If there are none, i is where an
+// entry for r belongs. mu is held.
 func (t *Table) overlapping(r Range) (i, j int) {
 	i = sort.Search(len(t.entries), func(i int) bool {
 		return t.entries[i].m.Offset+t.entries[i].m.Length > r.Offset
@@ -396,7 +396,7 @@ func (t *Table) overlapping(r Range) (i, j int) {
 	return i, j
 }
 
-// wait lets go of mu until o has ended or cancel is closed.
+// wait releases mu until o has ended or cancel is closed.
 func (t *Table) wait(o *op, cancel <-chan struct{}) {
 	t.mu.Unlock()
 	defer t.mu.Lock()
@@ -406,7 +406,7 @@ func (t *Table) wait(o *op, cancel <-chan struct{}) {
 	}
 }
 
-// underWay is an op of one of the entries, or nil.
+// underWay returns an op of one of the entries, or nil.
 func underWay(entries []*entry) *op {
 	for _, e := range entries {
 		if e.op != nil {
@@ -416,15 +416,15 @@ func underWay(entries []*entry) *op {
 	return nil
 }
 
-// shows reports whether the entry is m, writable or not.
-func (e *entry) shows(m Mapping) bool {
+// matches reports whether the entry maps the same bytes of the same file as m, writable or not.
+func (e *entry) matches(m Mapping) bool {
 	e2 := e.m
 	e2.Writable = m.Writable
 	return e2 == m
 }
 
-// has reports whether the entry makes m unnecessary.
-func (e *entry) has(m Mapping) bool { return e.shows(m) && (e.m.Writable || !m.Writable) }
+// covers reports whether the entry makes m unnecessary.
+func (e *entry) covers(m Mapping) bool { return e.matches(m) && (e.m.Writable || !m.Writable) }
 
 func canceled(c <-chan struct{}) bool {
 	select {

@@ -7,8 +7,8 @@ import (
 // Mapping is one range of a file in a window.
 type Mapping struct {
 	Offset, Length uint64 // in the window, in bytes
-	// File names the file for the one who maps; the Table only compares it, to
-	// recognize a mapping that is there already.
+	// File identifies the file. The Table only compares it, to recognize a mapping that
+	// exists already.
 	File       uint64
 	FileOffset uint64 // in bytes
 	Writable   bool   // the guest can change the file through it
@@ -22,15 +22,15 @@ type Range struct{ Offset, Length uint64 }
 type Window interface {
 	// Size is the window's length in bytes.
 	Size() uint64
-	// Map shows m.Length bytes of the file fd from m.FileOffset on at m.Offset. fd
-	// stays the caller's. Without an error the guest sees the file when it returns;
-	// with one, nothing has changed.
+	// Map maps m.Length bytes of the file fd from m.FileOffset on at m.Offset. The caller
+	// keeps fd. When Map returns without an error the guest sees the file. If it returns
+	// an error, nothing has changed.
 	//
-	// It is called for a free range, and once more for a range that is mapped, with the
-	// same file and offset, to make it writable. That must be done without a gap or
-	// refused.
+	// The Table calls it for a free range, and again to make a mapped range writable, with
+	// the same file and offset. The second call must leave no gap; a window that can't do
+	// this returns an error.
 	Map(fd int, m Mapping) error
-	// Unmap takes away what one Map has put into the range, exactly.
+	// Unmap removes the mapping of exactly one Map.
 	Unmap(r Range) error
 }
 
