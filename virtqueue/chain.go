@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBadChain is wrapped by Pop's error for a descriptor chain that breaks a rule.
-// The chain's Head is valid: it is given back with Push and a length of 0, or with
-// an answer if enough of it could be read.
+// ErrBadChain is wrapped by Pop's error for a descriptor chain that breaks a rule. The
+// chain's Head is valid. The caller returns the chain with Push: with a length of 0, or with
+// a reply if enough of the chain could be read.
 var ErrBadChain = errors.New("malformed descriptor chain")
 
 // MaxChainBytes is the longest chain, in bytes (virtio 1.2, 2.7.5.2: "a driver
@@ -20,12 +20,13 @@ const MaxChainBytes = 1 << 32
 // maxIndirect bounds an indirect table's entries.
 const maxIndirect = 32768
 
-// maxBuffers bounds the buffers of a chain. A descriptor's buffer is one for each region of
-// memory that it lies in, and who has thousands of regions could have millions of buffers.
+// maxBuffers bounds the buffers of a chain. A descriptor has one buffer for each memory
+// region that it overlaps, so a guest with thousands of regions could have millions of
+// buffers.
 const maxBuffers = 2 * maxIndirect
 
-// Chain is one descriptor chain as buffers in this process. The caller keeps it
-// and passes it to Pop again, so the slices live until then.
+// Chain is one descriptor chain as buffers in this process. The caller owns it. Its slices
+// are valid until the caller passes it to Pop again.
 type Chain struct {
 	Head uint16
 
@@ -42,26 +43,27 @@ func (c *Chain) Readable() []unix.Iovec { return c.iov[:c.readable:c.readable] }
 // Writable are the device-writable buffers, in order.
 func (c *Chain) Writable() []unix.Iovec { return c.iov[c.readable:] }
 
-// ReadableLen and WritableLen are the buffers' lengths together, in bytes.
+// ReadableLen is the total length of the device-readable buffers in bytes.
 func (c *Chain) ReadableLen() uint64 { return c.readLen }
 
-// WritableLen is the length of the device-writable buffers.
+// WritableLen is the total length of the device-writable buffers in bytes.
 func (c *Chain) WritableLen() uint64 { return c.writeLen }
 
-// Entries is how many descriptors of the ring's table the chain takes; an indirect table
-// takes one.
+// Entries is the number of descriptors of the ring's table in the chain. An indirect table
+// counts as one.
 func (c *Chain) Entries() int { return c.entries }
 
-// Keep is the chain of a request that is finished after the next Pop, for Push. writable are
-// its device-writable buffers, in memory of the caller's, which Push marks in the dirty log;
-// the device-readable ones are not kept. The buffers are valid as long as the caller holds a
-// reference on the Memory.
+// Keep returns the chain for a Push after the next Pop. writable are its device-writable
+// buffers, in a slice of the caller. Push marks them in the dirty log. The device-readable
+// buffers are not kept. The buffers are valid as long as the caller holds a reference on the
+// Memory.
 func (c *Chain) Keep(writable []unix.Iovec) *Chain {
 	return &Chain{Head: c.Head, iov: writable, writeLen: c.writeLen, entries: c.entries}
 }
 
-// keptBuffers is how many buffers a Chain has room for from one Pop to the next. The memory
-// for more is given back: one long chain must not cost that for as long as the queue lives.
+// keptBuffers is the number of buffers that a Chain keeps room for from one Pop to the next.
+// The room for more is freed, so that one long chain does not take memory as long as the
+// queue exists.
 const keptBuffers = 4096
 
 func (c *Chain) reset(head uint16) {
@@ -76,8 +78,8 @@ func badChain(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrBadChain, fmt.Sprintf(format, args...))
 }
 
-// walk collects the chain that begins at c.Head (virtio 1.2, 2.7.5). A chain may be
-// direct descriptors, the last of which may point to an indirect table.
+// walk collects the chain that begins at c.Head (virtio 1.2, 2.7.5). A chain consists of
+// direct descriptors. The last one may point to an indirect table.
 func (q *Queue) walk(c *Chain) error {
 	table, indirect := q.ring.desc, false
 	i, left := int(c.Head), len(table)
@@ -113,8 +115,8 @@ func (q *Queue) walk(c *Chain) error {
 	}
 }
 
-// indirectTable is the table that an indirect descriptor points to (virtio 1.2,
-// 2.7.5.3). A table that lies across two regions is copied.
+// indirectTable returns the table that an indirect descriptor points to (virtio 1.2,
+// 2.7.5.3). It copies a table that lies in two regions.
 func (q *Queue) indirectTable(d *desc) ([]desc, error) {
 	n := int(d.len / descSize)
 	switch {
@@ -144,8 +146,8 @@ func (q *Queue) indirectTable(d *desc) ([]desc, error) {
 	return q.table, nil
 }
 
-// add appends one descriptor's buffer, which may lie in several regions. Buffers of
-// length 0 are allowed by the specification, and skipped.
+// add appends the buffer of one descriptor, which may lie in several regions. The
+// specification allows buffers of length 0; add skips them.
 func (q *Queue) add(c *Chain, d *desc) error {
 	addr, left := d.addr, uint64(d.len)
 	if d.flags&descWrite != 0 {

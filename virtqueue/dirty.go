@@ -15,8 +15,8 @@ type Log struct {
 	words []uint32
 }
 
-// NewLog uses the mapping b, which must be aligned to 4 bytes; a rest of b that is
-// no whole word is not used.
+// NewLog uses the mapping b, which must be aligned to 4 bytes. It uses only whole words of
+// 4 bytes.
 func NewLog(b []byte) *Log {
 	return &Log{words: unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)}
 }
@@ -48,9 +48,9 @@ type logTarget struct {
 	logUsed bool
 }
 
-// SetLog starts logging to l, or ends it with nil; used is the guest address of the
-// used ring, whose pages are marked when logUsed is set. It may be called at any
-// time from any goroutine. The caller keeps the mapping until the queue is stopped.
+// SetLog starts logging to l. With nil it ends logging. used is the guest address of the
+// used ring; its pages are marked if logUsed is set. SetLog may be called at any time from
+// any goroutine. The caller keeps the mapping until the queue is stopped.
 func (q *Queue) SetLog(l *Log, used uint64, logUsed bool) {
 	if l == nil {
 		q.log.Store(nil)
@@ -74,7 +74,8 @@ func (t *logTarget) markChain(m *Memory, c *Chain, written uint32) {
 	}
 }
 
-// markUsed marks what publishing entries old to now writes in a used ring of size.
+// markUsed marks the pages of the used ring that are written when the entries old to now are
+// published. size is the size of the ring.
 func (t *logTarget) markUsed(size, old, now uint16) {
 	if !t.logUsed {
 		return

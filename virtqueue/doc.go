@@ -7,32 +7,31 @@
 //	available ring    flags, idx, ring[size], used_event                written by the driver
 //	used ring         flags, idx, ring[size] of {id, len}, avail_event  written by us
 //
-// The driver puts the head of a descriptor chain in the available ring and moves
-// its idx; Pop takes it from there. When the request is served, Push puts the head
-// in the used ring and Flush moves its idx, for a whole batch at once, and says
-// whether the driver wants to be called.
+// The driver puts the head of a descriptor chain in the available ring and increments its
+// idx. Pop takes the head from there. When the request is served, Push puts the head in the
+// used ring. Flush increments the idx of the used ring for a whole batch, and says whether
+// the driver wants a call.
 //
 // # Trust
 //
-// The driver is hostile. It can change everything in guest memory at any moment,
-// so each field is read once into a local variable and checked there. A chain that
-// breaks a rule is an ErrBadChain with a valid head and costs that chain; a ring
-// whose indexes make no sense is an ErrBrokenRing.
+// The driver is hostile. It can change everything in guest memory at any moment. So each
+// field is read once into a local variable and checked there. For a chain that breaks a rule
+// Pop returns ErrBadChain and a valid head; only this chain is lost. For a ring with
+// impossible indexes it returns ErrBrokenRing.
 //
 // # Ownership
 //
-// A Queue, and the Chain that Pop fills, belong to one goroutine at a time. Memory
-// is immutable and counted: a Space holds the current one, a Queue takes a
-// reference from Begin to End, a request that outlives its batch takes its own. A
-// Region is released when no Memory that contains it is referenced any more.
+// A Queue and the Chain that Pop fills belong to one goroutine at a time. Memory is immutable
+// and counts its references. A Space holds the current Memory. A Queue holds a reference from
+// Begin to End. A request that outlives its batch holds its own. A Region is released when no
+// Memory that contains it has a reference.
 //
 // # Memory order
 //
-// Go's atomics are sequentially consistent, on amd64 and arm64 stronger than the
-// barriers which the ring needs: a store to one index followed by a load of the
-// other side's is not reordered. It has no 16-bit atomics, so a 16-bit field is
-// loaded as part of the aligned 32-bit word that holds it, which never leaves the
-// field's page. The word of used.flags and used.idx is ours and stored whole; of
-// the word of avail_event only one half may be ours, so it is replaced by
-// compare-and-swap.
+// Go's atomics are sequentially consistent. On amd64 and arm64 this is stronger than the
+// barriers that the ring needs: a store to one index and a later load of the other side's
+// index are not reordered. Go has no 16-bit atomics. So a 16-bit field is loaded as part of
+// the aligned 32-bit word around it; this word is always in the field's page. The device owns
+// the whole word of used.flags and used.idx, and stores it at once. It may own only one half
+// of the word of avail_event, and so replaces this word by compare-and-swap.
 package virtqueue

@@ -9,7 +9,7 @@ import (
 
 // The in-flight area records which requests are under way, in memory that the
 // front-end keeps when the back-end dies (vhost-user, "Inflight I/O tracking",
-// split virtqueue). A queue's part is a header followed by a state a descriptor.
+// split virtqueue). The part of one queue is a header and one state for each descriptor.
 
 type inflightHeader struct {
 	features  uint64
@@ -37,7 +37,7 @@ func InflightSize(size uint16) uint64 {
 	return (n + inflightAlign - 1) &^ (inflightAlign - 1)
 }
 
-// inflight is a queue's part of the area.
+// inflight is the part of the area for one queue.
 type inflight struct {
 	header  *inflightHeader
 	states  []inflightState
@@ -109,8 +109,8 @@ func (in *inflight) flushed(usedIdx uint16) {
 	atomic.StoreUint32(word, uint32(in.header.lastBatch)|uint32(usedIdx)<<16)
 }
 
-// Recover returns the heads that were taken and not given back when an earlier
-// back-end died, in the order in which they were taken.
+// Recover returns the heads that an earlier back-end had popped and not published when it
+// died, in the order in which it had popped them.
 func (q *Queue) Recover() []uint16 {
 	if q.inflight == nil {
 		return nil

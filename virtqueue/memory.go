@@ -13,8 +13,8 @@ type Region struct {
 	GuestAddr uint64 // guest physical address of Host[0]
 	UserAddr  uint64 // front-end's address of Host[0]; ring addresses use it
 	Host      []byte
-	// Release, if not nil, is called once, when the last Memory with this region
-	// is gone. It unmaps Host.
+	// Release, if not nil, is called once, when the last Memory with this region is
+	// released. It unmaps Host.
 	Release func()
 
 	refs atomic.Int32 // Memory values that contain it
@@ -27,8 +27,7 @@ type Memory struct {
 	refs    atomic.Int64
 }
 
-// NewMemory checks the regions and takes a share in each. On error the regions
-// stay as they were.
+// NewMemory checks the regions and takes a reference on each. On error it changes nothing.
 func NewMemory(regions []*Region) (*Memory, error) {
 	sorted := slices.Clone(regions)
 	slices.SortFunc(sorted, func(a, b *Region) int {
@@ -69,10 +68,10 @@ func (r *Region) check() error {
 
 func (r *Region) guestEnd() uint64 { return r.GuestAddr + uint64(len(r.Host)) }
 
-// Regions are the regions, sorted by guest address; the slice is the Memory's.
+// Regions returns the regions, sorted by guest address. The caller must not change the slice.
 func (m *Memory) Regions() []*Region { return m.regions }
 
-// TryAcquire takes a reference, unless the last one is already gone.
+// TryAcquire takes a reference, unless the last one was already released.
 func (m *Memory) TryAcquire() bool {
 	for {
 		n := m.refs.Load()
@@ -116,8 +115,7 @@ func (m *Memory) at(guestAddr uint64) *Region {
 	return nil
 }
 
-// Guest returns the n bytes at a guest address, or nil when they are not all in
-// one region.
+// Guest returns the n bytes at a guest address, or nil if they are not in one region.
 func (m *Memory) Guest(guestAddr, n uint64) []byte {
 	r := m.at(guestAddr)
 	if r == nil {
@@ -130,8 +128,8 @@ func (m *Memory) Guest(guestAddr, n uint64) []byte {
 	return r.Host[off : off+n : off+n]
 }
 
-// User returns the n bytes at a front-end's address, or nil when they are not all
-// in one region.
+// User returns the n bytes at an address of the front-end, or nil if they are not in one
+// region.
 func (m *Memory) User(userAddr, n uint64) []byte {
 	for _, r := range m.regions {
 		off := userAddr - r.UserAddr
@@ -145,7 +143,8 @@ func (m *Memory) User(userAddr, n uint64) []byte {
 	return nil
 }
 
-// hostToGuest is the guest address of a byte of ours, which lies in a region.
+// hostToGuest returns the guest address of a byte at an address of this process, if a region
+// contains it.
 func (m *Memory) hostToGuest(p unsafe.Pointer) (guestAddr uint64, ok bool) {
 	for _, r := range m.regions {
 		off := uintptr(p) - uintptr(unsafe.Pointer(unsafe.SliceData(r.Host)))
@@ -178,12 +177,12 @@ func (s *Space) Load() *Memory {
 		if m == nil || m.TryAcquire() {
 			return m
 		}
-		// It was replaced and released between the two steps: there is a newer.
+		// It was replaced and released between the two steps: load the newer one.
 	}
 }
 
-// Store makes m current, taking over the caller's reference, and drops the
-// reference on the one before. m may be nil.
+// Store makes m current and takes over the caller's reference. It drops the reference on the
+// previous Memory. m may be nil.
 func (s *Space) Store(m *Memory) {
 	if old := s.current.Swap(m); old != nil {
 		old.Release()

@@ -7,15 +7,15 @@ import (
 	"unsafe"
 )
 
-// ErrBrokenRing is wrapped by Pop's error when the available ring itself makes no
-// sense. The queue must be set up anew.
+// ErrBrokenRing is wrapped by Pop's error if the indexes of the available ring are
+// impossible. The queue must be set up again.
 var ErrBrokenRing = errors.New("broken ring")
 
 // MaxSize is the largest number of entries of a split ring (virtio 1.2, 2.7).
 const MaxSize = 32768
 
-// Config is what SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE and the negotiated
-// features say about one ring.
+// Config is the configuration of one ring, by SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE
+// and the negotiated features.
 type Config struct {
 	Size              uint16
 	Desc, Avail, Used uint64 // front-end addresses
@@ -36,7 +36,7 @@ type Queue struct {
 	table    []desc // scratch for indirect tables
 	inflight *inflight
 	log      atomic.Pointer[logTarget]
-	marking  *logTarget // the last that was written to; SetLog may have replaced it
+	lastLog  *logTarget // the log that was last written to; SetLog may have replaced it since
 
 	nextAvail uint16 // next entry of the available ring to read
 	availIdx  uint16 // driver's index when it was last read
@@ -56,8 +56,8 @@ type Stats struct {
 	BadHeads  uint64 // entries of the available ring that name no descriptor
 }
 
-// New makes a queue of a ring in the memory that space holds now. The used index
-// goes on where the ring's memory says.
+// New makes a queue for a ring in the memory that space holds now. It continues at the used
+// index that is in the ring's memory.
 func New(space *Space, cfg Config) (*Queue, error) {
 	if cfg.Size == 0 || cfg.Size > MaxSize || cfg.Size&(cfg.Size-1) != 0 {
 		return nil, fmt.Errorf("virtqueue: size %d: want a power of two up to %d", cfg.Size, MaxSize)
@@ -73,7 +73,7 @@ func New(space *Space, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
-// openInflight takes the in-flight area into use.
+// openInflight starts using the in-flight area.
 func (q *Queue) openInflight() (err error) {
 	if q.cfg.Inflight == nil {
 		return nil
@@ -83,8 +83,8 @@ func (q *Queue) openInflight() (err error) {
 	return err
 }
 
-// Begin takes the current Memory for a batch. It fails when the ring is not in it, and
-// then there is nothing to End.
+// Begin takes the current Memory for a batch. It fails if the ring is not in this Memory. The
+// caller must not call End then.
 func (q *Queue) Begin() error {
 	m := q.space.Load()
 	if m == nil {
@@ -102,19 +102,19 @@ func (q *Queue) Begin() error {
 	if q.usedKnown {
 		return nil
 	}
-	if err := q.adopt(); err != nil {
+	if err := q.resumeUsed(); err != nil {
 		q.End()
 		return err
 	}
 	return nil
 }
 
-// ErrRingGone is wrapped by Pop's error when the memory was exchanged and the ring is
-// not in the new one. Nothing was taken; Begin tells when it is back.
+// ErrRingGone is wrapped by Pop's error if the Memory was replaced and the ring is not in the
+// new one. Pop took nothing. Begin succeeds when the ring is in the current Memory again.
 var ErrRingGone = errors.New("the ring is not in memory any more")
 
-// renew takes the current Memory in a batch. On error the batch still has the old one.
-func (q *Queue) renew() error {
+// reloadMemory takes the current Memory during a batch. On error the batch keeps the old one.
+func (q *Queue) reloadMemory() error {
 	old := q.mem
 	if err := q.Begin(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRingGone, err)
@@ -123,8 +123,8 @@ func (q *Queue) renew() error {
 	return nil
 }
 
-// adopt goes on in the used ring where the device before us has stopped.
-func (q *Queue) adopt() (err error) {
+// resumeUsed continues in the used ring where an earlier back-end has stopped.
+func (q *Queue) resumeUsed() (err error) {
 	defer q.catch(&err)
 	q.nextUsed = q.ring.usedIdx()
 	q.published = q.nextUsed
@@ -135,7 +135,7 @@ func (q *Queue) adopt() (err error) {
 	return nil
 }
 
-// catch, deferred, turns a fault in the front-end's memory into an error.
+// catch is for defer. It turns a fault in the front-end's memory into an error.
 func (q *Queue) catch(err *error) {
 	if r := recover(); r != nil {
 		if !q.IsMemoryFault(r) {
@@ -145,14 +145,14 @@ func (q *Queue) catch(err *error) {
 	}
 }
 
-// ErrMemoryGone is wrapped by the error of New and Begin when the front-end has cut off
-// the file behind memory that it shares. Such a fault is an error only in a goroutine
-// with debug.SetPanicOnFault; elsewhere it ends the process.
+// ErrMemoryGone is wrapped by the error of New and Begin if the front-end has truncated the
+// file behind memory that it shares. Such a fault is an error only in a goroutine with
+// debug.SetPanicOnFault. In another goroutine it ends the process.
 var ErrMemoryGone = errors.New("shared memory is gone")
 
-// IsMemoryFault reports whether a recovered panic is a fault at an address that the
-// front-end shares with this queue: guest memory of the batch, the dirty log or the
-// in-flight area. It is then the front-end's doing and no mistake of ours.
+// IsMemoryFault reports whether a recovered panic is a fault at an address that the front-end
+// shares with this queue: guest memory of the batch, the dirty log or the in-flight area. The
+// front-end has caused such a fault; it is no bug of this process.
 func (q *Queue) IsMemoryFault(recovered any) bool {
 	fault, ok := recovered.(interface{ Addr() uintptr })
 	if !ok {
@@ -160,7 +160,7 @@ func (q *Queue) IsMemoryFault(recovered any) bool {
 	}
 	addr := fault.Addr()
 	return q.mem != nil && q.mem.Contains(addr) || within(q.cfg.Inflight, addr) ||
-		q.marking != nil && q.marking.log.contains(addr)
+		q.lastLog != nil && q.lastLog.log.contains(addr)
 }
 
 // within reports whether an address lies in b.
@@ -169,22 +169,21 @@ func within(b []byte, addr uintptr) bool {
 	return addr >= start && addr-start < uintptr(len(b))
 }
 
-// End gives the Memory back. Nothing of the ring or of a Chain may be touched
-// until the next Begin, Chains with a reference of their own excepted.
+// End releases the Memory. Until the next Begin the caller must not use the ring, nor a Chain
+// that has no reference of its own.
 func (q *Queue) End() {
 	m := q.mem
 	q.mem = nil
 	m.Release()
 }
 
-// Memory is the Memory of the batch; nil outside one.
+// Memory is the Memory of the batch. Outside of a batch it is nil.
 func (q *Queue) Memory() *Memory { return q.mem }
 
 // Size is the number of entries of the ring.
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
-// Base is the next index of the available ring to read: what GET_VRING_BASE
-// answers.
+// Base is the next index of the available ring to read. GET_VRING_BASE returns it.
 func (q *Queue) Base() uint16 { return q.nextAvail }
 
 // Stats may be called from any goroutine.
@@ -192,19 +191,19 @@ func (q *Queue) Stats() Stats {
 	return Stats{BadChains: q.badChains.Load(), BadHeads: q.badHeads.Load()}
 }
 
-// UnderWay is how many chains the driver has offered that it has not seen in the used
-// ring: those not popped, as far as is known, those popped and those pushed but not
-// published.
+// UnderWay is the number of chains that the driver has made available and that are not yet
+// published in the used ring: not popped (by the last index that was read), popped, or pushed.
 func (q *Queue) UnderWay() int {
 	return int(q.availIdx-q.nextAvail) + q.popped + int(q.nextUsed-q.published)
 }
 
-// Pop fills c with the next available chain; false when the ring is empty. With
-// ErrBadChain c.Head is valid, and c holds the buffers before the mistake; the
-// caller gives the chain back with Push. With ErrBrokenRing nothing was taken.
+// Pop fills c with the next available chain. It returns false if the ring is empty. With
+// ErrBadChain, c.Head is valid and c has the buffers before the mistake; the caller returns
+// the chain with Push. With ErrBrokenRing, Pop took nothing.
 //
-// It passes over entries that name no descriptor, as many as a ring has: a driver that
-// writes them without end must not keep the caller from stopping the queue.
+// It skips entries whose head is not a descriptor of the ring, at most as many as the ring
+// has entries. So a driver that writes such entries without end can't keep the caller from
+// stopping the queue.
 func (q *Queue) Pop(c *Chain) (bool, error) {
 	for range int(q.cfg.Size) + 1 {
 		if q.nextAvail == q.availIdx {
@@ -216,19 +215,19 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 				return false, fmt.Errorf("%w: %d new entries in a ring of %d", ErrBrokenRing, n, q.cfg.Size)
 			}
 			q.availIdx = idx
-			// The chains may lie in memory that was added since Begin: a busy ring's
-			// batch has no end. Memory comes before the chains that use it, so to look
-			// after idx was read is early enough.
+			// On a busy ring a batch does not end, so the chains may lie in memory that
+			// was added since Begin. The front-end adds memory before the driver uses it,
+			// so it is enough to take the current Memory after reading idx.
 			if q.space.current.Load() != q.mem {
-				if err := q.renew(); err != nil {
+				if err := q.reloadMemory(); err != nil {
 					q.availIdx = q.nextAvail // they are read again
 					return false, err
 				}
 			}
 		}
-		// A driver with as many requests under way as the ring has entries can't
-		// have another one, unless it uses a descriptor twice. Without this a
-		// request that waits could be had any number of times.
+		// A driver can't have more requests under way than the ring has entries, unless
+		// it uses a descriptor twice. Without this check the driver could repeat a
+		// waiting request any number of times.
 		if q.popped >= int(q.cfg.Size) {
 			return false, fmt.Errorf("%w: more requests than descriptors", ErrBrokenRing)
 		}
@@ -264,7 +263,7 @@ func (q *Queue) take(c *Chain, head uint16) error {
 // device-writable buffers. The driver sees it after Flush.
 func (q *Queue) Push(c *Chain, written uint32) {
 	if target := q.log.Load(); target != nil {
-		q.marking = target
+		q.lastLog = target
 		target.markChain(q.mem, c, written)
 	}
 	if q.inflight != nil {
@@ -275,15 +274,15 @@ func (q *Queue) Push(c *Chain, written uint32) {
 	q.popped--
 }
 
-// Flush publishes what was pushed and reports whether the driver wants to be
-// called (virtio 1.2, 2.7.7.2 and 2.7.10).
+// Flush publishes the pushed chains and reports whether the driver wants a call (virtio 1.2,
+// 2.7.7.2 and 2.7.10).
 func (q *Queue) Flush() (notify bool) {
 	old, now := q.published, q.nextUsed
 	if old == now {
 		return false
 	}
 	if target := q.log.Load(); target != nil {
-		q.marking = target
+		q.lastLog = target
 		target.markUsed(q.cfg.Size, old, now)
 	}
 	q.ring.setUsed(0, now)
@@ -296,24 +295,24 @@ func (q *Queue) Flush() (notify bool) {
 	}
 	event := q.ring.usedEvent()
 	if !q.called {
-		// What the driver was told before we took over the ring is not known.
+		// It is not known which calls the driver got from an earlier back-end.
 		q.called = true
 		return true
 	}
 	return needEvent(event, now, old)
 }
 
-// DisableKicks tells the driver that it need not kick: the caller is about to look
-// anyway. With EVENT_IDX avail_event, left behind, says so.
+// DisableKicks tells the driver not to kick, because the caller will call Pop anyway. With
+// EVENT_IDX the driver does not kick because avail_event has an old index.
 func (q *Queue) DisableKicks() {
 	if !q.cfg.EventIdx {
 		q.ring.setUsed(usedNoNotify, q.published)
 	}
 }
 
-// EnableKicks asks for a kick at the next chain and reports whether one arrived
-// meanwhile; the caller then polls again. The load of avail.idx comes after the
-// store, so that either we see the chain or the driver sees that it must kick.
+// EnableKicks asks for a kick at the next chain. It reports whether a chain has arrived
+// meanwhile; the caller then calls Pop again. The load of avail.idx comes after the store, so
+// either this process sees the chain or the driver sees that it must kick.
 func (q *Queue) EnableKicks() (more bool) {
 	if q.cfg.EventIdx {
 		q.ring.setAvailEvent(q.nextAvail)
@@ -323,5 +322,5 @@ func (q *Queue) EnableKicks() (more bool) {
 	return q.More()
 }
 
-// More reports whether the driver has offered chains that were not popped.
+// More reports whether the driver has made chains available that were not popped.
 func (q *Queue) More() bool { return q.ring.availIdx() != q.nextAvail }

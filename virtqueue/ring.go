@@ -35,8 +35,8 @@ type usedElem struct {
 	len uint32
 }
 
-// ring is the three areas at their addresses in this process. It holds for as
-// long as the Memory that it was resolved against is referenced.
+// ring has the three areas at their addresses in this process. It is valid as long as the
+// Memory in which it was resolved has a reference.
 type ring struct {
 	desc  []desc
 	avail unsafe.Pointer
@@ -45,10 +45,10 @@ type ring struct {
 	size  uint16
 }
 
-// AvailSize and UsedSize are the lengths of the areas in bytes, events included.
+// AvailSize is the length of the available ring in bytes, with used_event.
 func AvailSize(size uint16) uint64 { return 6 + 2*uint64(size) }
 
-// UsedSize is the length of the used ring.
+// UsedSize is the length of the used ring in bytes, with avail_event.
 func UsedSize(size uint16) uint64 { return 6 + 8*uint64(size) }
 
 // resolve finds the areas in m and checks their alignment (virtio 1.2, 2.7).
@@ -86,7 +86,7 @@ func load16(p unsafe.Pointer) uint16 {
 	return uint16(atomic.LoadUint32(word) >> (8 * (uintptr(p) & 2)))
 }
 
-// store16 stores a 16-bit field whose word may hold something of the driver's.
+// store16 stores a 16-bit field. The driver may own the other half of its word.
 func store16(p unsafe.Pointer, v uint16) {
 	word := (*uint32)(unsafe.Pointer(uintptr(p) &^ 3))
 	shift := 8 * (uintptr(p) & 2)
@@ -124,8 +124,8 @@ func (r *ring) setUsed(flags, idx uint16) {
 	atomic.StoreUint32((*uint32)(r.used), uint32(flags)|uint32(idx)<<16)
 }
 
-// needEvent is vring_need_event of the virtio specification (2.7.10.2): the peer
-// asked to be told when idx passes event, and it went from old to now.
+// needEvent is vring_need_event of the virtio specification (2.7.10.2): it reports whether
+// idx passed event when it went from old to now.
 func needEvent(event, now, old uint16) bool {
 	return now-event-1 < now-old
 }
