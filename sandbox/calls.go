@@ -14,22 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// call is a system call that the daemon can do without, or of which it can say what to do
-// when it is forbidden.
+// call is a system call that a filter may forbid. The daemon can do without it, or can tell
+// the user what to do.
 type call struct {
 	name   string
 	number uintptr
-	args   [5]uintptr // which the kernel refuses, whatever the privileges
+	args   [5]uintptr // arguments that the kernel refuses with any privileges
 }
 
 const (
-	none = ^uintptr(0) // as a descriptor, or an operation that there is not
-	null = 0           // as a pointer
+	none = ^uintptr(0) // a descriptor or an operation that does not exist
+	null = 0           // a null pointer
 )
 
-// unusual are the calls that filters of service managers leave out: all of these are
-// missing in SystemCallFilter=@system-service of systemd 252.
-var unusual = []call{
+// probedCalls are calls that filters of service managers forbid. All of them are missing in
+// SystemCallFilter=@system-service of systemd 252.
+var probedCalls = []call{
 	{"landlock_create_ruleset", unix.SYS_LANDLOCK_CREATE_RULESET, [5]uintptr{null, 0, none}},
 	{"landlock_add_rule", unix.SYS_LANDLOCK_ADD_RULE, [5]uintptr{none, 0, null, none}},
 	{"landlock_restrict_self", unix.SYS_LANDLOCK_RESTRICT_SELF, [5]uintptr{none, none}},
@@ -47,44 +47,44 @@ var unusual = []call{
 	{"fsmount", unix.SYS_FSMOUNT, [5]uintptr{none, none, none}},
 }
 
-// deadly are the numbers of the calls that end this process. That is a fact of the
-// process: filters are never taken off again.
-var deadly map[uintptr]bool
+// fatalCalls are the numbers of the calls that end this process. A process can't remove a
+// filter, so this never changes.
+var fatalCalls map[uintptr]bool
 
-// isDeadly reports whether one of the calls would end the process.
-func isDeadly(numbers ...uintptr) bool {
+// endsProcess reports whether one of the calls would end the process.
+func endsProcess(numbers ...uintptr) bool {
 	for _, n := range numbers {
-		if deadly[n] {
+		if fatalCalls[n] {
 			return true
 		}
 	}
 	return false
 }
 
-// FileHandlesForbidden reports whether open_by_handle_at would end the process, as ProbeCalls
-// has found out.
-func FileHandlesForbidden() bool { return isDeadly(unix.SYS_OPEN_BY_HANDLE_AT) }
+// FileHandlesForbidden reports whether open_by_handle_at would end the process, by the result
+// of ProbeCalls.
+func FileHandlesForbidden() bool { return endsProcess(unix.SYS_OPEN_BY_HANDLE_AT) }
 
-// probeEnv tells a process that it is to make the calls from this one on.
+// probeEnv tells a process to make the probed calls, from the given one on.
 const probeEnv = "GOVIRTIOFSD_PROBE"
 
-// probeTime is how long the process may take. A filter can also end one thread only, and
-// then the process hangs.
+// probeTime is the time limit of this process. A filter can also end a single thread, and the
+// process then hangs.
 const probeTime = 10 * time.Second
 
-// ProbeCalls finds out which of the unusual calls a filter punishes with the end of the
-// process, and returns their names. From then on this package goes without them, if that is
-// possible. Calls that fail with an error are not among them.
+// ProbeCalls finds out at which of the probed calls a filter ends the process, and returns
+// their names. After that this package does without them if possible. A call that fails with
+// an error is not among them.
 //
-// The calls are made by the same program in a process of its own, so main has to call
-// RunProbe before anything else. Without a filter, which is what /proc says, no process is
-// started. ProbeCalls must be called before the process is confined, by one goroutine.
+// The same program makes the calls in another process, so main has to call RunProbe before
+// anything else. If /proc says that there is no filter, no process is started. One goroutine
+// must call ProbeCalls before the process is confined.
 func ProbeCalls() ([]string, error) {
 	if !filtered() {
 		return nil, nil
 	}
 	found, names := map[uintptr]bool{}, []string(nil)
-	for i := 0; i < len(unusual); {
+	for i := 0; i < len(probedCalls); {
 		last, err := probeFrom(i)
 		if err != nil {
 			return nil, fmt.Errorf("try system calls: %w", err)
@@ -92,23 +92,23 @@ func ProbeCalls() ([]string, error) {
 		if last < 0 {
 			break
 		}
-		found[unusual[last].number] = true
-		names = append(names, unusual[last].name)
+		found[probedCalls[last].number] = true
+		names = append(names, probedCalls[last].name)
 		i = last + 1
 	}
-	deadly = found
+	fatalCalls = found
 	return names, nil
 }
 
-// filtered reports whether a filter is in force. /proc/self is the main thread, which
-// has the filters that were there at the start.
+// filtered reports whether a filter is in force. /proc/self shows the main thread, which has
+// the filters that were in force at the start.
 func filtered() bool {
 	b, err := os.ReadFile("/proc/self/status")
 	return err == nil && strings.Contains(string(b), "\nSeccomp:\t2\n")
 }
 
-// probeFrom makes the calls from number i on in another process. It returns the one that
-// ended the process, or -1.
+// probeFrom makes the probed calls from number i on in another process. It returns the number
+// of the call that ended the process, or -1.
 func probeFrom(i int) (int, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{probeEnv + "=" + strconv.Itoa(i)}
@@ -129,37 +129,37 @@ func probeFrom(i int) (int, error) {
 	}
 	var exit *exec.ExitError
 	if len(said) == 0 || !errors.As(err, &exit) || exit.Exited() {
-		return -1, err // not by a call of ours
+		return -1, err // the process did not end by a probed call
 	}
-	if last := int(said[len(said)-1]); last >= i && last < len(unusual) {
+	if last := int(said[len(said)-1]); last >= i && last < len(probedCalls) {
 		return last, nil
 	}
 	return -1, err
 }
 
-// RunProbe does what ProbeCalls has started this process for, and reports whether it was
-// started for that: then the process should end.
+// RunProbe makes the probed calls if ProbeCalls has started this process. It then returns
+// true, and the process should end.
 func RunProbe() bool {
 	s, ok := os.LookupEnv(probeEnv)
 	if !ok {
 		return false
 	}
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	for i, _ := strconv.Atoi(s); i >= 0 && i < len(unusual); i++ {
+	for i, _ := strconv.Atoi(s); i >= 0 && i < len(probedCalls); i++ {
 		if _, err := os.Stdout.Write([]byte{byte(i)}); err != nil {
 			break
 		}
-		c := unusual[i]
+		c := probedCalls[i]
 		_, _, _ = unix.RawSyscall6(c.number, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], 0)
 	}
 	return true
 }
 
-// errFilter says that a filter of another program's is in the way.
+// errFilter says that a filter of another program forbids a call.
 var errFilter = errors.New("a system call filter is in force that ends the process at a call which this takes")
 
-// CheckCalls returns an error if a filter forbids what the sandbox m takes, as ProbeCalls has
-// found out.
+// CheckCalls returns an error if a filter forbids calls that the sandbox m needs, by the
+// result of ProbeCalls.
 func (m Mode) CheckCalls() error {
 	needs := map[Mode][]uintptr{
 		ModeNamespace: {
@@ -168,7 +168,7 @@ func (m Mode) CheckCalls() error {
 		},
 		ModeChroot: {unix.SYS_CHROOT},
 	}
-	if isDeadly(needs[m]...) {
+	if endsProcess(needs[m]...) {
 		return fmt.Errorf("%v: %w: %w", m, ErrNotPermitted, errFilter)
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// DefaultCapabilities are what a daemon needs to act for a guest's users: to set
-// owners, modes and file capabilities, make nodes, and pass as any user.
+// DefaultCapabilities are the capabilities that a daemon needs to act for a guest's users: to
+// set owners, modes and file capabilities, to make nodes, and to act as any user.
 func DefaultCapabilities() []cap.Value {
 	return []cap.Value{
 		cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.FSETID,
@@ -41,9 +41,8 @@ func ModifyCapabilities(set []cap.Value, changes string) ([]cap.Value, error) {
 	return set, nil
 }
 
-// SetCapabilities takes all capabilities but keep from every thread, and the
-// possibility to get others from every program that it might start. What the
-// process does not have it does not get.
+// SetCapabilities removes all capabilities except keep from every thread. Programs that the
+// process starts can't get others. It adds no capability that the process does not have.
 func SetCapabilities(keep []cap.Value) error {
 	if err := cap.ResetAmbient(); err != nil {
 		return fmt.Errorf("capabilities: clear ambient set: %w", err)
@@ -72,8 +71,8 @@ func SetCapabilities(keep []cap.Value) error {
 	return nil
 }
 
-// dropBounding shrinks the bounding set, which takes CAP_SETPCAP; who has not got
-// that has little that is worth bounding.
+// dropBounding removes capabilities from the bounding set. Without CAP_SETPCAP it does
+// nothing: such a process has few capabilities anyway.
 func dropBounding(keep []cap.Value) error {
 	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.SETPCAP); err != nil || !ok {
 		return err
@@ -89,8 +88,8 @@ func dropBounding(keep []cap.Value) error {
 	return nil
 }
 
-// NoNewPrivileges makes setuid programs and file capabilities of no use to every
-// thread.
+// NoNewPrivileges sets no_new_privs on every thread: no thread can gain privileges by
+// set-user-ID programs or file capabilities.
 func NoNewPrivileges() error {
 	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("set no_new_privs: %w", errno)
@@ -98,9 +97,9 @@ func NoNewPrivileges() error {
 	return nil
 }
 
-// DropGroups leaves all supplementary groups: a file that the daemon makes, or a
-// directory that it may read, must not depend on the groups of whoever started it.
-// Without CAP_SETGID, or in a user namespace that forbids it, they stay.
+// DropGroups removes all supplementary groups: files that the daemon makes, and directories
+// that it may read, must not depend on the groups of the user who started it. Without
+// CAP_SETGID, or in a user namespace that forbids it, the groups remain.
 func DropGroups() error {
 	err := syscall.Setgroups(nil)
 	if err != nil && !errors.Is(err, unix.EPERM) {

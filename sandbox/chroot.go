@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Chroot makes the shared directory the root directory of the process. A process
-// that keeps CAP_SYS_CHROOT, or a descriptor of a directory outside, can leave: it
-// is for containers in which no namespaces can be made.
+// Chroot makes the shared directory the root directory of the process. It is for containers
+// in which no namespaces can be made. A process that keeps CAP_SYS_CHROOT, or a descriptor of
+// a directory outside, can leave the new root.
 func Chroot(share string) (View, error) {
 	v, err := Open(share)
 	if err != nil {

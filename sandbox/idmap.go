@@ -15,8 +15,8 @@ type IDMap struct {
 	Inside, Outside, Count uint32
 }
 
-// ParseIDMap reads ":inside:outside:count:", where the first character, whichever
-// it is, separates the fields.
+// ParseIDMap reads ":inside:outside:count:". The first character can be any character. It
+// separates the fields.
 func ParseIDMap(s string) (IDMap, error) {
 	sep, n := utf8.DecodeRuneInString(s)
 	if n == 0 {
@@ -40,16 +40,16 @@ func ParseIDMap(s string) (IDMap, error) {
 	return IDMap{Inside: v[0], Outside: v[1], Count: v[2]}, nil
 }
 
-// own is the map that anybody may set: one's own id to itself.
+// own is the map that every user may set: the own id to itself.
 func own(id int) []IDMap { return []IDMap{{uint32(id), uint32(id), 1}} }
 
-// isOwn reports whether the kernel lets the caller set maps itself, without the
-// setuid programs newuidmap and newgidmap.
+// isOwn reports whether the caller may set the maps itself, without the set-user-ID programs
+// newuidmap and newgidmap.
 func isOwn(maps []IDMap, id int) bool {
 	return len(maps) == 1 && maps[0].Count == 1 && maps[0].Outside == uint32(id)
 }
 
-// sysMaps is the form that syscall.SysProcAttr takes.
+// sysMaps converts maps for syscall.SysProcAttr.
 func sysMaps(maps []IDMap) []syscall.SysProcIDMap {
 	out := make([]syscall.SysProcIDMap, len(maps))
 	for i, m := range maps {
@@ -61,7 +61,7 @@ func sysMaps(maps []IDMap) []syscall.SysProcIDMap {
 // ErrIDMap is returned by Namespace.Start for maps that the system does not allow.
 var ErrIDMap = errors.New("map ids")
 
-// runIDMap has newuidmap or newgidmap set the maps of a process.
+// runIDMap runs newuidmap or newgidmap to set the maps of a process.
 func runIDMap(program string, pid int, maps []IDMap) error {
 	args := []string{strconv.Itoa(pid)}
 	for _, m := range maps {

@@ -10,19 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LandlockOptions say which files the process may go on using.
+// LandlockOptions say which files the process may still use.
 type LandlockOptions struct {
-	// Share is the shared directory or file, an O_PATH descriptor that stays the
-	// caller's.
+	// Share is the shared directory or file, an O_PATH descriptor. The caller keeps it.
 	Share int
-	// ReadOnly leaves only what reading takes.
+	// ReadOnly allows reading only.
 	ReadOnly bool
-	// Remove are directories in which the process will remove files of its own, its
-	// socket for example. They stay the caller's.
+	// Remove are directories in which the process will remove its own files, for example
+	// its socket. The caller keeps these descriptors.
 	Remove []int
 }
 
-// ErrNoLandlock says that the kernel has no Landlock, or that it was not started.
+// ErrNoLandlock says that the kernel has no Landlock, or that Landlock is not enabled.
 var ErrNoLandlock = errors.New("the kernel has no Landlock")
 
 // LandlockVersion returns the version of the kernel's interface, or 0 if it has none or the
@@ -39,11 +38,11 @@ func LandlockVersion() int {
 }
 
 func landlockForbidden() bool {
-	return isDeadly(unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_ADD_RULE, unix.SYS_LANDLOCK_RESTRICT_SELF)
+	return endsProcess(unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_ADD_RULE, unix.SYS_LANDLOCK_RESTRICT_SELF)
 }
 
-// What Landlock can allow. EXECUTE and IOCTL_DEV are not among these: nobody gets
-// them.
+// Rights that Landlock can allow. EXECUTE and IOCTL_DEV are not among them: they are never
+// allowed.
 const (
 	readAccess = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
 	fileAccess = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
@@ -75,8 +74,8 @@ func landlockRules(version, errata int) unix.LandlockRulesetAttr {
 	}
 	if version >= 6 {
 		a.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
-		// Each thread has rules of its own. Before this was mended they could not
-		// signal each other, which the Go scheduler does.
+		// Each thread has rules of its own. Before the fix, threads with separate rules
+		// could not signal each other, and the Go scheduler needs these signals.
 		const signalsBetweenThreads = 1 << (2 - 1)
 		if errata&signalsBetweenThreads != 0 {
 			a.Scoped |= unix.LANDLOCK_SCOPE_SIGNAL
@@ -85,24 +84,23 @@ func landlockRules(version, errata int) unix.LandlockRulesetAttr {
 	return a
 }
 
-// maxLayers is how often rules can be laid on rules, by us and by what has started us
+// maxLayers is the maximum number of nested rulesets, also by programs that started this one
 // (security/landlock/limits.h: LANDLOCK_MAX_NUM_LAYERS).
 const maxLayers = 16
 
-// minLandlock is the first version with which a share works: before Linux 5.19
-// everything under Landlock's rules was refused to move or link files from one
-// directory to another.
+// minLandlock is the first version with which a share works. Before Linux 5.19 a process
+// under Landlock could not move or link files from one directory to another.
 const minLandlock = 2
 
-// Landlock takes from every thread all files but those of o: nothing else can be
-// opened, made, moved or removed, also not through descriptors that are open. Mounts
-// can't be changed any more, and from Linux 6.7 on no TCP socket be used, from 6.12 on
-// no abstract unix socket. It sets no_new_privs.
+// Landlock restricts every thread to the files of o. No other file can be opened, made, moved
+// or removed, also not through an open descriptor of a directory. Mounts can't be changed.
+// From Linux 6.7 on no TCP socket can be used, from 6.12 on no abstract unix socket. It sets
+// no_new_privs.
 //
-// Attributes, modes and owners are outside of what Landlock knows, and so are
-// descriptors of files that are open already.
+// Landlock does not restrict changes of attributes, modes and owners, and does not restrict
+// files that are open already.
 //
-// It returns ErrNoLandlock if there is none that lets a share work.
+// It returns ErrNoLandlock if the kernel has no Landlock with which a share works.
 func Landlock(o LandlockOptions) error {
 	if landlockForbidden() {
 		return fmt.Errorf("%w that may be used: %w", ErrNoLandlock, errFilter)
@@ -112,7 +110,7 @@ func Landlock(o LandlockOptions) error {
 		return ErrNoLandlock
 	}
 	errata, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_ERRATA)
-	if errno != 0 { // before Linux 6.15 nothing is said
+	if errno != 0 { // Linux before 6.15 does not report errata
 		errata = 0
 	}
 	attr := landlockRules(version, int(errata))
@@ -131,7 +129,7 @@ func Landlock(o LandlockOptions) error {
 	return enforce(rules, version)
 }
 
-// addRules allows what o says, as far as the rules know it.
+// addRules allows the files of o, with the rights that this version of the rules knows.
 func addRules(rules int, known uint64, o LandlockOptions) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(o.Share, &st); err != nil {
@@ -142,7 +140,7 @@ func addRules(rules int, known uint64, o LandlockOptions) error {
 		access = readAccess
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		access &= fileAccess // others are an error for what is no directory
+		access &= fileAccess // for a file the other rights are an error
 	}
 	if err := addRule(rules, o.Share, access&known); err != nil {
 		return err
@@ -168,16 +166,16 @@ func addRule(rules, at int, access uint64) error {
 	return nil
 }
 
-// enforce puts all threads under the rules: the kernel does it at once since version
-// 8, before that each thread has to do it for itself.
+// enforce puts all threads under the rules. Since version 8 the kernel does so for all threads
+// at once. Before, each thread has to do it for itself.
 func enforce(rules, version int) error {
 	const allThreads = 8
 	var errno unix.Errno
 	if version >= allThreads {
 		_, _, errno = unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), unix.LANDLOCK_RESTRICT_SELF_TSYNC, 0)
 	} else {
-		// Not by package psx: with cgo that looks for the other threads in /proc,
-		// which the first thread may not read any more.
+		// Do not use package psx: with cgo it looks for the other threads in /proc, which
+		// the first thread may no longer read.
 		_, _, errno = syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), 0, 0)
 	}
 	switch errno {

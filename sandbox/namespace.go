@@ -12,22 +12,22 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Namespace is a sandbox in which the share is the whole file system, no other
-// process can be seen and there is no network. Start and Enter are called with the
-// same value, in the two processes that are needed for it.
+// Namespace is a sandbox in which the share is the whole file system, no other process is
+// visible and there is no network. It needs two processes: the first one calls Start, the
+// second one calls Enter with the same value.
 type Namespace struct {
-	// UIDs and GIDs are the maps of the user namespace that a caller other than
-	// root gets; empty is one's own id only.
+	// UIDs and GIDs are the maps of the user namespace, which only a caller other than
+	// root gets. Empty maps are the own id only.
 	UIDs, GIDs []IDMap
 	// ReadOnly makes the share read-only for the kernel, too.
 	ReadOnly bool
 }
 
-// ErrRootIDMap is Start's error for maps that root gives: root gets no user namespace. It
-// would lose what it is root for there, to act as any user and to open files by handles.
+// ErrRootIDMap is Start's error if root gives maps. Root gets no user namespace, because in one
+// it could not act as any user and could not open files by file handle.
 var ErrRootIDMap = errors.New("id maps are for callers other than root")
 
-// namespaces are those that every caller gets.
+// namespaces are the namespaces that every caller gets.
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
 // syncEnv carries the number of the pipe on which the new process waits for its
@@ -45,8 +45,8 @@ func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
 	cmd.Env = append(os.Environ(), env...)
 	cmd.ExtraFiles = append(cmd.ExtraFiles, files...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: unix.SIGTERM}
-	// A descriptor that our own parent has left open is no business of the child's.
-	// Linux before 5.11 can't do this; then it stays.
+	// The child does not need descriptors that the parent of this process has left open.
+	// Linux before 5.11 can't close them here; they remain open then.
 	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if os.Geteuid() == 0 {
 		if len(n.UIDs)+len(n.GIDs) > 0 {
@@ -70,7 +70,7 @@ func (n *Namespace) startUnprivileged(cmd *exec.Cmd) error {
 	uids, gids := n.maps()
 	attr := cmd.SysProcAttr
 	attr.Cloneflags |= unix.CLONE_NEWUSER
-	// Only ambient capabilities get through the exec of a user other than root.
+	// If the user is not root, only ambient capabilities survive exec.
 	for _, v := range append(DefaultCapabilities(), cap.DAC_READ_SEARCH, cap.SETPCAP, cap.SYS_ADMIN) {
 		attr.AmbientCaps = append(attr.AmbientCaps, uintptr(v))
 	}
@@ -100,7 +100,7 @@ func (n *Namespace) startUnprivileged(cmd *exec.Cmd) error {
 	return err
 }
 
-// maps returns the id maps with their default.
+// maps returns the id maps, or the default for empty ones.
 func (n *Namespace) maps() (uids, gids []IDMap) {
 	uids, gids = n.UIDs, n.GIDs
 	if len(uids) == 0 {
@@ -119,18 +119,18 @@ func startError(err error) error {
 	return fmt.Errorf("make namespaces: %w", notPermitted(err))
 }
 
-// Enter makes the share the root directory of the process that Start has started,
-// and gives up every other mount. What must be reached by name elsewhere has to be
-// open already.
+// Enter makes the share the root directory of the process that Start has started, and removes
+// every other mount. So the process must have opened other files that it needs by name before.
 func (n *Namespace) Enter(share string) (View, error) {
 	if err := n.becomeRoot(); err != nil {
 		return View{}, err
 	}
-	// Mounts that the host makes in the share later still appear; ours stay here.
+	// Mounts that the host makes in the share later still appear here. Mounts of this
+	// process do not appear on the host.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return View{}, fmt.Errorf("make mounts private: %w", notPermitted(err))
 	}
-	// Taking on other ids has cleared what Start has set.
+	// The change of ids has cleared the parent-death signal that Start has set.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		return View{}, fmt.Errorf("set parent death signal: %w", err)
 	}
@@ -149,8 +149,8 @@ func (n *Namespace) Enter(share string) (View, error) {
 	return View{Root: root, Proc: proc}, nil
 }
 
-// becomeRoot waits for the id maps of a user namespace, when Start sets them
-// later, and takes on the ids 0 if they are mapped.
+// becomeRoot waits for the id maps of a user namespace, if Start sets them later. It then
+// changes to the ids 0 if they are mapped.
 func (n *Namespace) becomeRoot() error {
 	s, ok := os.LookupEnv(syncEnv)
 	if !ok {
@@ -180,8 +180,8 @@ func (n *Namespace) becomeRoot() error {
 	return nil
 }
 
-// pivot makes a copy of the share's mounts the root, and returns the share. A
-// shared file becomes a mount that is nowhere, and the root an empty directory.
+// pivot makes a copy of the share's mounts the root, and returns the share. If the share is a
+// file, its mount is attached nowhere, and the root is an empty directory.
 func (n *Namespace) pivot(share string) (fd int, err error) {
 	tree, err := n.cloneShare(share)
 	if err != nil {
@@ -207,8 +207,8 @@ func (n *Namespace) pivot(share string) (fd int, err error) {
 	return tree, changeRoot(empty)
 }
 
-// cloneShare copies the mounts at and below share, with less allowed in them: the
-// daemon never follows a symbolic link, opens a device or runs a program there.
+// cloneShare copies the mounts at and below share and restricts them: the daemon never follows
+// a symbolic link, opens a device or runs a program there.
 func (n *Namespace) cloneShare(share string) (int, error) {
 	share, err := filepath.EvalSymlinks(share)
 	if err != nil {
@@ -224,8 +224,9 @@ func (n *Namespace) cloneShare(share string) (int, error) {
 	}
 	for _, a := range attrs {
 		err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: a})
-		// Linux before 5.12 has no such call, before 5.14 no NOSYMFOLLOW. All of
-		// this is a second line: no link is followed and nothing is written anyway.
+		// Linux before 5.12 has no such call, Linux before 5.14 no NOSYMFOLLOW. The
+		// restrictions are a second defence: the daemon itself follows no link and, if
+		// read-only, writes nothing.
 		if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 			_ = unix.Close(tree)
 			return -1, fmt.Errorf("mount_setattr %#x: %w", a, err)
@@ -248,8 +249,8 @@ func emptyDir() (int, error) {
 		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 }
 
-// changeRoot mounts tree over the root directory, makes it the root and lets go
-// of what was there.
+// changeRoot mounts tree over the root directory, makes it the root and unmounts the old
+// root.
 func changeRoot(tree int) error {
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount: %w", err)
@@ -259,9 +260,9 @@ func changeRoot(tree int) error {
 	}
 	err := unix.PivotRoot(".", ".")
 	if errors.Is(err, unix.EINVAL) {
-		// The old root is the initial ramfs, which can't be moved away. The mount
-		// that covers it can only be left by a process with CAP_SYS_CHROOT, or with
-		// a descriptor of the old root.
+		// The old root is the initial ramfs, which can't be moved. Only a process with
+		// CAP_SYS_CHROOT or a descriptor of the old root can leave the mount that
+		// covers it.
 		if err := unix.Chroot("."); err != nil {
 			return fmt.Errorf("chroot: %w", err)
 		}
@@ -270,7 +271,7 @@ func changeRoot(tree int) error {
 	if err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
 	}
-	// The old root lies on top of the new one now, and "." still is the old one.
+	// The old root is mounted over the new one now, and "." is still the old one.
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount the old root: %w", err)
 	}

@@ -9,12 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultNoFile is how many files the daemon likes to have open when nobody
-// says otherwise and the kernel's fs.nr_open does not say less.
+// defaultNoFile is the default limit of open files, if the kernel's fs.nr_open is not less.
 const defaultNoFile = 1000000
 
-// DefaultNoFile returns the limit that a daemon sets itself when nobody says
-// otherwise.
+// DefaultNoFile returns the limit of open files that a daemon sets by default.
 func DefaultNoFile() uint64 {
 	b, err := os.ReadFile("/proc/sys/fs/nr_open")
 	if err != nil {
@@ -27,9 +25,8 @@ func DefaultNoFile() uint64 {
 	return min(n, defaultNoFile)
 }
 
-// SetNoFile sets the limit of open files, hard and soft, and returns the limit
-// that is now in force. Without the privilege to raise the hard limit that far it
-// takes the hard limit.
+// SetNoFile sets the limit of open files, hard and soft, and returns the limit that is now in
+// force. If the process may not raise the hard limit, it uses the hard limit.
 func SetNoFile(want uint64) (uint64, error) {
 	var now unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {

@@ -73,7 +73,7 @@ func Filter(o FilterOptions) error {
 // for itself by prctl, which filters allow because everybody uses it.
 func install(fprog *unix.SockFprog) error {
 	tid, errno := uintptr(0), unix.ENOSYS
-	if !isDeadly(unix.SYS_SECCOMP) {
+	if !endsProcess(unix.SYS_SECCOMP) {
 		tid, _, errno = unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 			unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(fprog)))
 	}

@@ -96,7 +96,7 @@ const selfFD = "/proc/self/fd"
 // directory.
 func openProc() (int, error) {
 	fd, err := -1, error(unix.ENOSYS)
-	if !isDeadly(unix.SYS_OPEN_TREE) {
+	if !endsProcess(unix.SYS_OPEN_TREE) {
 		fd, err = unix.OpenTree(unix.AT_FDCWD, selfFD, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
 	if err != nil {
