@@ -9,16 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FilterAction is what becomes of a thread that makes a system call which is not
-// on the list.
+// FilterAction says what happens to a thread that makes a system call outside of the list.
 type FilterAction int
 
 // The actions.
 const (
 	FilterNone FilterAction = iota // no filter
-	FilterKill                     // the process dies at once
-	FilterLog                      // the call is done and the kernel logs it
-	FilterTrap                     // SIGSYS: the process dies and prints its stacks
+	FilterKill                     // the kernel kills the process
+	FilterLog                      // the kernel makes the call and logs it
+	FilterTrap                     // SIGSYS: the process prints its stacks and ends
 )
 
 // String returns the option's word for a.
@@ -36,7 +35,7 @@ func (a FilterAction) String() string {
 	return fmt.Sprintf("sandbox.FilterAction(%d)", int(a))
 }
 
-// verdict is the action in the kernel's terms.
+// verdict is the action as a return value of the filter, SECCOMP_RET_*.
 func (a FilterAction) verdict() uint32 {
 	switch a {
 	case FilterLog:
@@ -47,16 +46,16 @@ func (a FilterAction) verdict() uint32 {
 	return unix.SECCOMP_RET_KILL_PROCESS
 }
 
-// FilterOptions say what the list of allowed system calls has to include.
+// FilterOptions say what the filter allows beside the calls that serving a share needs.
 type FilterOptions struct {
 	Action FilterAction
 	Accept bool // more connections: accept4 on the listening socket
 	Extra  []uintptr
-	Ioctls []uint32 // requests beside those on files of the share
+	Ioctls []uint32 // ioctl requests beside those on files of the share
 }
 
-// Filter limits the system calls of every thread, now and later, to those that
-// serving a share takes. It sets no_new_privs.
+// Filter limits the system calls of every thread, also of later ones, to those that serving a
+// share needs. It sets no_new_privs.
 func Filter(o FilterOptions) error {
 	if o.Action == FilterNone {
 		return nil
@@ -69,8 +68,8 @@ func Filter(o FilterOptions) error {
 	return install(&fprog)
 }
 
-// install puts all threads under a filter. Where seccomp is forbidden each thread does it
-// for itself by prctl, which filters allow because everybody uses it.
+// install puts all threads under a filter. If seccomp(2) is forbidden, each thread installs
+// the filter for itself with prctl(2), which other filters allow.
 func install(fprog *unix.SockFprog) error {
 	tid, errno := uintptr(0), unix.ENOSYS
 	if !endsProcess(unix.SYS_SECCOMP) {
@@ -98,9 +97,8 @@ const (
 	dataArgs   = 16
 )
 
-// argRule allows a system call when its argument, cut to 32 bits, has none of the
-// bits (deny) or has one of the values (allow). Anything else gets the verdict
-// otherwise.
+// argRule allows a system call if the lower 32 bits of its argument have none of the bits
+// deny, or one of the values allow. Every other call gets the verdict otherwise.
 type argRule struct {
 	number    uintptr
 	arg       int
@@ -112,37 +110,37 @@ type argRule struct {
 const cloneNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// refuse makes a system call fail where a program is known to go on without it.
+// refuse makes a system call fail. It is for calls that programs can do without.
 func refuse(errno unix.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(errno) }
 
-// argRules are the system calls of which only a part is allowed.
+// argRules are the system calls that are allowed with some arguments only.
 func argRules(o FilterOptions) []argRule {
 	return []argRule{
 		// No memory that is or becomes executable.
 		{number: unix.SYS_MMAP, arg: 2, deny: unix.PROT_EXEC},
 		{number: unix.SYS_MPROTECT, arg: 2, deny: unix.PROT_EXEC},
-		// Threads, but no namespaces. clone3's flags can't be seen by a filter; its
-		// users fall back to clone.
+		// Threads, but no namespaces. A filter can't see the flags of clone3; programs
+		// fall back to clone.
 		{number: unix.SYS_CLONE, arg: 0, deny: cloneNamespaces},
 		{number: unix.SYS_CLONE3, allow: []uint32{}, otherwise: refuse(unix.ENOSYS)},
 		{number: unix.SYS_UNSHARE, arg: 0, deny: ^uint32(unix.CLONE_FS)},
-		// File attributes and flags, nothing for terminals and devices.
+		// File attributes and flags. Nothing for terminals and devices.
 		{number: unix.SYS_IOCTL, arg: 1, allow: slices.Concat(allowedIoctls, o.Ioctls), otherwise: refuse(unix.ENOTTY)},
 		// Names of memory areas, which the Go runtime sets.
 		{number: unix.SYS_PRCTL, arg: 0, allow: []uint32{unix.PR_SET_VMA}, otherwise: refuse(unix.EINVAL)},
 	}
 }
 
-// allowedIoctls are the requests that package passthrough makes on files and directories of
-// the share, which TestFilterIoctls compares.
+// allowedIoctls are the ioctl requests that package passthrough makes on files and directories
+// of the share. TestFilterIoctls compares them with the source.
 var allowedIoctls = []uint32{
 	unix.FS_IOC_GETFLAGS, unix.FS_IOC_SETFLAGS,
 	0x801c581f, // FS_IOC_FSGETXATTR
 	0x401c5820, // FS_IOC_FSSETXATTR
 }
 
-// program assembles the filter. Calls that are allowed whatever their arguments
-// come out of the kernel's bitmap without the program being run (Linux 5.11).
+// program assembles the filter. For calls that are allowed with any arguments, the kernel uses
+// a bitmap and does not run the program (Linux 5.11).
 func program(o FilterOptions) []unix.SockFilter {
 	a := assembler{verdict: o.Action.verdict()}
 	a.load(dataArch)
@@ -160,7 +158,7 @@ func program(o FilterOptions) []unix.SockFilter {
 	return a.prog
 }
 
-// allowed lists the system calls that need no look at their arguments.
+// allowed lists the system calls that are allowed with any arguments.
 func allowed(o FilterOptions) []uintptr {
 	list := slices.Concat(runtimeCalls, fileCalls, socketCalls, credentialCalls, archCalls, o.Extra)
 	if o.Accept {
@@ -184,8 +182,7 @@ func (a *assembler) emit(code uint16, jt, jf uint8, k uint32) {
 func (a *assembler) load(offset uint32) { a.emit(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, 0, 0, offset) }
 func (a *assembler) ret(verdict uint32) { a.emit(unix.BPF_RET|unix.BPF_K, 0, 0, verdict) }
 
-// argRule emits a block which ends in a verdict, and is jumped over by other
-// system calls.
+// argRule emits a block that ends in a verdict. Other system calls jump over it.
 func (a *assembler) argRule(r argRule) {
 	otherwise := r.otherwise
 	if otherwise == 0 {

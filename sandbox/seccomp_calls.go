@@ -2,12 +2,11 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// TestFilterTables holds these lists against the source of what runs under them. A call
-// that only the standard library makes goes on its list otherCalls as well.
+// TestFilterTables compares these lists with the source of all code that runs under them. If
+// only the standard library makes a call, add it to otherCalls in that test as well.
 
-// runtimeCalls are what the Go runtime and its packages os, net and time use after
-// the start, and what the C library of a program built with cgo (the race detector)
-// adds.
+// runtimeCalls are the calls that the Go runtime and its packages os, net and time make after
+// the start, and those of the C library in a program built with cgo (the race detector).
 var runtimeCalls = []uintptr{
 	unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_CLOCK_GETTIME,
 	unix.SYS_SCHED_YIELD, unix.SYS_SCHED_GETAFFINITY,
@@ -20,8 +19,8 @@ var runtimeCalls = []uintptr{
 	unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ, unix.SYS_UNAME,
 }
 
-// fileCalls are what a file system does, with files by descriptor or by a name
-// below a directory's descriptor.
+// fileCalls are the calls of a file system, with files by descriptor or by a name below a
+// directory's descriptor.
 var fileCalls = []uintptr{
 	unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_PREADV2,
 	unix.SYS_WRITE, unix.SYS_WRITEV, unix.SYS_PWRITE64, unix.SYS_PWRITEV2,
@@ -42,7 +41,7 @@ var fileCalls = []uintptr{
 	unix.SYS_PPOLL, unix.SYS_MEMFD_CREATE,
 }
 
-// socketCalls serve a connection that is there already.
+// socketCalls serve an existing connection.
 var socketCalls = []uintptr{
 	unix.SYS_RECVMSG, unix.SYS_SENDMSG,
 	unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,

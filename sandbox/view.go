@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mode is how the daemon's view of the file system is limited.
+// Mode says how the daemon's view of the file system is limited.
 type Mode int
 
 // The modes, strongest first.
 const (
-	ModeNamespace Mode = iota // the share is all there is: see Namespace
+	ModeNamespace Mode = iota // the share is the only visible file system: see Namespace
 	ModeChroot                // the share is the root directory: see Chroot
 	ModeNone                  // see Open
 )
@@ -31,8 +31,8 @@ func (m Mode) String() string {
 	return fmt.Sprintf("sandbox.Mode(%d)", int(m))
 }
 
-// View is what a sandboxed file system works with: two O_PATH descriptors. They
-// belong to whoever got the View.
+// View has the two O_PATH descriptors that a sandboxed file system needs. The caller who gets
+// the View owns them.
 type View struct {
 	Root int // the shared directory, or the shared regular file
 	Proc int // /proc/self/fd
@@ -68,7 +68,7 @@ func CheckShare(share string) error {
 		return fmt.Errorf("%s is neither a directory nor a regular file", share)
 	}
 	if fi.IsDir() {
-		// What can't be entered would only show later, as a sandbox that can't be made.
+		// Without this check the error would come later, from the sandbox.
 		if err := unix.Faccessat(unix.AT_FDCWD, share, unix.X_OK, unix.AT_EACCESS); err != nil {
 			return fmt.Errorf("user %d may not enter the directory %s: %w", os.Geteuid(), share, err)
 		}
@@ -76,8 +76,8 @@ func CheckShare(share string) error {
 	return nil
 }
 
-// openShare opens what is shared. The name may be a symbolic link: it is the
-// operator's.
+// openShare opens the shared directory or file. The path may be a symbolic link, because the
+// operator chooses it.
 func openShare(share string) (int, error) {
 	if err := CheckShare(share); err != nil {
 		return -1, err
@@ -91,9 +91,8 @@ func openShare(share string) (int, error) {
 
 const selfFD = "/proc/self/fd"
 
-// openProc opens /proc/self/fd as a mount of its own, from which ".." does not
-// lead to the rest of /proc. Without the privilege for that it opens the plain
-// directory.
+// openProc opens /proc/self/fd as a separate mount: ".." does not lead from it to the rest of
+// /proc. Without the privilege to make a mount it opens the directory itself.
 func openProc() (int, error) {
 	fd, err := -1, error(unix.ENOSYS)
 	if !endsProcess(unix.SYS_OPEN_TREE) {
@@ -108,13 +107,13 @@ func openProc() (int, error) {
 	return fd, nil
 }
 
-// ErrNotPermitted says that the caller may not make the sandbox that was asked
-// for. The caller should say which other sandboxes there are, not take one.
+// ErrNotPermitted says that the caller may not make this sandbox. The caller should tell the
+// user which other sandboxes there are, and not choose one.
 var ErrNotPermitted = errors.New("not permitted here")
 
-// notPermitted marks err if it says that the sandbox can't be had, whoever
-// is to blame: no privilege, a container's system call filter, a limit of 0 user
-// namespaces, a kernel without namespaces.
+// notPermitted marks err as ErrNotPermitted if the sandbox can't be made here, for any reason:
+// no privilege, a container's system call filter, a limit of 0 user namespaces, a kernel
+// without namespaces.
 func notPermitted(err error) error {
 	for _, e := range [...]error{unix.EPERM, unix.EACCES, unix.ENOSYS, unix.ENOSPC, unix.EUSERS, unix.EINVAL} {
 		if errors.Is(err, e) {
