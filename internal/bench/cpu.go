@@ -59,7 +59,7 @@ func descendants(pid int) []int {
 	return all
 }
 
-// parentOf reads /proc/PID/stat; the name in it may hold anything, brackets included.
+// parentOf reads /proc/PID/stat. The name in it may have any characters, also brackets.
 func parentOf(pid int) (int, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -107,7 +107,7 @@ func (d *daemon) connect(ctx context.Context) (*net.UnixConn, error) {
 	}
 }
 
-// saying adds what the daemon has said, if it has said something.
+// saying adds the daemon's output to an error, if there is any.
 func (d *daemon) saying(err error) error {
 	if said := d.errors.String(); said != "" {
 		return fmt.Errorf("%w\nThe daemon says:\n%s", err, said)
@@ -121,8 +121,8 @@ type stopStep struct {
 	wait time.Duration
 }
 
-// Most daemons end with their connection; others are asked, then told to. When the user waits
-// for the end, all are asked at once.
+// Most daemons end when their connection ends. The others get SIGTERM, then SIGKILL. When the
+// user waits for the end, all get SIGTERM at once.
 var (
 	stopSteps    = []stopStep{{0, time.Second}, {unix.SIGTERM, 2 * time.Second}}
 	hurriedSteps = []stopStep{{unix.SIGTERM, 150 * time.Millisecond}}

@@ -58,9 +58,9 @@ type transfer struct {
 	writes   bool
 }
 
-// newTransfer begins each queue at another place. Steps of a large odd number of blocks
-// go through all of them without a visible order, and no block comes twice before all
-// have come once: what is read from a disk is not in the page cache.
+// newTransfer begins each queue at another place. It goes through the blocks in steps of a large
+// odd number of blocks. So the order looks random, and each block comes once before any block
+// comes twice: a block that is read from a disk is not in the page cache.
 func newTransfer(node, fh uint64, fileSize int64, size, queue int, writes bool) *transfer {
 	t := &transfer{node: node, fh: fh, size: size, blocks: int(fileSize) / size, step: 1, writes: writes}
 	if size < 64<<10 {
@@ -106,7 +106,7 @@ func (t *transfer) done(s *frontend.Slot) (int, error) {
 	return 1, err
 }
 
-// cold takes the file out of the page cache before each stretch.
+// cold drops the file from the page cache before each stretch.
 type cold struct{ simple }
 
 func (cold) between(s *session) error { return s.files.dropCache() }
@@ -128,7 +128,7 @@ func setupRead(size int, name string) func(*session) (job, error) {
 	}
 }
 
-// setupWrite has a file of its own for each queue, as a guest's writers mostly have.
+// setupWrite gives each queue a file of its own, because a guest's writers mostly have that.
 func setupWrite(size int) func(*session) (job, error) {
 	return func(s *session) (job, error) {
 		names, handles := make([]string, s.opts.Queues), make([]uint64, s.opts.Queues)

@@ -43,8 +43,8 @@ const (
 	needOut                    // big-1, ...: a file to write to for each queue of each guest; the first has big
 )
 
-// prepare makes the files that the workloads need. It asks alive now and then whether to go
-// on.
+// prepare makes the files that the workloads need. It calls alive now and then, and stops at an
+// error.
 func prepare(o *Options, alive func() error) (f *files, err error) {
 	f = &files{many: o.Files, cold: o.ColdSize, outs: o.Guests * o.Queues, alive: alive}
 	if f.path, err = os.MkdirTemp(o.Dir, "govirtiofs-bench-"); err != nil {
@@ -90,8 +90,8 @@ func (f *files) prepare(workloads []Workload) error {
 	return nil
 }
 
-// outName is the file that writer i writes to, which is no other's: writers of one file
-// wait for each other in the host's kernel.
+// outName is the file of writer i. Each writer has a file of its own, because writers of one
+// file wait for each other in the host's kernel.
 func outName(i int) string {
 	if i == 0 {
 		return "big"
@@ -99,8 +99,8 @@ func outName(i int) string {
 	return fmt.Sprintf("big-%d", i)
 }
 
-// outSize is how much of its file a writer writes to: all of it, unless there are so many
-// that they would take more than outsSize together.
+// outSize is the size of the part of its file that a writer writes to. It is the whole file,
+// unless all files together would exceed outsSize.
 func (f *files) outSize() int64 {
 	return max(4<<20, min(bigSize, outsSize/int64(f.outs)&^(1<<20-1)))
 }
@@ -126,12 +126,12 @@ func (f *files) fill(dir string, n, size int) error {
 	return nil
 }
 
-// bigPart is how much is written at a time.
+// bigPart is the number of bytes that are written at a time.
 const bigPart = 4 << 20
 
-// big writes a file of bytes that no file system compresses or stores as holes. With disk
-// it is on its disk then: what is not there cannot leave the page cache. That is done part
-// by part, so that nobody who wants to end waits for all of it.
+// big writes a file that no file system compresses or stores as holes. With disk it also writes
+// the file to its disk, because only such pages can leave the page cache. It does this part by
+// part, so that it can end soon when it is interrupted.
 func (f *files) big(name string, size int64, disk bool) error {
 	w, err := os.OpenFile(filepath.Join(f.path, name), os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {

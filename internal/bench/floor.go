@@ -16,14 +16,14 @@ import (
 // floorName is the floor's name in reports.
 const floorName = "syscalls"
 
-// floorFunc makes the system calls that an operation cannot do without, in a loop with
-// nothing around them: what a back-end costs above this is its own doing.
+// floorFunc makes only the system calls that an operation needs, in a loop. The rest of a
+// back-end's cost is its own work.
 type floorFunc struct {
 	batch   func() (units int, err error) // some operations
 	before  func() error                  // before a round; not measured; may be nil
 	between func() error                  // after each batch; not measured; may be nil
-	// thread, instead of batch, makes a thread's own operation, which waits for a disk: as
-	// many threads make one each as there are requests under way.
+	// thread is used instead of batch for an operation that waits for a disk: it makes the
+	// operation of one thread. There is a thread for each request under way.
 	thread func() func(i int) error
 	fds    []int
 }
@@ -72,8 +72,8 @@ func (f floorFunc) single(ctx context.Context, d time.Duration) (m Sample, err e
 
 // parallel runs the loop on so many threads.
 func (f floorFunc) parallel(ctx context.Context, threads int, d time.Duration) (Sample, error) {
-	// Each thread waits in raw system calls, and so has to have a processor of the
-	// scheduler's: the others do without it, as in a C program.
+	// Each thread waits in raw system calls, so Go's scheduler must let all threads run at
+	// the same time (GOMAXPROCS).
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads + runtime.GOMAXPROCS(0)))
 	var next, cpu atomic.Int64
 	errs := make(chan error, threads)
@@ -101,7 +101,7 @@ func (f floorFunc) parallel(ctx context.Context, threads int, d time.Duration) (
 	return Sample{Units: uint64(next.Load()), Wall: time.Since(start), CPU: time.Duration(cpu.Load())}, err
 }
 
-// floorBatch is how many operations are made between two looks at the clock.
+// floorBatch is the number of operations between two readings of the clock.
 const floorBatch = 256
 
 // loop makes a floorFunc of one operation.

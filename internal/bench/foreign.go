@@ -15,10 +15,10 @@ import (
 // Go knows).
 const clockTick = 10 * time.Millisecond
 
-// foreignWatch tells how much processor time others take while something is measured: all
-// that is neither idle, nor interrupts, nor that of the measured processes, of this one and
-// of kernel threads, which work for whom is measured. Time that a hypervisor steals is
-// neither, so it counts. Only the processors that this process may use are looked at.
+// foreignWatch measures the processor time of other programs during a measurement. It counts all
+// time except idle time, interrupts, and the time of the measured processes, of this process and
+// of kernel threads (which work for the measured processes). Time that a hypervisor steals
+// counts. It looks only at the processors that this process may use.
 type foreignWatch struct {
 	cpus    unix.CPUSet
 	pids    []int // of the back-ends
@@ -26,7 +26,7 @@ type foreignWatch struct {
 	started reading
 }
 
-// reading is what the counters say at a moment.
+// reading has the values of the counters at one moment.
 type reading struct {
 	at    time.Time
 	stat  procStat
@@ -34,7 +34,7 @@ type reading struct {
 	tasks map[int]time.Duration
 }
 
-// newForeignWatch watches for the others beside these processes and this one.
+// newForeignWatch watches all processes except these and this one.
 func newForeignWatch(pids []int) (*foreignWatch, error) {
 	w := &foreignWatch{pids: pids, kernel: descendants(2)[1:]} // kthreadd, where it can be seen
 	if err := unix.SchedGetaffinity(0, &w.cpus); err != nil {
@@ -49,8 +49,8 @@ func (w *foreignWatch) start() (err error) {
 	return err
 }
 
-// share is which part of the processors' time others have had since start, from 0 to 1. What
-// the resolution of the kernel's counters can't tell is left out.
+// share is the part of the processors' time that other programs have had since start, from 0 to
+// 1. Times below the resolution of the kernel's counters count as 0.
 func (w *foreignWatch) share() (float64, error) {
 	now, err := w.read()
 	if err != nil {

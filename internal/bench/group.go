@@ -17,8 +17,8 @@ type group struct {
 	jobs     []job // of the present workload, for each session
 }
 
-// openGroup starts a target as often as there are guests. What it returns is to be closed
-// even with an error.
+// openGroup starts a target once for each guest. The caller must close the result, also after an
+// error.
 func openGroup(ctx context.Context, t *Target, o *Options) (*group, error) {
 	g := &group{name: t.Name, self: t.Self}
 	for i := range o.Guests {
@@ -64,7 +64,7 @@ func (g *group) pids() (list []int) {
 	return list
 }
 
-// setup prepares a workload for each guest; done is how much of all has been measured.
+// setup prepares a workload for each guest. done is the part of the run that is done, 0 to 1.
 func (g *group) setup(w *Workload, done float64) error {
 	g.jobs = g.jobs[:0]
 	for i, s := range g.sessions {
@@ -80,9 +80,9 @@ func (g *group) setup(w *Workload, done float64) error {
 	return nil
 }
 
-// measure lets all guests work for a while and adds up what they did. Guests do not end
-// at the same moment: the sum's time is the mean of theirs, so that its speed is the sum
-// of theirs.
+// measure lets all guests work for a while and adds up their results. Guests do not end at the
+// same moment. The time of the sum is the mean of their times, so that the speed of the sum is
+// the sum of their speeds.
 func (g *group) measure(r *runner, depth int, d time.Duration, h *Hist) (sum Sample, err error) {
 	samples, hists, errs := make([]Sample, len(g.sessions)), make([]Hist, len(g.sessions)), make([]error, len(g.sessions))
 	var wg sync.WaitGroup

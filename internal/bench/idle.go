@@ -20,7 +20,7 @@ type Idle struct {
 	// together: memory that k processes share counts with 1/k. The guest's memory,
 	// which is shared with the front-end, is left out.
 	PSS float64 `json:"pss"`
-	// Private is the part that is no file's and no memory of several processes.
+	// Private is memory that belongs to no file and that only one process has.
 	Private   float64 `json:"private"`
 	Processes float64 `json:"processes"`
 	Threads   float64 `json:"threads"`
@@ -28,8 +28,8 @@ type Idle struct {
 	Wakeups float64 `json:"wakeups"`
 }
 
-// settle is how long daemons are left alone before they are looked at, and look how
-// long their wake-ups are counted.
+// settle is the time without requests before the daemons are measured. look is the time in
+// which their wake-ups are counted.
 const (
 	settle = 1500 * time.Millisecond // some daemons take less memory after a while
 	look   = 500 * time.Millisecond
@@ -121,8 +121,8 @@ func measureIdle(ctx context.Context, t *Target, o *Options, f *files, n int) (i
 	return idle, nil
 }
 
-// exercise is what a guest does that mounts the share, lists a directory and reads
-// some files.
+// exercise sends the requests of a guest that mounts the share, lists a directory and reads some
+// files.
 func exercise(s *session, f *files) error {
 	top, err := s.client.Lookup(rootID, f.name)
 	if err != nil {

@@ -159,7 +159,7 @@ func (f *forgetter) Next(s *frontend.Slot) bool {
 
 func (f *forgetter) Done(*frontend.Slot) error { return nil }
 
-// listing reads a directory again and again; each slot has a handle of its own.
+// listing reads a directory again and again. Each slot has an open directory of its own.
 type listing struct {
 	node    uint64
 	handles []uint64

@@ -121,7 +121,7 @@ func setupRename(s *session) (job, error) {
 	}}, nil
 }
 
-// renamer renames a file of its own in each slot, to and fro.
+// renamer renames a file of its own in each slot, back and forth.
 type renamer struct {
 	dir   uint64
 	first int
@@ -146,8 +146,8 @@ func (r *renamer) done(s *frontend.Slot) (int, error) {
 	return 1, err
 }
 
-// mixed lets each slot choose its next operation by lot, the way a build or a checkout
-// mixes them: looking at files far more often than changing them.
+// mixed chooses the next operation of each slot at random. As in a build or a checkout, most
+// operations look at files and few change them.
 type mixed struct {
 	parts  []operation
 	weight []int

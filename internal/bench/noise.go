@@ -12,14 +12,14 @@ type Ratio struct {
 	// Value is the median over the rounds' ratios, or the ratio of the best rounds. 0 is
 	// nothing to compare.
 	Value float64 `json:"value"`
-	// Low and High are where the median lies: with 95 % confidence, from the order of the
-	// rounds' ratios and with no assumption about them, or the lowest and the highest round
-	// where there are less than 6.
+	// The median lies between Low and High with 95 % confidence. This follows from the order
+	// of the rounds' ratios, without assumptions about them. With less than 6 rounds, Low and
+	// High are the lowest and the highest round.
 	Low  float64 `json:"low"`
 	High float64 `json:"high"`
-	// Noise is set if Value says nothing: 1 lies between Low and High, or they differ by
-	// noisy times or more, or the first target against itself gave as much, or there are
-	// less than leastRounds rounds.
+	// Noise is set if Value means nothing: if 1 is between Low and High, if they differ by a
+	// factor of noisy or more, if the first target against itself gave as much, or if there
+	// are less than leastRounds rounds.
 	Noise bool `json:"noise,omitempty"`
 }
 
@@ -114,9 +114,9 @@ func (a *attempt) foreign() (most float64) {
 	return most
 }
 
-// keep leaves out the rounds in which others had more than limit of the processors' time. Of
-// rounds that are all like that, half as many as were asked for are kept, the quietest ones,
-// and disturbed is set. The order stays.
+// keep drops the rounds in which other programs had more than limit of the processors' time. If
+// less than half of the requested rounds remain, it keeps this number of the quietest rounds and
+// sets disturbed. It does not change the order.
 func keep(list []attempt, rounds int, limit float64) (kept []attempt, disturbed bool) {
 	quiet := func(a attempt) bool { return a.foreign() <= limit }
 	least := (rounds + 1) / 2

@@ -2,16 +2,16 @@ package bench
 
 import "fmt"
 
-// Require is what a comparison has to show. 0 is anything.
+// Require has the limits of a comparison. 0 is no limit.
 type Require struct {
 	Ratio    float64 // the least ratio of speeds
 	CPURatio float64 // the largest ratio of processor times
 }
 
-// Judge says where the first target is worse than required, compared with any other. A
-// comparison has failed if the whole range of its ratio is beyond the limit. If only the
-// median is, it is unclear: more rounds would tell. Targets that show noise or the floor are
-// not compared.
+// Judge returns the comparisons in which the first target is worse than required. A comparison
+// has failed if the whole range of its ratio is beyond the limit. If only the median is beyond
+// it, the result is unclear, and more rounds are needed. Targets that show noise or the floor
+// are not compared.
 func (r *Report) Judge(want Require) (failed, unclear []string) {
 	note := func(row *Row, target, what string, x Ratio, limit float64, certain bool) {
 		line := fmt.Sprintf("%s, depth %d, against %s: %.2f of the %s (%s), required %.2f", row.Workload, row.Depth, target, x.Value, what, x.span(), limit)

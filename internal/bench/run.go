@@ -98,7 +98,7 @@ type runner struct {
 	done   int // rounds, for progress
 }
 
-// ended is why a run has failed: that its context has ended explains all other errors.
+// ended returns the reason why a run has failed. If its context has ended, that is the reason.
 func ended(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -106,7 +106,7 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// alive is an error if it is of no use to go on: a back-end or the context has ended.
+// alive returns an error if the run can't continue: a back-end or the context has ended.
 func (r *runner) alive() error {
 	for _, g := range r.groups {
 		if err := g.alive(); err != nil {
@@ -220,7 +220,7 @@ func (r *runner) rounds(result *Result, subjects []subject) error {
 	return r.countCalls(result, subjects)
 }
 
-// watch watches for what others do beside all that is measured.
+// watch measures the processor time of all programs that are not measured.
 func (r *runner) watch() (*foreignWatch, error) {
 	var pids []int
 	for _, g := range r.groups {
@@ -258,13 +258,13 @@ func (r *runner) round(watch *foreignWatch, subjects []subject, depth, n int) (a
 	return a, nil
 }
 
-// share is how much of all has been done.
+// share is the part of the run that is done, 0 to 1.
 func (r *runner) share() float64 {
 	return float64(r.done) / float64(len(r.opts.Workloads)*len(r.opts.Depths)*r.opts.Rounds)
 }
 
-// warmup is how long to run before a round: long before the first, and then for what the
-// others have pushed aside.
+// warmup is the time to run before a round. It is long before the first round. Before later
+// rounds it fills the caches again.
 func (r *runner) warmup(round int) time.Duration {
 	if round == 0 {
 		return r.opts.Warmup
