@@ -132,16 +132,13 @@ func (t *Table[K, N]) Find(key K, lookups uint64, same func(*N) bool) *N {
 	hash := t.hash(key)
 	s := t.shardOf(hash)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	n := t.find(s, hash, key)
-	if n == nil || same != nil && !same(n) {
-		return nil
+	if n != nil && (same == nil || same(n)) && base[K](n).Acquire() {
+		t.count(n, lookups)
+	} else {
+		n = nil
 	}
-	b := base[K](n)
-	if !b.Acquire() {
-		return nil
-	}
-	t.count(n, lookups)
+	s.mu.Unlock()
 	return n
 }
 

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
 
@@ -103,4 +104,8 @@ type Config struct {
 	// Host is what this share has in common with others of the process; nil is nothing. All
 	// shares of a process need the same: without, each takes the process's limit for its own.
 	Host *host.Host
+
+	// Who hears of every change of nodes and open files; nil is nobody.
+	recordNodes nodes.Recorder[inode]
+	recordOpens nodes.OpenRecorder[handle]
 }

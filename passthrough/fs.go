@@ -64,8 +64,10 @@ func New(cfg Config) (*FS, error) {
 		limits:  defaultStateLimits,
 		sweeper: sweeper{after: afterFunc},
 	}
-	fs.nodes = nodes.New(nodes.Config[key, inode]{Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }})
-	fs.handles = nodes.NewOpenFiles(nodes.OpenConfig[handle]{Gone: fs.handleGone})
+	fs.nodes = nodes.New(nodes.Config[key, inode]{
+		Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }, Recorder: cfg.recordNodes,
+	})
+	fs.handles = nodes.NewOpenFiles(nodes.OpenConfig[handle]{Gone: fs.handleGone, Recorder: cfg.recordOpens})
 	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
