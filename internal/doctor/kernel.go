@@ -8,9 +8,10 @@ import (
 	"strings"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/sandbox"
-	"golang.org/x/sys/unix"
 )
 
 // host reads files of /proc and /sys below root, so that tests can bring their own.

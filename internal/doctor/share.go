@@ -8,10 +8,11 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
-	"golang.org/x/sys/unix"
 )
 
 // Share is what is shared, and what its file system can do. An error of a feature is

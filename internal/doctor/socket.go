@@ -11,8 +11,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/govirtiofs/govirtiofs/internal/share"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 // Socket is the file through which the VMM finds the daemon, and who is behind it.

@@ -9,8 +9,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/govirtiofs/govirtiofs/internal/share"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
 // VMM is a running virtual machine as far as its share is concerned.
