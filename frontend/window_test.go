@@ -22,14 +22,13 @@ const (
 )
 
 // mapper is a device that only has a window.
-type mapper struct{ attached chan *vu.SharedMemory }
+type mapper struct {
+	vu.NotImplemented
+	attached chan *vu.SharedMemory
+}
 
-func (mapper) Features() uint64                                 { return 0 }
-func (mapper) ProtocolFeatures() vu.ProtocolFeatures            { return 0 }
-func (mapper) Negotiated(uint64, vu.ProtocolFeatures) error     { return nil }
 func (mapper) NumQueues() int                                   { return 2 }
 func (mapper) MaxQueueSize() int                                { return 128 }
-func (mapper) Config() []byte                                   { return nil }
 func (mapper) StartQueue(int, vu.Vring) error                   { return nil }
 func (mapper) StopQueue(int) error                              { return nil }
 func (mapper) Reset()                                           {}

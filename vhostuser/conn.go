@@ -21,15 +21,13 @@ import (
 // Conn is one front-end's connection. All its state belongs to Serve's goroutine,
 // except channel.
 type Conn struct {
-	sock     *Socket
-	device   Device
-	stateful StateTransferrer   // device, if it can
-	sharing  SharedMemoryDevice // device, if it can
-	log      *slog.Logger
-	grumble  rate.Sometimes  // for messages that were refused
-	private  sync.Once       // for what to do about memory that is not shared
-	begun    sync.Once       // for what was agreed on
-	ended    <-chan struct{} // closed when Serve's context ends
+	sock    *Socket
+	device  Device
+	log     *slog.Logger
+	grumble rate.Sometimes  // for messages that were refused
+	private sync.Once       // for what to do about memory that is not shared
+	begun   sync.Once       // for what was agreed on
+	ended   <-chan struct{} // closed when Serve's context ends
 
 	features uint64 // acknowledged
 	protocol ProtocolFeatures
@@ -61,10 +59,6 @@ func NewConn(sock *net.UnixConn, d Device, log *slog.Logger) *Conn {
 
 		transfer:   transfer{idle: checkIdle},
 		echoLimits: defaultEchoLimits,
-	}
-	c.stateful, _ = d.(StateTransferrer)
-	if s, ok := d.(SharedMemoryDevice); ok && len(s.SharedMemory()) > 0 {
-		c.sharing = s
 	}
 	for i := range c.rings {
 		c.rings[i].kick = -1

@@ -48,10 +48,39 @@ func TestNegotiate(t *testing.T) {
 func TestOptionalFeatures(t *testing.T) {
 	full := newFullDevice()
 	full.config = nil
-	fe := serve(t, full)
+	// One that another device embeds can do as much as alone.
+	full.save = func(io.Writer) error { full.note("save"); return nil }
+	for _, d := range []Device{full, struct{ Device }{full}} {
+		testOptional(t, d)
+		<-full.attached
+		wantCalls(t, full.fakeDevice, "attach1:true save")
+	}
+	fe := serve(t, newFakeDevice())
+	if p := ProtocolFeatures(fe.number(ReqGetProtocolFeatures, nil)); p != connProtocolFeatures|ProtocolConfig {
+		t.Errorf("a device without them: protocol features %s", p)
+	}
+}
+
+func testOptional(t *testing.T, d Device) {
+	t.Helper()
+	fe := serve(t, d)
 	want := connProtocolFeatures | ProtocolDeviceState | ProtocolSharedMemory
 	if p := ProtocolFeatures(fe.number(ReqGetProtocolFeatures, nil)); p != want {
 		t.Errorf("protocol features %s, want %s", p, want)
+	}
+	fe.negotiate()
+	fe.openChannel()
+	pipe := make([]int, 2)
+	if err := unix.Pipe2(pipe, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	if v := fe.number(ReqSetDeviceStateFD, reply(TransferState{Direction: TransferSave}), pipe[1]); v != TransferNoFD {
+		t.Errorf("SET_DEVICE_STATE_FD answers %#x", v)
+	}
+	_ = unix.Close(pipe[1])
+	if v := fe.number(ReqCheckDeviceState, nil); v != 0 {
+		t.Errorf("CHECK_DEVICE_STATE answers %#x", v)
 	}
 }
 

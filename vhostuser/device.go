@@ -1,18 +1,28 @@
 package vhostuser
 
 import (
+	"errors"
 	"io"
 
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// Device is what a Conn serves. All calls come from Serve's goroutine.
+// Device is what a Conn serves. All calls come from Serve's goroutine, except those of
+// StateTransferrer.
+//
+// Embed NotImplemented and write the methods that you have. To change some methods of another
+// device embed that: there are no optional interfaces which would be lost.
 type Device interface {
+	StateTransferrer
+	SharedMemoryDevice
+
 	// Features are the device's own virtio feature bits, beside those that Conn
 	// offers for every device.
 	Features() uint64
-	// ProtocolFeatures are those that need the device, beside Conn's.
+	// ProtocolFeatures are those that need the device, beside Conn's. They include
+	// ProtocolDeviceState if the state can be transferred. ProtocolConfig and
+	// ProtocolSharedMemory go without saying: Config and SharedMemory tell.
 	ProtocolFeatures() ProtocolFeatures
 	// Negotiated tells what the front-end has chosen, before a queue starts.
 	Negotiated(features uint64, protocol ProtocolFeatures) error
@@ -47,9 +57,10 @@ type Vring struct {
 	Call, Err *eventfd.Notifier
 }
 
-// StateTransferrer is a Device that can be migrated (VHOST_USER_PROTOCOL_F_DEVICE_STATE).
-// NewConn asserts it once. The methods run one at a time, on a goroutine of their
-// own while no queue runs; StartQueue and Reset wait until they have returned.
+// StateTransferrer moves a device's state to another process, or to another host. Conn calls
+// it if ProtocolFeatures has ProtocolDeviceState. The methods run one at a time, on a
+// goroutine of their own while no queue runs; StartQueue and Reset wait until they have
+// returned.
 type StateTransferrer interface {
 	// SaveState writes the device's state. Writing fails when the front-end gives up,
 	// or takes nothing for long.
@@ -59,8 +70,8 @@ type StateTransferrer interface {
 	LoadState(r io.Reader) error
 }
 
-// SharedMemoryDevice is a Device with memory regions that the front-end shows to
-// the guest (VHOST_USER_PROTOCOL_F_SHMEM). NewConn asserts it once.
+// SharedMemoryDevice has memory regions that the front-end shows to the guest
+// (VHOST_USER_PROTOCOL_F_SHMEM).
 type SharedMemoryDevice interface {
 	// SharedMemory is the size of each region in bytes, by id; 0 is none. Sizes are
 	// multiples of the page size and stay the same. Without any the device has no
@@ -70,4 +81,40 @@ type SharedMemoryDevice interface {
 	// goroutine. It comes again with nil when the front-end is gone or has exchanged
 	// its channel: all mappings are gone too. Queues may be running.
 	AttachSharedMemory(id uint8, s *SharedMemory)
+	// FSMap are the requests by which region 0 may be mapped if the front-end does not
+	// know SHMEM. The zero value is: it may not.
+	FSMap() FSMap
 }
+
+// NotImplemented is what a Device need not have: features, a configuration space, a state
+// that can be transferred and shared memory.
+type NotImplemented struct{}
+
+var errNoState = errors.New("vhostuser: the device has no state to transfer")
+
+// Features implements Device.
+func (NotImplemented) Features() uint64 { return 0 }
+
+// ProtocolFeatures implements Device.
+func (NotImplemented) ProtocolFeatures() ProtocolFeatures { return 0 }
+
+// Negotiated implements Device.
+func (NotImplemented) Negotiated(uint64, ProtocolFeatures) error { return nil }
+
+// Config implements Device.
+func (NotImplemented) Config() []byte { return nil }
+
+// SaveState implements StateTransferrer.
+func (NotImplemented) SaveState(io.Writer) error { return errNoState }
+
+// LoadState implements StateTransferrer.
+func (NotImplemented) LoadState(io.Reader) error { return errNoState }
+
+// SharedMemory implements SharedMemoryDevice.
+func (NotImplemented) SharedMemory() []uint64 { return nil }
+
+// AttachSharedMemory implements SharedMemoryDevice.
+func (NotImplemented) AttachSharedMemory(uint8, *SharedMemory) {}
+
+// FSMap implements SharedMemoryDevice.
+func (NotImplemented) FSMap() FSMap { return FSMap{} }

@@ -17,10 +17,6 @@ var (
 	FSMapEarly = FSMap{Map: 6, Unmap: 7}
 )
 
-// FSMapDevice is a SharedMemoryDevice whose region 0 may be mapped by FS_MAP, if the
-// front-end does not know SHMEM. The zero value is: it may not.
-type FSMapDevice interface{ FSMap() FSMap }
-
 // fsMapBody is the body of both requests (VhostUserFSSlaveMsg): up to eight ranges, of
 // which those of length 0 are not there. QEMU's patches of 2021 had the same numbers and
 // another body, a count and as many ranges, which nothing tells apart: not supported.
@@ -41,11 +37,10 @@ const (
 // fsMap are the numbers for the front-end of ch; zero when it has SHMEM, or the device
 // does not want that.
 func (c *Conn) fsMap(ch *channel) FSMap {
-	d, ok := c.device.(FSMapDevice)
-	if !ok || ch.protocol.Has(ProtocolSharedMemory) || !ch.protocol.Has(ProtocolBackendSendFD) {
+	if ch.protocol.Has(ProtocolSharedMemory) || !ch.protocol.Has(ProtocolBackendSendFD) {
 		return FSMap{}
 	}
-	return d.FSMap()
+	return c.device.FSMap()
 }
 
 // mapping is the request for m, and its body.

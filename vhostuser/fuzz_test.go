@@ -16,6 +16,7 @@ import (
 // fuzzDevice looks at its rings when they stop and takes what is handed to it.
 type fuzzDevice struct{ *fakeDevice }
 
+func (d *fuzzDevice) ProtocolFeatures() ProtocolFeatures           { return ProtocolDeviceState }
 func (d *fuzzDevice) SaveState(w io.Writer) error                  { _, err := w.Write([]byte("state")); return err }
 func (d *fuzzDevice) LoadState(io.Reader) error                    { return nil }
 func (d *fuzzDevice) SharedMemory() []uint64                       { return []uint64{1 << 20} }

@@ -22,6 +22,7 @@ import (
 
 // fakeDevice records what a Conn asks of it.
 type fakeDevice struct {
+	NotImplemented
 	mu      sync.Mutex
 	calls   []string
 	running map[int]Vring
@@ -76,12 +77,10 @@ func (d *fakeDevice) vring(index int) Vring {
 	return d.running[index]
 }
 
-func (d *fakeDevice) Features() uint64                              { return 1 << 40 }
-func (d *fakeDevice) ProtocolFeatures() ProtocolFeatures            { return 0 }
-func (d *fakeDevice) Negotiated(f uint64, p ProtocolFeatures) error { return nil }
-func (d *fakeDevice) NumQueues() int                                { return testQueues }
-func (d *fakeDevice) MaxQueueSize() int                             { return testQueueSize }
-func (d *fakeDevice) Config() []byte                                { return d.config }
+func (d *fakeDevice) Features() uint64  { return 1 << 40 }
+func (d *fakeDevice) NumQueues() int    { return testQueues }
+func (d *fakeDevice) MaxQueueSize() int { return testQueueSize }
+func (d *fakeDevice) Config() []byte    { return d.config }
 
 func (d *fakeDevice) StartQueue(index int, v Vring) error {
 	d.note("start%d@%d", index, v.Queue.Base())
@@ -128,9 +127,10 @@ func newFullDevice() *fullDevice {
 	return &fullDevice{fakeDevice: newFakeDevice(), attached: make(chan *SharedMemory, 16)}
 }
 
-func (d *fullDevice) SaveState(w io.Writer) error { return d.save(w) }
-func (d *fullDevice) LoadState(r io.Reader) error { return d.load(r) }
-func (d *fullDevice) SharedMemory() []uint64      { return []uint64{0, 1 << 20} }
+func (d *fullDevice) ProtocolFeatures() ProtocolFeatures { return ProtocolDeviceState }
+func (d *fullDevice) SaveState(w io.Writer) error        { return d.save(w) }
+func (d *fullDevice) LoadState(r io.Reader) error        { return d.load(r) }
+func (d *fullDevice) SharedMemory() []uint64             { return []uint64{0, 1 << 20} }
 func (d *fullDevice) AttachSharedMemory(id uint8, s *SharedMemory) {
 	d.note("attach%d:%v", id, s != nil)
 	d.attached <- s

@@ -21,10 +21,7 @@ func (c *Conn) offeredProtocol() ProtocolFeatures {
 	if c.device.Config() != nil {
 		p |= ProtocolConfig
 	}
-	if c.stateful != nil {
-		p |= ProtocolDeviceState
-	}
-	if c.sharing != nil {
+	if len(c.device.SharedMemory()) > 0 {
 		p |= ProtocolSharedMemory
 	}
 	return p

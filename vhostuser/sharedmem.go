@@ -64,7 +64,7 @@ func (s *SharedMemory) check(offset, length uint64) error {
 
 // attachSharedMemory gives the device its regions, or takes them away with nil.
 func (c *Conn) attachSharedMemory(ch *channel) {
-	if c.sharing == nil {
+	if len(c.device.SharedMemory()) == 0 {
 		return
 	}
 	var old FSMap
@@ -79,22 +79,22 @@ func (c *Conn) attachSharedMemory(ch *channel) {
 		switch {
 		case size == 0 || old != (FSMap{}) && id != 0:
 		case ch == nil:
-			c.sharing.AttachSharedMemory(uint8(id), nil)
+			c.device.AttachSharedMemory(uint8(id), nil)
 		default:
-			c.sharing.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: waits, id: uint8(id), size: size, old: old})
+			c.device.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: waits, id: uint8(id), size: size, old: old})
 		}
 	}
 }
 
 // sharedMemory is the size of each region of the device.
 func (c *Conn) sharedMemory() []uint64 {
-	sizes := c.sharing.SharedMemory()
+	sizes := c.device.SharedMemory()
 	return sizes[:min(len(sizes), MaxSharedMemoryRegions)]
 }
 
 // getShmemConfig tells the regions; the index of a size is the region's id.
 func (c *Conn) getShmemConfig(*message) ([]byte, error) {
-	if c.sharing == nil {
+	if len(c.device.SharedMemory()) == 0 {
 		return nil, errors.New("the device has no shared memory")
 	}
 	var config SharedMemoryConfig

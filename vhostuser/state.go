@@ -150,8 +150,6 @@ func (t *transfer) abort() {
 func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 	t := body[TransferState](m)
 	switch {
-	case c.stateful == nil:
-		return nil, errors.New("the device has no state to transfer")
 	case t.Phase != TransferPhaseStopped || t.Direction > TransferLoad:
 		return nil, fmt.Errorf("direction %d, phase %d", t.Direction, t.Phase)
 	case c.running():
@@ -163,9 +161,9 @@ func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 		return nil, err
 	}
 	m.TakeFD(0)
-	move := func(f *stateFile) error { return c.stateful.SaveState(struct{ io.Writer }{f}) }
+	move := func(f *stateFile) error { return c.device.SaveState(struct{ io.Writer }{f}) }
 	if t.Direction == TransferLoad {
-		move = func(f *stateFile) error { return c.stateful.LoadState(struct{ io.Reader }{f}) }
+		move = func(f *stateFile) error { return c.device.LoadState(struct{ io.Reader }{f}) }
 	}
 	c.transfer.start(file, move)
 	return replyU64(TransferNoFD), nil

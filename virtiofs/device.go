@@ -135,8 +135,10 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 // that a Linux driver knows.
 func (d *Device) Features() uint64 { return 0 }
 
-// ProtocolFeatures implements vhostuser.Device; nothing beyond Conn's own.
-func (d *Device) ProtocolFeatures() vhostuser.ProtocolFeatures { return 0 }
+// ProtocolFeatures implements vhostuser.Device: the state of a guest can move.
+func (d *Device) ProtocolFeatures() vhostuser.ProtocolFeatures {
+	return vhostuser.ProtocolDeviceState
+}
 
 // Negotiated implements vhostuser.Device.
 func (d *Device) Negotiated(uint64, vhostuser.ProtocolFeatures) error { return nil }

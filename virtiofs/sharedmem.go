@@ -12,11 +12,6 @@ import (
 // (VIRTIO_FS_SHMCAP_ID_CACHE, virtio 1.2, 5.11.6.4).
 const windowID = 0
 
-var (
-	_ vhostuser.SharedMemoryDevice = (*Device)(nil)
-	_ vhostuser.FSMapDevice        = (*Device)(nil)
-)
-
 // SharedMemory implements vhostuser.SharedMemoryDevice: the DAX window, if there is
 // one.
 func (d *Device) SharedMemory() []uint64 {
@@ -26,7 +21,7 @@ func (d *Device) SharedMemory() []uint64 {
 	return []uint64{windowID: d.opts.Window.Size()}
 }
 
-// FSMap implements vhostuser.FSMapDevice.
+// FSMap implements vhostuser.SharedMemoryDevice.
 func (d *Device) FSMap() vhostuser.FSMap { return d.opts.FSMap }
 
 // AttachSharedMemory implements vhostuser.SharedMemoryDevice.

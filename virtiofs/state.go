@@ -2,11 +2,7 @@ package virtiofs
 
 import (
 	"io"
-
-	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
-
-var _ vhostuser.StateTransferrer = (*Device)(nil)
 
 // SaveState implements vhostuser.StateTransferrer.
 func (d *Device) SaveState(w io.Writer) error {

@@ -18,7 +18,7 @@ type capabilities struct {
 // ownCapabilities are those of this program.
 func ownCapabilities() capabilities {
 	c := capabilities{Type: "fs"}
-	if _, ok := any((*virtiofs.Device)(nil)).(vhostuser.StateTransferrer); ok {
+	if new(virtiofs.Device).ProtocolFeatures().Has(vhostuser.ProtocolDeviceState) {
 		c.Features = append(c.Features, "migrate-precopy")
 	}
 	c.Features = append(c.Features,
