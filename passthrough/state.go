@@ -3,6 +3,7 @@ package passthrough
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -69,10 +70,11 @@ type saver struct {
 }
 
 // SaveState implements server.State.
-func (fs *FS) SaveState(t *server.Thread, w *record.Writer) error {
+func (fs *FS) SaveState(t *server.Thread, to io.Writer) error {
 	if fs.agreed(fp.InitMapAlignment) {
 		return errors.New("passthrough: a guest with a DAX window can't be moved: it believes that files are mapped")
 	}
+	w := record.NewWriter(to)
 	s := &saver{fs: fs, ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
 	mode := uint64(handlesAbsent)
 	switch {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 
@@ -68,8 +69,8 @@ type loader struct {
 }
 
 // LoadState implements server.State.
-func (fs *FS) LoadState(t *server.Thread, r *record.Reader) (warning string, err error) {
-	l := &loader{fs: fs, ts: t.Local.(*threadState), r: r, nodes: []*inode{fs.root}, unknown: map[key]*inode{}}
+func (fs *FS) LoadState(t *server.Thread, from io.Reader) (warning string, err error) {
+	l := &loader{fs: fs, ts: t.Local.(*threadState), r: record.NewReader(from, math.MaxInt64), nodes: []*inode{fs.root}, unknown: map[key]*inode{}}
 	defer l.close()
 	if err := l.load(); err != nil {
 		return "", fmt.Errorf("passthrough: %w", err)

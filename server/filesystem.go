@@ -1,11 +1,12 @@
 package server
 
 import (
+	"io"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
 // WouldBlock is the errno with which a FileSystem method says that it cannot
@@ -202,16 +203,17 @@ type Threads interface {
 // system that can't be moved embeds NotImplemented.
 type State interface {
 	// SaveState writes what LoadState needs and changes nothing: the file system may
-	// have to go on. No request runs meanwhile.
-	SaveState(t *Thread, w *record.Writer) error
+	// have to go on. No request runs meanwhile. The format is the file system's own.
+	SaveState(t *Thread, w io.Writer) error
 	// Leave follows a state that was written whole, and lets go of what only one process
 	// can have: locks.
 	Leave(t *Thread)
 	// Return follows Leave if the client goes on here after all. The warning, if there is
 	// one, says what somebody else has taken meanwhile.
 	Return(t *Thread) (warning string)
-	// LoadState makes the nodes, handles and locks that were saved, with their numbers,
+	// LoadState reads from r up to the end what SaveState has written, which may be forged.
+	// It makes the nodes, handles and locks that were saved, with their numbers,
 	// in a file system without any; Init has been called. After an error there are none.
 	// The warning, if there is one, says what the client has lost.
-	LoadState(t *Thread, r *record.Reader) (warning string, err error)
+	LoadState(t *Thread, r io.Reader) (warning string, err error)
 }

@@ -2,12 +2,12 @@ package server
 
 import (
 	"errors"
+	"io"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
 // NotImplemented is a FileSystem that answers ENOSYS. Embed it and write what
@@ -24,7 +24,7 @@ func (NotImplemented) Destroy()                                  {}
 func (NotImplemented) Close(*Request) unix.Errno                 { return 0 }
 func (NotImplemented) StartThread(*Thread) error                 { return nil }
 func (NotImplemented) StopThread(*Thread)                        {}
-func (NotImplemented) SaveState(*Thread, *record.Writer) error   { return errNoState }
+func (NotImplemented) SaveState(*Thread, io.Writer) error        { return errNoState }
 func (NotImplemented) Leave(*Thread)                             {}
 func (NotImplemented) Return(*Thread) string                     { return "" }
 func (NotImplemented) Statfs(*Request, *fp.Kstatfs) unix.Errno   { return unix.ENOSYS }
@@ -36,7 +36,7 @@ func (NotImplemented) Access(*Request, *fp.AccessIn) unix.Errno  { return unix.E
 func (NotImplemented) Flush(*Request, *fp.FlushIn) unix.Errno    { return unix.ENOSYS }
 func (NotImplemented) Fsync(*Request, *fp.FsyncIn) unix.Errno    { return unix.ENOSYS }
 func (NotImplemented) Fsyncdir(*Request, *fp.FsyncIn) unix.Errno { return unix.ENOSYS }
-func (NotImplemented) LoadState(*Thread, *record.Reader) (string, error) {
+func (NotImplemented) LoadState(*Thread, io.Reader) (string, error) {
 	return "", errNoState
 }
 func (NotImplemented) Release(*Request, *fp.ReleaseIn) unix.Errno {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 
-	"github.com/govirtiofs/govirtiofs/internal/eventfd"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -54,7 +53,16 @@ type Vring struct {
 	Kick int
 	// Call and Err are notified to reach the driver; their descriptors may change
 	// while the ring runs.
-	Call, Err *eventfd.Notifier
+	Call, Err Notifier
+}
+
+// Notifier tells the driver something. It may be used from any goroutine.
+type Notifier interface {
+	// Notify adds 1 to the front-end's eventfd, if there is one. It may wait as long as the
+	// front-end has filled the counter up.
+	Notify()
+	// Unblock ends such a wait: a queue that stops does not wait for the front-end.
+	Unblock()
 }
 
 // StateTransferrer moves a device's state to another process, or to another host. Conn calls

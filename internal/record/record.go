@@ -21,8 +21,22 @@ type Writer struct {
 	buf [binary.MaxVarintLen64]byte
 }
 
-// NewWriter returns a Writer to w.
-func NewWriter(w io.Writer) *Writer { return &Writer{w: bufio.NewWriterSize(w, 64<<10)} }
+// NewWriter returns a Writer to w. That is w itself if it is one.
+func NewWriter(w io.Writer) *Writer {
+	if w, ok := w.(*Writer); ok {
+		return w
+	}
+	return &Writer{w: bufio.NewWriterSize(w, 64<<10)}
+}
+
+// Write implements io.Writer: the bytes are written as they are.
+func (w *Writer) Write(b []byte) (n int, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	n, w.err = w.w.Write(b)
+	return n, w.err
+}
 
 // Uint writes numbers.
 func (w *Writer) Uint(list ...uint64) {
@@ -55,9 +69,25 @@ type Reader struct {
 	err error
 }
 
-// NewReader returns a Reader from r, which may have limit bytes at most. It may read ahead.
+// NewReader returns a Reader from r, which may have limit bytes at most. It may read ahead. If
+// r is a Reader, that is returned, and its own limit stays.
 func NewReader(r io.Reader, limit int64) *Reader {
+	if r, ok := r.(*Reader); ok {
+		return r
+	}
 	return &Reader{r: bufio.NewReaderSize(&limited{r, limit, limit}, 64<<10)}
+}
+
+// Read implements io.Reader: the bytes are read as they are.
+func (r *Reader) Read(b []byte) (n int, err error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, err = r.r.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
 }
 
 // limited is a reader that fails when there is more than a limit. One more byte is asked

@@ -82,3 +82,38 @@ func TestBytesLimit(t *testing.T) {
 		}
 	}
 }
+
+// TestNested: a Writer of a Writer and a Reader of a Reader are the same ones, which read
+// ahead once; bytes as they are go in between.
+func TestNested(t *testing.T) {
+	var b bytes.Buffer
+	w := NewWriter(&b)
+	w.Uint(1)
+	if NewWriter(w) != w {
+		t.Error("a second writer")
+	}
+	if _, err := io.WriteString(w, "raw"); err != nil {
+		t.Error(err)
+	}
+	w.Uint(2)
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r := NewReader(&b, int64(b.Len()))
+	raw := make([]byte, 3)
+	first := r.Uint()
+	_, err := io.ReadFull(r, raw)
+	inner := NewReader(r, 0)
+	second := inner.Uint()
+	inner.End()
+	if first != 1 || err != nil || string(raw) != "raw" || second != 2 || inner != r || r.Err() != nil {
+		t.Errorf("%d, %q, %v, %d, %v", first, raw, err, second, r.Err())
+	}
+	if n, err := r.Read(raw); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("after the end: %d, %v", n, err)
+	}
+	r.Fail(io.ErrClosedPipe)
+	if _, err := r.Read(raw); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("after an error: %v", err)
+	}
+}
