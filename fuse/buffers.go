@@ -1,6 +1,9 @@
 package fuse
 
 import (
+	"errors"
+	"io"
+	"math"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +83,28 @@ func (b Buffers) CopyFrom(src []byte, skip uint64) (n int) {
 		}
 	}
 	return n
+}
+
+// Fill fills b with what r has from the offset off on, in bytes. It returns how many bytes
+// there were: less than b has room for at the end of r, which is no error. r gets the
+// client's own memory, and must not rely on what it has written there.
+func (b Buffers) Fill(r io.ReaderAt, off uint64) (n int, err error) {
+	for i := range b {
+		at := off + uint64(n)
+		if at > math.MaxInt64 || at < off {
+			return n, nil // nothing is there
+		}
+		p := b.Piece(i)
+		k, err := r.ReadAt(p, int64(at))
+		n += k
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil || k < len(p) {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // Cut appends to dst the pieces of b that hold size bytes, or what there is of them, after

@@ -2,9 +2,12 @@ package fuse
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -127,3 +130,34 @@ func ExampleBuffers_CopyFrom() {
 	fmt.Printf("%d bytes: %q, %q\n", n, dst.Piece(0), dst.Piece(1)[:n-3])
 	// Output: 12 bytes: "Hel", "lo, world"
 }
+
+// TestFill: what there is gets into the pieces, from any offset that a client may send.
+func TestFill(t *testing.T) {
+	failed := errors.New("failed")
+	for _, c := range []struct {
+		r    io.ReaderAt
+		off  uint64
+		want string
+		err  error
+	}{
+		{strings.NewReader("0123456789"), 0, "01234567", nil},
+		{strings.NewReader("0123456789"), 2, "23456789", nil}, // its end and that of the room
+		{strings.NewReader("0123456789"), 7, "789", nil},
+		{strings.NewReader("0123456789"), 10, "", nil},
+		{strings.NewReader("0123456789"), math.MaxInt64, "", nil},
+		{strings.NewReader("0123456789"), math.MaxInt64 + 1, "", nil},
+		{strings.NewReader("0123456789"), math.MaxUint64, "", nil},
+		{io.NewSectionReader(broken{failed}, 0, 100), 5, "xx", failed},
+	} {
+		a, b := make([]byte, 3), make([]byte, 5)
+		n, err := Over(a, b).Fill(c.r, c.off)
+		if got := string(append(a, b...)[:n]); got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("from %d: %q and %v, want %q and %v", c.off, got, err, c.want, c.err)
+		}
+	}
+}
+
+// broken reads two bytes and fails.
+type broken struct{ err error }
+
+func (r broken) ReadAt(p []byte, _ int64) (int, error) { return copy(p, "xx"), r.err }
