@@ -1,12 +1,11 @@
-// Package doctor finds out why a share does not work, and what to type to mend it.
+// Package doctor finds out why a share does not work, and what to do about it.
 //
-// Looking and judging are apart: Gather and GatherGuest collect facts and decide
-// nothing, Examine and ExamineGuest judge facts and look at nothing. So every
-// judgement can be tested without a machine that has the fault.
+// Gather and GatherGuest collect facts about the machine. Examine and ExamineGuest judge these
+// facts and look at nothing else. So tests of the judgements need no machine with the fault.
 //
-// Looking leaves no traces. What has to be tried on the shared file system is tried
-// on a file without a name (O_TMPFILE), and no socket is connected to, except by
-// Ask, which disturbs a back-end and is to be used only when told to.
+// Gather leaves no traces. It tries features of the shared file system on a file without a
+// name (O_TMPFILE), and connects to no socket. Only Ask connects to a back-end. This can
+// disturb the back-end, so call Ask only if the user wants it.
 package doctor
 
 import (
@@ -21,8 +20,7 @@ import (
 // Status is how a check ended.
 type Status int
 
-// A share works with OK, works with less than it could with Warn, and does not work
-// with Fail.
+// With OK a share works, with Warn it works without some feature, with Fail it does not work.
 const (
 	OK Status = iota
 	Warn

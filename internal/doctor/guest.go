@@ -196,7 +196,7 @@ func (h host) virtiofsMounts() (out []GuestMount) {
 	return out
 }
 
-// kernelOption looks a setting up in the kernel's configuration, if that is somewhere.
+// kernelOption looks a setting up in the kernel's configuration, if the machine has it.
 func (h host) kernelOption(name, release string) option {
 	config, err := os.ReadFile(filepath.Join(h.root, "boot/config-"+release))
 	if err != nil {

@@ -53,7 +53,7 @@ type Kernel struct {
 	AppArmor bool
 }
 
-// feature is a system call that the daemon likes to have.
+// feature is a system call that the daemon uses if the kernel has it.
 type feature struct {
 	name, since string
 	lost        string // what does not work without it

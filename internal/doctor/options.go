@@ -11,8 +11,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// keeps are the capabilities that the daemon does not give up. A list that makes no
-// sense changes nothing.
+// keeps returns the capabilities that the daemon keeps. A malformed list changes nothing.
 func keeps(p *share.Config) []cap.Value {
 	if keep, err := sandbox.ModifyCapabilities(sandbox.DefaultCapabilities(), p.ModCaps); err == nil {
 		return keep
@@ -44,7 +43,7 @@ func (r *Report) trusted(p *share.Config, f *Facts) {
 	}
 }
 
-// locks says what it means where locks are kept.
+// locks reports the consequences of the option for locks.
 func (r *Report) locks(p *share.Config) {
 	const check = "share.locks"
 	if p.Locks != share.LocksHost {
@@ -56,8 +55,8 @@ func (r *Report) locks(p *share.Config) {
 		"locks are taken on the host: in a virtio-fs guest, a program that waits for one can't be interrupted or killed")
 }
 
-// hostDAX judges what the host lacks for a window. The share works without it, so nothing
-// of this is a failure.
+// hostDAX judges what the host lacks for a window. The share works without a window, so none of
+// this is a failure.
 func (r *Report) hostDAX(p *share.Config, f *Facts) {
 	const check = "dax"
 	const lost = "QEMU maps only files whose size is a multiple of 2 MiB"

@@ -65,7 +65,7 @@ func gatherShare(path string) Share {
 	return s
 }
 
-// look asks for what needs no trying.
+// look collects the facts that need no trial file.
 func (s *Share) look(fd int) {
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) == nil {
@@ -94,7 +94,7 @@ func readable(fd int, name string) error {
 	return err
 }
 
-// try uses a file without a name; nothing is left of it.
+// try tries features on a file without a name, so that no file remains.
 func (s *Share) try(dir int) {
 	s.UserXattr, s.TrustedXattr, s.Nowait = errUntried, errUntried, errUntried
 	if !s.Mode.IsDir() {
@@ -202,7 +202,7 @@ func (r *Report) share(p *share.Config, s *Share) {
 	r.shareFeatures(s)
 }
 
-// reachable tells whether there is a point in going on.
+// reachable reports whether the share can be opened, so that the other checks make sense.
 func (r *Report) reachable(p *share.Config, s *Share) bool {
 	const check = "share"
 	switch {
@@ -253,7 +253,7 @@ func (r *Report) mountOptions(p *share.Config, s *Share) {
 	}
 }
 
-// attributes judges extended attributes, which options ask for.
+// attributes judges the extended attributes that the options need.
 func (r *Report) attributes(p *share.Config, s *Share) {
 	user, lost := p.Xattr, "--xattr serves none"
 	if p.Names != nil && p.Names.Uses("user.") {
