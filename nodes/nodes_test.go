@@ -24,7 +24,7 @@ func intern(table *Table[uint64, file], key uint64) *file {
 // TestNew: a type that does not begin with what the table casts it to is refused.
 func TestNew(t *testing.T) {
 	type late struct {
-		born uint64
+		_ uint64
 		Node[uint64, file]
 	}
 	for what, f := range map[string]func(){

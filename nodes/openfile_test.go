@@ -96,8 +96,7 @@ func TestOpenFiles(t *testing.T) {
 func TestOpenFilesAgain(t *testing.T) {
 	var pool sync.Pool
 	l := &openLedger{files: map[uint64]uint64{}}
-	var files *OpenFiles[open]
-	files = NewOpenFiles[open](OpenConfig[open]{Recorder: l, Gone: func(f *open) {
+	files := NewOpenFiles[open](OpenConfig[open]{Recorder: l, Gone: func(f *open) {
 		f.node = 0
 		pool.Put(f)
 	}})

@@ -39,10 +39,10 @@ func TestDescriptorKinds(t *testing.T) {
 			[]string{"regular file", "directory", "eventfd", "epoll", "pipe to write", "datagram socket", "packet socket", "TCP socket", "path"}},
 		{"in-flight area", ReqSetInflightFD, reply(InflightDescription{MmapSize: 1 << 16, NumQueues: 1, QueueSize: 256}), []string{"regular file"},
 			[]string{"eventfd", "directory", "pipe to read"}},
-		{"state to save", ReqSetDeviceStateFD, transfer(TransferSave), []string{"pipe to write", "stream socket", "regular file"},
-			[]string{"eventfd", "epoll", "timerfd", "directory", "/dev/zero", "terminal"}},
-		{"state to load", ReqSetDeviceStateFD, transfer(TransferLoad), []string{"pipe to read", "stream socket", "regular file"},
-			[]string{"eventfd", "epoll", "timerfd", "directory", "/dev/zero", "terminal"}},
+		{"state to save", ReqSetDeviceStateFD, transfer(TransferSave), []string{"pipe to write", "stream socket"},
+			[]string{"regular file", "eventfd", "epoll", "timerfd", "directory", "/dev/zero", "terminal"}},
+		{"state to load", ReqSetDeviceStateFD, transfer(TransferLoad), []string{"pipe to read", "stream socket"},
+			[]string{"regular file", "eventfd", "epoll", "timerfd", "directory", "/dev/zero", "terminal"}},
 	}
 	for _, m := range messages {
 		t.Run(m.name, func(t *testing.T) {
@@ -88,4 +88,32 @@ func sendKind(t *testing.T, r Request, body []byte, fd int) (accepted bool) {
 	fe.number(ReqGetFeatures, nil)
 	fe.ask(ReqGetVringBase, state(0, 0))
 	return accepted
+}
+
+// TestFileOfDeadServer: a file whose server does not answer is refused like others, and
+// nobody waits for it. It could be memory: to use that would wait, so none is used here.
+func TestFileOfDeadServer(t *testing.T) {
+	for _, m := range []struct {
+		name string
+		r    Request
+		body []byte
+	}{
+		{"kick", ReqSetVringKick, replyU64(0)},
+		{"call", ReqSetVringCall, replyU64(0)},
+		{"error", ReqSetVringErr, replyU64(0)},
+		{"log event", ReqSetLogFD, nil},
+		{"back-end channel", ReqSetBackendReqFD, nil},
+		{"state to save", ReqSetDeviceStateFD, reply(TransferState{Direction: TransferSave})},
+		{"state to load", ReqSetDeviceStateFD, reply(TransferState{Direction: TransferLoad})},
+		{"region that is too long", ReqAddMemReg, slot(MemoryRegion{GuestAddr: guestBase + 1<<32, Size: 1 << 30, UserAddr: userBase + 1<<32})},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			dead, release := fdkinds.Dead(t)
+			accepted := sendKind(t, m.r, m.body, dead.FD)
+			release() // what closes it may end now
+			if accepted && m.r != ReqSetLogFD {
+				t.Error("it was accepted")
+			}
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -77,7 +78,7 @@ func newInflightFile(size int64) (fd int, err error) {
 func (c *Conn) setInflightFD(m *message) ([]byte, error) {
 	d := body[InflightDescription](m)
 	fd := m.TakeFD(0)
-	defer unix.Close(fd)
+	defer fdstat.Close(fd)
 	need, err := c.inflightNeed(&d)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 )
 
 // Message is a request or an answer, with its descriptors.
@@ -40,7 +42,7 @@ func (m *Message) TakeFD(i int) int {
 func (m *Message) Close() {
 	for _, fd := range m.FDs {
 		if fd >= 0 {
-			_ = unix.Close(fd)
+			fdstat.Close(fd)
 		}
 	}
 	m.FDs = nil
@@ -59,6 +61,10 @@ func NewSocket(conn *net.UnixConn, d Direction) *Socket { return &Socket{conn, d
 // OpenSocket is NewSocket for a descriptor, which it closes in any case. Anything but a Unix
 // stream socket is an error.
 func OpenSocket(fd int, d Direction) (*Socket, error) {
+	if info, err := fdstat.Stat(fd); err != nil || info.Kind() != unix.S_IFSOCK {
+		fdstat.Close(fd)
+		return nil, errors.New("not a socket")
+	}
 	f := os.NewFile(uintptr(fd), "vhost-user socket")
 	defer f.Close()
 	conn, err := net.FileConn(f)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 )
 
 // transfer is a migration of the device's state that runs, or has run and was not
@@ -37,21 +39,19 @@ type stateFile struct {
 }
 
 // newStateFile takes fd, unless it returns an error. A file of another kind may have no end
-// (a terminal, /dev/zero), or can't be waited for with a time limit.
+// (a terminal, /dev/zero), or can't be waited for with a time limit (a regular file whose
+// server does not answer).
 func newStateFile(fd int) (*stateFile, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("fstat: %w", err)
+	info, err := fdstat.Stat(fd)
+	if err != nil {
+		return nil, err
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-	case unix.S_IFIFO, unix.S_IFSOCK:
-		// What does not block can be interrupted. Nobody shares our end.
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, fmt.Errorf("non-blocking mode: %w", err)
-		}
-	default:
-		return nil, errors.New("the descriptor is no pipe, socket or regular file")
+	if kind := info.Kind(); kind != unix.S_IFIFO && kind != unix.S_IFSOCK {
+		return nil, errors.New("the descriptor is no pipe or socket")
+	}
+	// What does not block can be interrupted. Nobody shares our end.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("non-blocking mode: %w", err)
 	}
 	return &stateFile{f: os.NewFile(uintptr(fd), "device state")}, nil
 }
@@ -68,7 +68,7 @@ func (s *stateFile) Write(b []byte) (int, error) {
 	return s.f.Write(b)
 }
 
-// arm sets the time limit of one call. Regular files have none, and do not wait.
+// arm sets the time limit of one call.
 func (s *stateFile) arm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
+	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -170,15 +171,15 @@ func (c *Conn) vringFD(m *message) (index int, r *ring, fd int, err error) {
 // checkEventFD refuses what can be no eventfd, or whatever a front-end has that works like
 // one. A file or device of another kind may have somebody behind it who never answers.
 func checkEventFD(fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("fstat: %w", err)
+	info, err := fdstat.Stat(fd)
+	if err != nil {
+		return err
 	}
-	switch st.Mode & unix.S_IFMT {
+	switch info.Kind() {
 	case 0, unix.S_IFIFO, unix.S_IFSOCK: // an eventfd's inode has no type
 		return nil
 	}
-	return fmt.Errorf("the descriptor is no eventfd: its file has mode %#o", st.Mode)
+	return fmt.Errorf("the descriptor is no eventfd: its file has mode %#o", info.Mode)
 }
 
 // setVringKick restarts a running ring on the new descriptor.

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 )
 
 // New makes an eventfd that never blocks; the caller owns it.
@@ -60,8 +62,8 @@ func (n *Notifier) Set(fd int) {
 // description. With O_NONBLOCK, a front-end that sleeps in a blocking read would get EAGAIN
 // again and again.
 func isEventfd(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == 0
+	info, err := fdstat.Stat(fd)
+	return err == nil && info.Kind() == 0
 }
 
 // Unblock ends the wait of a Notify whose counter the other side has filled. Call it before
