@@ -13,10 +13,10 @@ import (
 
 // global are the variables of packages that change after the start, and why they may.
 var global = map[string]string{
-	"passthrough.calls": "counts system calls while a test has set it",
-	"sandbox.deadly":    "what the filter that the whole process is under forbids",
-	"spawn.spawner":     "a thread of the process, which its children are tied to",
-	"vhostuser.touched": "is only written: it keeps the compiler from leaving a read out",
+	"passthrough.calls":  "counts system calls while a test has set it",
+	"sandbox.fatalCalls": "what the filter that the whole process is under forbids",
+	"spawn.spawner":      "a thread of the process, which its children are tied to",
+	"vhostuser.touched":  "is only written: it keeps the compiler from leaving a read out",
 }
 
 // TestNothingGlobal: packages that shares are made of have no variables that shares would
