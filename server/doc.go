@@ -2,6 +2,14 @@
 // answers into reply bytes. It knows neither virtqueues nor files: to a transport it is a
 // fuse.Handler, which gets a request as buffers to read and buffers to write.
 //
+// # Start
+//
+// A file system embeds NotImplemented and has the methods that it needs. New makes a
+// fuse.Handler of it, which virtiofs.New gives to guests and fusedev.Mount.Serve to this
+// machine. The examples are whole file systems of less than 60 lines. Package nodes has
+// the tables of nodes and open files, and package tree a file system for contents that a
+// program makes up.
+//
 // # Life of a request
 //
 // Handle copies everything that is decided on (bodies, names, extensions) out of the

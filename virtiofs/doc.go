@@ -1,6 +1,9 @@
 // Package virtiofs is the virtio file system device (virtio 1.2, section 5.11):
 // it joins the vhost-user protocol, the virtqueues and a fuse.Handler.
 //
+// To start, make a Handler (server.New), a Device of it (New), listen on a Unix socket and
+// give each connection of a VMM to Device.Serve.
+//
 // A Device has one high-priority queue, number 0, for FORGET and INTERRUPT, and
 // one or more request queues. Each running queue has a worker: one goroutine
 // locked to one operating system thread, which alone touches the ring. Nothing
