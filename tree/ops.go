@@ -34,22 +34,30 @@ func (t *FS) answer(e *entry, out *fp.Attr) {
 // found answers with the node of the entry that find returns, and counts the lookup.
 func (t *FS) found(r *server.Request, out *fp.EntryOut, find func(dir *entry) (*entry, error)) unix.Errno {
 	return t.use(r, func(dir *entry) error {
-		t.mu.Lock()
-		e, err := find(dir)
+		n, err := t.internFound(dir, find)
 		if err != nil {
-			t.mu.Unlock()
 			return err
-		}
-		n := t.intern(e)
-		t.mu.Unlock()
-		if n == nil {
-			return unix.ENFILE
 		}
 		defer t.nodes.Release(n)
 		out.NodeID = n.ID()
-		t.answer(e, &out.Attr)
+		t.answer(n.Key(), &out.Attr)
 		return nil
 	})
+}
+
+// internFound is the client's node of what find returns, to be released.
+func (t *FS) internFound(dir *entry, find func(dir *entry) (*entry, error)) (*node, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, err := find(dir)
+	if err != nil {
+		return nil, err
+	}
+	n := t.intern(e)
+	if n == nil {
+		return nil, unix.ENFILE // there is no id left
+	}
+	return n, nil
 }
 
 // Lookup implements server.FileSystem.
@@ -91,11 +99,11 @@ func (t *FS) create(r *server.Request, name fp.Name, mode uint32, out *fp.EntryO
 		case dir.names[name.String()] != nil:
 			return nil, unix.EEXIST
 		}
-		var c Content
+		var content func() Content
 		if mode&unix.S_IFMT == unix.S_IFREG {
-			c = t.config.NewFile()
+			content = func() Content { return t.config.NewFile() }
 		}
-		e, err := t.newEntry(mode, r.Header.UID, r.Header.GID, c)
+		e, err := t.newEntry(mode, r.Header.UID, r.Header.GID, content)
 		if err == nil {
 			dir.insert(name.String(), e)
 		}
@@ -275,13 +283,14 @@ func (t *FS) change(e *entry, do func(w Writable) error) error {
 	if err != nil {
 		return err
 	}
+	defer func() { // after e.mu
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		e.touch()
+	}()
 	e.mu.Lock()
-	err = do(w)
-	e.mu.Unlock()
-	t.mu.Lock()
-	e.touch()
-	t.mu.Unlock()
-	return err
+	defer e.mu.Unlock() // also if the content panics
+	return do(w)
 }
 
 func (t *FS) truncate(e *entry, size uint64) error {

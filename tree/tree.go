@@ -53,7 +53,8 @@ type Writable interface {
 // Config describes a tree.
 type Config struct {
 	// NewFile makes the content of a file that the client creates. nil is a tree in which
-	// the client can make, remove and rename nothing (EROFS).
+	// the client can make, remove and rename nothing (EROFS). It is called with the tree
+	// locked, and must not use it.
 	NewFile func() Writable
 	// MaxFiles is how many files and directories there may be, those included that were
 	// removed and that the client has not forgotten; 0 is 65536.
@@ -144,10 +145,15 @@ func (t *FS) Add(path string, mode fs.FileMode, c Content) error {
 	}
 }
 
-// newEntry makes an entry without a name. t.mu is held.
-func (t *FS) newEntry(mode, uid, gid uint32, c Content) (*entry, error) {
+// newEntry makes an entry without a name. Its content is made when there is room for it; nil
+// is none. t.mu is held.
+func (t *FS) newEntry(mode, uid, gid uint32, content func() Content) (*entry, error) {
 	if t.files >= t.config.MaxFiles {
 		return nil, fmt.Errorf("a tree of %d files: %w", t.files, unix.ENOSPC)
+	}
+	var c Content
+	if content != nil {
+		c = content()
 	}
 	t.files++
 	t.last++
@@ -162,7 +168,7 @@ func (t *FS) newEntry(mode, uid, gid uint32, c Content) (*entry, error) {
 
 // make makes an entry of root's in dir. t.mu is held.
 func (t *FS) make(dir *entry, name string, mode uint32, c Content) (*entry, error) {
-	e, err := t.newEntry(mode, 0, 0, c)
+	e, err := t.newEntry(mode, 0, 0, func() Content { return c })
 	if err == nil {
 		dir.insert(name, e)
 	}

@@ -194,6 +194,9 @@ func TestMaxFiles(t *testing.T) {
 	c.want("unlink", c.Unlink(on(fp.RootID), name("one")), 0)
 	_, errno = c.create(fp.RootID, "three")
 	c.want("one too many", errno, unix.ENOSPC)
+	if n := c.open.Load(); n != 1 {
+		t.Errorf("%d contents are open, want that of the removed file", n)
+	}
 	c.Forget(one, 1)
 	_, errno = c.create(fp.RootID, "three")
 	c.want("when one is forgotten", errno, 0)
@@ -259,6 +262,51 @@ func TestAdd(t *testing.T) {
 	_, errno = c.create(a, "x")
 	c.want("create", errno, unix.EROFS)
 	c.want("unlink", c.Unlink(on(b), name("file")), unix.EROFS)
+}
+
+// failing is a content with a mistake.
+type failing struct{ buffer }
+
+func (*failing) WriteAt([]byte, int64) (int, error) { panic("a mistake") }
+
+// TestPanic: a content that panics costs the request, and no lock is left locked.
+func TestPanic(t *testing.T) {
+	makes := true
+	c := &client{t: t}
+	c.FS = New(Config{NewFile: func() Writable {
+		if !makes {
+			panic("another mistake")
+		}
+		return &failing{buffer{open: &c.open}}
+	}})
+	file, errno := c.create(fp.RootID, "file")
+	c.want("create", errno, 0)
+	makes = false
+	for _, request := range []func(){
+		func() { _, _ = c.write(file, 0, "x") },
+		func() { _, _ = c.create(fp.RootID, "other") },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			request()
+		}()
+	}
+	n := c.nodes.Acquire(file)
+	if !c.mu.TryLock() || !n.Key().mu.TryLock() {
+		t.Fatal("a lock is left")
+	}
+	n.Key().mu.Unlock()
+	c.nodes.Release(n)
+	if n := c.files; n != 2 {
+		t.Errorf("%d files, want 2", n)
+	}
+	c.mu.Unlock()
+	_, errno = c.read(file, 0)
+	c.want("read", errno, 0)
 }
 
 // TestConcurrent is for the race detector: all at once, and in the end nothing is left.
