@@ -47,11 +47,15 @@ var ioErrors = [...]struct {
 }
 
 // AttrOf are the attributes that info says: kind, permissions, size and time of
-// modification, which is also the time of the last access and change. The file belongs to
-// root and has one link. ino is the inode number, by which programs tell files apart.
+// modification, which is also the time of the last access and change. A time that is not
+// known (the zero time.Time) is the start of 1970. The file belongs to root and has one link. ino is the inode number, by which programs tell files apart.
 func AttrOf(ino uint64, info fs.FileInfo) fp.Attr {
 	size := uint64(max(info.Size(), 0))
-	sec, nsec := uint64(info.ModTime().Unix()), uint32(info.ModTime().Nanosecond())
+	var sec uint64
+	var nsec uint32
+	if t := info.ModTime(); !t.IsZero() {
+		sec, nsec = uint64(t.Unix()), uint32(t.Nanosecond())
+	}
 	return fp.Attr{
 		Ino: ino, Mode: ModeOf(info.Mode()), Nlink: 1,
 		Size: size, Blocks: (size + 511) / 512, Blksize: pageSize,

@@ -65,6 +65,17 @@ func TestAttrOf(t *testing.T) {
 	}
 }
 
+// TestAttrOfNoTime: embedded files and directories of archives have no time.
+func TestAttrOfNoTime(t *testing.T) {
+	info, err := fs.Stat(fstest.MapFS{"file": {}}, "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := AttrOf(1, info); a.Mtime != 0 || a.MtimeNsec != 0 || a.Ctime != 0 || a.Atime != 0 {
+		t.Errorf("attributes %+v", a)
+	}
+}
+
 // TestAddList: a listing goes on where the last reply was full, and ends at any position that
 // a client may send.
 func TestAddList(t *testing.T) {
