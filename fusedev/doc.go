@@ -3,6 +3,8 @@
 // replies. Serve answers them with a fuse.Handler, the same that serves
 // virtqueues; others read and answer requests themselves.
 //
+// To start, make a fuse.Handler (server.New), mount it with New, and call Mount.Serve.
+//
 // # Ownership
 //
 // A Mount owns its descriptor of /dev/fuse. Each goroutine of Serve owns one

@@ -2,6 +2,9 @@
 // of threads that wait and of memory, and the number of processors that Go's scheduler has.
 // Nothing of it is global: a program makes a Host and gives it to each of its shares.
 //
+// A program with one share needs none. With several shares, give one Host to all of them:
+// server.Options, virtiofs.Options and passthrough.Config have a field for it.
+//
 // A share has a part of each budget. A part has an amount of its own, so that a client who
 // takes all that can be had takes nothing from another's.
 package host

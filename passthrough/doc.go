@@ -3,6 +3,9 @@
 // handle, offset or flag, and the tree may change at any moment, names turning into
 // symbolic links and back.
 //
+// To start, open the directory and /proc/self/fd with O_PATH, give both to New, and the FS
+// to server.New. The package needs no sandbox; package sandbox has one.
+//
 // # Safety of names
 //
 // Every call names one path component, checked by fuseproto.ParseName, in a directory

@@ -2,6 +2,9 @@
 // a front-end's messages, keeps the state of memory and rings, and starts and stops
 // the queues of a Device. The messages themselves are for both sides.
 //
+// To start, implement Device and call NewConn and Conn.Serve for each connection. Package
+// virtiofs has a Device; only another kind of device needs this package.
+//
 // Titles in comments are those of QEMU's docs/interop/vhost-user.rst.
 //
 // # Messages

@@ -1,6 +1,9 @@
 // Package virtqueue is the device side of split virtqueues (virtio 1.2, section
 // 2.7) in guest memory that a vhost-user front-end shares with us.
 //
+// To start, make a Memory of the guest's regions, put it in a Space, and make a Queue with
+// New. Package virtiofs does so for each queue; only another kind of device needs this package.
+//
 // A ring has three parts:
 //
 //	descriptor table  16 bytes an entry: address, length, flags, next   written by the driver
