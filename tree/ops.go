@@ -105,7 +105,7 @@ func (t *FS) create(r *server.Request, name fp.Name, mode uint32, out *fp.EntryO
 		}
 		e, err := t.newEntry(mode, r.Header.UID, r.Header.GID, content)
 		if err == nil {
-			dir.insert(name.String(), e)
+			e.insert(dir, name.String())
 		}
 		return e, err
 	})
@@ -218,7 +218,7 @@ func (t *FS) move(from *entry, oldName string, to *entry, newName string, keep b
 		end = t.unlink(old)
 	}
 	e.take()
-	to.insert(newName, e)
+	e.insert(to, newName)
 	return end, nil
 }
 

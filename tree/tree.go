@@ -170,7 +170,7 @@ func (t *FS) newEntry(mode, uid, gid uint32, content func() Content) (*entry, er
 func (t *FS) make(dir *entry, name string, mode uint32, c Content) (*entry, error) {
 	e, err := t.newEntry(mode, 0, 0, func() Content { return c })
 	if err == nil {
-		dir.insert(name, e)
+		e.insert(dir, name)
 	}
 	return e, err
 }
@@ -191,7 +191,7 @@ func (e *entry) touch() {
 func byIno(e *entry, ino uint64) int { return cmp.Compare(e.attr.Ino, ino) }
 
 // insert gives e a name in dir, which is free.
-func (dir *entry) insert(name string, e *entry) {
+func (e *entry) insert(dir *entry, name string) {
 	i, _ := slices.BinarySearchFunc(dir.list, e.attr.Ino, byIno)
 	dir.list = slices.Insert(dir.list, i, e)
 	dir.names[name] = e
