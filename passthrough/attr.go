@@ -284,5 +284,34 @@ func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
 		return 0, errno
 	}
 	defer fs.release(n)
+	if fs.cfg.LinksFD != 0 && n.isLink() {
+		if quiet, ok := fs.quietLink(ts, n, fd); ok {
+			defer fs.closeFD(quiet)
+			fd = quiet
+		}
+	}
 	return fs.own.readlink(ts, n, fd, dst)
+}
+
+// quietLink opens the link behind fd once more, on the mount of Config.LinksFD: to read it
+// there leaves its access time alone. It fails where file handles can't be opened, and for
+// links on other file systems than the share's.
+func (fs *FS) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) {
+	if sysNameToHandleAt(fd, &emptyName[0], &ts.handle, unix.AT_EMPTY_PATH) != 0 || fs.countFD() != 0 {
+		return -1, false
+	}
+	quiet, errno := sysOpenByHandleAt(fs.cfg.LinksFD, &ts.handle, unix.O_PATH|unix.O_NOFOLLOW)
+	if errno != 0 {
+		fs.uncountFD()
+		return -1, false
+	}
+	// The handle of a file on another file system may be one of a file here, too.
+	if errno = statxFD(quiet, &ts.st); errno == 0 {
+		here, there := keyOf(&ts.st), n.Key()
+		if here.dev == there.dev && here.ino == there.ino && birthOf(&ts.st) == n.birth() {
+			return quiet, true
+		}
+	}
+	fs.closeFD(quiet)
+	return -1, false
 }

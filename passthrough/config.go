@@ -46,6 +46,11 @@ type Config struct {
 	// both.
 	RootFD, ProcFD int
 
+	// LinksFD, if not 0, is the shared directory opened for reading on a mount without access
+	// times (sandbox.OpenNoAtime). The targets of the symbolic links of a read-only share are
+	// read through it, because Linux has no O_NOATIME for them. FS keeps it.
+	LinksFD int
+
 	Cache CachePolicy
 	// Timeouts, where they differ from the policy's. A negative timeout is how long
 	// the guest may believe that a name does not exist; nil is not at all.

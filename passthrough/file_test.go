@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -353,6 +354,43 @@ func TestFlushOnNetwork(t *testing.T) {
 	wantCalls(t, "flush", 2, func() { wantErrno(t, "flush", g.patient(node, flush), 0) })
 	wantErrno(t, "release on the queue's thread", g.fs.Release(g.on(node), &fp.ReleaseIn{Fh: fh}), server.WouldBlock)
 	wantErrno(t, "release", g.release(node, fh), 0)
+}
+
+// TestReadOnlyLinkTimes: reading a symbolic link of a read-only share does not change its
+// access time, where the share can be opened without access times.
+func TestReadOnlyLinkTimes(t *testing.T) {
+	needRoot(t)
+	old := []unix.Timespec{{Sec: 1000}, {Sec: 2000}}
+	g := newShare(t, func(c *Config) {
+		c.ReadOnly = true
+		fd, err := sandbox.OpenNoAtime(c.RootFD)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.LinksFD = fd
+		t.Cleanup(func() { _ = unix.Close(fd) })
+	}, 0).guest()
+	if err := os.Symlink("target", g.path("link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, g.path("link"), old, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		t.Fatal(err)
+	}
+	link := g.lookup(fp.RootID, "link")
+	fds := g.fs.fds.Load()
+	buf := make([]byte, unix.PathMax)
+	for range 3 {
+		if n, errno := g.fs.Readlink(g.on(link), buf); errno != 0 || string(buf[:n]) != "target" {
+			t.Errorf("%q, %v", buf[:n], errno)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(g.path("link"), &st); err != nil || st.Atim.Sec != 1000 {
+		t.Errorf("it was read at %d, %v", st.Atim.Sec, err)
+	}
+	if left := g.fs.fds.Load() - fds; left > 1 { // the node's own
+		t.Errorf("%d descriptors are left", left)
+	}
 }
 
 // TestReadOnlyTimes: reading a read-only share does not change when its files and directories

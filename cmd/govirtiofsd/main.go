@@ -103,6 +103,7 @@ type options struct {
 	share.Config
 
 	guestFiles      int  // how many descriptors the guest may use up
+	linksFD         int  // see openLinks
 	landlocked      bool // Landlock is in force
 	usesFileHandles bool
 }

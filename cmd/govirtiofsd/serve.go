@@ -51,6 +51,7 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	o.linksFD = openLinks(o, view)
 	a, err := newAcceptor(e)
 	if err != nil {
 		return err
@@ -114,6 +115,19 @@ func enterSandbox(o *options) (sandbox.View, error) {
 	return sandbox.Open(o.SharedDir)
 }
 
+// openLinks opens the share of --readonly for symbolic links, whose access times reading would
+// change; 0 where that can't be had or the sandbox's mount is read-only anyway.
+func openLinks(o *options, v sandbox.View) int {
+	if !o.ReadOnly || o.Sandbox == sandbox.ModeNamespace {
+		return 0
+	}
+	fd, err := sandbox.OpenNoAtime(v.Root)
+	if err != nil {
+		return 0
+	}
+	return fd
+}
+
 // dropPrivileges leaves the process what it needs to act for the guest's users.
 func dropPrivileges(o *options) error {
 	if err := sandbox.DropGroups(); err != nil {
@@ -137,6 +151,7 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	cfg := o.FileSystem()
 	cfg.Host = process
 	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
+	cfg.LinksFD = o.linksFD
 	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(long)
 	fs, err := passthrough.New(cfg)
 	if err != nil {
