@@ -83,7 +83,7 @@ func (f floorFunc) parallel(ctx context.Context, threads int, d time.Duration) (
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			op, began := f.thread(), threadCPU()
-			var err error
+			err := op(int(next.Add(1))) // one at least, however late the thread comes
 			for err == nil && time.Since(start) < d && ctx.Err() == nil {
 				err = op(int(next.Add(1)))
 			}
