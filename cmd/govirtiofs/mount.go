@@ -132,7 +132,7 @@ func runMount(o *mountOptions) error {
 	front, err := frontend.Dial(o.socket, frontend.Options{Queues: o.queues, QueueSize: o.queueSize, Slots: o.requests})
 	slow.Stop()
 	if err != nil {
-		return fmt.Errorf("back-end at %s: %w", o.socket, err)
+		return dialHint(o.socket, err)
 	}
 	defer front.Close()
 	if err := front.CheckQueues(); err != nil {
@@ -145,6 +145,18 @@ func runMount(o *mountOptions) error {
 	}
 	defer func() { _ = mount.Close() }()
 	return serveMount(o, front, mount)
+}
+
+// dialHint adds what to do about a back-end that can't be reached.
+func dialHint(socket string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return fmt.Errorf("back-end at %s: %w\nStart the daemon first, with --socket-path=%s", socket, err, socket)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("back-end at %s: %w\nNobody listens there: the daemon has ended, or serves another front-end. "+
+			"Each mount and each guest needs a daemon and a socket of its own", socket, err)
+	}
+	return fmt.Errorf("back-end at %s: %w", socket, err)
 }
 
 // fuseHint adds what to do about a /dev/fuse that cannot be opened.

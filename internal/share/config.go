@@ -60,6 +60,19 @@ func (l *Line) Warn(format string, args ...any) {
 	l.Warnings = append(l.Warnings, fmt.Sprintf(format, args...))
 }
 
+// removed says what has taken the place of an option of an earlier version; nil for others.
+func removed(err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return nil
+	}
+	switch name := unknown.GetSpecifiedName(); name {
+	case "posix-lock", "no-posix-lock", "flock", "no-flock":
+		return fmt.Errorf("option --%s is gone: use --locks=guest or --locks=host", name)
+	}
+	return nil
+}
+
 // Parse reads the daemon's command line, without the program's name. passed says that a
 // service manager has opened a socket, or that there is one for another reason. It says
 // nothing itself; every error is a mistake of the user's, in one line.
@@ -71,6 +84,9 @@ func Parse(args []string, passed bool) (*Config, error) {
 		if errors.Is(err, pflag.ErrHelp) {
 			c.Help = true
 			return c, nil
+		}
+		if gone := removed(err); gone != nil {
+			return nil, gone
 		}
 		return nil, errors.New(usage.Message(set, err))
 	}

@@ -173,6 +173,9 @@ func (c *Config) checkFeatures(set *pflag.FlagSet) error {
 	if c.PosixACL != passthrough.Never || c.SecurityLabel != passthrough.Never {
 		c.Xattr = true
 	}
+	if c.Immutable && (c.PosixLocks() || c.Flocks()) {
+		c.Warn("--immutable: locks stay in the guest, which opens files of such a share without the daemon; --locks=host has no effect")
+	}
 	c.settleOld()
 	return nil
 }

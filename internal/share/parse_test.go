@@ -169,6 +169,7 @@ func TestParse(t *testing.T) {
 		{"--direct-io-size=4096", same(func(c *Config) any { return c.DirectIOSize }, uint64(4096))},
 		{"--direct-io-size=8T", same(func(c *Config) any { return c.DirectIOSize }, uint64(8)<<40)},
 		{"-d", func(c *Config) bool { return c.LogLevel == "debug" && len(c.Warnings) == 1 }},
+		{"--immutable --locks=host", func(c *Config) bool { return warned(c, "--immutable: locks stay in the guest") }},
 		{"-f", func(c *Config) bool { return warned(c, "-f has no effect") }},
 		{"-o announce_submounts", func(c *Config) bool { return c.AnnounceSubmounts && len(c.Warnings) == 0 && len(c.Notes) == 1 }},
 		{"-o source=/o=1,cache=none,xattr,no_readdirplus", func(c *Config) bool {
@@ -229,6 +230,10 @@ func TestParseErrors(t *testing.T) {
 		{"--socket-path /x", "--shared-dir"},
 		{"--shared-dir /s", "--socket-path"},
 		{"--shared-dir", "needs a value"},
+		{"--shared-dir /s --socket-path /x --posix-lock", "--locks=host"},
+		{"--shared-dir /s --socket-path /x --no-posix-lock", "--locks=guest"},
+		{"--shared-dir /s --socket-path /x --flock", "--locks=host"},
+		{"--shared-dir /s --socket-path /x --no-flock", "--locks=guest"},
 		{"--shared-dir /s --socket-path /x extra", "extra"},
 		{"--shared-dir /s --socket-path /x --fd 3", "exclude"},
 		{"--shared-dir /s --fd 3 --socket /y", "exclude"},
