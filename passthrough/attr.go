@@ -297,12 +297,12 @@ func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
 // there leaves its access time alone. It fails where file handles can't be opened, and for
 // links on other file systems than the share's.
 func (fs *FS) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) {
-	if sysNameToHandleAt(fd, &emptyName[0], &ts.handle, unix.AT_EMPTY_PATH) != 0 || fs.countFD() != 0 {
+	if sysNameToHandleAt(fd, &emptyName[0], &ts.handle, unix.AT_EMPTY_PATH) != 0 {
 		return -1, false
 	}
-	quiet, errno := sysOpenByHandleAt(fs.cfg.LinksFD, &ts.handle, unix.O_PATH|unix.O_NOFOLLOW)
+	const flags = unix.O_PATH | unix.O_NOFOLLOW
+	quiet, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(fs.cfg.LinksFD, &ts.handle, flags) })
 	if errno != 0 {
-		fs.uncountFD()
 		return -1, false
 	}
 	// The handle of a file on another file system may be one of a file here, too.
