@@ -160,6 +160,10 @@ waiting can be interrupted.
 On a share with
 .Fl -readonly
 there are shared locks only.
+With
+.Fl -immutable
+locks stay in the guest, even with
+.Cm host .
 At most half of a queue's entries wait for locks at the same time; what would be more fails with
 .Er ENOLCK .`,
 		},
