@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -31,7 +30,7 @@ type dirtyLog struct {
 func (c *Conn) setLogBase(m *message) ([]byte, error) {
 	d := body[LogDescription](m)
 	fd := m.TakeFD(0)
-	defer fdstat.Close(fd)
+	defer unix.Close(fd)
 	if err := c.dirty.open(fd, d.Offset, d.Size); err != nil {
 		return nil, err
 	}

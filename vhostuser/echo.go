@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/fdstat"
+	"golang.org/x/sys/unix"
 )
 
 // echoLimits are how long a mapping is waited for to come back as memory: from a
@@ -38,8 +38,9 @@ type echo struct {
 type fileID struct{ dev, ino uint64 }
 
 func fileIDOf(fd int) (id fileID) {
-	if info, err := fdstat.Stat(fd); err == nil {
-		id = fileID{info.Dev, info.Ino}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil {
+		id = fileID{uint64(st.Dev), st.Ino}
 	}
 	return id
 }

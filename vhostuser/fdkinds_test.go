@@ -105,7 +105,6 @@ func TestFileOfDeadServer(t *testing.T) {
 		{"back-end channel", ReqSetBackendReqFD, nil},
 		{"state to save", ReqSetDeviceStateFD, reply(TransferState{Direction: TransferSave})},
 		{"state to load", ReqSetDeviceStateFD, reply(TransferState{Direction: TransferLoad})},
-		{"region that is too long", ReqAddMemReg, slot(MemoryRegion{GuestAddr: guestBase + 1<<32, Size: 1 << 30, UserAddr: userBase + 1<<32})},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			dead, release := fdkinds.Dead(t)

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -78,7 +77,7 @@ func newInflightFile(size int64) (fd int, err error) {
 func (c *Conn) setInflightFD(m *message) ([]byte, error) {
 	d := body[InflightDescription](m)
 	fd := m.TakeFD(0)
-	defer fdstat.Close(fd)
+	defer unix.Close(fd)
 	need, err := c.inflightNeed(&d)
 	if err != nil {
 		return nil, err

@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 )
 
 // maxMapping bounds offset and size of one mapping to what an address space can
@@ -42,9 +40,6 @@ func mapFile(fd int, offset, size uint64) (mapping, error) {
 	return mapping{all: b, part: b[lead : lead+size : lead+size]}, nil
 }
 
-// maxPage is the largest huge page there is.
-const maxPage = 1 << 30
-
 // checkFile checks that the file has the bytes to map: touching what lies beyond
 // the end of a file is a SIGBUS. It returns the size of the file's pages, which
 // offset and length of a mapping are multiples of.
@@ -52,19 +47,18 @@ func checkFile(fd int, offset, size uint64) (align uint64, err error) {
 	if size == 0 || size > maxMapping || offset > maxMapping {
 		return 0, fmt.Errorf("%#x bytes at offset %#x can't be mapped", size, offset)
 	}
-	info, err := fdstat.Stat(fd)
-	if err != nil {
-		return 0, err
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, fmt.Errorf("fstat: %w", err)
 	}
 	// Devices (DAX, udmabuf) have no size that means anything here.
-	if info.Kind() == unix.S_IFREG && offset+size > uint64(info.Size) {
-		return 0, fmt.Errorf("%#x bytes at offset %#x: the file has only %#x", size, offset, info.Size)
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && offset+size > uint64(st.Size) {
+		return 0, fmt.Errorf("%#x bytes at offset %#x: the file has only %#x", size, offset, st.Size)
 	}
 	align = uint64(unix.Getpagesize())
-	// Files of huge pages have blocks of that size (fs/hugetlbfs/inode.c:
-	// hugetlbfs_fill_super). Other files may be mapped in such multiples, too.
-	if block := uint64(info.BlockSize); block > align && block <= maxPage && block&(block-1) == 0 {
-		align = block
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err == nil && fs.Type == unix.HUGETLBFS_MAGIC && fs.Bsize > 0 {
+		align = uint64(fs.Bsize)
 	}
 	return align, nil
 }

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/govirtiofs/govirtiofs/internal/fdstat"
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -119,7 +120,7 @@ func (c *Conn) publish(regions []*virtqueue.Region) error {
 
 // mapRegion maps a region and closes fd.
 func mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
-	defer fdstat.Close(fd)
+	defer unix.Close(fd)
 	if r.GuestAddr+r.Size < r.GuestAddr || r.UserAddr+r.Size < r.UserAddr {
 		return nil, fmt.Errorf("%#x bytes at guest address %#x, front-end address %#x wrap around", r.Size, r.GuestAddr, r.UserAddr)
 	}
