@@ -104,8 +104,10 @@ type Message struct {
 	// Header is a copy of the request's, which the client can't change any more. All of it is
 	// zero if In is shorter. Nothing of it was checked, Len included.
 	Header fp.InHeader
-	In     Buffers // the request, header included
-	Out    Buffers // room for the reply, header included; empty if none is wanted
+	// Cell is where the request is noted for a successor of this process; nil is nowhere.
+	Cell *Cell
+	In   Buffers // the request, header included
+	Out  Buffers // room for the reply, header included; empty if none is wanted
 }
 
 // Set makes m the request in the buffers.

@@ -1,0 +1,163 @@
+package fuse
+
+import (
+	"unsafe"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// CellSize is the size of a Cell in bytes: two cache lines.
+const CellSize = 128
+
+// Phase is how far a request is, as its Cell says.
+type Phase uint8
+
+// The phases, in the order in which a request goes through them. Most requests have no
+// PhaseIntent.
+const (
+	PhaseFree   Phase = iota // no request
+	PhaseTaken               // it was taken from the ring; nothing was changed for it
+	PhaseIntent              // what it is about to change was noted: it may have happened or not
+	PhaseDone                // its reply is in the client's memory, and must not be made again
+)
+
+// EvidenceWords is how much a request can note about what it is going to change.
+const EvidenceWords = 5
+
+// Evidence is what a request has noted before it changed something: enough to find out later
+// whether the change happened. What the words mean is the FileSystem's own, by opcode.
+type Evidence [EvidenceWords]uint64
+
+// Cell is what the process knows of one request under way, in memory that outlives the process
+// (package ledger). It has no pointers. One thread at a time writes it: the one that has the
+// request. A nil *Cell is a request of which nothing is noted.
+//
+// Its words are stored one after the other by functions that are not inlined, so that the
+// compiler can't change the order. The processor's order does not matter: a thread that was killed
+// has executed a part of its program from the start on, and all that it has stored is there.
+//
+// Whoever reads a Cell that another process has written checks all of it.
+type Cell struct {
+	state   uint64 // phase, opcode, tries and step, see cellState
+	unique  uint64
+	node    uint64
+	order   uint64 // requests of a queue are counted as they are taken
+	written uint32 // length of the reply, from PhaseDone on
+	avail   uint16 // index in the available ring at which it was
+	used    uint16 // index in the used ring that it gets, from PhaseDone on
+	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
+	thread  uint32 // which serves it: its number in the operating system, or 0
+	hash    uint32 // of what the request says beside its header; 0 is not known
+	stamp   int64  // CLOCK_REALTIME_COARSE in ns at PhaseIntent
+
+	grantNode  uint64 // see Granting
+	grantAfter uint64
+	grantPhase uint32
+	grantList  uint32 // more grants, see package ledger; 0 is none
+
+	evidence Evidence
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(Cell{})-CellSize]
+
+// cellState is phase | opcode<<8 | tries<<24 | step<<32.
+const (
+	opcodeShift = 8
+	triesShift  = 24
+	stepShift   = 32
+)
+
+// set stores the state. It is where stores before it and after it are kept apart.
+//
+//go:noinline
+func (c *Cell) set(state uint64) { c.state = state }
+
+// Phase is how far the request is.
+func (c *Cell) Phase() Phase { return Phase(c.state) }
+
+// Opcode is that of the request.
+func (c *Cell) Opcode() fp.Opcode { return fp.Opcode(uint16(c.state >> opcodeShift)) }
+
+// Tries is how many processes have died while they served the request.
+func (c *Cell) Tries() int { return int(uint8(c.state >> triesShift)) }
+
+// Step is how many of its changes a request that needs several has made; see SetStep.
+func (c *Cell) Step() int { return int(uint8(c.state >> stepShift)) }
+
+// Order tells which of two requests of a queue was taken first.
+func (c *Cell) Order() uint64 { return c.order }
+
+// Unique and Node are those of the request's header.
+func (c *Cell) Unique() uint64 { return c.unique }
+func (c *Cell) Node() uint64   { return c.node }
+
+// Avail is where in the available ring the request was.
+func (c *Cell) Avail() uint16 { return c.avail }
+
+// Started is when the request was taken, in nanoseconds of CLOCK_MONOTONIC; 0 is not known.
+func (c *Cell) Started() int64 { return c.started }
+
+// Take notes a request that was taken from the ring at index avail.
+func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
+	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
+	c.stamp, c.hash, c.thread = 0, 0, 0
+	c.grantPhase, c.grantList = 0, 0
+	c.set(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
+}
+
+// TakeAgain notes that a successor serves the request, after one process more has died of it or
+// beside it. Evidence and phase stay.
+func (c *Cell) TakeAgain(avail uint16) {
+	c.avail = avail
+	tries := min(c.Tries()+1, 0xff)
+	c.set(c.state&^(0xff<<triesShift) | uint64(tries)<<triesShift)
+}
+
+// Same reports whether a request is the one that the cell was taken for. The client could have
+// written another one in its place.
+func (c *Cell) Same(h *fp.InHeader) bool {
+	return c.unique == h.Unique && c.node == h.NodeID && c.Opcode() == fp.Opcode(h.Opcode)
+}
+
+// Intend notes what is needed to find out later whether the change that follows has happened.
+// stamp is the time before it, by CLOCK_REALTIME_COARSE in ns. nil does nothing.
+func (c *Cell) Intend(stamp int64, e Evidence) {
+	if c == nil {
+		return
+	}
+	c.toPhase(PhaseTaken) // while the evidence is half an old one's
+	c.stamp, c.evidence = stamp, e
+	c.toPhase(PhaseIntent)
+}
+
+// toPhase changes the phase alone.
+func (c *Cell) toPhase(p Phase) { c.set(c.state&^0xff | uint64(p)) }
+
+// SetStep notes that a request which makes several changes has made n of them, and begins
+// again with 0. nil does nothing.
+func (c *Cell) SetStep(n int) {
+	if c != nil {
+		c.set(c.state&^(0xff<<stepShift) | uint64(uint8(n))<<stepShift)
+	}
+}
+
+// Intent is what the last Intend has noted; ok is false if the request had not come to that.
+func (c *Cell) Intent() (stamp int64, e Evidence, ok bool) {
+	if c == nil || c.Phase() != PhaseIntent {
+		return 0, Evidence{}, false
+	}
+	return c.stamp, c.evidence, true
+}
+
+// Done notes that the reply of written bytes is in the client's memory. The chain gets index
+// used in the used ring.
+func (c *Cell) Done(written uint32, used uint16) {
+	c.written, c.used = written, used
+	c.toPhase(PhaseDone)
+}
+
+// Reply is what Done has noted.
+func (c *Cell) Reply() (written uint32, used uint16) { return c.written, c.used }
+
+// Free notes that the client can see the reply, and that the cell is another request's now.
+func (c *Cell) Free() { c.set(0) }

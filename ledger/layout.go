@@ -1,0 +1,47 @@
+package ledger
+
+import "github.com/govirtiofs/govirtiofs/fuse"
+
+// Version is that of the layout. A process reads a ledger if its version is between
+// OldestVersion and Version of that process.
+const (
+	Version       = 1
+	OldestVersion = 1
+)
+
+const magic = "govirtiofs ledger\x00\x00\x00"
+
+// Limits of a ledger. The file has room for all of it from the start, and takes memory only for
+// what was used.
+const (
+	MaxQueues    = 256
+	MaxQueueSize = 32768
+	MaxNodes     = 1 << 28 // slots, as in package nodes
+	MaxOpens     = 1 << 24
+)
+
+// header is the first page.
+type header struct {
+	magic   [20]byte
+	version uint32
+	oldest  uint32 // version that can read it
+	cell    uint32 // sizes of records, in bytes
+	_       uint32
+	size    uint64 // of the file
+
+	generation uint64 // of the process that writes it, from 1 on
+	ended      uint32 // the process has ended in order, or is about to
+	serving    uint32 // the process has taken over all that its predecessor left
+}
+
+const pageSize = 4096
+
+// Sections of the file, one behind the other.
+const (
+	headerAt = 0
+	areasAt  = headerAt + pageSize
+	queuesAt = areasAt + int64(numAreas)*areaStride
+	cellsAt  = queuesAt + MaxQueues*queueSize
+	restAt   = cellsAt + MaxQueues*MaxQueueSize*int64(fuse.CellSize)
+	fileSize = restAt
+)

@@ -1,0 +1,171 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+)
+
+// Ledger is a ledger that this process writes. Its methods may be called from any goroutine,
+// as far as the parts that they return say nothing else.
+type Ledger struct {
+	fd     int
+	memory []byte
+	header *header
+
+	mu     sync.Mutex // guards the following; a leaf
+	blocks map[int64]bool
+}
+
+// Create makes an empty ledger. It owns its descriptor until Close.
+func Create() (*Ledger, error) {
+	fd, err := unix.MemfdCreate("govirtiofs-ledger", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: memfd_create: %w", err)
+	}
+	if err = unix.Ftruncate(fd, fileSize); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	l, err := newLedger(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	if err := l.need(headerAt, pageSize); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	h := l.header
+	h.version, h.oldest, h.cell, h.size = Version, OldestVersion, fuse.CellSize, uint64(fileSize)
+	copy(h.magic[:], magic)
+	return l, nil
+}
+
+// Open takes over a ledger that another process has left. It owns fd when it succeeds. An error
+// says that the file is none, or one that this program can't read.
+func Open(fd int) (*Ledger, error) {
+	if err := checkFile(fd); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	l, err := newLedger(fd)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.header.check(); err != nil {
+		_ = unix.Munmap(l.memory)
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	return l, nil
+}
+
+// checkFile checks that touching the file can't fail: it has its size for good.
+func checkFile(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != fileSize {
+		return fmt.Errorf("a file of %d bytes: want a memfd of %d", st.Size, int64(fileSize))
+	}
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	const want = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	if err != nil || seals&want != want {
+		return errors.New("the file is not a sealed memfd")
+	}
+	return nil
+}
+
+func (h *header) check() error {
+	switch {
+	case !bytes.Equal(h.magic[:], []byte(magic)):
+		return errors.New("the file does not begin as a ledger does")
+	case h.version < OldestVersion || h.oldest > Version:
+		return fmt.Errorf("version %d, readable from version %d on: this program reads %d to %d", h.version, h.oldest, OldestVersion, Version)
+	case h.cell != fuse.CellSize || h.size != uint64(fileSize):
+		return errors.New("records of other sizes than those of its version")
+	}
+	return nil
+}
+
+func newLedger(fd int) (*Ledger, error) {
+	b, err := unix.Mmap(fd, 0, int(fileSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: mmap of %d bytes: %w", int64(fileSize), err)
+	}
+	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
+	return &Ledger{fd: fd, memory: b, header: (*header)(unsafe.Pointer(unsafe.SliceData(b))), blocks: map[int64]bool{}}, nil
+}
+
+// FD is the ledger's descriptor, for a successor. It stays the ledger's.
+func (l *Ledger) FD() int { return l.fd }
+
+// Close lets go of the ledger. Nothing of it may be used any more.
+func (l *Ledger) Close() error {
+	err := unix.Munmap(l.memory)
+	if closing := unix.Close(l.fd); err == nil {
+		err = closing
+	}
+	return err
+}
+
+// blockSize is how much of the file gets memory at a time.
+const blockSize = 256 << 10
+
+// need has the file keep memory for its bytes from at on: without that, writing to them when
+// there is no memory would end the process.
+func (l *Ledger) need(at, size int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for block := at / blockSize; block <= (at+size-1)/blockSize; block++ {
+		if l.blocks[block] {
+			continue
+		}
+		if err := unix.Fallocate(l.fd, unix.FALLOC_FL_KEEP_SIZE, block*blockSize, min(blockSize, fileSize-block*blockSize)); err != nil {
+			return fmt.Errorf("ledger: no memory: %w", err)
+		}
+		l.blocks[block] = true
+	}
+	return nil
+}
+
+func (l *Ledger) at(offset int64) unsafe.Pointer {
+	return unsafe.Pointer(&l.memory[offset])
+}
+
+// Begin says that this process writes the ledger from now on, and returns its generation, from 1 on.
+func (l *Ledger) Begin() uint64 {
+	atomic.StoreUint32(&l.header.serving, 0)
+	return atomic.AddUint64(&l.header.generation, 1)
+}
+
+// Serving says that this process has taken over all that its predecessor left.
+func (l *Ledger) Serving() {
+	if l != nil {
+		atomic.StoreUint32(&l.header.serving, 1)
+	}
+}
+
+// IsServing reports whether the process of the last Begin has called Serving.
+func (l *Ledger) IsServing() bool { return atomic.LoadUint32(&l.header.serving) != 0 }
+
+// End says that the process ends because it was told to, or because its client is gone. No
+// successor is wanted.
+func (l *Ledger) End() {
+	if l != nil {
+		atomic.StoreUint32(&l.header.ended, 1)
+	}
+}
+
+// Ended reports whether End was called.
+func (l *Ledger) Ended() bool { return atomic.LoadUint32(&l.header.ended) != 0 }
