@@ -108,11 +108,12 @@ func (t *OpenFiles[F]) Acquire(id uint64) *F {
 // Release drops a reference.
 func (t *OpenFiles[F]) Release(f *F) {
 	if openFile(f).refs.Add(-1) == 0 {
-		t.bury(f)
+		t.drop(f)
 	}
 }
 
-func (t *OpenFiles[F]) bury(f *F) {
+// drop ends an open file whose last reference was released.
+func (t *OpenFiles[F]) drop(f *F) {
 	t.slots.release(uint32(openFile(f).id), f, func() {})
 	if t.gone != nil {
 		t.gone(f)

@@ -79,27 +79,27 @@ func (t *Table[K, N]) Acquire(id uint64) *N {
 // Release drops a reference.
 func (t *Table[K, N]) Release(n *N) {
 	if base[K](n).refs.Add(-1) == 0 {
-		t.bury(n)
+		t.drop(n)
 	}
 }
 
 // Unhold ends what Hold began.
 func (t *Table[K, N]) Unhold(n *N) {
 	if base[K](n).refs.Add(-refHold) == 0 {
-		t.bury(n)
+		t.drop(n)
 	}
 }
 
 // EndExclusive ends what TryExclusive began.
 func (t *Table[K, N]) EndExclusive(n *N) {
 	if base[K](n).refs.Add(-refExclusive) == 0 { // the last hold went meanwhile
-		t.bury(n)
+		t.drop(n)
 	}
 }
 
-// bury frees what a node has that is gone. Chains of parents are freed in a loop: they
+// drop frees what a node has that is gone. Chains of parents are freed in a loop: they
 // may be as long as a hostile tree is deep.
-func (t *Table[K, N]) bury(n *N) {
+func (t *Table[K, N]) drop(n *N) {
 	for n != nil {
 		if t.gone != nil {
 			t.gone(n)

@@ -195,8 +195,8 @@ func (fs *FS) enterNameIn(ts *threadState, id uint64, name fp.Name, want intent)
 }
 
 // enterOpen finds an open file or directory of the request's node; the caller releases it
-// with releaseHandle.
-func (fs *FS) enterOpen(r *server.Request, fh uint64, want intent) (*handle, unix.Errno) {
+// with releaseOpenFile.
+func (fs *FS) enterOpen(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
 	if fh == 0 && fs.openless.agreed.Load() {
 		return fs.enterShared(r, want)
 	}
@@ -204,55 +204,55 @@ func (fs *FS) enterOpen(r *server.Request, fh uint64, want intent) (*handle, uni
 }
 
 // enterOpenOf is enterOpen for the node with a number.
-func (fs *FS) enterOpenOf(nodeID, fh uint64, want intent) (*handle, unix.Errno) {
-	h, errno := fs.handleOf(nodeID, fh)
+func (fs *FS) enterOpenOf(nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := fs.openFileOf(nodeID, fh)
 	if errno != 0 {
 		return nil, errno
 	}
-	if errno = fs.allow(h.node, want); errno != 0 {
-		fs.releaseHandle(h)
+	if errno = fs.allow(f.node, want); errno != 0 {
+		fs.releaseOpenFile(f)
 		return nil, errno
 	}
-	return h, 0
+	return f, 0
 }
 
 // enterShared is enterOpen for a client that opens nothing.
-func (fs *FS) enterShared(r *server.Request, want intent) (*handle, unix.Errno) {
+func (fs *FS) enterShared(r *server.Request, want intent) (*openFile, unix.Errno) {
 	n, errno := fs.enterNode(r.Header.NodeID, want)
 	if errno != 0 {
 		return nil, errno
 	}
 	defer fs.release(n)
-	return fs.sharedHandle(threadOf(r), n)
+	return fs.sharedOpenFile(threadOf(r), n)
 }
 
 // enterFile and enterListing are enterOpen for one kind only.
-func (fs *FS) enterFile(r *server.Request, fh uint64, want intent) (*handle, unix.Errno) {
-	h, errno := fs.enterOpen(r, fh, want)
-	return fs.onlyFile(h, errno)
+func (fs *FS) enterFile(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := fs.enterOpen(r, fh, want)
+	return fs.onlyFile(f, errno)
 }
 
-func (fs *FS) enterListing(r *server.Request, fh uint64, want intent) (*handle, unix.Errno) {
-	h, errno := fs.enterOpen(r, fh, want)
-	if errno == 0 && h.dir == nil {
-		fs.releaseHandle(h)
+func (fs *FS) enterListing(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := fs.enterOpen(r, fh, want)
+	if errno == 0 && f.dir == nil {
+		fs.releaseOpenFile(f)
 		return nil, unix.ENOTDIR
 	}
-	return h, errno
+	return f, errno
 }
 
 // enterFileOf is enterFile for the node with a number.
-func (fs *FS) enterFileOf(nodeID, fh uint64, want intent) (*handle, unix.Errno) {
-	h, errno := fs.enterOpenOf(nodeID, fh, want)
-	return fs.onlyFile(h, errno)
+func (fs *FS) enterFileOf(nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := fs.enterOpenOf(nodeID, fh, want)
+	return fs.onlyFile(f, errno)
 }
 
-func (fs *FS) onlyFile(h *handle, errno unix.Errno) (*handle, unix.Errno) {
-	if errno == 0 && h.dir != nil {
-		fs.releaseHandle(h)
+func (fs *FS) onlyFile(f *openFile, errno unix.Errno) (*openFile, unix.Errno) {
+	if errno == 0 && f.dir != nil {
+		fs.releaseOpenFile(f)
 		return nil, unix.EISDIR
 	}
-	return h, errno
+	return f, errno
 }
 
 // listIntent is what a listing wants of each name.

@@ -100,12 +100,12 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 // statNode fills ts.st for a request that may name an open file, and with stat if not.
 func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint64, stat func(*FS, *threadState, *inode) unix.Errno) unix.Errno {
 	if flags&fp.GetattrFh != 0 {
-		h, errno := fs.enterOpen(r, fh, intentStat)
+		f, errno := fs.enterOpen(r, fh, intentStat)
 		if errno != 0 {
 			return errno
 		}
-		defer fs.releaseHandle(h)
-		return fs.statFD(ts, h.fd)
+		defer fs.releaseOpenFile(f)
+		return fs.statFD(ts, f.fd)
 	}
 	n, errno := fs.enterNode(r.Header.NodeID, intentStat)
 	if errno != 0 {
@@ -215,12 +215,12 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 		return errno
 	}
 	if in.Valid&fp.FattrFh != 0 {
-		h, errno := fs.handleOf(r.Header.NodeID, in.Fh) // of the node that has entered
+		f, errno := fs.openFileOf(r.Header.NodeID, in.Fh) // of the node that has entered
 		if errno != 0 {
 			return errno
 		}
-		defer fs.releaseHandle(h)
-		return sysFtruncate(h.fd, int64(in.Size))
+		defer fs.releaseOpenFile(f)
+		return sysFtruncate(f.fd, int64(in.Size))
 	}
 	return sysTruncate(ts.procPath(fd), int64(in.Size))
 }

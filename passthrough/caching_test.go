@@ -215,7 +215,7 @@ func TestImmutable(t *testing.T) {
 	_, errno = g.readAt(f+1, 0, 0, 100)
 	wantErrno(t, "read of a forged node", errno, unix.ESTALE)
 	_, errno = g.readAt(f, 12345, 0, 100)
-	wantErrno(t, "read with a forged handle", errno, unix.EBADF)
+	wantErrno(t, "read with a forged fh", errno, unix.EBADF)
 
 	// A client that can't do without opening opens.
 	g = immutable(t, 1, 0, fp.InitNoOpenSupport)

@@ -112,5 +112,5 @@ type Config struct {
 
 	// Who hears of every change of nodes and open files; nil is nobody.
 	recordNodes nodes.Recorder[inode]
-	recordOpens nodes.OpenRecorder[handle]
+	recordOpens nodes.OpenRecorder[openFile]
 }

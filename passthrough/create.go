@@ -130,7 +130,8 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 }
 
 // created answers with the file behind fd, whose attributes on the host are in ts.st;
-// seen is what ownership.create says of it. Its node has no descriptor of its own: the handle serves while it is open.
+// seen is what ownership.create says of it. Its node has no descriptor of its own: that of
+// the open file serves until RELEASE.
 func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	n, errno := fs.intern(&ts.st, -1, parent, name)
 	if errno != 0 {
@@ -139,7 +140,7 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in
 	}
 	fh, errno := uint64(0), fs.keepHandle(ts, n, fd, &emptyName[0])
 	if errno == 0 {
-		fh, errno = fs.addHandle(n, fd, in.Flags)
+		fh, errno = fs.addOpenFile(n, fd, in.Flags)
 	}
 	if errno != 0 {
 		fs.closeFD(fd)

@@ -44,15 +44,15 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	return int(n.fd.Load()), 0
 }
 
-// reopen makes an O_PATH descriptor from an open handle of the node, which works for
+// reopen makes an O_PATH descriptor from an open file of the node, which works for
 // files without a name too.
 func (fs *FS) reopen(ts *threadState, n *inode) (int, unix.Errno) {
 	n.Lock()
-	defer n.Unlock() // the handle's descriptor is not closed meanwhile
-	if n.handles == nil {
+	defer n.Unlock() // the open file's descriptor is not closed meanwhile
+	if n.openFiles == nil {
 		return -1, unix.ESTALE
 	}
-	return fs.open(fs.cfg.ProcFD, procName(&ts.num, n.handles.fd), unix.O_PATH, 0)
+	return fs.open(fs.cfg.ProcFD, procName(&ts.num, n.openFiles.fd), unix.O_PATH, 0)
 }
 
 // rewalk opens the node where it was last seen, or elsewhere in that directory.

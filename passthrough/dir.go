@@ -31,12 +31,12 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 // openDirKept is the part of OPENDIR that opens the directory behind fd.
 func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *fp.OpenOut) unix.Errno {
 	// Through the node's descriptor, as with files: the name may be a link by now.
-	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	opened, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return errno
 	}
-	if out.Fh, errno = fs.addHandle(n, f, flags); errno != 0 {
-		fs.closeFD(f)
+	if out.Fh, errno = fs.addOpenFile(n, opened, flags); errno != 0 {
+		fs.closeFD(opened)
 		return errno
 	}
 	out.OpenFlags = fs.cache.dirOpenFlags()
@@ -45,22 +45,22 @@ func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *
 
 // Releasedir implements server.Directories.
 func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
-	h, errno := fs.enterListing(r, in.Fh, intentClose)
+	f, errno := fs.enterListing(r, in.Fh, intentClose)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	return fs.closeHandle(h)
+	defer fs.releaseOpenFile(f)
+	return fs.closeOpenFile(f)
 }
 
 // Fsyncdir implements server.Directories.
 func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
-	h, errno := fs.enterListing(r, in.Fh, intentSync)
+	f, errno := fs.enterListing(r, in.Fh, intentSync)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	return h.fsync(r, fs.mountOf(h.node.Key(), h.fd), in.FsyncFlags)
+	defer fs.releaseOpenFile(f)
+	return f.fsync(r, fs.mountOf(f.node.Key(), f.fd), in.FsyncFlags)
 }
 
 // Readdir implements server.Directories.
@@ -81,7 +81,7 @@ type dirBuffer [32 << 10]byte
 // what did not fit.
 const maxDirBuffers = 1024
 
-// dirStream is where a directory handle is in its directory.
+// dirStream is where an open directory is in its directory.
 type dirStream struct {
 	mu  sync.Mutex // one listing at a time; guards the rest
 	buf *dirBuffer // entries that were read and not delivered yet, from pos to end
@@ -95,22 +95,22 @@ type dirStream struct {
 }
 
 // list delivers entries from in.Offset on. What the host returned and the reply has
-// no room for waits in the handle's buffer for the next request, which normally
+// no room for waits in the open file's buffer for the next request, which normally
 // begins right there.
 func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus bool) unix.Errno {
-	h, errno := fs.enterListing(r, in.Fh, intentRead)
+	f, errno := fs.enterListing(r, in.Fh, intentRead)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	d := h.dir
+	defer fs.releaseOpenFile(f)
+	d := f.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if errno := fs.seekDir(r, d, h.fd, in.Offset); errno != 0 {
+	if errno := fs.seekDir(r, d, f.fd, in.Offset); errno != 0 {
 		return errno
 	}
 	defer fs.restBuffer(d)
-	errno = fs.deliverAll(threadOf(r), h, out, plus)
+	errno = fs.deliverAll(threadOf(r), f, out, plus)
 	if out.Len() > 0 {
 		return 0 // the names are out, with their lookup counts; an error comes again
 	}
@@ -120,8 +120,8 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 // deliverAll moves entries to out until that is full or the directory ends. Position
 // and cookie move together, after an entry has its place in the reply: one that did not
 // fit is the first of the next reply, and none comes twice.
-func (fs *FS) deliverAll(ts *threadState, h *handle, out *server.DirWriter, plus bool) unix.Errno {
-	d := h.dir
+func (fs *FS) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, plus bool) unix.Errno {
+	d := f.dir
 	for {
 		if d.pos == d.end {
 			// After a buffer that was not filled comes, as a rule, the end: the
@@ -129,12 +129,12 @@ func (fs *FS) deliverAll(ts *threadState, h *handle, out *server.DirWriter, plus
 			if out.Len() > 0 && d.end < len(d.buf)/2 {
 				return 0
 			}
-			if errno := fs.fill(d, h.fd); errno != 0 || d.end == 0 {
+			if errno := fs.fill(d, f.fd); errno != 0 || d.end == 0 {
 				return errno
 			}
 		}
 		e, size := parseDirent(d.buf[d.pos:d.end])
-		if !fs.deliver(ts, h, &e, out, plus) {
+		if !fs.deliver(ts, f, &e, out, plus) {
 			return unix.EINVAL // which is sent only if not even one entry fits
 		}
 		d.pos += size
@@ -271,14 +271,14 @@ func parseDirent(b []byte) (d dirent, size int) {
 // deliver appends one entry; false when it does not fit. A name whose attributes
 // can't be had (a limit, a race, a broken mount) is listed all the same: a listing is
 // never short of a name.
-func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWriter, plus bool) bool {
+func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWriter, plus bool) bool {
 	name := e.name.Bytes()
 	dot := len(name) == 1 && name[0] == '.'
 	dotdot := len(name) == 2 && name[0] == '.' && name[1] == '.'
 	if dotdot {
-		e.ino = fs.inoAbove(h.node, e.ino)
+		e.ino = fs.inoAbove(f.node, e.ino)
 	}
-	if !dot && !dotdot && fs.allowName(h.node, e.name, listIntent(plus)) != 0 {
+	if !dot && !dotdot && fs.allowName(f.node, e.name, listIntent(plus)) != 0 {
 		return true // it is not there for the client
 	}
 	typ := fs.own.direntType(uint32(e.typ))
@@ -290,7 +290,7 @@ func (fs *FS) deliver(ts *threadState, h *handle, e *dirent, out *server.DirWrit
 	}
 	var entry fp.EntryOut
 	if !dot && !dotdot {
-		if fs.lookupLazy(ts, h.node, h.fd, e.name, &entry) != 0 {
+		if fs.lookupLazy(ts, f.node, f.fd, e.name, &entry) != 0 {
 			entry = fp.EntryOut{}
 		} else if fs.allowFound(&entry) != 0 {
 			return true

@@ -172,7 +172,7 @@ func TestListingOfUnreachable(t *testing.T) {
 		g.write(fmt.Sprint(i), "")
 	}
 	fh := g.open(fp.RootID, unix.O_DIRECTORY)
-	// The names are read into the handle's buffer, then they vanish.
+	// The names are read into the open file's buffer, then they vanish.
 	list, _ := g.list(fp.RootID, fh, 0, 200, true)
 	for i := range 20 {
 		if err := os.Remove(g.path(fmt.Sprint(i))); err != nil {
@@ -285,25 +285,25 @@ func TestManyListings(t *testing.T) {
 	for i := range 100 {
 		g.write(fmt.Sprint(i), "")
 	}
-	var handles, offs []uint64
+	var fhs, offs []uint64
 	for range maxDirBuffers + 50 {
 		fh := g.open(fp.RootID, unix.O_DIRECTORY)
 		list, errno := g.list(fp.RootID, fh, 0, 200, false)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		handles, offs = append(handles, fh), append(offs, list[len(list)-1].off)
+		fhs, offs = append(fhs, fh), append(offs, list[len(list)-1].off)
 	}
 	if n := g.fs.io.dirBuffers.Load(); n > maxDirBuffers {
 		t.Errorf("%d buffers are kept", n)
 	}
-	want, _ := g.list(fp.RootID, handles[0], offs[0], 400, false)
-	last := len(handles) - 1
-	got, _ := g.list(fp.RootID, handles[last], offs[last], 400, false)
+	want, _ := g.list(fp.RootID, fhs[0], offs[0], 400, false)
+	last := len(fhs) - 1
+	got, _ := g.list(fp.RootID, fhs[last], offs[last], 400, false)
 	if !slices.Equal(got, want) {
 		t.Errorf("without a buffer kept: %v, want %v", got, want)
 	}
-	for _, fh := range handles {
+	for _, fh := range fhs {
 		wantErrno(t, "release", g.fs.Releasedir(g.on(fp.RootID), &fp.ReleaseIn{Fh: fh}), 0)
 	}
 	if n := g.fs.io.dirBuffers.Load(); n != 0 {
@@ -351,8 +351,8 @@ func BenchmarkReaddirplus(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/names, "ns/name")
 }
 
-// TestSharedListing has several threads list with one handle, forget what they got and
-// close the handle in the end. Each reply is good by itself: it goes on where it was
+// TestSharedListing has several threads list with one open file, forget what they got and
+// close the open file in the end. Each reply is good by itself: it goes on where it was
 // asked to.
 func TestSharedListing(t *testing.T) {
 	s := newShare(t, nil, 0)
@@ -372,7 +372,7 @@ func TestSharedListing(t *testing.T) {
 				i := rand.IntN(len(all) - 1)
 				list, errno := g.list(fp.RootID, fh, all[i].off, 2000, worker != 0)
 				if errno == unix.EBADF {
-					return // the handle was closed
+					return // the open file was closed
 				}
 				if errno != 0 || len(list) == 0 || list[0].name != all[i+1].name {
 					t.Errorf("after %q: %v, %v", all[i].name, list, errno)
@@ -441,7 +441,7 @@ func TestCookiesBeyondLseek(t *testing.T) {
 	other := g.open(fp.RootID, unix.O_DIRECTORY)
 	list, errno := g.patientList(other, all[17].off, 4096, false)
 	if errno != 0 || list[0].name != names[18] {
-		t.Errorf("with another handle: %v, %v", list, errno)
+		t.Errorf("with another open file: %v, %v", list, errno)
 	}
 	before := g.waits
 	if more, errno := g.patientList(other, list[len(list)-1].off, 4096, false); errno != 0 || len(more) == 0 || g.waits != before {

@@ -18,17 +18,17 @@ import (
 //   - Pages for mappings are read with a READ like any other.
 //   - COPY_FILE_RANGE has no flags and any offset.
 //
-// These go through the page cache, by a second descriptor that the handle gets with the
+// These go through the page cache, by a second descriptor that the open file gets with the
 // first of them. To take O_DIRECT off the descriptor for one request would take it off
 // those that run at the same time.
 
 // goesDirect reports whether a READ or WRITE with these flags of the open file goes past
 // the page cache.
-func (h *handle) goesDirect(flags uint32) bool { return h.direct && flags&unix.O_DIRECT != 0 }
+func (f *openFile) goesDirect(flags uint32) bool { return f.direct && flags&unix.O_DIRECT != 0 }
 
 // writesDirect is goesDirect for a WRITE.
-func (h *handle) writesDirect(in *fp.WriteIn) bool {
-	return h.goesDirect(in.Flags) && in.WriteFlags&fp.WriteCache == 0
+func (f *openFile) writesDirect(in *fp.WriteIn) bool {
+	return f.goesDirect(in.Flags) && in.WriteFlags&fp.WriteCache == 0
 }
 
 // inPages reports whether a request is for whole pages, as all for the page cache are, and
@@ -37,33 +37,33 @@ func (h *handle) writesDirect(in *fp.WriteIn) bool {
 func inPages(off uint64, size uint32) bool { return (off|uint64(size))%hostPage == 0 }
 
 // cachedFD is the descriptor for what goes through the page cache. It is valid while the
-// caller has a reference on the handle.
-func (fs *FS) cachedFD(r *server.Request, h *handle) int {
-	if !h.direct {
-		return h.fd
+// caller has a reference on the open file.
+func (fs *FS) cachedFD(r *server.Request, f *openFile) int {
+	if !f.direct {
+		return f.fd
 	}
-	if fd := h.cached.Load(); fd != 0 {
+	if fd := f.cached.Load(); fd != 0 {
 		return int(fd)
 	}
-	fd, errno := fs.openCached(threadOf(r), h)
+	fd, errno := fs.openCached(threadOf(r), f)
 	if errno != 0 {
-		// No descriptors left, or a file that may not be opened again. The handle then
+		// No descriptors left, or a file that may not be opened again. The open file then
 		// goes through the page cache for good, which is slower and not wrong.
-		clearDirect(h.fd)
-		fd = h.fd
+		clearDirect(f.fd)
+		fd = f.fd
 	}
-	if !h.cached.CompareAndSwap(0, int32(fd)) && fd != h.fd {
+	if !f.cached.CompareAndSwap(0, int32(fd)) && fd != f.fd {
 		fs.closeKept(fd) // another request was faster
 	}
-	return int(h.cached.Load())
+	return int(f.cached.Load())
 }
 
-// openCached opens the handle's file again, without O_DIRECT.
-func (fs *FS) openCached(ts *threadState, h *handle) (int, unix.Errno) {
+// openCached opens the file again, without O_DIRECT.
+func (fs *FS) openCached(ts *threadState, f *openFile) (int, unix.Errno) {
 	if errno := fs.keepFD(); errno != 0 {
 		return -1, errno
 	}
-	fd, errno := fs.openAgain(ts, h.fd, fs.hostFlags(h.flags)&^(unix.O_DIRECT|unix.O_TRUNC), h.flags)
+	fd, errno := fs.openAgain(ts, f.fd, fs.hostFlags(f.flags)&^(unix.O_DIRECT|unix.O_TRUNC), f.flags)
 	if errno != 0 {
 		fs.unkeepFDs(1)
 	}
@@ -76,9 +76,9 @@ func (fs *FS) closeKept(fd int) {
 	fs.unkeepFDs(1)
 }
 
-// closeCached closes the second descriptor of a handle that nobody uses.
-func (fs *FS) closeCached(h *handle) {
-	if fd := int(h.cached.Swap(0)); fd != 0 && fd != h.fd {
+// closeCached closes the second descriptor of an open file that nobody uses.
+func (fs *FS) closeCached(f *openFile) {
+	if fd := int(f.cached.Swap(0)); fd != 0 && fd != f.fd {
 		fs.closeKept(fd)
 	}
 }

@@ -74,12 +74,12 @@ func TestDirectPages(t *testing.T) {
 	if fds, n := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != before+1 || n != opens+1 {
 		t.Errorf("%d and %d descriptors, want %d and %d", fds, n, before+1, opens+1)
 	}
-	h, errno := g.fs.handleOf(node, fh)
-	wantErrno(t, "handle", errno, 0)
-	if flags, err := unix.FcntlInt(uintptr(h.fd), unix.F_GETFL, 0); err != nil || flags&unix.O_DIRECT == 0 {
+	f, errno := g.fs.openFileOf(node, fh)
+	wantErrno(t, "open file", errno, 0)
+	if flags, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0); err != nil || flags&unix.O_DIRECT == 0 {
 		t.Errorf("direct I/O has ended: %#x, %v", flags, err)
 	}
-	g.fs.releaseHandle(h)
+	g.fs.releaseOpenFile(f)
 	wantErrno(t, "release", g.release(node, fh), 0)
 	if fds, n := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != before-1 || n != opens-1 {
 		t.Errorf("%d and %d descriptors are left, want %d and %d", fds, n, before-1, opens-1)
@@ -127,7 +127,7 @@ func TestDirectWithoutDescriptors(t *testing.T) {
 }
 
 // TestDirectCalls: a direct request costs what it did, and one for the page cache too, once
-// the handle has its second descriptor.
+// the open file has its second descriptor.
 func TestDirectCalls(t *testing.T) {
 	g, node, fh := openDirect(t, strings.Repeat("x", hostPage))
 	mem := page(t)

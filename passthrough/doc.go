@@ -1,6 +1,6 @@
 // Package passthrough is a server.FileSystem over a directory tree of the host. Both
 // the client and the tree are hostile: the client may send any number for any node,
-// handle, offset or flag, and the tree may change at any moment, names turning into
+// open file, offset or flag, and the tree may change at any moment, names turning into
 // symbolic links and back.
 //
 // To start, open the directory and /proc/self/fd with O_PATH, give both to New, and the FS
@@ -21,23 +21,23 @@
 //
 //	the table       while the client's lookup count is above 0
 //	a request       while it runs
-//	a handle        while it is open
+//	an open file    while it is open
 //	a child         while it lives, because its location is a name in its parent
 //
 // A node need not have a descriptor. A LOOKUP or listing (READDIRPLUS) makes nodes with
 // one statx a name, and most are never used for more; only a directory is opened by its
-// LOOKUP. A node that was created has the descriptor of its handle. Descriptors of nodes
+// LOOKUP. A node that was created has the descriptor of its open file. Descriptors of nodes
 // that were not used for some seconds are closed (sweep.go), and when there are too many,
 // those of nodes that nobody uses at the moment (evict.go): what a client remembers keeps
-// no space and no mount of the host in use. Such a node is opened by its file handle when it is needed, if it has one (see
-// filehandle.go), or where it was last seen. It must then be the same file, by number,
+// no space and no mount of the host in use. Such a node is opened by its file handle when
+// it is needed, if it has one (see filehandle.go), or where it was last seen. It must then be the same file, by number,
 // time of birth and kind. If it is not, the client gets ESTALE and looks the name up
 // again, as Linux does by itself.
 //
 // What can't be found again is kept: a pin is the descriptor of a file or directory whose
-// last name the client has removed, with no handle open. It is closed when the client
+// last name the client has removed, with no open file. It is closed when the client
 // forgets the node, or when nothing else makes room. A file without a name that was open
-// is let go with its last handle.
+// is let go with its last open file.
 //
 // A node without descriptor and file handle that the host has renamed is searched for in
 // the directory where it was last seen (search.go). If it is not there, the client gets
@@ -51,12 +51,12 @@
 //	openless.mu              of files that are read without opening them
 //	dirStream.mu
 //	  shard of FS.nodes        a part of the table of nodes by identity, see package nodes
-//	inode.Lock                 location, file handle, handles, lock owners of a node
+//	inode.Lock                 location, file handle, open files, lock owners of a node
 //	  evictor.mu → inode.Lock  of other nodes, tried and not waited for
-//	    numbers of nodes and handles; leaves
+//	    numbers of nodes and open files; leaves
 //	mountInfo.mu             descriptor of a mount; a leaf
 //	convertedLinks.mu        a leaf
 //	lockGraph.mu, lockProbe.mu  leaves
 //
-// Finding a node or handle by number takes no lock.
+// Finding a node or open file by number takes no lock.
 package passthrough

@@ -10,9 +10,9 @@ import (
 // in the order of their numbers, round and round, as the hand of a clock.
 //
 // A pin is the descriptor of a node that could not be found again without it: the client
-// has removed the name, and has no handle open. The client says with FORGET when it does
-// not need it any more, and a hostile one does not. So pins go as well when nothing else
-// is left to close; the client gets ESTALE if it comes back to such a node.
+// has removed the name, and does not have the file open. The client says with FORGET when
+// it does not need it any more, and a hostile one does not. So pins go as well when nothing
+// else is left to close; the client gets ESTALE if it comes back to such a node.
 const (
 	evictAtOnce = 32  // how many are closed when there are too many
 	evictLook   = 256 // how many are looked at for it, at most twice

@@ -80,28 +80,28 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 			return errno
 		}
 	}
-	f, errno := fs.openIO(ts, n, fd, flags, guest)
+	opened, errno := fs.openIO(ts, n, fd, flags, guest)
 	if errno == unix.EAGAIN { // a lease, which the open has begun to break
 		if !r.MayWait {
 			return server.WouldBlock
 		}
-		f, errno = fs.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
+		opened, errno = fs.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
 	}
 	if errno == unix.EACCES && fs.cfg.Landlocked {
-		f, errno = fs.openNamed(ts, n, flags, guest)
+		opened, errno = fs.openNamed(ts, n, flags, guest)
 	}
 	if errno != 0 {
 		return errno
 	}
 	if kill {
-		if errno := fs.own.afterTruncate(ts, f); errno != 0 {
-			fs.closeFD(f)
+		if errno := fs.own.afterTruncate(ts, opened); errno != 0 {
+			fs.closeFD(opened)
 			return errno
 		}
 	}
-	out.OpenFlags = fs.openFlags(ts, n, f) | fs.noFlush(fs.mountOf(n.Key(), f), guest)
-	if out.Fh, errno = fs.addHandle(n, f, guest); errno != 0 {
-		fs.closeFD(f)
+	out.OpenFlags = fs.openFlags(ts, n, opened) | fs.noFlush(fs.mountOf(n.Key(), opened), guest)
+	if out.Fh, errno = fs.addOpenFile(n, opened, guest); errno != 0 {
+		fs.closeFD(opened)
 		return errno
 	}
 	return 0
@@ -145,18 +145,18 @@ func (fs *FS) noFlush(mount *mountInfo, guest uint32) uint32 {
 // Release implements server.Files. The descriptor is closed when the last request that
 // uses it is done, which may be this one or a READ on another queue.
 func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
-	h, errno := fs.enterFile(r, in.Fh, intentClose)
+	f, errno := fs.enterFile(r, in.Fh, intentClose)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	if !h.mount.local && !r.MayWait {
+	defer fs.releaseOpenFile(f)
+	if !f.mount.local && !r.MayWait {
 		return server.WouldBlock // the close may talk to a server
 	}
 	if in.ReleaseFlags&fp.ReleaseFlush != 0 {
-		fs.dropOwner(h.node, in.LockOwner)
+		fs.dropOwner(f.node, in.LockOwner)
 	}
-	return fs.closeHandle(h)
+	return fs.closeOpenFile(f)
 }
 
 // Flush implements server.Files: a process has closed the file. Its POSIX locks end.
@@ -164,20 +164,20 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	if fs.openless.agreed.Load() {
 		return unix.ENOSYS // nothing to be told: it saves the guest the question
 	}
-	h, errno := fs.enterFile(r, in.Fh, intentClose)
+	f, errno := fs.enterFile(r, in.Fh, intentClose)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	fs.dropOwner(h.node, in.LockOwner)
-	if h.mount.local {
+	defer fs.releaseOpenFile(f)
+	fs.dropOwner(f.node, in.LockOwner)
+	if f.mount.local {
 		return 0
 	}
 	if !r.MayWait {
 		return server.WouldBlock
 	}
 	// Network file systems report at close what became of earlier writes.
-	fd, errno := fs.opened(func() (int, unix.Errno) { return sysDup(h.fd) })
+	fd, errno := fs.opened(func() (int, unix.Errno) { return sysDup(f.fd) })
 	if errno != 0 {
 		return 0
 	}
@@ -188,22 +188,22 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 // Fsync implements server.Files. It waits for a disk: on the queue's thread only when
 // that is known to be quick and holds up no other request, or to take no time, see disk.go.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
-	h, errno := fs.enterFile(r, in.Fh, intentSync)
+	f, errno := fs.enterFile(r, in.Fh, intentSync)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	return h.fsync(r, h.mount, in.FsyncFlags)
+	defer fs.releaseOpenFile(f)
+	return f.fsync(r, f.mount, in.FsyncFlags)
 }
 
 // fsync is FSYNC and FSYNCDIR.
-func (h *handle) fsync(r *server.Request, m *mountInfo, flags uint32) unix.Errno {
-	if !m.mayWait(r, &m.syncs, h.unsynced.Load()) {
+func (f *openFile) fsync(r *server.Request, m *mountInfo, flags uint32) unix.Errno {
+	if !m.mayWait(r, &m.syncs, f.unsynced.Load()) {
 		return server.WouldBlock
 	}
-	h.unsynced.Store(0)
+	f.unsynced.Store(0)
 	defer m.syncs.waited(time.Now())
-	return sysFsync(h.fd, flags&fp.FsyncFdatasync != 0)
+	return sysFsync(f.fd, flags&fp.FsyncFdatasync != 0)
 }
 
 // inlineBytes is how much a call that copies or allocates may do on a queue's
@@ -216,18 +216,18 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset || in.Length == 0 {
 		return unix.EINVAL
 	}
-	h, errno := fs.enterFile(r, in.Fh, intentWrite)
+	f, errno := fs.enterFile(r, in.Fh, intentWrite)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
+	defer fs.releaseOpenFile(f)
 	if !r.MayWait && in.Length > inlineBytes {
 		return server.WouldBlock
 	}
-	if errno := fs.changesData(threadOf(r), h, fs.copiesUnprivileged(r)); errno != 0 {
+	if errno := fs.changesData(threadOf(r), f, fs.copiesUnprivileged(r)); errno != 0 {
 		return errno
 	}
-	return sysFallocate(h.fd, in.Mode, int64(in.Offset), int64(in.Length))
+	return sysFallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length))
 }
 
 // Lseek implements server.Files. Linux asks for holes and data only; it knows the
@@ -238,11 +238,11 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 	default:
 		return unix.EINVAL // SEEK_CUR: the position is the guest's
 	}
-	h, errno := fs.enterFile(r, in.Fh, intentRead)
+	f, errno := fs.enterFile(r, in.Fh, intentRead)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
+	defer fs.releaseOpenFile(f)
 	// Backwards from the end is the only offset below 0. There is no data before a file
 	// (mm/filemap.c: mapping_seek_hole_data), and no position.
 	if in.Offset > math.MaxInt64 {
@@ -253,7 +253,7 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 			return unix.EINVAL
 		}
 	}
-	off, errno := sysLseek(h.fd, int64(in.Offset), int(in.Whence))
+	off, errno := sysLseek(f.fd, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return errno
 }
@@ -269,12 +269,12 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseHandle(from)
+	defer fs.releaseOpenFile(from)
 	to, errno := fs.enterFileOf(in.NodeIDOut, in.FhOut, intentWrite)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseHandle(to)
+	defer fs.releaseOpenFile(to)
 	if !r.MayWait && in.Len > inlineBytes {
 		return 0, server.WouldBlock
 	}

@@ -217,7 +217,7 @@ func (fs *FS) findable(n *inode, fd int) bool {
 	if fs.cfg.FileHandles != HandlesNever {
 		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictor.handle)
 	}
-	if n.Parent() != nil || n.handles != nil || fs.nodes.Get(n.ID()) != n {
+	if n.Parent() != nil || n.openFiles != nil || fs.nodes.Get(n.ID()) != n {
 		return true // or nobody but its children can ask for it
 	}
 	// A file of which no name is known lives as long as it has one at all: it is found

@@ -21,10 +21,10 @@ type FS struct {
 	flags atomic.Uint64 // fp.InitFlags agreed with the client
 
 	// Nodes and open files.
-	root    *inode
-	nodes   *nodes.Table[key, inode]
-	handles *nodes.OpenFiles[handle]
-	mounts  mountTable
+	root      *inode
+	nodes     *nodes.Table[key, inode]
+	openFiles *nodes.OpenFiles[openFile]
+	mounts    mountTable
 
 	// Descriptors, at most cfg.MaxFDs; see countFD.
 	fds     atomic.Int64
@@ -67,7 +67,7 @@ func New(cfg Config) (*FS, error) {
 	fs.nodes = nodes.New(nodes.Config[key, inode]{
 		Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }, Recorder: cfg.recordNodes,
 	})
-	fs.handles = nodes.NewOpenFiles(nodes.OpenConfig[handle]{Gone: fs.handleGone, Recorder: cfg.recordOpens})
+	fs.openFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: fs.openFileGone, Recorder: cfg.recordOpens})
 	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
@@ -186,8 +186,8 @@ func (fs *FS) Destroy() {
 	if fs.cfg.DAX != nil {
 		fs.cfg.DAX.Table.Reset()
 	}
-	for h := range fs.handles.All {
-		fs.closeHandle(h)
+	for f := range fs.openFiles.All {
+		fs.closeOpenFile(f)
 	}
 	for n := range fs.nodes.All {
 		fs.forget(n, ^uint64(0))

@@ -46,9 +46,9 @@ func birthOf(st *unix.Statx_t) birth {
 
 // inode is a node that the client knows. See the package comment for its life. A client
 // may know millions: its size is a class of the allocator, 112 bytes, and what few nodes
-// need is elsewhere, as locks are with the handles.
+// need is elsewhere, as locks are with the open files.
 type inode struct {
-	nodes.Node[key, inode] // its lock guards the handles, too
+	nodes.Node[key, inode] // its lock guards the open files, too
 
 	fd      atomic.Int32 // O_PATH descriptor, or -1; set with setFD
 	touched atomic.Bool  // used since the evictor came by; without fd: asked about since then
@@ -61,7 +61,7 @@ type inode struct {
 	fileHandle handleFrom // where the node's file handle is from, if it has one; guarded by the lock
 	opened     bool       // for I/O, at least once; guarded by the lock
 
-	handles *handle // open files and directories, a list; guarded by the lock
+	openFiles *openFile // open files and directories, a list; guarded by the lock
 }
 
 const kindShift = 12 // of S_IFMT

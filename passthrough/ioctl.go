@@ -53,13 +53,13 @@ func (fs *FS) getIoctl(r *server.Request, fh uint64, cmd uint32, dst []byte, siz
 	if len(dst) < size {
 		return 0, unix.EINVAL
 	}
-	h, errno := fs.enterOpen(r, fh, intentStat)
+	f, errno := fs.enterOpen(r, fh, intentStat)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseHandle(h)
+	defer fs.releaseOpenFile(f)
 	var arg ioctlArg
-	if errno := sysIoctl(h.fd, cmd, &arg); errno != 0 {
+	if errno := sysIoctl(f.fd, cmd, &arg); errno != 0 {
 		return 0, errno
 	}
 	return copy(dst, arg[:size]), 0
@@ -75,20 +75,20 @@ func (fs *FS) setIoctl(r *server.Request, fh uint64, get, set uint32, data []byt
 	case len(data) < size:
 		return unix.EINVAL
 	}
-	h, errno := fs.enterOpen(r, fh, intentSetattr)
+	f, errno := fs.enterOpen(r, fh, intentSetattr)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
+	defer fs.releaseOpenFile(f)
 	var old, arg ioctlArg
 	copy(arg[:size], data)
-	if errno := sysIoctl(h.fd, get, &old); errno != 0 {
+	if errno := sysIoctl(f.fd, get, &old); errno != 0 {
 		return errno
 	}
 	if changesProject(set, &old, &arg) {
 		return unix.EINVAL
 	}
-	return sysIoctl(h.fd, set, &arg)
+	return sysIoctl(f.fd, set, &arg)
 }
 
 func changesProject(set uint32, old, arg *ioctlArg) bool {

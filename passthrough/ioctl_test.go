@@ -77,5 +77,5 @@ func TestIoctlRefused(t *testing.T) {
 		wantErrno(t, "ioctl", errno, c.want)
 	}
 	_, errno := g.ioctl(node, 12345, fsIocGetflags, nil, 4)
-	wantErrno(t, "forged handle", errno, unix.EBADF)
+	wantErrno(t, "forged fh", errno, unix.EBADF)
 }

@@ -36,13 +36,13 @@ func withoutSetID(mode uint32) uint32 {
 
 // changesData prepares the thread for a call that changes the data of h; kill is for a
 // user who may not keep set-ID bits.
-func (fs *FS) changesData(ts *threadState, h *handle, kill bool) unix.Errno {
+func (fs *FS) changesData(ts *threadState, f *openFile, kill bool) unix.Errno {
 	if !kill {
 		fs.who.setFsetid(ts, true)
-	} else if errno := fs.own.beforeWrite(ts, h); errno != 0 {
+	} else if errno := fs.own.beforeWrite(ts, f); errno != 0 {
 		return errno
 	}
-	return fs.caps.kill(h)
+	return fs.caps.kill(f)
 }
 
 // truncatesAt is changesData for a file that may not be open; fd is the node's descriptor.
@@ -59,8 +59,8 @@ func (fs *FS) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Err
 func (n *inode) modeChanged() {
 	n.Lock()
 	defer n.Unlock()
-	for h := n.handles; h != nil; h = h.next {
-		h.kernelKills.Store(false)
+	for f := n.openFiles; f != nil; f = f.next {
+		f.kernelKills.Store(false)
 	}
 }
 
@@ -113,8 +113,8 @@ func (fs *FS) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.E
 func (n *inode) isWritten() bool {
 	n.Lock()
 	defer n.Unlock()
-	for h := n.handles; h != nil; h = h.next {
-		if h.flags&unix.O_ACCMODE != unix.O_RDONLY {
+	for f := n.openFiles; f != nil; f = f.next {
+		if f.flags&unix.O_ACCMODE != unix.O_RDONLY {
 			return true
 		}
 	}
@@ -141,7 +141,7 @@ var capabilityXattr = fp.Name("security.capability\x00")
 type capState struct {
 	name    fp.Name // on the host; nil when the kernel removes them
 	memory  time.Duration
-	started time.Time    // handle.noCaps counts from here, on a clock that is not set
+	started time.Time    // openFile.noCaps counts from here, on a clock that is not set
 	changes atomic.Int64 // of capabilities by the guest
 }
 
@@ -161,25 +161,25 @@ func (c *capState) set(cfg *Config, attr time.Duration) {
 }
 
 // kill removes the capabilities of an open file that is about to be changed.
-func (c *capState) kill(h *handle) unix.Errno {
+func (c *capState) kill(f *openFile) unix.Errno {
 	if c.name == nil {
 		return 0
 	}
 	now := int64(time.Since(c.started))
-	known := h.noCaps.Load()
+	known := f.noCaps.Load()
 	if now < known {
 		return 0
 	}
 	// Reading does not lock the file, which removing does.
-	_, errno := sysFgetxattr(h.fd, c.name.CString(), nil)
+	_, errno := sysFgetxattr(f.fd, c.name.CString(), nil)
 	if errno != unix.ENODATA && errno != unix.EOPNOTSUPP {
-		errno = sysFremovexattr(h.fd, c.name.CString())
+		errno = sysFremovexattr(f.fd, c.name.CString())
 	}
 	if errno != 0 && errno != unix.ENODATA && errno != unix.EOPNOTSUPP {
 		return errno
 	}
 	// Unless the guest has given it capabilities meanwhile.
-	h.noCaps.CompareAndSwap(known, now+int64(c.memory))
+	f.noCaps.CompareAndSwap(known, now+int64(c.memory))
 	return 0
 }
 
@@ -205,9 +205,9 @@ func (c *capState) xattrChanged(n *inode, host fp.Name) {
 	}
 	n.Lock()
 	defer n.Unlock()
-	for h := n.handles; h != nil; h = h.next {
+	for f := n.openFiles; f != nil; f = f.next {
 		// Another number each time, so that a WRITE that looked before the change does
 		// not put its answer in place of this one.
-		h.noCaps.Store(-c.changes.Add(1))
+		f.noCaps.Store(-c.changes.Add(1))
 	}
 }

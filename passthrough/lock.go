@@ -12,7 +12,7 @@ import (
 // POSIX locks of the guest become open-file-description locks: an owner (a process or an
 // open file of the guest) has one description a file, which only holds its locks, so that
 // two owners exclude each other although one process of the host acts for both. flock
-// locks go on the handle's own description, of which there is one an open.
+// locks go on the open file's own description, of which each OPEN makes one.
 //
 // The locks are the host's: other guests, other daemons and processes of the host see
 // them, and they end with this process. doc/locks.md is the user's view.
@@ -22,7 +22,7 @@ import (
 
 // lockAsk is a request about a lock.
 type lockAsk struct {
-	owner uint64        // of POSIX locks; of flock locks it is the handle's number
+	owner uint64        // of POSIX locks; of flock locks it is the open file's number
 	pid   uint32        // the process in the guest
 	lk    *unix.Flock_t // of flock locks it covers the whole file
 }
@@ -35,12 +35,12 @@ func (l *fileLocks) table(in *fp.LkIn) *lockTable {
 	return &l.posix
 }
 
-// locks are the node's, which has an open handle. n.mu is held.
+// locks are the node's, which is open. n.mu is held.
 func (n *inode) locks() *fileLocks {
-	if n.handles.locks == nil {
-		n.handles.locks = &fileLocks{flock: lockTable{flock: true}}
+	if n.openFiles.locks == nil {
+		n.openFiles.locks = &fileLocks{flock: lockTable{flock: true}}
 	}
-	return n.handles.locks
+	return n.openFiles.locks
 }
 
 // Getlk implements server.Locks. The process that holds the lock is named if it is one of
@@ -49,15 +49,15 @@ func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
 	if in.Lk.Type == unix.F_UNLCK || in.LkFlags&fp.LkFlock != 0 {
 		return unix.EINVAL
 	}
-	h, ask, errno := fs.lockArgs(r, in)
+	f, ask, errno := fs.lockArgs(r, in)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	n, lk := h.node, ask.lk
+	defer fs.releaseOpenFile(f)
+	n, lk := f.node, ask.lk
 	n.Lock()
 	defer n.Unlock()
-	fd := h.fd // no lock is held by the handle's description: any is another owner's
+	fd := f.fd // no lock is held by the open file's description: any is another owner's
 	posix := &lockTable{}
 	if l := n.fileLocks(); l != nil {
 		posix = &l.posix
@@ -80,20 +80,20 @@ func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
 
 // Setlk implements server.Locks.
 func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
-	h, ask, errno := fs.lockArgs(r, in)
+	f, ask, errno := fs.lockArgs(r, in)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseHandle(h)
-	n := h.node
+	defer fs.releaseOpenFile(f)
+	n := f.node
 	n.Lock()
 	t := n.locks().table(in)
-	errno, blocker := fs.setLock(threadOf(r), h, t, &ask)
+	errno, blocker := fs.setLock(threadOf(r), f, t, &ask)
 	if errno != unix.EAGAIN || !wait {
 		n.Unlock()
 		return errno
 	}
-	w := &lockWaiter{lockAsk: ask, h: h, o: t.owners[ask.owner], blocker: blocker}
+	w := &lockWaiter{lockAsk: ask, f: f, o: t.owners[ask.owner], blocker: blocker}
 	if !r.MayWait {
 		errno := fs.locks.graph.wouldDeadlock(t, w)
 		n.Unlock()
@@ -110,10 +110,10 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	return fs.await(n, t, w, r.Canceled)
 }
 
-// lockArgs checks a request about a lock and finds its handle, which the caller
+// lockArgs checks a request about a lock and finds its open file, which the caller
 // releases. The guest's kernel checks that the file is open for writing when it shall
 // be locked for it; that is checked again where the lock is taken.
-func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (h *handle, ask lockAsk, errno unix.Errno) {
+func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (f *openFile, ask lockAsk, errno unix.Errno) {
 	lk := &unix.Flock_t{Type: int16(in.Lk.Type), Whence: unix.SEEK_SET}
 	ask = lockAsk{owner: in.Owner, pid: in.Lk.PID, lk: lk}
 	switch in.Lk.Type {
@@ -135,26 +135,26 @@ func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (h *handle, ask lockAsk, 
 	} else if !fs.cfg.Flocks {
 		return nil, ask, unix.ENOSYS
 	}
-	h, errno = fs.enterFile(r, in.Fh, intentLock)
+	f, errno = fs.enterFile(r, in.Fh, intentLock)
 	if errno == 0 && in.LkFlags&fp.LkFlock != 0 {
-		ask.owner = h.ID()
+		ask.owner = f.ID()
 	}
-	return h, ask, errno
+	return f, ask, errno
 }
 
 // setLock takes or drops a lock, and does not wait. With EAGAIN blocker is the owner in the
 // way, or nil if it is somebody on the host. The node's mu is held.
-func (fs *FS) setLock(ts *threadState, h *handle, t *lockTable, ask *lockAsk) (errno unix.Errno, blocker *lockOwner) {
+func (fs *FS) setLock(ts *threadState, f *openFile, t *lockTable, ask *lockAsk) (errno unix.Errno, blocker *lockOwner) {
 	o := t.owners[ask.owner]
 	if o == nil {
 		if ask.lk.Type == unix.F_UNLCK {
 			return 0, nil
 		}
-		if o, errno = fs.newLockOwner(ts, h, t, ask.owner); errno != 0 {
+		if o, errno = fs.newLockOwner(ts, f, t, ask.owner); errno != 0 {
 			return errno, nil
 		}
 	}
-	o.cameBy(h)
+	o.cameBy(f)
 	// An open file locks exclusively with flock whatever it was opened for, but a guest that
 	// may only read has no business to keep the host's writers out.
 	if ask.lk.Type == unix.F_WRLCK && (!o.writable || fs.cfg.ReadOnly) {
@@ -163,7 +163,7 @@ func (fs *FS) setLock(ts *threadState, h *handle, t *lockTable, ask *lockAsk) (e
 	if blocker = t.inWay(o, ask.lk); blocker != nil && !t.flock {
 		return unix.EAGAIN, blocker // flock asks all the same, as that drops the lock that is to be changed
 	}
-	if errno = fs.change(h.node, t, o, ask); errno == unix.EAGAIN {
+	if errno = fs.change(f.node, t, o, ask); errno == unix.EAGAIN {
 		return errno, t.inWay(o, ask.lk)
 	}
 	return errno, nil

@@ -15,7 +15,7 @@ const (
 )
 
 // fileLocks is what is known about locks on a file. It is made with the first lock and
-// kept with the first handle of the file's node, which there is while it matters. The two
+// kept with the first open file of the file's node, which there is while it matters. The two
 // kinds do not exclude each other.
 type fileLocks struct {
 	posix, flock lockTable
@@ -36,9 +36,9 @@ type lockTable struct {
 // and has a description of its own, which is closed with the FLUSH that each close in the
 // guest brings, or with the file that the locks came by.
 type lockOwner struct {
-	number   uint64  // the guest's, of a process or an open file; of flock the handle's
-	pid      uint32  // the guest's process that took the latest lock
-	h        *handle // the open file that all its locks came by; nil: there were several
+	number   uint64    // the guest's, of a process or an open file; of flock the open file's
+	pid      uint32    // the guest's process that took the latest lock
+	f        *openFile // the open file that all its locks came by; nil: there were several
 	fd       int
 	writable bool // open for writing, which an exclusive POSIX lock needs
 	held     lockRanges
@@ -117,17 +117,17 @@ func (fs *FS) hold(t *lockTable, o *lockOwner, held lockRanges) {
 }
 
 // newLockOwner makes an owner, which holds nothing yet.
-func (fs *FS) newLockOwner(ts *threadState, h *handle, t *lockTable, number uint64) (*lockOwner, unix.Errno) {
-	o := &lockOwner{number: number, h: h, fd: h.fd, writable: true}
+func (fs *FS) newLockOwner(ts *threadState, f *openFile, t *lockTable, number uint64) (*lockOwner, unix.Errno) {
+	o := &lockOwner{number: number, f: f, fd: f.fd, writable: true}
 	if !t.flock {
 		if len(t.owners) >= maxFileLocks && !fs.dropIdle(t) {
 			return nil, unix.ENOLCK
 		}
 		var errno unix.Errno
-		if o.fd, o.writable, errno = fs.openForLocks(ts, h); errno != 0 {
+		if o.fd, o.writable, errno = fs.openForLocks(ts, f); errno != 0 {
 			return nil, errno
 		}
-		h.lockOwners++
+		f.lockOwners++
 	}
 	if t.owners == nil {
 		t.owners = make(map[uint64]*lockOwner)
@@ -148,27 +148,27 @@ func (fs *FS) dropIdle(t *lockTable) bool {
 	return false
 }
 
-// cameBy notes by which handle a request of o's came. If it is another one than before, o is
+// cameBy notes by which open file a request of o's came. If it is another one than before, o is
 // a process, whose locks end with FLUSH, and not an open file.
-func (o *lockOwner) cameBy(h *handle) {
-	if o.h != nil && o.h != h {
-		o.h.lockOwners--
-		o.h = nil
+func (o *lockOwner) cameBy(f *openFile) {
+	if o.f != nil && o.f != f {
+		o.f.lockOwners--
+		o.f = nil
 	}
 }
 
 // openForLocks opens the file again for an owner, for reading and writing if that is
-// possible. n.mu is held, so that the handle's descriptor is good.
-func (fs *FS) openForLocks(ts *threadState, h *handle) (fd int, writable bool, errno unix.Errno) {
+// possible. n.mu is held, so that the open file's descriptor is good.
+func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool, errno unix.Errno) {
 	if fs.keepFD() != 0 {
 		return -1, false, unix.ENOLCK
 	}
-	modes := [...]int{unix.O_RDWR, int(h.flags) & unix.O_ACCMODE, unix.O_RDONLY}
+	modes := [...]int{unix.O_RDWR, int(f.flags) & unix.O_ACCMODE, unix.O_RDONLY}
 	for i, mode := range modes {
 		if fs.cfg.ReadOnly && mode != unix.O_RDONLY {
 			continue
 		}
-		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, h.fd), mode|unix.O_NONBLOCK, 0)
+		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, f.fd), mode|unix.O_NONBLOCK, 0)
 		if errno == 0 {
 			return fd, mode != unix.O_RDONLY, 0
 		}
@@ -199,31 +199,31 @@ func (fs *FS) dropOwner(n *inode, number uint64) {
 	fs.closeOwners(gone)
 }
 
-// dropHandleLocks ends the locks that came by an open file, and those of its own: nobody can
+// dropOpenFileLocks ends the locks that came by an open file, and those of its own: nobody can
 // use it any more. Who waits for a lock on it gets EBADF. n.mu is held; the owners that are
 // gone are the caller's to close when it is not.
-func (fs *FS) dropHandleLocks(n *inode, h *handle) (gone []*lockOwner) {
+func (fs *FS) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
 	l := n.fileLocks()
 	if l == nil {
 		return nil
 	}
 	for _, t := range []*lockTable{&l.posix, &l.flock} {
 		for i := 0; i < len(t.waiters); {
-			if w := t.waiters[i]; w.h == h {
+			if w := t.waiters[i]; w.f == f {
 				fs.finish(t, w, unix.EBADF)
 			} else {
 				i++
 			}
 		}
 	}
-	if o := l.flock.owners[h.ID()]; o != nil {
+	if o := l.flock.owners[f.ID()]; o != nil {
 		gone = fs.unlockAll(n, &l.flock, o, gone)
 	}
-	if h.lockOwners == 0 {
+	if f.lockOwners == 0 {
 		return gone
 	}
 	for _, o := range l.posix.owners {
-		if o.h == h {
+		if o.f == f {
 			gone = fs.unlockAll(n, &l.posix, o, gone)
 		}
 	}
@@ -249,9 +249,9 @@ func (t *lockTable) remove(o *lockOwner) *lockOwner {
 	delete(t.owners, o.number)
 	switch {
 	case t.flock:
-		o.fd = -1 // it is the handle's
-	case o.h != nil:
-		o.h.lockOwners--
+		o.fd = -1 // it is the open file's
+	case o.f != nil:
+		o.f.lockOwners--
 	}
 	return o
 }
@@ -268,8 +268,8 @@ func (fs *FS) closeOwners(list []*lockOwner) {
 
 // fileLocks is what is known about locks on the file, or nil. n.mu is held.
 func (n *inode) fileLocks() *fileLocks {
-	if n.handles == nil {
+	if n.openFiles == nil {
 		return nil
 	}
-	return n.handles.locks
+	return n.openFiles.locks
 }

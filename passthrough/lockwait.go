@@ -21,7 +21,7 @@ const maxLockWaiters = 4096
 // that only those wake up that go on. The node's mu guards it.
 type lockWaiter struct {
 	lockAsk
-	h       *handle
+	f       *openFile
 	o       *lockOwner
 	blocker *lockOwner // in the way; nil: somebody on the host
 	ended   bool       // answer has, or had, the answer
@@ -32,7 +32,7 @@ type lockWaiter struct {
 
 // park adds a request to those who wait. n.mu is held.
 func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
-	if !fs.handles.Has(w.h) {
+	if !fs.openFiles.Has(w.f) {
 		return unix.EBADF // closed meanwhile: nobody would end it
 	}
 	if errno := fs.locks.enter(t, w); errno != 0 {

@@ -10,9 +10,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// noHandle stands in SetupMappingIn.Fh when the mapping is for the node: Linux sends
+// noFh stands in SetupMappingIn.Fh when the mapping is for the node: Linux sends
 // nothing else (fs/fuse/dax.c: fuse_setup_one_mapping).
-const noHandle = ^uint64(0)
+const noFh = ^uint64(0)
 
 // mappingFDs is how many descriptors a mapping that is being made has at most: the file's,
 // and the one that looks longer.
@@ -24,7 +24,7 @@ const mappingFDs = 2
 // was asked for: Linux maps for reading, later asks for the same to be writable, and
 // processes go on to use the range meanwhile, so that it can't be exchanged. This gives
 // the guest's kernel no more than it has: it may open the same file for writing. A
-// handle is not exceeded, though.
+// open file is not exceeded, though.
 func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno {
 	d := fs.cfg.DAX
 	if d == nil {
@@ -54,12 +54,12 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 	if err := d.Table.Check(m); err != nil {
 		return unix.EINVAL
 	}
-	var h *handle
-	if in.Fh != noHandle {
-		if h, errno = fs.handleToMap(r, in.Fh, m.Writable); errno != 0 {
+	var f *openFile
+	if in.Fh != noFh {
+		if f, errno = fs.openFileToMap(r, in.Fh, m.Writable); errno != 0 {
 			return errno
 		}
-		defer fs.releaseHandle(h)
+		defer fs.releaseOpenFile(f)
 	}
 	switch {
 	case d.Table.Has(m):
@@ -72,26 +72,26 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 		return unix.EAGAIN // the guest tries again, see mappingErrno
 	}
 	defer fs.unkeepFDs(mappingFDs)
-	if h != nil {
-		m.Writable = h.flags&unix.O_ACCMODE == unix.O_RDWR
-		return fs.mapFile(r, h.fd, m)
+	if f != nil {
+		m.Writable = f.flags&unix.O_ACCMODE == unix.O_RDWR
+		return fs.mapFile(r, f.fd, m)
 	}
 	return fs.mapNode(r, n, m)
 }
 
-// handleToMap finds the handle, if it has the access that the mapping needs. What can
+// openFileToMap finds the open file, if it has the access that the mapping needs. What can
 // be written through a mapping can be read through it.
-func (fs *FS) handleToMap(r *server.Request, fh uint64, write bool) (*handle, unix.Errno) {
-	h, errno := fs.onlyFile(fs.handleOf(r.Header.NodeID, fh)) // of the node that has entered
+func (fs *FS) openFileToMap(r *server.Request, fh uint64, write bool) (*openFile, unix.Errno) {
+	f, errno := fs.onlyFile(fs.openFileOf(r.Header.NodeID, fh)) // of the node that has entered
 	if errno != 0 {
 		return nil, errno
 	}
-	access := h.flags & unix.O_ACCMODE
+	access := f.flags & unix.O_ACCMODE
 	if access == unix.O_WRONLY || write && access != unix.O_RDWR {
-		fs.releaseHandle(h)
+		fs.releaseOpenFile(f)
 		return nil, unix.EACCES
 	}
-	return h, 0
+	return f, 0
 }
 
 // mapNode opens the file and maps it.

@@ -83,7 +83,7 @@ func (g *guest) remove(offsets ...uint64) unix.Errno {
 
 // linux is the request that Linux makes.
 func linux(moffset, foffset uint64, write bool) fp.SetupMappingIn {
-	in := fp.SetupMappingIn{Fh: noHandle, Foffset: foffset, Len: DAXUnit, Moffset: moffset, Flags: fp.SetupMappingRead}
+	in := fp.SetupMappingIn{Fh: noFh, Foffset: foffset, Len: DAXUnit, Moffset: moffset, Flags: fp.SetupMappingRead}
 	if write {
 		in.Flags |= fp.SetupMappingWrite
 	}
@@ -145,10 +145,10 @@ func TestMappingRefused(t *testing.T) {
 	node := g.lookup(fp.RootID, "f")
 	other, otherFh := g.openName("g", "x", unix.O_RDWR)
 	defer g.release(other, otherFh)
-	handles := map[uint32]uint64{}
+	fhs := map[uint32]uint64{}
 	for _, flags := range []uint32{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR} {
-		handles[flags] = g.open(node, flags)
-		defer g.release(node, handles[flags])
+		fhs[flags] = g.open(node, flags)
+		defer g.release(node, fhs[flags])
 	}
 	const most = ^uint64(0)
 	for what, c := range map[string]struct {
@@ -156,27 +156,27 @@ func TestMappingRefused(t *testing.T) {
 		in   fp.SetupMappingIn
 		want unix.Errno
 	}{
-		"no access":           {node, fp.SetupMappingIn{Fh: noHandle, Len: DAXUnit}, unix.EINVAL},
-		"unknown flag":        {node, fp.SetupMappingIn{Fh: noHandle, Len: DAXUnit, Flags: 7}, unix.EINVAL},
-		"empty":               {node, fp.SetupMappingIn{Fh: noHandle, Flags: 1}, unix.EINVAL},
-		"odd length":          {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: DAXUnit + 1}, unix.EINVAL},
-		"one page":            {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: 4096}, unix.EINVAL},
-		"odd place":           {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: DAXUnit, Moffset: 4096}, unix.EINVAL},
-		"odd file offset":     {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: DAXUnit, Foffset: 4096}, unix.EINVAL},
-		"behind the window":   {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: DAXUnit, Moffset: 16 << 20}, unix.EINVAL},
-		"out of the window":   {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: 8 * DAXUnit, Moffset: DAXUnit}, unix.EINVAL},
-		"huge":                {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: most &^ (DAXUnit - 1)}, unix.EINVAL},
-		"huge place":          {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: DAXUnit, Moffset: most &^ (DAXUnit - 1)}, unix.EINVAL},
-		"huge file offset":    {node, fp.SetupMappingIn{Fh: noHandle, Flags: 2, Len: DAXUnit, Foffset: most &^ (DAXUnit - 1)}, unix.EINVAL},
-		"behind the file":     {node, linux(0, DAXUnit, false), unix.EIO},
-		"forged node":         {1 << 40, linux(0, 0, false), unix.ESTALE},
-		"directory":           {g.lookup(fp.RootID, "d"), linux(0, 0, false), unix.EISDIR},
-		"FIFO":                {g.lookup(fp.RootID, "p"), linux(0, 0, false), unix.ENODEV},
-		"forged handle":       {node, fp.SetupMappingIn{Fh: 1 << 40, Flags: 2, Len: DAXUnit}, unix.EBADF},
-		"other file's handle": {node, fp.SetupMappingIn{Fh: otherFh, Flags: 2, Len: DAXUnit}, unix.EBADF},
-		"O_WRONLY":            {node, fp.SetupMappingIn{Fh: handles[unix.O_WRONLY], Flags: 2, Len: DAXUnit}, unix.EACCES},
-		"write by O_WRONLY":   {node, fp.SetupMappingIn{Fh: handles[unix.O_WRONLY], Flags: 1, Len: DAXUnit}, unix.EACCES},
-		"write by O_RDONLY":   {node, fp.SetupMappingIn{Fh: handles[unix.O_RDONLY], Flags: 3, Len: DAXUnit}, unix.EACCES},
+		"no access":          {node, fp.SetupMappingIn{Fh: noFh, Len: DAXUnit}, unix.EINVAL},
+		"unknown flag":       {node, fp.SetupMappingIn{Fh: noFh, Len: DAXUnit, Flags: 7}, unix.EINVAL},
+		"empty":              {node, fp.SetupMappingIn{Fh: noFh, Flags: 1}, unix.EINVAL},
+		"odd length":         {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: DAXUnit + 1}, unix.EINVAL},
+		"one page":           {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: 4096}, unix.EINVAL},
+		"odd place":          {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: DAXUnit, Moffset: 4096}, unix.EINVAL},
+		"odd file offset":    {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: DAXUnit, Foffset: 4096}, unix.EINVAL},
+		"behind the window":  {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: DAXUnit, Moffset: 16 << 20}, unix.EINVAL},
+		"out of the window":  {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: 8 * DAXUnit, Moffset: DAXUnit}, unix.EINVAL},
+		"huge":               {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: most &^ (DAXUnit - 1)}, unix.EINVAL},
+		"huge place":         {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: DAXUnit, Moffset: most &^ (DAXUnit - 1)}, unix.EINVAL},
+		"huge file offset":   {node, fp.SetupMappingIn{Fh: noFh, Flags: 2, Len: DAXUnit, Foffset: most &^ (DAXUnit - 1)}, unix.EINVAL},
+		"behind the file":    {node, linux(0, DAXUnit, false), unix.EIO},
+		"forged node":        {1 << 40, linux(0, 0, false), unix.ESTALE},
+		"directory":          {g.lookup(fp.RootID, "d"), linux(0, 0, false), unix.EISDIR},
+		"FIFO":               {g.lookup(fp.RootID, "p"), linux(0, 0, false), unix.ENODEV},
+		"forged fh":          {node, fp.SetupMappingIn{Fh: 1 << 40, Flags: 2, Len: DAXUnit}, unix.EBADF},
+		"fh of another file": {node, fp.SetupMappingIn{Fh: otherFh, Flags: 2, Len: DAXUnit}, unix.EBADF},
+		"O_WRONLY":           {node, fp.SetupMappingIn{Fh: fhs[unix.O_WRONLY], Flags: 2, Len: DAXUnit}, unix.EACCES},
+		"write by O_WRONLY":  {node, fp.SetupMappingIn{Fh: fhs[unix.O_WRONLY], Flags: 1, Len: DAXUnit}, unix.EACCES},
+		"write by O_RDONLY":  {node, fp.SetupMappingIn{Fh: fhs[unix.O_RDONLY], Flags: 3, Len: DAXUnit}, unix.EACCES},
 	} {
 		wantErrno(t, what, g.setup(c.node, c.in), c.want)
 		if have := table.Mappings(); len(have) != 0 {
@@ -187,13 +187,13 @@ func TestMappingRefused(t *testing.T) {
 		return g.fs.RemoveMapping(r, []fp.RemoveMappingOne{{Moffset: 0, Len: DAXUnit}, {Moffset: 4096, Len: DAXUnit}})
 	}), unix.EINVAL)
 
-	// A handle gives no more than it is open for.
-	in := fp.SetupMappingIn{Fh: handles[unix.O_RDONLY], Flags: fp.SetupMappingRead, Len: DAXUnit}
+	// An open file gives no more than it is open for.
+	in := fp.SetupMappingIn{Fh: fhs[unix.O_RDONLY], Flags: fp.SetupMappingRead, Len: DAXUnit}
 	wantErrno(t, "O_RDONLY", g.setup(node, in), 0)
 	if table.Mappings()[0].Writable {
-		t.Error("writable by a handle for reading")
+		t.Error("writable by an open file for reading")
 	}
-	in = fp.SetupMappingIn{Fh: handles[unix.O_RDWR], Flags: 3, Len: DAXUnit, Moffset: DAXUnit}
+	in = fp.SetupMappingIn{Fh: fhs[unix.O_RDWR], Flags: 3, Len: DAXUnit, Moffset: DAXUnit}
 	wantErrno(t, "O_RDWR", g.setup(node, in), 0)
 }
 

@@ -51,10 +51,10 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 	}
 	n.Lock()
 	defer n.Unlock()
-	if n.handles == nil {
+	if n.openFiles == nil {
 		return errno
 	}
-	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, n.handles.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, n.openFiles.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
 }
 
 // Unlink implements server.Names.
@@ -86,8 +86,8 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 }
 
 // pinVictim makes sure that a node which is about to lose its name can be used
-// afterwards, as the working directory of a process, say: without a name or an open
-// handle only a descriptor leads to it. It returns the node with a reference, or nil
+// afterwards, as the working directory of a process, say: without a name or an
+// open file only a descriptor leads to it. It returns the node with a reference, or nil
 // when the client does not know it.
 func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
 	n := fs.nodes.Placed(parent, name)
@@ -95,7 +95,7 @@ func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
 		return n
 	}
 	n.Lock()
-	open := n.handles != nil
+	open := n.openFiles != nil
 	n.Unlock()
 	if !open {
 		_, _ = fs.fdOf(ts, n) // if it can't be had, the node is lost with its name

@@ -12,10 +12,10 @@ func (fs *FS) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (in
 		if fs.cfg.ReadOnly {
 			with |= unix.O_NOATIME // as openAgain
 		}
-		f, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, with) })
+		opened, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, with) })
 		m.giveBack()
 		if errno == 0 {
-			return f, 0
+			return opened, 0
 		}
 		if errno == unix.EACCES && fs.cfg.Landlocked {
 			m.noOpens.Store(true) // where the file is found has no path that is allowed

@@ -10,12 +10,12 @@ import (
 )
 
 // A client that gets ENOSYS for OPEN or OPENDIR opens nothing from then on
-// (fs/fuse/file.c: fuse_file_open). It reads with handle 0, keeps data as with
+// (fs/fuse/file.c: fuse_file_open). It reads with fh 0, keeps data as with
 // FOPEN_KEEP_CACHE, and does not say when it has done with a file. It saves two
 // requests a file, and is for immutable shares only: a client that truncates a file as
 // it opens it would not be heard, and locks could not be told apart.
 //
-// Such a file gets a handle with the first request that needs one, which all requests
+// Such a file gets an open file with the first request that needs one, which all requests
 // share. It stays open for those to come, until the client forgets the node or until
 // there are too many.
 
@@ -30,15 +30,15 @@ func (fs *FS) canOpenless(offered fp.InitFlags) bool {
 type openless struct {
 	agreed atomic.Bool
 	mu     sync.Mutex
-	// queue has the numbers of shared handles in the order in which they were opened. Those
+	// queue has the numbers of shared open files in the order in which they were opened. Those
 	// that were used since they came to the front are spared once. mu guards it.
 	queue []uint64
 }
 
-// sharedHandle finds or makes the handle of a node.
-func (fs *FS) sharedHandle(ts *threadState, n *inode) (*handle, unix.Errno) {
-	if h := n.sharedHandle(); h != nil {
-		return h, 0
+// sharedOpenFile finds or makes the open file of a node.
+func (fs *FS) sharedOpenFile(ts *threadState, n *inode) (*openFile, unix.Errno) {
+	if f := n.sharedOpenFile(); f != nil {
+		return f, 0
 	}
 	if !n.isDir() && !n.isReg() {
 		return nil, unix.ENXIO
@@ -51,67 +51,67 @@ func (fs *FS) sharedHandle(ts *threadState, n *inode) (*handle, unix.Errno) {
 	if fs.unkeepFD(errno) != 0 {
 		return nil, errno
 	}
-	h, errno := fs.handleOf(n.ID(), fh)
+	f, errno := fs.openFileOf(n.ID(), fh)
 	if errno != 0 {
 		return nil, errno // the client is gone
 	}
-	fs.share(n, h)
-	return h, 0
+	fs.share(n, f)
+	return f, 0
 }
 
-// openShared opens the node and makes a handle, which nobody shares yet.
+// openShared opens the node and makes an open file, which nobody shares yet.
 func (fs *FS) openShared(ts *threadState, n *inode) (uint64, unix.Errno) {
 	fd, errno := fs.fdOf(ts, n)
 	if errno != 0 {
 		return 0, errno
 	}
-	f, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
+	opened, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
 	if errno != 0 {
 		return 0, errno
 	}
-	fh, errno := fs.addHandle(n, f, unix.O_RDONLY)
+	fh, errno := fs.addOpenFile(n, opened, unix.O_RDONLY)
 	if errno != 0 {
-		fs.closeFD(f)
+		fs.closeFD(opened)
 	}
 	return fh, errno
 }
 
-// sharedHandle is the node's shared handle, with a reference, or nil.
-func (n *inode) sharedHandle() *handle {
+// sharedOpenFile is the node's shared open file, with a reference, or nil.
+func (n *inode) sharedOpenFile() *openFile {
 	n.Lock()
 	defer n.Unlock()
-	for h := n.handles; h != nil; h = h.next {
-		if h.shared && h.Acquire() {
-			h.touched.Store(true)
-			return h
+	for f := n.openFiles; f != nil; f = f.next {
+		if f.shared && f.Acquire() {
+			f.touched.Store(true)
+			return f
 		}
 	}
 	return nil
 }
 
-func (h *handle) isShared() bool {
-	h.node.Lock()
-	defer h.node.Unlock()
-	return h.shared
+func (f *openFile) isShared() bool {
+	f.node.Lock()
+	defer f.node.Unlock()
+	return f.shared
 }
 
 // share lets others use h, which was just opened. Two threads may both have made one;
 // then both are used, and closed in the end.
-func (fs *FS) share(n *inode, h *handle) {
+func (fs *FS) share(n *inode, f *openFile) {
 	n.Lock()
-	h.shared = true
-	h.touched.Store(true)
+	f.shared = true
+	f.touched.Store(true)
 	n.Unlock()
 	fs.openless.mu.Lock()
-	fs.openless.queue = append(fs.openless.queue, h.ID())
+	fs.openless.queue = append(fs.openless.queue, f.ID())
 	fs.openless.mu.Unlock()
 	fs.armSweep()
 	if fs.nodes.Get(n.ID()) == nil { // forgotten meanwhile: nobody closes it later
-		fs.closeHandle(h)
+		fs.closeOpenFile(f)
 	}
 }
 
-// limitShared closes shared handles if they take more than half of the descriptors.
+// limitShared closes shared open files if they take more than half of the descriptors.
 func (fs *FS) limitShared() {
 	s := &fs.openless
 	s.mu.Lock()
@@ -123,7 +123,7 @@ func (fs *FS) limitShared() {
 	}
 }
 
-// sweepShared closes shared handles that were not used since the last time, and reports
+// sweepShared closes shared open files that were not used since the last time, and reports
 // whether some are left.
 func (fs *FS) sweepShared() (more bool) {
 	s := &fs.openless
@@ -135,38 +135,38 @@ func (fs *FS) sweepShared() (more bool) {
 	return more
 }
 
-// closeFirst takes the first handle off the queue and closes it. It spares one that was
+// closeFirst takes the first open file off the queue and closes it. It spares one that was
 // used, if it may, and puts it at the end. fs.openless.mu is held.
 func (fs *FS) closeFirst(maySpare bool) (spared bool) {
 	s := &fs.openless
 	fh := s.queue[0]
 	s.queue = s.queue[1:]
-	h := fs.handles.Acquire(fh)
-	if h == nil {
+	f := fs.openFiles.Acquire(fh)
+	if f == nil {
 		return false // closed before
 	}
-	defer fs.releaseHandle(h)
-	if h.touched.Swap(false) && maySpare {
+	defer fs.releaseOpenFile(f)
+	if f.touched.Swap(false) && maySpare {
 		s.queue = append(s.queue, fh)
 		return true
 	}
-	h.node.unshare(h)
-	fs.closeHandle(h)
+	f.node.unshare(f)
+	fs.closeOpenFile(f)
 	return false
 }
 
 // unshare keeps requests to come from using h.
-func (n *inode) unshare(h *handle) {
+func (n *inode) unshare(f *openFile) {
 	n.Lock()
 	defer n.Unlock()
-	h.shared = false
+	f.shared = false
 }
 
-// closeShared closes the shared handles of a node that the client has forgotten.
+// closeShared closes the shared open files of a node that the client has forgotten.
 func (fs *FS) closeShared(n *inode) {
-	for h := n.sharedHandle(); h != nil; h = n.sharedHandle() {
-		n.unshare(h)
-		fs.closeHandle(h)
-		fs.releaseHandle(h)
+	for f := n.sharedOpenFile(); f != nil; f = n.sharedOpenFile() {
+		n.unshare(f)
+		fs.closeOpenFile(f)
+		fs.releaseOpenFile(f)
 	}
 }

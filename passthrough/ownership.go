@@ -58,7 +58,7 @@ type ownership interface {
 	// These are for changes of a file's data by a user who may not keep its set-ID bits:
 	// through an open file, and by truncation, for which fd is the node's descriptor
 	// before, and that of the file afterwards if it is open then.
-	beforeWrite(ts *threadState, h *handle) unix.Errno
+	beforeWrite(ts *threadState, f *openFile) unix.Errno
 	beforeTruncate(ts *threadState, n *inode, fd int) unix.Errno
 	afterTruncate(ts *threadState, fd int) unix.Errno
 }

@@ -110,14 +110,14 @@ func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, n
 }
 
 // beforeWrite: an open file remembers that the host's kernel clears the right bits.
-func (o *hostOwnership) beforeWrite(ts *threadState, h *handle) unix.Errno {
-	if h.kernelKills.Load() {
+func (o *hostOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
+	if f.kernelKills.Load() {
 		o.fs.who.setFsetid(ts, false)
 		return 0
 	}
-	byKernel, errno := o.killSetID(ts, h.fd, h.mount.local)
+	byKernel, errno := o.killSetID(ts, f.fd, f.mount.local)
 	if errno == 0 {
-		h.kernelKills.Store(byKernel)
+		f.kernelKills.Store(byKernel)
 	}
 	return errno
 }

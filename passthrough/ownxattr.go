@@ -272,8 +272,8 @@ func (x *xattrOwnership) setUnmarkable(ts *threadState, fd int, in *fp.SetattrIn
 	return unix.EPERM
 }
 
-func (x *xattrOwnership) beforeWrite(ts *threadState, h *handle) unix.Errno {
-	return x.afterTruncate(ts, h.fd)
+func (x *xattrOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
+	return x.afterTruncate(ts, f.fd)
 }
 
 // beforeTruncate leaves the bits to afterTruncate, which has the file open. SETATTR asks for

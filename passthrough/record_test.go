@@ -24,7 +24,7 @@ type recordedNode struct {
 	id, lookups, parent uint64
 	key                 key
 	birth               birth
-	name, handle        string
+	name, fileHandle    string
 }
 
 type recordedOpen struct {
@@ -58,7 +58,7 @@ func (r *recorded) Placed(n *inode) {
 }
 
 func (e *recordedNode) place(n *inode) {
-	e.parent, e.name, e.handle = 0, "", string(n.FileHandle())
+	e.parent, e.name, e.fileHandle = 0, "", string(n.FileHandle())
 	if p := n.Parent(); p != nil {
 		e.parent, e.name = p.ID(), n.Name().String()
 	}
@@ -75,16 +75,16 @@ func (r *recorded) Gone(n *inode) {
 	delete(r.nodes, uint32(n.ID()))
 }
 
-func (r *recorded) Opened(h *handle) {
+func (r *recorded) Opened(f *openFile) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.opens[h.ID()] = recordedOpen{h.node.ID(), h.flags}
+	r.opens[f.ID()] = recordedOpen{f.node.ID(), f.flags}
 }
 
-func (r *recorded) Closed(h *handle) {
+func (r *recorded) Closed(f *openFile) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.opens, h.ID())
+	delete(r.opens, f.ID())
 }
 
 // check compares what was recorded with what there is. No request runs.
@@ -111,8 +111,8 @@ func (r *recorded) check(t *testing.T, fs *FS) {
 		t.Errorf("%d nodes are not recorded", known)
 	}
 	opens := map[uint64]recordedOpen{}
-	for h := range fs.handles.All {
-		opens[h.ID()] = recordedOpen{h.node.ID(), h.flags}
+	for f := range fs.openFiles.All {
+		opens[f.ID()] = recordedOpen{f.node.ID(), f.flags}
 	}
 	if len(opens) != len(r.opens) {
 		t.Errorf("%d open files are recorded, want %d", len(r.opens), len(opens))

@@ -17,46 +17,46 @@ const hostPage = 4096
 // Read implements server.Files. Data that is in memory is read at once, with one
 // system call; what must come from a disk is left to a thread that may wait.
 func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix.Errno) {
-	h, errno := fs.enterFile(r, in.Fh, intentRead)
+	f, errno := fs.enterFile(r, in.Fh, intentRead)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseHandle(h)
+	defer fs.releaseOpenFile(f)
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
-	if !h.goesDirect(in.Flags) {
-		return fs.readPages(r, h, dst, int64(in.Offset))
+	if !f.goesDirect(in.Flags) {
+		return fs.readPages(r, f, dst, int64(in.Offset))
 	}
-	if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
+	if !f.mount.mayWait(r, &f.mount.reads, int64(in.Size)) {
 		// Past the page cache is always a wait; RWF_NOWAIT does not end it early.
 		return 0, server.WouldBlock
 	}
-	n, errno := h.readDisk(r, h.fd, dst, int64(in.Offset))
+	n, errno := f.readDisk(r, f.fd, dst, int64(in.Offset))
 	if errno == unix.EINVAL && inPages(in.Offset, in.Size) {
-		return fs.readPages(r, h, dst, int64(in.Offset))
+		return fs.readPages(r, f, dst, int64(in.Offset))
 	}
 	return n, errno
 }
 
 // readPages is a read through the page cache.
-func (fs *FS) readPages(r *server.Request, h *handle, dst fuse.Buffers, off int64) (int, unix.Errno) {
-	fd := fs.cachedFD(r, h)
+func (fs *FS) readPages(r *server.Request, f *openFile, dst fuse.Buffers, off int64) (int, unix.Errno) {
+	fd := fs.cachedFD(r, f)
 	if r.MayWait {
-		return h.readDisk(r, fd, dst, off)
+		return f.readDisk(r, fd, dst, off)
 	}
-	return h.read(r, fd, dst, off, !h.mount.noNowait.Load())
+	return f.read(r, fd, dst, off, !f.mount.noNowait.Load())
 }
 
 // readDisk is read that waits for the disk.
-func (h *handle) readDisk(r *server.Request, fd int, dst fuse.Buffers, off int64) (int, unix.Errno) {
-	defer h.mount.reads.waitedToRead(time.Now())
-	return h.read(r, fd, dst, off, false)
+func (f *openFile) readDisk(r *server.Request, fd int, dst fuse.Buffers, off int64) (int, unix.Errno) {
+	defer f.mount.reads.waitedToRead(time.Now())
+	return f.read(r, fd, dst, off, false)
 }
 
-// read fills dst from the file behind fd, one of the handle's, from off on. With cached it takes only data that is in
+// read fills dst from off on by fd, a descriptor of the open file's. With cached it takes only data that is in
 // memory, as far as the file system can tell, and else waits or answers WouldBlock.
-func (h *handle) read(r *server.Request, fd int, dst fuse.Buffers, off int64, cached bool) (done int, errno unix.Errno) {
+func (f *openFile) read(r *server.Request, fd int, dst fuse.Buffers, off int64, cached bool) (done int, errno unix.Errno) {
 	for len(dst) > 0 {
 		batch := dst[:min(len(dst), maxIovecs)]
 		want := int(batch.Len())
@@ -70,17 +70,17 @@ func (h *handle) read(r *server.Request, fd int, dst fuse.Buffers, off int64, ca
 		case errno == unix.EAGAIN && cached:
 			// The kernel has begun to read ahead (mm/filemap.c: filemap_get_pages). The
 			// retry reads all of it again.
-			if !h.mount.mayWait(r, &h.mount.reads, int64(want)) {
-				return 0, h.mount.wouldBlock(int64(want))
+			if !f.mount.mayWait(r, &f.mount.reads, int64(want)) {
+				return 0, f.mount.wouldBlock(int64(want))
 			}
-			if n, errno = h.readDisk(r, fd, dst, off); done > 0 {
+			if n, errno = f.readDisk(r, fd, dst, off); done > 0 {
 				errno = 0
 			}
 			return done + n, errno
 		case errno == unix.EOPNOTSUPP && cached:
 			// tmpfs, FUSE, network file systems: better in the way of others at
 			// times than on another thread each time.
-			h.mount.noNowait.Store(true)
+			f.mount.noNowait.Store(true)
 			cached = false
 			continue
 		case errno != 0 && done == 0:
@@ -102,11 +102,11 @@ func (h *handle) read(r *server.Request, fd int, dst fuse.Buffers, off int64, ca
 
 // Write implements server.Files.
 func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, unix.Errno) {
-	h, errno := fs.enterFile(r, in.Fh, intentWrite)
+	f, errno := fs.enterFile(r, in.Fh, intentWrite)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseHandle(h)
+	defer fs.releaseOpenFile(f)
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
@@ -114,25 +114,25 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 	if !r.MayWait && flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 {
 		return 0, server.WouldBlock // it may have to wait for much that others have written
 	}
-	direct := h.writesDirect(in)
+	direct := f.writesDirect(in)
 	if direct {
-		if !h.mount.mayWait(r, &h.mount.reads, int64(in.Size)) {
+		if !f.mount.mayWait(r, &f.mount.reads, int64(in.Size)) {
 			return 0, server.WouldBlock
 		}
-		defer h.mount.reads.waited(time.Now())
+		defer f.mount.reads.waited(time.Now())
 	}
-	if errno := fs.changesData(threadOf(r), h, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
+	if errno := fs.changesData(threadOf(r), f, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
 		return 0, errno
 	}
-	fd := h.fd
+	fd := f.fd
 	if !direct {
-		fd = fs.cachedFD(r, h)
+		fd = fs.cachedFD(r, f)
 	}
 	n, errno := writeAll(fd, src, int64(in.Offset), flags)
 	if direct && errno == unix.EINVAL && inPages(in.Offset, in.Size) {
-		n, errno = writeAll(fs.cachedFD(r, h), src, int64(in.Offset), flags)
+		n, errno = writeAll(fs.cachedFD(r, f), src, int64(in.Offset), flags)
 	}
-	h.unsynced.Add(int64(n))
+	f.unsynced.Add(int64(n))
 	return n, errno
 }
 

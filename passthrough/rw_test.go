@@ -371,10 +371,10 @@ func byteSize(n int) string {
 func TestWaitsAlone(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("f", strings.Repeat("x", 8192), unix.O_RDWR|unix.O_DIRECT)
-	h, errno := g.fs.handleOf(node, fh)
-	wantErrno(t, "handle", errno, 0)
-	defer g.fs.releaseHandle(h)
-	if !h.direct {
+	f, errno := g.fs.openFileOf(node, fh)
+	wantErrno(t, "open file", errno, 0)
+	defer g.fs.releaseOpenFile(f)
+	if !f.direct {
 		t.Skip("no direct I/O in the temporary directory")
 	}
 	buf, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -396,11 +396,11 @@ func TestWaitsAlone(t *testing.T) {
 		{"not alone", false, true, quickDisk / 4, server.WouldBlock},
 	} {
 		g.thread.Alone = func() bool { return c.alone }
-		h.mount.local = c.local
-		h.mount.reads.average.Store(int64(c.disk))
+		f.mount.local = c.local
+		f.mount.reads.average.Store(int64(c.disk))
 		_, errno := g.fs.Read(g.on(node), &fp.ReadIn{Fh: fh, Size: 4096, Flags: unix.O_DIRECT}, slices.Clone(iov))
 		wantErrno(t, "READ, "+c.what, errno, c.want)
-		h.mount.reads.average.Store(int64(c.disk))
+		f.mount.reads.average.Store(int64(c.disk))
 		_, errno = g.fs.Write(g.on(node), &fp.WriteIn{Fh: fh, Size: 4096, Flags: unix.O_DIRECT}, slices.Clone(iov))
 		wantErrno(t, "WRITE, "+c.what, errno, c.want)
 	}
@@ -411,9 +411,9 @@ func TestWaitsAlone(t *testing.T) {
 func TestSyncsAlone(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("f", "", unix.O_RDWR)
-	h, errno := g.fs.handleOf(node, fh)
-	wantErrno(t, "handle", errno, 0)
-	defer g.fs.releaseHandle(h)
+	f, errno := g.fs.openFileOf(node, fh)
+	wantErrno(t, "open file", errno, 0)
+	defer g.fs.releaseOpenFile(f)
 	for _, c := range []struct {
 		what         string
 		alone, local bool
@@ -431,11 +431,11 @@ func TestSyncsAlone(t *testing.T) {
 		{"next to no wait, a network file system", false, false, instant / 2, 4096, server.WouldBlock},
 	} {
 		g.thread.Alone = func() bool { return c.alone }
-		h.mount.local = c.local
-		h.mount.syncs.average.Store(int64(c.disk))
-		h.unsynced.Store(c.written)
+		f.mount.local = c.local
+		f.mount.syncs.average.Store(int64(c.disk))
+		f.unsynced.Store(c.written)
 		wantErrno(t, "FSYNC, "+c.what, g.fs.Fsync(g.on(node), &fp.FsyncIn{Fh: fh}), c.want)
-		if left := h.unsynced.Load(); c.want == 0 != (left == 0) {
+		if left := f.unsynced.Load(); c.want == 0 != (left == 0) {
 			t.Errorf("%s: %d bytes are taken for not synced", c.what, left)
 		}
 	}

@@ -13,20 +13,20 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// A guest that moves to another host takes its nodes and handles along. The other daemon
+// A guest that moves to another host takes its nodes and open files along. The other daemon
 // serves the same tree: the same file system seen from there, or a copy. Nodes are found
 // there by their paths, and file handles say whether it is the right file; open files are
 // opened anew. What a node's inode number is may differ from here to there, the guest's
 // numbers for it may not.
 //
 // The state is a sequence of records (internal/record); doc/migration.md describes it.
-// Nodes come after their parents, handles after all nodes, locks after their file's first
-// handle.
+// Nodes come after their parents, open files after all nodes, locks after their file's first
+// open file.
 
 // Migration says how nodes move.
 type Migration struct {
 	// FileHandles sends file handles along, which must mean the same on both hosts. A guest
-	// that comes with handles finds files that were moved within the share.
+	// that comes with them finds files that were moved within the share.
 	FileHandles bool
 	// VerifyHandles sends file handles along, and takes no guest that comes without.
 	VerifyHandles bool
@@ -39,7 +39,7 @@ type Migration struct {
 const (
 	stateEnd = iota
 	stateNode
-	stateHandle
+	stateOpenFile
 	stateLock
 	stateFlock
 	stateOwner
@@ -88,12 +88,12 @@ func (fs *FS) SaveState(t *server.Thread, to io.Writer) error {
 	for n := range fs.nodes.All {
 		s.node(n)
 	}
-	s.handles()
+	s.openFiles()
 	if err := s.fits(); err != nil {
 		return err
 	}
 	w.Uint(stateEnd, uint64(fs.nodes.End()), uint64(fs.nodes.Generations()),
-		uint64(fs.handles.End()), uint64(fs.handles.Generations()))
+		uint64(fs.openFiles.End()), uint64(fs.openFiles.Generations()))
 	return nil
 }
 
@@ -104,7 +104,7 @@ func (s *saver) fits() error {
 		has, most int
 	}{
 		{"nodes", max(len(s.index)-1, int(s.fs.nodes.End())), s.fs.limits.nodes},
-		{"open files", int(s.fs.handles.End()), s.fs.limits.handles},
+		{"open files", int(s.fs.openFiles.End()), s.fs.limits.openFiles},
 		{"locks", s.locked, s.fs.limits.locks},
 	} {
 		if c.has > c.most {
@@ -252,17 +252,17 @@ func handleOfFD(fd int) ([]byte, error) {
 	return append([]byte{byte(kind), byte(kind >> 8), byte(kind >> 16), byte(kind >> 24)}, h.Bytes()...), nil
 }
 
-// handles writes the open files and directories, and their locks.
-func (s *saver) handles() {
-	for h := range s.fs.handles.All {
-		if h.isShared() {
+// openFiles writes the open files and directories, and their locks.
+func (s *saver) openFiles() {
+	for f := range s.fs.openFiles.All {
+		if f.isShared() {
 			continue // the guest has no number for a shared one, and no locks then
 		}
-		if _, ok := s.index[h.node]; !ok {
-			s.node(h.node) // forgotten and still open
+		if _, ok := s.index[f.node]; !ok {
+			s.node(f.node) // forgotten and still open
 		}
-		s.w.Uint(stateHandle, h.ID(), s.index[h.node], uint64(h.flags))
-		s.locks(h)
+		s.w.Uint(stateOpenFile, f.ID(), s.index[f.node], uint64(f.flags))
+		s.locks(f)
 	}
 }
 

@@ -32,7 +32,7 @@ func forge(mode uint64) *forger {
 }
 
 // node writes a node; where is locatedNowhere, or locatedByPath with a path. The number
-// that handles and locks know it by is returned.
+// that open files and locks know it by is returned.
 func (f *forger) node(number uint64, kind uint16, where uint64, path string, fileHandle []byte) uint64 {
 	f.w.Uint(stateNode, number, 1, uint64(kind), where)
 	if where == locatedByPath {
@@ -52,7 +52,9 @@ func (f *forger) child(number uint64, kind uint16, parent uint64, name string, f
 	return f.nodes
 }
 
-func (f *forger) open(fh, node uint64, flags uint32) { f.w.Uint(stateHandle, fh, node, uint64(flags)) }
+func (f *forger) open(fh, node uint64, flags uint32) {
+	f.w.Uint(stateOpenFile, fh, node, uint64(flags))
+}
 
 // end ends the state and returns it.
 func (f *forger) end() []byte {
@@ -324,7 +326,7 @@ func TestForgedFlags(t *testing.T) {
 				f.open(fh, f.child(number, unix.S_IFREG, 0, "file", h), flags)
 				what := fmt.Sprintf("handles %d; flags %#o", mode, flags)
 				err := g.load(f.end())
-				if in := g.fs.handles.Acquire(fh); in != nil {
+				if in := g.fs.openFiles.Acquire(fh); in != nil {
 					got, errno := unix.FcntlInt(uintptr(in.fd), unix.F_GETFL, 0)
 					switch access := got & unix.O_ACCMODE; {
 					case errno != nil:
@@ -334,7 +336,7 @@ func TestForgedFlags(t *testing.T) {
 					case g.fs.cfg.ReadOnly && access != unix.O_RDONLY:
 						t.Errorf("%s: open for writing", what)
 					}
-					g.fs.releaseHandle(in)
+					g.fs.releaseOpenFile(in)
 				} else if err == nil && !g.fs.cfg.ReadOnly {
 					t.Errorf("%s: not open", what)
 				}

@@ -66,7 +66,7 @@ func FuzzLoadState(f *testing.F) {
 		if err != nil {
 			t.Skip(err) // no handles here
 		}
-		fs.limits = stateLimits{nodes: 1 << 16, handles: 1 << 16, locks: 1 << 10, doubles: 1 << 10}
+		fs.limits = stateLimits{nodes: 1 << 16, openFiles: 1 << 16, locks: 1 << 10, doubles: 1 << 10}
 		fs.flags.Store(uint64(allLocks))
 		g := (&share{t: t, fs: fs, dir: dir}).guest()
 		_, err = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
@@ -95,10 +95,10 @@ func (g *guest) staysBelow(dir string) {
 			check("node", n.ID(), int(fd))
 		}
 	}
-	for h := range g.fs.handles.All {
-		check("open file", h.ID(), h.fd)
-		if flags, err := unix.FcntlInt(uintptr(h.fd), unix.F_GETFL, 0); g.fs.cfg.ReadOnly && (err != nil || flags&unix.O_ACCMODE != unix.O_RDONLY) {
-			g.t.Fatalf("open file %d has flags %#x on a read-only share", h.ID(), flags)
+	for f := range g.fs.openFiles.All {
+		check("open file", f.ID(), f.fd)
+		if flags, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0); g.fs.cfg.ReadOnly && (err != nil || flags&unix.O_ACCMODE != unix.O_RDONLY) {
+			g.t.Fatalf("open file %d has flags %#x on a read-only share", f.ID(), flags)
 		}
 	}
 }
@@ -113,9 +113,9 @@ func (g *guest) touch() {
 			g.fs.Forget(e.NodeID, 1)
 		}
 	}
-	for h := range g.fs.handles.All {
-		if h.dir == nil {
-			_, _ = g.readAt(h.node.ID(), h.ID(), 0, 10)
+	for f := range g.fs.openFiles.All {
+		if f.dir == nil {
+			_, _ = g.readAt(f.node.ID(), f.ID(), 0, 10)
 		}
 	}
 	var b bytes.Buffer

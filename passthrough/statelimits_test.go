@@ -19,7 +19,7 @@ import (
 // TestStateLimits: as much as a limit says is taken, and one more is refused, by the one
 // who saves as well.
 func TestStateLimits(t *testing.T) {
-	small := stateLimits{nodes: 100, handles: 100, locks: 100, doubles: 100}
+	small := stateLimits{nodes: 100, openFiles: 100, locks: 100, doubles: 100}
 	for what, c := range map[string]struct {
 		limit func(*stateLimits) *int
 		add   func(f *forger, i int)
@@ -30,8 +30,8 @@ func TestStateLimits(t *testing.T) {
 		"number of a node": {func(l *stateLimits) *int { return &l.nodes }, func(f *forger, i int) {
 			f.node(uint64(2+i), unix.S_IFREG, locatedByPath, fmt.Sprint(i), nil)
 		}},
-		"open files": {func(l *stateLimits) *int { return &l.handles }, func(f *forger, i int) { f.open(0, 0, 0) }},
-		"number of an open file": {func(l *stateLimits) *int { return &l.handles }, func(f *forger, i int) {
+		"open files": {func(l *stateLimits) *int { return &l.openFiles }, func(f *forger, i int) { f.open(0, 0, 0) }},
+		"number of an open file": {func(l *stateLimits) *int { return &l.openFiles }, func(f *forger, i int) {
 			f.open(uint64(2+i), 0, unix.O_DIRECTORY)
 		}},
 		"locks": {func(l *stateLimits) *int { return &l.locks }, func(f *forger, i int) {
@@ -95,7 +95,7 @@ func TestStateLimits(t *testing.T) {
 func TestSaveTooLarge(t *testing.T) {
 	v := newLocker(t)
 	for what, limit := range map[string]func(*stateLimits) *int{
-		"nodes": func(l *stateLimits) *int { return &l.nodes }, "open files": func(l *stateLimits) *int { return &l.handles },
+		"nodes": func(l *stateLimits) *int { return &l.nodes }, "open files": func(l *stateLimits) *int { return &l.openFiles },
 		"locks": func(l *stateLimits) *int { return &l.locks },
 	} {
 		v.fs.limits = defaultStateLimits
@@ -201,7 +201,7 @@ func TestForgedNumbers(t *testing.T) {
 		"a parent that comes later": func(f *forger) { f.child(7, unix.S_IFREG, 1, "file", nil) },
 		"an open file's node later": func(f *forger) { f.open(5, 1, 0) },
 		"flags of 33 bits": func(f *forger) {
-			f.w.Uint(stateHandle, 5, f.child(7, unix.S_IFREG, 0, "file", nil), 1<<32)
+			f.w.Uint(stateOpenFile, 5, f.child(7, unix.S_IFREG, 0, "file", nil), 1<<32)
 		},
 		"an open file's slot 0": func(f *forger) { f.open(1<<32, f.child(7, unix.S_IFREG, 0, "file", nil), 0) },
 	} {

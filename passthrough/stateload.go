@@ -36,9 +36,9 @@ type stateLimits struct {
 	// and the slots of the table, which takes 256 MiB if the numbers are spread over all of
 	// it. It takes as much on the host that the guest leaves.
 	nodes int
-	// handles limits the same for open files and directories. Each takes a descriptor,
+	// openFiles limits the same for open files and directories. Each takes a descriptor,
 	// too, of which there are 1 million by default; the table takes 16 MiB.
-	handles int
+	openFiles int
 	// locks limits locks of owners and of open files together.
 	locks int
 	// doubles limits nodes whose file is another node's here. Each of them costs what a
@@ -46,7 +46,7 @@ type stateLimits struct {
 	doubles int
 }
 
-var defaultStateLimits = stateLimits{nodes: 1 << 24, handles: 1 << 20, locks: maxShareLocks, doubles: 1 << 16}
+var defaultStateLimits = stateLimits{nodes: 1 << 24, openFiles: 1 << 20, locks: maxShareLocks, doubles: 1 << 16}
 
 const maxFileHandle = 4 + maxHandle // the type in front
 
@@ -60,7 +60,7 @@ type loader struct {
 	nodes     []*inode       // by their place in the state; nil: not here. The loader holds them
 	unknown   map[key]*inode // those that have no number
 	doubles   int            // nodes whose files have another node
-	handles   int            // records of open files
+	openFiles int            // records of open files
 	locks     int            // records of locks
 	lost      []lostLock     // locks that can't be taken
 	lostNames string         // of their files, for messages
@@ -90,8 +90,8 @@ func (l *loader) load() error {
 		switch tag := l.r.Uint(); tag {
 		case stateNode:
 			err = l.node()
-		case stateHandle:
-			err = l.handle()
+		case stateOpenFile:
+			err = l.openFile()
 		case stateLock:
 			err = l.lock()
 		case stateFlock:
@@ -127,11 +127,11 @@ func (l *loader) begin() error {
 // end reads the last record.
 func (l *loader) end() error {
 	var table [4]uint32
-	for i, limit := range [4]uint64{uint64(l.fs.limits.nodes), math.MaxUint32, uint64(l.fs.limits.handles), math.MaxUint32} {
+	for i, limit := range [4]uint64{uint64(l.fs.limits.nodes), math.MaxUint32, uint64(l.fs.limits.openFiles), math.MaxUint32} {
 		table[i] = uint32(l.r.Max(limit))
 	}
 	l.fs.nodes.Settle(table[0], table[1])
-	l.fs.handles.Settle(table[2], table[3])
+	l.fs.openFiles.Settle(table[2], table[3])
 	if err := l.settleLost(); err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func (l *loader) follow(s *savedNode) (int, unix.Errno) {
 	return -1, unix.ESTALE
 }
 
-// search finds a file that the host has moved within the share. Its handle proves nothing
+// search finds a file that the host has moved within the share. Its file handle proves nothing
 // about its place: the kernel opens any file of the file system by its handle. So the
 // descriptor only serves to ask the kernel for a path, which is followed as any other, and
 // the file there must have that handle.
@@ -350,19 +350,19 @@ func (l *loader) number(n *inode, s *savedNode) error {
 	return nil
 }
 
-// handle opens a file or directory that was open.
-func (l *loader) handle() error {
+// openFile opens a file or directory that was open.
+func (l *loader) openFile() error {
 	number, index, flags := l.r.Uint(), l.r.Max(uint64(len(l.nodes)-1)), uint32(l.r.Max(math.MaxUint32))
 	if l.r.Err() != nil {
 		return l.r.Err()
 	}
-	if l.handles++; l.handles > l.fs.limits.handles {
-		return fmt.Errorf("more than %d open files", l.fs.limits.handles)
+	if l.openFiles++; l.openFiles > l.fs.limits.openFiles {
+		return fmt.Errorf("more than %d open files", l.fs.limits.openFiles)
 	}
 	n := l.nodes[index]
 	fd, errno := l.open(n, flags)
 	if errno == 0 {
-		if errno = l.fs.addHandleAs(n, fd, flags, number); errno != 0 {
+		if errno = l.fs.addOpenFileAs(n, fd, flags, number); errno != 0 {
 			l.fs.closeFD(fd)
 			if errno == unix.EEXIST {
 				return fmt.Errorf("open file %d: the number is impossible or there twice", number)

@@ -20,20 +20,20 @@ import (
 // may come first; no file system hands locks over. Then the guest would believe in a lock
 // that it does not have, which must be said, and prevented if the migration can be.
 
-// locks writes the locks of a file that has handles: those of owners, which are the
-// node's, with its first handle, and the handle's own.
-func (s *saver) locks(h *handle) {
-	h.node.Lock()
-	defer h.node.Unlock()
-	l := h.node.fileLocks()
+// locks writes the locks of an open file: its own, and with the node's first open file
+// those of owners, which are the node's.
+func (s *saver) locks(f *openFile) {
+	f.node.Lock()
+	defer f.node.Unlock()
+	l := f.node.fileLocks()
 	if l == nil {
 		return
 	}
-	if o := l.flock.owners[h.ID()]; o != nil && len(o.held) > 0 {
-		s.w.Uint(stateFlock, h.ID(), kindOf(o.held))
+	if o := l.flock.owners[f.ID()]; o != nil && len(o.held) > 0 {
+		s.w.Uint(stateFlock, f.ID(), kindOf(o.held))
 		s.locked++
 	}
-	if h != h.node.handles {
+	if f != f.node.openFiles {
 		return
 	}
 	for _, number := range slices.Sorted(maps.Keys(l.posix.owners)) {
@@ -41,17 +41,17 @@ func (s *saver) locks(h *handle) {
 		if len(o.held) == 0 {
 			continue
 		}
-		handle := uint64(0)
-		if o.h != nil {
-			handle = o.h.ID()
+		fh := uint64(0)
+		if o.f != nil {
+			fh = o.f.ID()
 		}
-		s.w.Uint(stateOwner, number, handle, uint64(o.pid))
+		s.w.Uint(stateOwner, number, fh, uint64(o.pid))
 		for _, r := range o.held {
 			exclusive := uint64(0)
 			if r.exclusive {
 				exclusive = 1
 			}
-			s.w.Uint(stateLock, s.index[h.node], number, exclusive, uint64(r.start), uint64(r.end))
+			s.w.Uint(stateLock, s.index[f.node], number, exclusive, uint64(r.start), uint64(r.end))
 			s.locked++
 		}
 	}
@@ -73,21 +73,21 @@ func kindOf(held lockRanges) uint64 {
 
 // savedOwner is what is known about an owner beside its locks.
 type savedOwner struct {
-	number, handle uint64
-	pid            uint32
+	number, fh uint64
+	pid        uint32
 }
 
 // owner reads an owner, whose locks follow.
 func (l *loader) owner() error {
-	l.locker = savedOwner{number: l.r.Uint(), handle: l.r.Uint(), pid: uint32(l.r.Max(math.MaxUint32))}
+	l.locker = savedOwner{number: l.r.Uint(), fh: l.r.Uint(), pid: uint32(l.r.Max(math.MaxUint32))}
 	return l.r.Err()
 }
 
 // lostLock is a lock that can't be taken again.
 type lostLock struct {
-	node   *inode
-	handle uint64 // of a flock lock; 0: the owner's
-	errno  unix.Errno
+	node  *inode
+	fh    uint64 // of a flock lock; 0: the owner's
+	errno unix.Errno
 }
 
 // countLock counts a record of a lock that has been read.
@@ -124,55 +124,55 @@ func (l *loader) lock() error {
 }
 
 // maxHandlesToLock bounds how many open files of a node are looked at for each of its locks.
-const maxHandlesToLock = 1000
+const maxOpenFilesToLock = 1000
 
 // lockFor takes a lock of the owner that was read. n.mu is held.
 func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
-	h := l.fs.handles.Acquire(l.locker.handle)
-	if h != nil {
-		defer l.fs.releaseHandle(h)
+	f := l.fs.openFiles.Acquire(l.locker.fh)
+	if f != nil {
+		defer l.fs.releaseOpenFile(f)
 	}
-	if h == nil || h.node != n {
-		h = n.handles
+	if f == nil || f.node != n {
+		f = n.openFiles
 		// Another one only has to be open for what is to be locked, if there is such a one.
-		for o, i := h, 0; o != nil && i < maxHandlesToLock && ask.lk.Type == unix.F_WRLCK; o, i = o.next, i+1 {
+		for o, i := f, 0; o != nil && i < maxOpenFilesToLock && ask.lk.Type == unix.F_WRLCK; o, i = o.next, i+1 {
 			if o.flags&unix.O_ACCMODE != unix.O_RDONLY {
-				h = o
+				f = o
 			}
 		}
 	}
-	if h == nil || h.dir != nil {
+	if f == nil || f.dir != nil {
 		return unix.EBADF
 	}
 	t := &n.locks().posix
-	errno, _ := l.fs.setLock(l.ts, h, t, ask)
-	if o := t.owners[ask.owner]; o != nil && h.ID() != l.locker.handle {
+	errno, _ := l.fs.setLock(l.ts, f, t, ask)
+	if o := t.owners[ask.owner]; o != nil && f.ID() != l.locker.fh {
 		o.cameBy(nil)
 	}
 	return errno
 }
 
-// flock reads a handle's lock and takes it.
+// flock reads an open file's lock and takes it.
 func (l *loader) flock() error {
 	number, kind := l.r.Uint(), l.r.Max(flockExclusive)
-	h := l.fs.handles.Acquire(number)
-	if h != nil {
-		defer l.fs.releaseHandle(h)
+	f := l.fs.openFiles.Acquire(number)
+	if f != nil {
+		defer l.fs.releaseOpenFile(f)
 	}
 	switch err := l.countLock(); {
 	case err != nil:
 		return err
-	case kind == 0 || !l.fs.cfg.Flocks || h != nil && h.dir != nil:
+	case kind == 0 || !l.fs.cfg.Flocks || f != nil && f.dir != nil:
 		return errors.New("an impossible lock")
-	case h == nil:
+	case f == nil:
 		return nil // its file is not here
 	}
 	r := lockRange{0, math.MaxInt64, kind == flockExclusive}
-	h.node.Lock()
-	errno, _ := l.fs.setLock(l.ts, h, &h.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
-	h.node.Unlock()
+	f.node.Lock()
+	errno, _ := l.fs.setLock(l.ts, f, &f.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
+	f.node.Unlock()
 	if errno != 0 {
-		l.lost = append(l.lost, lostLock{h.node, number, errno})
+		l.lost = append(l.lost, lostLock{f.node, number, errno})
 	}
 	return nil
 }
@@ -196,20 +196,20 @@ func (l *loader) settleLost() error {
 
 // closeLost closes the open files that a lost lock was to protect. No request runs.
 func (fs *FS) closeLost(lost lostLock) {
-	if lost.handle != 0 {
-		if h := fs.handles.Acquire(lost.handle); h != nil {
-			fs.closeHandle(h)
-			fs.releaseHandle(h)
+	if lost.fh != 0 {
+		if f := fs.openFiles.Acquire(lost.fh); f != nil {
+			fs.closeOpenFile(f)
+			fs.releaseOpenFile(f)
 		}
 		return
 	}
-	for h := lost.node.handles; h != nil; {
-		next := h.next
-		if h.Acquire() {
-			fs.closeHandle(h)
-			fs.releaseHandle(h)
+	for f := lost.node.openFiles; f != nil; {
+		next := f.next
+		if f.Acquire() {
+			fs.closeOpenFile(f)
+			fs.releaseOpenFile(f)
 		}
-		h = next
+		f = next
 	}
 }
 
@@ -222,7 +222,7 @@ func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
 			continue
 		}
 		kind, why := "fcntl", lost.errno.Error()
-		if lost.handle != 0 {
+		if lost.fh != 0 {
 			kind = "flock"
 		}
 		switch lost.errno {
@@ -246,19 +246,19 @@ func (fs *FS) describe(ts *threadState, n *inode) string {
 	return fmt.Sprintf("node %d", n.ID())
 }
 
-// eachOwner calls f with all owners that hold something, their tables and nodes, with the
+// eachOwner calls visit with all owners that hold something, their tables and nodes, with the
 // node's mu held. No request runs.
-func (fs *FS) eachOwner(f func(n *inode, t *lockTable, o *lockOwner)) {
+func (fs *FS) eachOwner(visit func(n *inode, t *lockTable, o *lockOwner)) {
 	if !fs.agreed(hostLocks) {
 		return
 	}
-	for h := range fs.handles.All {
-		n := h.node
+	for f := range fs.openFiles.All {
+		n := f.node
 		n.Lock()
-		if l := n.fileLocks(); l != nil && h == n.handles {
+		if l := n.fileLocks(); l != nil && f == n.openFiles {
 			for _, t := range []*lockTable{&l.posix, &l.flock} {
 				for _, o := range slices.Clone(t.holders) {
-					f(n, t, o)
+					visit(n, t, o)
 				}
 			}
 		}
@@ -285,7 +285,7 @@ func (fs *FS) Return(t *server.Thread) (warning string) {
 		if errno := fs.takeAgain(t, o, end); errno != 0 {
 			l := lostLock{node: n, errno: errno}
 			if t.flock {
-				l.handle = o.number
+				l.fh = o.number
 			}
 			lost = append(lost, l)
 		}

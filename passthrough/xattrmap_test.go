@@ -195,10 +195,10 @@ func TestKillRemappedCaps(t *testing.T) {
 			_, errno := g.fs.CopyFileRange(g.on(other), &fp.CopyFileRangeIn{FhIn: in.Fh, NodeIDOut: f, FhOut: out.Fh, Len: 4096})
 			return errno
 		},
-		"truncate":           func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrSize, Size: 1}) },
-		"truncate by handle": func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrSize | fp.FattrFh, Fh: out.Fh}) },
-		"chown":              func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrUID, UID: 1}) },
-		"chgrp":              func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrGID, GID: 1}) },
+		"truncate":       func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrSize, Size: 1}) },
+		"truncate by fh": func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrSize | fp.FattrFh, Fh: out.Fh}) },
+		"chown":          func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrUID, UID: 1}) },
+		"chgrp":          func() unix.Errno { return setattr(fp.SetattrIn{Valid: fp.FattrGID, GID: 1}) },
 		"open with O_TRUNC": func() unix.Errno {
 			var o fp.OpenOut
 			errno := g.fs.Open(g.on(f), &fp.OpenIn{Flags: unix.O_WRONLY | unix.O_TRUNC}, &o)

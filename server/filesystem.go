@@ -35,7 +35,7 @@ func waits(errno unix.Errno) bool { return errno >= WouldBlock && errno <= Would
 // concurrently, one per Thread. Arguments (in, names, buffers, r itself) belong
 // to the thread and die when the method returns; out is zeroed before the call.
 // An errno of 0 is success. With any other errno nothing that the method put in
-// out is sent, and the method has left no lookup count or open handle behind.
+// out is sent, and the method has left no lookup count or open file behind.
 //
 // What a client may send wrongly is checked before: a body of full length, names
 // by fuseproto.ParseName, room for the reply, opcodes that change a read-only
@@ -84,7 +84,7 @@ type InitParams struct {
 type Session interface {
 	// Init starts a session. Requests of an earlier one may still be running.
 	Init(p *InitParams) unix.Errno
-	// Destroy ends it: every node but the root and every handle is dropped.
+	// Destroy ends it: every node but the root and every open file is dropped.
 	// Requests on other threads may still be running.
 	Destroy()
 	// Close comes before Destroy when the client itself ends the session, and may take a
@@ -123,7 +123,7 @@ type Attributes interface {
 }
 
 // Files opens the node r.Header.NodeID and works on open files. An Fh is
-// checked to be a handle of that node.
+// checked to be an open file of that node.
 type Files interface {
 	Open(r *Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 	Create(r *Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno
@@ -147,7 +147,7 @@ type Files interface {
 	Poll(r *Request, in *fp.PollIn, out *fp.PollOut) unix.Errno
 }
 
-// Directories lists directories. An Fh is checked to be a handle of the node.
+// Directories lists directories. An Fh is checked to be an open file of the node.
 type Directories interface {
 	Opendir(r *Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 	Readdir(r *Request, in *fp.ReadIn, out *DirWriter) unix.Errno
@@ -199,7 +199,7 @@ type Threads interface {
 	StopThread(t *Thread)
 }
 
-// State moves nodes, handles and locks to another process, possibly on another host. A file
+// State moves nodes, open files and locks to another process, possibly on another host. A file
 // system that can't be moved embeds NotImplemented.
 type State interface {
 	// SaveState writes what LoadState needs and changes nothing: the file system may
@@ -212,7 +212,7 @@ type State interface {
 	// one, says what somebody else has taken meanwhile.
 	Return(t *Thread) (warning string)
 	// LoadState reads from r up to the end what SaveState has written, which may be forged.
-	// It makes the nodes, handles and locks that were saved, with their numbers,
+	// It makes the nodes, open files and locks that were saved, with their numbers,
 	// in a file system without any; Init has been called. After an error there are none.
 	// The warning, if there is one, says what the client has lost.
 	LoadState(t *Thread, r io.Reader) (warning string, err error)

@@ -187,7 +187,7 @@ func (d *pending) serve(t *thread) fuse.Reply {
 // again calls the method on t, to which the request is lent.
 func (d *pending) again(t *thread) (uint32, unix.Errno) {
 	if d.server.session.Load() != d.session {
-		// Its nodes and handles are gone, or other files' by now.
+		// Its nodes and open files are gone, or other files' by now.
 		return t.fail(unix.ENOTCONN), unix.ENOTCONN
 	}
 	return t.run(d.op)

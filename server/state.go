@@ -17,7 +17,7 @@ const maxStateBytes = 4 << 30
 // stateMagic begins a saved state; its last byte is the version of what follows.
 const stateMagic = "govirtiofs-state\x01"
 
-// Save implements fuse.State: the session, its nodes and handles. As soon as the client goes
+// Save implements fuse.State: the session, its nodes and open files. As soon as the client goes
 // on the state is out of date, and Save fails. doc/migration.md describes the format.
 //
 // w may take its time. It holds nobody up but the caller: what it has not taken waits in

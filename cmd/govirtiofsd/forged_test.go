@@ -23,7 +23,7 @@ func fileHandle(t *testing.T, path string) []byte {
 	t.Helper()
 	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
 	if err != nil {
-		t.Skipf("no file handles: %v", err)
+		t.Skipf("no file openFiles: %v", err)
 	}
 	return append(binary.LittleEndian.AppendUint32(nil, uint32(h.Type())), h.Bytes()...)
 }
@@ -35,11 +35,11 @@ type forgery struct {
 	nodes uint64
 }
 
-func newForgery(handles uint64) *forgery {
+func newForgery(openFiles uint64) *forgery {
 	f := &forgery{}
 	f.w = record.NewWriter(&f.b)
 	f.w.Bytes([]byte("govirtiofs-state\x01"))
-	f.w.Uint(1, fp.KernelMinorVersion, uint64(fp.InitBigWrites), 1<<20, 1<<20, handles)
+	f.w.Uint(1, fp.KernelMinorVersion, uint64(fp.InitBigWrites), 1<<20, 1<<20, openFiles)
 	return f
 }
 
@@ -66,16 +66,16 @@ func (f *forgery) end(t *testing.T) []byte {
 	return f.b.Bytes()
 }
 
-// A state from a hostile host names files outside of the share by their file handles and
+// A state from a hostile host names files outside of the share by their file openFiles and
 // otherwise. The daemon as it is shipped reads and changes none of them, in any sandbox.
 func TestIntegrationForgedState(t *testing.T) {
 	guest.NeedRoot(t)
 	for _, box := range sandboxes() {
 		for _, args := range [][]string{
 			nil, {"--readonly"}, {"--landlock=never"},
-			{"--migration-mode=file-handles"},
-			{"--migration-mode=file-handles", "--inode-file-handles=mandatory", "--landlock=never"},
-			{"--migration-mode=file-handles", "--readonly"},
+			{"--migration-mode=file-openFiles"},
+			{"--migration-mode=file-openFiles", "--inode-file-openFiles=mandatory", "--landlock=never"},
+			{"--migration-mode=file-openFiles", "--readonly"},
 		} {
 			t.Run(box+" "+strings.Join(args, " "), func(t *testing.T) { sendForged(t, append(args, "--sandbox="+box)) })
 		}
@@ -101,8 +101,8 @@ func sendForged(t *testing.T, args []string) {
 		kind uint32
 	}{{dir + "/secret", unix.S_IFREG}, {dir + "/other/secret", unix.S_IFREG}, {dir + "/other", unix.S_IFDIR},
 		{dir, unix.S_IFDIR}}
-	for _, handles := range []uint64{1, 2} {
-		f := newForgery(handles)
+	for _, openFiles := range []uint64{1, 2} {
+		f := newForgery(openFiles)
 		f.add(2, 2, unix.S_IFREG, "file", fileHandle(t, share+"/file"), unix.O_RDONLY)
 		f.add(3, 3, unix.S_IFREG, "file", fileHandle(t, share+"/file"), unix.O_RDWR|unix.O_TRUNC)
 		number := uint64(10)

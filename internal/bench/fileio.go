@@ -131,50 +131,50 @@ func setupRead(size int, name string) func(*session) (job, error) {
 // setupWrite gives each queue a file of its own, because a guest's writers mostly have that.
 func setupWrite(size int) func(*session) (job, error) {
 	return func(s *session) (job, error) {
-		names, handles := make([]string, s.opts.Queues), make([]uint64, s.opts.Queues)
+		names, fhs := make([]string, s.opts.Queues), make([]uint64, s.opts.Queues)
 		for queue := range names {
 			var err error
 			names[queue] = outName(s.guest*s.opts.Queues + queue)
-			if handles[queue], err = s.open(names[queue], readWrite); err != nil {
+			if fhs[queue], err = s.open(names[queue], readWrite); err != nil {
 				return nil, err
 			}
 		}
 		return simple{func(queue, _ int) operation {
-			return newTransfer(s.nodes[names[queue]], handles[queue], s.files.outSize(), size, queue, true)
+			return newTransfer(s.nodes[names[queue]], fhs[queue], s.files.outSize(), size, queue, true)
 		}}, nil
 	}
 }
 
 // syncing writes and syncs a file of its own in each slot.
 type syncing struct {
-	nodes, handles []uint64
-	written        []bool
+	nodes, fhs []uint64
+	written    []bool
 }
 
 func setupFsync(s *session) (job, error) {
 	depth := s.opts.maxDepth()
-	var nodes, handles []uint64
+	var nodes, fhs []uint64
 	for i := range depth * s.opts.Queues {
 		node, fh, err := s.create(fmt.Sprintf("sync-%s-%d", s.name, i))
 		if err != nil {
 			return nil, err
 		}
-		nodes, handles = append(nodes, node), append(handles, fh)
+		nodes, fhs = append(nodes, node), append(fhs, fh)
 	}
 	return simple{func(queue, _ int) operation {
 		from, to := queue*depth, (queue+1)*depth
-		return &syncing{nodes: nodes[from:to], handles: handles[from:to], written: make([]bool, depth)}
+		return &syncing{nodes: nodes[from:to], fhs: fhs[from:to], written: make([]bool, depth)}
 	}}, nil
 }
 
 func (y *syncing) next(s *frontend.Slot) bool {
 	i := s.Index()
 	if !y.written[i] {
-		write(s, y.nodes[i], y.handles[i], 0, 4<<10)
+		write(s, y.nodes[i], y.fhs[i], 0, 4<<10)
 		return true
 	}
 	request(s, fp.OpFsync, y.nodes[i], 0, 0)
-	*frontend.ArgsOf[fp.FsyncIn](s) = fp.FsyncIn{Fh: y.handles[i]}
+	*frontend.ArgsOf[fp.FsyncIn](s) = fp.FsyncIn{Fh: y.fhs[i]}
 	return true
 }
 

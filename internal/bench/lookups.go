@@ -162,23 +162,23 @@ func (f *forgetter) Done(*frontend.Slot) error { return nil }
 // listing reads a directory again and again. Each slot has an open directory of its own.
 type listing struct {
 	node    uint64
-	handles []uint64
+	fhs     []uint64
 	offsets []uint64
 	size    int
 }
 
 func setupReaddirplus(s *session) (job, error) {
 	depth, size := s.opts.maxDepth(), s.opts.ListSize
-	var handles []uint64
+	var fhs []uint64
 	for range depth * s.opts.Queues {
 		fh, err := s.client.Opendir(s.nodes["list"])
 		if err != nil {
 			return nil, err
 		}
-		handles = append(handles, fh)
+		fhs = append(fhs, fh)
 	}
 	return simple{func(queue, _ int) operation {
-		return &listing{node: s.nodes["list"], handles: handles[queue*depth : (queue+1)*depth],
+		return &listing{node: s.nodes["list"], fhs: fhs[queue*depth : (queue+1)*depth],
 			offsets: make([]uint64, depth), size: size}
 	}}, nil
 }
@@ -186,7 +186,7 @@ func setupReaddirplus(s *session) (job, error) {
 func (l *listing) next(s *frontend.Slot) bool {
 	i := s.Index()
 	request(s, fp.OpReaddirplus, l.node, 0, l.size)
-	*frontend.ArgsOf[fp.ReadIn](s) = fp.ReadIn{Fh: l.handles[i], Offset: l.offsets[i], Size: uint32(l.size)}
+	*frontend.ArgsOf[fp.ReadIn](s) = fp.ReadIn{Fh: l.fhs[i], Offset: l.offsets[i], Size: uint32(l.size)}
 	return true
 }
 

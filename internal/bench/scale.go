@@ -24,7 +24,7 @@ type Scale struct {
 	New   Listing `json:"new"`
 	Known Listing `json:"known"`
 	// First is how long the first reply of a listing takes in microseconds, and Middle one
-	// from the middle of the directory, which the handle has not read before.
+	// from the middle of the directory, which the open file has not read before.
 	First  float64 `json:"first_us"`
 	Middle float64 `json:"middle_us"`
 	// Lookups are LOOKUPs of known nodes at random, at each depth.

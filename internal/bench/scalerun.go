@@ -146,7 +146,7 @@ func (x *scaling) known() (err error) {
 // looks is how often a single reply is timed.
 const looks = 20
 
-// positions times single replies, each of a handle that has read nothing.
+// positions times single replies, each of an open file that has read nothing.
 func (x *scaling) positions() error {
 	for _, p := range []struct {
 		off uint64

@@ -121,7 +121,7 @@ first, where the file system has these and the daemon
 .Dv CAP_DAC_READ_SEARCH ,
 which it then keeps; a file that the host has renamed meanwhile is found so.
 .Cm mandatory :
-every file gets a handle, and a file system without is refused, at the start if it is that of the
+every file gets a file handle, and a file system without is refused, at the start if it is that of the
 shared directory.
 With the capability a daemon that somebody has broken into could open every file on the
 file systems that the share is on;

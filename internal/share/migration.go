@@ -34,7 +34,7 @@ the default, goes by their paths: the trees may be copies of each other.
 is for one file system that both hosts mount, and whose file handles mean the same on both, such as
 NFS or CephFS.
 The daemon that the guest leaves sends paths and file handles.
-The other one takes a file only if it has the right handle.
+The other one takes a file only if it has the right file handle.
 If it was started with
 .Cm file-handles ,
 too, it also finds a file that the host has moved within the share meanwhile, as long as the kernel
@@ -66,12 +66,12 @@ when it uses the file.`,
 		{
 			Name:  "migration-verify-handles",
 			Value: on(func(c *Config) *bool { return &c.Moving.VerifyHandles }),
-			Help:  "With find-paths, let the other host check that a file it found has the same file handle; on the host that the guest comes to, refuse a state without handles.",
+			Help:  "With find-paths, let the other host check that a file it found has the same file handle; on the host that the guest comes to, refuse a state without file handles.",
 			Manual: `With
 .Cm find-paths ,
-send the files' handles along; a file that is found by its path is taken only if it has the same
-handle.
-On the host that the guest comes to, refuse a state without handles.`,
+send file handles along; a file that is found by its path is taken only if it has the same
+file handle.
+On the host that the guest comes to, refuse a state without file handles.`,
 		},
 		{
 			Name:   "migration-confirm-paths",

@@ -14,8 +14,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// TestForgedHandles uses handles in every way that a guest should not.
-func TestForgedHandles(t *testing.T) {
+// TestForgedFh uses fhs in every way that a guest should not.
+func TestForgedFh(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("a", "hello", unix.O_RDWR)
 	other, _ := g.openName("b", "", unix.O_RDWR)
@@ -23,7 +23,7 @@ func TestForgedHandles(t *testing.T) {
 	w := server.NewDirWriter(make([]byte, 4096))
 
 	_, errno := g.readAt(other, fh, 0, 5)
-	wantErrno(t, "handle of another node", errno, unix.EBADF)
+	wantErrno(t, "fh of another node", errno, unix.EBADF)
 	_, errno = g.readAt(fp.RootID, dirFh, 0, 5)
 	wantErrno(t, "READ of a directory", errno, unix.EISDIR)
 	_, errno = g.writeAt(fp.RootID, fp.WriteIn{Fh: dirFh}, "x")
@@ -34,14 +34,14 @@ func TestForgedHandles(t *testing.T) {
 	wantErrno(t, "FSYNCDIR of a file", g.fs.Fsyncdir(g.on(node), &fp.FsyncIn{Fh: fh}), unix.ENOTDIR)
 	for _, forged := range []uint64{0, fh + 1<<32, fh | 1<<63, ^uint64(0), 1 << 31, fh + 100} {
 		_, errno := g.readAt(node, forged, 0, 5)
-		wantErrno(t, "forged handle", errno, unix.EBADF)
+		wantErrno(t, "forged fh", errno, unix.EBADF)
 	}
 	wantErrno(t, "RELEASE", g.release(node, fh), 0)
 	wantErrno(t, "RELEASE once more", g.release(node, fh), unix.EBADF)
 	_, errno = g.readAt(node, fh, 0, 5)
 	wantErrno(t, "READ after RELEASE", errno, unix.EBADF)
 	if again := g.open(node, unix.O_RDONLY); again == fh {
-		t.Errorf("handle number %#x was used twice", fh)
+		t.Errorf("fh %#x was used twice", fh)
 	}
 }
 
@@ -100,7 +100,7 @@ func TestReleaseWhileReading(t *testing.T) {
 
 // TestHandleLimit opens files until the share's part of the descriptors is used up.
 // The rest must go on to work.
-func TestHandleLimit(t *testing.T) {
+func TestOpenFileLimit(t *testing.T) {
 	g := newShare(t, func(c *Config) { c.MaxFDs = 64 }, fp.InitPosixLocks).guest()
 	node, first := g.openName("a", "x", unix.O_RDWR)
 	g.write("b", "y")
@@ -177,15 +177,15 @@ func fewDescriptors(t *testing.T) {
 	}
 }
 
-func BenchmarkHandle(b *testing.B) {
+func BenchmarkOpenFile(b *testing.B) {
 	g := newShare(b, nil, 0).guest()
 	node, fh := g.openName("a", "x", unix.O_RDWR)
 	r := g.on(node)
 	for b.Loop() {
-		h, errno := g.fs.enterFile(r, fh, intentRead)
+		f, errno := g.fs.enterFile(r, fh, intentRead)
 		if errno != 0 {
 			b.Fatal(errno)
 		}
-		g.fs.releaseHandle(h)
+		g.fs.releaseOpenFile(f)
 	}
 }

@@ -1,0 +1,90 @@
+package passthrough
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountInfo is what FS learnt about a mount by using it. It is never forgotten: there
+// are few mounts.
+type mountInfo struct {
+	local     bool        // on the host's own disks or memory
+	readOnly  bool        // when it was first used
+	noNowait  atomic.Bool // reads with RWF_NOWAIT do not work
+	noHandles atomic.Bool // its files have no file handles
+	noOpens   atomic.Bool // its files can't be opened for I/O by file handles
+	reads     diskTime    // of waits for single reads and writes
+	syncs     diskTime    // of fsync
+
+	// For open_by_handle_at, see mountfd.go.
+	mu      sync.Mutex   // one change of fd at a time
+	keep    bool         // the share's own: fd is open from the start, and always
+	fd      atomic.Int32 // -1 while it is not open
+	using   atomic.Int32 // who has borrowed it
+	touched atomic.Bool  // it was used since the last sweep
+}
+
+// mountKey names a mount. Numbers of mounts are used again, so the device is looked at
+// too.
+type mountKey struct{ mount, dev uint64 }
+
+// localFS are file systems of the host's own disks and memory (statfs(2)). To close a
+// file there reports nothing, and to ask for the attributes of an open one waits for
+// nobody.
+var localFS = map[int64]bool{
+	unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true,
+	unix.TMPFS_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true,
+	unix.EROFS_SUPER_MAGIC_V1: true, unix.SQUASHFS_MAGIC: true, unix.RAMFS_MAGIC: true,
+	unix.BCACHEFS_SUPER_MAGIC: true, zfsMagic: true,
+}
+
+const zfsMagic = 0x2fc12fc1
+
+// mountTable is what is known about mounts. It is replaced when one is added, so that
+// looking takes neither a lock nor memory.
+type mountTable struct {
+	mu    sync.Mutex // one addition at a time
+	known atomic.Pointer[map[mountKey]*mountInfo]
+}
+
+func (m *mountTable) get(k mountKey) *mountInfo {
+	if known := m.known.Load(); known != nil {
+		return (*known)[k]
+	}
+	return nil
+}
+
+// add returns what is known by now, if another thread was faster.
+func (m *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.get(k); known != nil {
+		return known
+	}
+	table := map[mountKey]*mountInfo{k: info}
+	if known := m.known.Load(); known != nil {
+		maps.Copy(table, *known)
+	}
+	m.known.Store(&table)
+	return info
+}
+
+// mountOf is what is known about the mount of file, which fd has open, O_PATH or not. The
+// file system is asked once a mount.
+func (fs *FS) mountOf(file key, fd int) *mountInfo {
+	k := file.onMount()
+	if m := fs.mounts.get(k); m != nil {
+		return m
+	}
+	st := new(unix.Statfs_t)
+	m := &mountInfo{}
+	m.fd.Store(-1)
+	if sysFstatfs(fd, st) == 0 {
+		m.local = localFS[int64(st.Type)]
+		m.readOnly = st.Flags&unix.ST_RDONLY != 0
+	}
+	return fs.mounts.add(k, m)
+}

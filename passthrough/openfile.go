@@ -1,0 +1,238 @@
+package passthrough
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/nodes"
+)
+
+// openFile is an open file or directory of the client. Its last reference closes the
+// descriptor: RELEASE may come on another queue than a READ. Open files are used again.
+type openFile struct {
+	nodes.OpenFile
+
+	fd     int
+	node   *inode     // held
+	mount  *mountInfo // of a file; nil for a directory
+	dir    *dirStream // of a directory: &stream
+	flags  uint32     // as the client asked for
+	direct bool       // open with O_DIRECT
+
+	shared  bool        // see openless; guarded by node.mu
+	touched atomic.Bool // a shared one was used since it was looked at
+
+	cached atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
+	// For writers who may not keep set-ID bits the host's kernel clears the right ones: see
+	// killSetID. It is forgotten when the guest changes the mode.
+	kernelKills atomic.Bool
+
+	noCaps   atomic.Int64 // until then the file has no capabilities, see capState.kill
+	unsynced atomic.Int64 // bytes written since the last fsync of this open file
+
+	next, prev *openFile  // of the node's open files; guarded by node.mu
+	locks      *fileLocks // of the node, with the first of its open files; guarded by node.mu
+	lockOwners int        // owners of POSIX locks that came by this open file alone; guarded by node.mu
+
+	stream dirStream
+}
+
+// ioState is what FS keeps about open files.
+type ioState struct {
+	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
+	dirBuffers atomic.Int64 // buffers that listings keep between requests
+
+	// What is not in use. Whoever was late to look an open file up may still read its number and
+	// references: it is never another share's.
+	openFilePool, bufferPool sync.Pool
+	// editDirents, if not nil, changes what the host returns: a test has other cookies with it.
+	editDirents func(entries []byte)
+}
+
+// getBuffer returns memory for a listing.
+func (s *ioState) getBuffer() *dirBuffer {
+	if b, ok := s.bufferPool.Get().(*dirBuffer); ok {
+		return b
+	}
+	return new(dirBuffer)
+}
+
+func (s *ioState) putBuffer(b *dirBuffer) { s.bufferPool.Put(b) }
+
+// keepFD counts a descriptor that the client can keep for as long as it likes. These may
+// be no more than 15 of 16 that FS may have: what remains serves requests. Descriptors
+// of nodes are closed to make room, these can't be. It is called before anything is done,
+// so that a request which is refused has changed nothing.
+func (fs *FS) keepFD() unix.Errno { return fs.keepFDs(1) }
+
+func (fs *FS) keepFDs(n int64) unix.Errno {
+	if fs.io.opens.Add(n) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) || !fs.part.Keep(n) {
+		fs.io.opens.Add(-n)
+		return unix.ENFILE
+	}
+	return 0
+}
+
+// unkeepFDs takes back what keepFDs has counted.
+func (fs *FS) unkeepFDs(n int64) {
+	fs.io.opens.Add(-n)
+	fs.part.Unkeep(n)
+}
+
+// unkeepFD takes back what keepFD has counted, if a request failed after it.
+func (fs *FS) unkeepFD(errno unix.Errno) unix.Errno {
+	if errno != 0 {
+		fs.unkeepFDs(1)
+	}
+	return errno
+}
+
+// releaseOpenFile drops a reference.
+func (fs *FS) releaseOpenFile(f *openFile) { fs.openFiles.Release(f) }
+
+// openFileGone frees what an open file has that nobody refers to any more.
+func (fs *FS) openFileGone(f *openFile) {
+	n := f.node
+	owners, nameless := fs.removeOpenFile(n, f)
+	fs.closeCached(f)
+	fs.closeFD(f.fd)
+	fs.unkeepFDs(1)
+	fs.closeOwners(owners)
+	if f.dir != nil {
+		fs.dropBuffer(f.dir)
+	}
+	f.reset()
+	fs.io.openFilePool.Put(f)
+	if nameless {
+		fs.letGo(n)
+	}
+	fs.nodes.Unhold(n)
+}
+
+// reset clears an open file that nobody has a reference on, for the next open.
+func (f *openFile) reset() {
+	f.fd, f.node, f.mount, f.dir = -1, nil, nil, nil
+	f.flags, f.direct, f.shared = 0, false, false
+	f.kernelKills.Store(false)
+	f.noCaps.Store(0)
+	f.unsynced.Store(0)
+	f.next, f.prev, f.locks, f.lockOwners = nil, nil, nil, 0
+	f.stream = dirStream{}
+}
+
+// addOpenFile puts an open descriptor, which keepFD has counted, in the table; on error it
+// stays the caller's.
+func (fs *FS) addOpenFile(n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
+	errno = fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
+		if fh = fs.openFiles.Add(f); fh == 0 {
+			return unix.ENFILE
+		}
+		return 0
+	})
+	return fh, errno
+}
+
+// addOpenFileAs is keepFD and addOpenFile under a number that was given out elsewhere; EEXIST
+// when it is taken or impossible.
+func (fs *FS) addOpenFileAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno {
+	if errno := fs.keepFD(); errno != 0 {
+		return errno
+	}
+	return fs.unkeepFD(fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
+		if !fs.openFiles.Adopt(f, fh, uint32(fs.limits.openFiles)) {
+			return unix.EEXIST
+		}
+		return 0
+	}))
+}
+
+// newOpenFile makes an open file and calls add to put it in the table.
+func (fs *FS) newOpenFile(n *inode, fd int, flags uint32, add func(*openFile) unix.Errno) unix.Errno {
+	f, ok := fs.io.openFilePool.Get().(*openFile)
+	if !ok {
+		f = new(openFile)
+	}
+	f.fd, f.node, f.flags = fd, n, flags
+	if n.isDir() {
+		f.dir = &f.stream
+	} else {
+		f.mount = fs.mountOf(n.Key(), fd)
+		f.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
+	}
+	n.Hold()
+	n.addOpenFile(f)
+	errno := add(f)
+	if errno != 0 {
+		fs.removeOpenFile(n, f)
+		f.reset()
+		fs.io.openFilePool.Put(f)
+		fs.nodes.Unhold(n)
+	}
+	return errno
+}
+
+func (n *inode) addOpenFile(f *openFile) {
+	n.Lock()
+	defer n.Unlock()
+	if f.next = n.openFiles; f.next != nil {
+		f.next.prev = f
+		f.locks, f.next.locks = f.next.locks, nil
+	}
+	n.openFiles = f
+}
+
+// removeOpenFile takes h off the node's list. Its locks end, and with the last one all of the
+// node; the owners that are gone are the caller's to close. nameless says that nothing is
+// left that a file is known by. A directory may be somebody's working directory, in which
+// files are looked for again and again; it takes no space.
+func (fs *FS) removeOpenFile(n *inode, f *openFile) (gone []*lockOwner, nameless bool) {
+	n.Lock()
+	defer n.Unlock()
+	gone = fs.dropOpenFileLocks(n, f)
+	if f.next != nil {
+		f.next.prev = f.prev
+	}
+	if f.prev != nil {
+		f.prev.next = f.next
+		return gone, false
+	}
+	if f.locks != nil && f.next == nil {
+		for _, o := range f.locks.posix.owners {
+			gone = fs.unlockAll(n, &f.locks.posix, o, gone)
+		}
+	} else if f.next != nil {
+		f.next.locks = f.locks
+	}
+	n.openFiles = f.next
+	return gone, n.openFiles == nil && n.Parent() == nil && !n.isDir()
+}
+
+// openFileOf finds an open file of a node and takes a reference.
+func (fs *FS) openFileOf(nodeID, fh uint64) (*openFile, unix.Errno) {
+	f := fs.openFiles.Acquire(fh)
+	if f == nil {
+		return nil, unix.EBADF
+	}
+	if f.node.ID() != nodeID {
+		fs.releaseOpenFile(f)
+		return nil, unix.EBADF
+	}
+	return f, 0
+}
+
+// closeOpenFile ends the open file's number; requests that use it go on. The caller has a
+// reference.
+func (fs *FS) closeOpenFile(f *openFile) unix.Errno {
+	if !fs.openFiles.Close(f) {
+		return unix.EBADF // released twice
+	}
+	if fs.agreed(hostLocks) { // requests that wait keep the open file: it is told to them
+		f.node.Lock()
+		gone := fs.dropOpenFileLocks(f.node, f)
+		f.node.Unlock()
+		fs.closeOwners(gone)
+	}
+	return 0
+}
