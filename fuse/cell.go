@@ -50,10 +50,12 @@ type Cell struct {
 	hash    uint32 // of what the request says beside its header; 0 is not known
 	stamp   int64  // CLOCK_REALTIME_COARSE in ns at PhaseIntent
 
-	grantNode  uint64 // see Granting
-	grantAfter uint64
-	grantPhase uint32
-	grantList  uint32 // more grants, see package ledger; 0 is none
+	grantNode   uint64 // see Granting
+	grantAfter  uint64
+	grantPhase  uint8
+	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
+	_           uint16
+	grantList   uint32 // more grants, see package ledger; 0 is none
 
 	evidence Evidence
 }
@@ -82,7 +84,7 @@ func (c *Cell) Opcode() fp.Opcode { return fp.Opcode(uint16(c.state >> opcodeShi
 func (c *Cell) Tries() int { return int(uint8(c.state >> triesShift)) }
 
 // Step is how many of its changes a request that needs several has made; see SetStep.
-func (c *Cell) Step() int { return int(uint8(c.state >> stepShift)) }
+func (c *Cell) Step() int { return int(uint32(c.state >> stepShift)) }
 
 // Order tells which of two requests of a queue was taken first.
 func (c *Cell) Order() uint64 { return c.order }
@@ -101,7 +103,7 @@ func (c *Cell) Started() int64 { return c.started }
 func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
 	c.stamp, c.hash, c.thread = 0, 0, 0
-	c.grantPhase, c.grantList = 0, 0
+	c.grantPhase, c.interrupted, c.grantList = 0, 0, 0
 	c.set(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
 }
 
@@ -137,9 +139,20 @@ func (c *Cell) toPhase(p Phase) { c.set(c.state&^0xff | uint64(p)) }
 // again with 0. nil does nothing.
 func (c *Cell) SetStep(n int) {
 	if c != nil {
-		c.set(c.state&^(0xff<<stepShift) | uint64(uint8(n))<<stepShift)
+		c.set(c.state&(1<<stepShift-1) | uint64(uint32(n))<<stepShift)
 	}
 }
+
+// Interrupt notes that the client has asked to end the request. It is the only method that others
+// than the request's thread may call. nil does nothing.
+func (c *Cell) Interrupt() {
+	if c != nil {
+		c.interrupted = 1
+	}
+}
+
+// Interrupted reports whether Interrupt was called.
+func (c *Cell) Interrupted() bool { return c != nil && c.interrupted != 0 }
 
 // Intent is what the last Intend has noted; ok is false if the request had not come to that.
 func (c *Cell) Intent() (stamp int64, e Evidence, ok bool) {

@@ -1,7 +1,7 @@
 package fuse
 
 // GrantPhase is how far a change of a lookup count is.
-type GrantPhase uint32
+type GrantPhase uint8
 
 // Phases of a change of a lookup count.
 const (
@@ -40,7 +40,7 @@ func (c *Cell) Granted() {
 }
 
 //go:noinline
-func (c *Cell) setGrant(p GrantPhase) { c.grantPhase = uint32(p) }
+func (c *Cell) setGrant(p GrantPhase) { c.grantPhase = uint8(p) }
 
 // Grant is the last change of a lookup count.
 func (c *Cell) Grant() Grant {

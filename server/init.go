@@ -46,7 +46,8 @@ func initSession(t *thread) (int, unix.Errno) {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
 	if s.session.Load() != nil {
-		if !s.restarted.Load() {
+		// A predecessor of this process may have begun the session for this very request.
+		if !s.restarted.Load() && t.request.Again == nil {
 			return 0, unix.EINVAL // a second INIT in one session
 		}
 		s.end()

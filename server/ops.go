@@ -20,11 +20,30 @@ type op struct {
 	// needs are features of which one must have been agreed on; 0 is none. Without
 	// it the answer is ENOSYS.
 	needs fp.InitFlags
+	// again says what has to be known before the request is served a second time, because the
+	// process died that served it. Every row with a method has it.
+	again againClass
 	// modifies tells whether this request changes a share; nil is never. It is
 	// asked when the body has been copied.
 	modifies func(t *thread) bool
 	handle   func(t *thread) (n int, errno unix.Errno)
 }
+
+// againClass is how a request is served by the successor of a process that died of it, or
+// beside it. What the client was to get (lookup counts, open files) is given back before in
+// each case: the client has not seen the reply.
+type againClass uint8
+
+const (
+	_ againClass = iota
+	// rerun: it changes nothing, or the same once more.
+	rerun
+	// counted: all that it changes is what the client has: lookup counts and open files.
+	counted
+	// decide: the method finds out what has happened, by what was noted in the cell before
+	// (Request.Again).
+	decide
+)
 
 func always(*thread) bool { return true }
 
@@ -44,56 +63,56 @@ func opOf(o fp.Opcode) *op {
 func init() {
 	const locks = fp.InitPosixLocks | fp.InitFlockLocks
 	ops = [fp.NumOpcodes]op{
-		fp.OpLookup:        {handle: lookup},
-		fp.OpForget:        {handle: forget},
-		fp.OpGetattr:       {handle: getattr},
-		fp.OpSetattr:       {modifies: always, handle: setattr},
-		fp.OpReadlink:      {handle: readlink},
-		fp.OpSymlink:       {modifies: always, handle: symlink},
-		fp.OpMknod:         {modifies: always, handle: mknod},
-		fp.OpMkdir:         {modifies: always, handle: mkdir},
-		fp.OpUnlink:        {modifies: always, handle: unlink},
-		fp.OpRmdir:         {modifies: always, handle: rmdir},
-		fp.OpRename:        {modifies: always, handle: rename},
-		fp.OpLink:          {modifies: always, handle: link},
-		fp.OpOpen:          {modifies: opensForWriting, handle: openFile},
-		fp.OpRead:          {inPlace: true, handle: read},
-		fp.OpWrite:         {payload: true, modifies: always, handle: write},
-		fp.OpStatfs:        {handle: statfs},
-		fp.OpRelease:       {handle: release},
-		fp.OpFsync:         {handle: fsync},
-		fp.OpSetxattr:      {modifies: always, handle: setxattr},
-		fp.OpGetxattr:      {handle: getxattr},
-		fp.OpListxattr:     {handle: listxattr},
-		fp.OpRemovexattr:   {modifies: always, handle: removexattr},
-		fp.OpFlush:         {handle: flush},
-		fp.OpInit:          {noSession: true, handle: initSession},
-		fp.OpOpendir:       {handle: opendir},
-		fp.OpReaddir:       {handle: readdir},
-		fp.OpReleasedir:    {handle: releasedir},
-		fp.OpFsyncdir:      {handle: fsyncdir},
-		fp.OpGetlk:         {needs: locks, handle: getlk},
-		fp.OpSetlk:         {needs: locks, handle: setlk},
-		fp.OpSetlkw:        {waits: true, lingers: true, needs: locks, handle: setlkw},
-		fp.OpAccess:        {handle: access},
-		fp.OpCreate:        {modifies: always, handle: create},
-		fp.OpInterrupt:     {handle: interrupt},
-		fp.OpDestroy:       {noSession: true, waits: true, handle: destroy},
-		fp.OpIoctl:         {modifies: setsByIoctl, handle: ioctl},
-		fp.OpPoll:          {handle: poll},
-		fp.OpBatchForget:   {handle: batchForget},
-		fp.OpFallocate:     {modifies: always, handle: fallocate},
-		fp.OpReaddirplus:   {needs: fp.InitDoReaddirplus, handle: readdirplus},
-		fp.OpRename2:       {modifies: always, handle: rename2},
-		fp.OpLseek:         {handle: lseek},
-		fp.OpCopyFileRange: {modifies: always, handle: copyFileRange},
-		fp.OpSetupMapping: {waits: true, needs: fp.InitMapAlignment, modifies: mapsForWriting,
+		fp.OpLookup:        {again: counted, handle: lookup},
+		fp.OpForget:        {again: counted, handle: forget},
+		fp.OpGetattr:       {again: rerun, handle: getattr},
+		fp.OpSetattr:       {again: decide, modifies: always, handle: setattr},
+		fp.OpReadlink:      {again: rerun, handle: readlink},
+		fp.OpSymlink:       {again: decide, modifies: always, handle: symlink},
+		fp.OpMknod:         {again: decide, modifies: always, handle: mknod},
+		fp.OpMkdir:         {again: decide, modifies: always, handle: mkdir},
+		fp.OpUnlink:        {again: decide, modifies: always, handle: unlink},
+		fp.OpRmdir:         {again: decide, modifies: always, handle: rmdir},
+		fp.OpRename:        {again: decide, modifies: always, handle: rename},
+		fp.OpLink:          {again: decide, modifies: always, handle: link},
+		fp.OpOpen:          {again: counted, modifies: opensForWriting, handle: openFile},
+		fp.OpRead:          {again: rerun, inPlace: true, handle: read},
+		fp.OpWrite:         {again: decide, payload: true, modifies: always, handle: write},
+		fp.OpStatfs:        {again: rerun, handle: statfs},
+		fp.OpRelease:       {again: decide, handle: release},
+		fp.OpFsync:         {again: rerun, handle: fsync},
+		fp.OpSetxattr:      {again: decide, modifies: always, handle: setxattr},
+		fp.OpGetxattr:      {again: rerun, handle: getxattr},
+		fp.OpListxattr:     {again: rerun, handle: listxattr},
+		fp.OpRemovexattr:   {again: decide, modifies: always, handle: removexattr},
+		fp.OpFlush:         {again: rerun, handle: flush},
+		fp.OpInit:          {again: decide, noSession: true, handle: initSession},
+		fp.OpOpendir:       {again: counted, handle: opendir},
+		fp.OpReaddir:       {again: rerun, handle: readdir},
+		fp.OpReleasedir:    {again: decide, handle: releasedir},
+		fp.OpFsyncdir:      {again: rerun, handle: fsyncdir},
+		fp.OpGetlk:         {again: rerun, needs: locks, handle: getlk},
+		fp.OpSetlk:         {again: rerun, needs: locks, handle: setlk},
+		fp.OpSetlkw:        {again: rerun, waits: true, lingers: true, needs: locks, handle: setlkw},
+		fp.OpAccess:        {again: rerun, handle: access},
+		fp.OpCreate:        {again: decide, modifies: always, handle: create},
+		fp.OpInterrupt:     {again: rerun, handle: interrupt},
+		fp.OpDestroy:       {again: rerun, noSession: true, waits: true, handle: destroy},
+		fp.OpIoctl:         {again: rerun, modifies: setsByIoctl, handle: ioctl},
+		fp.OpPoll:          {again: rerun, handle: poll},
+		fp.OpBatchForget:   {again: counted, handle: batchForget},
+		fp.OpFallocate:     {again: rerun, modifies: always, handle: fallocate},
+		fp.OpReaddirplus:   {again: counted, needs: fp.InitDoReaddirplus, handle: readdirplus},
+		fp.OpRename2:       {again: decide, modifies: always, handle: rename2},
+		fp.OpLseek:         {again: rerun, handle: lseek},
+		fp.OpCopyFileRange: {again: rerun, modifies: always, handle: copyFileRange},
+		fp.OpSetupMapping: {again: rerun, waits: true, needs: fp.InitMapAlignment, modifies: mapsForWriting,
 			handle: setupMapping},
-		fp.OpRemoveMapping:   {waits: true, needs: fp.InitMapAlignment, handle: removeMapping},
-		fp.OpSyncfs:          {handle: syncfs},
-		fp.OpTmpfile:         {modifies: always, handle: tmpfile},
-		fp.OpStatx:           {handle: statx},
-		fp.OpCopyFileRange64: {modifies: always, handle: copyFileRange64},
+		fp.OpRemoveMapping:   {again: rerun, waits: true, needs: fp.InitMapAlignment, handle: removeMapping},
+		fp.OpSyncfs:          {again: rerun, handle: syncfs},
+		fp.OpTmpfile:         {again: counted, modifies: always, handle: tmpfile},
+		fp.OpStatx:           {again: rerun, handle: statx},
+		fp.OpCopyFileRange64: {again: rerun, modifies: always, handle: copyFileRange64},
 	}
 	for i := range ops {
 		if ops[i].handle != nil {

@@ -23,6 +23,8 @@ type pending struct {
 	op       *op
 	session  *session
 	header   fp.InHeader
+	cell     *fuse.Cell
+	past     *Again
 	args     []byte
 	data     fuse.Buffers
 	dataLen  uint64
@@ -83,6 +85,8 @@ func newPending(t *thread, o *op, inGo bool) *pending {
 		op:       o,
 		session:  t.session,
 		header:   t.request.Header,
+		cell:     t.request.Cell,
+		past:     t.request.Again,
 		args:     args,
 		data:     slices.Clone(t.data),
 		dataLen:  t.dataLen,
@@ -214,7 +218,8 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 		}
 	}()
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
-		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread, pending: d}
+		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread,
+		Cell: d.cell, Again: d.past, pending: d}
 	t.session = d.session
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
@@ -265,6 +270,9 @@ func (w *waitingTable) add(d *pending) {
 	}
 	// A client that uses a number twice can interrupt only one of the two.
 	w.table[d.header.Unique] = d
+	if d.cell.Interrupted() { // by a predecessor of this process
+		d.cancel()
+	}
 	if i := slices.Index(w.early[:], d.header.Unique); i >= 0 && d.header.Unique != 0 {
 		w.early[i] = 0
 		d.cancel()
@@ -283,6 +291,7 @@ func (w *waitingTable) cancel(unique uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d := w.table[unique]; d != nil {
+		d.cell.Interrupt() // the client does not ask twice
 		d.cancel()
 		return
 	}

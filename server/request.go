@@ -1,6 +1,7 @@
 package server
 
 import (
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -24,6 +25,13 @@ type Request struct {
 	// Thread is the thread that serves this request.
 	Thread *Thread
 
+	// Cell is where the request is noted for a successor of this process; nil is nowhere.
+	Cell *fuse.Cell
+	// Again is what a predecessor of this process has noted of the request, which died before
+	// the client could see a reply. The method then finds out what has happened already. It is
+	// nil for a request that is served for the first time.
+	Again *Again
+
 	pending *pending // the request, when it has been waiting
 }
 
@@ -37,4 +45,26 @@ func NewRequest(h fp.InHeader) *Request { return &Request{Header: h, Thread: new
 type SecurityContext struct {
 	Name  fp.Name
 	Value []byte
+}
+
+// Again is what is known of a request that was under way when its process died.
+type Again struct {
+	// Intended says that the process was about to change something, or has changed it; Stamp and
+	// Evidence are what it noted before (fuse.Cell.Intend). Otherwise it had changed nothing
+	// but lookup counts and open files, which were given back.
+	Intended bool
+	Stamp    int64 // CLOCK_REALTIME_COARSE in ns
+	Evidence fuse.Evidence
+	// Step is how many of its changes were made for certain (fuse.Cell.SetStep).
+	Step int
+}
+
+// again is what the cell of a request that was just received says of its past; nil is none.
+func again(c *fuse.Cell) *Again {
+	if c == nil || c.Tries() == 0 {
+		return nil
+	}
+	a := &Again{Step: c.Step()}
+	a.Stamp, a.Evidence, a.Intended = c.Intent()
+	return a
 }
