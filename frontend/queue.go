@@ -71,6 +71,7 @@ type Queue struct {
 
 	mu       sync.Mutex // guards the ring
 	avail    uint16
+	next     uint16 // where the device goes on in the available ring when the ring starts
 	kicked   uint16 // avail index when the device was last considered for a kick
 	lastUsed uint16
 	inUse    map[uint16]*Slot
@@ -149,11 +150,12 @@ func (q *Queue) addSlots() {
 	}
 }
 
-// start tells the back-end about the ring, as QEMU does.
+// start tells the back-end about the ring, as QEMU does. The device goes on where stop has
+// found it, which may be before requests that it has not taken yet.
 func (q *Queue) start() error {
 	f := q.f
 	q.mu.Lock()
-	base := q.avail
+	base := q.next
 	q.mu.Unlock()
 	addr := vu.VringAddr{Index: uint32(q.index), Desc: userAddr(q.descAt), Used: userAddr(q.usedAt), Avail: userAddr(q.availAt)}
 	for _, step := range []func() error{
@@ -177,7 +179,7 @@ func (q *Queue) start() error {
 	return nil
 }
 
-// stop stops the ring and checks where the device has stopped.
+// stop stops the ring and keeps where the device has stopped.
 func (q *Queue) stop() error {
 	s := vu.VringState{Index: uint32(q.index)}
 	if err := q.f.setState(vu.ReqSetVringEnable, q.index, 0); err != nil {
@@ -191,6 +193,13 @@ func (q *Queue) stop() error {
 	if !ok || got.Index != uint32(q.index) {
 		return fmt.Errorf("GET_VRING_BASE answers %+v", got)
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	offered := loadHalf(q.f.mem, q.availAt+2)
+	if got.Num > 0xffff || offered-uint16(got.Num) > q.size {
+		return fmt.Errorf("GET_VRING_BASE answers %d, the ring has %d entries up to %d", got.Num, q.size, offered)
+	}
+	q.next = uint16(got.Num)
 	return nil
 }
 
@@ -252,6 +261,14 @@ func (q *Queue) Kick() {
 
 // UsedIndex is the device's index of the used ring.
 func (q *Queue) UsedIndex() uint16 { return loadHalf(q.f.mem, q.usedAt+2) }
+
+// UnderWay is how many requests of a Client the device has not finished. Those of a Pipe are
+// not among them.
+func (q *Queue) UnderWay() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.inUse)
+}
 
 // Used is an entry of the used ring.
 func (q *Queue) Used(i uint16) (id, length uint32) {
