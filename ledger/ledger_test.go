@@ -73,25 +73,27 @@ func TestQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := q.Next(); ok {
-		t.Error("a ring that was never used has an index")
+	if q.Start() != 0 {
+		t.Error("a ring that was never used is known")
 	}
 	h := fp.InHeader{Unique: 5, NodeID: 1, Opcode: uint32(fp.OpMkdir)}
-	q.SetNext(0xffff)
+	q.Begin(7, 0xffff)
 	q.Cell(9).Take(&h, q.Order(), 0xffff, 0)
+	q.SetNext(0)
 	h.Unique = 6
-	q.Cell(4).Take(&h, q.Order(), 0, 0)
-	q.Cell(4).Intend(77, fuse.Evidence{1, 2, 3, 4, 5})
-	q.Cell(200).Take(&h, q.Order(), 1, 0)
+	q.Cell(200).Take(&h, q.Order(), 0, 0)
+	q.SetNext(1)
 	q.Cell(200).Done(80, 17)
 	q.Cell(200).Free()
+	q.Cell(4).Take(&h, q.Order(), 1, 0)
+	q.Cell(4).Intend(77, fuse.Evidence{1, 2, 3, 4, 5})
 
 	after, err := successor(t, l).Queue(3, 256)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next, ok := after.Next(); next != 1 || !ok {
-		t.Errorf("next index %d, %v; want 1", next, ok)
+	if next, start := after.Next(), after.Start(); next != 2 || start != 7 {
+		t.Errorf("next index %d of start %d; want 2 of 7", next, start)
 	}
 	var heads []uint16
 	for head, c := range after.Unfinished {
@@ -111,6 +113,61 @@ func TestQueue(t *testing.T) {
 	}
 	if after.Cell(4).Order() <= after.Cell(9).Order() || after.Order() <= after.Cell(4).Order() {
 		t.Error("the order is lost")
+	}
+}
+
+// TestQueueLongWait: a request that has waited while the indexes went round does not hide
+// where the ring goes on.
+func TestQueueLongWait(t *testing.T) {
+	l := create(t)
+	q, err := l.Queue(0, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := fp.InHeader{Unique: 5, NodeID: 1, Opcode: uint32(fp.OpSetlkw)}
+	q.Begin(1, 10)
+	q.Cell(7).Take(&h, q.Order(), 10, 0)
+	q.SetNext(11)
+	for next := uint16(11); ; {
+		q.Cell(1).Take(&h, q.Order(), next, 0)
+		next++
+		q.SetNext(next)
+		q.Cell(1).Free()
+		after, err := successor(t, l).Queue(0, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := after.Next(); got != next {
+			t.Fatalf("next index %d, want %d", got, next)
+		}
+		if next == 11 {
+			break
+		}
+		if next%1024 != 0 && next-10 > 2 {
+			next += min(1021, 10-next) // not each one
+			q.SetNext(next)
+		}
+	}
+}
+
+// TestQueueBegin: a ring that starts anew has nothing of the time before.
+func TestQueueBegin(t *testing.T) {
+	l := create(t)
+	q, err := l.Queue(0, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Begin(1, 0)
+	q.Cell(3).Take(&fp.InHeader{}, q.Order(), 0, 0)
+	q.Begin(2, 40)
+	if n := q.Next(); n != 40 || q.Start() != 2 {
+		t.Errorf("next index %d of start %d", n, q.Start())
+	}
+	for head := range q.Unfinished {
+		t.Errorf("head %d is under way", head)
+	}
+	if err := l.ForgetQueues(); err != nil || q.Start() != 0 {
+		t.Errorf("start %d after it was forgotten, %v", q.Start(), err)
 	}
 }
 

@@ -10,14 +10,12 @@ import (
 
 // queueRecord is what is known of a ring beside its cells.
 type queueRecord struct {
-	next uint32 // next index of the available ring to read | queueKnown
-	_    [15]uint32
+	taken uint64 // order of the last request that was taken<<16 | next index of the available ring
+	start uint32 // which start of the ring this is about; 0 is none
+	_     [13]uint32
 }
 
-const (
-	queueSize  = int64(unsafe.Sizeof(queueRecord{}))
-	queueKnown = 1 << 16
-)
+const queueSize = int64(unsafe.Sizeof(queueRecord{}))
 
 // Queue is the part of a ledger for one ring. It belongs to the thread that serves the ring.
 type Queue struct {
@@ -43,6 +41,7 @@ func (l *Ledger) Queue(index int, size uint16) (*Queue, error) {
 		return nil, err
 	}
 	q := &Queue{record: (*queueRecord)(l.at(at)), cells: unsafe.Slice((*fuse.Cell)(l.at(cells)), size)}
+	q.order = atomic.LoadUint64(&q.record.taken) >> 16
 	for _, c := range q.Unfinished {
 		q.order = max(q.order, c.Order())
 	}
@@ -69,37 +68,71 @@ func (q *Queue) Order() uint64 {
 //go:noinline
 func (q *Queue) SetNext(next uint16) {
 	if q != nil {
-		q.record.next = uint32(next) | queueKnown
+		q.record.taken = q.order<<16 | uint64(next)
 	}
 }
 
-// Forget notes that the ring is not in use: it is stopped, and nothing of it is under way.
-func (q *Queue) Forget() {
+// Begin makes this the part of a ring that starts at an index of the available ring, with no
+// request under way. start tells this start from all others since Forget; it is not 0.
+func (q *Queue) Begin(start uint32, base uint16) {
 	if q == nil {
 		return
 	}
-	atomic.StoreUint32(&q.record.next, 0)
+	q.Forget()
+	for _, c := range q.Unfinished {
+		c.Free()
+	}
+	q.SetNext(base)
+	atomic.StoreUint32(&q.record.start, start)
 }
 
-// Next is the next index to read: beyond the one that was noted, and beyond those of all
-// requests that have a cell. ok is false if none was noted.
-func (q *Queue) Next() (next uint16, ok bool) {
+// Start is that of the last Begin; 0 is none.
+func (q *Queue) Start() uint32 {
 	if q == nil {
-		return 0, false
+		return 0
 	}
-	v := atomic.LoadUint32(&q.record.next)
-	if v&queueKnown == 0 {
-		return 0, false
+	return atomic.LoadUint32(&q.record.start)
+}
+
+// Forget says that nothing is known of the ring.
+func (q *Queue) Forget() {
+	if q != nil {
+		atomic.StoreUint32(&q.record.start, 0)
 	}
-	next = uint16(v)
-	for i := range q.cells {
-		c := &q.cells[i]
-		if after := c.Avail() + 1; c.Phase() != fuse.PhaseFree && int16(after-next) > 0 {
-			next = after
+}
+
+// ForgetQueues is Queue.Forget for all rings. No ring may be in use.
+func (l *Ledger) ForgetQueues() error {
+	if l == nil {
+		return nil
+	}
+	if err := l.need(queuesAt, MaxQueues*queueSize); err != nil {
+		return err
+	}
+	for i := range int64(MaxQueues) {
+		atomic.StoreUint32(&(*queueRecord)(l.at(queuesAt+i*queueSize)).start, 0)
+	}
+	return nil
+}
+
+// Next is the next index of the available ring to read: the one that was noted, or the one behind
+// a request that has its cell and whose index was not noted any more. There is at most one.
+func (q *Queue) Next() uint16 {
+	if q == nil {
+		return 0
+	}
+	taken := atomic.LoadUint64(&q.record.taken)
+	next := uint16(taken)
+	for _, c := range q.Unfinished {
+		if c.Order()&orderMask > taken>>16 {
+			next = c.Avail() + 1
 		}
 	}
-	return next, true
+	return next
 }
+
+// orderMask is what of an order fits beside an index.
+const orderMask = 1<<48 - 1
 
 // Unfinished yields the requests that have a cell, with the heads of their chains. The cells come
 // from another process, and say what they like.

@@ -3,6 +3,8 @@ package virtqueue
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // LogPage is the number of bytes that one bit of the dirty log stands for
@@ -67,10 +69,15 @@ func (t *logTarget) markChain(m *Memory, c *Chain, written uint32) {
 			return
 		}
 		n := min(left, uint64(v.Len))
-		if addr, ok := m.hostToGuest(unsafe.Pointer(v.Base)); ok {
-			t.log.Mark(addr, n)
-		}
+		t.mark(m, v, n)
 		left -= n
+	}
+}
+
+// mark marks the first n bytes of a buffer.
+func (t *logTarget) mark(m *Memory, v unix.Iovec, n uint64) {
+	if addr, ok := m.hostToGuest(unsafe.Pointer(v.Base)); ok {
+		t.log.Mark(addr, n)
 	}
 }
 

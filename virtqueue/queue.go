@@ -186,6 +186,10 @@ func (q *Queue) Size() uint16 { return q.cfg.Size }
 // Base is the next index of the available ring to read. GET_VRING_BASE returns it.
 func (q *Queue) Base() uint16 { return q.nextAvail }
 
+// NextUsed is the index in the used ring that the next Push gives its chain. Before the first
+// Push it is the index that the driver can see.
+func (q *Queue) NextUsed() uint16 { return q.nextUsed }
+
 // Stats may be called from any goroutine.
 func (q *Queue) Stats() Stats {
 	return Stats{BadChains: q.badChains.Load(), BadHeads: q.badHeads.Load()}
