@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
 // CellSize is the size of a Cell in bytes: two cache lines.
@@ -50,12 +51,11 @@ type Cell struct {
 	hash    uint32 // of what the request says beside its header; 0 is not known
 	stamp   int64  // CLOCK_REALTIME_COARSE in ns at PhaseIntent
 
-	grantNode   uint64 // see Granting
+	grantID     uint64 // see Granting
 	grantAfter  uint64
-	grantPhase  uint8
-	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
-	_           uint16
-	grantList   uint32 // more grants, see package ledger; 0 is none
+	grant       uint32 // its phase, and where more grants are, see setGrant
+	interrupted uint8  // not 0: the client has asked to end the request; see Interrupt
+	_           [3]uint8
 
 	evidence Evidence
 }
@@ -72,7 +72,10 @@ const (
 // set stores the state. It is where stores before it and after it are kept apart.
 //
 //go:noinline
-func (c *Cell) set(state uint64) { c.state = state }
+func (c *Cell) set(state uint64) {
+	c.state = state
+	storing.Note()
+}
 
 // Phase is how far the request is.
 func (c *Cell) Phase() Phase { return Phase(c.state) }
@@ -103,7 +106,7 @@ func (c *Cell) Started() int64 { return c.started }
 func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
 	c.stamp, c.hash, c.thread = 0, 0, 0
-	c.grantPhase, c.interrupted, c.grantList = 0, 0, 0
+	c.grant, c.interrupted = 0, 0
 	c.set(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
 }
 

@@ -16,7 +16,7 @@ func (t *Table[K, N]) Prepare(n *N, key K, id uint64) {
 type Adopted int
 
 const (
-	AdoptedNot    Adopted = iota // the id is taken, or can't be one
+	AdoptedNot    Adopted = iota // the id is taken, or can't be one, or can't be recorded
 	AdoptedAlone                 // it is the node of its file
 	AdoptedDouble                // its file has another node: this one has its id only
 )
@@ -32,17 +32,22 @@ func (t *Table[K, N]) Adopt(n *N, limit uint32, lookups uint64) Adopted {
 	hash := t.hash(b.key)
 	s := t.shardOf(hash)
 	s.mu.Lock()
-	ok := t.slots.put(b.id, limit, n, func() {
+	ok := t.slots.put(b.id, limit, n, func() bool {
+		if t.recorder != nil && !t.recorder.Added(nil, n, lookups) {
+			return false
+		}
 		b.Hold() // the table's
 		b.listed, b.lookups = true, lookups
+		return true
 	}, t.lost)
 	what := AdoptedNot
 	if ok {
-		what = AdoptedDouble
-		t.adopted(n, lookups)
 		if t.find(s, hash, b.key) == nil {
 			t.link(s, hash, b)
 			what = AdoptedAlone
+		} else {
+			what = AdoptedDouble
+			t.unkeyed(n)
 		}
 	}
 	s.mu.Unlock()
@@ -50,18 +55,6 @@ func (t *Table[K, N]) Adopt(n *N, limit uint32, lookups uint64) Adopted {
 		t.growHints(uint32(b.id))
 	}
 	return what
-}
-
-// adopted records a node that Adopt has put in, with the place that it has. Its shard is
-// locked.
-func (t *Table[K, N]) adopted(n *N, lookups uint64) {
-	if t.recorder == nil {
-		return
-	}
-	b := base[K](n)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	t.recorder.Added(n, lookups)
 }
 
 // Settle ends a series of Adopt. Ids that are given out from then on are none of those that

@@ -3,6 +3,7 @@ package nodes_test
 import (
 	"fmt"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/nodes"
 )
@@ -18,10 +19,10 @@ func ExampleTable() {
 	table := nodes.New[int, node](nodes.Config[int, node]{
 		Gone: func(n *node) { fmt.Println("entry", n.Key(), "is gone") },
 	})
-	root := table.Intern(0, nil, func() *node { return new(node) })
+	root := table.Intern(nil, 0, nil, func() *node { return new(node) })
 
 	// LOOKUP: the client gets the id, and the node a lookup count.
-	hello := table.Intern(7, nil, func() *node { return &node{size: 5} })
+	hello := table.Intern(nil, 7, nil, func() *node { return &node{size: 5} })
 	table.Place(hello, root, fuseproto.Name("hello\x00"))
 	id := hello.ID()
 	table.Release(hello)
@@ -36,7 +37,7 @@ func ExampleTable() {
 
 	// FORGET.
 	if n := table.Acquire(id); n != nil {
-		table.Forget(n, 1)
+		table.Forget(nil, n, 1)
 		table.Release(n)
 	}
 	fmt.Println("known:", table.Acquire(id) != nil)
@@ -57,7 +58,7 @@ func ExampleOpenFiles() {
 	files := nodes.NewOpenFiles[openFile](nodes.OpenConfig[openFile]{
 		Gone: func(*openFile) { fmt.Println("closed") },
 	})
-	fh := files.Add(&openFile{node: new(node)})
+	fh := files.Add(nil, &openFile{node: new(node)})
 
 	read := files.Acquire(fh) // READ
 
@@ -75,10 +76,16 @@ func ExampleOpenFiles() {
 // recorder prints what a ledger would keep.
 type recorder struct{}
 
-func (recorder) Added(n *node, lookups uint64) {
+func (recorder) Added(_ *fuse.Cell, n *node, lookups uint64) bool {
 	fmt.Printf("node %d: entry %d, count %d\n", n.ID(), n.Key(), lookups)
+	return true
 }
-func (recorder) Counted(n *node, lookups uint64) { fmt.Printf("node %d: count %d\n", n.ID(), lookups) }
+
+func (recorder) Counted(_ *fuse.Cell, n *node, lookups uint64) bool {
+	fmt.Printf("node %d: count %d\n", n.ID(), lookups)
+	return true
+}
+
 func (recorder) Placed(n *node) {
 	if n.Parent() == nil {
 		fmt.Printf("node %d: no name\n", n.ID())
@@ -86,21 +93,22 @@ func (recorder) Placed(n *node) {
 	}
 	fmt.Printf("node %d: %s in node %d\n", n.ID(), n.Name(), n.Parent().ID())
 }
-func (recorder) Forgotten(n *node) { fmt.Printf("node %d: forgotten\n", n.ID()) }
-func (recorder) Gone(n *node)      { fmt.Printf("node %d: gone\n", n.ID()) }
+func (recorder) Forgotten(_ *fuse.Cell, n *node) { fmt.Printf("node %d: forgotten\n", n.ID()) }
+func (recorder) Unkeyed(n *node)                 { fmt.Printf("node %d: no key\n", n.ID()) }
+func (recorder) Gone(n *node)                    { fmt.Printf("node %d: gone\n", n.ID()) }
 
 // A recorder hears of every change: its ledger has what the client knows.
 func ExampleRecorder() {
 	table := nodes.New[int, node](nodes.Config[int, node]{Recorder: recorder{}})
-	root := table.Intern(0, nil, func() *node { return new(node) })
+	root := table.Intern(nil, 0, nil, func() *node { return new(node) })
 	for range 2 {
-		n := table.Intern(7, nil, func() *node { return new(node) })
+		n := table.Intern(nil, 7, nil, func() *node { return new(node) })
 		table.Place(n, root, fuseproto.Name("hello\x00"))
 		table.Release(n)
 	}
 	if n := table.Acquire(2); n != nil {
 		table.Displace(n) // UNLINK
-		table.Forget(n, 2)
+		table.Forget(nil, n, 2)
 		table.Release(n)
 	}
 	// Output:

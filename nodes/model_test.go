@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -21,6 +22,7 @@ type ledger struct {
 	mu      sync.Mutex
 	nodes   map[uint32]*entry
 	strange []string
+	full    bool // refuses what is added
 }
 
 type entry struct {
@@ -28,6 +30,7 @@ type entry struct {
 	parent                 uint32
 	name, handle           string
 	children               int
+	unkeyed                bool
 }
 
 func newLedger() *ledger { return &ledger{nodes: map[uint32]*entry{}} }
@@ -42,25 +45,43 @@ func (l *ledger) at(n *file, what string) *entry {
 	return e
 }
 
-func (l *ledger) Added(n *file, lookups uint64) {
+func (l *ledger) Added(_ *fuse.Cell, n *file, lookups uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.full {
+		return false
+	}
 	slot := uint32(n.ID())
 	if e := l.nodes[slot]; e != nil || lookups == 0 {
 		l.strange = append(l.strange, fmt.Sprintf("%#x added with %d lookups to the slot of %+v", n.ID(), lookups, e))
 	}
 	l.nodes[slot] = &entry{id: n.ID(), key: n.Key(), born: n.born, lookups: lookups}
 	l.place(n, l.nodes[slot])
+	return true
 }
 
-func (l *ledger) Counted(n *file, lookups uint64) {
+func (l *ledger) Unkeyed(n *file) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.at(n, "key")
+	if e.unkeyed {
+		l.strange = append(l.strange, fmt.Sprintf("%#x has lost its key twice", n.ID()))
+	}
+	e.unkeyed = true
+}
+
+func (l *ledger) Counted(_ *fuse.Cell, n *file, lookups uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.at(n, "count")
+	if l.full && lookups > e.lookups {
+		return false
+	}
 	if e.lookups == 0 || lookups == 0 {
 		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d after %d", n.ID(), lookups, e.lookups))
 	}
 	e.lookups = lookups
+	return true
 }
 
 func (l *ledger) Placed(n *file) {
@@ -80,7 +101,7 @@ func (l *ledger) place(n *file, e *entry) {
 	}
 }
 
-func (l *ledger) Forgotten(n *file) {
+func (l *ledger) Forgotten(_ *fuse.Cell, n *file) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.at(n, "forget")
@@ -117,6 +138,11 @@ func (l *ledger) check(t *testing.T, table *Table[uint64, file]) {
 			t.Fatalf("%#x is not in the ledger", n.ID())
 		}
 		want := entry{id: n.ID(), key: n.Key(), born: n.born, lookups: table.Lookups(n), children: e.children, handle: string(n.FileHandle())}
+		found := table.Find(nil, n.Key(), 0, nil)
+		want.unkeyed = found != n
+		if found != nil {
+			table.Release(found)
+		}
 		if p := n.Parent(); p != nil {
 			want.parent, want.name = uint32(p.ID()), n.Name().String()
 		}
@@ -172,14 +198,26 @@ func newModel(t *testing.T, seed uint64) *model {
 	return m
 }
 
-// intern looks a file up, as a request does; the reference is kept.
+// intern looks a file up, as a request does; the reference is kept. It is nil if the recorder
+// is full.
 func (m *model) intern(key, born uint64) *modelNode {
 	fresh := false
-	n := m.table.Intern(key, func(n *file) bool { return n.born == born }, func() *file {
+	m.ledger.full = len(m.byID) > 0 && m.random.IntN(20) == 0
+	defer func() { m.ledger.full = false }()
+	n := m.table.Intern(nil, key, func(n *file) bool { return n.born == born }, func() *file {
 		fresh = true
 		return &file{born: born}
 	})
 	known := m.byKey[key]
+	if m.ledger.full {
+		if n != nil {
+			m.t.Fatalf("key %d is node %#x, which is not recorded", key, n.ID())
+		}
+		if known != nil && known.born != born {
+			delete(m.byKey, key) // it is another file's now, whose node there was no room for
+		}
+		return nil
+	}
 	switch {
 	case known != nil && known.born == born:
 		if n != known.n || fresh {
@@ -216,13 +254,16 @@ func (m *model) step() {
 	switch op := m.random.IntN(12); op {
 	case 0, 1, 2, 3:
 		c := m.intern(m.random.Uint64N(modelKeys), m.random.Uint64N(3)/2)
+		if c == nil {
+			return
+		}
 		m.place(c)
 		if m.random.IntN(4) > 0 {
 			m.release(c)
 		}
 	case 4:
 		key, more := m.random.Uint64N(modelKeys), m.random.Uint64N(3)
-		n, c := m.table.Find(key, more, nil), m.byKey[key]
+		n, c := m.table.Find(nil, key, more, nil), m.byKey[key]
 		if (n == nil) != (c == nil) || c != nil && c.n != n {
 			m.t.Fatalf("key %d: found %v, want %v", key, n, c)
 		}
@@ -293,7 +334,7 @@ func (m *model) forget(c *modelNode, lookups uint64) {
 		m.t.Fatalf("node %#x is not found", c.n.ID())
 	}
 	want := lookups > 0 && lookups >= c.lookups && c != m.root
-	if got := m.table.Forget(n, lookups); got != want {
+	if got := m.table.Forget(nil, n, lookups); got != want {
 		m.t.Fatalf("%d of %d lookups forgotten: %v", lookups, c.lookups, got)
 	}
 	if c != m.root {
@@ -304,7 +345,7 @@ func (m *model) forget(c *modelNode, lookups uint64) {
 		if m.byKey[c.key] == c {
 			delete(m.byKey, c.key)
 		}
-		if m.table.Forget(n, 1) {
+		if m.table.Forget(nil, n, 1) {
 			m.t.Fatal("forgotten twice")
 		}
 	}
@@ -392,7 +433,7 @@ func TestThreads(t *testing.T) {
 		defer mu.Unlock()
 		gone[n]++
 	}})
-	root := table.Intern(1000, nil, func() *file { return new(file) })
+	root := table.Intern(nil, 1000, nil, func() *file { return new(file) })
 	var wg sync.WaitGroup
 	for thread := range uint64(6) {
 		wg.Go(func() {
@@ -400,7 +441,7 @@ func TestThreads(t *testing.T) {
 			var ids []uint64
 			for range 4000 {
 				key, born := random.Uint64N(20), random.Uint64N(20)/19
-				n := table.Intern(key, func(n *file) bool { return n.born == born }, func() *file {
+				n := table.Intern(nil, key, func(n *file) bool { return n.born == born }, func() *file {
 					n := &file{born: born}
 					mu.Lock()
 					defer mu.Unlock()
@@ -414,7 +455,7 @@ func TestThreads(t *testing.T) {
 				name := fp.Name(fmt.Sprintf("%d\x00", random.Uint64N(3)))
 				parent := root
 				if random.IntN(2) == 0 && key > 0 { // of a smaller key: no circles
-					if p := table.Find(random.Uint64N(key), 0, nil); p != nil {
+					if p := table.Find(nil, random.Uint64N(key), 0, nil); p != nil {
 						parent = p
 						defer table.Release(p) // long after: children outlive what the client knows
 					}
@@ -443,14 +484,14 @@ func TestThreads(t *testing.T) {
 					if n.ID() != id {
 						t.Errorf("node %#x is %#x", id, n.ID())
 					}
-					table.Forget(n, 1)
+					table.Forget(nil, n, 1)
 					table.Release(n)
 				}
 				ids = nil
 			}
 			for _, id := range ids {
 				n := table.Acquire(id)
-				table.Forget(n, 1)
+				table.Forget(nil, n, 1)
 				table.Release(n)
 			}
 		})

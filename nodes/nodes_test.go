@@ -14,11 +14,11 @@ import (
 func newTable(t testing.TB) (*Table[uint64, file], *file) {
 	t.Helper()
 	table := New[uint64, file](Config[uint64, file]{})
-	return table, table.Intern(0, nil, func() *file { return new(file) })
+	return table, table.Intern(nil, 0, nil, func() *file { return new(file) })
 }
 
 func intern(table *Table[uint64, file], key uint64) *file {
-	return table.Intern(key, nil, func() *file { return new(file) })
+	return table.Intern(nil, key, nil, func() *file { return new(file) })
 }
 
 // TestNew: a type that does not begin with what the table casts it to is refused.
@@ -51,26 +51,26 @@ func TestNew(t *testing.T) {
 func TestAllocations(t *testing.T) {
 	table, root := newTable(t)
 	n := intern(table, 7)
-	table.Find(7, 1000, nil) // more than is forgotten below
+	table.Find(nil, 7, 1000, nil) // more than is forgotten below
 	name := fp.Name("name\x00")
 	table.Place(n, root, name)
 	table.SetHint(root, name, n)
 	born := uint64(0)
 	files := NewOpenFiles[open](OpenConfig[open]{})
 	f := new(open)
-	fh := files.Add(f)
+	fh := files.Add(nil, f)
 	for what, f := range map[string]func(){
 		"a request": func() { table.Release(table.Acquire(n.ID())) },
 		"a lookup": func() {
-			m := table.Find(7, 1, func(n *file) bool { return n.born == born })
+			m := table.Find(nil, 7, 1, func(n *file) bool { return n.born == born })
 			table.Place(m, root, name)
 			table.SetHint(root, name, m)
 			table.Release(m)
 		},
 		"a lookup that may be new": func() {
-			table.Release(table.Intern(7, func(n *file) bool { return n.born == born }, func() *file { return &file{born: born} }))
+			table.Release(table.Intern(nil, 7, func(n *file) bool { return n.born == born }, func() *file { return &file{born: born} }))
 		},
-		"a forget":         func() { table.Forget(n, 1) },
+		"a forget":         func() { table.Forget(nil, n, 1) },
 		"a hint":           func() { table.Release(table.Placed(root, name)); table.Hinted(root, name) },
 		"use of open file": func() { files.Release(files.Acquire(fh)) },
 	} {
@@ -205,7 +205,7 @@ func TestDeepTree(t *testing.T) {
 		n := intern(table, i+1)
 		table.Place(n, at, fp.Name("d\x00"))
 		if i > 0 {
-			table.Forget(at, 1)
+			table.Forget(nil, at, 1)
 			table.Release(at)
 		}
 		at = n
@@ -213,7 +213,7 @@ func TestDeepTree(t *testing.T) {
 	if gone != 0 {
 		t.Fatalf("%d parents are gone before their child", gone)
 	}
-	table.Forget(at, 1)
+	table.Forget(nil, at, 1)
 	table.Release(at)
 	if gone != depth {
 		t.Errorf("%d nodes are gone, want %d", gone, depth)
@@ -239,7 +239,7 @@ func TestExclusive(t *testing.T) {
 	if !<-got {
 		t.Fatal("a request did not get the node afterwards")
 	}
-	table.Forget(n, 1)
+	table.Forget(nil, n, 1)
 	n.Hold()
 	table.Release(n)
 	if !n.TryExclusive() {
@@ -300,12 +300,12 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("id %#x may have been used there", n.ID())
 		}
 	}
-	if n := table.Find(7, 0, nil); n != dir {
+	if n := table.Find(nil, 7, 0, nil); n != dir {
 		t.Error("the key leads to the double")
 	}
 	for _, n := range []*file{double, dir} {
 		n.Acquire()
-		table.Forget(n, 9)
+		table.Forget(nil, n, 9)
 		table.Release(n)
 	}
 	if gone != 8 || !double.Gone() { // the reference that Find has taken keeps dir, and so none
@@ -317,7 +317,7 @@ func TestAdopt(t *testing.T) {
 	} else if table.Release(dir); table.Get(5<<32|20) != n || l.nodes[20] == nil {
 		t.Error("the slot was lost with the forgotten node")
 	} else {
-		table.Forget(n, 3)
+		table.Forget(nil, n, 3)
 		table.Unhold(n)
 	}
 	gone--

@@ -3,6 +3,8 @@ package nodes
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
 )
 
 // OpenFile is the part of an open file or directory that [OpenFiles] knows. A file
@@ -63,27 +65,28 @@ func NewOpenFiles[F any](c OpenConfig[F]) *OpenFiles[F] {
 // with it.
 func openFile[F any](f *F) *OpenFile { return (*OpenFile)(unsafe.Pointer(f)) }
 
-// Add puts f in and returns its id; 0 when the table is full. The table has a reference
-// until Close.
-func (t *OpenFiles[F]) Add(f *F) (id uint64) {
-	return t.slots.add(f, func(id uint64) { t.open(f, id) })
+// Add puts f in and returns its id; 0 when the table, or the recorder, is full. The table has
+// a reference until Close. by is the request that opens f, or nil.
+func (t *OpenFiles[F]) Add(by *fuse.Cell, f *F) (id uint64) {
+	return t.slots.add(f, func(id uint64) bool { return t.open(by, f, id) })
 }
 
 // Adopt is Add with another table's id, before Settle; false when it is taken or can't be
 // one. Ids whose slot is limit or more are refused: whoever sends the ids decides where
 // they are in the table, and each page of it costs memory.
 func (t *OpenFiles[F]) Adopt(f *F, id uint64, limit uint32) bool {
-	return t.slots.put(id, limit, f, func() { t.open(f, id) }, func(*F) {})
+	return t.slots.put(id, limit, f, func() bool { return t.open(nil, f, id) }, func(*F) {})
 }
 
 // open makes f one that can be found.
-func (t *OpenFiles[F]) open(f *F, id uint64) {
+func (t *OpenFiles[F]) open(by *fuse.Cell, f *F, id uint64) bool {
 	b := openFile(f)
 	b.id = id
-	if t.recorder != nil {
-		t.recorder.Opened(f)
+	if t.recorder != nil && !t.recorder.Opened(by, f) {
+		return false
 	}
 	b.refs.Store(1)
+	return true
 }
 
 // Acquire finds an open file and takes a reference for a request, which Release drops;

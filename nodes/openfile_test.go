@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
 )
 
 // open is an open file of tests.
@@ -18,15 +20,20 @@ type openLedger struct {
 	mu    sync.Mutex
 	files map[uint64]uint64
 	twice int
+	full  bool // refuses what is opened
 }
 
-func (l *openLedger) Opened(f *open) {
+func (l *openLedger) Opened(_ *fuse.Cell, f *open) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.full {
+		return false
+	}
 	if _, ok := l.files[f.ID()]; ok {
 		l.twice++
 	}
 	l.files[f.ID()] = f.node
+	return true
 }
 
 func (l *openLedger) Closed(f *open) {
@@ -50,7 +57,14 @@ func TestOpenFiles(t *testing.T) {
 	for range 20_000 {
 		if random.IntN(2) == 0 || len(want) == 0 {
 			f := &open{node: random.Uint64()}
-			id := files.Add(f)
+			l.full = random.IntN(20) == 0
+			id := files.Add(nil, f)
+			if l.full {
+				if id != 0 {
+					t.Fatalf("id %#x is not recorded", id)
+				}
+				continue
+			}
 			if id == 0 || used[id] || f.ID() != id {
 				t.Fatalf("id %#x is used twice", id)
 			}
@@ -136,7 +150,7 @@ func TestOpenFilesAgain(t *testing.T) {
 				f = new(open)
 			}
 			f.node = uint64(i + 1)
-			id := files.Add(f)
+			id := files.Add(nil, f)
 			current[i].Store(id)
 			if g := files.Acquire(id); g != nil {
 				files.Close(g)
@@ -171,7 +185,7 @@ func TestOpenFilesAdopt(t *testing.T) {
 		t.Errorf("ends at %d, generation %d", files.End(), files.Generations())
 	}
 	for range 20 {
-		if id := files.Add(new(open)); id>>32 != 6 && uint32(id) < 9 {
+		if id := files.Add(nil, new(open)); id>>32 != 6 && uint32(id) < 9 {
 			t.Errorf("id %#x may have been used there", id)
 		}
 	}

@@ -1,5 +1,7 @@
 package nodes
 
+import "github.com/govirtiofs/govirtiofs/fuse"
+
 // Recorder is told of every change of a [Table], before the client can know of it. What
 // it is told is not copied: it asks the node, whose methods Key, Parent, Name and
 // FileHandle may be called as far as the following says.
@@ -10,21 +12,32 @@ package nodes
 // children, and is gone after them, unless it has no id (see Table.Prepare).
 //
 // The lower half of a node's id, its slot, is of no other node from Added to Gone, so a
-// recorder can have its record there.
+// recorder can have its record there. Added and Gone come one after the other, whatever
+// their nodes are.
+//
+// by is the request for which something is done, or nil; the recorder notes there what it
+// changes, so that a successor can take it back. Without that a client whose request is served
+// again would have lookups that it does not know of. What a request adds it adds one by one.
+//
+// false says that there is no room for the record: the change is not made, and its request
+// fails.
 //
 // Gone may come early, and a slot be another's then, for a node that is forgotten and that
 // only a request uses which has outlived its session: when Adopt needs the slot.
 type Recorder[N any] interface {
 	// Added says that n is new, with its id, key and lookup count. It has no place, or,
 	// when it was adopted, the one that it has.
-	Added(n *N, lookups uint64)
-	// Counted says that the client's lookup count of n is lookups now, which is not 0.
-	Counted(n *N, lookups uint64)
+	Added(by *fuse.Cell, n *N, lookups uint64) bool
+	// Counted says that the client's lookup count of n is lookups now, which is not 0. The
+	// result counts if there were less before.
+	Counted(by *fuse.Cell, n *N, lookups uint64) bool
 	// Placed says that n has another parent, name or file handle. n is locked.
 	Placed(n *N)
+	// Unkeyed says that nobody finds n by its key any more: another node has it.
+	Unkeyed(n *N)
 	// Forgotten says that the lookup count is 0, and that the client has no number for n
 	// any more. Children and open files may still need it.
-	Forgotten(n *N)
+	Forgotten(by *fuse.Cell, n *N)
 	// Gone says that nothing refers to n any more.
 	Gone(n *N)
 }
@@ -33,7 +46,7 @@ type Recorder[N any] interface {
 // The rules are those of Recorder.
 type OpenRecorder[F any] interface {
 	// Opened says that f is new, with its id and all that the file system gave it.
-	Opened(f *F)
+	Opened(by *fuse.Cell, f *F) bool
 	// Closed says that the client has no number for f any more. Requests may still use it,
 	// and its slot, the lower half of its id, is of no other open file before the last of
 	// them has ended.

@@ -32,8 +32,8 @@ type slot[T any] struct {
 }
 
 // add puts v in and returns its number; 0 when the table is full. It calls set with the
-// number before anybody can find v. The first number is 1.
-func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
+// number before anybody can find v; if it returns false, v is not put in. The first number is 1.
+func (s *slots[T]) add(v *T, set func(number uint64) bool) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var slot uint32
@@ -48,7 +48,10 @@ func (s *slots[T]) add(v *T, set func(number uint64)) uint64 {
 	}
 	e := s.slots.Make(slot)
 	number := uint64(e.generation.Load())<<32 | uint64(slot)
-	set(number)
+	if !set(number) {
+		s.free = append(s.free, slot)
+		return 0
+	}
 	e.value.Store(v)
 	return number
 }
@@ -131,7 +134,7 @@ func (s *slots[T]) all(yield func(number uint64, v *T) bool) {
 // decides where they are, and one number alone makes a page of slots. It calls set before
 // anybody can find v. A value whose number was retired, and that some request still uses,
 // loses its slot: gone is told.
-func (s *slots[T]) put(number uint64, limit uint32, v *T, set func(), gone func(*T)) bool {
+func (s *slots[T]) put(number uint64, limit uint32, v *T, set func() bool, gone func(*T)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := uint32(number)
@@ -147,7 +150,9 @@ func (s *slots[T]) put(number uint64, limit uint32, v *T, set func(), gone func(
 		e.value.Store(nil)
 	}
 	e.generation.Store(uint32(number >> 32))
-	set()
+	if !set() {
+		return false
+	}
 	e.retired.Store(false)
 	e.value.Store(v)
 	s.next = max(s.next, at+1)

@@ -15,12 +15,12 @@ func TestSlotsSpread(t *testing.T) {
 	s := &slots[int]{}
 	v := new(int)
 	for slot := uint64(1); slot < 1<<32; slot += max(paged.PageSize/2, slot/512) {
-		if put := s.put(7<<32|slot, limit, v, func() {}, func(*int) {}); put != (slot < limit) {
+		if put := s.put(7<<32|slot, limit, v, func() bool { return true }, func(*int) {}); put != (slot < limit) {
 			t.Fatalf("slot %d: taken %v", slot, put)
 		}
 	}
 	for _, bad := range []uint64{0, 1 << 32, 1, limit, limit | 1<<40, 1<<32 - 1, 1<<64 - 1} {
-		if s.put(bad, limit, v, func() {}, func(*int) {}) {
+		if s.put(bad, limit, v, func() bool { return true }, func(*int) {}) {
 			t.Errorf("number %#x is taken", bad)
 		}
 	}
@@ -51,7 +51,7 @@ func TestSlotsFromOutside(t *testing.T) {
 		v := new(uint64)
 		*v = number
 		taken := s.at(uint32(number)) != nil
-		if s.put(number, pages*paged.PageSize, v, func() {}, func(*uint64) {}) == taken {
+		if s.put(number, pages*paged.PageSize, v, func() bool { return true }, func(*uint64) {}) == taken {
 			t.Fatalf("put of %#x: taken is %v", number, taken)
 		}
 		if !taken {
@@ -105,7 +105,7 @@ func TestSlotsFromOutside(t *testing.T) {
 			continue
 		}
 		v := new(uint64)
-		*v = s.add(v, func(number uint64) { *v = number })
+		*v = s.add(v, func(number uint64) bool { *v = number; return true })
 		if *v == 0 || want[*v] != nil {
 			t.Fatalf("number %#x is used twice", *v)
 		}

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sync/atomic"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -127,14 +128,15 @@ func (t *Table[K, N]) lost(n *N) {
 // Find finds a node by its key, adds lookups to its count and takes a reference; nil when
 // there is none. same, which may be nil, is called with the node's shard locked, and says
 // whether the node is still the file that is looked for: a key may be another file's in
-// the course of time.
-func (t *Table[K, N]) Find(key K, lookups uint64, same func(*N) bool) *N {
+// the course of time. by is the request that is told of the node, or nil; lookups is 0 or 1
+// then.
+func (t *Table[K, N]) Find(by *fuse.Cell, key K, lookups uint64, same func(*N) bool) *N {
 	hash := t.hash(key)
 	s := t.shardOf(hash)
 	s.mu.Lock()
 	n := t.find(s, hash, key)
 	if n != nil && (same == nil || same(n)) && base[K](n).Acquire() {
-		t.count(n, lookups)
+		n = t.count(by, n, lookups)
 	} else {
 		n = nil
 	}
@@ -142,40 +144,45 @@ func (t *Table[K, N]) Find(key K, lookups uint64, same func(*N) bool) *N {
 	return n
 }
 
-// count adds to a lookup count. The shard is locked.
-func (t *Table[K, N]) count(n *N, lookups uint64) {
+// count adds to the lookup count of a node, on which the caller has a reference. It returns
+// the node, or nil without the reference. The shard is locked.
+func (t *Table[K, N]) count(by *fuse.Cell, n *N, lookups uint64) *N {
 	if lookups == 0 {
-		return
+		return n
 	}
 	b := base[K](n)
-	b.lookups += lookups
-	if t.recorder != nil {
-		t.recorder.Counted(n, b.lookups)
+	if t.recorder != nil && !t.recorder.Counted(by, n, b.lookups+lookups) {
+		b.refs.Add(-1) // the table holds it
+		return nil
 	}
+	b.lookups += lookups
+	return n
 }
 
 // Intern is Find that makes the node when there is none, with the lookup count 1: then it
 // calls create, with the shard locked, for a node that is new. A node with this key that
-// is not the same file has lost its key; its id goes on to be its own. nil is a table that
-// is full. A node that is found gets one lookup more.
-func (t *Table[K, N]) Intern(key K, same func(*N) bool, create func() *N) *N {
+// is not the same file has lost its key; its id goes on to be its own. nil is a table, or a
+// recorder, that is full. A node that is found gets one lookup more. by is the request that is
+// told of the node, or nil.
+func (t *Table[K, N]) Intern(by *fuse.Cell, key K, same func(*N) bool, create func() *N) *N {
 	hash := t.hash(key)
 	s := t.shardOf(hash)
 	s.mu.Lock()
 	old := t.find(s, hash, key)
 	if old != nil && (same == nil || same(old)) && base[K](old).Acquire() {
-		t.count(old, 1)
+		old = t.count(by, old, 1)
 		s.mu.Unlock()
 		return old
 	}
 	if old != nil {
 		t.unlink(s, hash, base[K](old))
+		t.unkeyed(old)
 	}
 	n := create()
 	b := base[K](n)
 	b.key, b.lookups = key, 1
 	b.refs.Store(refHold + 1)
-	if !t.add(n) {
+	if !t.add(by, n) {
 		s.mu.Unlock()
 		return nil
 	}
@@ -186,20 +193,26 @@ func (t *Table[K, N]) Intern(key K, same func(*N) bool, create func() *N) *N {
 }
 
 // add gives a node an id; false when there is none left.
-func (t *Table[K, N]) add(n *N) bool {
-	return t.slots.add(n, func(id uint64) {
+func (t *Table[K, N]) add(by *fuse.Cell, n *N) bool {
+	return t.slots.add(n, func(id uint64) bool {
 		b := base[K](n)
 		b.id, b.listed = id, true
-		if t.recorder != nil {
-			t.recorder.Added(n, b.lookups)
-		}
+		return t.recorder == nil || t.recorder.Added(by, n, b.lookups)
 	}) != 0
+}
+
+// unkeyed records that a node is in no list any more. The shard is locked.
+func (t *Table[K, N]) unkeyed(n *N) {
+	if t.recorder != nil {
+		t.recorder.Unkeyed(n)
+	}
 }
 
 // Forget takes lookups off the count; at 0 the client has forgotten the node, and Forget
 // returns true. Counts that were never given out do no harm. The root is never forgotten.
-// The caller has a reference.
-func (t *Table[K, N]) Forget(n *N, lookups uint64) (forgotten bool) {
+// The caller has a reference. by is the request that forgets them, or that takes back what it
+// was given last; it may be nil.
+func (t *Table[K, N]) Forget(by *fuse.Cell, n *N, lookups uint64) (forgotten bool) {
 	b := base[K](n)
 	if b.id == fp.RootID || lookups == 0 {
 		return false
@@ -210,7 +223,7 @@ func (t *Table[K, N]) Forget(n *N, lookups uint64) (forgotten bool) {
 	if b.lookups <= lookups {
 		forgotten = b.lookups != 0
 		if forgotten {
-			t.forget(s, hash, n)
+			t.forget(by, s, hash, n)
 		}
 		s.mu.Unlock()
 		if forgotten {
@@ -220,14 +233,14 @@ func (t *Table[K, N]) Forget(n *N, lookups uint64) (forgotten bool) {
 	}
 	b.lookups -= lookups
 	if t.recorder != nil {
-		t.recorder.Counted(n, b.lookups)
+		t.recorder.Counted(by, n, b.lookups)
 	}
 	s.mu.Unlock()
 	return false
 }
 
 // forget ends a node's id. The shard is locked.
-func (t *Table[K, N]) forget(s *shard, hash uint64, n *N) {
+func (t *Table[K, N]) forget(by *fuse.Cell, s *shard, hash uint64, n *N) {
 	b := base[K](n)
 	b.lookups = 0
 	if b.linked {
@@ -235,7 +248,7 @@ func (t *Table[K, N]) forget(s *shard, hash uint64, n *N) {
 	}
 	t.slots.retire(b.id)
 	if t.recorder != nil {
-		t.recorder.Forgotten(n)
+		t.recorder.Forgotten(by, n)
 	}
 }
 

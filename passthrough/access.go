@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -121,13 +122,13 @@ func (fs *FS) allowName(dir *inode, name fp.Name, want intent) unix.Errno {
 
 // allowFound asks about the node that a lookup has found, which may be known by other names
 // too. If it is refused the client is not told of it.
-func (fs *FS) allowFound(out *fp.EntryOut) unix.Errno {
+func (fs *FS) allowFound(by *fuse.Cell, out *fp.EntryOut) unix.Errno {
 	if fs.policy == nil {
 		return 0
 	}
 	n, errno := fs.enterNode(out.NodeID, intentLookup)
 	if errno != 0 {
-		fs.Forget(out.NodeID, 1)
+		fs.Forget(by, out.NodeID, 1)
 		*out = fp.EntryOut{}
 		return errno
 	}

@@ -245,8 +245,8 @@ var accessRows = map[fp.Opcode][]accessRow{
 		want: []string{"root: sync"}}},
 
 	// Of these the file system is told nothing, or nothing about a node.
-	fp.OpForget:      nowhere(func(a *accessTest) unix.Errno { a.fs.Forget(a.link, 1); return 0 }),
-	fp.OpBatchForget: nowhere(func(a *accessTest) unix.Errno { a.fs.Forget(a.link, 1); return 0 }),
+	fp.OpForget:      nowhere(func(a *accessTest) unix.Errno { a.fs.Forget(nil, a.link, 1); return 0 }),
+	fp.OpBatchForget: nowhere(func(a *accessTest) unix.Errno { a.fs.Forget(nil, a.link, 1); return 0 }),
 	fp.OpInit:        nowhere(func(a *accessTest) unix.Errno { return a.fs.Init(&server.InitParams{}) }),
 	fp.OpDestroy:     nowhere(func(a *accessTest) unix.Errno { a.fs.Destroy(); return a.fs.Close(a.req(0)) }),
 	fp.OpPoll: nowhere(func(a *accessTest) unix.Errno {

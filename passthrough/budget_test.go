@@ -103,7 +103,7 @@ func TestForgottenParents(t *testing.T) {
 	for i := range 300 {
 		d := g.mkdir(fp.RootID, fmt.Sprint("d", i))
 		files = append(files, g.mknod(d, "f"))
-		g.fs.Forget(d, 1)
+		g.fs.Forget(nil, d, 1)
 		g.within("mkdir")
 	}
 	for _, f := range files {

@@ -249,7 +249,7 @@ func TestOpenlessDescriptors(t *testing.T) {
 		}
 	}
 	for _, n := range nodes {
-		g.fs.Forget(n, 1)
+		g.fs.Forget(nil, n, 1)
 	}
 	if n := g.fs.io.opens.Load(); n != 0 {
 		t.Errorf("%d files are open that the client has forgotten", n)
@@ -293,7 +293,7 @@ func TestOpenlessRace(t *testing.T) {
 				if got, errno := g.readAt(out.NodeID, 0, 0, 100); errno != 0 || got != fmt.Sprint("content ", n) {
 					t.Errorf("read: %q, %v", got, errno)
 				}
-				g.fs.Forget(out.NodeID, 1)
+				g.fs.Forget(nil, out.NodeID, 1)
 			}
 		})
 	}
@@ -326,7 +326,7 @@ func TestMoveImmutable(t *testing.T) {
 	if got, errno := there.readAt(f, 0, 0, 100); got != "content 1" || errno != 0 {
 		t.Errorf("read: %q, %v", got, errno)
 	}
-	there.fs.Forget(f, 1)
+	there.fs.Forget(nil, f, 1)
 	if n := there.fs.io.opens.Load(); n != 0 {
 		t.Errorf("%d files are open that the client has forgotten", n)
 	}

@@ -113,12 +113,12 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 	}
 	n, errno := fs.enterNode(out.Entry.NodeID, openIntent(in.Flags))
 	if errno != 0 {
-		fs.Forget(out.Entry.NodeID, 1)
+		fs.Forget(ts.cell, out.Entry.NodeID, 1)
 		return errno
 	}
 	defer fs.release(n)
 	if errno = fs.openNode(r, ts, n, in.Flags, in.OpenFlags, &out.Open); errno != 0 {
-		fs.forget(n, 1)
+		fs.forget(ts.cell, n, 1)
 		return errno
 	}
 	if in.Flags&unix.O_TRUNC != 0 {
@@ -133,18 +133,18 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 // seen is what ownership.create says of it. Its node has no descriptor of its own: that of
 // the open file serves until RELEASE.
 func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	n, errno := fs.intern(&ts.st, -1, parent, name)
+	n, errno := fs.intern(ts.cell, &ts.st, -1, parent, name)
 	if errno != 0 {
 		fs.closeFD(fd)
 		return errno
 	}
 	fh, errno := uint64(0), fs.keepHandle(ts, n, fd, &emptyName[0])
 	if errno == 0 {
-		fh, errno = fs.addOpenFile(n, fd, in.Flags)
+		fh, errno = fs.addOpenFile(ts.cell, n, fd, in.Flags)
 	}
 	if errno != 0 {
 		fs.closeFD(fd)
-		return fs.unknown(n, errno)
+		return fs.unknown(ts, n, errno)
 	}
 	seen.apply(&ts.st)
 	out.Open.Fh = fh

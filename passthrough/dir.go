@@ -35,7 +35,7 @@ func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *
 	if errno != 0 {
 		return errno
 	}
-	if out.Fh, errno = fs.addOpenFile(n, opened, flags); errno != 0 {
+	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, flags); errno != 0 {
 		fs.closeFD(opened)
 		return errno
 	}
@@ -292,7 +292,7 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 	if !dot && !dotdot {
 		if fs.lookupLazy(ts, f.node, f.fd, e.name, &entry) != 0 {
 			entry = fp.EntryOut{}
-		} else if fs.allowFound(&entry) != 0 {
+		} else if fs.allowFound(ts.cell, &entry) != 0 {
 			return true
 		}
 	}

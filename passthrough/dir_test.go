@@ -214,7 +214,7 @@ func TestListingCounts(t *testing.T) {
 		if n != rounds {
 			t.Errorf("node %d was listed %d times", id, n)
 		}
-		g.fs.Forget(id, n)
+		g.fs.Forget(nil, id, n)
 		if g.fs.nodes.Get(id) != nil {
 			t.Errorf("node %d has more lookups than were given out", id)
 		}
@@ -263,7 +263,7 @@ func TestHugeListing(t *testing.T) {
 				seen[n]++
 			}
 			if id := all[i].entry.NodeID; id != 0 {
-				g.fs.Forget(id, 1)
+				g.fs.Forget(nil, id, 1)
 			}
 		}
 		if len(seen) != names {
@@ -380,7 +380,7 @@ func TestSharedListing(t *testing.T) {
 				}
 				for _, l := range list {
 					if l.entry.NodeID != 0 {
-						g.fs.Forget(l.entry.NodeID, 1)
+						g.fs.Forget(nil, l.entry.NodeID, 1)
 					}
 				}
 			}

@@ -70,7 +70,7 @@ func TestDirectPages(t *testing.T) {
 		t.Errorf("copy: %d, %v", copied, errno)
 	}
 	wantErrno(t, "release", g.release(to, toFh), 0)
-	g.fs.Forget(to, 1)
+	g.fs.Forget(nil, to, 1)
 	if fds, n := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != before+1 || n != opens+1 {
 		t.Errorf("%d and %d descriptors, want %d and %d", fds, n, before+1, opens+1)
 	}

@@ -100,7 +100,7 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 		}
 	}
 	out.OpenFlags = fs.openFlags(ts, n, opened) | fs.noFlush(fs.mountOf(n.Key(), opened), guest)
-	if out.Fh, errno = fs.addOpenFile(n, opened, guest); errno != 0 {
+	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, guest); errno != 0 {
 		fs.closeFD(opened)
 		return errno
 	}

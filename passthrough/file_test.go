@@ -97,7 +97,7 @@ func TestFifoRace(t *testing.T) {
 			}
 			g.release(e.NodeID, out.Fh)
 		}
-		g.fs.Forget(e.NodeID, 1)
+		g.fs.Forget(nil, e.NodeID, 1)
 	}
 	stop.Store(true)
 	<-stopped

@@ -412,7 +412,7 @@ func TestHandleByName(t *testing.T) {
 		ts := threadOf(g.on(fp.RootID))
 		rootFD, _ := g.fs.fdOf(ts, g.fs.root)
 		wantErrno(t, "statx", sysStatx(rootFD, name("file").CString(), 0, &ts.st), 0)
-		n, errno := g.fs.intern(&ts.st, -1, g.fs.root, name("file"))
+		n, errno := g.fs.intern(nil, &ts.st, -1, g.fs.root, name("file"))
 		wantErrno(t, "intern", errno, 0)
 		// Between two system calls of a LOOKUP, something else gets its name.
 		errno = g.fs.keepHandle(ts, n, rootFD, name("other").CString())

@@ -124,7 +124,7 @@ func (fs *FS) setRoot() error {
 	}
 	k := keyOf(&st)
 	fs.mountOf(k, fs.cfg.RootFD) // most nodes will be on it
-	n, errno := fs.intern(&st, fs.cfg.RootFD, nil, nil)
+	n, errno := fs.intern(nil, &st, fs.cfg.RootFD, nil, nil)
 	if errno != 0 {
 		return errno
 	}
@@ -190,7 +190,7 @@ func (fs *FS) Destroy() {
 		fs.closeOpenFile(f)
 	}
 	for n := range fs.nodes.All {
-		fs.forget(n, ^uint64(0))
+		fs.forget(nil, n, ^uint64(0))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/nodes"
 )
@@ -116,11 +117,11 @@ func (fs *FS) locate(n, parent *inode, name fp.Name) {
 
 // known finds a node by its identity and adds one to its lookup count. The caller
 // gets a reference.
-func (fs *FS) known(st *unix.Statx_t) *inode { return fs.seen(st, 1) }
+func (fs *FS) known(ts *threadState, st *unix.Statx_t) *inode { return fs.seen(ts, st, 1) }
 
 // seen is known that adds lookups to the lookup count.
-func (fs *FS) seen(st *unix.Statx_t, lookups uint64) *inode {
-	return fs.nodes.Find(keyOf(st), lookups, func(n *inode) bool { return n.same(st) })
+func (fs *FS) seen(ts *threadState, st *unix.Statx_t, lookups uint64) *inode {
+	return fs.nodes.Find(ts.cell, keyOf(st), lookups, func(n *inode) bool { return n.same(st) })
 }
 
 // same reports whether n is the file of st, and not one that had its number
@@ -131,9 +132,9 @@ func (n *inode) same(st *unix.Statx_t) bool {
 
 // intern returns the node of st with its lookup count raised and a reference taken,
 // making it when it is new. fd, if not -1, becomes the node's descriptor or is
-// closed.
-func (fs *FS) intern(st *unix.Statx_t, fd int, parent *inode, name fp.Name) (*inode, unix.Errno) {
-	n := fs.nodes.Intern(keyOf(st),
+// closed. by is the request that the client hears of it by, or nil.
+func (fs *FS) intern(by *fuse.Cell, st *unix.Statx_t, fd int, parent *inode, name fp.Name) (*inode, unix.Errno) {
+	n := fs.nodes.Intern(by, keyOf(st),
 		func(n *inode) bool { return n.same(st) },
 		func() *inode { return fs.newInode(st) })
 	if n == nil {
@@ -152,18 +153,18 @@ func (fs *FS) intern(st *unix.Statx_t, fd int, parent *inode, name fp.Name) (*in
 }
 
 // Forget implements server.Names. Counts that were never given out do no harm.
-func (fs *FS) Forget(nodeID, lookups uint64) {
+func (fs *FS) Forget(by *fuse.Cell, nodeID, lookups uint64) {
 	n := fs.nodes.Acquire(nodeID)
 	if n == nil {
 		return
 	}
 	defer fs.release(n)
-	fs.forget(n, lookups)
+	fs.forget(by, n, lookups)
 }
 
 // forget takes lookups off the count. The caller has a reference.
-func (fs *FS) forget(n *inode, lookups uint64) {
-	if !fs.nodes.Forget(n, lookups) {
+func (fs *FS) forget(by *fuse.Cell, n *inode, lookups uint64) {
+	if !fs.nodes.Forget(by, n, lookups) {
 		return
 	}
 	if fs.openless.agreed.Load() {

@@ -16,7 +16,7 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 	}
 	defer fs.release(parent)
 	if errno = fs.lookup(ts, parent, fd, name, out); errno == 0 {
-		return fs.allowFound(out)
+		return fs.allowFound(ts.cell, out)
 	}
 	if errno == unix.ENOENT && fs.cache.setMissing(out) {
 		return 0
@@ -41,7 +41,7 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	if ts.st.Mode&unix.S_IFMT != unix.S_IFDIR && ts.st.Mask&unix.STATX_BTIME != 0 {
 		return fs.entryLazy(ts, parent, fd, name, out)
 	}
-	if n := fs.known(&ts.st); n != nil {
+	if n := fs.known(ts, &ts.st); n != nil {
 		fs.locate(n, parent, name)
 		return fs.entryOf(ts, parent, n, name, out)
 	}
@@ -58,7 +58,7 @@ func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, o
 		if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 			return errno
 		}
-		if n := fs.known(&ts.st); n != nil {
+		if n := fs.known(ts, &ts.st); n != nil {
 			fs.locate(n, parent, name)
 			return fs.entryOf(ts, parent, n, name, out)
 		}
@@ -80,12 +80,12 @@ func (fs *FS) lookupNew(ts *threadState, parent *inode, fd int, name fp.Name, ou
 		fs.closeFD(child)
 		return errno
 	}
-	n, errno := fs.intern(&ts.st, child, parent, name)
+	n, errno := fs.intern(ts.cell, &ts.st, child, parent, name)
 	if errno != 0 {
 		return errno
 	}
 	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
-		return fs.unknown(n, errno)
+		return fs.unknown(ts, n, errno)
 	}
 	return fs.entryOf(ts, parent, n, name, out)
 }
@@ -106,12 +106,12 @@ func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, o
 // entryLazy is the end of a lookup that does not open the file, whose attributes are in
 // ts.st.
 func (fs *FS) entryLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
-	n, errno := fs.intern(&ts.st, -1, parent, name)
+	n, errno := fs.intern(ts.cell, &ts.st, -1, parent, name)
 	if errno != 0 {
 		return errno
 	}
 	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
-		return fs.unknown(n, errno)
+		return fs.unknown(ts, n, errno)
 	}
 	fs.entryOut(ts, parent, n, name, out)
 	return 0
@@ -126,7 +126,7 @@ func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.E
 			errno = fs.own.show(ts, fd)
 		}
 		if errno != 0 {
-			return fs.unknown(n, errno)
+			return fs.unknown(ts, n, errno)
 		}
 	}
 	fs.entryOut(ts, parent, n, name, out)
@@ -134,8 +134,8 @@ func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.E
 }
 
 // unknown takes back what intern gave: the client is not told of n, but errno.
-func (fs *FS) unknown(n *inode, errno unix.Errno) unix.Errno {
-	fs.forget(n, 1)
+func (fs *FS) unknown(ts *threadState, n *inode, errno unix.Errno) unix.Errno {
+	fs.forget(ts.cell, n, 1)
 	fs.release(n)
 	return errno
 }

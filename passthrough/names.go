@@ -30,7 +30,7 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 	if errno != 0 {
 		return errno
 	}
-	m := fs.known(&ts.st)
+	m := fs.known(ts, &ts.st)
 	if m == nil { // forgotten meanwhile, by another queue
 		return unix.ESTALE
 	}
@@ -156,7 +156,7 @@ func (fs *FS) nodeAt(ts *threadState, dirfd int, name fp.Name) *inode {
 	if sysStatx(dirfd, name.CString(), 0, &ts.st) != 0 {
 		return nil
 	}
-	return fs.seen(&ts.st, 0)
+	return fs.seen(ts, &ts.st, 0)
 }
 
 // renamed notes the new place of a node; nil is none.

@@ -111,14 +111,14 @@ func TestForget(t *testing.T) {
 	s.write("a", "1")
 	node := g.lookup(fp.RootID, "a")
 	g.lookup(fp.RootID, "a")
-	g.fs.Forget(node, 1)
+	g.fs.Forget(nil, node, 1)
 	var attr fp.AttrOut
 	wantErrno(t, "getattr with one lookup left", g.fs.Getattr(g.on(node), &fp.GetattrIn{}, &attr), 0)
-	g.fs.Forget(node, ^uint64(0))
+	g.fs.Forget(nil, node, ^uint64(0))
 	wantErrno(t, "getattr of a forgotten node", g.fs.Getattr(g.on(node), &fp.GetattrIn{}, &attr), unix.ESTALE)
-	g.fs.Forget(node, 1)
-	g.fs.Forget(fp.RootID, ^uint64(0))
-	g.fs.Forget(node^1<<40, 5)
+	g.fs.Forget(nil, node, 1)
+	g.fs.Forget(nil, fp.RootID, ^uint64(0))
+	g.fs.Forget(nil, node^1<<40, 5)
 	wantErrno(t, "getattr of the root", g.fs.Getattr(g.on(fp.RootID), &fp.GetattrIn{}, &attr), 0)
 	if again := g.lookup(fp.RootID, "a"); again == node {
 		t.Error("a node's number is used again")
@@ -206,9 +206,9 @@ func TestSwappedDirectory(t *testing.T) {
 					}
 					g.release(file.NodeID, out.Fh)
 				}
-				g.fs.Forget(file.NodeID, 1)
+				g.fs.Forget(nil, file.NodeID, 1)
 			}
-			g.fs.Forget(dir.NodeID, 1)
+			g.fs.Forget(nil, dir.NodeID, 1)
 		}
 		close(stop)
 	})

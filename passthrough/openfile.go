@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/nodes"
 )
 
@@ -123,10 +124,10 @@ func (f *openFile) reset() {
 }
 
 // addOpenFile puts an open descriptor, which keepFD has counted, in the table; on error it
-// stays the caller's.
-func (fs *FS) addOpenFile(n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
+// stays the caller's. by is the request that the client hears of it by, or nil.
+func (fs *FS) addOpenFile(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
 	errno = fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
-		if fh = fs.openFiles.Add(f); fh == 0 {
+		if fh = fs.openFiles.Add(by, f); fh == 0 {
 			return unix.ENFILE
 		}
 		return 0

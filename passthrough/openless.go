@@ -69,7 +69,7 @@ func (fs *FS) openShared(ts *threadState, n *inode) (uint64, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
-	fh, errno := fs.addOpenFile(n, opened, unix.O_RDONLY)
+	fh, errno := fs.addOpenFile(nil, n, opened, unix.O_RDONLY)
 	if errno != 0 {
 		fs.closeFD(opened)
 	}

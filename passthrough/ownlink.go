@@ -126,7 +126,7 @@ func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int,
 		x.fs.closeFD(fd)
 		return errno
 	}
-	m, errno := x.fs.intern(&ts.st, fd, parent, name)
+	m, errno := x.fs.intern(nil, &ts.st, fd, parent, name)
 	if errno != 0 {
 		return errno
 	}
@@ -146,6 +146,6 @@ func (fs *FS) isForgotten(n *inode) bool { return fs.nodes.Lookups(n) == 0 }
 // forgotten lets go of the node that has taken the place of n.
 func (x *xattrOwnership) forgotten(n *inode) {
 	if m := x.converted.remove(n); m != nil {
-		x.fs.forget(m, 1)
+		x.fs.forget(nil, m, 1)
 	}
 }

@@ -54,7 +54,7 @@ func TestOwnershipConvertLink(t *testing.T) {
 	var e fp.EntryOut
 	wantErrno(t, "link", g.fs.Link(g.on(fp.RootID), &fp.LinkIn{OldNodeID: old}, name("m"), &e), 0)
 	wantErrno(t, "unlink", g.fs.Unlink(g.on(fp.RootID), name("m")), 0)
-	g.fs.Forget(old, 1)
+	g.fs.Forget(nil, old, 1)
 	var out fp.AttrOut
 	wantErrno(t, "forgotten", g.fs.Getattr(g.on(old), &fp.GetattrIn{}, &out), unix.ESTALE)
 	reads("the new node", n)
@@ -108,7 +108,7 @@ func TestOwnershipLinkStorm(t *testing.T) {
 					_ = g.fs.Unlink(g.on(fp.RootID), n)
 					_ = g.fs.Symlink(g.on(fp.RootID), n, name("target"), &fp.EntryOut{})
 				}
-				g.fs.Forget(e.NodeID, 1)
+				g.fs.Forget(nil, e.NodeID, 1)
 			}
 		})
 	}

@@ -176,7 +176,7 @@ func BenchmarkOwnership(b *testing.B) {
 				}
 				_ = g.release(c.Entry.NodeID, c.Open.Fh)
 				_ = g.fs.Unlink(g.on(fp.RootID), n)
-				g.fs.Forget(c.Entry.NodeID, 1)
+				g.fs.Forget(nil, c.Entry.NodeID, 1)
 			}
 		})
 	}

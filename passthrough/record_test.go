@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -43,14 +44,20 @@ func (r *recorded) change(n *inode, what string, f func(e *recordedNode)) {
 	r.nodes[uint32(n.ID())] = e
 }
 
-func (r *recorded) Added(n *inode, lookups uint64) {
+func (r *recorded) Added(_ *fuse.Cell, n *inode, lookups uint64) bool {
 	r.change(n, "added", func(e *recordedNode) {
 		*e = recordedNode{id: n.ID(), lookups: lookups, key: n.Key(), birth: n.birth()}
 	})
+	return true
 }
 
-func (r *recorded) Counted(n *inode, lookups uint64) {
+func (r *recorded) Counted(_ *fuse.Cell, n *inode, lookups uint64) bool {
 	r.change(n, "counted", func(e *recordedNode) { e.lookups = lookups })
+	return true
+}
+
+func (r *recorded) Unkeyed(n *inode) {
+	r.change(n, "without its key", func(*recordedNode) {})
 }
 
 func (r *recorded) Placed(n *inode) {
@@ -64,7 +71,7 @@ func (e *recordedNode) place(n *inode) {
 	}
 }
 
-func (r *recorded) Forgotten(n *inode) {
+func (r *recorded) Forgotten(_ *fuse.Cell, n *inode) {
 	r.change(n, "forgotten", func(e *recordedNode) { e.lookups = 0 })
 }
 
@@ -75,10 +82,11 @@ func (r *recorded) Gone(n *inode) {
 	delete(r.nodes, uint32(n.ID()))
 }
 
-func (r *recorded) Opened(f *openFile) {
+func (r *recorded) Opened(_ *fuse.Cell, f *openFile) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.opens[f.ID()] = recordedOpen{f.node.ID(), f.flags}
+	return true
 }
 
 func (r *recorded) Closed(f *openFile) {
@@ -164,7 +172,7 @@ func TestRecorder(t *testing.T) {
 						if out, errno := g.tryOpen(entry.NodeID, unix.O_RDONLY); errno == 0 {
 							g.release(entry.NodeID, out.Fh)
 						}
-						g.fs.Forget(entry.NodeID, uint64(1+random.IntN(3)))
+						g.fs.Forget(nil, entry.NodeID, uint64(1+random.IntN(3)))
 					}
 				case 6:
 					var out fp.OpenOut

@@ -24,7 +24,7 @@ func know(t testing.TB, fs *FS, n int) {
 		if i%1000 == 0 {
 			st.Mode = unix.S_IFDIR | 0o755
 		}
-		node, errno := fs.intern(&st, -1, parent, fmt.Appendf(nil, "file-%07d\x00", i))
+		node, errno := fs.intern(nil, &st, -1, parent, fmt.Appendf(nil, "file-%07d\x00", i))
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -81,7 +81,7 @@ func BenchmarkKnown(b *testing.B) {
 					i = (i + 1) % n
 				}
 				st.Ino = uint64(1<<20 + i)
-				if node := fs.known(&st); node != nil {
+				if node := fs.known(new(threadState), &st); node != nil {
 					_, _ = fs.get(node.ID())
 					fs.release(node)
 					fs.release(node)

@@ -86,7 +86,7 @@ func TestOpenDuringRenames(t *testing.T) {
 			out, errno := g.tryOpen(e.NodeID, unix.O_RDONLY)
 			if errno == unix.ESTALE {
 				stale++
-				g.fs.Forget(e.NodeID, 1)
+				g.fs.Forget(nil, e.NodeID, 1)
 				continue
 			}
 			wantErrno(t, "open", errno, 0)
@@ -95,7 +95,7 @@ func TestOpenDuringRenames(t *testing.T) {
 				t.Errorf("read %q, %v, want %q", got, errno, want)
 			}
 			g.release(e.NodeID, out.Fh)
-			g.fs.Forget(e.NodeID, 1) // else it has a descriptor the next time
+			g.fs.Forget(nil, e.NodeID, 1) // else it has a descriptor the next time
 		}
 		t.Logf("%d of 2000 opens: ESTALE", stale)
 		// Each had some tries, with renames all the time.

@@ -69,7 +69,7 @@ func newTraveller(t testing.TB, edit func(*Config)) *traveller {
 	v.odd = v.lookup(v.dir, "\xff\xfe not UTF-8")
 	v.link = v.lookup(fp.RootID, "link")
 	v.forgotten = v.lookup(fp.RootID, "gone")
-	v.fs.Forget(v.forgotten, 1)
+	v.fs.Forget(nil, v.forgotten, 1)
 	v.fh = v.open(v.file, unix.O_RDWR)
 	v.dirFh = v.open(v.dir, unix.O_DIRECTORY)
 	return v
@@ -111,7 +111,7 @@ func (v *traveller) arrived(g *guest) {
 		if n == v.forgotten || n == v.dir || n == v.sub || n == v.file || n == v.odd || n == v.link {
 			t.Errorf("node number %#x was used twice", n)
 		}
-		g.fs.Forget(n, 1)
+		g.fs.Forget(nil, n, 1)
 	}
 	_, errno = g.fs.get(v.forgotten)
 	wantErrno(t, "forgotten node", errno, unix.ESTALE)

@@ -110,7 +110,7 @@ func (g *guest) touch() {
 		_, _ = g.getattr(n.ID())
 		var e fp.EntryOut
 		if g.fs.Lookup(g.on(n.ID()), name("file"), &e) == 0 {
-			g.fs.Forget(e.NodeID, 1)
+			g.fs.Forget(nil, e.NodeID, 1)
 		}
 	}
 	for f := range g.fs.openFiles.All {

@@ -127,7 +127,7 @@ func TestSweepOfPins(t *testing.T) {
 	if g.fs.sweeper.armed.Load() {
 		t.Error("the use of a pin has armed a sweep")
 	}
-	g.fs.Forget(pin, 1)
+	g.fs.Forget(nil, pin, 1)
 	if n := g.fs.fds.Load(); n != 1 {
 		t.Errorf("%d descriptors, want the root's", n)
 	}
@@ -203,7 +203,7 @@ func TestRemovedWorkingDirectory(t *testing.T) {
 				t.Errorf("%d links, %v", attr.Nlink, errno)
 			}
 		}
-		g.fs.Forget(dir, 1)
+		g.fs.Forget(nil, dir, 1)
 		if n := g.fs.fds.Load(); n != 1 {
 			t.Errorf("%d descriptors, want the root's", n)
 		}
@@ -289,7 +289,7 @@ func TestSweepWhileUsed(t *testing.T) {
 				if errno := g.release(made.Entry.NodeID, made.Open.Fh); errno != 0 {
 					t.Errorf("release: %v", errno)
 				}
-				g.fs.Forget(made.Entry.NodeID, 1)
+				g.fs.Forget(nil, made.Entry.NodeID, 1)
 			}
 		})
 	}

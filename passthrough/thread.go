@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -25,6 +26,9 @@ type threadState struct {
 	xattr   [512]byte     // the host's name of an attribute, with its NUL
 	mark    [markMax]byte // scratch: see ownxattr.go
 	handle  rawHandle     // scratch
+
+	// cell is that of the request that the thread serves, or nil.
+	cell *fuse.Cell
 }
 
 // threadOf is the state of the request's thread. A thread that only waits for a

@@ -28,7 +28,7 @@ func newEntry() *entry { return new(entry) }
 
 func newArchive(files fs.FS) *archive {
 	a := &archive{files: files, nodes: nodes.New(nodes.Config[string, entry]{})}
-	a.nodes.Intern(".", nil, newEntry) // the root
+	a.nodes.Intern(nil, ".", nil, newEntry) // the root
 	return a
 }
 
@@ -57,7 +57,7 @@ func (a *archive) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix
 	if err != nil {
 		return server.Errno(err)
 	}
-	n := a.nodes.Intern(key, nil, newEntry)
+	n := a.nodes.Intern(nil, key, nil, newEntry)
 	if n == nil {
 		return unix.ENFILE // there is no number left
 	}
@@ -66,9 +66,9 @@ func (a *archive) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix
 	return 0
 }
 
-func (a *archive) Forget(node, lookups uint64) {
+func (a *archive) Forget(_ *fuse.Cell, node, lookups uint64) {
 	if n := a.nodes.Acquire(node); n != nil {
-		a.nodes.Forget(n, lookups)
+		a.nodes.Forget(nil, n, lookups)
 		a.nodes.Release(n)
 	}
 }

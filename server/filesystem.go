@@ -100,8 +100,9 @@ type Names interface {
 	// Lookup adds one to the lookup count of the node it answers with, as do
 	// all methods with an EntryOut or CreateOut.
 	Lookup(r *Request, name fp.Name, out *fp.EntryOut) unix.Errno
-	// Forget takes nlookup off the lookup count of nodeID; both may be forged.
-	Forget(nodeID, nlookup uint64)
+	// Forget takes nlookup off the lookup count of nodeID; both may be forged. by is where the
+	// request is noted for a successor of this process; nil is nowhere.
+	Forget(by *fuse.Cell, nodeID, nlookup uint64)
 	Mknod(r *Request, in *fp.MknodIn, name fp.Name, out *fp.EntryOut) unix.Errno
 	Mkdir(r *Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno
 	Symlink(r *Request, name, target fp.Name, out *fp.EntryOut) unix.Errno

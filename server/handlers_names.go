@@ -19,7 +19,10 @@ func lookup(t *thread) (int, unix.Errno) {
 
 func forget(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ForgetIn](t)
-	t.server.fs.Forget(t.request.Header.NodeID, v.NLookup)
+	by := t.request.Cell
+	if by.Forgotten() == 0 {
+		t.server.fs.Forget(by, t.request.Header.NodeID, v.NLookup)
+	}
 	return 0, 0
 }
 
@@ -28,10 +31,15 @@ func batchForget(t *thread) (int, unix.Errno) {
 	if uint64(v.Count)*uint64(fp.Size[fp.ForgetOne]()) > uint64(len(rest)) {
 		return 0, unix.EINVAL
 	}
-	for range v.Count {
+	by := t.request.Cell
+	done := by.Forgotten() // by a process that died
+	for i := range v.Count {
 		var one *fp.ForgetOne
 		one, rest, _ = fp.View[fp.ForgetOne](rest)
-		t.server.fs.Forget(one.NodeID, one.NLookup)
+		if i >= done {
+			by.Forgetting(i)
+			t.server.fs.Forget(by, one.NodeID, one.NLookup)
+		}
 	}
 	return 0, 0
 }

@@ -29,7 +29,7 @@ func (NotImplemented) Leave(*Thread)                             {}
 func (NotImplemented) Return(*Thread) string                     { return "" }
 func (NotImplemented) Statfs(*Request, *fp.Kstatfs) unix.Errno   { return unix.ENOSYS }
 func (NotImplemented) Syncfs(*Request) unix.Errno                { return unix.ENOSYS }
-func (NotImplemented) Forget(uint64, uint64)                     {}
+func (NotImplemented) Forget(*fuse.Cell, uint64, uint64)         {}
 func (NotImplemented) Unlink(*Request, fp.Name) unix.Errno       { return unix.ENOSYS }
 func (NotImplemented) Rmdir(*Request, fp.Name) unix.Errno        { return unix.ENOSYS }
 func (NotImplemented) Access(*Request, *fp.AccessIn) unix.Errno  { return unix.ENOSYS }

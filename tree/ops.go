@@ -71,9 +71,9 @@ func (t *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errn
 }
 
 // Forget implements server.FileSystem.
-func (t *FS) Forget(nodeID, nlookup uint64) {
+func (t *FS) Forget(by *fuse.Cell, nodeID, nlookup uint64) {
 	if n := t.nodes.Acquire(nodeID); n != nil {
-		t.nodes.Forget(n, nlookup)
+		t.nodes.Forget(by, n, nlookup)
 		t.nodes.Release(n)
 	}
 }
@@ -81,7 +81,7 @@ func (t *FS) Forget(nodeID, nlookup uint64) {
 // Destroy implements server.FileSystem.
 func (t *FS) Destroy() {
 	for n := range t.nodes.All {
-		t.Forget(n.ID(), math.MaxUint64)
+		t.Forget(nil, n.ID(), math.MaxUint64)
 	}
 }
 

@@ -213,7 +213,7 @@ func (e *entry) take() {
 // intern is the client's node of e, with one lookup more, to be released; nil when there is
 // no id left. t.mu is held.
 func (t *FS) intern(e *entry) *node {
-	return t.nodes.Intern(e, nil, func() *node {
+	return t.nodes.Intern(nil, e, nil, func() *node {
 		e.known++
 		return new(node)
 	})

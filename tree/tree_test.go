@@ -148,8 +148,8 @@ func TestClient(t *testing.T) {
 	if n := c.open.Load(); n != 1 {
 		t.Errorf("%d files are not closed, want 1", n)
 	}
-	c.Forget(file, 1)
-	c.Forget(file, math.MaxUint64)
+	c.Forget(nil, file, 1)
+	c.Forget(nil, file, math.MaxUint64)
 	_, errno = c.read(file, 0)
 	c.want("a forgotten file", errno, unix.ESTALE)
 	if n := c.open.Load(); n != 0 {
@@ -197,7 +197,7 @@ func TestMaxFiles(t *testing.T) {
 	if n := c.open.Load(); n != 1 {
 		t.Errorf("%d contents are open, want that of the removed file", n)
 	}
-	c.Forget(one, 1)
+	c.Forget(nil, one, 1)
 	_, errno = c.create(fp.RootID, "three")
 	c.want("when one is forgotten", errno, 0)
 	c.Destroy()
@@ -319,12 +319,12 @@ func TestConcurrent(t *testing.T) {
 				s := fmt.Sprint("file", (g+i)%3)
 				if id, errno := c.create(fp.RootID, s); errno == 0 {
 					_, _ = c.write(id, 0, "text")
-					c.Forget(id, 1)
+					c.Forget(nil, id, 1)
 				}
 				if id, errno := c.lookup(fp.RootID, s); errno == 0 {
 					_, _ = c.read(id, 0)
 					_ = c.Getattr(on(id), nil, new(fp.AttrOut))
-					c.Forget(id, 1)
+					c.Forget(nil, id, 1)
 				}
 				_ = c.Rename(on(fp.RootID), &fp.Rename2In{NewDir: fp.RootID}, name(s), name("file0"))
 				_ = c.Unlink(on(fp.RootID), name("file0"))
