@@ -25,13 +25,14 @@ type names map[string]bool
 // The packages that run under the filter.
 var confinedPackages = []string{
 	"../passthrough", "../passthrough/xattrmap", "../dax", "../dax/stretch", "../server", "../fuseproto",
-	"../virtiofs", "../virtqueue", "../vhostuser", "../internal/eventfd", "../internal/pause", "../internal/record",
+	"../virtiofs", "../virtqueue", "../vhostuser", "../internal/eventfd", "../internal/pause", "../internal/record", "../keeper",
 }
 
 // beforeFilter are calls in those packages that are over when the filter is set, or are
 // made by tests only, with the reason.
 var beforeFilter = map[string]string{
 	"SYS_GETRLIMIT":  "passthrough.New, once",
+	"SYS_PIDFD_OPEN": "the keeper's own process, which has no filter",
 	"SYS_CHROOT":     "dax/stretch's helper, before it answers",
 	"SYS_FSCONFIG":   "the same",
 	"SYS_FSMOUNT":    "the same",

@@ -1,0 +1,288 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/fdstat"
+)
+
+// Client is a worker's side. All methods may be called from any goroutine. A nil *Client is that of a
+// process without a keeper: it keeps nothing, and nothing fails.
+type Client struct {
+	socket  int
+	replied atomic.Bool
+
+	mu      sync.Mutex // the order of messages is that of calls; a leaf
+	start   Start
+	held    map[Key]bool // what the keeper has, when it has read all messages
+	came    map[Key]int  // descriptors that Receive has got and nobody has taken
+	late    []Key        // to be dropped, and not sent yet
+	sending bool         // a goroutine sends late
+	stuck   bool         // a message could not be sent in patience
+}
+
+// Start is what the keeper tells a worker at its start.
+type Start struct {
+	Generation uint64 // from 1 on
+	// Limit is how many descriptors the keeper holds at most.
+	Limit int
+	// Fail has the worker answer all requests under way with EIO: workers before it have died when
+	// they took them over.
+	Fail bool
+}
+
+// Report is what a worker that serves has taken over. The keeper only writes it to its log.
+type Report struct {
+	Nodes, Files, Requests int
+}
+
+// ErrLimit is wrapped by Keep's error if the keeper holds as many descriptors as it can.
+var ErrLimit = errors.New("the keeper holds as many descriptors as it can")
+
+// ErrBusy is wrapped by Keep's error if the keeper does not take messages, for example because it is
+// stopped.
+var ErrBusy = errors.New("the keeper does not take messages")
+
+// NewClient is the client of a worker whose end of the connection to the keeper is socket. It owns
+// the descriptor until the process ends.
+func NewClient(socket int) *Client {
+	unix.CloseOnExec(socket)
+	return &Client{socket: socket, held: map[Key]bool{}, came: map[Key]int{}}
+}
+
+// Receive takes over what the keeper holds. The worker calls it once, in its sandbox, under its system
+// call filter and without the privileges that it does not need. After it Kept has the descriptors.
+// It returns an error if the keeper does not send all within a time.
+func (c *Client) Receive(timeout time.Duration) (Start, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deadline := time.Now().Add(timeout)
+	for {
+		m, err := receive(c.socket, fdstat.Close)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			if err := wait(c.socket, unix.POLLIN, time.Until(deadline)); err != nil {
+				return Start{}, fmt.Errorf("keeper: take over: %w", err)
+			}
+		case err != nil:
+			return Start{}, fmt.Errorf("keeper: take over: %w", err)
+		case m.op == opKept:
+			if old, twice := c.came[m.key]; twice {
+				fdstat.Close(old)
+			}
+			c.came[m.key], c.held[m.key] = m.fd, true
+		case m.op == opBegin:
+			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2] != 0}
+			return c.start, nil
+		default:
+			if m.fd >= 0 {
+				fdstat.Close(m.fd)
+			}
+			return Start{}, fmt.Errorf("keeper: take over: message %d", m.op)
+		}
+	}
+}
+
+// wait waits until a socket is ready for events. Its error after the time wraps ErrBusy.
+func wait(socket int, events int16, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for {
+		left := max(time.Until(deadline), 0)
+		ts := unix.NsecToTimespec(int64(left))
+		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(socket), Events: events}}, &ts, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return os.NewSyscallError("ppoll", err)
+		case n > 0:
+			return nil
+		case left == 0:
+			return ErrBusy
+		}
+	}
+}
+
+// Kept are the descriptors that came with Receive and that nobody has taken yet.
+func (c *Client) Kept() []Key {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	keys := make([]Key, 0, len(c.came))
+	for k := range c.came {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Take takes a descriptor that came with Receive: it is the caller's now, to be closed. The keeper
+// goes on holding its copy until Drop. ok is false if there is none, or it was taken.
+func (c *Client) Take(k Key) (fd int, ok bool) {
+	if c == nil {
+		return -1, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fd, ok = c.came[k]
+	if !ok {
+		return -1, false
+	}
+	delete(c.came, k)
+	return fd, true
+}
+
+// patience is how long Keep waits for a keeper that does not keep up. After it has waited in vain, calls
+// fail at once until the keeper has taken messages again.
+const patience = time.Second
+
+// Keep has the keeper hold a copy of fd under a key, in place of one that has the key. fd stays the
+// caller's. When Keep has returned nil, a successor gets the descriptor, whatever happens to this
+// process next. It waits for at most a second in all, not for each call, if the keeper does not keep
+// up; its error then wraps ErrBusy, and the keeper holds what it had. ErrLimit: it holds too many.
+func (c *Client) Keep(k Key, fd int) error {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.held[k] && len(c.held) >= c.start.Limit {
+		return fmt.Errorf("keeper: %w: %d", ErrLimit, c.start.Limit)
+	}
+	if err := c.send(&message{op: opKeep, key: k, fd: fd}); err != nil {
+		return fmt.Errorf("keeper: hold %s: %w", k, err)
+	}
+	c.held[k] = true
+	return nil
+}
+
+// Drop has the keeper close what it holds under a key; without one nothing happens. It does not wait: if
+// the keeper does not keep up, it closes the descriptor when it goes on.
+func (c *Client) Drop(k Key) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fd, ok := c.came[k]; ok {
+		delete(c.came, k)
+		fdstat.Close(fd)
+	}
+	if !c.held[k] {
+		return
+	}
+	delete(c.held, k)
+	c.late = append(c.late, k)
+	if c.sendLate() != nil && !c.sending {
+		c.sending = true
+		go c.keepSending()
+	}
+}
+
+// DropAll is Drop for all keys of these kinds, for example of a front-end that is gone.
+func (c *Client) DropAll(kinds ...Kind) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	var keys []Key
+	for k := range c.held {
+		for _, kind := range kinds {
+			if k.Kind == kind {
+				keys = append(keys, k)
+			}
+		}
+	}
+	c.mu.Unlock()
+	for _, k := range keys {
+		c.Drop(k)
+	}
+}
+
+// sendLate sends what is to be dropped, without waiting. The caller has mu.
+func (c *Client) sendLate() error {
+	for len(c.late) > 0 {
+		if err := send(c.socket, &message{op: opDrop, key: c.late[0], fd: -1}); err != nil {
+			return err
+		}
+		c.late, c.stuck = c.late[1:], false
+	}
+	c.late = nil
+	return nil
+}
+
+// keepSending sends what is late when the keeper takes messages again.
+func (c *Client) keepSending() {
+	for {
+		err := wait(c.socket, unix.POLLOUT, time.Minute)
+		c.mu.Lock()
+		if err == nil {
+			err = c.sendLate()
+		}
+		if err == nil || !errors.Is(err, unix.EAGAIN) && !errors.Is(err, ErrBusy) { // all sent, or the keeper is gone
+			c.sending = false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+	}
+}
+
+// send sends a message after those that are late. The caller has mu.
+func (c *Client) send(m *message) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := c.sendLate()
+		if err == nil {
+			err = send(c.socket, m)
+		}
+		switch {
+		case err == nil:
+			c.stuck = false
+			return nil
+		case !errors.Is(err, unix.EAGAIN):
+			return os.NewSyscallError("sendmsg", err)
+		case c.stuck:
+			return ErrBusy
+		}
+		if err := wait(c.socket, unix.POLLOUT, time.Until(deadline)); err != nil {
+			c.stuck = errors.Is(err, ErrBusy)
+			return err
+		}
+	}
+}
+
+// Serving says that the worker serves, and what it has taken over. If it dies from now on, that is not
+// the fault of taking over.
+func (c *Client) Serving(r Report) error {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := &message{op: opServing, fd: -1, words: [3]uint64{uint64(r.Nodes), uint64(r.Files), uint64(r.Requests)}}
+	if err := c.send(m); err != nil {
+		return fmt.Errorf("keeper: say that it serves: %w", err)
+	}
+	return nil
+}
+
+// Replied says that a request was answered. Only the first call does something: by it the keeper knows how
+// long the guest has waited.
+func (c *Client) Replied() {
+	if c == nil || c.replied.Load() || c.replied.Swap(true) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sendLate() == nil {
+		_ = send(c.socket, &message{op: opReplied, fd: -1}) // only a line in a log depends on it
+	}
+}

@@ -1,0 +1,279 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say how a keeper starts workers and what it does for them.
+type Options struct {
+	// Start starts a worker with the other end of its channel, which becomes a descriptor for
+	// NewClient there. Run's goroutine calls it. The channel's file is the keeper's.
+	Start func(generation uint64, channel *os.File) (*os.Process, error)
+	// Recover has a worker that has died replaced. Without it the keeper ends as the worker does, and
+	// holds nothing from the moment at which the worker has it.
+	Recover bool
+	// Ended reports whether the worker has said, in memory that outlives it, that it ends in order. nil
+	// is never.
+	Ended func() bool
+	// Resumes says that a worker can go on with the front-end of its predecessor. Without it the
+	// keeper ends as the worker does while it holds a Connection.
+	Resumes bool
+	// Limit is how many descriptors workers may have it hold. The keeper needs twice as many.
+	Limit int
+	// EndGrace is how long a worker may take to end after a signal. Then it is killed.
+	EndGrace time.Duration
+	// Ready is called when the first worker serves, Stopping when a signal ends the keeper. nil is
+	// nothing.
+	Ready, Stopping func()
+	// Log gets a line for each death, and what is wrong. nil is slog.Default().
+	Log *slog.Logger
+}
+
+// Outcome is how the last worker has ended.
+type Outcome struct {
+	State  *os.ProcessState // nil if there was none
+	Served bool             // it has said that it serves
+	Told   bool             // it was told to end
+	Quit   bool             // with SIGQUIT
+	// Err says why there is no other worker, if it is not for the above.
+	Err error
+}
+
+// ErrGaveUp is wrapped by Outcome's error if workers have died again and again while they took over.
+var ErrGaveUp = errors.New("the share can't be taken over")
+
+// Keeper starts workers and holds descriptors for them.
+type Keeper struct {
+	o     Options
+	log   *slog.Logger
+	table *table
+	clock clock
+
+	events chan event
+	// The following belong to Run's goroutine.
+	generation uint64
+	worker     *worker // the one that serves or takes over; nil while there is none
+	served     bool    // a worker has served
+	deaths     int     // in a row, see delay
+	takeOvers  int     // deaths in a row before the worker has served
+	told, quit bool
+	next       <-chan time.Time // when the next worker is to be started
+	kill       <-chan time.Time // when the worker has had time enough to end
+	hangs      <-chan time.Time // when taking over has taken too long
+	quiet      <-chan time.Time // when the log does not wait for the first reply any more
+	notes      []*note          // deaths that are not in the log yet
+}
+
+// clock is the time, which tests make up.
+type clock struct {
+	now   func() time.Time
+	after func(time.Duration) <-chan time.Time
+}
+
+// New makes a keeper.
+func New(o Options) *Keeper {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Keeper{o: o, log: o.Log, table: newTable(o.Limit), clock: clock{time.Now, time.After}, events: make(chan event)}
+}
+
+// Hold has the keeper hold a descriptor of its own process, which it owns from now on, for workers. It
+// is called before Run.
+func (k *Keeper) Hold(key Key, fd int) error {
+	unix.CloseOnExec(fd)
+	return k.table.put(key, fd)
+}
+
+// Run starts workers until the last one has ended. Signals end it, all but SIGQUIT as SIGTERM does. The
+// caller's goroutine is locked to its thread if workers are to end with it.
+func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
+	defer k.table.closeAll()
+	if err := k.start(); err != nil {
+		return Outcome{Err: err}
+	}
+	for {
+		var end *Outcome
+		select {
+		case e := <-k.events:
+			end = k.handle(e)
+		case sig := <-signals:
+			end = k.signal(sig)
+		case <-k.next:
+			k.next = nil
+			end = k.startNext()
+		case <-k.kill:
+			k.kill = nil
+			k.log.Warn("the worker does not end: killing it")
+			_ = k.worker.process.Kill()
+		case <-k.hangs:
+			k.hangs = nil
+			k.log.Error(fmt.Sprintf("worker %d does not finish to take over: killing it", k.worker.generation))
+			_ = k.worker.process.Kill()
+		case <-k.quiet:
+			k.quiet = nil
+			k.tell("no request yet")
+		}
+		if end != nil {
+			k.tell("no other worker")
+			return *end
+		}
+	}
+}
+
+// signal passes a signal on to the worker.
+func (k *Keeper) signal(sig os.Signal) *Outcome {
+	if sig == unix.SIGQUIT {
+		k.quit = true
+	} else {
+		k.told, sig = true, unix.SIGTERM
+	}
+	if k.o.Stopping != nil {
+		k.o.Stopping()
+	}
+	if k.worker == nil {
+		return &Outcome{Told: k.told, Quit: k.quit}
+	}
+	_ = k.worker.process.Signal(sig)
+	if k.kill == nil {
+		k.kill = k.clock.after(k.o.EndGrace)
+	}
+	return nil
+}
+
+// handle does what follows from something that a worker has said or that has happened to it.
+func (k *Keeper) handle(e event) *Outcome {
+	switch {
+	case e.serving != nil:
+		k.serves(e.worker, *e.serving)
+	case e.replied:
+		if e.worker == k.worker && e.worker.serving {
+			k.tell(fmt.Sprintf("first reply %s after the death", k.sinceDeath()))
+		}
+	case e.state != nil || e.err != nil:
+		return k.died(e)
+	}
+	return nil
+}
+
+func (k *Keeper) serves(w *worker, r Report) {
+	if w != k.worker || w.serving {
+		return
+	}
+	w.serving, w.since = true, k.clock.now()
+	k.takeOvers, k.hangs = 0, nil
+	if !k.served {
+		k.served = true
+		if k.o.Ready != nil {
+			k.o.Ready()
+		}
+	}
+	if k.told { // the signal is lost if it came before the handler of a worker that is PID 1
+		_ = w.process.Signal(unix.SIGTERM)
+	}
+	if len(k.notes) > 0 {
+		k.back(fmt.Sprintf("worker %d serves after %s with %d nodes, %d open files, %d requests under way and these descriptors: %s",
+			w.generation, k.sinceDeath(), r.Nodes, r.Files, r.Requests, countKinds(k.table.keys())))
+		k.quiet = k.clock.after(time.Second)
+	}
+}
+
+// died decides what follows from a death.
+func (k *Keeper) died(e event) *Outcome {
+	w := e.worker
+	for _, m := range w.drain(k) { // what it has handed up counts
+		k.handle(m)
+	}
+	k.worker, k.hangs, k.kill = nil, nil, nil
+	out := &Outcome{State: e.state, Served: w.serving, Told: k.told, Quit: k.quit, Err: e.err}
+	switch {
+	case k.told, k.quit, !k.o.Recover, !k.served, e.err != nil, k.o.Ended != nil && k.o.Ended():
+		return out
+	case !k.o.Resumes && k.table.has(Connection()):
+		return out
+	}
+	return k.replace(w, e.state.String())
+}
+
+// replace has the next worker started after a death, at once or after a while.
+func (k *Keeper) replace(w *worker, how string) *Outcome {
+	now := k.clock.now()
+	if w != nil && w.serving {
+		if now.Sub(w.since) >= calm {
+			k.deaths = 0
+		}
+	} else {
+		k.takeOvers++
+	}
+	k.deaths++
+	k.tell("and its successor has died")
+	k.notes = append(k.notes, &note{generation: k.generation, how: how, at: now})
+	if k.takeOvers >= 2*maxTakeOver {
+		k.alarm()
+		return &Outcome{Served: true, Err: fmt.Errorf("%w: %d workers have died while they did it", ErrGaveUp, k.takeOvers)}
+	}
+	if d := delay(k.deaths); d > 0 {
+		k.next = k.clock.after(d)
+		return nil
+	}
+	return k.startNext()
+}
+
+// startNext starts a successor.
+func (k *Keeper) startNext() *Outcome {
+	if err := k.start(); err != nil {
+		return k.replace(nil, err.Error())
+	}
+	k.hangs = k.clock.after(takeOverTime)
+	return nil
+}
+
+// start starts a worker and hands it what there is.
+func (k *Keeper) start() error {
+	k.generation++
+	ours, theirs, err := pair()
+	if err != nil {
+		return fmt.Errorf("keeper: %w", err)
+	}
+	process, err := k.o.Start(k.generation, theirs)
+	_ = theirs.Close()
+	if err != nil {
+		_ = ours.Close()
+		return err
+	}
+	k.worker = newWorker(k, process, ours)
+	return nil
+}
+
+// alarm tells the front-end that its rings are not served any more: by their eventfds for errors.
+func (k *Keeper) alarm() {
+	done := make(chan struct{})
+	go func() { // a full counter holds up whoever writes to it
+		defer close(done)
+		for _, key := range k.table.keys() {
+			if key.Kind == KindErr {
+				_, _ = k.table.with(key, signalEventfd)
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+// signalEventfd adds 1 to an eventfd, and leaves everything else alone.
+func signalEventfd(fd int) error {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil || name != "anon_inode:[eventfd]" {
+		return err
+	}
+	_, err = unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	return err
+}

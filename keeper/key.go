@@ -1,0 +1,111 @@
+package keeper
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Kind says what a descriptor is for.
+type Kind uint32
+
+// The kinds. Their numbers are part of what keeper and worker say to each other.
+const (
+	_              Kind = iota
+	KindListener        // socket at which front-ends connect
+	KindConnection      // the front-end's connection
+	KindRegion          // memory of the guest
+	KindKick            // eventfds of a ring
+	KindCall
+	KindErr
+	KindLog      // dirty log
+	KindInflight // the front-end's area of requests in flight
+	KindChannel  // back-end channel, on which the device asks the front-end
+	KindNode     // pin of a node
+	KindOpen     // pin of an open file
+	KindLock     // pin of the locks of an owner
+	kinds        // how many there are
+)
+
+var kindNames = [kinds]string{
+	KindListener: "listener", KindConnection: "connection", KindRegion: "region", KindKick: "kick", KindCall: "call",
+	KindErr: "err", KindLog: "log", KindInflight: "inflight", KindChannel: "channel",
+	KindNode: "node", KindOpen: "open", KindLock: "lock",
+}
+
+// String is the kind's name.
+func (k Kind) String() string {
+	if k == 0 || k >= kinds {
+		return fmt.Sprintf("keeper.Kind(%d)", uint32(k))
+	}
+	return kindNames[k]
+}
+
+// Key names a descriptor that the keeper holds. There is one descriptor for each key. Keys are
+// made by the functions below.
+type Key struct {
+	Kind    Kind
+	ID, Sub uint64 // 0 where the kind does not need them
+}
+
+// Listener is the socket at which front-ends connect.
+func Listener() Key { return Key{Kind: KindListener} }
+
+// Connection is the front-end's connection.
+func Connection() Key { return Key{Kind: KindConnection} }
+
+// Region is a region of the guest's memory; id is the worker's choice.
+func Region(id uint64) Key { return Key{Kind: KindRegion, ID: id} }
+
+// Kick is the eventfd by which the guest wakes up a ring's worker.
+func Kick(ring int) Key { return Key{Kind: KindKick, ID: uint64(ring)} }
+
+// Call is the eventfd by which the guest hears of used buffers.
+func Call(ring int) Key { return Key{Kind: KindCall, ID: uint64(ring)} }
+
+// Err is the eventfd by which the front-end hears of a broken ring. If the keeper gives up, it
+// adds 1 to all of them.
+func Err(ring int) Key { return Key{Kind: KindErr, ID: uint64(ring)} }
+
+// Log is the dirty log.
+func Log() Key { return Key{Kind: KindLog} }
+
+// Inflight is the front-end's area of requests in flight.
+func Inflight() Key { return Key{Kind: KindInflight} }
+
+// Channel is the back-end channel.
+func Channel() Key { return Key{Kind: KindChannel} }
+
+// Node is the pin of a node: a descriptor without which it could not be found again.
+func Node(id uint64) Key { return Key{Kind: KindNode, ID: id} }
+
+// Open is the pin of an open file, by the number that the guest knows.
+func Open(fh uint64) Key { return Key{Kind: KindOpen, ID: fh} }
+
+// Lock is the pin of the open file description that has an owner's locks on a node's file.
+func Lock(node, owner uint64) Key { return Key{Kind: KindLock, ID: node, Sub: owner} }
+
+// valid reports whether a key from another process is one.
+func (k Key) valid() bool { return k.Kind > 0 && k.Kind < kinds }
+
+// String is the key as a name for a service manager: kind, ID and Sub.
+func (k Key) String() string {
+	return fmt.Sprintf("%s-%d-%d", k.Kind, k.ID, k.Sub)
+}
+
+// ParseKey is the reverse of String. ok is false for other names.
+func ParseKey(s string) (k Key, ok bool) {
+	parts := strings.Split(s, "-")
+	if len(parts) != 3 {
+		return Key{}, false
+	}
+	for kind := Kind(1); kind < kinds; kind++ {
+		if kindNames[kind] == parts[0] {
+			k.Kind = kind
+		}
+	}
+	id, err1 := strconv.ParseUint(parts[1], 10, 64)
+	sub, err2 := strconv.ParseUint(parts[2], 10, 64)
+	k.ID, k.Sub = id, sub
+	return k, k.valid() && err1 == nil && err2 == nil && k.String() == s
+}

@@ -1,0 +1,213 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// worker is a process that was started.
+type worker struct {
+	generation uint64
+	process    *os.Process
+	channel    *os.File
+	read       chan struct{} // closed when nobody reads from channel any more
+	grumble    sync.Once
+	fail       bool
+
+	// The following belong to Run's goroutine.
+	serving bool
+	since   time.Time // when it has begun to serve
+}
+
+// event is something that a worker has said, or that has happened to it.
+type event struct {
+	worker  *worker
+	serving *Report
+	replied bool
+	state   *os.ProcessState // it is dead
+	err     error            // it can't be waited for
+}
+
+// pair makes a channel. Both ends are closed on exec; the other one is passed on in any case.
+func pair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	for _, fd := range fds { // room for more messages while the other side is stopped; the kernel has its limits
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
+	}
+	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "worker's channel"), nil
+}
+
+func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
+	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.takeOvers >= maxTakeOver}
+	go w.listen(k)
+	go w.handOver(k)
+	go w.wait(k)
+	return w
+}
+
+// wait waits for the worker's end. It takes no thread if there are pidfds.
+func (w *worker) wait(k *Keeper) {
+	fd, err := unix.PidfdOpen(w.process.Pid, 0)
+	if err == nil {
+		_ = unix.SetNonblock(fd, true) // has os.NewFile use the runtime's poller
+		f := os.NewFile(uintptr(fd), "pidfd")
+		if raw, err := f.SyscallConn(); err == nil {
+			_ = raw.Read(func(uintptr) bool {
+				n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+				return n != 0 || err != nil && !errors.Is(err, unix.EINTR)
+			})
+		}
+		_ = f.Close()
+	}
+	state, err := w.process.Wait()
+	k.events <- event{worker: w, state: state, err: err}
+}
+
+// listen takes the worker's messages until drain stops it.
+func (w *worker) listen(k *Keeper) {
+	defer close(w.read)
+	raw, err := w.channel.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		var e *event
+		err := raw.Read(func(fd uintptr) bool {
+			var done bool
+			e, done = w.take(k, int(fd))
+			return done || e != nil
+		})
+		if err != nil || e == nil {
+			return
+		}
+		k.events <- *e
+	}
+}
+
+// take takes messages from the channel. done says that there are no more at all; what Run has to know it
+// returns at once.
+func (w *worker) take(k *Keeper, fd int) (e *event, done bool) {
+	for {
+		m, err := receive(fd, k.table.closer.close)
+		switch {
+		case errors.Is(err, errForm):
+			w.grumble.Do(func() {
+				k.log.Warn(fmt.Sprintf("worker %d: %v; it and others like it are ignored", w.generation, err))
+			})
+		case errors.Is(err, unix.EAGAIN):
+			return nil, false
+		case err != nil:
+			return nil, true
+		default:
+			if e := w.obey(k, &m); e != nil {
+				return e, false
+			}
+		}
+	}
+}
+
+// obey does what a message says, or returns it for Run.
+func (w *worker) obey(k *Keeper, m *message) *event {
+	switch m.op {
+	case opKeep:
+		if !k.o.Recover {
+			k.table.closer.close(m.fd)
+			return nil
+		}
+		if err := k.table.put(m.key, m.fd); err != nil {
+			w.grumble.Do(func() { k.log.Warn(fmt.Sprintf("worker %d: %s: %v", w.generation, m.key, err)) })
+		}
+	case opDrop:
+		k.table.drop(m.key)
+	case opServing:
+		const most = 1 << 31
+		return &event{worker: w, serving: &Report{int(m.words[0] % most), int(m.words[1] % most), int(m.words[2] % most)}}
+	case opReplied:
+		return &event{worker: w, replied: true}
+	default:
+		if m.fd >= 0 {
+			k.table.closer.close(m.fd)
+		}
+	}
+	return nil
+}
+
+// drain takes all messages of a worker that is dead, and closes the channel.
+func (w *worker) drain(k *Keeper) (events []event) {
+	stopped := time.Unix(1, 0)
+	_ = w.channel.SetDeadline(stopped)
+	for reading := true; reading; {
+		select {
+		case <-w.read:
+			reading = false
+		case e := <-k.events: // the one that listen could not pass on any more
+			events = append(events, e)
+		}
+	}
+	if raw, err := w.channel.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			for {
+				e, _ := w.take(k, int(fd))
+				if e == nil {
+					return
+				}
+				events = append(events, *e)
+			}
+		})
+	}
+	_ = w.channel.Close()
+	return events
+}
+
+// handOver sends a worker what the keeper holds, and that this was all.
+func (w *worker) handOver(k *Keeper) {
+	raw, err := w.channel.SyscallConn()
+	if err != nil {
+		return
+	}
+	keys := k.table.keys()
+	for _, key := range keys {
+		if w.sendOne(raw.Write, func(fd int) error {
+			_, err := k.table.with(key, func(kept int) error { return send(fd, &message{op: opKept, key: key, fd: kept}) })
+			return err
+		}) != nil {
+			return
+		}
+	}
+	begin := &message{op: opBegin, fd: -1, words: [3]uint64{w.generation, uint64(k.table.limit), 0}}
+	if w.fail {
+		begin.words[2] = 1
+	}
+	_ = w.sendOne(raw.Write, func(fd int) error { return send(fd, begin) })
+	if !k.o.Recover { // the worker alone has it: when it is gone, front-ends are to notice
+		k.table.closeAll()
+	}
+}
+
+// crowded is how long to wait when too many descriptors are on their way in sockets (ETOOMANYREFS).
+const crowded = 10 * time.Millisecond
+
+// sendOne sends one message when the socket has room for it.
+func (w *worker) sendOne(write func(func(uintptr) bool) error, send func(fd int) error) error {
+	for {
+		var err error
+		if stopped := write(func(fd uintptr) bool {
+			err = send(int(fd))
+			return !errors.Is(err, unix.EAGAIN)
+		}); stopped != nil {
+			return stopped
+		}
+		if !errors.Is(err, unix.ETOOMANYREFS) {
+			return err
+		}
+		time.Sleep(crowded)
+	}
+}
