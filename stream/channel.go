@@ -1,0 +1,327 @@
+package stream
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// channel is the host's end of one.
+type channel struct {
+	session  *session
+	index    int
+	out      *outbox
+	window   int
+	notifyMu sync.Mutex // channel 0: the order of notifications
+
+	mu     sync.Mutex    // guards the following: one hello at a time
+	ended  chan struct{} // closed when the last connection's goroutine has ended
+	closed bool
+
+	ticketMu sync.Mutex
+	tickets  [2]id // one that the guest has used, and the one that it was given then
+
+	// The following belongs to the connection's goroutine.
+	buffers pool
+	used    int    // cost of the requests under way
+	in      []byte // what has come is in[r:w]
+	r, w    int
+	small   []byte // a request that is not long
+	fresh   bool   // nothing has come over this connection yet
+	inList  fuse.Buffers
+	outList fuse.Buffers
+}
+
+// connect answers a hello and goes on with the channel over the new connection.
+func (c *channel) connect(conn net.Conn, h hello) (status, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return statusStale, errors.New("the session has ended: unmount and mount again")
+	}
+	if !c.knows(h.Ticket) || !c.out.couldFit(h.At) {
+		return statusStale, errors.New("the session has gone on without this guest, which was restored from an earlier state: unmount and mount again")
+	}
+	// What the last connection has brought is served to its end: what comes now is the
+	// next. Nothing may come from there any more when the welcome says how far that is.
+	c.out.reset()
+	select {
+	case <-c.ended:
+	case <-time.After(endTime):
+		return statusLater, errors.New("a request of the last connection takes long")
+	}
+	if !c.out.couldFit(h.At) {
+		return statusStale, errors.New("the session has gone on without this guest: unmount and mount again")
+	}
+	m := welcome{Ticket: c.issue(h.Ticket), At: c.out.at(), MaxMessage: uint32(c.buffers.largest),
+		MaxWrite: c.session.server.opts.MaxWrite, Window: uint32(c.window)}
+	if err := writeWelcome(conn, m, ""); err != nil {
+		return statusLater, err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	s, err := newSocket(conn, 1<<30)
+	if err != nil {
+		return statusLater, err
+	}
+	defer s.put()
+	c.session.count(1)
+	c.ended = make(chan struct{})
+	go c.serve(s.get(), h.At, c.ended)
+	return statusOK, nil
+}
+
+// knows reports whether a guest with this ticket may go on: it is the last one that was
+// given out, or, if nobody has used that one, the one before.
+func (c *channel) knows(ticket id) bool {
+	c.ticketMu.Lock()
+	defer c.ticketMu.Unlock()
+	return ticket == c.tickets[0] || ticket == c.tickets[1]
+}
+
+// issue makes a new ticket for the guest that has this one.
+func (c *channel) issue(ticket id) id {
+	c.ticketMu.Lock()
+	defer c.ticketMu.Unlock()
+	c.tickets = [2]id{ticket, newID()}
+	return c.tickets[1]
+}
+
+// confirm is told that the guest has the welcome: the ticket before is of no use any more.
+func (c *channel) confirm() {
+	c.fresh = false
+	c.ticketMu.Lock()
+	defer c.ticketMu.Unlock()
+	c.tickets[0] = c.tickets[1]
+}
+
+// close ends the channel, and does not wait for what is under way.
+func (c *channel) close() {
+	c.out.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+}
+
+// serve serves one connection to its end.
+func (c *channel) serve(s *socket, at position, ended chan struct{}) {
+	defer s.put()
+	var err error
+	if err = c.out.attach(s, at, c.free); err == nil {
+		c.r, c.w, c.fresh = 0, 0, true
+		c.out.flush(false) // what was not there yet
+		err = c.threads(s)
+	}
+	c.out.detach(s)
+	s.shutdown()
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+		c.session.server.log.Warn(fmt.Sprintf("Connection of %s dropped: %v", c.session.name(), err))
+	}
+	none := c.session.count(-1)
+	close(ended)
+	if none {
+		c.session.server.left(c.session)
+	}
+}
+
+// threads reads and serves requests. A thread that is no longer fit ends, and another goroutine goes
+// on in its place.
+func (c *channel) threads(s *socket) error {
+	for {
+		ended := make(chan error)
+		again := false
+		go func() {
+			t, err := c.session.server.handler.StartThread(fuse.Hooks{
+				Alone:     func() bool { return false },
+				MayLinger: func() bool { return c.session.linger.Load() < maxLinger },
+			})
+			if err != nil {
+				ended <- err
+				return
+			}
+			again, err = c.read(s, t)
+			t.Stop()
+			ended <- err
+		}()
+		if err := <-ended; err != nil || !again {
+			return err
+		}
+	}
+}
+
+// flushEvery is after how many messages replies are sent although more messages are there.
+const flushEvery = 8
+
+// read serves what comes over s on t; again tells that t is broken and another has to go on.
+func (c *channel) read(s *socket, t fuse.Thread) (again bool, err error) {
+	var m fuse.Message
+	if c.in == nil {
+		c.in = make([]byte, 2*c.buffers.largest)
+	}
+	for {
+		for i := 1; ; i++ {
+			b, err := c.next()
+			if err != nil {
+				return false, err
+			}
+			if b == nil {
+				break
+			}
+			if err := c.message(t, &m, b); err != nil {
+				return false, err
+			}
+			if t.Broken() {
+				return true, nil
+			}
+			if i%flushEvery == 0 {
+				c.out.flush(false)
+			}
+		}
+		c.out.flush(false)
+		n, err := s.read(c.in[c.w:])
+		if err != nil {
+			return false, err
+		}
+		c.w += n
+		if c.fresh {
+			c.confirm()
+		}
+	}
+}
+
+// next takes a whole message off what has come. If there is none it returns nil, and there is
+// room for the rest of it.
+func (c *channel) next() ([]byte, error) {
+	have := c.in[c.r:c.w]
+	if len(have) >= 4 {
+		n := int(binary.LittleEndian.Uint32(have))
+		if n != ackSize && n < inHeaderSize || n > c.buffers.largest {
+			return nil, fmt.Errorf("message of %d bytes: %d to %d are possible", n, inHeaderSize, c.buffers.largest)
+		}
+		if len(have) >= n {
+			c.r += n
+			return have[:n:n], nil
+		}
+	}
+	if len(have) == 0 || len(c.in)-c.r < c.buffers.largest { // to the beginning again
+		c.r, c.w = 0, copy(c.in, have)
+	}
+	return nil, nil
+}
+
+// message serves one message.
+func (c *channel) message(t fuse.Thread, m *fuse.Message, b []byte) error {
+	if n, ok := isAck(b); ok {
+		return c.out.release(n, c.free)
+	}
+	if len(b) < inHeaderSize {
+		return fmt.Errorf("message of %d bytes that is none", len(b))
+	}
+	room := replyRoom(b, c.buffers.largest)
+	if room != 0 && c.index == 0 {
+		return errors.New("a request with a reply on channel 0")
+	}
+	k := cost(len(b), room)
+	if c.used+k > c.window {
+		return errors.New("the guest has more requests under way than the window allows")
+	}
+	c.used += k
+	short := len(b) <= smallSize
+	if short { // it may have to be kept, and what is around it not
+		if c.small == nil {
+			c.small = make([]byte, smallSize)
+		}
+		b = c.small[:copy(c.small, b)]
+	}
+	var out []byte
+	c.inList, c.outList = c.inList[:0].Append(b), c.outList[:0]
+	if room > 0 {
+		out = c.buffers.get(room)
+		c.outList = c.outList.Append(out)
+	}
+	m.Set(c.inList, c.outList)
+	r, p := t.Handle(m)
+	if fp.Opcode(m.Header.Opcode) == fp.OpDestroy {
+		c.session.destroyed.Store(true)
+	}
+	switch {
+	case p != nil:
+		c.keep(short)
+		c.wait(p, m.Header.Unique, out, k)
+	case room == 0:
+		c.used -= k
+		c.out.got(true)
+	default:
+		c.out.answered(frame{b: c.trim(finish(out, r, m.Header.Unique)), cost: k})
+	}
+	return nil
+}
+
+// smallSize is how long a request is at most that is copied out of what has come.
+const smallSize = 4 << 10
+
+// finish is the reply in the buffer. What the Handler could not answer is EIO.
+func finish(out []byte, r fuse.Reply, unique uint64) []byte {
+	if int(r.Len) >= outHeaderSize && int(r.Len) <= len(out) {
+		return out[:r.Len]
+	}
+	h := fp.OutHeader{Len: uint32(outHeaderSize), Error: -int32(unix.EIO), Unique: unique}
+	return out[:copy(out, fp.Bytes(&h))]
+}
+
+// trim is a reply in a buffer that is not much larger.
+func (c *channel) trim(b []byte) []byte {
+	if len(b) > smallSize || cap(b) <= smallSize {
+		return b
+	}
+	s := c.buffers.get(len(b))
+	copy(s, b)
+	c.buffers.put(b)
+	return s
+}
+
+// keep leaves the memory of the last request to it.
+func (c *channel) keep(short bool) {
+	if short {
+		c.small = nil
+		return
+	}
+	in := make([]byte, len(c.in))
+	c.r, c.w = 0, copy(in, c.in[c.r:c.w])
+	c.in = in
+}
+
+// wait has p finished and answered elsewhere.
+func (c *channel) wait(p fuse.Pending, unique uint64, out []byte, k int) {
+	lingers := int32(0)
+	if p.Lingers() {
+		lingers = 1
+	}
+	c.session.linger.Add(lingers)
+	c.out.got(len(out) == 0)
+	if len(out) == 0 {
+		c.used -= k
+	}
+	p.Start(func(r fuse.Reply) {
+		defer p.Free()
+		defer c.session.linger.Add(-lingers)
+		if len(out) > 0 {
+			c.out.add(frame{b: finish(out, r, unique), cost: k})
+			c.out.flush(false)
+		}
+	})
+}
+
+// free takes a message back that the guest has.
+func (c *channel) free(f frame) {
+	c.used -= f.cost
+	c.buffers.put(f.b)
+}

@@ -1,0 +1,289 @@
+package stream
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
+)
+
+// Options of a Server.
+type Options struct {
+	// Share is the name that a guest has to ask for; "" lets it ask for any.
+	Share string
+	// Token is what a guest has to know, at most 1024 bytes. Without one everybody may
+	// connect whom Admit lets in.
+	Token []byte
+	// Admit decides about an address. The string is the guest that has it: only the same
+	// guest goes on with a session or takes its place. nil lets everybody in, as one guest.
+	Admit func(net.Addr) (guest string, err error)
+	// MaxWrite is how many bytes of data a request has at most, up to 1 MiB; 0 is
+	// DefaultMaxWrite. The Handler's must not be larger.
+	MaxWrite uint32
+	// Host is what this server has in common with others of the process; nil is nothing.
+	Host *host.Host
+	// Log is where messages go; nil is slog.Default().
+	Log *slog.Logger
+}
+
+const (
+	// helloTime is how long a connection may take until its hello is there.
+	helloTime = 10 * time.Second
+	// maxHellos is how many connections may be without a hello. One more ends the oldest
+	// of them, so that processes which connect and say nothing keep nobody out.
+	maxHellos = 16
+	// endTime is how long a hello waits for the end of the channel's last connection.
+	endTime = 5 * time.Second
+	// keepTime is how long a session without a connection is kept.
+	keepTime = 10 * time.Minute
+)
+
+// Server is the host's end: it answers one session at a time with a fuse.Handler.
+type Server struct {
+	handler fuse.Handler
+	opts    Options
+	log     *slog.Logger
+	refused rate.Sometimes
+
+	mu      sync.Mutex // guards the following > session.mu
+	session *session   // nil if there is none
+	hellos  []net.Conn // that have said nothing yet, the oldest first
+	closed  bool
+}
+
+// New returns a server of h. The Handler is the caller's.
+func New(h fuse.Handler, o Options) (*Server, error) {
+	if o.MaxWrite == 0 {
+		o.MaxWrite = DefaultMaxWrite
+	}
+	if o.MaxWrite > maxMaxWrite {
+		return nil, fmt.Errorf("%d bytes of data in a request: at most %d are possible", o.MaxWrite, maxMaxWrite)
+	}
+	if len(o.Token) > maxToken {
+		return nil, fmt.Errorf("the token has %d bytes: at most %d are possible", len(o.Token), maxToken)
+	}
+	if len(o.Share) > maxShare {
+		return nil, fmt.Errorf("the share's name has %d bytes: at most %d are possible", len(o.Share), maxShare)
+	}
+	if o.Admit == nil {
+		o.Admit = func(net.Addr) (string, error) { return "", nil }
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Server{handler: h, opts: o, log: o.Log, refused: rate.Sometimes{First: 10, Interval: time.Second}}, nil
+}
+
+// acceptPause is how long after a failure that others may have caused Serve tries again.
+const acceptPause = 100 * time.Millisecond
+
+// Serve accepts connections until ctx ends or the listener fails, and ends the session then.
+// The listener is closed.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	defer func() { _ = l.Close() }()
+	defer s.close()
+	for {
+		c, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = c.Close()
+			}
+			return context.Cause(ctx)
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+			s.refused.Do(func() { s.log.Warn(fmt.Sprintf("A guest can't connect for now: %v", err)) })
+			time.Sleep(acceptPause)
+		case err != nil:
+			return fmt.Errorf("accept: %w", err)
+		default:
+			s.accept(c)
+		}
+	}
+}
+
+// accept lets a connection say its hello, if its address may.
+func (s *Server) accept(c net.Conn) {
+	guest, err := s.opts.Admit(c.RemoteAddr())
+	if err != nil {
+		s.refuse(c, statusRefused, err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.hellos) == maxHellos {
+		_ = s.hellos[0].Close()
+		s.hellos = s.hellos[1:]
+	}
+	s.hellos = append(s.hellos, c)
+	go s.greet(c, guest)
+}
+
+// refuse answers a hello, which may not have been read, with the reason.
+func (s *Server) refuse(c net.Conn, why status, err error) {
+	s.refused.Do(func() { s.log.Warn(fmt.Sprintf("Connection from %s refused: %v", describe(c), err)) })
+	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = writeWelcome(c, welcome{Status: why}, err.Error())
+	_ = c.Close()
+}
+
+func describe(c net.Conn) string {
+	if a := c.RemoteAddr(); a != nil && a.String() != "" && a.String() != "@" {
+		return a.String()
+	}
+	return "the VMM's socket"
+}
+
+// greet reads the hello, and answers it.
+func (s *Server) greet(c net.Conn, guest string) {
+	_ = c.SetDeadline(time.Now().Add(helloTime))
+	h, share, token, err := readHello(c)
+	s.mu.Lock()
+	for i := range s.hellos {
+		if s.hellos[i] == c {
+			s.hellos = append(s.hellos[:i], s.hellos[i+1:]...)
+			break
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.refuse(c, statusRefused, err)
+		return
+	}
+	if why, err := s.join(c, guest, h, share, token); err != nil {
+		s.refuse(c, why, err)
+	}
+}
+
+// join gives the connection to its channel, unless the hello is refused.
+func (s *Server) join(c net.Conn, guest string, h hello, share string, token []byte) (status, error) {
+	if len(s.opts.Token) > 0 && subtle.ConstantTimeCompare(token, s.opts.Token) != 1 {
+		if len(token) == 0 {
+			return statusRefused, errors.New("a token is needed (in the guest: -o token=FILE)")
+		}
+		return statusRefused, errors.New("the token is wrong")
+	}
+	if s.opts.Share != "" && share != s.opts.Share {
+		return statusRefused, fmt.Errorf("no share %q here: it is %q", share, s.opts.Share)
+	}
+	if h.Channels < minChannels || h.Channels > maxChannels || h.Channel >= h.Channels {
+		return statusRefused, fmt.Errorf("channel %d of %d: %d to %d are possible", h.Channel, h.Channels, minChannels, maxChannels)
+	}
+	n, why, err := s.find(guest, h)
+	if err != nil {
+		return why, err
+	}
+	why, err = n.channels[h.Channel].connect(c, h)
+	if err != nil {
+		s.left(n) // it may have been made for this hello
+	}
+	return why, err
+}
+
+// find returns the session of a hello: the present one, or a new one in its place.
+func (s *Server) find(guest string, h hello) (*session, status, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, statusLater, errors.New("the server ends")
+	}
+	if n := s.session; n != nil && n.id == h.Session && n.guest == guest && len(n.channels) == int(h.Channels) {
+		return n, statusOK, nil
+	}
+	if h.Mode != modeNew {
+		return nil, statusStale, errors.New("there is no such session any more: unmount and mount again")
+	}
+	if n := s.session; n != nil {
+		if n.connected() {
+			return nil, statusBusy, errors.New("a guest has mounted the share; each share has one mount")
+		}
+		if n.guest != guest {
+			return nil, statusBusy, fmt.Errorf("the share is kept for the guest that has mounted it (%s)", n.guest)
+		}
+		s.end("another mount takes its place")
+	}
+	s.session = newSession(s, guest, h)
+	s.handler.Started()
+	s.log.Info(fmt.Sprintf("Session with %s begins", s.session.name()))
+	return s.session, statusOK, nil
+}
+
+// end ends the session; s.mu is held.
+func (s *Server) end(why string) {
+	n := s.session
+	if n == nil {
+		return
+	}
+	s.session = nil
+	n.close()
+	s.handler.Disconnected()
+	s.log.Info(fmt.Sprintf("Session with %s ends: %s", n.name(), why))
+}
+
+// close ends everything.
+func (s *Server) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, c := range s.hellos {
+		_ = c.Close()
+	}
+	s.end("the server ends")
+}
+
+// left is told that a session has lost its last connection. The guest has said DESTROY before
+// if it has unmounted; otherwise it may come back.
+func (s *Server) left(n *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.session != n || n.connected() {
+		return
+	}
+	if n.destroyed.Load() {
+		s.end("unmounted")
+		return
+	}
+	s.log.Info(fmt.Sprintf("Session with %s has no connection; it is kept for %v", n.name(), keepTime))
+	n.expiry(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.session == n && !n.connected() {
+			s.end("nobody has come back")
+		}
+	})
+}
+
+// ErrNobody says that a notification reaches nobody: there is no session, or one that does
+// not take what it is sent. Whoever has promised one must not rely on the client's caches.
+var ErrNobody = errors.New("no client hears the notification")
+
+// Notify sends a notification to the client's kernel: code and body as /dev/fuse takes
+// them. It arrives after the replies that were given before, so that data which was read
+// before a change is never kept after the notification of it.
+func (s *Server) Notify(code fp.NotifyCode, body ...[]byte) error {
+	s.mu.Lock()
+	n := s.session
+	s.mu.Unlock()
+	if n == nil {
+		return ErrNobody
+	}
+	return n.notify(code, body)
+}
+
+func newID() (i id) {
+	_, _ = rand.Read(i[:]) // never fails
+	return i
+}
