@@ -23,7 +23,7 @@ func fileHandle(t *testing.T, path string) []byte {
 	t.Helper()
 	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
 	if err != nil {
-		t.Skipf("no file openFiles: %v", err)
+		t.Skipf("no file handles: %v", err)
 	}
 	return append(binary.LittleEndian.AppendUint32(nil, uint32(h.Type())), h.Bytes()...)
 }
@@ -66,16 +66,16 @@ func (f *forgery) end(t *testing.T) []byte {
 	return f.b.Bytes()
 }
 
-// A state from a hostile host names files outside of the share by their file openFiles and
+// A state from a hostile host names files outside of the share by their file handles and
 // otherwise. The daemon as it is shipped reads and changes none of them, in any sandbox.
 func TestIntegrationForgedState(t *testing.T) {
 	guest.NeedRoot(t)
 	for _, box := range sandboxes() {
 		for _, args := range [][]string{
 			nil, {"--readonly"}, {"--landlock=never"},
-			{"--migration-mode=file-openFiles"},
-			{"--migration-mode=file-openFiles", "--inode-file-openFiles=mandatory", "--landlock=never"},
-			{"--migration-mode=file-openFiles", "--readonly"},
+			{"--migration-mode=file-handles"},
+			{"--migration-mode=file-handles", "--inode-file-handles=mandatory", "--landlock=never"},
+			{"--migration-mode=file-handles", "--readonly"},
 		} {
 			t.Run(box+" "+strings.Join(args, " "), func(t *testing.T) { sendForged(t, append(args, "--sandbox="+box)) })
 		}
