@@ -1,0 +1,116 @@
+package nodes
+
+import fp "github.com/govirtiofs/govirtiofs/fuseproto"
+
+// A process that takes over from one that has died has the recorder's records, and makes the
+// table of them before it serves a request:
+//
+//	the root, as always; then Restore for each other node, then RestorePlace for each,
+//	then OpenFiles.Restore with holds on their nodes, then EndRestore
+//
+// The recorder hears of nothing that it has recorded already.
+
+// Restore puts in a node that is new under the id that it had, with the client's lookup count.
+// A node that the client has forgotten has count 0: it goes with EndRestore unless a child or an
+// open file needs it. unkeyed says that nobody is to find it by its key, as Recorder.Unkeyed does.
+// It returns false if the id is taken or can't be one; the record is to be removed then, except
+// that of the root.
+func (t *Table[K, N]) Restore(n *N, key K, id, lookups uint64, unkeyed bool) bool {
+	b := base[K](n)
+	b.id, b.key, b.lookups, b.listed = id, key, lookups, true
+	b.refs.Store(refHold) // the table's, or until EndRestore
+	if !t.slots.restore(n, id, lookups == 0) {
+		return false
+	}
+	if lookups == 0 || unkeyed {
+		return true
+	}
+	hash := t.hash(key)
+	s := t.shardOf(hash)
+	s.mu.Lock()
+	if t.find(s, hash, key) == nil {
+		t.link(s, hash, b)
+	} else {
+		t.unkeyed(n)
+	}
+	s.mu.Unlock()
+	return true
+}
+
+// Restored is the node that Restore has put in a slot, or the root; nil is none.
+func (t *Table[K, N]) Restored(slot uint32) *N { return t.slots.at(slot) }
+
+// RestorePlace says where a node was last seen, as name in parent, which may be nil, and what
+// its file handle is, which may be nil. They are copied. The root has none.
+func (t *Table[K, N]) RestorePlace(n, parent *N, name fp.Name, handle []byte) {
+	b := base[K](n)
+	if b.id == fp.RootID || b.parent != nil {
+		return
+	}
+	if parent == nil {
+		name = nil
+	} else {
+		base[K](parent).Hold()
+	}
+	b.mu.Lock()
+	b.parent = parent
+	b.setName(name, handle[:min(len(handle), MaxFileHandle)])
+	b.mu.Unlock()
+}
+
+// EndRestore ends a series of Restore. Ids that are given out from then on are none of those
+// that the other process has given out, whose End and Generations these are.
+func (t *Table[K, N]) EndRestore(end, generations uint32) {
+	for _, n := range t.slots.allRetired() {
+		t.Unhold(n)
+	}
+	t.slots.settle(end, generations)
+	for had := 0; had < len(*t.hints.Load()); {
+		had = len(*t.hints.Load())
+		t.growHints(max(end, 1) - 1)
+	}
+}
+
+// Restore puts in an open file under the id that it had; false if that is taken or can't be one.
+func (t *OpenFiles[F]) Restore(f *F, id uint64) bool {
+	b := openFile(f)
+	b.id = id
+	b.refs.Store(1)
+	return t.slots.restore(f, id, false)
+}
+
+// EndRestore is that of Table.
+func (t *OpenFiles[F]) EndRestore(end, generations uint32) { t.slots.settle(end, generations) }
+
+// restore puts v in under a number of another process's table, before settle; retired says that
+// the number has ended there.
+func (s *slots[T]) restore(v *T, number uint64, retired bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot, generation := uint32(number), uint32(number>>32)
+	if slot == 0 || slot >= maxSlots {
+		return false
+	}
+	e := s.slots.Make(slot)
+	if e.value.Load() != nil {
+		return false
+	}
+	if retired {
+		generation++
+	}
+	e.generation.Store(generation)
+	e.retired.Store(retired)
+	e.value.Store(v)
+	s.next = max(s.next, slot+1)
+	return true
+}
+
+// allRetired returns the values whose numbers have ended.
+func (s *slots[T]) allRetired() (list []*T) {
+	for number, v := range s.all {
+		if s.slots.At(uint32(number)).retired.Load() {
+			list = append(list, v)
+		}
+	}
+	return list
+}
