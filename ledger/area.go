@@ -37,6 +37,7 @@ type Area struct {
 	ledger *Ledger
 	at     int64
 	header *areaHeader
+	memory [2]int64 // how much of each copy has memory
 }
 
 // Area returns an area; an error is want of memory.
@@ -61,8 +62,11 @@ func (a *Area) Store(b []byte) error {
 	}
 	seq := atomic.LoadUint64(&a.header.seq) + 1
 	at := a.copyAt(seq)
-	if err := a.ledger.need(at, int64(max(len(b), 1))); err != nil {
-		return err
+	if have := &a.memory[seq&1]; int64(len(b)) > *have {
+		if err := a.ledger.need(at, int64(len(b))); err != nil {
+			return err
+		}
+		*have = int64(len(b))
 	}
 	copy(unsafe.Slice((*byte)(a.ledger.at(at)), len(b)), b)
 	atomic.StoreUint32(&a.header.size[seq&1], uint32(len(b)))
@@ -78,6 +82,9 @@ func (a *Area) Load() []byte {
 	seq := atomic.LoadUint64(&a.header.seq)
 	size := min(atomic.LoadUint32(&a.header.size[seq&1]), MaxArea)
 	if seq == 0 || size == 0 {
+		return nil
+	}
+	if a.ledger.need(a.copyAt(seq), int64(size)) != nil {
 		return nil
 	}
 	b := make([]byte, size)

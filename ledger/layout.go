@@ -17,7 +17,7 @@ const (
 	MaxQueues    = 256
 	MaxQueueSize = 32768
 	MaxNodes     = 1 << 28 // slots, as in package nodes
-	MaxOpens     = 1 << 24
+	MaxOpens     = 1 << 24 // slots
 )
 
 // header is the first page.
@@ -32,6 +32,13 @@ type header struct {
 	generation uint64 // of the process that writes it, from 1 on
 	ended      uint32 // the process has ended in order, or is about to
 	serving    uint32 // the process has taken over all that its predecessor left
+
+	// More sizes of records, and what was ever given out: one more than the largest slot, and
+	// the largest generation, of nodes and of open files.
+	node, open                uint32
+	nodesEnd, nodesGeneration uint32
+	opensEnd, opensGeneration uint32
+	unplaced                  uint64 // places of nodes that there was no room for
 }
 
 const pageSize = 4096
@@ -42,6 +49,28 @@ const (
 	areasAt  = headerAt + pageSize
 	queuesAt = areasAt + int64(numAreas)*areaStride
 	cellsAt  = queuesAt + MaxQueues*queueSize
-	restAt   = cellsAt + MaxQueues*MaxQueueSize*int64(fuse.CellSize)
-	fileSize = restAt
+	listsAt  = (cellsAt + MaxQueues*MaxQueueSize*int64(fuse.CellSize) + chunkSize - 1) / chunkSize * chunkSize
+	opensAt  = listsAt + numLists*listSize
+	nodesAt  = opensAt + MaxOpens*openSize
+	namesAt  = nodesAt + MaxNodes*nodeSize
+	fileSize = namesAt + namesSize
+)
+
+// Names come in sizes of 32 to 512 bytes. There are fewer long ones than nodes: they are rare.
+var nameClasses = [numNameClasses]nameClass{
+	{size: 32, count: 1 << 28},
+	{size: 64, count: 1 << 28},
+	{size: 128, count: 1 << 26},
+	{size: 256, count: 1 << 25},
+	{size: 512, count: 1 << 24},
+}
+
+type nameClass struct {
+	size  int64 // of a record, in bytes
+	count uint32
+}
+
+const (
+	numNameClasses = 5
+	namesSize      = 32<<28 + 64<<28 + 128<<26 + 256<<25 + 512<<24
 )

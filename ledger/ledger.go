@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -19,9 +18,6 @@ type Ledger struct {
 	fd     int
 	memory []byte
 	header *header
-
-	mu     sync.Mutex // guards the following; a leaf
-	blocks map[int64]bool
 }
 
 // Create makes an empty ledger. It owns its descriptor until Close.
@@ -104,7 +100,7 @@ func newLedger(fd int) (*Ledger, error) {
 		return nil, fmt.Errorf("ledger: mmap of %d bytes: %w", int64(fileSize), err)
 	}
 	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
-	return &Ledger{fd: fd, memory: b, header: (*header)(unsafe.Pointer(unsafe.SliceData(b))), blocks: map[int64]bool{}}, nil
+	return &Ledger{fd: fd, memory: b, header: (*header)(unsafe.Pointer(unsafe.SliceData(b)))}, nil
 }
 
 // FD is the ledger's descriptor, for a successor. It stays the ledger's.
@@ -119,22 +115,12 @@ func (l *Ledger) Close() error {
 	return err
 }
 
-// blockSize is how much of the file gets memory at a time.
-const blockSize = 256 << 10
-
 // need has the file keep memory for its bytes from at on: without that, writing to them when
-// there is no memory would end the process.
+// there is no memory would end the process. It is a system call.
 func (l *Ledger) need(at, size int64) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for block := at / blockSize; block <= (at+size-1)/blockSize; block++ {
-		if l.blocks[block] {
-			continue
-		}
-		if err := unix.Fallocate(l.fd, unix.FALLOC_FL_KEEP_SIZE, block*blockSize, min(blockSize, fileSize-block*blockSize)); err != nil {
-			return fmt.Errorf("ledger: no memory: %w", err)
-		}
-		l.blocks[block] = true
+	from := at / pageSize * pageSize
+	if err := unix.Fallocate(l.fd, unix.FALLOC_FL_KEEP_SIZE, from, at+size-from); err != nil {
+		return fmt.Errorf("ledger: no memory: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,164 @@
+package ledger
+
+import (
+	"math"
+	"unsafe"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// nodeRecord is a node, by its slot, which is the lower half of its id. Its name and its file
+// handle are elsewhere, so that one word says where it is found.
+type nodeRecord struct {
+	id      uint64 // 0 is none; written last, and cleared first
+	lookups uint64 // 0 is a node that the client has no number for
+	place   uint64 // slot of the parent<<32 | its name, see nameRef; 0 is none
+	identityRecord
+}
+
+// identityRecord is an Identity and flags, in 40 bytes.
+type identityRecord struct {
+	mount, dev, ino uint64
+	birthSec        int64
+	birthNsec       uint32
+	kind            uint8
+	unkeyed         uint8 // nobody finds the node by its key
+	_               uint16
+}
+
+const nodeSize = int64(unsafe.Sizeof(nodeRecord{}))
+
+var (
+	_ = [1]struct{}{}[nodeSize-64]
+	_ = [1]struct{}{}[pageSize%nodeSize]
+)
+
+// Identity says which file a node is. What the numbers mean is the file system's business.
+type Identity struct {
+	Mount, Dev, Ino uint64
+	BirthSec        int64
+	BirthNsec       uint32 // less than a second
+	Kind            uint8
+}
+
+// Node is what a ledger says of a node.
+type Node struct {
+	ID         uint64  // its slot is the lower half; not 0
+	Lookups    uint64  // the client's; 0 is a node that only its children and open files need
+	Parent     uint32  // slot of a node that is in the ledger, too; 0 is none
+	Name       fp.Name // in the parent, with its NUL; nil if there is no parent
+	FileHandle []byte  // nil is none
+	Unkeyed    bool    // another node has its key
+	Identity
+}
+
+// maxLookups bounds counts, so that they can be added to.
+const maxLookups = math.MaxUint64 / 2
+
+func (s *Store) node(slot uint32) *nodeRecord { return (*nodeRecord)(s.nodes.record(slot)) }
+
+// knownNode is the record of a node, or nil. The id may be forged.
+func (s *Store) knownNode(id uint64) *nodeRecord {
+	slot := uint32(id)
+	if id == 0 || !s.nodes.has(slot) {
+		return nil
+	}
+	if r := s.node(slot); r.id == id {
+		return r
+	}
+	return nil
+}
+
+// AddNode records a node that is new, without a place, for the request by, which may be nil.
+// false says that there is no room. It comes alone, as RemoveNode does.
+func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
+	slot := uint32(id)
+	if slot == 0 || slot >= MaxNodes || !s.keepGrant(by) {
+		return false
+	}
+	c, err := s.nodes.need(slot)
+	if err != nil {
+		return false
+	}
+	h := s.ledger.header
+	if slot >= h.nodesEnd {
+		h.nodesEnd = slot + 1
+	}
+	if g := uint32(id >> 32); g > h.nodesGeneration {
+		h.nodesGeneration = g
+	}
+	by.Granting(id, lookups)
+	r := s.node(slot)
+	if r.id == 0 {
+		s.nodes.use(c)
+		r.place = 0
+	} else if r.id != id { // the same is the root, which each process begins with
+		store(&r.id, 0)
+		s.names.drop(nameRef(r.place))
+		r.place = 0
+	}
+	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind}
+	store(&r.lookups, lookups)
+	store(&r.id, id)
+	by.Granted()
+	return true
+}
+
+// CountNode records the lookup count of a node. false says that there is no room for one more
+// grant of this request.
+func (s *Store) CountNode(by *fuse.Cell, id, lookups uint64) bool {
+	r := s.node(uint32(id))
+	switch {
+	case by == nil:
+		store(&r.lookups, lookups)
+	case lookups < r.lookups && !forgets(by):
+		s.takeBack(by, id, lookups)
+	case !s.keepGrant(by):
+		return false
+	default:
+		by.Granting(id, lookups)
+		store(&r.lookups, lookups)
+		by.Granted()
+	}
+	return true
+}
+
+// ForgetNode records that the client has no number for the node any more.
+func (s *Store) ForgetNode(by *fuse.Cell, id uint64) { s.CountNode(by, id, 0) }
+
+// UnkeyNode records that nobody finds the node by its key any more.
+func (s *Store) UnkeyNode(id uint64) { s.node(uint32(id)).unkeyed = 1 }
+
+// PlaceNode records where a node was last seen, and its file handle, which may be nil. parent is
+// the id of a node, or 0. Calls about one node come one after the other.
+func (s *Store) PlaceNode(id, parent uint64, name fp.Name, handle []byte) {
+	r := s.node(uint32(id))
+	place := uint64(0)
+	var bytes []byte
+	if parent != 0 {
+		bytes = name.Bytes()
+	}
+	if len(bytes)+len(handle) > 0 {
+		if ref := s.names.add(bytes, handle); ref != 0 {
+			place = uint64(uint32(parent))<<32 | uint64(ref)
+		} else {
+			// A successor that does not find the node says ESTALE, and the client looks
+			// it up again.
+			s.ledger.header.unplaced++
+		}
+	}
+	old := r.place
+	store(&r.place, place)
+	s.names.drop(nameRef(old))
+}
+
+// RemoveNode records that a node is gone.
+func (s *Store) RemoveNode(id uint64) {
+	slot := uint32(id)
+	r := s.node(slot)
+	store(&r.id, 0)
+	s.names.drop(nameRef(r.place))
+	index, _ := s.nodes.chunkOf(slot)
+	s.nodes.unuse(s.nodes.chunks.At(index), index)
+}

@@ -1,0 +1,78 @@
+package ledger
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+)
+
+// openRecord is an open file, by its slot, which is the lower half of its id.
+type openRecord struct {
+	id    uint64 // 0 is none; written last, and cleared first
+	node  uint32 // slot
+	flags uint32
+	bits  uint32
+	_     [3]uint32
+}
+
+const openSize = int64(unsafe.Sizeof(openRecord{}))
+
+var _ = [1]struct{}{}[openSize-32]
+
+// OpenFile is what a ledger says of an open file.
+type OpenFile struct {
+	ID    uint64 // its slot is the lower half; not 0
+	Node  uint32 // slot of a node that is in the ledger, too
+	Flags uint32 // as the client asked for
+	Bits  uint32 // what the file system likes, see SetOpenBits
+}
+
+func (s *Store) open(slot uint32) *openRecord { return (*openRecord)(s.opens.record(slot)) }
+
+// knownOpen is the record of an open file, or nil. The id may be forged.
+func (s *Store) knownOpen(id uint64) *openRecord {
+	slot := uint32(id)
+	if id == 0 || !s.opens.has(slot) {
+		return nil
+	}
+	if r := s.open(slot); r.id == id {
+		return r
+	}
+	return nil
+}
+
+// AddOpen records an open file that is new, for the request by, which may be nil. false says
+// that there is no room. It comes alone.
+func (s *Store) AddOpen(by *fuse.Cell, o OpenFile) bool {
+	slot := uint32(o.ID)
+	if slot == 0 || slot >= MaxOpens || !s.keepGrant(by) {
+		return false
+	}
+	if _, err := s.opens.need(slot); err != nil {
+		return false
+	}
+	h := s.ledger.header
+	if slot >= h.opensEnd {
+		h.opensEnd = slot + 1
+	}
+	if g := uint32(o.ID >> 32); g > h.opensGeneration {
+		h.opensGeneration = g
+	}
+	by.GrantOpen(o.ID)
+	r := s.open(slot)
+	r.node, r.flags, r.bits = o.Node, o.Flags, o.Bits
+	store(&r.id, o.ID)
+	return true
+}
+
+// SetOpenBits changes what the file system has noted of an open file. Calls about one come one
+// after the other.
+func (s *Store) SetOpenBits(id uint64, bits uint32) {
+	if s != nil {
+		atomic.StoreUint32(&s.open(uint32(id)).bits, bits)
+	}
+}
+
+// RemoveOpen records that an open file was closed.
+func (s *Store) RemoveOpen(id uint64) { store(&s.open(uint32(id)).id, 0) }

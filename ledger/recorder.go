@@ -1,0 +1,72 @@
+package ledger
+
+import (
+	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// NodeOf is what a recorder asks a node N, most of which nodes.Node has.
+type NodeOf[N any] interface {
+	*N
+	ID() uint64
+	Parent() *N
+	Name() fp.Name
+	FileHandle() []byte
+	Identity() Identity
+}
+
+// NodeRecorder is a nodes.Recorder that keeps the nodes of a table in a ledger.
+type NodeRecorder[N any, P NodeOf[N]] struct{ Store *Store }
+
+// Added implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Added(by *fuse.Cell, n *N, lookups uint64) bool {
+	if !r.Store.AddNode(by, P(n).ID(), lookups, P(n).Identity()) {
+		return false
+	}
+	if P(n).Parent() != nil || P(n).FileHandle() != nil {
+		r.Placed(n)
+	}
+	return true
+}
+
+// Counted implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Counted(by *fuse.Cell, n *N, lookups uint64) bool {
+	return r.Store.CountNode(by, P(n).ID(), lookups)
+}
+
+// Placed implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Placed(n *N) {
+	parent := uint64(0)
+	if p := P(n).Parent(); p != nil {
+		parent = P(p).ID()
+	}
+	r.Store.PlaceNode(P(n).ID(), parent, P(n).Name(), P(n).FileHandle())
+}
+
+// Unkeyed implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Unkeyed(n *N) { r.Store.UnkeyNode(P(n).ID()) }
+
+// Forgotten implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Forgotten(by *fuse.Cell, n *N) { r.Store.ForgetNode(by, P(n).ID()) }
+
+// Gone implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Gone(n *N) { r.Store.RemoveNode(P(n).ID()) }
+
+// OpenOf is what a recorder asks an open file F.
+type OpenOf[F any] interface {
+	*F
+	ID() uint64
+	// Recorded is what the ledger keeps of the open file.
+	Recorded() OpenFile
+}
+
+// OpenRecorder is a nodes.OpenRecorder that keeps open files in a ledger.
+type OpenRecorder[F any, P OpenOf[F]] struct{ Store *Store }
+
+// Opened implements nodes.OpenRecorder.
+func (r OpenRecorder[F, P]) Opened(by *fuse.Cell, f *F) bool {
+	return r.Store.AddOpen(by, P(f).Recorded())
+}
+
+// Closed implements nodes.OpenRecorder.
+func (r OpenRecorder[F, P]) Closed(f *F) { r.Store.RemoveOpen(P(f).ID()) }

@@ -1,0 +1,202 @@
+package ledger
+
+import (
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/paged"
+)
+
+// Store is the nodes and open files of a ledger, and what requests under way have been granted.
+//
+// It takes no lock of its own for a node or an open file: the tables of package nodes call it with
+// theirs held, see NodeRecorder and OpenRecorder.
+type Store struct {
+	ledger *Ledger
+	nodes  section
+	opens  section
+	lists  section
+	names  names
+	owners listOwners
+}
+
+// Store returns the nodes and open files, all of which it looks at: what makes no sense, because a
+// process that was taken over has written it, is removed. A process calls it once, when no request
+// runs. An error is want of memory.
+func (l *Ledger) Store() (*Store, error) {
+	if l == nil {
+		return nil, nil
+	}
+	s := newStore(l)
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newStore(l *Ledger) *Store {
+	s := &Store{ledger: l}
+	s.nodes = section{ledger: l, at: nodesAt, size: nodeSize, count: MaxNodes}
+	s.opens = section{ledger: l, at: opensAt, size: openSize, count: MaxOpens}
+	s.lists = section{ledger: l, at: listsAt, size: pageSize, count: numLists * listPages}
+	s.names.init(l)
+	return s
+}
+
+// load looks at everything.
+func (s *Store) load() error {
+	for i := range s.names.classes {
+		if err := s.names.classes[i].pages(func(int64) bool { return true }); err != nil {
+			return err
+		}
+	}
+	err := s.nodes.pages(func(at int64) bool {
+		for slot := uint32(at / nodeSize); slot < uint32((at+pageSize)/nodeSize); slot++ {
+			if r := s.node(slot); r.id != 0 {
+				s.loadNode(slot, r)
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for i := range s.names.classes {
+		s.names.classes[i].settle()
+	}
+	err = s.opens.pages(func(at int64) bool {
+		for slot := uint32(at / openSize); slot < uint32((at+pageSize)/openSize); slot++ {
+			if r := s.open(slot); r.id != 0 && !s.goodOpen(slot, r) {
+				store(&r.id, 0)
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	if err = s.lists.pages(func(int64) bool { return true }); err != nil {
+		return err
+	}
+	return s.claimLists()
+}
+
+// loadNode checks a record, counts it, and claims its name.
+func (s *Store) loadNode(slot uint32, r *nodeRecord) {
+	if !goodNode(slot, r) {
+		store(&r.id, 0)
+		return
+	}
+	index, _ := s.nodes.chunkOf(slot)
+	s.nodes.chunks.At(index).used++
+	s.noteEnds(&s.ledger.header.nodesEnd, &s.ledger.header.nodesGeneration, r.id)
+	if r.place != 0 && (r.id == fp.RootID || !s.names.claim(nameRef(r.place))) {
+		store(&r.place, 0)
+	}
+}
+
+// noteEnds sees to it that the header knows of a number that was given out.
+func (s *Store) noteEnds(end, generation *uint32, id uint64) {
+	*end = max(*end, uint32(id)+1)
+	*generation = max(*generation, uint32(id>>32))
+}
+
+func goodNode(slot uint32, r *nodeRecord) bool {
+	return uint32(r.id) == slot && (r.id == fp.RootID) == (slot == fp.RootID) &&
+		r.lookups <= maxLookups && r.birthNsec < 1e9
+}
+
+func (s *Store) goodOpen(slot uint32, r *openRecord) bool {
+	if uint32(r.id) != slot || s.nodeAt(r.node) == nil {
+		return false
+	}
+	s.noteEnds(&s.ledger.header.opensEnd, &s.ledger.header.opensGeneration, r.id)
+	return true
+}
+
+// nodeAt is the record in a slot, or nil if there is none.
+func (s *Store) nodeAt(slot uint32) *nodeRecord {
+	if slot == 0 || !s.nodes.has(slot) {
+		return nil
+	}
+	if r := s.node(slot); goodNode(slot, r) {
+		return r
+	}
+	return nil
+}
+
+// Nodes yields the nodes of the ledger by their slots. What is yielded, name and file handle
+// too, is valid until yield returns. A node may come before its parent, and places may go round
+// in a circle.
+func (s *Store) Nodes(yield func(n *Node) bool) {
+	var b [maxNameRecord]byte
+	var n Node
+	s.records(&s.nodes, func(slot uint32) bool {
+		r := s.nodeAt(slot)
+		if r == nil {
+			return true
+		}
+		n = Node{ID: r.id, Lookups: r.lookups, Unkeyed: r.unkeyed != 0, Identity: Identity{Mount: r.mount, Dev: r.dev, Ino: r.ino,
+			BirthSec: r.birthSec, BirthNsec: r.birthNsec, Kind: r.kind}}
+		s.placeOf(&n, r.place, &b)
+		return yield(&n)
+	})
+}
+
+// placeOf fills in where a node is. A name that can't be one is left out, with the parent.
+func (s *Store) placeOf(n *Node, place uint64, b *[maxNameRecord]byte) {
+	if place == 0 || !s.names.valid(nameRef(place)) {
+		return
+	}
+	var name fp.Name
+	name, n.FileHandle = s.names.get(nameRef(place), b[:])
+	parent := uint32(place >> 32)
+	if name == nil || s.nodeAt(parent) == nil {
+		return
+	}
+	if parsed, rest, errno := fp.ParseName(name); errno == 0 && len(rest) == 0 {
+		n.Parent, n.Name = parent, parsed
+	}
+}
+
+// Opens yields the open files of the ledger by their slots. What is yielded is valid until
+// yield returns.
+func (s *Store) Opens(yield func(o *OpenFile) bool) {
+	var o OpenFile
+	s.records(&s.opens, func(slot uint32) bool {
+		r := s.open(slot)
+		o = OpenFile{ID: r.id, Node: r.node, Flags: r.flags, Bits: r.bits}
+		if uint32(o.ID) != slot || slot == 0 || s.nodeAt(o.Node) == nil {
+			return true
+		}
+		return yield(&o)
+	})
+}
+
+// records yields the numbers of the records of a section that have memory.
+func (s *Store) records(sec *section, yield func(i uint32) bool) {
+	perPage := uint32(pageSize / sec.size)
+	for index := uint32(0); int64(index) < int64(sec.count)*sec.size/chunkSize; index++ {
+		c := sec.chunks.At(index)
+		if c == nil {
+			index |= paged.PageSize - 1 // nor is there any of its neighbours
+			continue
+		}
+		for page := range uint32(chunkSize / pageSize) {
+			if c.pages>>page&1 == 0 {
+				continue
+			}
+			first := (index*(chunkSize/pageSize) + page) * perPage
+			for i := range perPage {
+				if !yield(first + i) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// NodeEnd and NodeGenerations are what nodes.Table.Settle wants to know of the numbers of nodes
+// that were ever given out, OpenEnd and OpenGenerations the same of open files.
+func (s *Store) NodeEnd() uint32         { return min(s.ledger.header.nodesEnd, MaxNodes) }
+func (s *Store) NodeGenerations() uint32 { return s.ledger.header.nodesGeneration }
+func (s *Store) OpenEnd() uint32         { return min(s.ledger.header.opensEnd, MaxOpens) }
+func (s *Store) OpenGenerations() uint32 { return s.ledger.header.opensGeneration }
