@@ -96,6 +96,19 @@ func (cfg *Config) cacheSymlinks() bool {
 // openFlags are the FOPEN flags for a file that the guest opens, with fd open, or that
 // it has made, when fd is -1.
 func (fs *FS) openFlags(ts *threadState, n *inode, fd int) uint32 {
+	flags := fs.cacheFlags(ts, n, fd)
+	if fs.usesDAX(n) {
+		// The guest has no copies of its data. Linux 7.2 would take the mapped
+		// pages out of its tables while programs use them (fs/fuse/file.c: fuse_open,
+		// mm/truncate.c: invalidate_inode_pages2_range), count them wrong, and some time
+		// later loop for ever in dax_break_layout.
+		flags |= fp.FopenKeepCache
+	}
+	return flags
+}
+
+// cacheFlags are the FOPEN flags that the cache policy says.
+func (fs *FS) cacheFlags(ts *threadState, n *inode, fd int) uint32 {
 	switch {
 	case fs.cache.policy == CacheNever, fs.cache.policy == CacheMetadata, fs.bypassesCache(ts, n, fd):
 		// The host's file system orders writes; the guest need not.

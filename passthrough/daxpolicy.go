@@ -88,6 +88,38 @@ func (fs *FS) attrDAX(id uint64, st *unix.Statx_t) uint32 {
 	return fp.AttrDAX
 }
 
+// noteDAX notes whether the guest is told to map a file. It is called whenever the guest is
+// told of a name; what it was told first holds, as in the guest.
+func (fs *FS) noteDAX(n *inode, a *fp.Attr) {
+	if fs.cfg.DAX == nil || !n.isReg() {
+		return
+	}
+	mark := markNoDAX
+	if a.Flags&fp.AttrDAX != 0 {
+		mark = markDAX
+	}
+	n.Lock()
+	defer n.Unlock()
+	if n.marks&(markDAX|markNoDAX) == 0 {
+		n.marks |= mark
+	}
+}
+
+// usesDAX reports whether the guest reads and writes a file in the window only. One that is
+// mounted with -o dax=always does so with every file, and does not ask for
+// fp.InitHasInodeDAX (fs/fuse/inode.c: fuse_send_init).
+func (fs *FS) usesDAX(n *inode) bool {
+	switch {
+	case fs.cfg.DAX == nil || !n.isReg() || !fs.agreed(fp.InitMapAlignment):
+		return false
+	case !fs.agreed(fp.InitHasInodeDAX):
+		return true
+	}
+	n.Lock()
+	defer n.Unlock()
+	return n.marks&markDAX != 0
+}
+
 // daxChosen reports whether the patterns let the guest map a file.
 func (fs *FS) daxChosen(id uint64) bool {
 	c := &fs.dax

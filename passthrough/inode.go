@@ -60,12 +60,21 @@ type inode struct {
 
 	local      bool       // on a mount that is known to be local
 	fileHandle handleFrom // where the node's file handle is from, if it has one; guarded by the lock
-	opened     bool       // for I/O, at least once; guarded by the lock
+	marks      nodeMarks  // guarded by the lock
 
 	openFiles *openFile // open files and directories, a list; guarded by the lock
 }
 
 const kindShift = 12 // of S_IFMT
+
+// nodeMarks are things that have happened to a node.
+type nodeMarks uint8
+
+const (
+	markOpened nodeMarks = 1 << iota // for I/O, at least once
+	markDAX                          // the guest was told to map it when it first heard of it
+	markNoDAX                        // the guest was told not to
+)
 
 // newInode is a node that is not in the table yet.
 func (fs *FS) newInode(st *unix.Statx_t) *inode {

@@ -149,6 +149,7 @@ func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.
 	out.NodeID = n.ID()
 	fs.cache.setEntry(out)
 	fs.fillAttr(n.ID(), &ts.st, &out.Attr)
+	fs.noteDAX(n, &out.Attr)
 	if parent != nil && n.Key().mount != parent.Key().mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
 		out.Attr.Flags |= fp.AttrSubmount
 	}

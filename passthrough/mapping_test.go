@@ -41,6 +41,12 @@ func (w *window) Map(fd int, m dax.Mapping) error {
 // withWindow gives a share a window of 16 MiB.
 func withWindow(t testing.TB, w *window, edit func(*Config)) (*guest, *dax.Table) {
 	t.Helper()
+	return windowFor(t, w, edit, daxFlags)
+}
+
+// windowFor is withWindow for a guest that asks for flags.
+func windowFor(t testing.TB, w *window, edit func(*Config), flags fp.InitFlags) (*guest, *dax.Table) {
+	t.Helper()
 	var err error
 	if w.Local, err = dax.NewLocal(16 << 20); err != nil {
 		t.Fatal(err)
@@ -52,7 +58,7 @@ func withWindow(t testing.TB, w *window, edit func(*Config)) (*guest, *dax.Table
 		if edit != nil {
 			edit(c)
 		}
-	}, daxFlags)
+	}, flags)
 	t.Cleanup(func() {
 		s.fs.Destroy()
 		table.Wait()

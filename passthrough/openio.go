@@ -45,8 +45,8 @@ func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) (m *mountInfo, mfd
 	if !n.HasFileHandle() {
 		// On another mount there is a descriptor for it only now and then.
 		onRoot := k == fs.root.Key().onMount()
-		if !n.opened || !onRoot {
-			n.opened = true
+		if n.marks&markOpened == 0 || !onRoot {
+			n.marks |= markOpened
 			return nil, -1
 		}
 		if fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
