@@ -130,16 +130,26 @@ func (c *Cell) Intend(stamp int64, e Evidence) {
 	if c == nil {
 		return
 	}
-	c.toPhase(PhaseTaken) // while the evidence is half an old one's
+	c.set(c.state&(1<<stepShift-1)&^0xff | uint64(PhaseTaken)) // while the evidence is half an old one's
 	c.stamp, c.evidence = stamp, e
 	c.toPhase(PhaseIntent)
+}
+
+// Changed notes that the change which Intend was about has been made for certain. nil does nothing.
+func (c *Cell) Changed() { c.SetStep(1) }
+
+// Unchanged notes that nothing has come of what Intend was about. nil does nothing.
+func (c *Cell) Unchanged() {
+	if c != nil {
+		c.toPhase(PhaseTaken)
+	}
 }
 
 // toPhase changes the phase alone.
 func (c *Cell) toPhase(p Phase) { c.set(c.state&^0xff | uint64(p)) }
 
-// SetStep notes that a request which makes several changes has made n of them, and begins
-// again with 0. nil does nothing.
+// SetStep notes that a request has made n of its changes; Intend begins again with 0. nil does
+// nothing.
 func (c *Cell) SetStep(n int) {
 	if c != nil {
 		c.set(c.state&(1<<stepShift-1) | uint64(uint32(n))<<stepShift)

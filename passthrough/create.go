@@ -24,15 +24,27 @@ func (fs *FS) mask(umask uint32) uint32 {
 // somebody uses it.
 type finder func(fs *FS, ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno
 
-// makeNode runs a call that makes name in the request's directory and answers with
-// the new node.
-func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, find finder, call func(dirfd int) unix.Errno) unix.Errno {
+// makeNode runs a call that makes name in the request's directory, as want says, and answers
+// with the new node. If made is set a predecessor of this process has made it, as far as one
+// system call does.
+func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, want *newFile, find finder, call func(dirfd int, made bool) unix.Errno) unix.Errno {
 	ts, parent, fd, errno := fs.enterName(r, name, intentCreate)
 	if errno != 0 {
 		return errno
 	}
 	defer fs.release(parent)
-	if errno := call(fd); errno != 0 {
+	made, errno := fs.madeBefore(r, ts, fd, name, want)
+	if errno != 0 {
+		return errno
+	}
+	if !made {
+		fs.intendNew(r, parent, name)
+	}
+	errno = call(fd, made)
+	if !made {
+		settle(r, errno)
+	}
+	if errno != 0 {
 		return errno
 	}
 	if errno := fs.labelName(r, ts, fd, name); errno != 0 {
@@ -48,24 +60,30 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 	default:
 		return unix.EINVAL
 	}
-	major, minor := in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00
-	return fs.makeNode(r, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
-		return fs.own.mknod(r, dirfd, name, in.Mode&(unix.S_IFMT|permBits), fs.mask(in.Umask), major, minor)
+	want := newFile{mode: in.Mode & (unix.S_IFMT | permBits), mask: fs.mask(in.Umask),
+		major: in.Rdev >> 8 & 0xfff, minor: in.Rdev&0xff | in.Rdev>>12&0xfff00}
+	if want.mode&unix.S_IFMT == 0 {
+		want.mode |= unix.S_IFREG
+	}
+	return fs.makeNode(r, name, out, &want, (*FS).lookupLazy, func(dirfd int, made bool) unix.Errno {
+		return fs.own.mknod(r, dirfd, name, &want, made)
 	})
 }
 
 // Mkdir implements server.Names. The directory is opened at once: what is made in it next
 // needs its descriptor, and to find it again for that takes two more calls.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, name, out, (*FS).lookupOpen, func(dirfd int) unix.Errno {
-		return fs.own.mkdir(r, dirfd, name, in.Mode&permBits, fs.mask(in.Umask))
+	want := newFile{mode: unix.S_IFDIR | in.Mode&permBits, mask: fs.mask(in.Umask)}
+	return fs.makeNode(r, name, out, &want, (*FS).lookupOpen, func(dirfd int, made bool) unix.Errno {
+		return fs.own.mkdir(r, dirfd, name, &want, made)
 	})
 }
 
 // Symlink implements server.Names.
 func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
-	return fs.makeNode(r, name, out, (*FS).lookupLazy, func(dirfd int) unix.Errno {
-		return fs.own.symlink(r, dirfd, name, target)
+	want := newFile{mode: unix.S_IFLNK | 0o777, target: target}
+	return fs.makeNode(r, name, out, &want, (*FS).lookupLazy, func(dirfd int, made bool) unix.Errno {
+		return fs.own.symlink(r, dirfd, name, &want, made)
 	})
 }
 
@@ -90,7 +108,18 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 
 // createNew is CREATE of a file that is not there yet, with EEXIST if it is.
 func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	fd, seen, errno := fs.own.create(r, dirfd, name, fs.hostFlags(in.Flags), in.Mode, fs.mask(in.Umask))
+	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: fs.mask(in.Umask)}
+	made, errno := fs.madeBefore(r, ts, dirfd, name, &want)
+	if errno != 0 {
+		return errno
+	}
+	if !made {
+		fs.intendNew(r, parent, name)
+	}
+	fd, seen, errno := fs.own.create(r, dirfd, name, fs.hostFlags(in.Flags), &want, made)
+	if !made {
+		settle(r, errno)
+	}
 	if errno != 0 {
 		return errno
 	}
@@ -170,7 +199,8 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
 	flags := fs.hostFlags(in.Flags)&^unix.O_TRUNC | int(in.Flags&unix.O_EXCL)
-	fd, seen, errno := fs.own.create(r, dirfd, nil, flags, in.Mode, fs.mask(in.Umask))
+	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: fs.mask(in.Umask)}
+	fd, seen, errno := fs.own.create(r, dirfd, nil, flags, &want, false)
 	if errno == unix.EISDIR { // a file system without O_TMPFILE sees an open of "."
 		errno = unix.EOPNOTSUPP
 	}

@@ -47,9 +47,10 @@ func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *
 func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	f, errno := fs.enterListing(r, in.Fh, intentClose)
 	if errno != 0 {
-		return errno
+		return releasedBefore(r, errno)
 	}
 	defer fs.releaseOpenFile(f)
+	begin(r)
 	return fs.closeOpenFile(f)
 }
 

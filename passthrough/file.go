@@ -147,9 +147,10 @@ func (fs *FS) noFlush(mount *mountInfo, guest uint32) uint32 {
 func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	f, errno := fs.enterFile(r, in.Fh, intentClose)
 	if errno != 0 {
-		return errno
+		return releasedBefore(r, errno)
 	}
 	defer fs.releaseOpenFile(f)
+	begin(r)
 	if !f.mount.local && !r.MayWait {
 		return server.WouldBlock // the close may talk to a server
 	}

@@ -33,6 +33,25 @@ func newShare(t testing.TB, edit func(*Config), flags fp.InitFlags) *share {
 
 func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) *share {
 	t.Helper()
+	s := makeShare(t, dir, edit, flags)
+	fs := s.fs
+	t.Cleanup(func() {
+		fs.Destroy()
+		if n := fs.io.opens.Load(); n != 0 {
+			t.Errorf("%d descriptors of open files and locks are left", n)
+		}
+		if fds, taken := fs.fds.Load(), fs.part.Taken(); taken != fds+2 {
+			t.Errorf("%d descriptors are counted, and %d in the host's budget, want 2 more", fds, taken)
+		}
+		_ = unix.Close(fs.cfg.RootFD)
+		_ = unix.Close(fs.cfg.ProcFD)
+	})
+	return s
+}
+
+// makeShare is shareDir of a share that is left as it is in the end.
+func makeShare(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) *share {
+	t.Helper()
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -60,17 +79,6 @@ func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) 
 	if errno := fs.Init(p); errno != 0 {
 		t.Fatal(errno)
 	}
-	t.Cleanup(func() {
-		fs.Destroy()
-		if n := fs.io.opens.Load(); n != 0 {
-			t.Errorf("%d descriptors of open files and locks are left", n)
-		}
-		if fds, taken := fs.fds.Load(), fs.part.Taken(); taken != fds+2 {
-			t.Errorf("%d descriptors are counted, and %d in the host's budget, want 2 more", fds, taken)
-		}
-		_ = unix.Close(root)
-		_ = unix.Close(proc)
-	})
 	return &share{t: t, fs: fs, dir: dir}
 }
 

@@ -3,6 +3,7 @@ package passthrough
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -20,7 +21,13 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 		return errno
 	}
 	defer fs.release(n)
-	if errno = fs.linkNode(ts, n, dirfd, newName); errno != 0 {
+	done, errno := fs.linkedBefore(r, ts, n, dirfd, newName)
+	if errno == 0 && !done {
+		fs.intendNew(r, parent, newName)
+		errno = fs.linkNode(ts, n, dirfd, newName)
+		settle(r, errno)
+	}
+	if errno != 0 {
 		return errno
 	}
 	fd, errno := fs.fdOf(ts, n)
@@ -74,7 +81,15 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 	}
 	defer fs.release(parent)
 	victim := fs.pinVictim(ts, parent, name)
-	errno = sysUnlinkat(dirfd, name.CString(), flags)
+	if !fs.removedBefore(r, ts, dirfd, name) {
+		var e fuse.Evidence
+		if r.Cell != nil {
+			victim, e = fs.lookAt(ts, victim, dirfd, name)
+		}
+		intend(r, e)
+		errno = sysUnlinkat(dirfd, name.CString(), flags)
+		settle(r, errno)
+	}
 	if errno == 0 {
 		fs.nodes.SetHint(parent, name, nil)
 		fs.unnamed(victim)
@@ -124,20 +139,16 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	}
 	defer fs.release(to)
 	victim := fs.pinVictim(ts, to, newName)
-	if victim != nil {
-		defer fs.release(victim)
-	}
-	if errno = fs.own.rename(r, fromFD, oldName, toFD, newName, in.Flags); errno != 0 {
-		return errno
-	}
-	moved := fs.nodes.Placed(from, oldName)
-	if moved == nil {
-		moved = fs.nodeAt(ts, toFD, newName)
-	}
+	moved, victim, errno := fs.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
 	if moved != nil {
 		defer fs.release(moved)
 	}
+	if victim != nil {
+		defer fs.release(victim)
+	}
 	switch {
+	case errno != 0:
+		return errno
 	case moved != nil && moved == victim: // two names of one file: nothing has moved
 		return 0
 	case in.Flags&unix.RENAME_EXCHANGE != 0:
@@ -148,6 +159,76 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	}
 	fs.renamed(moved, to, newName)
 	return 0
+}
+
+// renameCall is what a RENAME is about.
+type renameCall struct {
+	ts               *threadState
+	from, to         *inode
+	fromFD, toFD     int
+	oldName, newName fp.Name
+	flags            uint32
+}
+
+// renameFile renames on the host. It returns the node that has moved, and the one that was at the
+// new name, with references, as far as the client knows them. victim is the latter if it is known
+// before; renameFile takes the reference.
+func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved, _ *inode, errno unix.Errno) {
+	seen, done, errno := fs.renamedBefore(r, c.fromFD, c.oldName, c.toFD, c.newName)
+	switch {
+	case errno != 0:
+		return nil, victim, errno
+	case done:
+		moved, victim = fs.renamedNodes(c.ts, seen, c.flags, victim)
+		return moved, victim, 0
+	}
+	if r.Cell != nil {
+		var old, new fuse.Evidence
+		moved, old = fs.lookAt(c.ts, fs.nodes.Placed(c.from, c.oldName), c.fromFD, c.oldName)
+		if c.flags&unix.RENAME_NOREPLACE == 0 || victim != nil {
+			victim, new = fs.lookAt(c.ts, victim, c.toFD, c.newName)
+		}
+		intend(r, renaming(old, new))
+	}
+	errno = fs.own.rename(r, c.fromFD, c.oldName, c.toFD, c.newName, c.flags)
+	settle(r, errno)
+	if errno != 0 || r.Cell != nil {
+		return moved, victim, errno
+	}
+	if moved = fs.nodes.Placed(c.from, c.oldName); moved == nil {
+		moved = fs.nodeAt(c.ts, c.toFD, c.newName)
+	}
+	return moved, victim, 0
+}
+
+// renamedNodes are the nodes of a RENAME that a predecessor has made, by what is at its names now.
+// victim is the node whose place is the new name.
+func (fs *FS) renamedNodes(ts *threadState, seen *renameSeen, flags uint32, victim *inode) (moved, _ *inode) {
+	if !seen.noNew {
+		moved = fs.seen(ts, &seen.new, 0)
+	}
+	if victim != nil && (victim == moved || flags&unix.RENAME_EXCHANGE != 0) {
+		fs.release(victim) // its place is right already, or follows
+		victim = nil
+	}
+	if flags&unix.RENAME_EXCHANGE != 0 && !seen.noOld {
+		victim = fs.seen(ts, &seen.old, 0)
+	}
+	return moved, victim
+}
+
+// lookAt is the evidence for what is called name in the directory behind dirfd, which is n if that
+// is known, and its node with a reference: n, or, at the price of a system call, the one that
+// is found.
+func (fs *FS) lookAt(ts *threadState, n *inode, dirfd int, name fp.Name) (*inode, fuse.Evidence) {
+	if n != nil {
+		return n, evidenceOf(n)
+	}
+	if sysStatx(dirfd, name.CString(), 0, &ts.st) != 0 {
+		return nil, fuse.Evidence{}
+	}
+	e := fuse.Evidence{fileIno: ts.st.Ino, fileBirth: birthOf(&ts.st).word(), fileKnown: 1}
+	return fs.seen(ts, &ts.st, 0), e
 }
 
 // nodeAt finds the node of the file that is called name in the directory dirfd, if the

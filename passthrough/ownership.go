@@ -47,12 +47,16 @@ type ownership interface {
 	standIn(n *inode) *inode
 	forgotten(n *inode)
 
-	mknod(r *server.Request, dirfd int, name fp.Name, mode, umask, major, minor uint32) unix.Errno
-	mkdir(r *server.Request, dirfd int, name fp.Name, mode, umask uint32) unix.Errno
-	symlink(r *server.Request, dirfd int, name, target fp.Name) unix.Errno
+	// These make a file. If made is set it is there, made by a process that died before it
+	// had made all of it.
+	mknod(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno
+	mkdir(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno
+	symlink(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno
 	// create makes a regular file that was not there and opens it; without a name
 	// (O_TMPFILE) if name is nil. seen is applied to its attributes for the guest.
-	create(r *server.Request, dirfd int, name fp.Name, flags int, mode, umask uint32) (fd int, seen guestStat, errno unix.Errno)
+	create(r *server.Request, dirfd int, name fp.Name, flags int, want *newFile, made bool) (fd int, seen guestStat, errno unix.Errno)
+	// looksMade reports whether the file of ts.st, called name, is as those make it.
+	looksMade(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) bool
 	rename(r *server.Request, oldDir int, oldName fp.Name, newDir int, newName fp.Name, flags uint32) unix.Errno
 
 	// These are for changes of a file's data by a user who may not keep its set-ID bits:

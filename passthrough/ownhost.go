@@ -70,20 +70,33 @@ func (*hostOwnership) standIn(*inode) *inode { return nil }
 
 func (*hostOwnership) forgotten(*inode) {}
 
-func (o *hostOwnership) mknod(r *server.Request, dirfd int, name fp.Name, mode, umask, major, minor uint32) unix.Errno {
-	dev := unix.Mkdev(major, minor)
-	return o.fs.who.asCaller(r, umask, func() unix.Errno { return sysMknodat(dirfd, name.CString(), mode, dev) })
+func (o *hostOwnership) mknod(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
+	if made {
+		return 0
+	}
+	dev := unix.Mkdev(want.major, want.minor)
+	return o.fs.who.asCaller(r, want.mask, func() unix.Errno { return sysMknodat(dirfd, name.CString(), want.mode, dev) })
 }
 
-func (o *hostOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, mode, umask uint32) unix.Errno {
-	return o.fs.who.asCaller(r, umask, func() unix.Errno { return sysMkdirat(dirfd, name.CString(), mode) })
+func (o *hostOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
+	if made {
+		return 0
+	}
+	return o.fs.who.asCaller(r, want.mask, func() unix.Errno { return sysMkdirat(dirfd, name.CString(), want.mode&permBits) })
 }
 
-func (o *hostOwnership) symlink(r *server.Request, dirfd int, name, target fp.Name) unix.Errno {
-	return o.fs.who.asCaller(r, 0, func() unix.Errno { return sysSymlinkat(target.CString(), dirfd, name.CString()) })
+func (o *hostOwnership) symlink(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
+	if made {
+		return 0
+	}
+	return o.fs.who.asCaller(r, 0, func() unix.Errno { return sysSymlinkat(want.target.CString(), dirfd, name.CString()) })
 }
 
-func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, mode, umask uint32) (fd int, seen guestStat, errno unix.Errno) {
+func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, want *newFile, made bool) (fd int, seen guestStat, errno unix.Errno) {
+	if made {
+		fd, errno = o.fs.openMade(threadOf(r), dirfd, name, flags)
+		return fd, seen, errno
+	}
 	path := name.CString()
 	if name == nil {
 		path, flags = &dotName[0], flags|unix.O_TMPFILE
@@ -91,8 +104,8 @@ func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags
 		flags |= unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	}
 	fd = -1
-	errno = o.fs.who.asCaller(r, umask, func() (errno unix.Errno) {
-		fd, errno = o.fs.open(dirfd, path, flags, mode&permBits)
+	errno = o.fs.who.asCaller(r, want.mask, func() (errno unix.Errno) {
+		fd, errno = o.fs.open(dirfd, path, flags, want.mode&permBits)
 		return errno
 	})
 	return fd, seen, errno

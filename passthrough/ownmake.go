@@ -88,53 +88,79 @@ func (x *xattrOwnership) fillFile(ts *threadState, fd int, o *guestStat, content
 	return x.mark(ts, fd, o)
 }
 
-func (x *xattrOwnership) mknod(r *server.Request, dirfd int, name fp.Name, mode, _, major, minor uint32) unix.Errno {
-	return x.makeFile(r, dirfd, name, mode, major, minor, nil)
+func (x *xattrOwnership) mknod(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
+	return x.makeFile(r, dirfd, name, want, made)
 }
 
 // makeFile makes a file of any type but directory.
-func (x *xattrOwnership) makeFile(r *server.Request, dirfd int, name fp.Name, mode, major, minor uint32, content []byte) unix.Errno {
+func (x *xattrOwnership) makeFile(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
 	ts := threadOf(r)
-	if mode&unix.S_IFMT == 0 {
-		mode |= unix.S_IFREG
-	}
-	o, errno := x.newStat(r, ts, dirfd, mode)
+	o, errno := x.newStat(r, ts, dirfd, want.mode)
 	if errno != 0 {
 		return errno
 	}
-	o.major, o.minor = major, minor
-	fd, errno := x.newFile(ts, dirfd, name.CString(), &o, unix.O_WRONLY, content)
+	o.major, o.minor = want.major, want.minor
+	var fd int
+	if made {
+		fd, errno = x.finishFile(ts, dirfd, name, &o, unix.O_WRONLY, want.content())
+	} else {
+		fd, errno = x.newFile(ts, dirfd, name.CString(), &o, unix.O_WRONLY, want.content())
+	}
 	if errno == 0 {
 		x.fs.closeFD(fd)
 	}
 	return errno
 }
 
-// symlink makes one of the host's if it belongs to root: it then needs no attribute.
-func (x *xattrOwnership) symlink(r *server.Request, dirfd int, name, target fp.Name) unix.Errno {
-	o, errno := x.newStat(r, threadOf(r), dirfd, unix.S_IFLNK|0o777)
+// finishFile opens a file that a predecessor has made, and sees to it that it has the attribute
+// and content: a file of newNamed may be without.
+func (x *xattrOwnership) finishFile(ts *threadState, dirfd int, name fp.Name, o *guestStat, flags int, content []byte) (int, unix.Errno) {
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		flags |= unix.O_RDWR
+	}
+	fd, errno := x.fs.openMade(ts, dirfd, name, flags)
 	if errno != 0 {
-		return errno
+		return -1, errno
 	}
-	if o.uid == 0 && o.gid == 0 {
-		return sysSymlinkat(target.CString(), dirfd, name.CString())
+	if errno = x.fillFile(ts, fd, o, content); errno == 0 {
+		errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 	}
-	return x.makeFile(r, dirfd, name, unix.S_IFLNK|0o777, 0, 0, target.Bytes())
+	if errno != 0 {
+		x.fs.closeFD(fd)
+		return -1, errno
+	}
+	return fd, 0
 }
 
-func (x *xattrOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, mode, _ uint32) unix.Errno {
+// symlink makes one of the host's if it belongs to root: it then needs no attribute.
+func (x *xattrOwnership) symlink(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
+	o, errno := x.newStat(r, threadOf(r), dirfd, want.mode)
+	switch {
+	case errno != 0:
+		return errno
+	case o.uid != 0 || o.gid != 0:
+		return x.makeFile(r, dirfd, name, want, made)
+	case made:
+		return 0
+	}
+	return sysSymlinkat(want.target.CString(), dirfd, name.CString())
+}
+
+func (x *xattrOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
 	ts := threadOf(r)
-	o, errno := x.newStat(r, ts, dirfd, mode|unix.S_IFDIR)
+	o, errno := x.newStat(r, ts, dirfd, want.mode)
 	if errno != 0 {
 		return errno
 	}
-	if errno = sysMkdirat(dirfd, name.CString(), 0o700); errno != 0 {
-		return errno
+	if !made {
+		if errno = sysMkdirat(dirfd, name.CString(), 0o700); errno != 0 {
+			return errno
+		}
 	}
 	fd, errno := x.fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
 	if errno == 0 {
 		defer x.fs.closeFD(fd)
-		if errno = x.mark(ts, fd, &o); errno == 0 && o.hostMode() != 0o700 {
+		if errno = x.mark(ts, fd, &o); errno == 0 && (made || o.hostMode() != 0o700) {
 			errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 		}
 	}
@@ -144,13 +170,18 @@ func (x *xattrOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, mode,
 	return errno
 }
 
-func (x *xattrOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, mode, _ uint32) (int, guestStat, unix.Errno) {
+func (x *xattrOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, want *newFile, made bool) (int, guestStat, unix.Errno) {
 	ts := threadOf(r)
-	o, errno := x.newStat(r, ts, dirfd, unix.S_IFREG|mode&permBits)
+	o, errno := x.newStat(r, ts, dirfd, want.mode)
 	if errno != 0 {
 		return -1, o, errno
 	}
-	fd, errno := x.newFile(ts, dirfd, name.CString(), &o, flags, nil)
+	var fd int
+	if made {
+		fd, errno = x.finishFile(ts, dirfd, name, &o, flags, nil)
+	} else {
+		fd, errno = x.newFile(ts, dirfd, name.CString(), &o, flags, nil)
+	}
 	return fd, o, errno
 }
 

@@ -124,6 +124,16 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 	if errno := fs.changesData(threadOf(r), f, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
 		return 0, errno
 	}
+	appends := flags&unix.RWF_APPEND != 0
+	if appends {
+		n, done, errno := fs.appendedBefore(r, f.fd, in, src)
+		if done || errno != 0 {
+			return n, errno
+		}
+		if errno := intendAppend(r, f.fd); errno != 0 {
+			return 0, errno
+		}
+	}
 	fd := f.fd
 	if !direct {
 		fd = fs.cachedFD(r, f)
@@ -131,6 +141,9 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 	n, errno := writeAll(fd, src, int64(in.Offset), flags)
 	if direct && errno == unix.EINVAL && inPages(in.Offset, in.Size) {
 		n, errno = writeAll(fs.cachedFD(r, f), src, int64(in.Offset), flags)
+	}
+	if appends && errno == 0 {
+		r.Cell.SetStep(n + 1)
 	}
 	f.unsynced.Add(int64(n))
 	return n, errno

@@ -39,6 +39,7 @@ func threadOf(r *server.Request) *threadState {
 		ts = &threadState{}
 		r.Thread.Local = ts
 	}
+	ts.cell = r.Cell
 	return ts
 }
 

@@ -134,7 +134,14 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	// thread that is not in the group either.
 	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
 	fs.who.setFsetid(ts, !kill)
-	errno = sysSetxattr(ts.procPath(fd), hostName.CString(), value, in.Flags)
+	path, create := ts.procPath(fd), in.Flags&unix.XATTR_CREATE != 0
+	if !create {
+		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
+	} else if !fs.setBefore(r, path, hostName.CString(), value) {
+		intendXattr(r, path, hostName.CString())
+		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
+		settle(r, errno)
+	}
 	if errno == unix.EINVAL && namesIDs(name, value) {
 		errno = unix.EPERM // the value is right, its ids are not known here: see unknownID
 	}
@@ -174,7 +181,12 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
-	return remapped(n.mode(), name, hostName, sysRemovexattr(ts.procPath(fd), hostName.CString()))
+	if path := ts.procPath(fd); !fs.unsetBefore(r, path, hostName.CString()) {
+		intendXattr(r, path, hostName.CString())
+		errno = sysRemovexattr(path, hostName.CString())
+		settle(r, errno)
+	}
+	return remapped(n.mode(), name, hostName, errno)
 }
 
 // Listxattr implements server.Xattrs. Where names are left out, all of them are read

@@ -1,0 +1,118 @@
+package passthrough
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// A request may have to be served a second time, by the successor of a process that died of it, or
+// beside it: the client has not seen a reply. Most requests may simply run again. One that would
+// answer something else the second time, or change something twice, notes in its cell what it is
+// about to do (intend), and what became of it (settle). Served again it looks first at what there
+// is, in the functions of the files again*.go.
+//
+// Only another party on the host can make that ambiguous, by changing the same file or name
+// between the two. Then: nothing is removed or replaced that is younger than the intent; an
+// exclusive creation is not reported if the evidence says otherwise; and what is as the client
+// wanted it is done.
+
+// clockLag is how much the clock of file times lags behind that of the process: a tick.
+var clockLag = tick()
+
+func tick() time.Duration {
+	var res unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &res); err != nil || res.Nano() <= 0 {
+		return 10 * time.Millisecond // the longest that Linux has
+	}
+	return time.Duration(res.Nano())
+}
+
+// intend notes that r is about to change something, and what is needed to find out later
+// whether it has. It costs nothing where there is no recovery.
+func intend(r *server.Request, e fuse.Evidence) {
+	if r.Cell != nil {
+		r.Cell.Intend(time.Now().Add(-clockLag).UnixNano(), e)
+	}
+}
+
+// begin is intend where the evidence is only that it has come to that.
+func begin(r *server.Request) { r.Cell.Intend(0, fuse.Evidence{}) }
+
+// settle notes what became of it: with an errno nothing was changed.
+func settle(r *server.Request, errno unix.Errno) {
+	if errno == 0 {
+		r.Cell.Changed()
+	} else {
+		r.Cell.Unchanged()
+	}
+}
+
+// past is what a predecessor has noted of r if it may have changed something; nil if not, or if
+// there was none.
+func past(r *server.Request) *server.Again {
+	if a := r.Again; a != nil && a.Intended {
+		return a
+	}
+	return nil
+}
+
+// farClock is how much the clocks of a file server and of this host may differ.
+const farClock = 2 * time.Second
+
+// since reports whether a time of a file is not before stamp. far says that the clock is another
+// host's. Times may be rounded down: to a second, if they have no more, or to what
+// file systems of other systems have, 100 ns to 10 ms.
+func since(t unix.StatxTimestamp, stamp int64, far bool) bool {
+	if far {
+		stamp -= int64(farClock)
+	}
+	switch at := unixNano(t); {
+	case t.Nsec == 0:
+		return at >= stamp-stamp%int64(time.Second)-int64(time.Second) // FAT has even seconds only
+	case t.Nsec%uint32(10*time.Millisecond) == 0:
+		return at >= stamp-int64(10*time.Millisecond)
+	default:
+		return at >= stamp-int64(time.Microsecond)
+	}
+}
+
+func unixNano(t unix.StatxTimestamp) int64 { return t.Sec*int64(time.Second) + int64(t.Nsec) }
+
+// bornSince reports whether a file was made after stamp; where times of birth are not kept,
+// whether it was changed since.
+func (fs *FS) bornSince(st *unix.Statx_t, stamp int64) bool {
+	m := fs.mounts.get(keyOf(st).onMount())
+	far := m == nil || !m.local
+	if st.Mask&unix.STATX_BTIME != 0 {
+		return since(st.Btime, stamp, far)
+	}
+	return since(st.Ctime, stamp, far)
+}
+
+// Words of evidence about a file: which one it is, and whether there is one. An inode number may be
+// another file's as soon as the file is gone, so the time of birth is looked at, too.
+const (
+	fileIno = iota
+	fileBirth
+	fileKnown
+	fileWords
+)
+
+// evidenceOf is the evidence about a node's file; n may be nil.
+func evidenceOf(n *inode) fuse.Evidence {
+	if n == nil {
+		return fuse.Evidence{}
+	}
+	return fuse.Evidence{fileIno: n.Key().ino, fileBirth: n.birth().word(), fileKnown: 1}
+}
+
+func (b birth) word() uint64 { return uint64(b.sec*int64(time.Second) + int64(b.nsec)) }
+
+// sameFile reports whether a file is the one that two words of evidence say.
+func sameFile(st *unix.Statx_t, ino, birth uint64) bool {
+	return st.Ino == ino && birthOf(st).word() == birth
+}

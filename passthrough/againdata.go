@@ -1,0 +1,128 @@
+package passthrough
+
+import (
+	"bytes"
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// maxTail is how much of the end of a file is searched for data that may have been appended.
+const maxTail = 8 << 20
+
+// intendAppend notes that r is about to append to an open file. The evidence is where its end is: the
+// client's offset may be anything.
+func intendAppend(r *server.Request, fd int) unix.Errno {
+	if r.Cell == nil {
+		return 0
+	}
+	end, errno := sysLseek(fd, 0, unix.SEEK_END)
+	if errno == 0 {
+		r.Cell.Intend(0, fuse.Evidence{uint64(end)})
+	}
+	return errno
+}
+
+// appendedBefore decides on a WRITE that appends. Data that was appended lies behind the end that the
+// file had, unless somebody else has cut the file off. If it is found there it was written, which
+// the predecessor may have done in part: then the file ends with a part of it. n is how much of it
+// is there.
+func (fs *FS) appendedBefore(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
+	a := past(r)
+	if a == nil || in.Size == 0 {
+		return 0, false, 0
+	}
+	if a.Step > 0 { // see Write
+		return min(a.Step-1, int(in.Size)), true, 0
+	}
+	end, errno := sysLseek(fd, 0, unix.SEEK_END)
+	if errno != 0 {
+		return 0, false, errno
+	}
+	had := int64(min(a.Evidence[0], math.MaxInt64))
+	from := max(had, end-maxTail)
+	if from >= end {
+		return 0, false, 0
+	}
+	tail, ok := fs.readTail(threadOf(r), fd, from, end)
+	if !ok { // it can't be read: its length decides
+		return int(min(end-had, int64(in.Size))), true, 0
+	}
+	// Of what decides there is a copy: the client may change its buffers at any time.
+	data := make([]byte, in.Size)
+	src.CopyTo(data, 0)
+	switch {
+	case bytes.Contains(tail, data):
+		return len(data), true, 0
+	case from == had && bytes.HasPrefix(data, tail):
+		return len(tail), true, 0 // a large write ends early when the process is killed
+	}
+	return 0, false, 0
+}
+
+// readTail reads what an open file has between two offsets; ok is false if it can't be read.
+func (fs *FS) readTail(ts *threadState, fd int, from, end int64) (tail []byte, ok bool) {
+	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errno != 0 {
+		return nil, false
+	}
+	defer fs.closeFD(f)
+	tail = make([]byte, end-from)
+	for got := 0; got < len(tail); {
+		n, errno := sysPread(f, tail[got:], from+int64(got))
+		if errno != 0 {
+			return nil, false
+		}
+		if n == 0 {
+			return tail[:got], true
+		}
+		got += n
+	}
+	return tail, true
+}
+
+// hasXattr reports whether there is an attribute. path and name are as in sysGetxattr.
+func hasXattr(path, name *byte) bool {
+	_, errno := sysGetxattr(path, name, nil)
+	return errno != unix.ENODATA
+}
+
+// intendXattr notes that r is about to make or to remove an attribute. The evidence is whether
+// there is one.
+func intendXattr(r *server.Request, path, name *byte) {
+	if r.Cell == nil {
+		return
+	}
+	e := fuse.Evidence{}
+	if hasXattr(path, name) {
+		e[0] = 1
+	}
+	r.Cell.Intend(0, e)
+}
+
+// setBefore decides on a SETXATTR that is to make an attribute: done if there was none, and it has
+// this value now. path and name are as in sysSetxattr.
+func (fs *FS) setBefore(r *server.Request, path, name *byte, value []byte) (done bool) {
+	a := past(r)
+	switch {
+	case a == nil:
+		return false
+	case a.Step > 0:
+		return true
+	case a.Evidence[0] != 0:
+		return false
+	}
+	has := make([]byte, len(value)+1)
+	n, errno := sysGetxattr(path, name, has)
+	return errno == 0 && bytes.Equal(has[:n], value)
+}
+
+// unsetBefore decides on REMOVEXATTR: done if there was an attribute, and is none now.
+func (fs *FS) unsetBefore(r *server.Request, path, name *byte) (done bool) {
+	a := past(r)
+	return a != nil && (a.Step > 0 || a.Evidence[0] != 0 && !hasXattr(path, name))
+}
