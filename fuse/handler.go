@@ -83,8 +83,8 @@ type Thread interface {
 	Stop()
 }
 
-// Hooks are what a transport tells the Handler of a thread's queue. They are called on the
-// thread while it serves a request. Each may be nil.
+// Hooks are what a transport and the Handler tell each other of a thread's queue. They are called
+// on the thread while it serves a request, if they say nothing else. Each may be nil.
 type Hooks struct {
 	// Alone reports whether nothing else waits for this thread at the moment: it may then
 	// rather wait a short time itself than return a Pending. nil is never.
@@ -93,6 +93,13 @@ type Hooks struct {
 	// which may take for ever. What waits like that must not be all that the client can
 	// have under way. nil is always.
 	MayLinger func() bool
+	// Stuck says that the request which the thread serves has not come back for a while, so
+	// that others wait behind it. It is called at most once for a thread, on another goroutine,
+	// while Handle, Run or Try is under way; that call does not return before Stuck has. The
+	// transport goes on with another thread. What the call returns then, whenever it does, is
+	// for its request alone, and the thread gets no other. No other hook is called after it.
+	// nil is a transport that waits.
+	Stuck func()
 }
 
 // Message is one request as a transport received it, and the room for its reply. It is the

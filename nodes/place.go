@@ -59,6 +59,24 @@ func (t *Table[K, N]) Location(n *N) (parent *N, name fp.Name) {
 	return b.parent, keptName(b.name)
 }
 
+// TryLocation is Location that does not wait for the node's lock: somebody may hold it who waits
+// for the host. ok is false if it was locked. For the root and for a node without a name parent is
+// nil.
+func (t *Table[K, N]) TryLocation(n *N) (parent *N, name fp.Name, ok bool) {
+	b := base[K](n)
+	if !b.mu.TryLock() {
+		return nil, nil, false
+	}
+	defer b.mu.Unlock()
+	if b.parent == nil {
+		return nil, nil, true
+	}
+	if !base[K](b.parent).Acquire() {
+		return nil, nil, false
+	}
+	return b.parent, keptName(b.name), true
+}
+
 // MaxFileHandle is how many bytes a file handle has at most.
 const MaxFileHandle = 255
 

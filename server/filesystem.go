@@ -47,6 +47,7 @@ func waits(errno unix.Errno) bool { return errno >= WouldBlock && errno <= Would
 type FileSystem interface {
 	Session
 	Threads
+	Places
 	State
 	Names
 	Attributes
@@ -198,6 +199,19 @@ type Threads interface {
 	StartThread(t *Thread) error
 	// StopThread releases what StartThread took.
 	StopThread(t *Thread)
+}
+
+// Places says where requests are at work, for what hangs: a file system of the host may not
+// answer for long, and only requests that touch it shall wait then. The methods may be called by
+// any goroutine with any number.
+type Places interface {
+	// Backing is a number below 1<<62 for the file system of the host that requests of the node
+	// need, or if name is not empty those of the name in that directory. 0 is not known. It
+	// must not wait, and takes no lock that is held across a system call.
+	Backing(nodeID uint64, name fp.Name) uint64
+	// Path is where the node is, as the client sees it, for messages: "dir/file", "." for the
+	// root, "" if that is not known.
+	Path(nodeID uint64) string
 }
 
 // State moves nodes, open files and locks to another process, possibly on another host. A file

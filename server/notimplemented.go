@@ -24,6 +24,8 @@ func (NotImplemented) Destroy()                                  {}
 func (NotImplemented) Close(*Request) unix.Errno                 { return 0 }
 func (NotImplemented) StartThread(*Thread) error                 { return nil }
 func (NotImplemented) StopThread(*Thread)                        {}
+func (NotImplemented) Backing(uint64, fp.Name) uint64            { return 0 }
+func (NotImplemented) Path(uint64) string                        { return "" }
 func (NotImplemented) SaveState(*Thread, io.Writer) error        { return errNoState }
 func (NotImplemented) Leave(*Thread)                             {}
 func (NotImplemented) Return(*Thread) string                     { return "" }

@@ -26,6 +26,8 @@ type op struct {
 	// modifies tells whether this request changes a share; nil is never. It is
 	// asked when the body has been copied.
 	modifies func(t *thread) bool
+	named    bool // what follows the body is the name of a directory entry
+	crosses  bool // it may get from a directory to another file system of the host
 	handle   func(t *thread) (n int, errno unix.Errno)
 }
 
@@ -117,8 +119,13 @@ func init() {
 	for i := range ops {
 		if ops[i].handle != nil {
 			ops[i].Shape = *fp.Opcode(i).Shape()
+			ops[i].named = ops[i].Names > 0
 		}
 	}
+	for _, o := range []fp.Opcode{fp.OpSetxattr, fp.OpGetxattr, fp.OpRemovexattr} {
+		ops[o].named = false
+	}
+	ops[fp.OpLookup].crosses, ops[fp.OpReaddirplus].crosses = true, true
 }
 
 // opensForWriting tells whether an OPEN could change the file.

@@ -32,9 +32,13 @@ type pending struct {
 	room     uint64
 	groups   []uint32
 	security []SecurityContext
-	cost     int  // bytes that it is counted with; see maxHeld
-	brief    bool // see Brief
-	inGo     bool // the wait holds no thread
+	spot     spot
+	detour   bool                   // it waits here because others hang
+	thread   atomic.Pointer[thread] // that serves it by now, of those that are watched
+	hang     hang                   // guarded by the watch's lock, told excepted
+	cost     int                    // bytes that it is counted with; see maxHeld
+	brief    bool                   // see Brief
+	inGo     bool                   // the wait holds no thread
 	done     func(fuse.Reply)
 	once     sync.Once
 	canceled chan struct{}
@@ -93,10 +97,12 @@ func newPending(t *thread, o *op, inGo bool) *pending {
 		writeTo:  slices.Clone(t.writeTo),
 		room:     t.room,
 		groups:   slices.Clone(t.request.Groups),
+		spot:     t.spotOf(o),
 		cost:     cost,
 		inGo:     inGo,
 		canceled: make(chan struct{}),
 	}
+	d.hang.since = t.server.watch.count.Load()
 	for _, c := range t.request.Security {
 		d.security = append(d.security, SecurityContext{Name: slices.Clone(c.Name), Value: slices.Clone(c.Value)})
 	}
@@ -110,7 +116,7 @@ func waitsInGo(o *op, errno unix.Errno) bool { return o.waits || errno == WouldB
 // pend is newPending for a method that returned errno, one of those of waits. Otherwise
 // it returns the errno to answer with.
 func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
-	if o.lingers && t.mayLinger != nil && !t.mayLinger() {
+	if o.lingers && !t.mayLinger() {
 		return nil, unix.ENOLCK
 	}
 	d := newPending(t, o, waitsInGo(o, errno))
@@ -118,6 +124,7 @@ func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
 		return nil, unix.ENOMEM
 	}
 	d.brief = errno == WouldBlockBriefly
+	d.detour = t.detour
 	return d, 0
 }
 
@@ -217,6 +224,10 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 			d.server.oops.Do(func() { d.server.log.Warn(fmt.Sprintf("%s: reply lost: %v", fp.Opcode(d.header.Opcode), fault)) })
 		}
 	}()
+	if t.tid != 0 {
+		d.thread.Store(t)
+		defer d.thread.Store(nil)
+	}
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
 		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread,
 		Cell: d.cell, Again: d.past, pending: d}
@@ -281,10 +292,45 @@ func (w *waitingTable) add(d *pending) {
 
 func (w *waitingTable) remove(d *pending) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.table[d.header.Unique] == d {
 		delete(w.table, d.header.Unique)
 	}
+	w.mu.Unlock()
+	d.server.watch.notWaiting(d)
+}
+
+// withoutThread are the requests that wait and that no thread serves, but those that wait for
+// another client.
+func (w *waitingTable) withoutThread() []*pending {
+	return w.which(func(d *pending) bool { return !d.op.lingers && d.thread.Load() == nil })
+}
+
+// locks are those that wait for another client.
+func (w *waitingTable) locks() []*pending {
+	return w.which(func(d *pending) bool { return d.op.lingers })
+}
+
+func (w *waitingTable) which(yes func(*pending) bool) (list []*pending) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.table {
+		if yes(d) {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+// some reports whether there is a request that waits, and not for another client.
+func (w *waitingTable) some() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.table {
+		if !d.op.lingers {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *waitingTable) cancel(unique uint64) {

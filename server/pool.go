@@ -13,6 +13,16 @@ import (
 // poolIdle is pool.stay.
 const poolIdle = 5 * time.Second
 
+// Threads that are stuck (watch.go) do not count as the pool's: others take their place, up to
+// these limits. What would exceed them waits without a thread. So a file system of the host that
+// does not answer costs those requests that touch it, and some threads.
+const (
+	maxStuckOn = 64  // of one file system of the host
+	maxStuckAt = 16  // of one name or node
+	maxStuck   = 96  // from here on file systems where something is stuck get no thread more
+	maxThreads = 224 // of a pool in all
+)
+
 // pool is the threads on which requests may block in system calls: as many as
 // needed, up to a limit.
 type pool struct {
@@ -27,29 +37,88 @@ type pool struct {
 	threads int
 	idle    int // threads that sleep and for which no token is on its way
 	queue   []*pending
+	stuck   int        // of threads
+	parked  []*pending // where too many are stuck; in order
+	// Where requests are stuck, on the pool's threads and others, by spot.on and spot.at.
+	stuckOn, stuckAt map[uint64]int
+	stuckAll         int
 }
 
 func (p *pool) init(s *Server, max int) {
 	p.server, p.max, p.stay = s, max, poolIdle
 	p.host, p.part = s.opts.Host, s.opts.Host.Threads()
+	p.stuckOn, p.stuckAt = make(map[uint64]int), make(map[uint64]int)
 }
 
 // submit has d finished by an idle thread, a new one, or the next that is done.
 func (p *pool) submit(d *pending) {
 	p.mu.Lock()
 	p.queue = append(p.queue, d)
-	wake := p.idle > 0
-	switch {
-	case wake:
-		p.idle--
-	case p.threads < p.max && p.part.Take(1):
-		p.threads++
-		go p.run()
-	}
+	wake := p.staff()
 	p.mu.Unlock()
 	if wake {
 		p.wake.put()
 	}
+}
+
+// staff finds a thread for a request that was queued: one that sleeps, which the caller wakes, or
+// a new one, or none. mu is held.
+func (p *pool) staff() (wake bool) {
+	switch {
+	case p.idle > 0:
+		p.idle--
+		return true
+	case p.threads-p.stuck < p.max && p.threads < maxThreads && p.part.Take(1):
+		p.threads++
+		go p.run()
+	}
+	return false
+}
+
+// stick notes that a request is stuck, and whether on a thread of the pool.
+func (p *pool) stick(s spot, pooled bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stuckOn[s.on]++
+	p.stuckAt[s.at]++
+	p.stuckAll++
+	if !pooled {
+		return
+	}
+	p.stuck++
+	if len(p.queue) > 0 && p.staff() {
+		p.wake.put()
+	}
+}
+
+// unstick takes back what stick has noted.
+func (p *pool) unstick(s spot, pooled bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	takeOne(p.stuckOn, s.on)
+	takeOne(p.stuckAt, s.at)
+	p.stuckAll--
+	if pooled {
+		p.stuck--
+	}
+	p.queue, p.parked = append(p.parked, p.queue...), nil
+	for range min(len(p.queue), p.max) {
+		if p.staff() {
+			p.wake.put()
+		}
+	}
+}
+
+func takeOne(m map[uint64]int, key uint64) {
+	if m[key]--; m[key] == 0 {
+		delete(m, key)
+	}
+}
+
+// mayStick reports whether a thread may get stuck where d goes.
+func (p *pool) mayStick(d *pending) bool {
+	on := p.stuckOn[d.spot.on]
+	return on == 0 || on < maxStuckOn && p.stuckAt[d.spot.at] < maxStuckAt && p.stuckAll < maxStuck
 }
 
 // run is one thread of the pool. It leaves when it had nothing
@@ -58,6 +127,10 @@ func (p *pool) run() {
 	p.host.AddWaiting(1)
 	defer p.leave()
 	t, err := p.server.startThread(fuse.Hooks{})
+	if err == nil {
+		t.pooled = true
+		p.server.watch.add(t)
+	}
 	if err != nil {
 		p.server.oops.Do(func() { p.server.log.Error("no thread for waiting requests", "error", err) })
 		if d := p.next(); d != nil {
@@ -74,10 +147,12 @@ func (p *pool) run() {
 	}
 }
 
-// take waits for a request; nil means that there was none for long.
+// take waits for a request; nil means that there was none for long, or that there are too many
+// threads, as stuck ones have come back.
 func (p *pool) take() *pending {
 	for {
-		if d := p.nextOrIdle(); d != nil {
+		d, leave := p.nextOrIdle()
+		if d != nil || leave {
 			return d
 		}
 		// With a token it looks again: another thread may be faster.
@@ -95,26 +170,32 @@ func (p *pool) next() *pending {
 }
 
 // nextOrIdle counts the calling thread as idle when it gets none. Both happen under
-// one lock, so that submit either sees the thread or leaves it the request.
-func (p *pool) nextOrIdle() *pending {
+// one lock, so that submit either sees the thread or leaves it the request. leave says that the
+// thread is one too many.
+func (p *pool) nextOrIdle() (d *pending, leave bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := p.pop()
-	if d == nil {
+	if p.threads-p.stuck > p.max {
+		return nil, true
+	}
+	if d = p.pop(); d == nil {
 		p.idle++
 	}
-	return d
+	return d, false
 }
 
 // pop is called with mu held.
 func (p *pool) pop() *pending {
-	if len(p.queue) == 0 {
-		return nil
+	for len(p.queue) > 0 {
+		d := p.queue[0]
+		p.queue[0] = nil // the array may live on
+		p.queue = p.queue[1:]
+		if p.stuckAll == 0 || p.mayStick(d) {
+			return d
+		}
+		p.parked = append(p.parked, d)
 	}
-	d := p.queue[0]
-	p.queue[0] = nil // the array may live on
-	p.queue = p.queue[1:]
-	return d
+	return nil
 }
 
 // dismiss takes an idle thread off the count. It fails, and takes the token, when
@@ -138,7 +219,7 @@ func (p *pool) leave() {
 	p.host.AddWaiting(-1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) > 0 && p.idle == 0 {
+	if len(p.queue) > 0 && p.idle == 0 && p.threads-p.stuck <= p.max {
 		go p.run()
 		return
 	}

@@ -23,6 +23,9 @@ type Options struct {
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
+	// ThreadState, if not nil, says for messages what a thread of the process does at the
+	// moment, by its number in the operating system (gettid(2)). It may be called by any goroutine.
+	ThreadState func(tid int) string
 	// Host is what this server has in common with others of the process; nil is nothing.
 	Host *host.Host
 	// Log is where messages go; nil is slog.Default(). At LevelTrace there is one for each
@@ -46,6 +49,7 @@ type Server struct {
 
 	pool    pool
 	waiting waitingTable
+	watch   watch
 }
 
 // session is what INIT has settled.
@@ -73,6 +77,7 @@ func New(fs FileSystem, opts Options) *Server {
 		log:  opts.Log,
 		oops: rate.Sometimes{Interval: time.Second},
 	}
+	s.watch.init(s)
 	s.pool.init(s, opts.MaxWaiting)
 	s.waiting.part = opts.Host.Memory()
 	return s
@@ -101,7 +106,7 @@ func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 			if d, errno = t.pend(o, errno); d != nil {
 				return fuse.Reply{}, d
 			}
-			written, errno = t.unqueued(o, inGo, errno)
+			written, errno = t.unqueued(o, inGo || t.detour, errno)
 		}
 	} else if !o.NoReply {
 		written = t.fail(errno)
@@ -111,9 +116,9 @@ func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 
 // unqueued finishes a request that has to wait when too many others wait. If it waits in a
 // system call its queue's thread does so for it: a client with many requests is slowed down.
-// What waits for another client or process, possibly for ever, is refused.
-func (t *thread) unqueued(o *op, inGo bool, refused unix.Errno) (written uint32, errno unix.Errno) {
-	if inGo {
+// What waits for another client or process, or where others hang, possibly for ever, is refused.
+func (t *thread) unqueued(o *op, forEver bool, refused unix.Errno) (written uint32, errno unix.Errno) {
+	if forEver {
 		return t.fail(refused), refused
 	}
 	t.request.MayWait = true
@@ -223,6 +228,9 @@ func (t *thread) split(o *op) unix.Errno {
 
 // run calls the method and writes the reply.
 func (t *thread) run(o *op) (written uint32, errno unix.Errno) {
+	if t.detour = t.server.watch.detour.Load() != 0 && t.detours(o); t.detour {
+		return 0, WouldBlock
+	}
 	clear(t.out[:o.Reply])
 	t.reply = nil
 	n, errno := t.call(o)
@@ -253,8 +261,11 @@ func (t *thread) run(o *op) (written uint32, errno unix.Errno) {
 // call runs the method. A panic in it costs the request, and the thread: nobody knows
 // whose credentials it was left with.
 func (t *thread) call(o *op) (n int, errno unix.Errno) {
+	t.op = o
+	t.enter()
 	defer func() {
 		r := recover()
+		t.leave()
 		if r == nil {
 			return
 		}

@@ -280,8 +280,8 @@ func TestLinger(t *testing.T) {
 	}
 	fs.fsync = func(*Request) unix.Errno { return WouldBlock }
 	room := false
-	thread.mayLinger = func() bool { return room }
-	defer func() { thread.mayLinger = nil }()
+	thread.hooks.MayLinger = func() bool { return room }
+	defer func() { thread.hooks.MayLinger = nil }()
 	lock := message(fp.OpSetlkw, fp.Bytes(&fp.LkIn{}))
 	var reply, other [16]byte
 	wantError := func(what string, reply []byte, want unix.Errno) {

@@ -2,7 +2,10 @@ package server
 
 import (
 	"runtime"
+	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -53,9 +56,20 @@ func (t *Thread) Broken() bool { return t.broken }
 // and the file system's state of this thread. It is not shared.
 type thread struct {
 	Thread
-	server    *Server
-	request   Request
-	mayLinger func() bool // see fuse.Hooks; without room a lock is refused with ENOLCK
+	server  *Server
+	request Request
+	hooks   fuse.Hooks
+	tid     int  // the operating system's number of the thread; 0 on one that only waits for a lock
+	pooled  bool // of the pool's
+
+	// See watch.go.
+	turn   uint64 // set with setTurn
+	held   atomic.Bool
+	turns  uint64 // turn without turnBusy
+	detour bool   // the last request was not served here because others hang
+	op     *op    // of the last method that was called
+	sight  sight  // guarded by the watch's lock
+	lost   bool   // the transport goes on without this thread
 
 	scratch []byte       // for args
 	total   uint64       // length of the request in the client's buffers
@@ -103,21 +117,33 @@ func (s *Server) StartThread(h fuse.Hooks) (fuse.Thread, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.watch.add(t)
 	return t, nil
 }
 
 func (s *Server) startThread(h fuse.Hooks) (*thread, error) {
 	runtime.LockOSThread()
 	t := newThread(s)
-	t.Alone, t.mayLinger = h.Alone, h.MayLinger
+	t.tid = unix.Gettid()
+	if t.hooks = h; h.Alone != nil {
+		t.Alone = func() bool { return t.ask(h.Alone) }
+	}
 	if err := s.fs.StartThread(&t.Thread); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
+// mayLinger reports whether the request that is served may wait for another client; without room a
+// lock is refused with ENOLCK. It is called between turns. A thread that is lost has one request
+// more that waits at most.
+func (t *thread) mayLinger() bool { return t.hooks.MayLinger == nil || t.lost || t.hooks.MayLinger() }
+
 // Stop implements fuse.Thread.
-func (t *thread) Stop() { t.server.fs.StopThread(&t.Thread) }
+func (t *thread) Stop() {
+	t.server.watch.remove(t)
+	t.server.fs.StopThread(&t.Thread)
+}
 
 // alignedBytes is memory for n bytes, aligned to 8 for fuseproto.View.
 func alignedBytes(n int) []byte {

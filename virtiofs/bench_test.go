@@ -22,6 +22,7 @@ const benchFiles = 512
 type bench struct {
 	*ring
 	w     *worker
+	shift *shift
 	dir   uint64
 	files []uint64
 	fh    uint64
@@ -55,10 +56,11 @@ func newBench(b testing.TB) *bench {
 	}
 	// The goroutine of a test ends locked to its thread, and the thread, whose working
 	// directory is another now, with it.
-	if w.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
+	sh := &shift{worker: w}
+	if sh.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
 		b.Fatal(err)
 	}
-	x := &bench{ring: r, w: w, dir: fp.RootID}
+	x := &bench{ring: r, w: w, shift: sh, dir: fp.RootID}
 	b.Cleanup(w.waker.close)
 	in := fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0)}
 	x.one(fp.OpInit, 0, fp.Bytes(&in), 80)
@@ -76,7 +78,7 @@ func benchName(i int) []byte { return fmt.Appendf(nil, "f%04d\x00", i) }
 func (x *bench) one(op fp.Opcode, node uint64, body []byte, room int) []byte {
 	x.t.Helper()
 	x.send(0, op, node, body, room)
-	x.w.batch()
+	x.w.batch(x.shift)
 	x.Reap()
 	errno, reply := x.reply(0)
 	if errno != 0 {
@@ -127,7 +129,7 @@ func (x *bench) round(l *workload, i int) {
 	for slot := range slots {
 		l.next(x, slot, i+slot)
 	}
-	x.w.batch()
+	x.w.batch(x.shift)
 	for {
 		if _, _, ok := x.Reap(); !ok {
 			return

@@ -3,6 +3,8 @@ package virtiofs
 import (
 	"slices"
 	"time"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
 )
 
 // Short waits on a queue's own thread: of a request that is alone, and for pages that the
@@ -94,17 +96,26 @@ func (s *shortWaits) followed(heldUp bool) {
 
 // finishBrief finishes the oldest of the requests that this thread kept, or publishes what
 // is finished while that has to be waited for; false when there is none.
-func (w *worker) finishBrief() bool {
+func (w *worker) finishBrief(s *shift) bool {
 	if len(w.short.list) == 0 {
 		return false
 	}
 	p := w.short.list[0]
 	if w.unflushed == 0 {
-		w.waitBrief(p)
+		w.waitBrief(s, p)
 		return true
 	}
-	reply, ok := w.thread.Try(p.request)
-	if !ok {
+	s.brief = p
+	reply, ok := s.thread.Try(p.request)
+	s.brief = nil
+	switch {
+	case s.late != nil && ok:
+		s.handBack(reply, nil)
+		return true
+	case s.late != nil:
+		s.handBack(fuse.Reply{}, p.request)
+		return true
+	case !ok:
 		w.flush()
 		return true
 	}
@@ -115,16 +126,22 @@ func (w *worker) finishBrief() bool {
 }
 
 // waitBrief waits for the oldest.
-func (w *worker) waitBrief(p *waiting) {
-	s := &w.short
-	s.drop()
+func (w *worker) waitBrief(s *shift, p *waiting) {
+	w.short.drop()
 	began := time.Now()
-	p.reply = w.thread.Run(p.request)
+	s.brief = p
+	reply := s.thread.Run(p.request)
+	s.brief = nil
+	if s.late != nil {
+		s.handBack(reply, nil)
+		return
+	}
+	p.reply = reply
 	waited := time.Since(began) > longWait
 	delete(w.waiting, p) // as giveBack
 	defer p.free()
 	if waited {
-		s.ended(w.queue)
+		w.short.ended(w.queue)
 	}
 	w.push(p.chain, p.reply.Len)
 }

@@ -41,10 +41,7 @@ type worker struct {
 	queue   *virtqueue.Queue
 	waker   *waker // shared, safe for concurrent use
 
-	thread    fuse.Thread
-	message   fuse.Message
 	spin      spinPolicy
-	chain     virtqueue.Chain
 	unflushed int
 	underWay  int // requests that the driver has under way at the same time, lately
 	bytes     uint64
@@ -61,17 +58,19 @@ type worker struct {
 	badChain rate.Sometimes
 	ringGone rate.Sometimes
 	stopping atomic.Bool
-	exited   chan struct{} // closed when the goroutine and its requests are gone
-	hasDone  atomic.Bool   // done is not empty
-	mu       sync.Mutex    // guards done
-	done     []*waiting    // finished elsewhere
-	finished []*waiting    // taken from done, to be put in the used ring
+	exited   chan struct{}  // closed when the goroutine and its requests are gone
+	hasDone  atomic.Bool    // done is not empty
+	mu       sync.Mutex     // guards done
+	done     []*waiting     // finished elsewhere
+	finished []*waiting     // taken from done, to be put in the used ring
+	waking   sync.WaitGroup // those who are about to wake the worker for done
 }
 
-// waiting is a request that left the queue's thread.
+// waiting is a request that left the queue's thread, or whose thread the queue has left.
 type waiting struct {
 	worker  *worker
-	request fuse.Pending
+	request fuse.Pending // nil if its thread answers it without one, see shift.relieve
+	more    fuse.Pending // from such a thread: the request has to wait after all
 	chain   *virtqueue.Chain
 	memory  *virtqueue.Memory // kept until the chain is in the used ring
 	reply   fuse.Reply
@@ -144,15 +143,17 @@ func (w *worker) stop() {
 	w.vring.Err.Unblock()
 	w.waker.wake()
 	<-w.exited
+	w.waking.Wait()
 	w.waker.close()
 	w.count(false)
 	w.log.Debug(fmt.Sprintf("queue stopped after %d requests", w.served))
 }
 
-// run is the queue's goroutine. It ends when the queue is stopped, or when its
-// thread is no longer fit and a successor has taken over.
+// run is the queue's goroutine. It ends when the queue is stopped, or when a successor has taken
+// over because its thread is no longer fit, or stuck.
 func (w *worker) run(ready chan<- error) {
-	thread, err := w.handler.StartThread(fuse.Hooks{Alone: w.alone, MayLinger: w.mayLinger})
+	s := &shift{worker: w}
+	thread, err := w.handler.StartThread(fuse.Hooks{Alone: w.alone, MayLinger: s.mayLinger, Stuck: s.relieve})
 	if ready != nil {
 		ready <- err
 	}
@@ -164,10 +165,14 @@ func (w *worker) run(ready chan<- error) {
 		}
 		return
 	}
-	w.thread = thread
+	s.thread = thread
 	debug.SetPanicOnFault(true)
 	for kicked := false; ; {
-		timeout := w.batch()
+		timeout := w.batch(s)
+		if s.late != nil {
+			thread.Stop()
+			return
+		}
 		if kicked && w.served == 0 {
 			w.kickedInVain()
 		}
@@ -215,15 +220,15 @@ const pollInterval = 1
 // back what is still waiting, and ends with the queue.
 func (w *worker) idle() {
 	for !w.stopping.Load() || len(w.waiting) > 0 {
-		w.batch()
+		w.batch(&shift{worker: w})
 		w.waker.wait(-1)
 	}
 	close(w.exited)
 }
 
 // batch serves all that is in the ring and returns how long the worker may
-// sleep at most, in milliseconds, or -1.
-func (w *worker) batch() (timeout int) {
+// sleep at most, in milliseconds, or -1. After it the queue may be another thread's.
+func (w *worker) batch(s *shift) (timeout int) {
 	if err := w.queue.Begin(); err != nil {
 		// The ring's memory is not mapped at the moment. The front-end may be
 		// about to map it elsewhere; a kick of meanwhile is not repeated.
@@ -231,8 +236,8 @@ func (w *worker) batch() (timeout int) {
 		w.dropDone()
 		return 100
 	}
-	defer w.queue.End()
-	err := w.drain()
+	defer s.endBatch()
+	err := w.drain(s)
 	if errors.Is(err, virtqueue.ErrRingGone) {
 		return 0 // to Begin, which waits for it
 	}
@@ -247,39 +252,42 @@ func (w *worker) batch() (timeout int) {
 
 // drain serves until the ring is empty. Its error means that the queue can't go
 // on: the driver wrote nonsense in the ring, or guest memory is gone.
-func (w *worker) drain() (err error) {
+func (w *worker) drain(s *shift) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = w.fault(r)
+			err = s.fault(r)
 		}
 	}()
-	defer w.startBrief() // nobody else does, should the ring be gone
+	defer s.startBrief() // nobody else does, should the ring be gone
 	for {
 		if w.broken {
 			w.dropDone()
 			return nil
 		}
 		w.queue.DisableKicks()
-		for !w.ending() {
+		for !s.ending() {
 			w.reap()
-			more, err := w.queue.Pop(&w.chain)
+			more, err := w.queue.Pop(&s.chain)
 			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) {
 				w.flush()
 				return err
 			}
 			if err != nil {
-				w.refuse(err)
+				w.refuse(s, err)
 			} else if !more {
 				w.short.followed(false)
-				if w.finishBrief() {
+				if w.finishBrief(s) {
 					continue
 				}
 				break
 			} else {
 				w.spin.arrived()
 				w.underWay = max(w.underWay, w.offered())
-				w.serve()
+				w.serve(s)
 			}
+		}
+		if s.late != nil {
+			return nil
 		}
 		w.startBrief()
 		if w.stopping.Load() {
@@ -287,31 +295,32 @@ func (w *worker) drain() (err error) {
 		}
 		w.reap()
 		w.flush()
-		if !w.ending() && w.spin.poll(w.queue, w.called) {
+		if !s.ending() && w.spin.poll(w.queue, w.called) {
 			continue
 		}
-		if !w.queue.EnableKicks() || w.ending() {
+		if !w.queue.EnableKicks() || s.ending() {
 			return nil
 		}
 	}
 }
 
-// ending reports whether this thread takes no more requests.
-func (w *worker) ending() bool { return w.stopping.Load() || w.thread.Broken() }
-
 // called reports whether there is something else to do than to wait for requests.
 func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 
 // serve serves the chain that was popped.
-func (w *worker) serve() {
-	w.message.Set(w.chain.Readable(), w.chain.Writable())
-	reply, pending := w.thread.Handle(&w.message)
-	w.short.served(pending == nil, w.queue)
-	if pending != nil {
-		w.park(pending)
+func (w *worker) serve(s *shift) {
+	s.message.Set(s.chain.Readable(), s.chain.Writable())
+	reply, pending := s.thread.Handle(&s.message)
+	if s.late != nil {
+		s.handBack(reply, pending)
 		return
 	}
-	w.push(&w.chain, reply.Len)
+	w.short.served(pending == nil, w.queue)
+	if pending != nil {
+		w.park(&s.chain, pending)
+		return
+	}
+	w.push(&s.chain, reply.Len)
 }
 
 // alone reports whether the request that is served is the only one of the queue, and may
@@ -320,17 +329,11 @@ func (w *worker) alone() bool {
 	return w.unflushed == 0 && len(w.waiting) == 0 && !w.queue.More() && w.short.ask()
 }
 
-// mayLinger reports whether the request that is served may wait for another client. Half of
-// the ring's entries are for requests that end by themselves.
-func (w *worker) mayLinger() bool {
-	return w.lingering+w.chain.Entries() <= int(w.queue.Size())/2
-}
-
 // refuse gives back a chain that is malformed.
-func (w *worker) refuse(err error) {
+func (w *worker) refuse(s *shift, err error) {
 	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
-	w.message.Set(w.chain.Readable(), w.chain.Writable())
-	w.push(&w.chain, w.thread.Refuse(&w.message, unix.EIO).Len)
+	s.message.Set(s.chain.Readable(), s.chain.Writable())
+	w.push(&s.chain, s.thread.Refuse(&s.message, unix.EIO).Len)
 }
 
 // push puts a chain in the used ring and publishes if the batch is large.
@@ -373,14 +376,9 @@ func (w *worker) flush() {
 }
 
 // park takes a request that has to wait off the queue's thread.
-func (w *worker) park(r fuse.Pending) {
-	p := &waiting{worker: w, request: r, chain: w.chain.Keep(r.Out()), memory: w.queue.Memory()}
-	p.memory.TryAcquire() // can't fail: the batch holds a reference
-	w.waiting[p] = struct{}{}
-	if r.Lingers() {
-		p.lingers = p.chain.Entries()
-		w.lingering += p.lingers
-	}
+func (w *worker) park(c *virtqueue.Chain, r fuse.Pending) {
+	p := &waiting{worker: w, request: r, chain: c.Keep(r.Out()), memory: w.queue.Memory()}
+	w.enlist(p)
 	if r.Brief() {
 		if w.short.keep(p) {
 			return
@@ -389,17 +387,36 @@ func (w *worker) park(r fuse.Pending) {
 	r.Start(p.finish)
 }
 
+// enlist counts a request among those that wait. The batch has a reference on its memory.
+func (w *worker) enlist(p *waiting) {
+	p.memory.TryAcquire() // can't fail
+	w.waiting[p] = struct{}{}
+	w.countLingering(p)
+}
+
+// countLingering counts the entries of the ring that a request takes if it waits for another client.
+func (w *worker) countLingering(p *waiting) {
+	if p.request != nil && p.request.Lingers() {
+		p.lingers = p.chain.Entries()
+		w.lingering += p.lingers
+	}
+}
+
 // finish is called once, on any goroutine, when the request is done.
 func (p *waiting) finish(r fuse.Reply) {
 	p.reply = r
 	w := p.worker
 	w.mu.Lock()
-	first := len(w.done) == 0
 	w.done = append(w.done, p)
 	w.hasDone.Store(true)
+	first := len(w.done) == 1
+	if first {
+		w.waking.Add(1)
+	}
 	w.mu.Unlock()
 	if first { // whoever came before has rung, and the worker has not looked since
 		w.waker.wake()
+		w.waking.Done()
 	}
 }
 
@@ -430,6 +447,9 @@ func (w *worker) reap() {
 // giveBack puts the chain of a finished request in the used ring. The dirty log needs
 // its memory until then.
 func (w *worker) giveBack(p *waiting) {
+	if w.waitsOn(p) {
+		return
+	}
 	w.forget(p)
 	defer p.free()
 	w.push(p.chain, p.reply.Len)
@@ -444,7 +464,9 @@ func (w *worker) forget(p *waiting) {
 // free lets go of all that the request has kept.
 func (p *waiting) free() {
 	p.memory.Release()
-	p.request.Free()
+	if p.request != nil {
+		p.request.Free()
+	}
 }
 
 // dropDone lets go of finished requests whose ring is not usable.
@@ -454,7 +476,7 @@ func (w *worker) dropDone() {
 	}
 	w.takeDone()
 	for _, p := range w.finished {
-		if p != nil {
+		if p != nil && !w.waitsOn(p) {
 			w.forget(p)
 			p.free()
 		}
@@ -470,17 +492,8 @@ func (w *worker) cancelWaiting() {
 	}
 	w.canceled = true
 	for p := range w.waiting {
-		p.request.Stop()
+		if p.request != nil {
+			p.request.Stop()
+		}
 	}
-}
-
-// fault turns a panic into the queue's error. A fault in memory that the front-end
-// shares is its own doing (it has cut off the file); anything else is a mistake of
-// ours, which costs this queue and leaves a stack in the log.
-func (w *worker) fault(r any) error {
-	if w.queue.IsMemoryFault(r) {
-		return fmt.Errorf("%w: %v", virtqueue.ErrMemoryGone, r)
-	}
-	w.log.Error(fmt.Sprintf("panic: %v\n%s", r, debug.Stack()))
-	return fmt.Errorf("panic: %v", r)
 }

@@ -303,18 +303,19 @@ func TestPublish(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer w.waker.close()
-		if w.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
+		sh := &shift{worker: w}
+		if sh.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
 			t.Fatal(err)
 		}
 		in := fp.InitIn{Major: 7, Minor: 45}
 		r.send(0, fp.OpInit, 0, fp.Bytes(&in), 80)
-		w.batch()
+		w.batch(sh)
 		r.wait()
 		w.spin.spinning, w.spin.left = test.looking, 1000
 		for slot := range test.depth {
 			r.send(slot, fp.OpGetattr, 1, getattrBody, 104)
 		}
-		w.batch()
+		w.batch(sh)
 		if !slices.Equal(seen, test.want) || r.Pending() != test.depth {
 			t.Errorf("%d requests, looking %v: visible %v, want %v; %d at the end", test.depth, test.looking, seen, test.want, r.Pending())
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"time"
+	"unsafe"
 
 	"github.com/sirupsen/logrus"
 
@@ -205,9 +206,6 @@ func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, 
 		if !o.KeepListening {
 			a.close()
 		}
-		if o.onConnection != nil {
-			o.onConnection()
-		}
 		log.Info("Client connected, servicing requests")
 		log.Info(o.describe(conn))
 		if err := d.Serve(ctx, conn); err != nil {
@@ -231,3 +229,5 @@ func signalOr(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+func ptrTo(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }
