@@ -3,6 +3,7 @@ package passthrough
 import (
 	"runtime"
 	"slices"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -64,43 +65,54 @@ func (c capSet) with(bit uint, on bool) capSet {
 
 // credentials are whom the daemon acts as for the guest's users.
 type credentials struct {
-	uid, gid       uint32 // the daemon's own
-	caps           capSet // that threads start with
-	canSwitch      bool   // the daemon may act as another user
-	privateThreads bool   // threads have a working directory and umask of their own
-	users, groups  *IDMap // between guest and host
+	uid, gid      uint32 // the daemon's own
+	caps          capSet // that threads start with
+	canSwitch     bool   // the daemon may act as another user
+	users, groups *IDMap // between guest and host
+
+	tried   sync.Once
+	private bool // see privateThreads
 }
 
 // newCredentials finds out what the daemon may do.
-func newCredentials(users, groups *IDMap) (credentials, error) {
+func newCredentials(users, groups *IDMap) (*credentials, error) {
 	caps, errno := capget()
 	if errno != 0 {
-		return credentials{}, errno
+		return nil, errno
 	}
-	id := credentials{
+	return &credentials{
 		uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid()), caps: caps,
-		canSwitch:      caps.has(unix.CAP_SETUID) && caps.has(unix.CAP_SETGID),
-		privateThreads: canUnshareFS(),
-		users:          users, groups: groups,
-	}
-	if !id.privateThreads {
-		unix.Umask(0)
-	}
-	return id, nil
+		canSwitch: caps.has(unix.CAP_SETUID) && caps.has(unix.CAP_SETGID),
+		users:     users, groups: groups,
+	}, nil
 }
+
+// privateThreads reports whether threads may have a working directory and umask of their own:
+// some containers forbid unshare. The first thread that starts finds out, which unshare does it
+// for; a caller that is not such a thread tries it on one that ends.
+func (id *credentials) privateThreads(unshare func() error) bool {
+	id.tried.Do(func() {
+		if id.private = unshare() == nil; !id.private {
+			unix.Umask(0)
+		}
+	})
+	return id.private
+}
+
+// unshareFS gives the calling thread a working directory and umask of its own.
+func unshareFS() error { return unix.Unshare(unix.CLONE_FS) }
 
 // guestIDs are the owner and group that the guest sees.
 func (id *credentials) guestIDs(st *unix.Statx_t) (uid, gid uint32) {
 	return id.users.guest(st.Uid), id.groups.guest(st.Gid)
 }
 
-// canUnshareFS tries on a thread of its own whether threads may have their own
-// working directory: some containers forbid unshare.
-func canUnshareFS() bool {
-	result := make(chan bool)
+// tryUnshareFS is unshareFS on a thread that ends.
+func tryUnshareFS() error {
+	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // not unlocked: the thread ends here
-		result <- unix.Unshare(unix.CLONE_FS) == nil
+		result <- unshareFS()
 	}()
 	return <-result
 }

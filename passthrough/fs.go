@@ -36,7 +36,7 @@ type FS struct {
 
 	policy   policy // nil: the client may do what it likes
 	own      ownership
-	who      credentials
+	who      *credentials
 	caps     capState // of files
 	cache    cacheRules
 	dax      daxChoice
@@ -155,7 +155,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.PosixLocks, fp.InitPosixLocks)
 	add(fs.cfg.Flocks, fp.InitFlockLocks)
 	const acl = fp.InitPosixACL | fp.InitDontMask | fp.InitSetxattrExt
-	canACL := p.Offered&acl == acl && fs.who.privateThreads
+	canACL := p.Offered&acl == acl && fs.who.privateThreads(tryUnshareFS)
 	if fs.cfg.PosixACL == Always && !canACL ||
 		fs.cfg.SecurityLabel == Always && p.Offered&fp.InitSecurityCtx == 0 {
 		return unix.EPROTO

@@ -50,10 +50,10 @@ func threadOf(r *server.Request) *threadState {
 func (fs *FS) StartThread(t *server.Thread) error {
 	ts := &threadState{caps: fs.who.caps}
 	t.Local = ts
-	if !fs.who.privateThreads {
+	if !fs.who.privateThreads(unshareFS) {
 		return nil
 	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+	if err := unshareFS(); err != nil { // once more for the first one, which changes nothing
 		return fmt.Errorf("passthrough: unshare of a thread's working directory: %w", err)
 	}
 	if err := unix.Fchdir(fs.cfg.ProcFD); err != nil {

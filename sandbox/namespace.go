@@ -36,8 +36,8 @@ const syncEnv = "GOVIRTIOFSD_SYNC_FD"
 
 // Start runs the program once more in new namespaces, with the same arguments and
 // standard files, env added to the environment, and files as descriptors 3 and up.
-// The new process gets SIGTERM when the calling thread ends, so the caller keeps
-// its goroutine locked to it.
+// The new process gets SIGTERM when the thread ends that has started it. In a Go program a thread
+// ends when a goroutine ends that is locked to it, or the process.
 func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = os.Args

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -96,31 +100,88 @@ func TestIntegrationIdleMemory(t *testing.T) {
 }
 
 // TestIntegrationRest: what daemons have that no front-end uses yet, with the process beside
-// them.
+// them. A Go program has 3 threads (main's, one more that init needs, sysmon), and 3 more if it
+// handles signals (package os/signal). Calls that take long at the start add some, more of them on
+// a busy machine: so it is the best of several daemons that counts.
 func TestIntegrationRest(t *testing.T) {
-	const maxAnonymous, maxThreads = 2100, 10
 	guest.NeedRoot(t)
-	for name, pick := range map[string]func(pid int) int{
-		"supervisor": func(pid int) int { return pid },
-		"daemon":     func(pid int) int { return childOf(t, pid) },
+	type rest struct{ kib, threads int }
+	for _, test := range []struct {
+		name, sandbox string
+		pick          func(pid int) int
+		max           rest
+	}{
+		{"supervisor", "namespace", func(pid int) int { return pid }, rest{1300, 6}},
+		{"sandboxed", "namespace", func(pid int) int { return childOf(t, pid) }, rest{1300, 4}},
+		{"alone", "none", func(pid int) int { return pid }, rest{1400, 6}},
 	} {
-		var sizes, counts []int
-		for range 5 {
+		best := rest{math.MaxInt, math.MaxInt}
+		var all []rest
+		for range 20 {
 			d := startDaemon(t, func(cmd *exec.Cmd) { cmd.Env = withoutProcessors(os.Environ()) },
-				"--sandbox=namespace", "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))
+				"--sandbox="+test.sandbox, "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))
 			d.waitLine(waitingLine)
-			pid := pick(d.cmd.Process.Pid)
-			sizes, counts = append(sizes, number(pid, "smaps_rollup", "Anonymous")), append(counts, threads(pid))
+			pid := test.pick(d.cmd.Process.Pid)
+			one := rest{number(pid, "smaps_rollup", "Anonymous"), threads(pid)}
 			_ = d.cmd.Process.Signal(syscall.SIGTERM)
 			d.wantStatus(exitOK)
+			all = append(all, one)
+			best = rest{min(best.kib, one.kib), min(best.threads, one.threads)}
+			if best.kib <= test.max.kib && best.threads <= test.max.threads && len(all) >= 3 {
+				break
+			}
 		}
-		slices.Sort(sizes)
-		slices.Sort(counts)
-		t.Logf("%s: %d KiB, %d threads", name, sizes, counts)
-		// Where huge pages are used without being asked for, the supervisor may have two.
-		if sizes[2] == 0 || sizes[2] > maxAnonymous+4<<10 || name == "daemon" && sizes[2] > maxAnonymous || counts[2] > maxThreads {
-			t.Errorf("%s: %d KiB of memory and %d threads, want at most %d and %d", name, sizes[2], counts[2], maxAnonymous, maxThreads)
+		t.Logf("%s: %d", test.name, all)
+		if best.kib == 0 || best.kib > test.max.kib || best.threads > test.max.threads {
+			t.Errorf("%s: %d KiB of memory and %d threads, want at most %d and %d",
+				test.name, best.kib, best.threads, test.max.kib, test.max.threads)
 		}
+	}
+}
+
+// TestIntegrationLean: the program replaces itself at its start, which nobody notices.
+func TestIntegrationLean(t *testing.T) {
+	guest.NeedRoot(t)
+	const name = "its-name"
+	link := filepath.Join(tempDir(t), name)
+	if err := os.Symlink(program, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, processors := range []string{"", "3"} {
+		d := startDaemon(t, func(cmd *exec.Cmd) {
+			cmd.Path = link
+			cmd.Env = withoutProcessors(os.Environ())
+			if processors != "" {
+				cmd.Env = append(cmd.Env, "GOMAXPROCS="+processors)
+			}
+		}, "--sandbox=namespace", "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))
+		d.waitLine(waitingLine)
+		pid := d.cmd.Process.Pid
+		for pid, want := range map[int]string{pid: name, childOf(t, pid): "govirtiofsd"} {
+			if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) != want+"\n" {
+				t.Errorf("its name is %q, %v, want %q", comm, err, want)
+			}
+			args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if got := strings.Split(strings.TrimSuffix(string(args), "\x00"), "\x00"); !slices.Equal(got, d.cmd.Args) {
+				t.Errorf("arguments %q, %v, want %q", got, err, d.cmd.Args)
+			}
+			env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+			got := ""
+			for _, v := range strings.Split(string(env), "\x00") {
+				if n, ok := strings.CutPrefix(v, "GOMAXPROCS="); ok {
+					got = n
+				}
+			}
+			if want := cmp.Or(processors, "1"); got != want {
+				t.Errorf("started with GOMAXPROCS=%s, %v, want %s", got, err, want)
+			}
+		}
+		// The heap is small where the host uses huge pages for all programs.
+		if on := number(pid, "status", "THP_enabled"); on != 0 {
+			t.Errorf("THP_enabled: %d", on)
+		}
+		_ = d.cmd.Process.Signal(syscall.SIGTERM)
+		d.wantStatus(exitOK)
 	}
 }
 

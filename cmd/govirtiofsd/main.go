@@ -31,21 +31,14 @@ const (
 	exitUsage = 2
 )
 
-func init() {
-	// The main goroutine stays on the main thread: the sandboxed child process is
-	// tied to the life of the thread that starts it.
-	runtime.LockOSThread()
-}
-
 func main() {
 	if sandbox.RunProbe() {
 		return
 	}
-	smallPages()
+	lean()
 	if os.Getenv(stretchEnv) != "" {
 		os.Exit(runStretchHelper())
 	}
-	runtime.GOMAXPROCS(1) // the start needs one; with more, memory for more is kept for good
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -106,6 +99,7 @@ type options struct {
 	linksFD         int  // see openLinks
 	landlocked      bool // Landlock is in force
 	usesFileHandles bool
+	onConnection    func() // called before a front-end is served; nil: nothing
 }
 
 // parse reads the command line. Every error is a mistake in it.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 )
 
 // socketsPassed reports whether a service manager has opened the socket for this
@@ -63,29 +64,50 @@ func (n *notifier) tell(state string) {
 	_, _ = n.to.Write([]byte(state))
 }
 
-// readyPipe makes the two ends of what the sandboxed process says. Service managers
-// believe the process that they have started only, so it is that one that passes
-// READY on; and of a process that a guest may have taken over it believes no more
-// than this.
-//
-// watch is called when the process has been started; its channel says once whether it
-// was ready before it ended.
-func (n *notifier) readyPipe() (child *os.File, watch func() <-chan bool, err error) {
-	r, w, err := os.Pipe()
+// link connects the two processes. The sandboxed one says when it is ready. Service managers
+// believe the process that they have started only, so it is that one that passes READY on; and
+// of a process that a guest may have taken over it believes no more than this. In the other
+// direction a byte, or the end of the link, says that the sandboxed process is to end.
+type link struct {
+	file *os.File
+}
+
+// newLink makes a link. child is the other end, for the sandboxed process.
+func newLink() (l *link, child *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	return w, func() <-chan bool {
-		w.Close()
-		ready := make(chan bool, 1)
-		go func() {
-			defer r.Close()
-			_, err := io.ReadFull(r, make([]byte, 1))
-			if err == nil {
-				n.ready()
-			}
-			ready <- err == nil
-		}()
-		return ready
-	}, nil
+	return &link{os.NewFile(uintptr(fds[0]), "link")}, os.NewFile(uintptr(fds[1]), "link of the sandboxed process"), nil
+}
+
+// adoptLink is the sandboxed process's end.
+func adoptLink(fd int) *link {
+	unix.CloseOnExec(fd)
+	_ = unix.SetNonblock(fd, true) // whoever waits for it takes no thread then
+	return &link{os.NewFile(uintptr(fd), "link")}
+}
+
+// ready says once whether the sandboxed process was ready before it ended. n hears of it.
+func (l *link) ready(n *notifier) <-chan bool {
+	ready := make(chan bool, 1)
+	go func() {
+		_, err := l.file.Read(make([]byte, 1))
+		if err == nil {
+			n.ready()
+		}
+		ready <- err == nil
+	}()
+	return ready
+}
+
+// end tells the sandboxed process to end.
+func (l *link) end() { _, _ = l.file.Write([]byte{0}) }
+
+// signalEnd puts a signal in signals when this process is to end.
+func (l *link) signalEnd(signals chan<- os.Signal) {
+	go func() {
+		_, _ = l.file.Read(make([]byte, 1))
+		signals <- unix.SIGTERM
+	}()
 }

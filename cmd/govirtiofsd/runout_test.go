@@ -57,12 +57,8 @@ func TestIntegrationRunOut(t *testing.T) {
 // servingPID is the process that has the guest's files: the child, where there is one.
 func servingPID(t *testing.T, pid int) int {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(string(b), &pid); err != nil && len(b) > 0 {
-		t.Fatal(err)
+	for _, child := range children(t, pid) {
+		return child
 	}
 	return pid
 }

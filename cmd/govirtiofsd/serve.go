@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"time"
-	"unsafe"
 
 	"github.com/sirupsen/logrus"
 
@@ -206,6 +205,9 @@ func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, 
 		if !o.KeepListening {
 			a.close()
 		}
+		if o.onConnection != nil {
+			o.onConnection()
+		}
 		log.Info("Client connected, servicing requests")
 		log.Info(o.describe(conn))
 		if err := d.Serve(ctx, conn); err != nil {
@@ -229,5 +231,3 @@ func signalOr(ctx context.Context, err error) error {
 	}
 	return err
 }
-
-func ptrTo(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,12 +16,11 @@ import (
 )
 
 // childEnv tells a process that it is the one in the namespace sandbox: the socket
-// is descriptor childSocket, and childReady a pipe to say that it is ready.
+// is descriptor childSocket, and childLink its end of the link.
 const (
 	childEnv    = "GOVIRTIOFSD_SANDBOXED"
-	childLean   = "lean" // its value if GOMAXPROCS is not the user's
 	childSocket = 3
-	childReady  = 4
+	childLink   = 4
 )
 
 // inChild reports whether this process is the sandboxed one.
@@ -60,11 +60,7 @@ func removeAtQuit(e *endpoint) {
 // start opens the endpoint and serves it, in this process or in a sandboxed one.
 func start(o *options, log *logrus.Logger) error {
 	if inChild() {
-		if os.Getenv(childEnv) == childLean {
-			_ = os.Unsetenv("GOMAXPROCS")
-		}
 		_ = os.Unsetenv(childEnv)
-		nameProcess()
 		return startChild(o, log)
 	}
 	signals := make(chan os.Signal, 4)
@@ -117,13 +113,17 @@ func start(o *options, log *logrus.Logger) error {
 
 // startChild is start in the sandboxed process.
 func startChild(o *options, log *logrus.Logger) error {
+	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
+	// a signal could interrupt before a front-end connects. Until then the link says when to end.
+	signal.Ignore(endSignals...)
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, endSignals...)
+	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, endSignals...) })
+	l := adoptLink(childLink)
+	l.signalEnd(signals)
 	e, err := adoptEndpoint(childSocket)
 	if err != nil {
 		return err
 	}
-	unix.CloseOnExec(childReady)
 	forbidden, err := o.probeCalls(log)
 	if err == nil {
 		err = o.goWithout(forbidden, log)
@@ -131,17 +131,7 @@ func startChild(o *options, log *logrus.Logger) error {
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	n := &notifier{to: os.NewFile(childReady, "pipe of readiness")}
-	return serve(o, e, n, adoptStretch(), log, signals)
-}
-
-// nameProcess gives the process its name in ps back, which is "exe" after it was
-// started through /proc.
-func nameProcess() {
-	name, err := unix.BytePtrFromString("govirtiofsd")
-	if err == nil {
-		_ = unix.Prctl(unix.PR_SET_NAME, ptrTo(name), 0, 0, 0)
-	}
+	return serve(o, e, &notifier{to: l.file}, adoptStretch(), log, signals)
 }
 
 // endGrace is how long requests that are being served may take after a signal.

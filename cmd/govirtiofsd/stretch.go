@@ -17,8 +17,8 @@ import (
 )
 
 // stretchEnv tells a process that it is the helper that makes files look longer, with
-// the connection as descriptor 3 and the number of its sandbox.FilterAction as the value. stretchClientEnv tells the sandboxed child that there
-// is one, with childStretch as its end.
+// the connection as descriptor 3 and the number of its sandbox.FilterAction as the value.
+// stretchClientEnv tells the sandboxed child that there is one, with childStretch as its end.
 const (
 	stretchEnv       = "GOVIRTIOFSD_STRETCH"
 	stretchClientEnv = "GOVIRTIOFSD_STRETCHED"
@@ -48,7 +48,7 @@ func startStretchHelper(o *options) (*os.File, error) {
 	defer theirs.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"govirtiofsd: DAX helper"}
-	cmd.Env = []string{stretchEnv + "=" + strconv.Itoa(int(o.Seccomp))}
+	cmd.Env = append(leanEnviron("govirtiofsd"), stretchEnv+"="+strconv.Itoa(int(o.Seccomp)))
 	cmd.ExtraFiles = []*os.File{theirs}
 	var said strings.Builder
 	cmd.Stderr = &said

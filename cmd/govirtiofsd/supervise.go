@@ -8,12 +8,15 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // supervisor is the process beside the sandboxed one. It passes signals on, removes what
 // the daemon has made outside of the sandbox, and ends as the child does.
 type supervisor struct {
 	child   *os.Process
+	link    *link
 	made    *endpoint // without its descriptor
 	notify  *notifier
 	log     *logrus.Logger
@@ -22,15 +25,12 @@ type supervisor struct {
 
 // superviseChild runs the sandboxed process and returns when it ends.
 func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals chan os.Signal) error {
-	ready, watch, err := n.readyPipe()
+	link, theirs, err := newLink()
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	env := []string{childEnv + "=1"}
-	if os.Getenv("GOMAXPROCS") == "" { // the runtime keeps 16 KiB for each processor that it starts with
-		env = []string{childEnv + "=" + childLean, "GOMAXPROCS=1"}
-	}
-	files := []*os.File{childSocket - 3: e.file, childReady - 3: ready}
+	env := append(leanEnviron("govirtiofsd"), childEnv+"=1")
+	files := []*os.File{childSocket - 3: e.file, childLink - 3: theirs}
 	if long != nil {
 		env, files = append(env, stretchClientEnv+"=1"), append(files, long)
 	}
@@ -43,17 +43,20 @@ func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *lo
 	}
 	// The child alone listens: when it is gone, front-ends are to notice.
 	e.file.Close()
-	s := &supervisor{child: cmd.Process, made: e, notify: n, log: log, signals: signals}
-	return s.run(watch())
+	theirs.Close()
+	s := &supervisor{child: cmd.Process, link: link, made: e, notify: n, log: log, signals: signals}
+	return s.run(link.ready(n))
 }
 
-// pass tells the child to end: by SIGQUIT with its stacks, by all others with SIGTERM.
+// pass tells the child to end: at SIGQUIT with its stacks. It may be at its start still: then
+// it reads later what the link says, while a signal would be lost.
 func (s *supervisor) pass(sig os.Signal) {
-	if sig != unix.SIGQUIT {
-		sig = unix.SIGTERM
-	}
 	s.notify.stopping()
-	_ = s.child.Signal(sig)
+	if sig == unix.SIGQUIT {
+		_ = s.child.Signal(sig)
+		return
+	}
+	s.link.end()
 }
 
 // run returns when the child has ended. Signals are passed on. ready says once whether the
@@ -66,15 +69,12 @@ func (s *supervisor) run(ready <-chan bool) error {
 		select {
 		case isReady = <-ready:
 			ready = nil
-			if isReady && told {
-				s.pass(unix.SIGTERM) // it is PID 1: the first is lost if it came before the handler
-			}
 		case err := <-ended:
 			if ready != nil {
 				isReady = <-ready // systemd takes an end before READY for a failure
 			}
 			if told && !isReady {
-				return errSignal // however it has ended: it may not have had a handler yet
+				return errSignal // however it has ended
 			}
 			return err
 		case sig := <-s.signals:
@@ -94,7 +94,7 @@ func (s *supervisor) run(ready <-chan bool) error {
 func (s *supervisor) ended() <-chan error {
 	ended := make(chan error, 1)
 	go func() {
-		state, err := s.child.Wait()
+		state, err := spawn.Wait(s.child)
 		if err != nil {
 			ended <- fmt.Errorf("sandboxed process: %w", err)
 			return

@@ -36,18 +36,34 @@ func number(pid int, file, name string) (n int) {
 
 func threads(pid int) int { return number(pid, "status", "Threads") }
 
+// children are the children of a process, which any of its threads may have started.
+func children(t *testing.T, pid int) (all []int) {
+	t.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if len(lists) == 0 {
+		t.Skip("a kernel without CONFIG_PROC_CHILDREN:", err)
+	}
+	for _, list := range lists {
+		b, _ := os.ReadFile(list)
+		for _, s := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(s)
+			if err != nil {
+				t.Fatalf("%s: %q", list, b)
+			}
+			all = append(all, child)
+		}
+	}
+	return all
+}
+
 // childOf is the only child of a process.
 func childOf(t *testing.T, pid int) int {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Skip(err) // a kernel without CONFIG_PROC_CHILDREN
+	all := children(t, pid)
+	if len(all) != 1 {
+		t.Fatalf("children %d", all)
 	}
-	child, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		t.Fatalf("children %q", b)
-	}
-	return child
+	return all[0]
 }
 
 // TestIntegrationSupervise: the process beside the sandboxed one passes signals on, removes
@@ -71,7 +87,15 @@ func TestIntegrationSupervise(t *testing.T) {
 		{"SIGHUP", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGHUP) }, exitOK, "", false},
 		{"SIGQUIT", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGQUIT) }, 2, "goroutine", false},
 		{"disconnected", func(t *testing.T, _, _ int, socket string) { connect(t, socket).Close() }, exitOK, "", false},
-		{"child ended", func(_ *testing.T, _, child int, _ string) { _ = unix.Kill(child, unix.SIGTERM) }, exitOK, "", false},
+		{"child ended", func(t *testing.T, _, child int, socket string) {
+			c := connect(t, socket)
+			t.Cleanup(c.Close)
+			_ = unix.Kill(child, unix.SIGTERM)
+		}, exitOK, "", false},
+		{"both ended at rest", func(_ *testing.T, pid, child int, _ string) {
+			_ = unix.Kill(child, unix.SIGTERM) // does nothing: there is nothing to interrupt
+			_ = unix.Kill(pid, unix.SIGTERM)
+		}, exitOK, "", false},
 		{"child killed", func(_ *testing.T, _, child int, _ string) { _ = unix.Kill(child, unix.SIGKILL) }, exitStart, "killed", false},
 		{"killed", func(_ *testing.T, pid, _ int, _ string) { _ = unix.Kill(pid, unix.SIGKILL) }, -1, "", true},
 	} {

@@ -46,11 +46,14 @@ func memory(t testing.TB, pid int) (all, shmem, file int) {
 		return n
 	}
 	all, shmem, file = field("Pss"), field("Pss_Shmem"), field("Pss_File")
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
-	for _, c := range strings.Fields(string(children)) {
-		n, _ := strconv.Atoi(c)
-		x, y, z := memory(t, n)
-		all, shmem, file = all+x, shmem+y, file+z
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		b, _ := os.ReadFile(list)
+		for _, c := range strings.Fields(string(b)) {
+			n, _ := strconv.Atoi(c)
+			x, y, z := memory(t, n)
+			all, shmem, file = all+x, shmem+y, file+z
+		}
 	}
 	return all, shmem, file
 }

@@ -1,0 +1,35 @@
+package spawn
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Wait is p.Wait, but takes no thread while it waits, where the kernel can do that (Linux 5.3).
+func Wait(p *os.Process) (*os.ProcessState, error) {
+	if fd, err := unix.PidfdOpen(p.Pid, 0); err == nil {
+		untilReadable(fd)
+	}
+	return p.Wait()
+}
+
+// untilReadable waits until the process of a pidfd has ended, and closes it. If it can't wait it
+// returns at once.
+func untilReadable(fd int) {
+	unix.CloseOnExec(fd)
+	if unix.SetNonblock(fd, true) != nil { // os.NewFile leaves waiting for others to a thread
+		_ = unix.Close(fd)
+		return
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	})
+}
