@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -32,13 +31,13 @@ func bind(path, group string, patience time.Duration) (*os.File, *entry, error) 
 	if len(tmp) > maxSocketPath || clearStale(tmp, 0) != nil {
 		tmp = path // somebody else's file has the other name
 	}
-	l, err := listenAt(tmp)
+	f, err := listenAt(tmp)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	defer l.Close() // File is another descriptor of the same socket
 	e, err := findEntry(tmp)
 	if err != nil {
+		f.Close()
 		return nil, nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	if group != "" {
@@ -48,28 +47,37 @@ func bind(path, group string, patience time.Duration) (*os.File, *entry, error) 
 		err = e.move(filepath.Base(path))
 	}
 	if err != nil {
+		f.Close()
 		e.remove()
 		if errors.Is(err, unix.EEXIST) {
 			err = errInUse
 		}
 		return nil, nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	f, err := l.File()
-	if err != nil {
-		e.remove()
-		return nil, nil, fmt.Errorf("socket %s: %w", path, err)
-	}
 	return f, e, nil
 }
 
-func listenAt(path string) (*net.UnixListener, error) {
+// backlog is how many connections may wait to be accepted. The kernel lowers it to what the host
+// allows, which package net reads from a file with 64 KiB of memory.
+const backlog = 4096
+
+func listenAt(path string) (*os.File, error) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err == nil {
-		l.SetUnlinkOnClose(false)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
 	}
-	return l, err
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		_ = unix.Close(fd)
+		_ = unix.Unlink(path)
+		return nil, os.NewSyscallError("listen", err)
+	}
+	return os.NewFile(uintptr(fd), "vhost-user socket"), nil
 }
 
 // stalePause is how long clearStale waits between two looks.
