@@ -118,6 +118,14 @@ func (c *Cell) TakeAgain(avail uint16) {
 	c.set(c.state&^(0xff<<triesShift) | uint64(tries)<<triesShift)
 }
 
+// Forgive says that processes which die from now on do not die of the request, because it only
+// waits for somebody else: Tries is 0. nil does nothing.
+func (c *Cell) Forgive() {
+	if c != nil {
+		c.set(c.state &^ (0xff << triesShift))
+	}
+}
+
 // Same reports whether a request is the one that the cell was taken for. The client could have
 // written another one in its place.
 func (c *Cell) Same(h *fp.InHeader) bool {

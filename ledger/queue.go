@@ -131,6 +131,14 @@ func (q *Queue) Next() uint16 {
 	return next
 }
 
+// Resume is Next for the process that goes on with the ring: it also notes the index, because
+// cells that tell of it are freed now.
+func (q *Queue) Resume() uint16 {
+	next := q.Next()
+	q.SetNext(next)
+	return next
+}
+
 // orderMask is what of an order fits beside an index.
 const orderMask = 1<<48 - 1
 

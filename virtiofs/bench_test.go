@@ -28,7 +28,8 @@ type bench struct {
 	fh    uint64
 }
 
-func newBench(b testing.TB) *bench {
+// newBench is a bench whose requests are noted in a ledger, or not.
+func newBench(b testing.TB, noted bool) *bench {
 	b.Helper()
 	dir := b.TempDir()
 	for i := range benchFiles {
@@ -59,6 +60,13 @@ func newBench(b testing.TB) *bench {
 	sh := &shift{worker: w}
 	if sh.thread, err = s.StartThread(fuse.Hooks{}); err != nil {
 		b.Fatal(err)
+	}
+	if noted {
+		ring, err := newLedger(b).Queue(1, ringSize)
+		if err != nil {
+			b.Fatal(err)
+		}
+		w.cells.note(ring)
 	}
 	x := &bench{ring: r, w: w, shift: sh, dir: fp.RootID}
 	b.Cleanup(w.waker.close)
@@ -141,17 +149,23 @@ func (x *bench) round(l *workload, i int) {
 // in batches of 32 and without notifications. Compare with BenchmarkSyscall.
 func BenchmarkRequest(b *testing.B) {
 	for _, l := range workloads() {
-		b.Run(l.name, func(b *testing.B) {
-			x := newBench(b)
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				if i%slots == 0 {
-					x.round(&l, i)
-				}
-				i++
+		for _, noted := range []bool{false, true} {
+			name := l.name
+			if noted {
+				name += "/noted"
 			}
-		})
+			b.Run(name, func(b *testing.B) {
+				x := newBench(b, noted)
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					if i%slots == 0 {
+						x.round(&l, i)
+					}
+					i++
+				}
+			})
+		}
 	}
 }
 
@@ -186,12 +200,35 @@ func TestRequestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	x := newBench(t)
-	for _, l := range workloads() {
-		i := 0
-		n := testing.AllocsPerRun(50, func() { x.round(&l, i); i += slots })
-		if n != 0 {
-			t.Errorf("%s: %.2f allocations a request", l.name, n/slots)
+	for _, noted := range []bool{false, true} {
+		x := newBench(t, noted)
+		for _, l := range workloads() {
+			i := 0
+			n := testing.AllocsPerRun(50, func() { x.round(&l, i); i += slots })
+			if n != 0 {
+				t.Errorf("%s, noted %v: %.2f allocations a request", l.name, noted, n/slots)
+			}
+		}
+	}
+}
+
+// BenchmarkCells is what noting costs each request, publications in batches included.
+func BenchmarkCells(b *testing.B) {
+	ring, err := newLedger(b).Queue(1, ringSize)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var c cells
+	c.note(ring)
+	m := fuse.Message{Header: fp.InHeader{Opcode: uint32(fp.OpGetattr), NodeID: 1}}
+	b.ReportAllocs()
+	i := uint16(0)
+	for b.Loop() {
+		m.Header.Unique++
+		c.take(&m, i%ringSize, i)
+		i++
+		if c.done(m.Cell, 120, i); i%flushRequests == 0 {
+			c.published()
 		}
 	}
 }

@@ -138,12 +138,12 @@ func (w *worker) waitBrief(s *shift, p *waiting) {
 	}
 	p.reply = reply
 	waited := time.Since(began) > longWait
-	delete(w.waiting, p) // as giveBack
+	w.forget(p) // as giveBack
 	defer p.free()
 	if waited {
 		w.short.ended(w.queue)
 	}
-	w.push(p.chain, p.reply.Len)
+	w.push(p.chain, p.cell, p.reply.Len)
 }
 
 // drop takes the oldest off the list.

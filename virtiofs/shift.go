@@ -34,8 +34,9 @@ func (s *shift) relieve() {
 	w, p := s.worker, s.brief
 	switch {
 	case p == nil:
-		p = &waiting{worker: w, chain: s.chain.Keep(s.chain.Writable()), memory: w.queue.Memory()}
+		p = &waiting{worker: w, chain: s.chain.Keep(s.chain.Writable()), cell: s.message.Cell, memory: w.queue.Memory()}
 		w.enlist(p)
+		w.again.relieved(p)
 	case len(w.short.list) > 0 && w.short.list[0] == p: // Try leaves it there
 		w.short.drop()
 	}

@@ -40,6 +40,8 @@ type worker struct {
 	vring   vhostuser.Vring
 	queue   *virtqueue.Queue
 	waker   *waker // shared, safe for concurrent use
+	cells   cells
+	again   *again // what another process has left, until it is taken over
 
 	spin      spinPolicy
 	unflushed int
@@ -66,17 +68,6 @@ type worker struct {
 	waking   sync.WaitGroup // those who are about to wake the worker for done
 }
 
-// waiting is a request that left the queue's thread, or whose thread the queue has left.
-type waiting struct {
-	worker  *worker
-	request fuse.Pending // nil if its thread answers it without one, see shift.relieve
-	more    fuse.Pending // from such a thread: the request has to wait after all
-	chain   *virtqueue.Chain
-	memory  *virtqueue.Memory // kept until the chain is in the used ring
-	reply   fuse.Reply
-	lingers int // entries of the ring, if it waits for another client
-}
-
 // startWorker starts the goroutine of a queue and waits until its thread is
 // ready. The queue may be one that is seldom used.
 func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, seldom bool, log *slog.Logger) (*worker, error) {
@@ -84,6 +75,14 @@ func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll
 	if err != nil {
 		return nil, err
 	}
+	if err := w.start(seldom); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// start starts the goroutine of a new worker. After an error nothing is left of the worker.
+func (w *worker) start(seldom bool) error {
 	if !seldom {
 		w.count(true)
 	}
@@ -92,9 +91,9 @@ func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll
 	if err := <-ready; err != nil {
 		w.count(false)
 		w.waker.close()
-		return nil, err
+		return err
 	}
-	return w, nil
+	return nil
 }
 
 // seldomServed is how many requests of a queue that is seldom used are served without a
@@ -176,7 +175,7 @@ func (w *worker) run(ready chan<- error) {
 		if kicked && w.served == 0 {
 			w.kickedInVain()
 		}
-		if w.stopping.Load() && len(w.waiting) == 0 {
+		if w.stopping.Load() && len(w.waiting) == 0 && w.again == nil {
 			thread.Stop()
 			close(w.exited)
 			return
@@ -193,6 +192,7 @@ func (w *worker) run(ready chan<- error) {
 			timeout = pollInterval
 		}
 		kicked = w.waker.wait(timeout)
+		w.cells.look()
 	}
 }
 
@@ -206,6 +206,7 @@ const yieldInterval = 8 * time.Millisecond
 // look, every 20 us, and each time looks again as soon.
 func (w *worker) yield() {
 	now := time.Now()
+	w.cells.at(now)
 	if now.Sub(w.yielded) >= yieldInterval {
 		runtime.Gosched()
 		w.yielded = now
@@ -233,6 +234,9 @@ func (w *worker) batch(s *shift) (timeout int) {
 		// The ring's memory is not mapped at the moment. The front-end may be
 		// about to map it elsewhere; a kick of meanwhile is not repeated.
 		w.ringGone.Do(func() { w.log.Warn("ring memory is gone; waiting for it", "error", err) })
+		if w.again.cantSort(); w.stopping.Load() {
+			w.abandon()
+		}
 		w.dropDone()
 		return 100
 	}
@@ -247,7 +251,10 @@ func (w *worker) batch(s *shift) (timeout int) {
 		w.vring.Err.Notify()
 		w.dropDone() // what had been taken to be given back; nobody rings again for it
 	}
-	return -1
+	if s.late != nil {
+		return -1 // the queue is another's
+	}
+	return w.timeout()
 }
 
 // drain serves until the ring is empty. Its error means that the queue can't go
@@ -261,11 +268,21 @@ func (w *worker) drain(s *shift) (err error) {
 	defer s.startBrief() // nobody else does, should the ring be gone
 	for {
 		if w.broken {
+			w.abandon()
 			w.dropDone()
 			return nil
 		}
 		w.queue.DisableKicks()
-		for !s.ending() {
+		if w.again != nil {
+			if err := w.takeOver(s); err != nil {
+				w.flush()
+				return err
+			}
+			if s.late != nil {
+				return nil
+			}
+		}
+		for !s.ending() && !w.holds() {
 			w.reap()
 			more, err := w.queue.Pop(&s.chain)
 			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) {
@@ -295,10 +312,13 @@ func (w *worker) drain(s *shift) (err error) {
 		}
 		w.reap()
 		w.flush()
-		if !s.ending() && w.spin.poll(w.queue, w.called) {
+		if w.again != nil && w.again.canGoOn(s) {
 			continue
 		}
-		if !w.queue.EnableKicks() || s.ending() {
+		if !s.ending() && !w.holds() && w.spin.poll(w.queue, w.called) {
+			continue
+		}
+		if !w.queue.EnableKicks() || s.ending() || w.holds() {
 			return nil
 		}
 	}
@@ -310,35 +330,46 @@ func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 // serve serves the chain that was popped.
 func (w *worker) serve(s *shift) {
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
+	w.cells.take(&s.message, s.chain.Head, w.queue.Base())
+	w.handle(s)
+}
+
+// handle has the request in the shift's message answered. If it has to wait, handle returns it.
+func (w *worker) handle(s *shift) *waiting {
 	reply, pending := s.thread.Handle(&s.message)
 	if s.late != nil {
 		s.handBack(reply, pending)
-		return
+		return nil
 	}
 	w.short.served(pending == nil, w.queue)
 	if pending != nil {
-		w.park(&s.chain, pending)
-		return
+		return w.park(s, pending)
 	}
-	w.push(&s.chain, reply.Len)
+	w.push(&s.chain, s.message.Cell, reply.Len)
+	return nil
 }
 
 // alone reports whether the request that is served is the only one of the queue, and may
 // wait. It may be called while a request is served.
 func (w *worker) alone() bool {
-	return w.unflushed == 0 && len(w.waiting) == 0 && !w.queue.More() && w.short.ask()
+	return w.unflushed == 0 && len(w.waiting) == 0 && w.again == nil && !w.queue.More() && w.short.ask()
 }
 
 // refuse gives back a chain that is malformed.
 func (w *worker) refuse(s *shift, err error) {
 	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
-	w.push(&s.chain, s.thread.Refuse(&s.message, unix.EIO).Len)
+	w.cells.take(&s.message, s.chain.Head, w.queue.Base())
+	reply := s.thread.Refuse(&s.message, unix.EIO)
+	w.push(&s.chain, s.message.Cell, reply.Len)
 }
 
-// push puts a chain in the used ring and publishes if the batch is large.
-func (w *worker) push(c *virtqueue.Chain, written uint32) {
+// push puts a chain in the used ring and publishes if the batch is large. cell is that of its
+// request, or nil.
+func (w *worker) push(c *virtqueue.Chain, cell *fuse.Cell, written uint32) {
+	w.cells.done(cell, written, w.queue.NextUsed())
 	w.queue.Push(c, written)
+	w.cells.reached(faultPushed)
 	w.served++
 	w.unflushed++
 	w.bytes += uint64(written)
@@ -369,131 +400,11 @@ func (w *worker) flush() {
 	if w.underWay > w.offered() {
 		w.underWay--
 	}
-	if w.queue.Flush() {
+	call := w.queue.Flush()
+	w.cells.published()
+	if call {
 		w.vring.Call.Notify()
 	}
+	w.cells.reached(faultCalled)
 	w.yield() // while the driver has something to do
-}
-
-// park takes a request that has to wait off the queue's thread.
-func (w *worker) park(c *virtqueue.Chain, r fuse.Pending) {
-	p := &waiting{worker: w, request: r, chain: c.Keep(r.Out()), memory: w.queue.Memory()}
-	w.enlist(p)
-	if r.Brief() {
-		if w.short.keep(p) {
-			return
-		}
-	}
-	r.Start(p.finish)
-}
-
-// enlist counts a request among those that wait. The batch has a reference on its memory.
-func (w *worker) enlist(p *waiting) {
-	p.memory.TryAcquire() // can't fail
-	w.waiting[p] = struct{}{}
-	w.countLingering(p)
-}
-
-// countLingering counts the entries of the ring that a request takes if it waits for another client.
-func (w *worker) countLingering(p *waiting) {
-	if p.request != nil && p.request.Lingers() {
-		p.lingers = p.chain.Entries()
-		w.lingering += p.lingers
-	}
-}
-
-// finish is called once, on any goroutine, when the request is done.
-func (p *waiting) finish(r fuse.Reply) {
-	p.reply = r
-	w := p.worker
-	w.mu.Lock()
-	w.done = append(w.done, p)
-	w.hasDone.Store(true)
-	first := len(w.done) == 1
-	if first {
-		w.waking.Add(1)
-	}
-	w.mu.Unlock()
-	if first { // whoever came before has rung, and the worker has not looked since
-		w.waker.wake()
-		w.waking.Done()
-	}
-}
-
-// takeDone moves what was finished elsewhere to finished.
-func (w *worker) takeDone() {
-	if !w.hasDone.Load() {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.finished = append(w.finished, w.done...)
-	clear(w.done)
-	w.done = w.done[:0]
-	w.hasDone.Store(false)
-}
-
-// reap puts finished requests in the used ring. Each is off the list before the ring
-// is touched: should that fault, the queue can still be stopped.
-func (w *worker) reap() {
-	w.takeDone()
-	for i, p := range w.finished {
-		w.finished[i] = nil
-		w.giveBack(p)
-	}
-	w.finished = w.finished[:0]
-}
-
-// giveBack puts the chain of a finished request in the used ring. The dirty log needs
-// its memory until then.
-func (w *worker) giveBack(p *waiting) {
-	if w.waitsOn(p) {
-		return
-	}
-	w.forget(p)
-	defer p.free()
-	w.push(p.chain, p.reply.Len)
-}
-
-// forget takes a request off those that wait.
-func (w *worker) forget(p *waiting) {
-	delete(w.waiting, p)
-	w.lingering -= p.lingers
-}
-
-// free lets go of all that the request has kept.
-func (p *waiting) free() {
-	p.memory.Release()
-	if p.request != nil {
-		p.request.Free()
-	}
-}
-
-// dropDone lets go of finished requests whose ring is not usable.
-func (w *worker) dropDone() {
-	if w.stopping.Load() {
-		w.cancelWaiting()
-	}
-	w.takeDone()
-	for _, p := range w.finished {
-		if p != nil && !w.waitsOn(p) {
-			w.forget(p)
-			p.free()
-		}
-	}
-	clear(w.finished)
-	w.finished = w.finished[:0]
-}
-
-// cancelWaiting tells the requests that wait for other clients to end, once.
-func (w *worker) cancelWaiting() {
-	if w.canceled {
-		return
-	}
-	w.canceled = true
-	for p := range w.waiting {
-		if p.request != nil {
-			p.request.Stop()
-		}
-	}
 }

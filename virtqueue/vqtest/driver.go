@@ -149,6 +149,9 @@ func (d *Driver) Offer(head uint16) {
 // SetAvailIdx moves the index of the available ring to anywhere.
 func (d *Driver) SetAvailIdx(v uint16) { d.avail = v; d.store(d.availAt()+2, v) }
 
+// SetUsedIdx moves the index of the used ring, as a device does.
+func (d *Driver) SetUsedIdx(v uint16) { d.used = v; d.store(d.UsedAt()+2, v) }
+
 // SetAvailFlags writes NoInterrupt or 0.
 func (d *Driver) SetAvailFlags(v uint16) { d.store(d.availAt(), v) }
 
