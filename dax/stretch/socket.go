@@ -4,16 +4,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// The protocol between daemon and helper uses a sequential packet socket. Each message is a
-// number of 4 bytes. The helper sends 0 when it is ready. A request has any number, and the
-// file's descriptor. The reply has an errno. If the errno is 0, it also has the descriptor of
-// the stretched file.
+// The protocol between daemon and helper uses a sequential packet socket. Each message is two
+// numbers of 4 bytes. The helper sends 0 and 0 when it is ready. A request has 0, a number of the
+// client's choice, and the file's descriptor. The reply has an errno and the request's number. If
+// the errno is 0, it also has the descriptor of the stretched file. A client that has died may
+// leave a reply in the socket: the next client has other numbers, and ignores it.
 
 // Pair returns both ends of a connection.
 func Pair() (client, helper int, err error) {
@@ -26,26 +28,24 @@ func Pair() (client, helper int, err error) {
 
 // Serve serves the connection until the other side closes it.
 func (h *Helper) Serve(conn int) error {
-	if err := send(conn, 0, -1); err != nil {
+	if err := send(conn, message{fd: -1}); err != nil {
 		return err
 	}
 	for {
-		_, fd, err := receive(conn)
+		request, err := receive(conn)
 		if errors.Is(err, errClosed) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		long, err := h.Stretch(fd)
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+		long, err := h.Stretch(request.fd)
+		request.close()
 		var errno unix.Errno
 		if err != nil && !errors.As(err, &errno) {
 			errno = unix.EIO
 		}
-		err = send(conn, uint32(errno), long)
+		err = send(conn, message{errno: errno, id: request.id, fd: long})
 		if long >= 0 {
 			_ = unix.Close(long)
 		}
@@ -59,6 +59,7 @@ func (h *Helper) Serve(conn int) error {
 type Client struct {
 	mu   sync.Mutex // one request at a time
 	conn int
+	last uint32 // number of the last request
 }
 
 // startTimeout is the time limit for a helper to be ready.
@@ -71,59 +72,77 @@ func NewClient(conn int) (*Client, error) {
 	if err := unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		return nil, fmt.Errorf("stretch: timeout: %w", err)
 	}
-	n, fd, err := receive(conn)
-	if fd >= 0 {
-		_ = unix.Close(fd)
-	}
+	m, err := receive(conn)
 	if err != nil {
 		return nil, err
 	}
-	if n != 0 {
-		return nil, fmt.Errorf("stretch: the helper says %w", unix.Errno(n))
+	m.close()
+	if m.errno != 0 {
+		return nil, fmt.Errorf("stretch: the helper says %w", m.errno)
 	}
 	limit = unix.Timeval{}
 	if err := unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		return nil, fmt.Errorf("stretch: timeout: %w", err)
 	}
-	return &Client{conn: conn}, nil
+	return AdoptClient(conn), nil
 }
 
-// AdoptClient is NewClient for a helper that is known to be ready.
-func AdoptClient(conn int) *Client { return &Client{conn: conn} }
+// AdoptClient is NewClient for a helper that is known to be ready. Another client may have used
+// the connection, and have died.
+func AdoptClient(conn int) *Client { return &Client{conn: conn, last: rand.Uint32()} }
 
 // Stretch returns a stretched file of fd with the same access mode; both are the
 // caller's. Safe for concurrent use.
 func (c *Client) Stretch(fd int) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := send(c.conn, 0, fd); err != nil {
+	c.last++
+	if err := send(c.conn, message{id: c.last, fd: fd}); err != nil {
 		return -1, err
 	}
-	n, long, err := receive(c.conn)
-	if n != 0 && long >= 0 {
-		_ = unix.Close(long)
+	for {
+		m, err := receive(c.conn)
+		switch {
+		case err != nil:
+			return -1, err
+		case m.id != c.last:
+			m.close()
+		case m.errno != 0:
+			m.close()
+			return -1, fmt.Errorf("stretch: %w", m.errno)
+		case m.fd < 0:
+			return -1, errors.New("stretch: no descriptor in the answer")
+		default:
+			return m.fd, nil
+		}
 	}
-	switch {
-	case err != nil:
-		return -1, err
-	case n != 0:
-		return -1, fmt.Errorf("stretch: %w", unix.Errno(n))
-	case long < 0:
-		return -1, errors.New("stretch: no descriptor in the answer")
+}
+
+// message is a request or a reply; fd is -1 without a descriptor.
+type message struct {
+	errno unix.Errno
+	id    uint32
+	fd    int
+}
+
+func (m *message) close() {
+	if m.fd >= 0 {
+		_ = unix.Close(m.fd)
 	}
-	return long, nil
 }
 
 // errClosed says that the other side has closed the connection.
 var errClosed = errors.New("stretch: connection closed")
 
-func send(conn int, n uint32, fd int) error {
+func send(conn int, m message) error {
 	var rights []byte
-	if fd >= 0 {
-		rights = unix.UnixRights(fd)
+	if m.fd >= 0 {
+		rights = unix.UnixRights(m.fd)
 	}
+	b := binary.NativeEndian.AppendUint32(nil, uint32(m.errno))
+	b = binary.NativeEndian.AppendUint32(b, m.id)
 	for {
-		err := unix.Sendmsg(conn, binary.NativeEndian.AppendUint32(nil, n), rights, nil, unix.MSG_NOSIGNAL)
+		err := unix.Sendmsg(conn, b, rights, nil, unix.MSG_NOSIGNAL)
 		switch err {
 		case nil:
 			return nil
@@ -136,9 +155,8 @@ func send(conn int, n uint32, fd int) error {
 	}
 }
 
-// receive returns a message's number and descriptor, or -1.
-func receive(conn int) (uint32, int, error) {
-	var b [4]byte
+func receive(conn int) (message, error) {
+	var b [8]byte
 	oob := make([]byte, unix.CmsgSpace(4))
 	var n, oobn, flags int
 	err := error(unix.EINTR)
@@ -146,22 +164,21 @@ func receive(conn int) (uint32, int, error) {
 		n, oobn, flags, _, err = unix.Recvmsg(conn, b[:], oob, unix.MSG_CMSG_CLOEXEC)
 	}
 	if errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
-		return 0, -1, errClosed
+		return message{}, errClosed
 	}
 	if err != nil {
-		return 0, -1, fmt.Errorf("stretch: receive: %w", err)
+		return message{}, fmt.Errorf("stretch: receive: %w", err)
 	}
-	fd := -1
+	m := message{fd: -1}
 	if list, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(list) == 1 {
 		if fds, err := unix.ParseUnixRights(&list[0]); err == nil && len(fds) == 1 {
-			fd = fds[0]
+			m.fd = fds[0]
 		}
 	}
 	if n != len(b) || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-		return 0, -1, errors.New("stretch: malformed message")
+		m.close()
+		return message{}, errors.New("stretch: malformed message")
 	}
-	return binary.NativeEndian.Uint32(b[:]), fd, nil
+	m.errno, m.id = unix.Errno(binary.NativeEndian.Uint32(b[:])), binary.NativeEndian.Uint32(b[4:])
+	return m, nil
 }

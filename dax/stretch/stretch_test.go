@@ -234,7 +234,7 @@ func TestSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := send(helper, uint32(unix.EPERM), -1); err != nil {
+	if err := send(helper, message{errno: unix.EPERM, fd: -1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := NewClient(client); !errors.Is(err, unix.EPERM) {
@@ -243,14 +243,14 @@ func TestSocket(t *testing.T) {
 	c := AdoptClient(client)
 	defer unix.Close(client)
 	for _, answer := range []func() error{
-		func() error { return send(helper, 0, -1) },                                // no descriptor
-		func() error { return send(helper, 0, 1<<20) },                             // an error to send
-		func() error { _, err := unix.Write(helper, []byte{1}); return err },       // short
-		func() error { _, err := unix.Write(helper, make([]byte, 9)); return err }, // long
-		func() error { return send(helper, uint32(unix.EINVAL), helper) },          // both
+		func() error { return send(helper, message{id: c.last + 1, fd: -1}) },                         // no descriptor
+		func() error { return send(helper, message{id: c.last + 1, fd: 1 << 20}) },                    // an error to send
+		func() error { _, err := unix.Write(helper, []byte{1}); return err },                          // short
+		func() error { _, err := unix.Write(helper, make([]byte, 9)); return err },                    // long
+		func() error { return send(helper, message{errno: unix.EINVAL, id: c.last + 1, fd: helper}) }, // both
 	} {
 		if err := answer(); err != nil {
-			_ = send(helper, uint32(unix.EBADF), -1)
+			_ = send(helper, message{errno: unix.EBADF, id: c.last + 1, fd: -1})
 		}
 		if fd, err := c.Stretch(0); err == nil {
 			t.Error("got", fd)
@@ -259,6 +259,34 @@ func TestSocket(t *testing.T) {
 	_ = unix.Close(helper)
 	if _, err := c.Stretch(0); !errors.Is(err, errClosed) {
 		t.Error(err)
+	}
+}
+
+// TestSuccessor: what a client that has died did not receive is not the answer to its successor's
+// request.
+func TestSuccessor(t *testing.T) {
+	client, helper, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(client)
+	defer unix.Close(helper)
+	c := AdoptClient(client)
+	other := open(t, os.DevNull, unix.O_RDONLY)
+	before := descriptors(t)
+	for _, id := range []uint32{c.last, c.last - 1, c.last + 2} {
+		if err := send(helper, message{id: id, fd: other}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := send(helper, message{errno: unix.ENOSPC, id: c.last + 1, fd: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if fd, err := c.Stretch(0); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%d, %v", fd, err)
+	}
+	if n := descriptors(t); n != before {
+		t.Errorf("%d descriptors, before %d", n, before)
 	}
 }
 
