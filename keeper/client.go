@@ -26,6 +26,7 @@ type Client struct {
 	late    []Key        // to be dropped, and not sent yet
 	sending bool         // a goroutine sends late
 	stuck   bool         // a message could not be sent in patience
+	ended   bool         // the keeper has said that the worker is to end
 }
 
 // Start is what the keeper tells a worker at its start.
@@ -81,6 +82,8 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 		case m.op == opBegin:
 			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2] != 0}
 			return c.start, nil
+		case m.op == opEnd:
+			c.ended = true
 		default:
 			if m.fd >= 0 {
 				fdstat.Close(m.fd)
@@ -88,6 +91,39 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 			return Start{}, fmt.Errorf("keeper: take over: message %d", m.op)
 		}
 	}
+}
+
+// Listen has end called when the keeper says that the worker is to end, or is gone. It is called after
+// Receive.
+func (c *Client) Listen(end func()) error {
+	fd, err := unix.FcntlInt(uintptr(c.socket), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	_ = unix.SetNonblock(fd, true) // then it takes no thread to wait
+	f := os.NewFile(uintptr(fd), "channel")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		_ = f.Close()
+		return err
+	}
+	go func() {
+		defer end()
+		defer f.Close()
+		if c.ended { // nobody writes it any more
+			return
+		}
+		_ = raw.Read(func(fd uintptr) bool {
+			for {
+				m, err := receive(int(fd), fdstat.Close)
+				if err == nil && m.op != opEnd || errors.Is(err, errForm) {
+					continue
+				}
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		})
+	}()
+	return nil
 }
 
 // wait waits until a socket is ready for events. Its error after the time wraps ErrBusy.

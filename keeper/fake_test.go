@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,12 +47,21 @@ func fakeWorker() {
 	}
 }
 
+var quiet atomic.Bool
+
 func die() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) }
 
 func fakeCommand(c *Client, words []string) (string, error) {
 	switch words[0] {
 	case "receive":
 		start, err := c.Receive(patient)
+		if err == nil {
+			err = c.Listen(func() {
+				if !quiet.Load() {
+					os.Exit(7)
+				}
+			})
+		}
 		return fmt.Sprint(start.Generation, start.Limit, start.Fail, len(c.Kept())), err
 	case "read": // one message of what is handed over
 		var m message
@@ -105,8 +115,8 @@ func fakeCommand(c *Client, words []string) (string, error) {
 		return string(b[:max(n, 0)]), err
 	case "forge":
 		return "", forge(words[1])
-	case "quiet": // no answer to SIGTERM
-		ignore()
+	case "quiet": // does not end
+		quiet.Store(true)
 	case "die":
 		die()
 	case "exit":

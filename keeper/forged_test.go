@@ -51,6 +51,8 @@ func forge(what string) error {
 		return raw(changed(2, uint16(opKept)), file)
 	case "begin":
 		return raw(changed(2, uint16(opBegin)))
+	case "end":
+		return raw(changed(2, uint16(opEnd)))
 	case "kind":
 		return raw(changed(4, uint16(kinds)), file)
 	case "no-kind":
@@ -83,7 +85,7 @@ func forge(what string) error {
 func TestForged(t *testing.T) {
 	r := newRig(t, func(k *Keeper) { k.clock.after = at(nil) })
 	for n, what := range []string{
-		"short", "long", "empty-with-descriptor", "version", "unknown", "keepers", "begin", "kind", "no-kind",
+		"short", "long", "empty-with-descriptor", "version", "unknown", "keepers", "begin", "end", "kind", "no-kind",
 		"no-descriptor", "two", "many", "drop-with-descriptor", "serving-with-descriptor", "report", "own-end", "empty",
 	} {
 		f := r.serving()

@@ -91,8 +91,7 @@ func (k *Keeper) Hold(key Key, fd int) error {
 	return k.table.put(key, fd)
 }
 
-// Run starts workers until the last one has ended. Signals end it, all but SIGQUIT as SIGTERM does. The
-// caller's goroutine is locked to its thread if workers are to end with it.
+// Run starts workers until the last one has ended. Signals end it, all but SIGQUIT as SIGTERM does.
 func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 	defer k.table.closeAll()
 	if err := k.start(); err != nil {
@@ -127,20 +126,22 @@ func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 	}
 }
 
-// signal passes a signal on to the worker.
+// signal tells the worker to end, and has it print its stacks at SIGQUIT. It is told by a message, which
+// can't come too early: a signal would be lost if a worker that is PID 1 had no handler yet.
 func (k *Keeper) signal(sig os.Signal) *Outcome {
-	if sig == unix.SIGQUIT {
-		k.quit = true
-	} else {
-		k.told, sig = true, unix.SIGTERM
-	}
+	k.quit = k.quit || sig == unix.SIGQUIT
+	k.told = k.told || sig != unix.SIGQUIT
 	if k.o.Stopping != nil {
 		k.o.Stopping()
 	}
 	if k.worker == nil {
 		return &Outcome{Told: k.told, Quit: k.quit}
 	}
-	_ = k.worker.process.Signal(sig)
+	if sig == unix.SIGQUIT {
+		_ = k.worker.process.Signal(sig)
+	} else {
+		go k.worker.end()
+	}
 	if k.kill == nil {
 		k.kill = k.clock.after(k.o.EndGrace)
 	}
@@ -173,9 +174,6 @@ func (k *Keeper) serves(w *worker, r Report) {
 		if k.o.Ready != nil {
 			k.o.Ready()
 		}
-	}
-	if k.told { // the signal is lost if it came before the handler of a worker that is PID 1
-		_ = w.process.Signal(unix.SIGTERM)
 	}
 	if len(k.notes) > 0 {
 		k.back(fmt.Sprintf("worker %d serves after %s with %d nodes, %d open files, %d requests under way and these descriptors: %s",

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"reflect"
 	"runtime"
 	"strings"
@@ -13,8 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-func ignore() { signal.Ignore(unix.SIGTERM) }
 
 // TestKeepThenKilled: what was handed up in the last moment counts, and what was dropped is gone.
 func TestKeepThenKilled(t *testing.T) {
@@ -290,7 +287,7 @@ func TestTold(t *testing.T) {
 	r := newRig(t, nil)
 	r.serving()
 	r.signals <- unix.SIGHUP
-	if out := r.end(); !out.Told || out.State == nil || out.State.String() != "signal: terminated" {
+	if out := r.end(); !out.Told || out.State == nil || out.State.ExitCode() != 7 {
 		t.Errorf("%+v", out)
 	}
 	r = newRig(t, func(k *Keeper) { k.o.EndGrace = time.Nanosecond })

@@ -24,6 +24,7 @@ const (
 	// From the keeper.
 	opKept  // a descriptor from before
 	opBegin // that was all; words: see Start
+	opEnd   // end
 )
 
 // messageSize is the size of each message: version, op, kind, 0, id, sub and two more words.
@@ -67,7 +68,7 @@ func unmarshal(b []byte) (m message, err error) {
 		*v = binary.LittleEndian.Uint64(b[8+8*i:])
 	}
 	switch {
-	case m.op < opKeep || m.op > opBegin:
+	case m.op < opKeep || m.op > opEnd:
 		return m, fmt.Errorf("unknown message %d", m.op)
 	case m.op.hasKey() && !m.key.valid():
 		return m, fmt.Errorf("message %d of unknown %s", m.op, m.key.Kind)

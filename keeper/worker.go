@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
 // worker is a process that was started.
@@ -53,22 +55,17 @@ func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
 	return w
 }
 
-// wait waits for the worker's end. It takes no thread if there are pidfds.
+// wait waits for the worker's end.
 func (w *worker) wait(k *Keeper) {
-	fd, err := unix.PidfdOpen(w.process.Pid, 0)
-	if err == nil {
-		_ = unix.SetNonblock(fd, true) // has os.NewFile use the runtime's poller
-		f := os.NewFile(uintptr(fd), "pidfd")
-		if raw, err := f.SyscallConn(); err == nil {
-			_ = raw.Read(func(uintptr) bool {
-				n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-				return n != 0 || err != nil && !errors.Is(err, unix.EINTR)
-			})
-		}
-		_ = f.Close()
-	}
-	state, err := w.process.Wait()
+	state, err := spawn.Wait(w.process)
 	k.events <- event{worker: w, state: state, err: err}
+}
+
+// end tells the worker to end.
+func (w *worker) end() {
+	if raw, err := w.channel.SyscallConn(); err == nil {
+		_ = w.sendOne(raw.Write, func(fd int) error { return send(fd, &message{op: opEnd, fd: -1}) })
+	}
 }
 
 // listen takes the worker's messages until drain stops it.

@@ -28,7 +28,7 @@ func switches(t *testing.T, pid int) bench.Switches {
 }
 
 // TestIntegrationIdle: a daemon whose guest asks nothing is not woken, with and without
-// busy polling.
+// busy polling, and neither is its keeper.
 func TestIntegrationIdle(t *testing.T) {
 	for _, poll := range []string{"", "0", "1ms"} {
 		socket := filepath.Join(tempDir(t), "s")
@@ -46,9 +46,16 @@ func TestIntegrationIdle(t *testing.T) {
 		// machine. What wakes up by itself does so in every second.
 		total := 0
 		for range 20 {
-			before := switches(t, d.cmd.Process.Pid)
+			total = 0
+			var before []bench.Switches
+			processes := processTree(t, d.cmd.Process.Pid)
+			for _, pid := range processes {
+				before = append(before, switches(t, pid))
+			}
 			time.Sleep(time.Second)
-			total = switches(t, d.cmd.Process.Pid).Since(before)
+			for i, pid := range processes {
+				total += switches(t, pid).Since(before[i])
+			}
 			if total <= 1 {
 				break
 			}
@@ -85,7 +92,7 @@ func TestIntegrationIdleMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		pid := d.cmd.Process.Pid
+		pid := servingPID(t, d.cmd.Process.Pid)
 		sizes, counts = append(sizes, number(pid, "smaps_rollup", "Anonymous")), append(counts, threads(pid))
 		c.Close()
 		d.wantStatus(exitOK)
@@ -99,7 +106,7 @@ func TestIntegrationIdleMemory(t *testing.T) {
 	}
 }
 
-// TestIntegrationRest: what daemons have that no front-end uses yet, with the process beside
+// TestIntegrationRest: what daemons have that no front-end uses yet, with the keeper beside
 // them. A Go program has 3 threads (main's, one more that init needs, sysmon), and 3 more if it
 // handles signals (package os/signal). Calls that take long at the start add some, more of them on
 // a busy machine: so it is the best of several daemons that counts.
@@ -107,19 +114,20 @@ func TestIntegrationRest(t *testing.T) {
 	guest.NeedRoot(t)
 	type rest struct{ kib, threads int }
 	for _, test := range []struct {
-		name, sandbox string
+		name, options string
 		pick          func(pid int) int
 		max           rest
 	}{
-		{"supervisor", "namespace", func(pid int) int { return pid }, rest{1300, 6}},
-		{"sandboxed", "namespace", func(pid int) int { return childOf(t, pid) }, rest{1300, 4}},
-		{"alone", "none", func(pid int) int { return pid }, rest{1400, 6}},
+		{"keeper", "--sandbox=namespace", func(pid int) int { return pid }, rest{1300, 6}},
+		{"worker", "--sandbox=namespace", func(pid int) int { return childOf(t, pid) }, rest{1300, 4}},
+		{"worker without namespaces", "--sandbox=none", func(pid int) int { return childOf(t, pid) }, rest{1300, 4}},
+		{"alone", "--sandbox=none --recovery=never", func(pid int) int { return pid }, rest{1400, 6}},
 	} {
 		best := rest{math.MaxInt, math.MaxInt}
 		var all []rest
 		for range 20 {
 			d := startDaemon(t, func(cmd *exec.Cmd) { cmd.Env = withoutProcessors(os.Environ()) },
-				"--sandbox="+test.sandbox, "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))
+				append(strings.Fields(test.options), "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))...)
 			d.waitLine(waitingLine)
 			pid := test.pick(d.cmd.Process.Pid)
 			one := rest{number(pid, "smaps_rollup", "Anonymous"), threads(pid)}

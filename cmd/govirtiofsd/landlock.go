@@ -11,16 +11,16 @@ import (
 )
 
 // enterLandlock puts the process under Landlock's rules if the options and the kernel say
-// so. e has the files that the process removes at its end, if any are its own.
+// so. e has the files that the process removes at its end; nil if it removes none.
 func (o *options) enterLandlock(v sandbox.View, e *endpoint, log *logrus.Logger) error {
 	if o.Landlock == share.LandlockNever {
 		return nil
 	}
 	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: o.ReadOnly}
-	if e.socket != nil {
+	if e != nil && e.socket != nil {
 		opts.Remove = append(opts.Remove, e.socket.dir)
 	}
-	if e.pid != nil {
+	if e != nil && e.pid != nil {
 		opts.Remove = append(opts.Remove, e.pid.dir)
 	}
 	err := sandbox.Landlock(opts)

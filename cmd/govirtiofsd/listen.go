@@ -39,7 +39,7 @@ func openEndpoint(o *options) (*endpoint, error) {
 	e := &endpoint{pid: pid}
 	var patience time.Duration
 	if pid.orphaned {
-		patience = endGrace + 2*time.Second // its sandboxed process, which has the socket, is about to end
+		patience = endGrace + 2*time.Second // its worker, which has the socket, is about to end
 	}
 	if e.file, e.socket, err = bind(o.SocketPath, o.SocketGroup, patience); err != nil {
 		e.remove()

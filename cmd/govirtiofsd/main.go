@@ -29,6 +29,7 @@ const (
 	exitOK    = 0 // the front-end has disconnected, or a signal said to end
 	exitStart = 1 // could not start, or could not go on
 	exitUsage = 2
+	exitQuit  = 2 // as a Go program does at SIGQUIT
 )
 
 func main() {

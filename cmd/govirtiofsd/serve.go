@@ -33,10 +33,10 @@ const (
 )
 
 // serve confines this process, then serves front-ends until it is told to end.
-func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
+func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := untilSignal(signals)
 	defer cancel(nil)
-	context.AfterFunc(ctx, n.stopping)
+	context.AfterFunc(ctx, p.notify.stopping)
 	var err error
 	if o.guestFiles, err = limitFiles(o, log); err != nil {
 		return err
@@ -51,17 +51,13 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	o.linksFD = openLinks(o, view)
-	a, err := newAcceptor(e)
-	if err != nil {
-		return err
-	}
 	if err := dropPrivileges(o); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	if err := o.enterLandlock(view, e, log); err != nil {
+	if err := o.enterLandlock(view, p.endpoint, log); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	device, err := newDevice(o, view, long, log)
+	device, err := newDevice(o, view, p.long, log)
 	if err != nil {
 		return err
 	}
@@ -71,8 +67,16 @@ func serve(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logg
 	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.Seccomp, Accept: true}); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	n.ready()
-	return within(ctx, log, func() error { return serveAll(ctx, o, a, device, log) })
+	a, err := p.takeOver()
+	if err != nil {
+		return err
+	}
+	if err := p.ready(); err != nil {
+		return err
+	}
+	err = within(ctx, log, func() error { return serveAll(ctx, o, p, a, device, log) })
+	p.ledger.End() // all before is a crash, if it ends the process
+	return err
 }
 
 // limitFiles sets the limit of open files and returns how many the guest may use up.
@@ -189,7 +193,7 @@ func within(ctx context.Context, log *logrus.Logger, f func() error) error {
 }
 
 // serveAll serves one front-end, or one after the other.
-func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
+func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
 	for {
 		log.Info("Waiting for vhost-user socket connection...")
 		conn, err := a.next(ctx, func(err error) {
@@ -208,9 +212,14 @@ func serveAll(ctx context.Context, o *options, a *acceptor, d *virtiofs.Device, 
 		if o.onConnection != nil {
 			o.onConnection()
 		}
+		if err := p.connected(conn, o.KeepListening); err != nil {
+			log.WithError(err).Warn("If the daemon dies, this front-end is lost")
+		}
 		log.Info("Client connected, servicing requests")
 		log.Info(o.describe(conn))
-		if err := d.Serve(ctx, conn); err != nil {
+		err = d.Serve(ctx, conn)
+		p.disconnected()
+		if err != nil {
 			if !o.KeepListening || ctx.Err() != nil {
 				return signalOr(ctx, err)
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,33 +14,19 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// childEnv tells a process that it is the one in the namespace sandbox: the socket
-// is descriptor childSocket, and childLink its end of the link.
-const (
-	childEnv    = "GOVIRTIOFSD_SANDBOXED"
-	childSocket = 3
-	childLink   = 4
-)
-
-// inChild reports whether this process is the sandboxed one.
-func inChild() bool {
-	_, ok := os.LookupEnv(childEnv)
-	return ok
-}
-
 // errSignal says that a signal ended the daemon.
 var errSignal = errors.New("ended by a signal")
 
-// childStatus is the exit status of the sandboxed process, when it is not 0.
+// childStatus is the exit status of the worker, when it is not 0.
 type childStatus struct{ code int }
 
-func (s *childStatus) Error() string { return fmt.Sprintf("sandboxed process exited with %d", s.code) }
+func (s *childStatus) Error() string { return fmt.Sprintf("serving process exited with %d", s.code) }
 
 // endSignals ask the daemon to end.
 var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
-// supervised are those that the process beside a sandboxed one passes on: also SIGQUIT, at
-// which a Go program prints its stacks and exits with 2.
+// supervised are those that the keeper passes on: also SIGQUIT, at which a Go program prints its
+// stacks and exits with 2.
 var supervised = append([]os.Signal{unix.SIGQUIT}, endSignals...)
 
 // removeAtQuit has SIGQUIT remove the endpoint's files before it does what it does to a Go
@@ -57,14 +42,14 @@ func removeAtQuit(e *endpoint) {
 	}()
 }
 
-// start opens the endpoint and serves it, in this process or in a sandboxed one.
+// start opens the endpoint and serves it, in this process or in another one.
 func start(o *options, log *logrus.Logger) error {
 	if inChild() {
 		_ = os.Unsetenv(childEnv)
 		return startChild(o, log)
 	}
 	signals := make(chan os.Signal, 4)
-	if o.Sandbox == sandbox.ModeNamespace {
+	if o.supervised() {
 		signal.Notify(signals, supervised...)
 	} else {
 		signal.Notify(signals, endSignals...)
@@ -88,7 +73,7 @@ func start(o *options, log *logrus.Logger) error {
 	}
 	defer e.remove()
 	defer n.stopping()
-	if o.Sandbox != sandbox.ModeNamespace {
+	if !o.supervised() {
 		removeAtQuit(e)
 	}
 	if e.connected && o.KeepListening {
@@ -102,36 +87,13 @@ func start(o *options, log *logrus.Logger) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	long := startStretch(o, log)
-	if o.Sandbox == sandbox.ModeNamespace {
-		return superviseChild(o, e, n, long, log, signals)
+	if o.supervised() {
+		return supervise(o, e, n, long, log, signals)
 	}
 	if err := o.goWithout(forbidden, log); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	return serve(o, e, n, long, log, signals)
-}
-
-// startChild is start in the sandboxed process.
-func startChild(o *options, log *logrus.Logger) error {
-	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
-	// a signal could interrupt before a front-end connects. Until then the link says when to end.
-	signal.Ignore(endSignals...)
-	signals := make(chan os.Signal, 4)
-	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, endSignals...) })
-	l := adoptLink(childLink)
-	l.signalEnd(signals)
-	e, err := adoptEndpoint(childSocket)
-	if err != nil {
-		return err
-	}
-	forbidden, err := o.probeCalls(log)
-	if err == nil {
-		err = o.goWithout(forbidden, log)
-	}
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	return serve(o, e, &notifier{to: l.file}, adoptStretch(), log, signals)
+	return serve(o, &process{endpoint: e, notify: n, long: long}, log, signals)
 }
 
 // endGrace is how long requests that are being served may take after a signal.

@@ -2,116 +2,165 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
+	"os/exec"
 	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/internal/spawn"
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/keeper"
+	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// supervisor is the process beside the sandboxed one. It passes signals on, removes what
-// the daemon has made outside of the sandbox, and ends as the child does.
+// workersResume says that a worker can go on with the front-end of one that has died.
+const workersResume = false
+
+// supervised reports whether this process is to have another one serve.
+func (o *options) supervised() bool {
+	return o.Sandbox == sandbox.ModeNamespace || o.Recover == share.RecoveryAuto
+}
+
+// supervisor is the process outside of the sandbox: the keeper. It starts the worker, passes
+// signals on, removes what the daemon has made, and ends as the worker does. If there is recovery, it
+// starts another one when the worker dies.
 type supervisor struct {
-	child   *os.Process
-	link    *link
-	made    *endpoint // without its descriptor
-	notify  *notifier
-	log     *logrus.Logger
-	signals chan os.Signal
+	o      *options
+	ledger *ledger.Ledger // nil without recovery
+	long   *os.File       // connection of the DAX helper, or nil
 }
 
-// superviseChild runs the sandboxed process and returns when it ends.
-func superviseChild(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals chan os.Signal) error {
-	link, theirs, err := newLink()
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
+// supervise returns when there is no worker any more.
+func supervise(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
+	s := &supervisor{o: o, long: long}
+	if o.Recover == share.RecoveryAuto {
+		var err error
+		if s.ledger, err = ledger.Create(); err != nil {
+			log.WithError(err).Warn("No recovery: if the serving process dies, the daemon ends")
+		}
 	}
-	env := append(leanEnviron("govirtiofsd"), childEnv+"=1")
-	files := []*os.File{childSocket - 3: e.file, childLink - 3: theirs}
-	if long != nil {
-		env, files = append(env, stretchClientEnv+"=1"), append(files, long)
-	}
-	cmd, err := o.Namespace.Start(env, files)
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	if long != nil {
-		long.Close() // the helper ends with the child
-	}
-	// The child alone listens: when it is gone, front-ends are to notice.
+	k := keeper.New(keeper.Options{
+		Start: s.start, Recover: s.ledger != nil, Resumes: workersResume, Ended: s.ended,
+		Limit: keeperFiles(o), EndGrace: endGrace + time.Second,
+		Ready: n.ready, Stopping: n.stopping, Log: slog.New(libraryHandler{log: log}),
+	})
+	fd, err := unix.FcntlInt(e.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	e.file.Close()
-	theirs.Close()
-	s := &supervisor{child: cmd.Process, link: link, made: e, notify: n, log: log, signals: signals}
-	return s.run(link.ready(n))
-}
-
-// pass tells the child to end: at SIGQUIT with its stacks. It may be at its start still: then
-// it reads later what the link says, while a signal would be lost.
-func (s *supervisor) pass(sig os.Signal) {
-	s.notify.stopping()
-	if sig == unix.SIGQUIT {
-		_ = s.child.Signal(sig)
-		return
+	if err != nil {
+		return err
 	}
-	s.link.end()
-}
-
-// run returns when the child has ended. Signals are passed on. ready says once whether the
-// child was ready before it ended.
-func (s *supervisor) run(ready <-chan bool) error {
-	ended := s.ended()
-	var kill <-chan time.Time
-	var isReady, told bool
-	for {
-		select {
-		case isReady = <-ready:
-			ready = nil
-		case err := <-ended:
-			if ready != nil {
-				isReady = <-ready // systemd takes an end before READY for a failure
-			}
-			if told && !isReady {
-				return errSignal // however it has ended
-			}
-			return err
-		case sig := <-s.signals:
-			s.pass(sig)
-			told = told || sig != unix.SIGQUIT
-			if kill == nil {
-				kill = time.After(endGrace + time.Second)
-			}
-		case <-kill:
-			s.log.Warn("the sandboxed process does not end: killing it")
-			_ = s.child.Kill()
-		}
+	key := keeper.Listener()
+	if e.connected {
+		key = keeper.Connection()
 	}
+	if err := k.Hold(key, fd); err != nil {
+		return err
+	}
+	return outcome(k.Run(signals))
 }
 
-// ended yields how the child has ended.
-func (s *supervisor) ended() <-chan error {
-	ended := make(chan error, 1)
-	go func() {
-		state, err := spawn.Wait(s.child)
+func (s *supervisor) ended() bool { return s.ledger != nil && s.ledger.Ended() }
+
+// Limits of the keeper's descriptors.
+const (
+	keeperOwn      = 64 // what it needs for itself
+	keeperSpare    = 16 // what workers may have it hold in any case, if little is allowed
+	keeperMostHeld = 1 << 20
+)
+
+// keeperFiles raises the limit of open files as far as it goes, and returns how many descriptors workers
+// may have this process hold.
+func keeperFiles(o *options) int {
+	var now unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) != nil {
+		return keeperSpare
+	}
+	most := now.Max
+	if o.NoFile == nil {
+		most = max(most, sandbox.DefaultNoFile())
+	}
+	if unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most}) != nil {
+		most = now.Max // no privilege to raise the hard limit
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most})
+	}
+	// Twice as many: those that are being closed count, too.
+	return int(max(min(most, 2*keeperMostHeld), keeperOwn+2*keeperSpare)-keeperOwn) / 2
+}
+
+// start starts a worker.
+func (s *supervisor) start(_ uint64, channel *os.File) (*os.Process, error) {
+	env := append(leanEnviron("govirtiofsd"), childEnv+"=1")
+	files := []*os.File{childChannel - 3: channel}
+	if s.ledger != nil {
+		env = append(env, ledgerEnv+"=1")
+		f, err := dupFile(s.ledger.FD(), "ledger")
 		if err != nil {
-			ended <- fmt.Errorf("sandboxed process: %w", err)
-			return
+			return nil, err
 		}
-		ended <- childError(state)
-	}()
-	return ended
+		defer f.Close()
+		files = append(files, f)
+	}
+	if s.long != nil {
+		env = append(env, stretchClientEnv+"=1")
+		files = append(files[:len(files):len(files)], make([]*os.File, childStretch-3-len(files))...)
+		files = append(files, s.long)
+	}
+	start := s.o.Namespace.Start
+	if s.o.Sandbox != sandbox.ModeNamespace {
+		start = startPlain
+	}
+	cmd, err := start(env, files)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	return cmd.Process, nil
 }
 
-// childError is nil when the child exited with 0.
+func dupFile(fd int, name string) (*os.File, error) {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(own), name), nil
+}
+
+// startPlain runs the program once more as [sandbox.Namespace.Start] does, in the same namespaces.
+func startPlain(env []string, files []*os.File) (*exec.Cmd, error) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = os.Args
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), env...)
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	return cmd, cmd.Start()
+}
+
+// outcome is what the last worker's end means for this process.
+func outcome(out keeper.Outcome) error {
+	switch {
+	case out.Err != nil:
+		return out.Err
+	case out.Told && !out.Served: // however it has ended: it may not have had a handler yet
+		return errSignal
+	case out.State == nil: // there was SIGQUIT when there was none
+		return &childStatus{exitQuit}
+	}
+	return childError(out.State)
+}
+
+// childError is nil when the worker exited with 0.
 func childError(state *os.ProcessState) error {
 	status, ok := state.Sys().(syscall.WaitStatus)
 	switch {
 	case state.Success():
 		return nil
 	case ok && status.Signaled():
-		return fmt.Errorf("sandboxed process: %v", state)
+		return fmt.Errorf("serving process: %v", state)
 	}
 	return &childStatus{max(state.ExitCode(), exitStart)}
 }

@@ -28,6 +28,7 @@ type Config struct {
 	Features   // what else the file system can do
 	Identity   // whose the files are
 	Security   // what confines the process
+	Recovery   // what happens when it dies
 	Moves      // guests that move between hosts
 	Messages   // what the process says
 	Compat     // old forms of options

@@ -110,6 +110,25 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 	return nil
 }
 
+// servingPID is the process that has the guest's files: the child of the one that was started.
+func (d *daemon) servingPID(t testing.TB) int {
+	t.Helper()
+	pid := d.cmd.Process.Pid
+	for range 1000 {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var child int
+		if _, err := fmt.Sscan(string(b), &child); err == nil {
+			return child
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("nobody serves")
+	return 0
+}
+
 // stop ends the daemon and checks that it has ended well, by itself or by SIGTERM.
 func (d *daemon) stop(t testing.TB) {
 	t.Helper()

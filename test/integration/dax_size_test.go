@@ -91,7 +91,7 @@ func TestIntegrationDAXMemory(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, a, af := memory(t, vm.PID())
-				_, b, bf := memory(t, d.cmd.Process.Pid)
+				_, b, bf := memory(t, d.servingPID(t))
 				had[j] = a + b
 				t.Logf("%s, guest %d, at %q: memory of the guest %d MiB, files mapped %d MiB", mode, i+1, text, had[j]>>10, (af+bf)>>10)
 			}

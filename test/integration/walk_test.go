@@ -113,7 +113,7 @@ func newWalker(t *testing.T, root string, files int, mode string) *walker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	w := &walker{Client: frontend.NewClient(f), t: t, pid: d.cmd.Process.Pid, nodes: make([]uint64, files), dirs: map[string]uint64{}}
+	w := &walker{Client: frontend.NewClient(f), t: t, pid: d.servingPID(t), nodes: make([]uint64, files), dirs: map[string]uint64{}}
 	if err := w.Handshake(frontend.AllFlags); err != nil {
 		t.Fatal(err)
 	}

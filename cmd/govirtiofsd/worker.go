@@ -1,0 +1,143 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/keeper"
+	"github.com/govirtiofs/govirtiofs/ledger"
+)
+
+// childEnv tells a process that it is a worker: descriptor childChannel is its channel to the
+// keeper, and childLedger the ledger if there is ledgerEnv.
+const (
+	childEnv     = "GOVIRTIOFSD_SANDBOXED"
+	ledgerEnv    = "GOVIRTIOFSD_LEDGER"
+	childChannel = 3
+	childLedger  = 4
+)
+
+// inChild reports whether this process is a worker.
+func inChild() bool {
+	_, ok := os.LookupEnv(childEnv)
+	return ok
+}
+
+// process is what the process that serves has from whoever has started it.
+type process struct {
+	endpoint *endpoint // nil in a worker, which gets its sockets from the keeper
+	notify   *notifier // nil in a worker
+	long     *os.File  // connection of the DAX helper, or nil
+
+	client *keeper.Client // nil without recovery
+	link   *keeper.Client // to the keeper, nil if there is none
+	ledger *ledger.Ledger // nil without recovery
+
+	signals chan<- os.Signal // in a worker: gets SIGTERM when the keeper says that it is to end
+}
+
+// startChild is start in a worker.
+func startChild(o *options, log *logrus.Logger) error {
+	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
+	// a signal could interrupt before a front-end connects. Until then the keeper says when to end.
+	signal.Ignore(endSignals...)
+	signals := make(chan os.Signal, 4)
+	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, endSignals...) })
+	p := &process{signals: signals, link: keeper.NewClient(childChannel), long: adoptStretch()}
+	forbidden, err := o.probeCalls(log)
+	if err == nil {
+		err = o.goWithout(forbidden, log)
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	if os.Getenv(ledgerEnv) != "" {
+		_ = os.Unsetenv(ledgerEnv)
+		unix.CloseOnExec(childLedger)
+		p.client = p.link
+	}
+	return serve(o, p, log, signals)
+}
+
+// takeOverPatience is how long a keeper may take to hand over what it holds.
+const takeOverPatience = time.Minute
+
+// takeOver gets what the process is to serve. A worker calls it when it is confined: what it reads
+// here, another worker may have written.
+func (p *process) takeOver() (*acceptor, error) {
+	if p.link == nil {
+		return newAcceptor(p.endpoint)
+	}
+	if _, err := p.link.Receive(takeOverPatience); err != nil {
+		return nil, err
+	}
+	if err := p.link.Listen(func() { p.signals <- unix.SIGTERM }); err != nil {
+		return nil, err
+	}
+	if p.client != nil {
+		var err error
+		if p.ledger, err = ledger.Open(childLedger); err != nil {
+			return nil, err
+		}
+		p.ledger.Begin()
+	}
+	return p.sockets()
+}
+
+// sockets are the listening socket and the connection that the keeper holds.
+func (p *process) sockets() (*acceptor, error) {
+	a := &acceptor{}
+	if fd, ok := p.link.Take(keeper.Listener()); ok {
+		l, err := newAcceptor(&endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket")})
+		if err != nil {
+			return nil, err
+		}
+		a.listener = l.listener
+	}
+	if fd, ok := p.link.Take(keeper.Connection()); ok {
+		c, err := newAcceptor(&endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket"), connected: true})
+		if err != nil {
+			return nil, err
+		}
+		a.first = c.first
+	}
+	return a, nil
+}
+
+// ready says that front-ends can connect.
+func (p *process) ready() error {
+	p.ledger.Serving()
+	p.notify.ready()
+	return p.link.Serving(keeper.Report{})
+}
+
+// connected has the keeper hold a front-end's connection. Without more front-ends to come it no longer
+// listens.
+func (p *process) connected(c *net.UnixConn, more bool) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var keepErr error
+	err = raw.Control(func(fd uintptr) { keepErr = p.client.Keep(keeper.Connection(), int(fd)) })
+	if !more {
+		p.client.Drop(keeper.Listener())
+	}
+	if err == nil {
+		err = keepErr
+	}
+	return err
+}
+
+// disconnected has the keeper let go of all that a front-end had.
+func (p *process) disconnected() {
+	p.client.DropAll(keeper.KindConnection, keeper.KindRegion, keeper.KindKick, keeper.KindCall, keeper.KindErr, keeper.KindLog,
+		keeper.KindInflight, keeper.KindChannel, keeper.KindNode, keeper.KindOpen, keeper.KindLock)
+}
