@@ -73,6 +73,7 @@ const (
 //
 //go:noinline
 func (c *Cell) set(state uint64) {
+	storing.Note()
 	c.state = state
 	storing.Note()
 }

@@ -41,6 +41,7 @@ const (
 //
 //go:noinline
 func (c *Cell) setGrant(p GrantPhase, kept uint32) {
+	storing.Note()
 	c.grant = uint32(p) | kept<<grantKeptShift
 	storing.Note()
 }

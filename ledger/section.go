@@ -131,6 +131,7 @@ func (s *section) pages(yield func(at int64) bool) error {
 //
 //go:noinline
 func store(p *uint64, v uint64) {
+	storing.Note()
 	*p = v
 	storing.Note()
 }

@@ -1,11 +1,11 @@
-// Package storing lets a test see memory that outlives the process after each single store to
-// it, which is how a process that dies leaves it.
+// Package storing lets a test see memory that outlives the process before and after each store
+// to it that matters, which is how a process that dies leaves it.
 package storing
 
-// hook is called after each store.
+// hook is called before and after each store.
 var hook func()
 
-// Note is called after a store to memory that a successor reads.
+// Note is called before and after a store to memory that a successor reads.
 func Note() {
 	if hook != nil {
 		hook()
