@@ -248,7 +248,7 @@ func (s *share) checkNames(t *testing.T, what string) {
 	t.Helper()
 	want, got := 0, 0
 	for n := range s.store.Nodes {
-		if n.Name != nil || n.FileHandle != nil {
+		if ref := nameRef(s.store.node(uint32(n.ID)).place); ref != 0 && ref != nameInside {
 			want++
 		}
 	}

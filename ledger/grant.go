@@ -232,14 +232,13 @@ func (s *Store) GiveBackAll() (n int, err error) {
 
 // unfinished calls f with all cells of requests that may have to be served again.
 func (l *Ledger) unfinished(f func(c *fuse.Cell)) error {
-	cells := section{ledger: l, at: cellsAt, size: fuse.CellSize, count: MaxQueues * MaxQueueSize}
-	return cells.pages(func(at int64) bool {
-		for i := range int64(pageSize / fuse.CellSize) {
-			c := (*fuse.Cell)(l.at(cellsAt + at + i*fuse.CellSize))
+	cells := section{ledger: l, at: cellsAt, size: fuse.CellSize, bits: 5, count: MaxQueues * MaxQueueSize}
+	return cells.scan(func(first uint32) {
+		for i := first; i < first+1<<cells.bits; i++ {
+			c := (*fuse.Cell)(cells.record(i))
 			if p := c.Phase(); p == fuse.PhaseTaken || p == fuse.PhaseIntent {
 				f(c)
 			}
 		}
-		return true
 	})
 }

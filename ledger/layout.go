@@ -49,28 +49,12 @@ const (
 	areasAt  = headerAt + pageSize
 	queuesAt = areasAt + int64(numAreas)*areaStride
 	cellsAt  = queuesAt + MaxQueues*queueSize
-	listsAt  = (cellsAt + MaxQueues*MaxQueueSize*int64(fuse.CellSize) + chunkSize - 1) / chunkSize * chunkSize
+	listsAt  = (cellsAt + MaxQueues*MaxQueueSize*int64(fuse.CellSize) + pageSize - 1) / pageSize * pageSize
 	opensAt  = listsAt + numLists*listSize
 	nodesAt  = opensAt + MaxOpens*openSize
 	namesAt  = nodesAt + MaxNodes*nodeSize
 	fileSize = namesAt + namesSize
 )
 
-// Names come in sizes of 32 to 512 bytes. There are fewer long ones than nodes: they are rare.
-var nameClasses = [numNameClasses]nameClass{
-	{size: 32, count: 1 << 28},
-	{size: 64, count: 1 << 28},
-	{size: 128, count: 1 << 26},
-	{size: 256, count: 1 << 25},
-	{size: 512, count: 1 << 24},
-}
-
-type nameClass struct {
-	size  int64 // of a record, in bytes
-	count uint32
-}
-
-const (
-	numNameClasses = 5
-	namesSize      = 32<<28 + 64<<28 + 128<<26 + 256<<25 + 512<<24
-)
+// namesSize is of all classes of names, see nameClasses.
+const namesSize = 32<<28 + 64<<28 + 128<<26 + 256<<25 + 512<<24

@@ -44,6 +44,7 @@ func Create() (*Ledger, error) {
 	}
 	h := l.header
 	h.version, h.oldest, h.cell, h.size = Version, OldestVersion, fuse.CellSize, uint64(fileSize)
+	h.node, h.open = uint32(nodeSize), uint32(openSize)
 	copy(h.magic[:], magic)
 	return l, nil
 }
@@ -88,7 +89,7 @@ func (h *header) check() error {
 		return errors.New("the file does not begin as a ledger does")
 	case h.version < OldestVersion || h.oldest > Version:
 		return fmt.Errorf("version %d, readable from version %d on: this program reads %d to %d", h.version, h.oldest, OldestVersion, Version)
-	case h.cell != fuse.CellSize || h.size != uint64(fileSize):
+	case h.cell != fuse.CellSize || h.node != uint32(nodeSize) || h.open != uint32(openSize) || h.size != uint64(fileSize):
 		return errors.New("records of other sizes than those of its version")
 	}
 	return nil
@@ -119,6 +120,14 @@ func (l *Ledger) Close() error {
 // there is no memory would end the process. It is a system call.
 func (l *Ledger) need(at, size int64) error {
 	from := at / pageSize * pageSize
+	// This gives memory and maps it, page after page in one call.
+	err := unix.Madvise(l.memory[from:at+size], unix.MADV_POPULATE_WRITE)
+	if err == nil {
+		return nil
+	}
+	if err != unix.EINVAL { // Linux 5.14 has it
+		return fmt.Errorf("ledger: no memory: %w", err)
+	}
 	if err := unix.Fallocate(l.fd, unix.FALLOC_FL_KEEP_SIZE, from, at+size-from); err != nil {
 		return fmt.Errorf("ledger: no memory: %w", err)
 	}

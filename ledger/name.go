@@ -9,13 +9,63 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// nameRef says where a name is: its class from 1 on, and its number in that. 0 is none.
+// nameRef says where a name and a file handle are: the class of their record from 1 on, and its
+// number in that. 0 is nowhere.
 type nameRef uint32
 
 const (
 	nameIndexBits = 28
 	nameHeader    = 2 // lengths of the name, which may be 0, and of the file handle
+
+	// nameInside is a name in the node's own record, of up to insideSize bytes with its header.
+	// Most are; not if the one before it is there, because that counts until the other one does.
+	nameInside = nameRef(0xf << nameIndexBits)
+	insideSize = 32
 )
+
+// Records of names have 32 to 512 bytes. There are fewer long ones than nodes: they are rare.
+var nameClasses = [numNameClasses]nameClass{
+	{size: 32, bits: 7, count: 1 << 28},
+	{size: 64, bits: 6, count: 1 << 28},
+	{size: 128, bits: 5, count: 1 << 26},
+	{size: 256, bits: 4, count: 1 << 25},
+	{size: 512, bits: 3, count: 1 << 24},
+}
+
+type nameClass struct {
+	size  int64 // of a record, in bytes
+	bits  uint8 // a page has 1<<bits records
+	count uint32
+}
+
+const numNameClasses = 5
+
+// writeName writes a name without its NUL, and a file handle, at most 255 bytes each.
+func writeName(b []byte, name, handle []byte) {
+	b[0], b[1] = uint8(len(name)), uint8(len(handle))
+	copy(b[nameHeader:], name)
+	copy(b[nameHeader+len(name):], handle)
+}
+
+// readName copies a name with a NUL behind it, and a file handle, to b, which has room for
+// maxNameRecord bytes.
+func readName(src, b []byte) (name fp.Name, handle []byte) {
+	nameLen, handleLen := int(src[0]), int(src[1]) // once: a process may be writing
+	nameLen = min(nameLen, len(src)-nameHeader)
+	handleLen = min(handleLen, len(src)-nameHeader-nameLen)
+	copy(b, src[nameHeader:nameHeader+nameLen])
+	b[nameLen] = 0
+	if handleLen > 0 {
+		handle = b[nameLen+1 : nameLen+1+handleLen]
+		copy(handle, src[nameHeader+nameLen:])
+	}
+	if nameLen > 0 {
+		name = b[:nameLen+1]
+	}
+	return name, handle
+}
+
+const maxNameRecord = 512 + 1
 
 func (r nameRef) class() int    { return int(r>>nameIndexBits) - 1 }
 func (r nameRef) index() uint32 { return uint32(r) & (1<<nameIndexBits - 1) }
@@ -47,14 +97,13 @@ func (n *names) init(l *Ledger) {
 	for i := range n.classes {
 		c := nameClasses[i]
 		s := &n.classes[i]
-		s.ledger, s.at, s.size, s.count = l, at, c.size, c.count
-		s.perChunk = uint32(chunkSize / c.size)
+		s.ledger, s.at, s.size, s.bits, s.count = l, at, c.size, c.bits, c.count
+		s.perChunk = 1 << c.bits << chunkBits
 		at += c.size * int64(c.count)
 	}
 }
 
-// add writes a name without its NUL and a file handle, at most 255 bytes each, to a record that
-// was free; 0 when there is no room.
+// add writes a name and a file handle to a record that was free; 0 when there is no room.
 func (n *names) add(name, handle []byte) nameRef {
 	size := int64(nameHeader + len(name) + len(handle))
 	for class := range n.classes {
@@ -63,11 +112,9 @@ func (n *names) add(name, handle []byte) nameRef {
 			continue
 		}
 		if i, ok := s.take(); ok {
-			b := unsafe.Slice((*byte)(s.record(i)), size)
-			b[0], b[1] = uint8(len(name)), uint8(len(handle))
-			copy(b[nameHeader:], name)
-			copy(b[nameHeader+len(name):], handle)
-			return nameRef(class+1)<<nameIndexBits | nameRef(i)
+			r := nameRef(class+1)<<nameIndexBits | nameRef(i)
+			writeName(n.record(r), name, handle)
+			return r
 		}
 	}
 	return 0
@@ -75,37 +122,21 @@ func (n *names) add(name, handle []byte) nameRef {
 
 // drop frees a record. It is this process's own reference, or one that load has checked.
 func (n *names) drop(r nameRef) {
-	if r != 0 {
+	if r != 0 && r != nameInside {
 		n.classes[r.class()].free(r.index())
 	}
 }
 
-// get copies a name with a NUL behind it, and a file handle, to b, which has room for
-// maxNameRecord bytes.
-func (n *names) get(r nameRef, b []byte) (name fp.Name, handle []byte) {
+// record is where a name is that valid knows of.
+func (n *names) record(r nameRef) []byte {
 	s := &n.classes[r.class()]
-	src := unsafe.Slice((*byte)(s.record(r.index())), s.size)
-	nameLen, handleLen := int(src[0]), int(src[1]) // once: a process may be writing
-	nameLen = min(nameLen, len(src)-nameHeader)
-	handleLen = min(handleLen, len(src)-nameHeader-nameLen)
-	copy(b, src[nameHeader:nameHeader+nameLen])
-	b[nameLen] = 0
-	if handleLen > 0 {
-		handle = b[nameLen+1 : nameLen+1+handleLen]
-		copy(handle, src[nameHeader+nameLen:])
-	}
-	if nameLen > 0 {
-		name = b[:nameLen+1]
-	}
-	return name, handle
+	return unsafe.Slice((*byte)(s.section.record(r.index())), s.size)
 }
-
-const maxNameRecord = 512 + 1
 
 // valid reports whether a reference is to a record that has memory.
 func (n *names) valid(r nameRef) bool {
 	c := r.class()
-	return c >= 0 && c < numNameClasses && n.classes[c].has(r.index())
+	return r != 0 && c >= 0 && c < numNameClasses && n.classes[c].has(r.index())
 }
 
 // claim marks a record that a node of another process refers to; false if the reference makes no
@@ -197,5 +228,5 @@ func (s *nameSection) free(i uint32) {
 		m.open = true
 		s.open = append(s.open, index)
 	}
-	s.unuse(s.chunks.At(index), index)
+	s.unuse(i)
 }

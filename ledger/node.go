@@ -9,12 +9,13 @@ import (
 )
 
 // nodeRecord is a node, by its slot, which is the lower half of its id. Its name and its file
-// handle are elsewhere, so that one word says where it is found.
+// handle are in it or elsewhere: one word says where, and in which parent the name is.
 type nodeRecord struct {
 	id      uint64 // 0 is none; written last, and cleared first
 	lookups uint64 // 0 is a node that the client has no number for
 	place   uint64 // slot of the parent<<32 | its name, see nameRef; 0 is none
 	identityRecord
+	name [insideSize]byte // see nameInside
 }
 
 // identityRecord is an Identity and flags, in 40 bytes.
@@ -27,11 +28,14 @@ type identityRecord struct {
 	_               uint16
 }
 
-const nodeSize = int64(unsafe.Sizeof(nodeRecord{}))
+const (
+	nodeSize = int64(unsafe.Sizeof(nodeRecord{}))
+	nodeBits = 7 // a block has 3 pages
+)
 
 var (
-	_ = [1]struct{}{}[nodeSize-64]
-	_ = [1]struct{}{}[pageSize%nodeSize]
+	_ = [1]struct{}{}[nodeSize-96]
+	_ = [1]struct{}{}[(nodeSize<<nodeBits)%pageSize]
 )
 
 // Identity says which file a node is. What the numbers mean is the file system's business.
@@ -134,23 +138,30 @@ func (s *Store) UnkeyNode(id uint64) { s.node(uint32(id)).unkeyed = 1 }
 // the id of a node, or 0. Calls about one node come one after the other.
 func (s *Store) PlaceNode(id, parent uint64, name fp.Name, handle []byte) {
 	r := s.node(uint32(id))
-	place := uint64(0)
 	var bytes []byte
 	if parent != 0 {
 		bytes = name.Bytes()
 	}
-	if len(bytes)+len(handle) > 0 {
-		if ref := s.names.add(bytes, handle); ref != 0 {
-			place = uint64(uint32(parent))<<32 | uint64(ref)
-		} else {
-			// A successor that does not find the node says ESTALE, and the client looks
-			// it up again.
+	old, ref := nameRef(r.place), nameRef(0)
+	switch size := nameHeader + len(bytes) + len(handle); {
+	case size == nameHeader:
+	case size <= insideSize && old != nameInside:
+		ref = nameInside
+		writeName(r.name[:], bytes, handle)
+	default:
+		ref = s.names.add(bytes, handle)
+	}
+	place := uint64(uint32(parent))<<32 | uint64(ref)
+	if ref == 0 {
+		place = 0
+		if len(bytes)+len(handle) > 0 {
+			// A successor that does not find the node says ESTALE, and the client looks it
+			// up again.
 			s.ledger.header.unplaced++
 		}
 	}
-	old := r.place
 	store(&r.place, place)
-	s.names.drop(nameRef(old))
+	s.names.drop(old)
 }
 
 // RemoveNode records that a node is gone.
@@ -159,6 +170,5 @@ func (s *Store) RemoveNode(id uint64) {
 	r := s.node(slot)
 	store(&r.id, 0)
 	s.names.drop(nameRef(r.place))
-	index, _ := s.nodes.chunkOf(slot)
-	s.nodes.unuse(s.nodes.chunks.At(index), index)
+	s.nodes.unuse(slot)
 }

@@ -16,9 +16,12 @@ type openRecord struct {
 	_     [3]uint32
 }
 
-const openSize = int64(unsafe.Sizeof(openRecord{}))
+const (
+	openSize = int64(unsafe.Sizeof(openRecord{}))
+	openBits = 7
+)
 
-var _ = [1]struct{}{}[openSize-32]
+var _ = [1]struct{}{}[(openSize<<openBits)-pageSize]
 
 // OpenFile is what a ledger says of an open file.
 type OpenFile struct {

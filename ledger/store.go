@@ -2,7 +2,6 @@ package ledger
 
 import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-	"github.com/govirtiofs/govirtiofs/internal/paged"
 )
 
 // Store is the nodes and open files of a ledger, and what requests under way have been granted.
@@ -16,6 +15,7 @@ type Store struct {
 	lists  section
 	names  names
 	owners listOwners
+	found  int // nodes that load has found
 }
 
 // Store returns the nodes and open files, all of which it looks at: what makes no sense, because a
@@ -34,8 +34,8 @@ func (l *Ledger) Store() (*Store, error) {
 
 func newStore(l *Ledger) *Store {
 	s := &Store{ledger: l}
-	s.nodes = section{ledger: l, at: nodesAt, size: nodeSize, count: MaxNodes}
-	s.opens = section{ledger: l, at: opensAt, size: openSize, count: MaxOpens}
+	s.nodes = section{ledger: l, at: nodesAt, size: nodeSize, bits: nodeBits, count: MaxNodes}
+	s.opens = section{ledger: l, at: opensAt, size: openSize, bits: openBits, count: MaxOpens}
 	s.lists = section{ledger: l, at: listsAt, size: pageSize, count: numLists * listPages}
 	s.names.init(l)
 	return s
@@ -44,17 +44,16 @@ func newStore(l *Ledger) *Store {
 // load looks at everything.
 func (s *Store) load() error {
 	for i := range s.names.classes {
-		if err := s.names.classes[i].pages(func(int64) bool { return true }); err != nil {
+		if err := s.names.classes[i].scan(func(uint32) {}); err != nil {
 			return err
 		}
 	}
-	err := s.nodes.pages(func(at int64) bool {
-		for slot := uint32(at / nodeSize); slot < uint32((at+pageSize)/nodeSize); slot++ {
+	err := s.nodes.scan(func(first uint32) {
+		for slot := first; slot < first+1<<nodeBits; slot++ {
 			if r := s.node(slot); r.id != 0 {
 				s.loadNode(slot, r)
 			}
 		}
-		return true
 	})
 	if err != nil {
 		return err
@@ -62,18 +61,17 @@ func (s *Store) load() error {
 	for i := range s.names.classes {
 		s.names.classes[i].settle()
 	}
-	err = s.opens.pages(func(at int64) bool {
-		for slot := uint32(at / openSize); slot < uint32((at+pageSize)/openSize); slot++ {
+	err = s.opens.scan(func(first uint32) {
+		for slot := first; slot < first+1<<openBits; slot++ {
 			if r := s.open(slot); r.id != 0 && !s.goodOpen(slot, r) {
 				store(&r.id, 0)
 			}
 		}
-		return true
 	})
 	if err != nil {
 		return err
 	}
-	if err = s.lists.pages(func(int64) bool { return true }); err != nil {
+	if err = s.lists.scan(func(uint32) {}); err != nil {
 		return err
 	}
 	return s.claimLists()
@@ -85,10 +83,11 @@ func (s *Store) loadNode(slot uint32, r *nodeRecord) {
 		store(&r.id, 0)
 		return
 	}
-	index, _ := s.nodes.chunkOf(slot)
+	index, _ := s.nodes.blockOf(slot)
 	s.nodes.chunks.At(index).used++
+	s.found++
 	s.noteEnds(&s.ledger.header.nodesEnd, &s.ledger.header.nodesGeneration, r.id)
-	if r.place != 0 && (r.id == fp.RootID || !s.names.claim(nameRef(r.place))) {
+	if ref := nameRef(r.place); r.id == fp.RootID || ref != nameInside && !s.names.claim(ref) {
 		store(&r.place, 0)
 	}
 }
@@ -129,25 +128,30 @@ func (s *Store) nodeAt(slot uint32) *nodeRecord {
 func (s *Store) Nodes(yield func(n *Node) bool) {
 	var b [maxNameRecord]byte
 	var n Node
-	s.records(&s.nodes, func(slot uint32) bool {
+	s.nodes.records(func(slot uint32) bool {
 		r := s.nodeAt(slot)
 		if r == nil {
 			return true
 		}
 		n = Node{ID: r.id, Lookups: r.lookups, Unkeyed: r.unkeyed != 0, Identity: Identity{Mount: r.mount, Dev: r.dev, Ino: r.ino,
 			BirthSec: r.birthSec, BirthNsec: r.birthNsec, Kind: r.kind}}
-		s.placeOf(&n, r.place, &b)
+		s.placeOf(&n, r, &b)
 		return yield(&n)
 	})
 }
 
 // placeOf fills in where a node is. A name that can't be one is left out, with the parent.
-func (s *Store) placeOf(n *Node, place uint64, b *[maxNameRecord]byte) {
-	if place == 0 || !s.names.valid(nameRef(place)) {
+func (s *Store) placeOf(n *Node, r *nodeRecord, b *[maxNameRecord]byte) {
+	place := r.place
+	var name fp.Name
+	switch ref := nameRef(place); {
+	case ref == nameInside:
+		name, n.FileHandle = readName(r.name[:], b[:])
+	case s.names.valid(ref):
+		name, n.FileHandle = readName(s.names.record(ref), b[:])
+	default:
 		return
 	}
-	var name fp.Name
-	name, n.FileHandle = s.names.get(nameRef(place), b[:])
 	parent := uint32(place >> 32)
 	if name == nil || s.nodeAt(parent) == nil {
 		return
@@ -161,7 +165,7 @@ func (s *Store) placeOf(n *Node, place uint64, b *[maxNameRecord]byte) {
 // yield returns.
 func (s *Store) Opens(yield func(o *OpenFile) bool) {
 	var o OpenFile
-	s.records(&s.opens, func(slot uint32) bool {
+	s.opens.records(func(slot uint32) bool {
 		r := s.open(slot)
 		o = OpenFile{ID: r.id, Node: r.node, Flags: r.flags, Bits: r.bits}
 		if uint32(o.ID) != slot || slot == 0 || s.nodeAt(o.Node) == nil {
@@ -171,28 +175,8 @@ func (s *Store) Opens(yield func(o *OpenFile) bool) {
 	})
 }
 
-// records yields the numbers of the records of a section that have memory.
-func (s *Store) records(sec *section, yield func(i uint32) bool) {
-	perPage := uint32(pageSize / sec.size)
-	for index := uint32(0); int64(index) < int64(sec.count)*sec.size/chunkSize; index++ {
-		c := sec.chunks.At(index)
-		if c == nil {
-			index |= paged.PageSize - 1 // nor is there any of its neighbours
-			continue
-		}
-		for page := range uint32(chunkSize / pageSize) {
-			if c.pages>>page&1 == 0 {
-				continue
-			}
-			first := (index*(chunkSize/pageSize) + page) * perPage
-			for i := range perPage {
-				if !yield(first + i) {
-					return
-				}
-			}
-		}
-	}
-}
+// NumNodes is how many nodes there were when the store was made.
+func (s *Store) NumNodes() int { return s.found }
 
 // NodeEnd and NodeGenerations are what nodes.Table.Settle wants to know of the numbers of nodes
 // that were ever given out, OpenEnd and OpenGenerations the same of open files.

@@ -62,6 +62,7 @@ func begin(t testing.TB, l *Ledger) *share {
 }
 
 func (s *share) restore(t testing.TB) {
+	s.nodes.BeginRestore(s.store.NumNodes())
 	for n := range s.store.Nodes {
 		if n.ID != fp.RootID && !s.nodes.Restore(new(file), n.Identity, n.ID, n.Lookups, n.Unkeyed) {
 			t.Fatalf("node %#x is not restored", n.ID)

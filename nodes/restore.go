@@ -5,10 +5,24 @@ import fp "github.com/govirtiofs/govirtiofs/fuseproto"
 // A process that takes over from one that has died has the recorder's records, and makes the
 // table of them before it serves a request:
 //
-//	the root, as always; then Restore for each other node, then RestorePlace for each,
-//	then OpenFiles.Restore with holds on their nodes, then EndRestore
+//	the root, as always; BeginRestore; then Restore for each other node, then RestorePlace
+//	for each, then OpenFiles.Restore with holds on their nodes, then EndRestore
 //
-// The recorder hears of nothing that it has recorded already.
+// The recorder hears of nothing that it has recorded already. Nobody else uses the tables
+// meanwhile: no lock is taken for each node.
+
+// BeginRestore makes room for about count nodes.
+func (t *Table[K, N]) BeginRestore(count int) {
+	heads := minHeads
+	for heads < min(count, maxSlots)/shardCount {
+		heads *= 2
+	}
+	for i := range t.shards {
+		if s := &t.shards[i]; heads > minHeads && s.count == 0 {
+			s.heads = make([]uint32, heads)
+		}
+	}
+}
 
 // Restore puts in a node that is new under the id that it had, with the client's lookup count.
 // A node that the client has forgotten has count 0: it goes with EndRestore unless a child or an
@@ -27,13 +41,11 @@ func (t *Table[K, N]) Restore(n *N, key K, id, lookups uint64, unkeyed bool) boo
 	}
 	hash := t.hash(key)
 	s := t.shardOf(hash)
-	s.mu.Lock()
 	if t.find(s, hash, key) == nil {
 		t.link(s, hash, b)
 	} else {
 		t.unkeyed(n)
 	}
-	s.mu.Unlock()
 	return true
 }
 
@@ -52,10 +64,8 @@ func (t *Table[K, N]) RestorePlace(n, parent *N, name fp.Name, handle []byte) {
 	} else {
 		base[K](parent).Hold()
 	}
-	b.mu.Lock()
 	b.parent = parent
 	b.setName(name, handle[:min(len(handle), MaxFileHandle)])
-	b.mu.Unlock()
 }
 
 // EndRestore ends a series of Restore. Ids that are given out from then on are none of those
@@ -85,8 +95,6 @@ func (t *OpenFiles[F]) EndRestore(end, generations uint32) { t.slots.settle(end,
 // restore puts v in under a number of another process's table, before settle; retired says that
 // the number has ended there.
 func (s *slots[T]) restore(v *T, number uint64, retired bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	slot, generation := uint32(number), uint32(number>>32)
 	if slot == 0 || slot >= maxSlots {
 		return false
