@@ -201,11 +201,11 @@ func (fs *FS) enterOpen(r *server.Request, fh uint64, want intent) (*openFile, u
 	if fh == 0 && fs.openless.agreed.Load() {
 		return fs.enterShared(r, want)
 	}
-	return fs.enterOpenOf(r.Header.NodeID, fh, want)
+	return fs.enterOpenOf(r, r.Header.NodeID, fh, want)
 }
 
 // enterOpenOf is enterOpen for the node with a number.
-func (fs *FS) enterOpenOf(nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
+func (fs *FS) enterOpenOf(r *server.Request, nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
 	f, errno := fs.openFileOf(nodeID, fh)
 	if errno != 0 {
 		return nil, errno
@@ -213,6 +213,11 @@ func (fs *FS) enterOpenOf(nodeID, fh uint64, want intent) (*openFile, unix.Errno
 	if errno = fs.allow(f.node, want); errno != 0 {
 		fs.releaseOpenFile(f)
 		return nil, errno
+	}
+	if want&intentClose == 0 {
+		if errno = fs.usable(r, f); errno != 0 {
+			return nil, errno
+		}
 	}
 	return f, 0
 }
@@ -243,8 +248,8 @@ func (fs *FS) enterListing(r *server.Request, fh uint64, want intent) (*openFile
 }
 
 // enterFileOf is enterFile for the node with a number.
-func (fs *FS) enterFileOf(nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
-	f, errno := fs.enterOpenOf(nodeID, fh, want)
+func (fs *FS) enterFileOf(r *server.Request, nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := fs.enterOpenOf(r, nodeID, fh, want)
 	return fs.onlyFile(f, errno)
 }
 

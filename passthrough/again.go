@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -20,22 +21,19 @@ import (
 // exclusive creation is not reported if the evidence says otherwise; and what is as the client
 // wanted it is done.
 
-// clockLag is how much the clock of file times lags behind that of the process: a tick.
-var clockLag = tick()
-
-func tick() time.Duration {
-	var res unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &res); err != nil || res.Nano() <= 0 {
-		return 10 * time.Millisecond // the longest that Linux has
-	}
-	return time.Duration(res.Nano())
+// fileTime is the clock that times of files are from, in ns. It lags behind that of the process, by
+// a tick or more: with that one a file could seem to be older than the request that made it.
+func fileTime() int64 {
+	var t unix.Timespec
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_REALTIME_COARSE, uintptr(unsafe.Pointer(&t)), 0)
+	return t.Nano()
 }
 
 // intend notes that r is about to change something, and what is needed to find out later
-// whether it has. It costs nothing where there is no recovery.
+// whether it has.
 func intend(r *server.Request, e fuse.Evidence) {
 	if r.Cell != nil {
-		r.Cell.Intend(time.Now().Add(-clockLag).UnixNano(), e)
+		r.Cell.Intend(fileTime(), e)
 	}
 }
 

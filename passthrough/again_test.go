@@ -28,9 +28,6 @@ type againCase struct {
 	after   string // the tree as it must be in the end
 }
 
-// old is a time before all intents.
-var old = time.Now().Add(-time.Hour)
-
 func (s *share) mkdir(name string) {
 	if err := os.Mkdir(s.path(name), 0o755); err != nil {
 		s.t.Fatal(err)
@@ -54,7 +51,14 @@ func aged(s *share, names ...string) {
 	for _, n := range names {
 		s.write(n, n)
 	}
-	time.Sleep(3 * clockLag) // no condition to wait for: the clock itself has to go on
+	tick()
+}
+
+// tick waits for the next tick of the clock that times of files are from.
+func tick() {
+	for now := fileTime(); fileTime() == now; {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // listing is the names of a directory with the contents of files.
@@ -107,7 +111,7 @@ var againCases = []againCase{
 	{name: "mkdir made", call: callMkdir, after: "d/"},
 	{name: "mkdir made for certain", certain: true, call: callMkdir, after: "d/"},
 	{name: "mkdir not made", failed: true, call: callMkdir, after: "d/"},
-	{name: "mkdir of what was there", before: func(s *share) { aged(s); s.mkdir("d"); time.Sleep(3 * clockLag) }, failed: true,
+	{name: "mkdir of what was there", before: func(s *share) { aged(s); s.mkdir("d"); tick() }, failed: true,
 		call: callMkdir, want: unix.EEXIST, after: "d/"},
 	{name: "mkdir, and a file instead", failed: true, between: func(s *share) { s.write("d", "x") }, call: callMkdir, want: unix.EEXIST, after: "d=x"},
 	{name: "mkdir by another who uses it", failed: true, between: func(s *share) { s.mkdir("d"); s.write("d/x", "") },

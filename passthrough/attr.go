@@ -157,6 +157,9 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	if in.Valid&fp.FattrMode != 0 {
 		n.modeChanged()
 	}
+	if errno == 0 && in.Valid&(fp.FattrMode|fp.FattrUID|fp.FattrGID) != 0 && !fs.who.caps.has(unix.CAP_DAC_OVERRIDE) {
+		errno = fs.pinFiles(ts, n)
+	}
 	if errno == 0 {
 		errno = fs.own.set(ts, fd, in)
 	}
@@ -216,6 +219,9 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 	}
 	if in.Valid&fp.FattrFh != 0 {
 		f, errno := fs.openFileOf(r.Header.NodeID, in.Fh) // of the node that has entered
+		if errno == 0 {
+			errno = fs.usable(r, f)
+		}
 		if errno != 0 {
 			return errno
 		}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/ledger"
 	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
@@ -109,6 +110,12 @@ type Config struct {
 	// Host is what this share has in common with others of the process; nil is nothing. All
 	// shares of a process need the same: without, each takes the process's limit for its own.
 	Host *host.Host
+
+	// Ledger is where the share is noted for a successor of this process, see Resume. The server has
+	// the same one. nil is nowhere.
+	Ledger *ledger.Ledger
+	// Keeper holds descriptors for a successor; nil is none. With it comes Ledger.
+	Keeper Keeper
 
 	// Who hears of every change of nodes and open files; nil is nobody.
 	recordNodes nodes.Recorder[inode]

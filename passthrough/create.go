@@ -168,11 +168,17 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in
 		return errno
 	}
 	fh, errno := uint64(0), fs.keepHandle(ts, n, fd, &emptyName[0])
+	if errno == 0 && parent == nil {
+		errno = fs.pinNameless(n, fd)
+	}
 	if errno == 0 {
 		fh, errno = fs.addOpenFile(ts.cell, n, fd, in.Flags)
 	}
 	if errno != 0 {
 		fs.closeFD(fd)
+		return fs.unknown(ts, n, errno)
+	}
+	if errno := fs.pinCreated(ts, fh, in.Flags); errno != 0 {
 		return fs.unknown(ts, n, errno)
 	}
 	seen.apply(&ts.st)

@@ -26,13 +26,14 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 		return -1, unix.ESTALE
 	}
 	fd, errno := fs.reopen(ts, n)
-	if errno != 0 && !fs.cfg.Landlocked {
+	byName := fs.cfg.Landlocked || n.ofLedger()
+	if errno != 0 && !byName {
 		fd, errno = fs.openHandle(ts, n, depth)
 	}
 	if errno != 0 {
 		fd, errno = fs.rewalk(ts, n, depth)
 	}
-	if errno != 0 && fs.cfg.Landlocked {
+	if errno != 0 && byName {
 		fd, errno = fs.openHandle(ts, n, depth)
 	}
 	if errno != 0 {
@@ -49,10 +50,28 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 func (fs *FS) reopen(ts *threadState, n *inode) (int, unix.Errno) {
 	n.Lock()
 	defer n.Unlock() // the open file's descriptor is not closed meanwhile
-	if n.openFiles == nil {
+	f := n.anyOpen()
+	if f == nil {
 		return -1, unix.ESTALE
 	}
-	return fs.open(fs.cfg.ProcFD, procName(&ts.num, n.openFiles.fd), unix.O_PATH, 0)
+	return fs.open(fs.cfg.ProcFD, procName(&ts.num, f.fd), unix.O_PATH, 0)
+}
+
+// anyOpen is an open file of the node that has a descriptor, or nil. The node is locked.
+func (n *inode) anyOpen() *openFile {
+	for f := n.openFiles; f != nil; f = f.next {
+		if !f.lazy.Load() {
+			return f
+		}
+	}
+	return nil
+}
+
+// ofLedger reports whether the node's file handle is one that a predecessor has left.
+func (n *inode) ofLedger() bool {
+	n.Lock()
+	defer n.Unlock()
+	return n.fileHandle == handleOfLedger
 }
 
 // rewalk opens the node where it was last seen, or elsewhere in that directory.
@@ -72,7 +91,7 @@ func (fs *FS) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	fd, errno := fs.openAs(ts, n, pfd, name.CString())
 	if errno == unix.ESTALE {
 		n.Lock()
-		byHandle := n.HasFileHandle() && !fs.cfg.Landlocked // which opens for I/O what has a name
+		byHandle := n.HasFileHandle() && n.fileHandle != handleOfLedger && !fs.cfg.Landlocked // which opens for I/O what has a name
 		n.Unlock()
 		if !byHandle {
 			fd, errno = fs.search(ts, n, parent, pfd, name.CString())

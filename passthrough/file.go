@@ -171,7 +171,7 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	}
 	defer fs.releaseOpenFile(f)
 	fs.dropOwner(f.node, in.LockOwner)
-	if f.mount.local {
+	if f.mount.local || f.lazy.Load() {
 		return 0
 	}
 	if !r.MayWait {
@@ -271,7 +271,7 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 		return 0, errno
 	}
 	defer fs.releaseOpenFile(from)
-	to, errno := fs.enterFileOf(in.NodeIDOut, in.FhOut, intentWrite)
+	to, errno := fs.enterFileOf(r, in.NodeIDOut, in.FhOut, intentWrite)
 	if errno != 0 {
 		return 0, errno
 	}

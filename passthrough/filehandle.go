@@ -119,10 +119,12 @@ func (fs *FS) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.
 // handleFrom says where a node has its file handle from.
 type handleFrom uint8
 
-// It has none; the one of what had its name when it was asked for, which may be another
+// It has none; one that a predecessor of this process has left, who may have been taken over by its
+// client; the one of what had its name when it was asked for, which may be another
 // file, and is compared when it is opened; or the one of the file behind its descriptor.
 const (
 	handleNone handleFrom = iota
+	handleOfLedger
 	handleByName
 	handleByFD
 )
@@ -175,7 +177,7 @@ func (n *inode) handle(h *rawHandle) bool {
 // openHandle opens the node by its handle, and checks what it has got.
 func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	n.Lock()
-	has := n.HasFileHandle()
+	has, from := n.HasFileHandle(), n.fileHandle
 	n.Unlock()
 	if !has {
 		return -1, unix.ESTALE
@@ -195,7 +197,26 @@ func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno)
 	if errno != 0 {
 		return -1, errno
 	}
-	return fs.checked(ts, n, fd)
+	fd, errno = fs.checked(ts, n, fd)
+	if errno == 0 && from == handleOfLedger {
+		fd, errno = fs.proven(ts, n, fd)
+	}
+	return fd, errno
+}
+
+// proven exchanges a node's descriptor that a file handle from outside has led to for one that was
+// found by name below the share: the kernel opens any file of the file system by its handle.
+func (fs *FS) proven(ts *threadState, n *inode, fd int) (int, unix.Errno) {
+	path := fs.pathOf(ts, fd)
+	fs.closeFD(fd)
+	if path == "" {
+		return -1, unix.ESTALE
+	}
+	found, errno := fs.walk(ts, path)
+	if errno != 0 {
+		return -1, unix.ESTALE
+	}
+	return fs.checked(ts, n, found)
 }
 
 // checked returns fd if it is the node's file, and closes it otherwise.

@@ -42,6 +42,7 @@ type FS struct {
 	dax      daxChoice
 	openless openless
 	locks    shareLocks
+	recovery recovery
 
 	destroyExcluded sync.Mutex  // one Destroy at a time
 	limits          stateLimits // of what moves to another host
@@ -64,10 +65,13 @@ func New(cfg Config) (*FS, error) {
 		limits:  defaultStateLimits,
 		sweeper: sweeper{after: afterFunc},
 	}
+	if err := fs.setLedger(); err != nil {
+		return nil, err
+	}
 	fs.nodes = nodes.New(nodes.Config[key, inode]{
-		Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }, Recorder: cfg.recordNodes,
+		Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }, Recorder: fs.cfg.recordNodes,
 	})
-	fs.openFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: fs.openFileGone, Recorder: cfg.recordOpens})
+	fs.openFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: fs.openFileGone, Recorder: fs.cfg.recordOpens})
 	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
@@ -119,10 +123,14 @@ func (fs *FS) setRoot() error {
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return errors.New("passthrough: the share is neither a directory nor a file")
 	}
+	if err := fs.sameShare(&st); err != nil {
+		return err
+	}
 	if err := fs.setHandles(&st); err != nil {
 		return err
 	}
 	k := keyOf(&st)
+	fs.recovery.mounts.set(k.mount, rootMount)
 	fs.mountOf(k, fs.cfg.RootFD) // most nodes will be on it
 	n, errno := fs.intern(nil, &st, fs.cfg.RootFD, nil, nil)
 	if errno != 0 {

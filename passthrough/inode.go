@@ -74,6 +74,7 @@ const (
 	markOpened nodeMarks = 1 << iota // for I/O, at least once
 	markDAX                          // the guest was told to map it when it first heard of it
 	markNoDAX                        // the guest was told not to
+	markPinned                       // the keeper has a descriptor of it, see pin.go
 )
 
 // newInode is a node that is not in the table yet.

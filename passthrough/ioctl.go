@@ -88,6 +88,9 @@ func (fs *FS) setIoctl(r *server.Request, fh uint64, get, set uint32, data []byt
 	if changesProject(set, &old, &arg) {
 		return unix.EINVAL
 	}
+	if errno := fs.pinFiles(threadOf(r), f.node); errno != 0 { // with chattr +i nobody opens it for writing again
+		return errno
+	}
 	return sysIoctl(f.fd, set, &arg)
 }
 

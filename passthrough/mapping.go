@@ -83,6 +83,9 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 // be written through a mapping can be read through it.
 func (fs *FS) openFileToMap(r *server.Request, fh uint64, write bool) (*openFile, unix.Errno) {
 	f, errno := fs.onlyFile(fs.openFileOf(r.Header.NodeID, fh)) // of the node that has entered
+	if errno == 0 {
+		errno = fs.usable(r, f)
+	}
 	if errno != 0 {
 		return nil, errno
 	}

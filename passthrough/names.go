@@ -58,10 +58,11 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 	}
 	n.Lock()
 	defer n.Unlock()
-	if n.openFiles == nil {
+	f := n.anyOpen()
+	if f == nil {
 		return errno
 	}
-	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, n.openFiles.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, f.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
 }
 
 // Unlink implements server.Names.
@@ -86,9 +87,11 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		if r.Cell != nil {
 			victim, e = fs.lookAt(ts, victim, dirfd, name)
 		}
-		intend(r, e)
-		errno = sysUnlinkat(dirfd, name.CString(), flags)
-		settle(r, errno)
+		if errno = fs.pinOpen(ts, victim); errno == 0 {
+			intend(r, e)
+			errno = sysUnlinkat(dirfd, name.CString(), flags)
+			settle(r, errno)
+		}
 	}
 	if errno == 0 {
 		fs.nodes.SetHint(parent, name, nil)
@@ -187,6 +190,11 @@ func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved
 		moved, old = fs.lookAt(c.ts, fs.nodes.Placed(c.from, c.oldName), c.fromFD, c.oldName)
 		if c.flags&unix.RENAME_NOREPLACE == 0 || victim != nil {
 			victim, new = fs.lookAt(c.ts, victim, c.toFD, c.newName)
+		}
+		if c.flags&unix.RENAME_EXCHANGE == 0 {
+			if errno = fs.pinOpen(c.ts, victim); errno != 0 {
+				return moved, victim, errno
+			}
 		}
 		intend(r, renaming(old, new))
 	}

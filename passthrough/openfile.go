@@ -7,7 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/keeper"
 	"github.com/govirtiofs/govirtiofs/nodes"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // openFile is an open file or directory of the client. Its last reference closes the
@@ -24,6 +26,11 @@ type openFile struct {
 
 	shared  bool        // see openless; guarded by node.mu
 	touched atomic.Bool // a shared one was used since it was looked at
+
+	// lazy says that it is a predecessor's, and has no descriptor yet, see reopen.go; lost that
+	// its file was not found. pinned says that the keeper has its descriptor, see pin.go.
+	lazy, lost, pinned atomic.Bool
+	counted            bool // in the host's budget, if it is a predecessor's
 
 	cached atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
 	// For writers who may not keep set-ID bits the host's kernel clears the right ones: see
@@ -98,8 +105,13 @@ func (fs *FS) openFileGone(f *openFile) {
 	n := f.node
 	owners, nameless := fs.removeOpenFile(n, f)
 	fs.closeCached(f)
-	fs.closeFD(f.fd)
-	fs.unkeepFDs(1)
+	if !f.lazy.Load() {
+		fs.closeFD(f.fd)
+	}
+	fs.io.opens.Add(-1)
+	if f.counted {
+		fs.part.Unkeep(1)
+	}
 	fs.closeOwners(owners)
 	if f.dir != nil {
 		fs.dropBuffer(f.dir)
@@ -115,7 +127,10 @@ func (fs *FS) openFileGone(f *openFile) {
 // reset clears an open file that nobody has a reference on, for the next open.
 func (f *openFile) reset() {
 	f.fd, f.node, f.mount, f.dir = -1, nil, nil, nil
-	f.flags, f.direct, f.shared = 0, false, false
+	f.flags, f.direct, f.shared, f.counted = 0, false, false, false
+	f.lazy.Store(false)
+	f.lost.Store(false)
+	f.pinned.Store(false)
 	f.kernelKills.Store(false)
 	f.noCaps.Store(0)
 	f.unsynced.Store(0)
@@ -155,7 +170,7 @@ func (fs *FS) newOpenFile(n *inode, fd int, flags uint32, add func(*openFile) un
 	if !ok {
 		f = new(openFile)
 	}
-	f.fd, f.node, f.flags = fd, n, flags
+	f.fd, f.node, f.flags, f.counted = fd, n, flags, true
 	if n.isDir() {
 		f.dir = &f.stream
 	} else {
@@ -207,10 +222,24 @@ func (fs *FS) removeOpenFile(n *inode, f *openFile) (gone []*lockOwner, nameless
 		f.next.locks = f.locks
 	}
 	n.openFiles = f.next
+	fs.unpinned(n)
 	return gone, n.openFiles == nil && n.Parent() == nil && !n.isDir()
 }
 
-// openFileOf finds an open file of a node and takes a reference.
+// usable gives an open file of a predecessor's its descriptor. On error it drops the reference.
+func (fs *FS) usable(r *server.Request, f *openFile) unix.Errno {
+	if !f.lazy.Load() {
+		return 0
+	}
+	errno := fs.reopenFile(threadOf(r), f)
+	if errno != 0 {
+		fs.releaseOpenFile(f)
+	}
+	return errno
+}
+
+// openFileOf finds an open file of a node and takes a reference. It may have no descriptor yet, see
+// usable.
 func (fs *FS) openFileOf(nodeID, fh uint64) (*openFile, unix.Errno) {
 	f := fs.openFiles.Acquire(fh)
 	if f == nil {
@@ -226,8 +255,12 @@ func (fs *FS) openFileOf(nodeID, fh uint64) (*openFile, unix.Errno) {
 // closeOpenFile ends the open file's number; requests that use it go on. The caller has a
 // reference.
 func (fs *FS) closeOpenFile(f *openFile) unix.Errno {
+	id := f.ID()
 	if !fs.openFiles.Close(f) {
 		return unix.EBADF // released twice
+	}
+	if f.pinned.Swap(false) {
+		fs.cfg.Keeper.Drop(keeper.Open(id))
 	}
 	if fs.agreed(hostLocks) { // requests that wait keep the open file: it is told to them
 		f.node.Lock()

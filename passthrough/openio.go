@@ -39,7 +39,7 @@ func (fs *FS) handleToOpen(ts *threadState, n *inode, fd int) (m *mountInfo, mfd
 		return nil, -1
 	}
 	// One by name may be another file's, or a device's: it is not opened for I/O.
-	if n.fileHandle == handleByName && fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
+	if n.fileHandle != handleNone && n.fileHandle < handleByFD && fs.takeHandle(n, fd, &emptyName[0], &ts.handle) != 0 {
 		return nil, -1
 	}
 	if !n.HasFileHandle() {

@@ -231,4 +231,10 @@ type State interface {
 	// in a file system without any; Init has been called. After an error there are none.
 	// The warning, if there is one, says what the client has lost.
 	LoadState(t *Thread, r io.Reader) (warning string, err error)
+	// Resume makes the nodes, open files and locks that another process has left in the ledger
+	// that both have, which may be forged, in a file system without any; Init has been called.
+	// If session is false there is none: what is left in the ledger is removed. It gives back what
+	// requests under way have been granted. After an error the ledger is as it was. The warning,
+	// if there is one, says what the client has lost.
+	Resume(t *Thread, session bool) (warning string, err error)
 }

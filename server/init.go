@@ -56,7 +56,11 @@ func initSession(t *thread) (int, unix.Errno) {
 	if errno := s.fs.Init(p); errno != 0 {
 		return 0, errno
 	}
-	s.begin(p, reply)
+	if err := s.begin(p, reply); err != nil {
+		s.log.Error("a session can't be noted for a successor of this process", "error", err)
+		s.fs.Destroy()
+		return 0, unix.ENOMEM
+	}
 	return fp.Size[fp.InitOut](), 0
 }
 
@@ -74,8 +78,8 @@ func (s *Server) propose(req *fp.InitIn) *InitParams {
 	}
 }
 
-// begin starts the session and fills in the reply.
-func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
+// begin starts the session and fills in the reply. On error there is none.
+func (s *Server) begin(p *InitParams, reply *fp.InitOut) error {
 	flags := p.Flags & p.Offered
 	if flags&fp.InitExt == 0 {
 		flags &= 1<<32 - 1
@@ -101,12 +105,17 @@ func (s *Server) begin(p *InitParams, reply *fp.InitOut) {
 		reply.RequestTimeout = p.RequestTimeout
 	}
 	s.restarted.Store(false)
-	s.session.Store(&session{
+	begun := &session{
 		minor:    p.Minor,
 		flags:    flags,
 		maxWrite: p.MaxWrite,
 		maxRead:  uint32(min(uint64(maxPages)*largestPage, math.MaxInt32)),
-	})
+	}
+	if err := s.note(begun); err != nil {
+		return err
+	}
+	s.session.Store(begun)
+	return nil
 }
 
 // end ends the session, if there is one. initMu is held.
@@ -117,6 +126,9 @@ func (s *Server) end() {
 	}
 	s.waiting.cancelAll()
 	s.fs.Destroy()
+	if err := s.note(nil); err != nil {
+		s.log.Error("the end of a session can't be noted for a successor of this process", "error", err)
+	}
 }
 
 func destroy(t *thread) (int, unix.Errno) {
@@ -130,7 +142,12 @@ func destroy(t *thread) (int, unix.Errno) {
 }
 
 // Restarted implements fuse.Session.
-func (s *Server) Restarted() { s.restarted.Store(true) }
+func (s *Server) Restarted() {
+	s.restarted.Store(true)
+	s.initMu.Lock()
+	defer s.initMu.Unlock()
+	s.noteAgain()
+}
 
 // Reset implements fuse.Session.
 func (s *Server) Reset() {

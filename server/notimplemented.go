@@ -38,6 +38,7 @@ func (NotImplemented) Access(*Request, *fp.AccessIn) unix.Errno  { return unix.E
 func (NotImplemented) Flush(*Request, *fp.FlushIn) unix.Errno    { return unix.ENOSYS }
 func (NotImplemented) Fsync(*Request, *fp.FsyncIn) unix.Errno    { return unix.ENOSYS }
 func (NotImplemented) Fsyncdir(*Request, *fp.FsyncIn) unix.Errno { return unix.ENOSYS }
+func (NotImplemented) Resume(*Thread, bool) (string, error)      { return "", errNoState }
 func (NotImplemented) LoadState(*Thread, io.Reader) (string, error) {
 	return "", errNoState
 }

@@ -333,16 +333,18 @@ func (w *waitingTable) some() bool {
 	return false
 }
 
-func (w *waitingTable) cancel(unique uint64) {
+// cancel ends the wait of a request. early says that it does not wait yet, or no more.
+func (w *waitingTable) cancel(unique uint64) (early bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d := w.table[unique]; d != nil {
 		d.cell.Interrupt() // the client does not ask twice
 		d.cancel()
-		return
+		return false
 	}
 	w.early[w.next] = unique
 	w.next = (w.next + 1) % len(w.early)
+	return true
 }
 
 // cancelAll ends what waits for other clients, at the end of a session.
@@ -357,6 +359,11 @@ func (w *waitingTable) cancelAll() {
 
 func interrupt(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.InterruptIn](t)
-	t.server.waiting.cancel(v.Unique)
+	s := t.server
+	if early := s.waiting.cancel(v.Unique); early && s.opts.Ledger != nil {
+		s.initMu.Lock()
+		defer s.initMu.Unlock()
+		s.noteAgain()
+	}
 	return 0, 0
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
 // Options are the parts of a Server's behaviour that no client decides.
@@ -28,6 +29,9 @@ type Options struct {
 	ThreadState func(tid int) string
 	// Host is what this server has in common with others of the process; nil is nothing.
 	Host *host.Host
+	// Ledger is where the session is noted for a successor of this process, see Resume. The file
+	// system has the same one. nil is nowhere.
+	Ledger *ledger.Ledger
 	// Log is where messages go; nil is slog.Default(). At LevelTrace there is one for each
 	// request and reply.
 	Log *slog.Logger

@@ -71,6 +71,7 @@ func (s *Server) leave() error {
 	})
 	if err == nil {
 		s.left = true
+		s.noteAgain()
 	}
 	return err
 }
@@ -85,6 +86,7 @@ func (s *Server) Started() {
 	if !left {
 		return
 	}
+	s.noteAgain()
 	err := s.onThread(func(t *Thread) error {
 		if warning := s.fs.Return(t); warning != "" {
 			s.log.Error(warning)
@@ -139,6 +141,10 @@ func (s *Server) Load(r io.Reader) error {
 		err = in.Err()
 	}
 	if err != nil {
+		s.fs.Destroy()
+		return fmt.Errorf("server: state: %w", err)
+	}
+	if err = s.note(saved); err != nil {
 		s.fs.Destroy()
 		return fmt.Errorf("server: state: %w", err)
 	}

@@ -1,0 +1,252 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/keeper"
+)
+
+// Keeper holds descriptors for a successor of this process; keeper.Client is one. Its methods may be
+// called from all threads.
+type Keeper interface {
+	// Keep has a copy of fd held under a key, in place of one that has the key. When it has
+	// returned nil a successor gets the descriptor, whatever happens to this process.
+	Keep(k keeper.Key, fd int) error
+	// Drop ends that. Without a descriptor nothing happens.
+	Drop(k keeper.Key)
+	// Kept are the keys of descriptors that a predecessor has left, and that nobody has taken.
+	Kept() []keeper.Key
+	// Take takes one of them: it is the caller's. The keeper goes on holding its copy.
+	Take(k keeper.Key) (fd int, ok bool)
+}
+
+// Pins are descriptors that the keeper holds because the file could not be found again:
+//
+//	of a node        an open file that has lost its last name, or had none
+//	of an open file  it was opened with rights that are not to be had again; or it has a
+//	                 flock lock, which lives as long as a copy of the descriptor
+//	of a lock owner  its open-file-description locks
+//
+// A pin is made before the client can know of what makes it necessary, and dropped with the open
+// file or the lock. One too many does no harm.
+
+// pinOpen pins a node that is about to lose a name, if it is open. An error is the request's: a
+// file that is lost with this process is worse than one that keeps its name.
+func (fs *FS) pinOpen(ts *threadState, n *inode) unix.Errno {
+	if fs.cfg.Keeper == nil || n == nil {
+		return 0
+	}
+	n.Lock()
+	needed := n.openFiles != nil && n.marks&markPinned == 0
+	n.Unlock()
+	if !needed {
+		return 0
+	}
+	return fs.pinNode(ts, n)
+}
+
+// pinNode has the keeper hold a descriptor of a node that is open.
+func (fs *FS) pinNode(ts *threadState, n *inode) unix.Errno {
+	if fs.cfg.Keeper == nil {
+		return 0
+	}
+	fd, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return 0 // it is lost already
+	}
+	n.Lock()
+	n.marks |= markPinned // before: whoever closes the last open file drops it
+	n.Unlock()
+	if err := fs.cfg.Keeper.Keep(keeper.Node(n.ID()), fd); err != nil {
+		return unix.ENFILE
+	}
+	return 0
+}
+
+// unpinned ends a node's pin, if it has one and nothing of it is open. n is locked.
+func (fs *FS) unpinned(n *inode) {
+	if n.marks&markPinned != 0 && n.openFiles == nil {
+		n.marks &^= markPinned
+		fs.cfg.Keeper.Drop(keeper.Node(n.ID()))
+	}
+}
+
+// pinFile has the keeper hold an open file's descriptor, unless it does.
+func (fs *FS) pinFile(f *openFile) unix.Errno {
+	if fs.cfg.Keeper == nil || f.pinned.Load() {
+		return 0
+	}
+	if err := fs.cfg.Keeper.Keep(keeper.Open(f.ID()), f.fd); err != nil {
+		return unix.ENFILE
+	}
+	f.pinned.Store(true)
+	return 0
+}
+
+// pinNameless pins a new node without a name, of which fd is about to become an open file.
+func (fs *FS) pinNameless(n *inode, fd int) unix.Errno {
+	if fs.cfg.Keeper == nil {
+		return 0
+	}
+	n.Lock()
+	n.marks |= markPinned
+	n.Unlock()
+	if err := fs.cfg.Keeper.Keep(keeper.Node(n.ID()), fd); err != nil {
+		return unix.ENFILE
+	}
+	return 0
+}
+
+// pinCreated pins the open file of a CREATE whose file, with the attributes in ts.st, could not be
+// opened like that once more. On error it is closed.
+func (fs *FS) pinCreated(ts *threadState, fh uint64, flags uint32) unix.Errno {
+	if fs.cfg.Keeper == nil || fs.opensAgain(&ts.st, flags) {
+		return 0
+	}
+	f := fs.openFiles.Acquire(fh)
+	if f == nil {
+		return 0
+	}
+	defer fs.releaseOpenFile(f)
+	errno := fs.pinFile(f)
+	if errno != 0 {
+		fs.closeOpenFile(f)
+	}
+	return errno
+}
+
+// opensAgain reports whether this process can certainly open a file with these attributes.
+func (fs *FS) opensAgain(st *unix.Statx_t, flags uint32) bool {
+	if fs.who.caps.has(unix.CAP_DAC_OVERRIDE) {
+		return true
+	}
+	want := uint16(0)
+	if flags&unix.O_ACCMODE != unix.O_WRONLY {
+		want |= unix.R_OK
+	}
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || fs.hostFlags(flags)&unix.O_ACCMODE != unix.O_RDONLY {
+		want |= unix.W_OK
+	}
+	if st.Uid == fs.who.uid {
+		return st.Mode>>6&want == want
+	}
+	return st.Mode>>3&st.Mode&want == want // in the group or not
+}
+
+// pinFiles pins all open files of a node that is about to change so that it might not be opened
+// again as they were.
+func (fs *FS) pinFiles(ts *threadState, n *inode) (errno unix.Errno) {
+	if fs.cfg.Keeper == nil {
+		return 0
+	}
+	var list []*openFile
+	n.Lock()
+	for f := n.openFiles; f != nil; f = f.next {
+		if f.dir == nil && !f.pinned.Load() && f.Acquire() {
+			list = append(list, f)
+		}
+	}
+	n.Unlock()
+	for _, f := range list {
+		if errno == 0 && f.lazy.Load() {
+			errno = fs.reopenFile(ts, f)
+		}
+		if errno == 0 {
+			errno = fs.pinFile(f)
+		}
+		fs.releaseOpenFile(f)
+	}
+	return errno
+}
+
+// pins takes over what the keeper has held. What nothing needs any more is dropped.
+func (r *resumer) pins() {
+	r.fs.dropPins(func(k keeper.Key) bool {
+		switch k.Kind {
+		case keeper.KindNode:
+			return r.pinnedNode(k)
+		case keeper.KindOpen:
+			return r.pinnedFile(k)
+		}
+		return false
+	})
+}
+
+// dropPins drops those of a predecessor that nobody takes.
+func (fs *FS) dropPins(take func(keeper.Key) bool) {
+	if fs.cfg.Keeper == nil {
+		return
+	}
+	for _, k := range fs.cfg.Keeper.Kept() {
+		switch k.Kind {
+		case keeper.KindNode, keeper.KindOpen, keeper.KindLock:
+		default:
+			continue // somebody else's
+		}
+		if take(k) {
+			continue
+		}
+		if fd, ok := fs.cfg.Keeper.Take(k); ok {
+			_ = unix.Close(fd)
+		}
+		fs.cfg.Keeper.Drop(k)
+	}
+}
+
+// takePin is a descriptor that the keeper held, counted as one of fs, if it is of the node's file.
+// The process that has handed it up may have been taken over by its client.
+func (r *resumer) takePin(k keeper.Key, n *inode) (fd int, ok bool) {
+	fs := r.fs
+	fd, ok = fs.cfg.Keeper.Take(k)
+	if !ok {
+		return -1, false
+	}
+	if fs.countFD() != 0 {
+		_ = unix.Close(fd)
+		return -1, false
+	}
+	if statxFD(fd, &r.ts.found) != 0 || !n.is(&r.ts.found) && !n.isElsewhere(r.ts) {
+		fs.closeFD(fd)
+		return -1, false
+	}
+	return fd, true
+}
+
+// isElsewhere reports whether the file of ts.found is the node's, seen through a mount of another
+// process: the descriptor brings that along.
+func (n *inode) isElsewhere(ts *threadState) bool {
+	k := keyOf(&ts.found)
+	return k.dev == n.Key().dev && k.ino == n.Key().ino && birthOf(&ts.found) == n.birth()
+}
+
+func (r *resumer) pinnedNode(k keeper.Key) bool {
+	n := r.fs.nodes.Restored(uint32(k.ID))
+	if n == nil || n.ID() != k.ID || n.openFiles == nil {
+		return false
+	}
+	fd, ok := r.takePin(k, n)
+	if !ok {
+		return false
+	}
+	n.marks |= markPinned
+	if !r.fs.setFD(n, fd) {
+		r.fs.closeFD(fd)
+	}
+	return true
+}
+
+func (r *resumer) pinnedFile(k keeper.Key) bool {
+	f := r.fs.openFiles.Acquire(k.ID)
+	if f == nil {
+		return false
+	}
+	defer r.fs.releaseOpenFile(f)
+	fd, ok := r.takePin(k, f.node)
+	if !ok {
+		return false
+	}
+	f.fd = fd
+	f.pinned.Store(true)
+	f.lazy.Store(false)
+	return true
+}

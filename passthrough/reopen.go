@@ -1,0 +1,81 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/ledger"
+)
+
+// Open files of a predecessor, which has died, get their descriptors when they are used for the
+// first time: a file is found as its node is, and opened as it was. One whose file is not found
+// answers EIO. What was opened with rights that are not to be had again, or has locks, was kept.
+
+// restoreOpenFile makes an open file without a descriptor; false if its number can't be one.
+func (fs *FS) restoreOpenFile(n *inode, rec *ledger.OpenFile) bool {
+	f := &openFile{fd: -1, node: n, flags: rec.Flags}
+	f.lazy.Store(true)
+	if n.isDir() {
+		f.dir = &f.stream
+		f.stream.lost = true // each request says where it goes on
+	} else {
+		f.mount = fs.mounts.get(n.Key().onMount())
+		if f.mount == nil {
+			f.mount = &mountInfo{}
+			f.mount.fd.Store(-1)
+		}
+		f.direct = fs.cfg.AllowDirectIO && rec.Flags&unix.O_DIRECT != 0
+	}
+	n.Hold()
+	if !fs.openFiles.Restore(f, rec.ID) {
+		fs.nodes.Unhold(n)
+		return false
+	}
+	n.addOpenFile(f)
+	// It was counted within the limit by the predecessor, and can't be refused now.
+	fs.io.opens.Add(1)
+	f.counted = fs.part.Keep(1)
+	return true
+}
+
+// reopenFile gives an open file of a predecessor's its descriptor. The caller has a reference.
+func (fs *FS) reopenFile(ts *threadState, f *openFile) unix.Errno {
+	if f.lost.Load() {
+		return unix.EIO
+	}
+	fd, errno := fs.findOpenFile(ts, f)
+	switch errno {
+	case 0:
+	case unix.ENFILE, unix.ENOMEM, unix.EINTR, unix.EAGAIN:
+		return errno // the next request may have better luck
+	default:
+		f.lost.Store(true)
+		return unix.EIO
+	}
+	f.node.Lock()
+	defer f.node.Unlock()
+	if !f.lazy.Load() { // another request was faster
+		fs.closeFD(fd)
+		return 0
+	}
+	f.fd = fd
+	f.lazy.Store(false)
+	return 0
+}
+
+// findOpenFile opens the file again, with the flags that it was opened with.
+func (fs *FS) findOpenFile(ts *threadState, f *openFile) (int, unix.Errno) {
+	n := f.node
+	path, errno := fs.fdOf(ts, n)
+	if errno != 0 {
+		return -1, errno
+	}
+	if n.isDir() {
+		return fs.openAgain(ts, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	}
+	flags := fs.hostFlags(f.flags &^ unix.O_TRUNC)
+	fd, errno := fs.openAgain(ts, path, flags, f.flags)
+	if errno == unix.EACCES && fs.cfg.Landlocked {
+		fd, errno = fs.openNamed(ts, n, flags, f.flags)
+	}
+	return fd, errno
+}

@@ -1,0 +1,261 @@
+package passthrough
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/keeper"
+	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// A process that takes over from one that has died makes nodes and open files from the ledger,
+// without a system call for each. It finds their files when they are used: nodes as always, see
+// descriptor.go, open files in reopen.go. What could not be found again the keeper has kept (pin.go).
+//
+// The ledger may be forged, by a client that had taken over the process which wrote it. Files are
+// found by names below the share, as those of a migration are; a file handle of the ledger's
+// only leads to a path that is then walked, see proven.
+
+// Resume implements server.State.
+func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error) {
+	s := fs.recovery.store
+	if s == nil {
+		return "", nil
+	}
+	if _, err := s.GiveBackAll(); err != nil {
+		return "", fmt.Errorf("passthrough: %w", err)
+	}
+	if !session {
+		fs.forgetRecords()
+		fs.dropPins(func(keeper.Key) bool { return false })
+		return "", nil
+	}
+	r := &resumer{fs: fs, ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.root.Key().mount}}
+	r.findMounts()
+	r.nodes()
+	r.openFiles()
+	r.pins()
+	return r.warning(), nil
+}
+
+// forgetRecords takes all nodes but the root and all open files out of the ledger.
+func (fs *FS) forgetRecords() {
+	s := fs.recovery.store
+	for o := range s.Opens {
+		s.RemoveOpen(o.ID)
+	}
+	for n := range s.Nodes {
+		if n.ID != fp.RootID {
+			s.RemoveNode(n.ID)
+		}
+	}
+}
+
+// resumer makes the nodes and open files of a predecessor.
+type resumer struct {
+	fs     *FS
+	ts     *threadState
+	store  *ledger.Store
+	mounts map[uint64]uint64 // ids here of mounts by their numbers in the ledger
+	lost   missing
+}
+
+func (r *resumer) warning() string {
+	if r.lost.count == 0 {
+		return ""
+	}
+	return "files that the guest has open are lost, and it gets an error when it uses them: " + r.lost.String()
+}
+
+// Limits of the search for mounts.
+const (
+	triesForMount = 16 // nodes
+	maxMounts     = 1 << 12
+)
+
+// findMounts finds out which mounts there are of the ledger's, beside the share's own: a node of
+// each is looked for by its names from the root on.
+func (r *resumer) findMounts() {
+	tries := map[uint64][]ledger.Node{}
+	for n := range r.store.Nodes {
+		if list := tries[n.Mount]; n.Mount != rootMount && n.Parent != 0 && len(list) < triesForMount && len(tries) < maxMounts {
+			tries[n.Mount] = append(list, *n)
+		}
+	}
+	if len(tries) == 0 {
+		return
+	}
+	ways := r.waysTo(tries)
+	for mount, list := range tries {
+		for i := range list {
+			if r.findMount(&list[i], ways) {
+				r.fs.recovery.mounts.set(r.mounts[mount], mount)
+				break
+			}
+		}
+	}
+}
+
+// way is where a node is found: below which slot, by which name.
+type way struct {
+	parent uint32
+	name   string // with its NUL
+}
+
+// waysTo is where all nodes of these lists, and those above them, are.
+func (r *resumer) waysTo(lists map[uint64][]ledger.Node) map[uint32]way {
+	wanted := map[uint32]bool{}
+	for _, list := range lists {
+		for i := range list {
+			wanted[uint32(list[i].ID)] = true
+		}
+	}
+	ways := map[uint32]way{}
+	for depth := 0; len(wanted) > 0 && depth < maxDepth; depth++ {
+		next := map[uint32]bool{}
+		for n := range r.store.Nodes {
+			if slot := uint32(n.ID); wanted[slot] {
+				ways[slot] = way{n.Parent, string(n.Name)}
+				if _, known := ways[n.Parent]; n.Parent != 0 && n.Parent != fp.RootID && !known {
+					next[n.Parent] = true
+				}
+			}
+		}
+		wanted = next
+	}
+	return ways
+}
+
+// findMount looks for a node by its names, and takes down the id of its mount.
+func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
+	var names []string
+	for slot := uint32(n.ID); slot != fp.RootID; {
+		w, ok := ways[slot]
+		if !ok || w.parent == 0 || len(names) > maxDepth {
+			return false
+		}
+		names = append(names, w.name)
+		slot = w.parent
+	}
+	slices.Reverse(names)
+	fd, errno := r.fs.walkNames(names)
+	if errno != 0 {
+		return false
+	}
+	defer r.fs.closeFD(fd)
+	if statxFD(fd, &r.ts.found) != 0 {
+		return false
+	}
+	k := keyOf(&r.ts.found)
+	if k.dev != n.Dev || k.ino != n.Ino || birthOf(&r.ts.found) != birthIn(n) {
+		return false
+	}
+	r.fs.mountOf(k, fd)
+	r.mounts[n.Mount] = k.mount
+	return true
+}
+
+// walkNames opens what is below the share by these names, which are checked and have their NULs,
+// and follows no link.
+func (fs *FS) walkNames(names []string) (int, unix.Errno) {
+	at, owned := fs.cfg.RootFD, false
+	for _, name := range names {
+		fd, errno := fs.open(at, fp.Name(name).CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if owned {
+			fs.closeFD(at)
+		}
+		if errno != 0 {
+			return -1, errno
+		}
+		at, owned = fd, true
+	}
+	if !owned {
+		return -1, unix.ENOENT
+	}
+	return at, 0
+}
+
+func birthIn(n *ledger.Node) birth {
+	return birth{sec: n.BirthSec, nsec: n.BirthNsec, kind: uint16(n.Kind) << kindShift}
+}
+
+// lostMount is set in the id of a mount that is not there any more: no file has such a one, so the
+// nodes are not found again.
+const lostMount = 1 << 63
+
+// key is the identity of a node of the ledger's here.
+func (r *resumer) key(n *ledger.Node) key {
+	id, ok := r.mounts[n.Mount]
+	if !ok {
+		id = n.Mount | lostMount
+	}
+	return key{mount: id, dev: n.Dev, ino: n.Ino}
+}
+
+// nodes makes the nodes, then their places.
+func (r *resumer) nodes() {
+	t := r.fs.nodes
+	root := r.fs.root.Key().onMount()
+	local := r.fs.mounts.get(root).local
+	for rec := range r.store.Nodes {
+		if rec.ID == fp.RootID {
+			continue
+		}
+		k := r.key(rec)
+		n := &inode{bornSec: rec.BirthSec, bornNsec: rec.BirthNsec, kind: rec.Kind & (unix.S_IFMT >> kindShift)}
+		if k.onMount() == root {
+			n.local = local
+		} else if m := r.fs.mounts.get(k.onMount()); m != nil {
+			n.local = m.local
+		}
+		n.fd.Store(-1)
+		if !t.Restore(n, k, rec.ID, rec.Lookups, rec.Unkeyed) {
+			r.store.RemoveNode(rec.ID)
+		}
+	}
+	for rec := range r.store.Nodes {
+		n := t.Restored(uint32(rec.ID))
+		if n == nil || n == r.fs.root || n.ID() != rec.ID {
+			continue
+		}
+		var parent *inode
+		if rec.Parent != 0 {
+			if parent = t.Restored(rec.Parent); parent != nil && !parent.isDir() || parent == n {
+				parent = nil
+			}
+		}
+		if len(rec.FileHandle) > handleHeader+maxHandle {
+			rec.FileHandle = nil
+		}
+		t.RestorePlace(n, parent, rec.Name, rec.FileHandle)
+		if len(rec.FileHandle) > 0 {
+			n.fileHandle = handleOfLedger
+		}
+		if parent != nil {
+			t.SetHint(parent, rec.Name, n)
+		}
+	}
+}
+
+// openFiles makes the open files, whose descriptors come with their first use. Those that the client
+// has no number for are closed.
+func (r *resumer) openFiles() {
+	fs := r.fs
+	for rec := range r.store.Opens {
+		n := fs.nodes.Restored(rec.Node)
+		if n == nil || rec.Bits&openShared != 0 || fs.openless.agreed.Load() || !n.isDir() && !n.isReg() ||
+			fs.cfg.ReadOnly && !n.isDir() && rec.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			r.store.RemoveOpen(rec.ID)
+			continue
+		}
+		if !fs.restoreOpenFile(n, rec) {
+			r.store.RemoveOpen(rec.ID)
+		}
+	}
+	fs.openFiles.EndRestore(r.store.OpenEnd(), r.store.OpenGenerations())
+	fs.nodes.EndRestore(r.store.NodeEnd(), r.store.NodeGenerations())
+}
