@@ -26,7 +26,7 @@ type Client struct {
 	late    []Key        // to be dropped, and not sent yet
 	sending bool         // a goroutine sends late
 	stuck   bool         // a message could not be sent in patience
-	ended   bool         // the keeper has said that the worker is to end
+	early   Order        // what the keeper has ordered before the worker listened
 }
 
 // Start is what the keeper tells a worker at its start.
@@ -82,8 +82,8 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 		case m.op == opBegin:
 			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2] != 0}
 			return c.start, nil
-		case m.op == opEnd:
-			c.ended = true
+		case m.op == opEnd, m.op == opPark:
+			c.early = orderOf(m.op)
 		default:
 			if m.fd >= 0 {
 				fdstat.Close(m.fd)
@@ -93,9 +93,32 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 	}
 }
 
-// Listen has end called when the keeper says that the worker is to end, or is gone. It is called after
-// Receive.
-func (c *Client) Listen(end func()) error {
+// Order is what the keeper has a worker do.
+type Order int
+
+// The orders.
+const (
+	_ Order = iota
+	// OrderEnd: the session ends, and the process.
+	OrderEnd
+	// OrderPark: the process ends, and leaves everything to a successor, which may be another version
+	// of the program. It takes no more requests, and waits a moment for those under way.
+	OrderPark
+)
+
+func orderOf(o op) Order {
+	switch o {
+	case opEnd:
+		return OrderEnd
+	case opPark:
+		return OrderPark
+	}
+	return 0
+}
+
+// Listen has obey called with each order, on a goroutine of its own. OrderEnd is the last one; it also
+// comes when the keeper is gone. Listen is called once, after Receive.
+func (c *Client) Listen(obey func(Order)) error {
 	fd, err := unix.FcntlInt(uintptr(c.socket), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
@@ -108,20 +131,24 @@ func (c *Client) Listen(end func()) error {
 		return err
 	}
 	go func() {
-		defer end()
 		defer f.Close()
-		if c.ended { // nobody writes it any more
-			return
+		if c.early != 0 { // nobody writes it any more
+			obey(c.early)
 		}
-		_ = raw.Read(func(fd uintptr) bool {
-			for {
+		for order := c.early; order != OrderEnd; {
+			order = OrderEnd
+			_ = raw.Read(func(fd uintptr) bool {
 				m, err := receive(int(fd), fdstat.Close)
-				if err == nil && m.op != opEnd || errors.Is(err, errForm) {
-					continue
+				for err == nil && orderOf(m.op) == 0 || errors.Is(err, errForm) {
+					m, err = receive(int(fd), fdstat.Close)
+				}
+				if err == nil {
+					order = orderOf(m.op)
 				}
 				return !errors.Is(err, unix.EAGAIN)
-			}
-		})
+			})
+			obey(order)
+		}
 	}()
 	return nil
 }

@@ -56,9 +56,9 @@ func fakeCommand(c *Client, words []string) (string, error) {
 	case "receive":
 		start, err := c.Receive(patient)
 		if err == nil {
-			err = c.Listen(func() {
+			err = c.Listen(func(o Order) {
 				if !quiet.Load() {
-					os.Exit(7)
+					os.Exit(6 + int(o))
 				}
 			})
 		}
@@ -180,6 +180,7 @@ type rig struct {
 type fake struct {
 	t       *testing.T
 	pid     int
+	launch  Launch
 	in      io.WriteCloser
 	out     *bufio.Reader
 	outFile *os.File
@@ -208,7 +209,7 @@ func newRig(t *testing.T, change func(*Keeper)) *rig {
 	return r
 }
 
-func (r *rig) start(_ uint64, channel *os.File) (*os.Process, error) {
+func (r *rig) start(l Launch) (*os.Process, error) {
 	inR, inW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -220,7 +221,7 @@ func (r *rig) start(_ uint64, channel *os.File) (*os.Process, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), fakeEnv+"=1")
 	cmd.Stdin, cmd.Stdout = inR, outW
-	cmd.ExtraFiles = []*os.File{channel}
+	cmd.ExtraFiles = []*os.File{l.Channel}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = cmd.Start()
 	_ = inR.Close()
@@ -228,7 +229,7 @@ func (r *rig) start(_ uint64, channel *os.File) (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.workers <- &fake{t: r.t, pid: cmd.Process.Pid, in: inW, out: bufio.NewReader(outR), outFile: outR}
+	r.workers <- &fake{t: r.t, launch: l, pid: cmd.Process.Pid, in: inW, out: bufio.NewReader(outR), outFile: outR}
 	return cmd.Process, nil
 }
 

@@ -12,9 +12,11 @@ import (
 
 // Options say how a keeper starts workers and what it does for them.
 type Options struct {
-	// Start starts a worker with the other end of its channel, which becomes a descriptor for
-	// NewClient there. Run's goroutine calls it. The channel's file is the keeper's.
-	Start func(generation uint64, channel *os.File) (*os.Process, error)
+	// Start starts a worker. Run's goroutine calls it.
+	Start func(Launch) (*os.Process, error)
+	// Check finds the program that is to take over in an upgrade, and tries whether it can. It may
+	// take a while. nil refuses all upgrades.
+	Check func() (*Program, error)
 	// Recover has a worker that has died replaced. Without it the keeper ends as the worker does, and
 	// holds nothing from the moment at which the worker has it.
 	Recover bool
@@ -33,6 +35,19 @@ type Options struct {
 	Ready, Stopping func()
 	// Log gets a line for each death, and what is wrong. nil is slog.Default().
 	Log *slog.Logger
+}
+
+// Launch is how a worker is started.
+type Launch struct {
+	Generation uint64
+	Channel    *os.File // the worker's end, a descriptor for NewClient there; the keeper closes it
+	Program    *Program // nil is the program of the keeper
+}
+
+// Program is one that workers run.
+type Program struct {
+	File    *os.File // the keeper closes it when no worker runs it any more
+	Version string   // for the log
 }
 
 // Outcome is how the last worker has ended.
@@ -63,6 +78,7 @@ type Keeper struct {
 	deaths     int     // in a row, see delay
 	takeOvers  int     // deaths in a row before the worker has served
 	told, quit bool
+	upgrade    upgrade
 	next       <-chan time.Time // when the next worker is to be started
 	kill       <-chan time.Time // when the worker has had time enough to end
 	hangs      <-chan time.Time // when taking over has taken too long
@@ -92,6 +108,7 @@ func (k *Keeper) Hold(key Key, fd int) error {
 }
 
 // Run starts workers until the last one has ended. Signals end it, all but SIGQUIT as SIGTERM does.
+// SIGUSR2 does not end it: it has another program take over, see Options.Check.
 func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 	defer k.table.closeAll()
 	if err := k.start(); err != nil {
@@ -103,7 +120,11 @@ func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 		case e := <-k.events:
 			end = k.handle(e)
 		case sig := <-signals:
-			end = k.signal(sig)
+			if sig == unix.SIGUSR2 {
+				k.beginUpgrade()
+			} else {
+				end = k.signal(sig)
+			}
 		case <-k.next:
 			k.next = nil
 			end = k.startNext()
@@ -140,7 +161,7 @@ func (k *Keeper) signal(sig os.Signal) *Outcome {
 	if sig == unix.SIGQUIT {
 		_ = k.worker.process.Signal(sig)
 	} else {
-		go k.worker.end()
+		go k.worker.order(opEnd)
 	}
 	if k.kill == nil {
 		k.kill = k.clock.after(k.o.EndGrace)
@@ -157,6 +178,8 @@ func (k *Keeper) handle(e event) *Outcome {
 		if e.worker == k.worker && e.worker.serving {
 			k.tell(fmt.Sprintf("first reply %s after the death", k.sinceDeath()))
 		}
+	case e.checked != nil:
+		k.checked(e.checked)
 	case e.state != nil || e.err != nil:
 		return k.died(e)
 	}
@@ -175,11 +198,13 @@ func (k *Keeper) serves(w *worker, r Report) {
 			k.o.Ready()
 		}
 	}
+	k.upgraded()
 	if len(k.notes) > 0 {
 		k.back(fmt.Sprintf("worker %d serves after %s with %d nodes, %d open files, %d requests under way and these descriptors: %s",
 			w.generation, k.sinceDeath(), r.Nodes, r.Files, r.Requests, countKinds(k.table.keys())))
 		k.quiet = k.clock.after(time.Second)
 	}
+	k.park()
 }
 
 // died decides what follows from a death.
@@ -196,6 +221,9 @@ func (k *Keeper) died(e event) *Outcome {
 	case !k.o.Resumes && k.table.has(Connection()):
 		return out
 	}
+	if k.upgrade.parking {
+		return k.handedOver(w, e.state.String())
+	}
 	return k.replace(w, e.state.String())
 }
 
@@ -210,8 +238,9 @@ func (k *Keeper) replace(w *worker, how string) *Outcome {
 		k.takeOvers++
 	}
 	k.deaths++
+	k.fallBack()
 	k.tell("and its successor has died")
-	k.notes = append(k.notes, &note{generation: k.generation, how: how, at: now})
+	k.notes = append(k.notes, &note{generation: k.generation, how: "has died (" + how + ")", at: now})
 	if k.takeOvers >= 2*maxTakeOver {
 		k.alarm()
 		return &Outcome{Served: true, Err: fmt.Errorf("%w: %d workers have died while they did it", ErrGaveUp, k.takeOvers)}
@@ -239,7 +268,7 @@ func (k *Keeper) start() error {
 	if err != nil {
 		return fmt.Errorf("keeper: %w", err)
 	}
-	process, err := k.o.Start(k.generation, theirs)
+	process, err := k.o.Start(Launch{Generation: k.generation, Channel: theirs, Program: k.upgrade.program})
 	_ = theirs.Close()
 	if err != nil {
 		_ = ours.Close()

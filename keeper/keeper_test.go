@@ -155,7 +155,7 @@ func TestDelays(t *testing.T) {
 
 // TestCalm: deaths before a long life do not count.
 func TestCalm(t *testing.T) {
-	k := New(Options{Start: func(uint64, *os.File) (*os.Process, error) { return nil, errors.New("not now") }})
+	k := New(Options{Start: func(Launch) (*os.Process, error) { return nil, errors.New("not now") }})
 	now := time.Unix(1e9, 0)
 	var delays []time.Duration
 	k.clock = clock{now: func() time.Time { return now }, after: func(d time.Duration) <-chan time.Time {
@@ -232,12 +232,12 @@ func TestStartFails(t *testing.T) {
 	r := newRig(t, func(k *Keeper) {
 		start := k.o.Start
 		k.clock.after = at(nil)
-		k.o.Start = func(g uint64, channel *os.File) (*os.Process, error) {
-			if g > 1 && g < 4 {
+		k.o.Start = func(l Launch) (*os.Process, error) {
+			if l.Generation > 1 && l.Generation < 4 {
 				fail++
 				return nil, refused
 			}
-			return start(g, channel)
+			return start(l)
 		}
 	})
 	r.serving().do("die")
@@ -247,7 +247,7 @@ func TestStartFails(t *testing.T) {
 	if out := r.end(); fail != 2 || !out.Told || out.Served {
 		t.Errorf("%d, %+v", fail, out)
 	}
-	k := New(Options{Start: func(uint64, *os.File) (*os.Process, error) { return nil, refused }})
+	k := New(Options{Start: func(Launch) (*os.Process, error) { return nil, refused }})
 	if out := k.Run(nil); !errors.Is(out.Err, refused) {
 		t.Errorf("%+v", out)
 	}

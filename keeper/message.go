@@ -25,6 +25,7 @@ const (
 	opKept  // a descriptor from before
 	opBegin // that was all; words: see Start
 	opEnd   // end
+	opPark  // leave everything to a successor
 )
 
 // messageSize is the size of each message: version, op, kind, 0, id, sub and two more words.
@@ -68,7 +69,7 @@ func unmarshal(b []byte) (m message, err error) {
 		*v = binary.LittleEndian.Uint64(b[8+8*i:])
 	}
 	switch {
-	case m.op < opKeep || m.op > opEnd:
+	case m.op < opKeep || m.op > opPark:
 		return m, fmt.Errorf("unknown message %d", m.op)
 	case m.op.hasKey() && !m.key.valid():
 		return m, fmt.Errorf("message %d of unknown %s", m.op, m.key.Kind)

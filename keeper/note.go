@@ -27,7 +27,7 @@ func (k *Keeper) sinceDeath() string {
 // tell writes the deaths to the log that are not in it. last is what is known by now.
 func (k *Keeper) tell(last string) {
 	for _, n := range k.notes {
-		line := fmt.Sprintf("worker %d has died (%s)", n.generation, n.how)
+		line := fmt.Sprintf("worker %d %s", n.generation, n.how)
 		if n.back != "" {
 			line += "; " + n.back
 		}

@@ -33,6 +33,7 @@ type event struct {
 	replied bool
 	state   *os.ProcessState // it is dead
 	err     error            // it can't be waited for
+	checked *checked         // not of the worker: what came of Options.Check
 }
 
 // pair makes a channel. Both ends are closed on exec; the other one is passed on in any case.
@@ -61,10 +62,10 @@ func (w *worker) wait(k *Keeper) {
 	k.events <- event{worker: w, state: state, err: err}
 }
 
-// end tells the worker to end.
-func (w *worker) end() {
+// order gives the worker an order.
+func (w *worker) order(o op) {
 	if raw, err := w.channel.SyscallConn(); err == nil {
-		_ = w.sendOne(raw.Write, func(fd int) error { return send(fd, &message{op: opEnd, fd: -1}) })
+		_ = w.sendOne(raw.Write, func(fd int) error { return send(fd, &message{op: o, fd: -1}) })
 	}
 }
 

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -21,6 +22,8 @@ type Namespace struct {
 	UIDs, GIDs []IDMap
 	// ReadOnly makes the share read-only for the kernel, too.
 	ReadOnly bool
+	// Program is what Start runs, a path as a new process of this one sees it. "" is this program.
+	Program string
 }
 
 // ErrRootIDMap is Start's error if root gives maps. Root gets no user namespace, because in one
@@ -39,7 +42,7 @@ const syncEnv = "GOVIRTIOFSD_SYNC_FD"
 // The new process gets SIGTERM when the thread ends that has started it. In a Go program a thread
 // ends when a goroutine ends that is locked to it, or the process.
 func (n *Namespace) Start(env []string, files []*os.File) (*exec.Cmd, error) {
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(cmp.Or(n.Program, "/proc/self/exe"))
 	cmd.Args = os.Args
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), env...)

@@ -44,7 +44,8 @@ func TestBenchInterrupted(t *testing.T) {
 				t.Fatal(err)
 			}
 			child := waitChild(t, cmd.Process.Pid, filepath.Base(daemon))
-			waitBusy(t, child)
+			worker := waitChild(t, child, filepath.Base(daemon))
+			waitBusy(t, worker)
 			if err := cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
@@ -52,7 +53,9 @@ func TestBenchInterrupted(t *testing.T) {
 			if code := cmd.ProcessState.ExitCode(); sig != unix.SIGKILL && code != 128+int(sig) {
 				t.Errorf("exit status %d, want %d:\n%s", code, 128+int(sig), out.String())
 			}
-			until(t, "the daemon is still there", func() bool { return unix.Kill(child, 0) != nil || zombie(child) })
+			for _, pid := range []int{child, worker} {
+				until(t, "the daemon is still there", func() bool { return unix.Kill(pid, 0) != nil || zombie(pid) })
+			}
 			if left, _ := filepath.Glob(temp + "/*"); len(left) > 0 && sig != unix.SIGKILL {
 				t.Errorf("%v was left", left)
 			}

@@ -8,5 +8,6 @@ func subcommands() []*cobra.Command {
 		newBench(),
 		newDoctor(),
 		newMount(),
+		newUpgrade(),
 	}
 }

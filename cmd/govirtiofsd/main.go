@@ -30,6 +30,8 @@ const (
 	exitStart = 1 // could not start, or could not go on
 	exitUsage = 2
 	exitQuit  = 2 // as a Go program does at SIGQUIT
+
+	exitParked = 3 // of a worker that has left everything to a successor; only the keeper sees it
 )
 
 func main() {
@@ -120,6 +122,8 @@ func (o *options) tell(w io.Writer) error {
 		printHelp(&b)
 	case o.Version:
 		fmt.Fprintln(&b, versionLine(os.Args[0]))
+	case o.PrintLedgerVersions:
+		b.WriteString(ownVersions().String())
 	case o.Completion != "":
 		if err := printCompletion(&b, o.Completion); err != nil {
 			return err

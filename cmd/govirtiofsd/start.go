@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -49,8 +50,12 @@ func start(o *options, log *logrus.Logger) error {
 		return startChild(o, log)
 	}
 	signals := make(chan os.Signal, 4)
+	signal.Ignore(unix.SIGUSR2) // it would end the process; a keeper upgrades
 	if o.supervised() {
 		signal.Notify(signals, supervised...)
+		if o.Recover == share.RecoveryAuto {
+			signal.Notify(signals, unix.SIGUSR2)
+		}
 	} else {
 		signal.Notify(signals, endSignals...)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -43,8 +44,13 @@ func supervise(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.
 			log.WithError(err).Warn("No recovery: if the serving process dies, the daemon ends")
 		}
 	}
+	path, err := ownPath()
+	if err != nil {
+		return err
+	}
 	k := keeper.New(keeper.Options{
-		Start: s.start, Recover: s.ledger != nil, Resumes: workersResume, Ended: s.ended,
+		Start: s.start, Check: func() (*keeper.Program, error) { return checkUpgrade(path) },
+		Recover: s.ledger != nil, Resumes: workersResume, Ended: s.ended,
 		Limit: keeperFiles(o), EndGrace: endGrace + time.Second,
 		Ready: n.ready, Stopping: n.stopping, Log: slog.New(libraryHandler{log: log}),
 	})
@@ -92,9 +98,9 @@ func keeperFiles(o *options) int {
 }
 
 // start starts a worker.
-func (s *supervisor) start(_ uint64, channel *os.File) (*os.Process, error) {
+func (s *supervisor) start(l keeper.Launch) (*os.Process, error) {
 	env := append(leanEnviron("govirtiofsd"), childEnv+"=1")
-	files := []*os.File{childChannel - 3: channel}
+	files := []*os.File{childChannel - 3: l.Channel}
 	if s.ledger != nil {
 		env = append(env, ledgerEnv+"=1")
 		f, err := dupFile(s.ledger.FD(), "ledger")
@@ -109,11 +115,17 @@ func (s *supervisor) start(_ uint64, channel *os.File) (*os.Process, error) {
 		files = append(files[:len(files):len(files)], make([]*os.File, childStretch-3-len(files))...)
 		files = append(files, s.long)
 	}
-	start := s.o.Namespace.Start
-	if s.o.Sandbox != sandbox.ModeNamespace {
-		start = startPlain
+	program := ""
+	if l.Program != nil {
+		program = procPath(l.Program.File)
 	}
-	cmd, err := start(env, files)
+	start := startPlain
+	if s.o.Sandbox == sandbox.ModeNamespace {
+		box := s.o.Namespace
+		box.Program = program
+		start = func(_ string, env []string, files []*os.File) (*exec.Cmd, error) { return box.Start(env, files) }
+	}
+	cmd, err := start(program, env, files)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
@@ -128,9 +140,10 @@ func dupFile(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(own), name), nil
 }
 
-// startPlain runs the program once more as [sandbox.Namespace.Start] does, in the same namespaces.
-func startPlain(env []string, files []*os.File) (*exec.Cmd, error) {
-	cmd := exec.Command("/proc/self/exe")
+// startPlain runs the program once more, or another one, as [sandbox.Namespace.Start] does, in the same
+// namespaces.
+func startPlain(program string, env []string, files []*os.File) (*exec.Cmd, error) {
+	cmd := exec.Command(cmp.Or(program, "/proc/self/exe"))
 	cmd.Args = os.Args
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), env...)

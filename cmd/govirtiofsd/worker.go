@@ -47,7 +47,7 @@ type process struct {
 func startChild(o *options, log *logrus.Logger) error {
 	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
 	// a signal could interrupt before a front-end connects. Until then the keeper says when to end.
-	signal.Ignore(endSignals...)
+	signal.Ignore(append([]os.Signal{unix.SIGUSR2}, endSignals...)...)
 	signals := make(chan os.Signal, 4)
 	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, endSignals...) })
 	p := &process{signals: signals, link: keeper.NewClient(childChannel), long: adoptStretch()}
@@ -78,7 +78,7 @@ func (p *process) takeOver() (*acceptor, error) {
 	if _, err := p.link.Receive(takeOverPatience); err != nil {
 		return nil, err
 	}
-	if err := p.link.Listen(func() { p.signals <- unix.SIGTERM }); err != nil {
+	if err := p.link.Listen(p.obey); err != nil {
 		return nil, err
 	}
 	if p.client != nil {
@@ -89,6 +89,14 @@ func (p *process) takeOver() (*acceptor, error) {
 		p.ledger.Begin()
 	}
 	return p.sockets()
+}
+
+// obey does what the keeper says.
+func (p *process) obey(o keeper.Order) {
+	if o == keeper.OrderPark {
+		os.Exit(exitParked) // what is under way is a successor's, as after a crash
+	}
+	p.signals <- unix.SIGTERM
 }
 
 // sockets are the listening socket and the connection that the keeper holds.

@@ -37,8 +37,9 @@ type Config struct {
 
 // Line is what only a command line has.
 type Line struct {
-	Help, Version, PrintCapabilities bool
-	Completion                       string // a shell, or ""
+	Help, Version, PrintCapabilities, PrintLedgerVersions bool
+
+	Completion string // a shell, or ""
 
 	Given    []string // the options as they were given, sorted, for the log
 	Warnings []string // to be said once there is a log
@@ -47,7 +48,7 @@ type Line struct {
 
 // Asks reports whether the options only ask for something to be printed.
 func (l *Line) Asks() bool {
-	return l.Help || l.Version || l.Completion != "" || l.PrintCapabilities
+	return l.Help || l.Version || l.Completion != "" || l.PrintCapabilities || l.PrintLedgerVersions
 }
 
 // Note is Warn for what whoever starts the daemon can't change: only

@@ -35,6 +35,14 @@ Default:
 			Manual: `Print what management programs want to know, as JSON.`,
 		},
 		{
+			Name: "print-ledger-versions", Alone: true,
+			Value: on(func(c *Config) *bool { return &c.PrintLedgerVersions }),
+			Help:  "Print what another version has to know for an upgrade.",
+			Manual: `Print what another version of the program has to know before this one takes over from it.
+.Xr govirtiofs 1
+asks for it at an upgrade.`,
+		},
+		{
 			Name: "completion", Alone: true,
 			Value: oneOf(func(c *Config) *string { return &c.Completion }, literally(Shells...)...),
 			Help:  "Print what lets this shell complete the options.",

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/upgrade"
+)
+
+func newUpgrade() *cobra.Command {
+	timeout := time.Minute
+	cmd := &cobra.Command{
+		Use:   "upgrade PID|SOCKET",
+		Short: "Replace the program of a running daemon, without a pause for the guest",
+		Long: `Has a running govirtiofsd replaced by the program that is at its path now,
+for example after a package was updated. Guests notice nothing: requests wait for
+some milliseconds. If the new program can't take over, the daemon goes on as it is.
+
+The daemon is named by its process id, or by its socket, beside which the file
+SOCKET.pid has the process id. It needs --recovery=auto, which is its default.`,
+		Example: `  govirtiofs upgrade /run/share.sock
+  govirtiofs upgrade "$(systemctl show -P MainPID govirtiofsd@data)"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pid, err := daemonPID(args[0])
+			if err != nil {
+				return err
+			}
+			return upgradeDaemon(cmd, pid, timeout)
+		},
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait for the new program")
+	return cmd
+}
+
+// daemonPID is the process that an argument names.
+func daemonPID(arg string) (int, error) {
+	if pid, err := strconv.Atoi(arg); err == nil {
+		if pid < 1 {
+			return 0, usagef("%q is no process id", arg)
+		}
+		return pid, nil
+	}
+	b, err := os.ReadFile(arg + ".pid")
+	if err != nil {
+		return 0, fmt.Errorf("%s names no daemon: %w; give its process id", arg, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid < 1 {
+		return 0, fmt.Errorf("%s.pid has no process id", arg)
+	}
+	return pid, nil
+}
+
+// upgradeDaemon has a daemon upgraded and waits until that is done.
+func upgradeDaemon(cmd *cobra.Command, pid int, timeout time.Duration) error {
+	path, now, err := nextProgram(pid)
+	if err != nil {
+		return fmt.Errorf("process %d: no upgrade, nothing has changed: %w", pid, err)
+	}
+	before := childrenOf(pid)
+	if err := unix.Kill(pid, unix.SIGUSR2); err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if unix.Kill(pid, 0) != nil {
+			return fmt.Errorf("process %d has ended", pid)
+		}
+		if runs(pid, path, before) {
+			fmt.Fprintf(cmd.OutOrStdout(), "process %d: upgraded to %s\n", pid, now.Program)
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d does not run %s after %s; its log says why", pid, path, timeout)
+}
+
+// nextProgram is the program that a daemon is to run next.
+func nextProgram(pid int) (string, upgrade.Versions, error) {
+	var none upgrade.Versions
+	if err := takesUpgrades(pid); err != nil {
+		return "", none, err
+	}
+	link := fmt.Sprintf("/proc/%d/exe", pid)
+	path, err := os.Readlink(link)
+	if err != nil {
+		return "", none, err
+	}
+	path = strings.TrimSuffix(path, " (deleted)")
+	old, err := upgrade.Ask(link)
+	if err != nil {
+		return "", none, fmt.Errorf("the program that runs: %w", err)
+	}
+	now, err := upgrade.Ask(path)
+	if err == nil {
+		err = now.Fits(old)
+	}
+	if err != nil {
+		return "", none, fmt.Errorf("%s: %w", path, err)
+	}
+	return path, now, nil
+}
+
+// takesUpgrades reports an error if a process does not handle the signal that asks for one, which would
+// end it then.
+func takesUpgrades(pid int) error {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return errors.New("there is no such process")
+	}
+	for line := range strings.Lines(string(b)) {
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			signals, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			if err == nil && signals&(1<<(unix.SIGUSR2-1)) != 0 {
+				return nil
+			}
+		}
+	}
+	return errors.New("it takes no upgrades: it is no govirtiofsd, one of before they were possible, or has --recovery=never")
+}
+
+// settled is for how long a new process has to be there until the upgrade counts.
+const settled = 500 * time.Millisecond
+
+// runs reports whether all that a daemon has started since is the program at path, and stays.
+func runs(pid int, path string, before []int) bool {
+	program, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	found := newChildren(pid, program, before)
+	if len(found) == 0 {
+		return false
+	}
+	time.Sleep(settled)
+	return slices.Equal(found, newChildren(pid, program, before))
+}
+
+func newChildren(pid int, program os.FileInfo, before []int) (found []int) {
+	for _, child := range childrenOf(pid) {
+		exe, err := os.Stat(fmt.Sprintf("/proc/%d/exe", child))
+		if err == nil && os.SameFile(exe, program) && !slices.Contains(before, child) {
+			found = append(found, child)
+		}
+	}
+	return found
+}
+
+// childrenOf are the children of all threads of a process.
+func childrenOf(pid int) (children []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		b, _ := os.ReadFile(list)
+		for field := range strings.FieldsSeq(string(b)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				children = append(children, child)
+			}
+		}
+	}
+	slices.Sort(children)
+	return children
+}

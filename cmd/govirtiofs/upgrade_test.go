@@ -1,0 +1,171 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/upgrade"
+)
+
+// place puts a file with this content at a path, as a package manager does: under another name
+// first.
+func place(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", content, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// printer is a program that prints this when it is asked for its versions, and otherwise ends with 9. It
+// always does if it has nothing to print.
+func printer(t *testing.T, text string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	source := fmt.Sprintf(`package main
+
+import "os"
+
+func main() {
+	const text = %q
+	if len(os.Args) != 2 || os.Args[1] != %q || text == "" {
+		os.Exit(9)
+	}
+	os.Stdout.WriteString(text)
+}
+`, text, upgrade.Option)
+	if err := os.WriteFile(dir+"/main.go", []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := guest.Build("-o", dir+"/program", dir+"/main.go"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(dir + "/program")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// upgradeTool runs "govirtiofs upgrade" and returns what it says.
+func upgradeTool(t *testing.T, want int, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(program(t, "govirtiofs"), append([]string{"upgrade"}, args...)...)
+	out, _ := cmd.CombinedOutput()
+	if status := cmd.ProcessState.ExitCode(); status != want {
+		t.Errorf("%q: exit status %d, want %d:\n%s", args, status, want, out)
+	}
+	return string(out)
+}
+
+// TestUpgrade: a new program takes over; one that can't is refused or taken back, and the daemon serves on.
+func TestUpgrade(t *testing.T) {
+	path := filepath.Join(guest.TempDir(t), "govirtiofsd")
+	good, err := os.ReadFile(program(t, "govirtiofsd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	place(t, path, good)
+	socket, daemon := backend(t, path, t.TempDir(), "--keep-listening")
+	pid := daemon.Process.Pid
+	until(t, "nobody serves", func() bool { return len(childrenOf(pid)) == 1 })
+	serves := func(what string, before []int, changes bool) []int {
+		t.Helper()
+		until(t, "there is not one worker", func() bool { return len(childrenOf(pid)) == 1 })
+		now := childrenOf(pid)
+		if changed := now[0] != before[0]; changed != changes {
+			t.Errorf("%s: another worker: %t", what, changed)
+		}
+		exe, err1 := os.Stat(fmt.Sprintf("/proc/%d/exe", now[0]))
+		file, err2 := os.Stat(path)
+		if same := err1 == nil && err2 == nil && os.SameFile(exe, file); changes != same {
+			t.Errorf("%s: it runs the program at the path: %t", what, same)
+		}
+		return now
+	}
+	worker := childrenOf(pid)
+	for n, arg := range []string{socket, fmt.Sprint(pid), socket} {
+		place(t, path, good)
+		if said := upgradeTool(t, 0, arg); !strings.Contains(said, fmt.Sprintf("process %d: upgraded to govirtiofsd ", pid)) {
+			t.Error(said)
+		}
+		worker = serves(fmt.Sprint("upgrade ", n+1), worker, true)
+	}
+	other := upgrade.Versions{Program: "govirtiofsd of the future", Ledger: 1000, Reads: 1000, Keeper: 1}
+	for _, test := range []struct{ name, prints, says string }{
+		{"broken", "", "it can't say what it is: exit status 9"},
+		{"another program", "hello", "it does not say which ledgers it reads"},
+		{"other ledger", other.String(), "govirtiofsd of the future reads ledgers of the versions 1000 to 1000, and this one has version "},
+	} {
+		place(t, path, printer(t, test.prints))
+		said := upgradeTool(t, 1, socket)
+		if !strings.Contains(said, "no upgrade, nothing has changed: "+path) || !strings.Contains(said, test.says) {
+			t.Errorf("%s: %s", test.name, said)
+		}
+		_ = unix.Kill(pid, unix.SIGUSR2) // somebody who does not ask before
+		worker = serves(test.name, worker, false)
+	}
+	asked, err := upgrade.Ask(program(t, "govirtiofsd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	place(t, path, printer(t, asked.String()))
+	if said := upgradeTool(t, 1, socket, "--timeout=3s"); !strings.Contains(said, "its log says why") {
+		t.Error(said)
+	}
+	until(t, "the old program does not go on", func() bool { return len(childrenOf(pid)) == 1 })
+	place(t, path, good)
+	before := childrenOf(pid)
+	upgradeTool(t, 0, socket)
+	serves("in the end", before, true)
+	_ = daemon.Process.Signal(unix.SIGTERM)
+	if err := daemon.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUpgradeOthers: processes that take no upgrade are left alone.
+func TestUpgradeOthers(t *testing.T) {
+	sleep := exec.Command("sleep", "100")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = sleep.Process.Kill()
+		_ = sleep.Wait()
+	}()
+	socket, daemon := backend(t, program(t, "govirtiofsd"), t.TempDir(), "--recovery=never")
+	for _, test := range []struct {
+		arg, says string
+		status    int
+	}{
+		{fmt.Sprint(sleep.Process.Pid), "it takes no upgrades", 1},
+		{socket, "it takes no upgrades", 1},
+		{fmt.Sprint(daemon.Process.Pid), "it takes no upgrades", 1},
+		{"/nonexistent", "names no daemon", 1},
+		{"999999999", "no such process", 1},
+		{"-1", "unknown option", 2},
+		{"0", "is no process id", 2},
+	} {
+		if said := upgradeTool(t, test.status, test.arg); !strings.Contains(said, test.says) {
+			t.Errorf("%s: %s", test.arg, said)
+		}
+	}
+	_ = daemon.Process.Signal(unix.SIGUSR2) // is ignored
+	_ = daemon.Process.Signal(unix.SIGTERM)
+	if err := daemon.Wait(); err != nil {
+		t.Errorf("the daemon without recovery: %v", err)
+	}
+	if err := sleep.Process.Signal(unix.Signal(0)); err != nil || zombie(sleep.Process.Pid) {
+		t.Error("the other process has ended", err)
+	}
+}

@@ -1,0 +1,133 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// upgrade is what there is of an upgrade. It belongs to Run's goroutine.
+type upgrade struct {
+	program  *Program // what workers run; nil is the keeper's program
+	before   *Program // what they ran before, until one of the new program has served
+	trying   bool     // no worker of program has served yet
+	checking bool     // Options.Check runs
+	ready    *Program // what is to take over when a worker serves
+	next     *Program // what is to take over when the worker has parked
+	parking  bool     // the worker was told to park
+}
+
+// checked is what came of Options.Check.
+type checked struct {
+	program *Program
+	err     error
+}
+
+const (
+	// parkTime is how long a worker may take to park. Then it is killed; a successor goes on all the same.
+	parkTime = 5 * time.Second
+	// maxTries is how many workers of a new program may die before one has served.
+	maxTries = 3
+)
+
+var (
+	errNoRecovery = errors.New("there is no recovery")
+	errConnected  = errors.New("workers can't go on with a front-end of another one")
+)
+
+// beginUpgrade has the program checked that is to take over.
+func (k *Keeper) beginUpgrade() {
+	u := &k.upgrade
+	var err error
+	switch {
+	case !k.o.Recover || k.o.Check == nil:
+		err = errNoRecovery
+	case k.told || k.quit || u.checking || u.ready != nil || u.parking || u.trying:
+		return // it ends, or it is being done
+	}
+	if err != nil {
+		k.refuse(err)
+		return
+	}
+	u.checking = true
+	go func() {
+		p, err := k.o.Check()
+		k.events <- event{checked: &checked{p, err}}
+	}()
+}
+
+func (k *Keeper) refuse(err error) {
+	k.log.Error(fmt.Sprintf("no upgrade: %v. Nothing has changed", err))
+}
+
+// checked has the worker park, if the program can take over.
+func (k *Keeper) checked(c *checked) {
+	k.upgrade.checking = false
+	if c.err != nil {
+		k.refuse(c.err)
+		return
+	}
+	k.upgrade.ready = c.program
+	k.park()
+}
+
+// park has the worker park if there is a program that is to take over. A worker that does not serve yet
+// parks when it does.
+func (k *Keeper) park() {
+	u := &k.upgrade
+	if u.ready == nil || k.worker == nil || !k.worker.serving {
+		return
+	}
+	u.next, u.ready = u.ready, nil
+	if !k.o.Resumes && k.table.has(Connection()) {
+		closeProgram(u.next)
+		u.next = nil
+		k.refuse(errConnected)
+		return
+	}
+	k.log.Info("upgrade to " + u.next.Version)
+	u.parking = true
+	go k.worker.order(opPark)
+	k.kill = k.clock.after(parkTime)
+}
+
+// handedOver starts a worker of the new program after one has parked, or has died meanwhile.
+func (k *Keeper) handedOver(w *worker, how string) *Outcome {
+	u := &k.upgrade
+	u.before, u.program, u.next = u.program, u.next, nil
+	u.parking, u.trying = false, true
+	k.tell("and its successor has died")
+	k.notes = append(k.notes, &note{generation: w.generation, how: "has made room for an upgrade (" + how + ")", at: k.clock.now()})
+	return k.startNext()
+}
+
+// upgraded notes that a worker of the new program serves.
+func (k *Keeper) upgraded() {
+	u := &k.upgrade
+	if !u.trying {
+		return
+	}
+	u.trying = false
+	closeProgram(u.before)
+	u.before = nil
+	k.log.Info("upgraded to " + u.program.Version)
+}
+
+// fallBack goes back to the program of before if workers of the new one have died again and again.
+func (k *Keeper) fallBack() {
+	u := &k.upgrade
+	if !u.trying || k.takeOvers < maxTries {
+		return
+	}
+	k.log.Error(fmt.Sprintf("upgrade failed: %d workers of %s have died before they served. Going back to the program of before",
+		k.takeOvers, u.program.Version))
+	closeProgram(u.program)
+	u.program, u.before, u.trying = u.before, nil, false
+	k.takeOvers = 0
+}
+
+func closeProgram(p *Program) {
+	if p != nil {
+		_ = p.File.Close()
+	}
+}
