@@ -24,6 +24,8 @@ type Options struct {
 	// Permissions makes the kernel check owners and modes, as a virtio-fs guest does
 	// (fs/fuse/virtio_fs.c: default_permissions).
 	Permissions bool
+	// Flags are further flags of mount(2), MS_NOEXEC and the like. Only root can have some.
+	Flags uintptr
 	// MaxRead, if not 0, is how many bytes the kernel asks for in one READ at most. It
 	// must say the same as what INIT's reply allows.
 	MaxRead uint32
@@ -54,8 +56,8 @@ func New(target string, o Options) (*Mount, error) {
 	switch {
 	case os.Geteuid() == 0:
 		err = m.direct(mode, o)
-	case o.SetID || o.Devices:
-		err = errors.New("only root can mount so that set-ID bits or devices work")
+	case o.SetID || o.Devices || o.Flags != 0:
+		err = errors.New("only root can mount so that set-ID bits, devices or other flags work")
 	default:
 		err = m.byHelper(o)
 	}
@@ -89,7 +91,7 @@ func (m *Mount) direct(mode uint32, o Options) error {
 	if o.Subtype != "" {
 		fstype += "." + o.Subtype
 	}
-	var flags uintptr
+	flags := o.Flags
 	for flag, on := range map[uintptr]bool{unix.MS_NOSUID: !o.SetID, unix.MS_NODEV: !o.Devices, unix.MS_RDONLY: o.ReadOnly} {
 		if on {
 			flags |= flag

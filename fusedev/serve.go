@@ -67,8 +67,30 @@ const maxLinger = 1024
 
 func (q *queue) mayLinger() bool { return q.linger.Load() < maxLinger }
 
-// clone opens the same mount once more, with a queue of its own for replies
-// (fs/fuse/dev.c: fuse_dev_ioctl_clone). Without it, all goroutines share one.
+// Device is one more descriptor of a mount. A reply has to be given to the one that has read
+// the request.
+type Device struct{ file *os.File }
+
+// Clone opens the same mount once more, with a queue of its own for replies
+// (fs/fuse/dev.c: fuse_dev_ioctl_clone).
+func (m *Mount) Clone() (*Device, error) {
+	f, err := m.clone()
+	if err != nil {
+		return nil, &os.PathError{Op: "clone", Path: "/dev/fuse", Err: err}
+	}
+	return &Device{f}, nil
+}
+
+// Read is Mount.Read.
+func (d *Device) Read(b ...[]byte) (int, error) { return readRequest(int(d.file.Fd()), b...) }
+
+// Answer is Mount.Answer.
+func (d *Device) Answer(reply ...[]byte) error { return answer(int(d.file.Fd()), reply...) }
+
+// Close closes the descriptor. Requests that were read from it are answered with ECONNABORTED.
+func (d *Device) Close() error { return d.file.Close() }
+
+// clone is Clone for Serve, whose goroutines share one descriptor without it.
 func (m *Mount) clone() (*os.File, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

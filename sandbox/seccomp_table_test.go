@@ -25,7 +25,7 @@ type names map[string]bool
 // The packages that run under the filter.
 var confinedPackages = []string{
 	"../passthrough", "../passthrough/xattrmap", "../dax", "../dax/stretch", "../server", "../fuseproto",
-	"../virtiofs", "../virtqueue", "../vhostuser", "../internal/eventfd", "../internal/pause", "../internal/record", "../keeper",
+	"../virtiofs", "../virtqueue", "../vhostuser", "../internal/eventfd", "../internal/pause", "../internal/record", "../keeper", "../stream",
 }
 
 // beforeFilter are calls in those packages that are over when the filter is set, or are

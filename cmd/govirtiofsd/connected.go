@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// describe is what is shared with whom and how: one line for whoever reads the log later.
+// describe is what is shared with whom and how: one line for whoever reads the log later. c is nil
+// for vsock.
 func (o *options) describe(c *net.UnixConn) string {
 	parts := []string{"Sharing " + o.SharedDir}
 	if o.ReadOnly {
@@ -23,7 +24,9 @@ func (o *options) describe(c *net.UnixConn) string {
 	if o.usesFileHandles {
 		parts = append(parts, "file handles")
 	}
-	if peer := vmm(c); peer != "" {
+	if c == nil {
+		parts = append(parts, "vsock")
+	} else if peer := vmm(c); peer != "" {
 		parts = append(parts, "VMM: "+peer)
 	}
 	line := strings.Join(parts, ", ")

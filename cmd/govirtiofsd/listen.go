@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,13 +27,18 @@ type endpoint struct {
 
 // openEndpoint makes or takes over the socket that the options name.
 func openEndpoint(o *options) (*endpoint, error) {
+	path := o.SocketPath
 	switch {
-	case o.SocketPath == "" && o.FD < 0:
+	case o.VsockPort != 0:
+		return vsockEndpoint(o.VsockPort)
+	case o.VsockUDS != "":
+		path = o.VsockUDS
+	case path == "" && o.FD < 0:
 		return activatedEndpoint()
-	case o.SocketPath == "":
+	case path == "":
 		return adoptEndpoint(o.FD)
 	}
-	pid, err := createPIDFile(o.SocketPath + ".pid")
+	pid, err := createPIDFile(path + ".pid")
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +47,7 @@ func openEndpoint(o *options) (*endpoint, error) {
 	if pid.orphaned {
 		patience = endGrace + 2*time.Second // its worker, which has the socket, is about to end
 	}
-	if e.file, e.socket, err = bind(o.SocketPath, o.SocketGroup, patience); err != nil {
+	if e.file, e.socket, err = bind(path, o.SocketGroup, patience); err != nil {
 		e.remove()
 		return nil, err
 	}
@@ -120,11 +126,19 @@ func (e *endpoint) removeFiles() {
 type acceptor struct {
 	listener *net.UnixListener
 	first    *net.UnixConn
+	vsock    net.Listener // instead of both, for guests
 }
 
 // newAcceptor takes the endpoint's descriptor.
 func newAcceptor(e *endpoint) (*acceptor, error) {
 	defer e.file.Close()
+	if isVsock(e.file) {
+		l, err := vsock.FileListener(e.file)
+		if err != nil {
+			return nil, fmt.Errorf("vsock socket: %w", err)
+		}
+		return &acceptor{vsock: l}, nil
+	}
 	if e.connected {
 		c, err := net.FileConn(e.file)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/stream"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
@@ -46,6 +47,10 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 		return err
 	}
 	defer maps.Close()
+	token, err := readToken(o.VsockToken) // its file is not in the sandbox
+	if err != nil {
+		return err
+	}
 	view, err := enterSandbox(o)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
@@ -57,7 +62,7 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err := o.enterLandlock(view, p.endpoint, log); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	device, err := newDevice(o, view, p.long, log)
+	serveClients, err := newService(o, p, view, token, log)
 	if err != nil {
 		return err
 	}
@@ -74,7 +79,7 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err := p.ready(); err != nil {
 		return err
 	}
-	err = within(ctx, log, func() error { return serveAll(ctx, o, p, a, device, log) })
+	err = within(ctx, log, func() error { return serveClients(ctx, a) })
 	p.ledger.End() // all before is a crash, if it ends the process
 	return err
 }
@@ -142,8 +147,11 @@ func dropPrivileges(o *options) error {
 	return sandbox.SetCapabilities(o.Capabilities)
 }
 
-// newDevice joins file system, server and device.
-func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*virtiofs.Device, error) {
+// service serves those who come to the acceptor, until ctx ends.
+type service func(ctx context.Context, a *acceptor) error
+
+// newService joins file system and server, and a device or a server of streams.
+func newService(o *options, p *process, v sandbox.View, token []byte, log *logrus.Logger) (service, error) {
 	process, err := host.New(host.Options{
 		Descriptors: o.guestFiles, ShareDescriptors: o.guestFiles, // there is one share
 		Processors: func(n int) { runtime.GOMAXPROCS(n) }, MaxProcessors: processors(),
@@ -155,7 +163,7 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	cfg.Host = process
 	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
 	cfg.LinksFD = o.linksFD
-	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(long)
+	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(p.long)
 	fs, err := passthrough.New(cfg)
 	if err != nil {
 		return nil, err
@@ -163,14 +171,19 @@ func newDevice(o *options, v sandbox.View, long *os.File, log *logrus.Logger) (*
 	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
 	lines := slog.New(libraryHandler{log: log})
-	s := server.New(fs, server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines})
+	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines}
+	if o.Streams() {
+		settings.MaxWrite = stream.DefaultMaxWrite
+		return newStreams(o, server.New(fs, settings), stream.Options{Share: o.Tag, Token: token, Admit: o.admit, Host: process, Log: lines}, log)
+	}
 	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
 		Host: process, Log: lines}
 	if cfg.DAX != nil {
 		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
 	}
-	return virtiofs.New(s, opts)
+	device, err := virtiofs.New(server.New(fs, settings), opts)
+	return func(ctx context.Context, a *acceptor) error { return serveAll(ctx, o, p, a, device, log) }, err
 }
 
 // within runs f. When ctx has ended f gets endGrace to return; a request that hangs

@@ -72,6 +72,9 @@ func start(o *options, log *logrus.Logger) error {
 	if err := sandbox.CheckShare(o.SharedDir); err != nil {
 		return fmt.Errorf("shared directory: %w", err)
 	}
+	if _, err := readToken(o.VsockToken); err != nil {
+		return err
+	}
 	e, err := openEndpoint(o)
 	if err != nil {
 		return err

@@ -107,7 +107,7 @@ func (p *process) sockets() (*acceptor, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.listener = l.listener
+		a.listener, a.vsock = l.listener, l.vsock
 	}
 	if fd, ok := p.link.Take(keeper.Connection()); ok {
 		c, err := newAcceptor(&endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket"), connected: true})

@@ -170,7 +170,7 @@ func (c *Config) checkAlone() error {
 
 // unsaid are the options that are not in Given: the log says them in other words, or they
 // are how the daemon was reached.
-var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "readonly": true}
+var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "vsock": true, "vsock-uds": true, "readonly": true}
 
 // givenOptions are the options that were set, in the alphabet's order.
 func givenOptions(set *pflag.FlagSet) (given []string) {

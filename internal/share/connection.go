@@ -23,10 +23,11 @@ type Connection struct {
 	RequestQueues int
 	ConfigQueues  int // what the configuration space says; 0 is RequestQueues
 	BusyPoll      virtiofs.BusyPoll
+	Vsock         // instead of a front-end
 }
 
 func connectionOptions() []Option {
-	return []Option{
+	return append([]Option{
 		{
 			Name: "socket-path", Arg: "PATH", Complete: CompleteFile, Doctor: true,
 			Value: text(func(c *Config) *string { return &c.SocketPath }),
@@ -101,7 +102,7 @@ Without this option a thread tries now and then what takes longer until the next
 or a look of at most 50us, and looks while that is shorter by a quarter and takes less than 32us.
 With 0 it always sleeps at once.`,
 		},
-	}
+	}, vsockOptions()...)
 }
 
 // checkConnection checks the ways to reach a front-end, of which passed says that there
@@ -113,6 +114,9 @@ func (c *Config) checkConnection(set *pflag.FlagSet, passed bool) error {
 			c.SocketPath = c.oldSocket
 		}
 	}
+	if err := c.checkStreams(set); err != nil || c.Streams() {
+		return err
+	}
 	byFD := set.Changed("fd")
 	switch {
 	case byFD && c.SocketPath != "":
@@ -123,7 +127,7 @@ func (c *Config) checkConnection(set *pflag.FlagSet, passed bool) error {
 		return fmt.Errorf("--fd %d: want the number of an open socket", c.FD)
 	case byFD || c.SocketPath != "":
 	case !passed:
-		return errors.New("no way to reach a front-end: give --socket-path PATH or --fd N, or start it with a systemd socket unit")
+		return errors.New("no way to reach a front-end: give --socket-path PATH, --fd N, or --vsock PORT or --vsock-uds PATH for guests with vsock only, or start it with a systemd socket unit")
 	case c.SocketGroup != "":
 		return errors.New("--socket-group is for --socket-path: use SocketGroup= in the socket unit")
 	}

@@ -197,6 +197,33 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestParseVsock: what reaches guests without a virtio-fs device.
+func TestParseVsock(t *testing.T) {
+	for args, want := range map[string]Vsock{
+		"--vsock 1024":                                       {VsockPort: 1024},
+		"--vsock 7:1024 --vsock-token /t":                    {VsockPort: 1024, VsockGuest: 7, VsockToken: "/t"},
+		"--vsock 1:1024":                                     {VsockPort: 1024, VsockGuest: 1},
+		"--vsock-uds /v --vsock-token none":                  {VsockUDS: "/v_1024", VsockToken: NoToken},
+		"--vsock-uds v:52 --vsock-token t":                   {VsockUDS: "v_52", VsockToken: "t"},
+		"--vsock-uds /a:b/v.sock --vsock-token /t":           {VsockUDS: "/a:b/v.sock_1024", VsockToken: "/t"},
+		"--vsock-uds /a:5/v.sock:9 --vsock-token /t":         {VsockUDS: "/a:5/v.sock_9", VsockToken: "/t"},
+		"--vsock-uds /v --vsock-token /t --tag data":         {VsockUDS: "/v_1024", VsockToken: "/t"},
+		"--vsock-uds /v --vsock-token=none --xattr":          {VsockUDS: "/v_1024", VsockToken: NoToken},
+		"--vsock-uds /v --vsock-token /t --socket-group kvm": {VsockUDS: "/v_1024", VsockToken: "/t"},
+	} {
+		c, err := Parse(append([]string{"--shared-dir", "/s"}, strings.Fields(args)...), false)
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+			continue
+		}
+		got := c.Vsock
+		got.vsock, got.vsockUDS = "", ""
+		if got != want || !c.Streams() {
+			t.Errorf("%s: %+v, want %+v", args, got, want)
+		}
+	}
+}
+
 // Command lines of programs that start virtiofsd.
 func TestParseIntegrators(t *testing.T) {
 	for name, args := range map[string]string{
@@ -316,6 +343,21 @@ func TestParseErrors(t *testing.T) {
 		{"+ -o xattrmap=", "no rules"},
 		{"+ -o timeout=soon", "a unit"},
 		{"--print-capabilities --socket-group kvm", "exclude"},
+		{"--shared-dir /s --vsock x", "not a port"},
+		{"--shared-dir /s --vsock 0", "not a port"},
+		{"--shared-dir /s --vsock 4294967295", "not a port"},
+		{"--shared-dir /s --vsock 2:1024", "not a guest's CID"},
+		{"--shared-dir /s --vsock 3:", "not a port"},
+		{"--shared-dir /s --vsock-uds=:5", "path of the VMM's"},
+		{"--shared-dir /s --vsock-uds /", "path of the VMM's"},
+		{"--shared-dir /s --vsock-uds /v:0 --vsock-token none", "not a port"},
+		{"--shared-dir /s --vsock-uds /v", "needs --vsock-token"},
+		{"--shared-dir /s --vsock 1024 --vsock-uds /v --vsock-token none", "exclude each other"},
+		{"+ --vsock 1024", "not with --vsock"},
+		{"+ --vsock-token none", "is for --vsock"},
+		{"--shared-dir /s --vsock 1024 --socket-group kvm", "--socket-group"},
+		{"--shared-dir /s --vsock 1024 --dax=inode", "not with --vsock"},
+		{"--shared-dir /s --vsock 1024 --num-request-queues 2", "not with --vsock"},
 	} {
 		args := strings.Fields(test.args)
 		if args[0] == "+" {

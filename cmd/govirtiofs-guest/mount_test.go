@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
+)
+
+// These tests have the two ends on this machine: the daemon, and this program with /dev/fuse
+// in a mount namespace of its own, joined by Unix sockets as a VMM's vsock device has them.
+
+// The programs as they are shipped.
+var daemonProgram, guestProgram string
+
+const innerEnv = "GUEST_TEST_INNER" // a process in a mount namespace of its own: what it does
+
+func TestMain(m *testing.M) {
+	if what := os.Getenv(innerEnv); what != "" {
+		if err := inner(what, os.Args[1:]); err != nil {
+			fmt.Println("failed:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	dir, err := os.MkdirTemp("/tmp", "govirtiofs-guest")
+	if err == nil {
+		daemonProgram, guestProgram = filepath.Join(dir, "govirtiofsd"), filepath.Join(dir, "govirtiofs-guest")
+		err = errors.Join(os.Chmod(dir, 0o755), guest.Build("-o", daemonProgram, "./cmd/govirtiofsd"), guest.Build("-o", guestProgram, "./cmd/govirtiofs-guest"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build the programs:", err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+// inner is a process in a mount namespace of its own.
+func inner(what string, args []string) error {
+	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	switch what {
+	case "model":
+		return modelWorkload(args[0])
+	case "shell":
+		cmd := exec.Command("/bin/sh", "-e", "-c", args[0])
+		cmd.Stdout, cmd.Stderr, cmd.Stdin = os.Stdout, os.Stdout, os.Stdin
+		return cmd.Run()
+	}
+	return fmt.Errorf("no test %q", what)
+}
+
+// process is a process of inner.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	lines chan string // closed at its end
+	said  []string
+}
+
+func startInner(t *testing.T, what string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command("/proc/self/exe", args...), lines: make(chan string, 10000)}
+	p.cmd.Env = append(os.Environ(), innerEnv+"="+what)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: unix.CLONE_NEWNS}
+	var err error
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Stderr = p.cmd.Stdout
+	if err := spawn.Start(p.cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			p.lines <- s.Text()
+		}
+		close(p.lines)
+	}()
+	return p
+}
+
+// line returns the next line.
+func (p *process) line() string {
+	p.t.Helper()
+	select {
+	case s, ok := <-p.lines:
+		if !ok {
+			p.t.Fatalf("ended too early:\n%s", strings.Join(p.said, "\n"))
+		}
+		p.said = append(p.said, s)
+		if strings.HasPrefix(s, "failed:") {
+			p.t.Fatalf("%s\n%s", s, strings.Join(p.said, "\n"))
+		}
+		return s
+	case <-time.After(60 * time.Second):
+		p.t.Fatalf("says nothing more:\n%s", strings.Join(p.said, "\n"))
+	}
+	return ""
+}
+
+// end waits for the end, and returns all that was said.
+func (p *process) end() string {
+	p.t.Helper()
+	_ = p.stdin.Close()
+	for {
+		select {
+		case s, ok := <-p.lines:
+			if !ok {
+				if err := p.cmd.Wait(); err != nil {
+					p.t.Fatalf("%v\n%s", err, strings.Join(p.said, "\n"))
+				}
+				return strings.Join(p.said, "\n")
+			}
+			p.said = append(p.said, s)
+		case <-time.After(60 * time.Second):
+			p.t.Fatalf("does not end:\n%s", strings.Join(p.said, "\n"))
+		}
+	}
+}
+
+// shellIn runs a script in this process's mount namespace.
+func shellIn(script string) error {
+	out, err := exec.Command("/bin/sh", "-e", "-c", script).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return nil
+}
+
+// shell runs a script in a mount namespace of its own, in which $GUEST is this program. It
+// returns what the script has said.
+func shell(t *testing.T, script string) string {
+	t.Helper()
+	return startInner(t, "shell", "GUEST="+guestProgram+"\n"+script).end()
+}
+
+// host is a daemon with a share.
+type host struct {
+	t      *testing.T
+	dir    string
+	share  string
+	token  string
+	socket string // where a VMM connects to
+	cmd    *exec.Cmd
+	log    *buffer
+}
+
+// buffer may be read while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func newHost(t *testing.T, args ...string) *host {
+	t.Helper()
+	guest.NeedRoot(t)
+	guest.NeedFUSE(t)
+	dir, err := os.MkdirTemp("/tmp", "guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h := &host{t: t, dir: dir, share: filepath.Join(dir, "share"), token: filepath.Join(dir, "token"), socket: filepath.Join(dir, "v_1024")}
+	for _, d := range []string{h.share, filepath.Join(dir, "mnt")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(h.token, []byte("a secret of some length\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.start(args...)
+	return h
+}
+
+// start starts the daemon, and waits until it listens.
+func (h *host) start(args ...string) {
+	h.t.Helper()
+	h.log = &buffer{}
+	h.cmd = exec.Command(daemonProgram, append([]string{"--shared-dir", h.share, "--vsock-uds", filepath.Join(h.dir, "v"), "--vsock-token", h.token}, args...)...)
+	h.cmd.Stderr = h.log
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := spawn.Start(h.cmd); err != nil {
+		h.t.Fatal(err)
+	}
+	cmd := h.cmd
+	h.t.Cleanup(func() { _ = cmd.Process.Kill() })
+	h.wait("Waiting for guests")
+}
+
+// wait waits until the daemon has said something.
+func (h *host) wait(text string) {
+	h.t.Helper()
+	eventually(h.t, fmt.Sprintf("%q in the log", text), func() bool { return strings.Contains(h.log.String(), text) })
+}
+
+// stop ends the daemon as its service manager does.
+func (h *host) stop() {
+	h.t.Helper()
+	_ = h.cmd.Process.Signal(unix.SIGTERM)
+	if err := h.cmd.Wait(); err != nil {
+		h.t.Errorf("the daemon at SIGTERM: %v\n%s", err, h.log)
+	}
+	if _, err := os.Lstat(h.socket); !errors.Is(err, os.ErrNotExist) {
+		h.t.Errorf("the socket is left behind: %v", err)
+	}
+}
+
+// mnt is where a guest mounts.
+func (h *host) mnt() string { return filepath.Join(h.dir, "mnt") }
+
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not in time", what)
+		}
+	}
+}
+
+// TestIntegrationMount: a share is mounted, used and unmounted, by the subcommand and as mount(8)
+// does it, and another time after that.
+func TestIntegrationMount(t *testing.T) {
+	h := newHost(t, "--tag", "data")
+	said := shell(t, fmt.Sprintf("cd %s; $GUEST mount -o token=%s unix:v_1024 mnt && echo mounted || echo status $?", h.dir, h.token))
+	if !strings.Contains(said, "no share") || !strings.Contains(said, "status 1") {
+		t.Errorf("without the share's name: %s", said)
+	}
+	h.stop()
+	h.start()
+	for _, how := range []string{"$GUEST mount -o token=" + h.token + ",noexec", "ln -sf $GUEST mount.govirtiofs; ./mount.govirtiofs -n -o rw,_netdev,channels=4,noexec,token=" + h.token} {
+		said := shell(t, fmt.Sprintf(`cd %s
+%s unix:v_1024 mnt 
+grep govirtiofs /proc/self/mounts
+dd if=/dev/urandom of=mnt/big bs=1M count=20 2>/dev/null
+cmp mnt/big share/big
+mkdir mnt/d mnt/d/e; echo text > mnt/d/f; ln -s f mnt/d/l; cat mnt/d/l; mv mnt/d/f mnt/d/g; ls mnt/d
+rm -r mnt/d mnt/big; ls share
+df mnt >/dev/null
+umount mnt
+`, h.dir, how))
+		if !strings.Contains(said, "fuse.govirtiofs") || !strings.Contains(said, "noexec") || !strings.Contains(said, "text\ne\ng\nl") {
+			t.Error(said)
+		}
+		eventually(t, "the end of the session", func() bool { return strings.Count(h.log.String(), "unmounted") > 0 })
+		if strings.Contains(h.log.String(), "WARN") {
+			t.Error(h.log)
+		}
+		h.stop()
+		h.start()
+	}
+	h.stop()
+}
+
+// TestIntegrationRefused: without the token nobody gets in, and the host says so.
+func TestIntegrationRefused(t *testing.T) {
+	h := newHost(t)
+	wrong := filepath.Join(h.dir, "wrong")
+	if err := os.WriteFile(wrong, []byte("another secret of some length"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for how, says := range map[string]string{"-o rw": "a token is needed", "-o token=" + wrong: "the token is wrong"} {
+		said := shell(t, fmt.Sprintf(`cd %s; $GUEST mount %s unix:v_1024 mnt && echo mounted || echo status $?`, h.dir, how))
+		if !strings.Contains(said, "status 1") || !strings.Contains(said, says) {
+			t.Errorf("%s: %s", how, said)
+		}
+		h.wait(says)
+	}
+	// A program that speaks the protocol, and one that does not.
+	c, err := net.Dial("unix", h.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(c, strings.Repeat("GET / HTTP/1.1\r\n", 20))
+	_, _ = io.ReadAll(c)
+	h.wait("does not speak this protocol")
+	if said := shell(t, fmt.Sprintf(`cd %s; $GUEST mount -o token=%s unix:v_1024 mnt; ls mnt; umount mnt`, h.dir, h.token)); said != "" {
+		t.Error(said)
+	}
+	h.stop()
+}
+
+// TestIntegrationSecond: a share has one mount at a time, and the next one when that is gone.
+func TestIntegrationSecond(t *testing.T) {
+	h := newHost(t)
+	mount := fmt.Sprintf("cd %s; $GUEST mount -o token=%s unix:v_1024 mnt", h.dir, h.token)
+	said := shell(t, mount+"\nmkdir -p other\n"+mount+"/../other || echo status $?\numount mnt\n"+mount+"\numount mnt")
+	if !strings.Contains(said, "one mount") || !strings.Contains(said, "status 1") {
+		t.Error(said)
+	}
+	h.stop()
+}
+
+// TestIntegrationNewDaemon: a daemon that does not know the session ends the mount, which says so
+// to its users and is not left hanging.
+func TestIntegrationNewDaemon(t *testing.T) {
+	h := newHost(t)
+	p := startInner(t, "shell", fmt.Sprintf(`cd %s
+%s mount -f -o token=%s unix:v_1024 mnt >helper.log 2>&1 &
+helper=$!
+for i in $(seq 1000); do grep -q $PWD/mnt /proc/self/mounts && break; sleep 0.02; done
+exec 5> mnt/open
+echo ready
+read x || true
+status=0; wait $helper || status=$?
+echo status $status
+cat helper.log
+echo more >&5 || echo failed as it must
+`, h.dir, guestProgram, h.token))
+	if p.line() != "ready" {
+		t.Fatal(p.said)
+	}
+	h.stop()
+	h.start()
+	if said := p.end(); !strings.Contains(said, "status 1") || !strings.Contains(said, "failed as it must") || !strings.Contains(said, "unmount and mount again") {
+		t.Error(said)
+	}
+	h.stop()
+}

@@ -1,0 +1,165 @@
+package share
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// DefaultVsockPort is the port of --vsock-uds if none is given.
+const DefaultVsockPort = 1024
+
+// NoToken is the word that --vsock-token has for no token.
+const NoToken = "none"
+
+// Vsock is how guests reach the share that have no virtio-fs device: over vsock. The zero value
+// is not at all.
+type Vsock struct {
+	VsockPort  uint32 // an AF_VSOCK port of this host; 0 is none
+	VsockGuest uint32 // the CID of the guest that may connect; 0 is any
+	VsockUDS   string // the Unix socket of the VMM's vsock device, and _PORT; "" is none
+	VsockToken string // a file, NoToken or ""
+
+	vsock, vsockUDS string // as given
+}
+
+// Streams reports whether guests come over vsock.
+func (v *Vsock) Streams() bool { return v.VsockPort != 0 || v.VsockUDS != "" }
+
+func vsockOptions() []Option {
+	return []Option{
+		{
+			Name: "vsock", Arg: "[CID:]PORT",
+			Value: text(func(c *Config) *string { return &c.vsock }),
+			Check: (*Config).checkVsock,
+			Help:  "Instead of a vhost-user socket: listen on this vsock port of the host, for guests that mount with govirtiofs-guest. With a CID only that guest may connect.",
+			Manual: `Instead of a vhost-user socket, listen on the vsock port
+.Ar port
+of this host.
+The guest mounts with
+.Xr govirtiofs-guest 8 ,
+and needs a vsock device of QEMU or of another VMM that uses the host's
+.Pa /dev/vhost-vsock .
+With a
+.Ar cid
+only the guest that has it may connect.
+Without
+.Fl -vsock-token
+the guest has to connect from a port below 1024, which only its root can.
+The daemon goes on when a guest has unmounted.`,
+		},
+		{
+			Name: "vsock-uds", Arg: "PATH[:PORT]", Complete: CompleteFile,
+			Value: text(func(c *Config) *string { return &c.vsockUDS }),
+			Check: (*Config).checkVsockUDS,
+			Help: fmt.Sprintf("The same for VMMs that have Unix sockets in place of the host's vsock (Firecracker, cloud-hypervisor, vhost-device-vsock): PATH is the socket that the VMM was given, and PORT, %d without it, the port that the guest connects to. The daemon listens on PATH_PORT.",
+				DefaultVsockPort),
+			Manual: `The same for VMMs that have Unix sockets in place of the host's vsock: Firecracker, cloud-hypervisor,
+vhost-device-vsock,
+.Ic govirtiofs vsock-device .
+.Ar path
+is the socket that the VMM was given, and
+.Ar port ,
+1024 without it, the port that the guest connects to.
+The daemon listens on
+.Ar path Ns Li _ Ns Ar port ,
+where such a VMM connects to, and keeps
+.Ar path Ns Li _ Ns Ar port Ns Pa .pid
+as for
+.Fl -socket-path .
+Needs
+.Fl -vsock-token .`,
+		},
+		{
+			Name: "vsock-token", Arg: "FILE", Complete: CompleteFile, Suggest: []string{NoToken},
+			Value: text(func(c *Config) *string { return &c.VsockToken }),
+			Help:  "The guest has to know what is in FILE, which only the daemon's user may read; none: any process in the guest may connect and act as its root.",
+			Manual: `The guest has to know what is in
+.Ar file ,
+from 16 to 1024 bytes; white space at its end does not count.
+Nobody but the daemon's user, or root, may be able to read or change it.
+In the guest only root may be able to read its copy; see
+.Xr govirtiofs-guest 8 .
+With
+.Cm none
+any process in the guest may connect and then act as the guest's root: for guests without
+unprivileged processes.`,
+		},
+	}
+}
+
+// checkVsock reads --vsock.
+func (c *Config) checkVsock() error {
+	port := c.vsock
+	if cid, rest, found := strings.Cut(c.vsock, ":"); found {
+		n, err := strconv.ParseUint(cid, 10, 32)
+		if err != nil || n == 0 || n == 2 || n == math.MaxUint32 {
+			return fmt.Errorf("--vsock %q: %q is not a guest's CID: want 3 or more, or 1 for this host's own programs", c.vsock, cid)
+		}
+		c.VsockGuest, port = uint32(n), rest
+	}
+	n, err := readPort(port)
+	if err != nil {
+		return fmt.Errorf("--vsock %q: %w", c.vsock, err)
+	}
+	c.VsockPort = n
+	return nil
+}
+
+func readPort(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n == 0 || n == math.MaxUint32 {
+		return 0, fmt.Errorf("%q is not a port: want a number from 1 on", s)
+	}
+	return uint32(n), nil
+}
+
+// checkVsockUDS reads --vsock-uds. A part after the last colon that is no number belongs to
+// the path.
+func (c *Config) checkVsockUDS() error {
+	path, port := c.vsockUDS, uint32(DefaultVsockPort)
+	if i := strings.LastIndexByte(path, ':'); i >= 0 && strings.Trim(path[i+1:], "0123456789") == "" {
+		n, err := readPort(path[i+1:])
+		if err != nil {
+			return fmt.Errorf("--vsock-uds %q: %w", c.vsockUDS, err)
+		}
+		path, port = path[:i], n
+	}
+	if base := filepath.Base(path); path == "" || base == "." || base == "/" {
+		return fmt.Errorf("--vsock-uds %q: want the path of the VMM's vsock socket", c.vsockUDS)
+	}
+	c.VsockUDS = fmt.Sprintf("%s_%d", path, port)
+	return nil
+}
+
+// checkStreams checks what goes together with vsock.
+func (c *Config) checkStreams(set *pflag.FlagSet) error {
+	if !c.Streams() {
+		if c.VsockToken != "" {
+			return errors.New("--vsock-token is for --vsock and --vsock-uds")
+		}
+		return nil
+	}
+	if c.VsockPort != 0 && c.VsockUDS != "" {
+		return errors.New("--vsock and --vsock-uds exclude each other: start a daemon for each")
+	}
+	for _, other := range []string{"socket-path", "socket", "fd", "num-request-queues", "busy-poll"} {
+		if set.Changed(other) {
+			return fmt.Errorf("--%s is for a vhost-user device: not with --vsock or --vsock-uds", other)
+		}
+	}
+	switch {
+	case c.HasWindow():
+		return errors.New("DAX needs a vhost-user device: not with --vsock or --vsock-uds")
+	case c.VsockPort != 0 && c.SocketGroup != "":
+		return errors.New("--socket-group is for the sockets of --socket-path and --vsock-uds")
+	case c.VsockUDS != "" && c.VsockToken == "":
+		return errors.New("--vsock-uds needs --vsock-token FILE: without it any process in the guest could connect and act as root (--vsock-token=none allows that)")
+	}
+	return nil
+}
