@@ -62,10 +62,6 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err := o.enterLandlock(view, p.endpoint, log); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	serveClients, err := newService(o, p, view, token, log)
-	if err != nil {
-		return err
-	}
 	if err := allowHugePages(maps); err != nil {
 		log.WithError(err).Debug("No huge pages")
 	}
@@ -73,6 +69,10 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	a, err := p.takeOver()
+	if err != nil {
+		return err
+	}
+	serveClients, err := newService(o, p, view, token, log)
 	if err != nil {
 		return err
 	}
@@ -164,6 +164,9 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
 	cfg.LinksFD = o.linksFD
 	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(p.long)
+	if p.ledger != nil && !o.Streams() {
+		cfg.Ledger, cfg.Keeper = p.ledger, p.client
+	}
 	fs, err := passthrough.New(cfg)
 	if err != nil {
 		return nil, err
@@ -171,10 +174,14 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
 	lines := slog.New(libraryHandler{log: log})
-	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines}
+	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, Ledger: cfg.Ledger}
 	if o.Streams() {
 		settings.MaxWrite = stream.DefaultMaxWrite
 		return newStreams(o, server.New(fs, settings), stream.Options{Share: o.Tag, Token: token, Admit: o.admit, Host: process, Log: lines}, log)
+	}
+	s := server.New(fs, settings)
+	if err := s.Resume(); err != nil {
+		return nil, err
 	}
 	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
 		Host: process, Log: lines}
@@ -182,7 +189,7 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
 	}
-	device, err := virtiofs.New(server.New(fs, settings), opts)
+	device, err := virtiofs.New(s, opts)
 	return func(ctx context.Context, a *acceptor) error { return serveAll(ctx, o, p, a, device, log) }, err
 }
 
