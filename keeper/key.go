@@ -24,13 +24,14 @@ const (
 	KindNode     // pin of a node
 	KindOpen     // pin of an open file
 	KindLock     // pin of the locks of an owner
+	KindAnswer   // goes with an answer to the front-end that is being sent
 	kinds        // how many there are
 )
 
 var kindNames = [kinds]string{
 	KindListener: "listener", KindConnection: "connection", KindRegion: "region", KindKick: "kick", KindCall: "call",
 	KindErr: "err", KindLog: "log", KindInflight: "inflight", KindChannel: "channel",
-	KindNode: "node", KindOpen: "open", KindLock: "lock",
+	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer",
 }
 
 // String is the kind's name.
@@ -67,14 +68,17 @@ func Call(ring int) Key { return Key{Kind: KindCall, ID: uint64(ring)} }
 // adds 1 to all of them.
 func Err(ring int) Key { return Key{Kind: KindErr, ID: uint64(ring)} }
 
-// Log is the dirty log.
-func Log() Key { return Key{Kind: KindLog} }
+// Log is the dirty log; id is the worker's choice.
+func Log(id uint64) Key { return Key{Kind: KindLog, ID: id} }
 
-// Inflight is the front-end's area of requests in flight.
-func Inflight() Key { return Key{Kind: KindInflight} }
+// Inflight is the front-end's area of requests in flight; id is the worker's choice.
+func Inflight(id uint64) Key { return Key{Kind: KindInflight, ID: id} }
 
-// Channel is the back-end channel.
-func Channel() Key { return Key{Kind: KindChannel} }
+// Channel is the back-end channel; id is the worker's choice.
+func Channel(id uint64) Key { return Key{Kind: KindChannel, ID: id} }
+
+// Answer is the descriptor that goes with an answer to the front-end; id is the worker's choice.
+func Answer(id uint64) Key { return Key{Kind: KindAnswer, ID: id} }
 
 // Node is the pin of a node: a descriptor without which it could not be found again.
 func Node(id uint64) Key { return Key{Kind: KindNode, ID: id} }
@@ -84,6 +88,9 @@ func Open(fh uint64) Key { return Key{Kind: KindOpen, ID: fh} }
 
 // Lock is the pin of the open file description that has an owner's locks on a node's file.
 func Lock(node, owner uint64) Key { return Key{Kind: KindLock, ID: node, Sub: owner} }
+
+// isPin reports whether the descriptor is of a file of the share. There may be many.
+func (k Kind) isPin() bool { return k == KindNode || k == KindOpen || k == KindLock }
 
 // valid reports whether a key from another process is one.
 func (k Key) valid() bool { return k.Kind > 0 && k.Kind < kinds }
