@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"io"
 	"unsafe"
 
@@ -27,6 +28,11 @@ type Handler interface {
 	// operating system thread for good: credentials and the like are the thread's. The
 	// hooks are the transport's.
 	StartThread(h Hooks) (Thread, error)
+	// Close ends the Handler, which lets go of all that it holds. The transports have stopped
+	// their threads, and use nothing of it any more. Close waits until ctx ends for what still
+	// runs, for example a request on a file system of the host that does not answer. The error
+	// says that something does; then the rest happens when it has come back.
+	Close(ctx context.Context) error
 	Session
 	State
 }

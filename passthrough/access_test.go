@@ -248,7 +248,7 @@ var accessRows = map[fp.Opcode][]accessRow{
 	fp.OpForget:      nowhere(func(a *accessTest) unix.Errno { a.fs.Forget(nil, a.link, 1); return 0 }),
 	fp.OpBatchForget: nowhere(func(a *accessTest) unix.Errno { a.fs.Forget(nil, a.link, 1); return 0 }),
 	fp.OpInit:        nowhere(func(a *accessTest) unix.Errno { return a.fs.Init(&server.InitParams{}) }),
-	fp.OpDestroy:     nowhere(func(a *accessTest) unix.Errno { a.fs.Destroy(); return a.fs.Close(a.req(0)) }),
+	fp.OpDestroy:     nowhere(func(a *accessTest) unix.Errno { a.fs.Destroy(); return a.fs.Unmount(a.req(0)) }),
 	fp.OpPoll: nowhere(func(a *accessTest) unix.Errno {
 		return unimplemented(a.fs.Poll(a.req(a.file), &fp.PollIn{}, &fp.PollOut{}))
 	}),

@@ -30,9 +30,9 @@
 // that were not used for some seconds are closed (sweep.go), and when there are too many,
 // those of nodes that nobody uses at the moment (evict.go): what a client remembers keeps
 // no space and no mount of the host in use. Such a node is opened by its file handle when
-// it is needed, if it has one (see filehandle.go), or where it was last seen. It must then be the same file, by number,
-// time of birth and kind. If it is not, the client gets ESTALE and looks the name up
-// again, as Linux does by itself.
+// it is needed, if it has one (see filehandle.go), or where it was last seen. It must then
+// be the same file, by number, time of birth and kind. If it is not, the client gets ESTALE
+// and looks the name up again, as Linux does by itself.
 //
 // What can't be found again is kept: a pin is the descriptor of a file or directory whose
 // last name the client has removed, with no open file. It is closed when the client
@@ -47,6 +47,7 @@
 //
 // From the outside in; a lock is never taken while one further in is held.
 //
+//	sweeper.mu
 //	FS.destroyExcluded
 //	openless.mu              of files that are read without opening them
 //	dirStream.mu

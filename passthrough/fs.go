@@ -83,13 +83,14 @@ func New(cfg Config) (*FS, error) {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
 	fs.caps.set(&cfg, fs.cache.attr.duration())
-	if err := fs.setBudget(); err != nil {
-		return nil, err
-	}
 	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
 		return nil, err
 	}
-	if err := fs.setRoot(); err != nil {
+	if err = fs.setBudget(); err == nil {
+		err = fs.setRoot()
+	}
+	if err != nil {
+		fs.letMountsGo()
 		return nil, err
 	}
 	return fs, nil

@@ -43,8 +43,7 @@ func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) 
 		if fds, taken := fs.fds.Load(), fs.part.Taken(); taken != fds+2 {
 			t.Errorf("%d descriptors are counted, and %d in the host's budget, want 2 more", fds, taken)
 		}
-		_ = unix.Close(fs.cfg.RootFD)
-		_ = unix.Close(fs.cfg.ProcFD)
+		fs.Close()
 	})
 	return s
 }

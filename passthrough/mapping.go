@@ -189,10 +189,10 @@ func (fs *FS) RemoveMapping(r *server.Request, list []fp.RemoveMappingOne) unix.
 	return mappingErrno(fs.cfg.DAX.Table.Unmap(ranges, r.Canceled))
 }
 
-// Close implements server.Session: what the guest had mapped is unmapped before it hears
+// Unmount implements server.Session: what the guest had mapped is unmapped before it hears
 // that the session has ended, and may reset the device. A front-end may not take it well
 // when that happens with files mapped, see frontendReady in package virtiofs.
-func (fs *FS) Close(r *server.Request) unix.Errno {
+func (fs *FS) Unmount(r *server.Request) unix.Errno {
 	d := fs.cfg.DAX
 	switch {
 	case d == nil || len(d.Table.Mappings()) == 0:

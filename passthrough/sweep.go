@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,6 +15,9 @@ const sweepEvery = 2 * time.Second
 
 // sweeper says when the next sweep is.
 type sweeper struct {
+	mu     sync.Mutex // held during a sweep, outside of all others
+	closed bool       // guarded by mu
+
 	armed atomic.Bool
 	after func(time.Duration, func()) // time.AfterFunc, but in tests
 }
@@ -29,6 +33,11 @@ func (fs *FS) armSweep() {
 
 // sweep is one round. What is opened meanwhile arms the next one by itself.
 func (fs *FS) sweep() {
+	fs.sweeper.mu.Lock()
+	defer fs.sweeper.mu.Unlock()
+	if fs.sweeper.closed {
+		return
+	}
 	fs.sweeper.armed.Store(false)
 	more := fs.sweepShared()
 	more = fs.sweepNodes() || more

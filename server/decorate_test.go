@@ -54,12 +54,13 @@ func (f *allFS) ended(t *testing.T) (called []string, stopped int) {
 	}
 }
 
-func (f *allFS) StartThread(*Thread) error { f.note("StartThread"); return nil }
-func (f *allFS) StopThread(*Thread)        { f.note("StopThread") }
-func (f *allFS) Close(*Request) unix.Errno { f.note("Close"); return 0 }
-func (f *allFS) Destroy()                  { f.note("Destroy") }
-func (f *allFS) Leave(*Thread)             { f.note("Leave") }
-func (f *allFS) Return(*Thread) string     { f.note("Return"); return "" }
+func (f *allFS) StartThread(*Thread) error   { f.note("StartThread"); return nil }
+func (f *allFS) StopThread(*Thread)          { f.note("StopThread") }
+func (f *allFS) Close()                      { f.note("Close") }
+func (f *allFS) Unmount(*Request) unix.Errno { f.note("Unmount"); return 0 }
+func (f *allFS) Destroy()                    { f.note("Destroy") }
+func (f *allFS) Leave(*Thread)               { f.note("Leave") }
+func (f *allFS) Return(*Thread) string       { f.note("Return"); return "" }
 func (f *allFS) SaveState(_ *Thread, w io.Writer) error {
 	f.note("SaveState")
 	_, err := io.WriteString(w, "state")
@@ -93,6 +94,9 @@ func TestDecorated(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Disconnected()
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
 		return fs.ended(t)
 	}
 	bare, inner := &allFS{}, &allFS{}
@@ -101,7 +105,7 @@ func TestDecorated(t *testing.T) {
 	if !slices.Equal(got, want) || stopped != wantStopped {
 		t.Errorf("decorated: %v and %d threads stopped, alone: %v and %d", got, stopped, want, wantStopped)
 	}
-	for _, name := range []string{"StartThread", "Close", "Destroy", "SaveState", "Leave", "Return", "LoadState"} {
+	for _, name := range []string{"StartThread", "Unmount", "Destroy", "SaveState", "Leave", "Return", "LoadState", "Close"} {
 		if !slices.Contains(got, name) {
 			t.Errorf("%s was not called: %v", name, got)
 		}

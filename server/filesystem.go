@@ -44,7 +44,11 @@ func waits(errno unix.Errno) bool { return errno >= WouldBlock && errno <= Would
 //
 // Embed NotImplemented and write the methods that you have. To change some methods of another
 // file system embed that: there are no optional interfaces which would be lost.
+//
+// Close lets go of all that the file system holds. It is the last call: no other method runs or
+// will be called.
 type FileSystem interface {
+	Close()
 	Session
 	Threads
 	Places
@@ -88,9 +92,9 @@ type Session interface {
 	// Destroy ends it: every node but the root and every open file is dropped.
 	// Requests on other threads may still be running.
 	Destroy()
-	// Close comes before Destroy when the client itself ends the session, and may take a
+	// Unmount comes before Destroy when the client itself ends the session, and may take a
 	// while: nobody waits for it at any other end. It may return WouldBlock.
-	Close(r *Request) unix.Errno
+	Unmount(r *Request) unix.Errno
 	Statfs(r *Request, out *fp.Kstatfs) unix.Errno
 	Syncfs(r *Request) unix.Errno
 }

@@ -159,9 +159,14 @@ func (r *reporter) send(w *watch, lines []hangLine) {
 	if len(lines)+len(w.news) == 0 || !r.busy.CompareAndSwap(false, true) {
 		return
 	}
+	if !w.server.users.enter() {
+		r.busy.Store(false)
+		return
+	}
 	ended, unsaid := w.news, w.unsaid
 	w.news, w.unsaid = nil, 0
 	go func() {
+		defer w.server.leaveFS()
 		defer r.busy.Store(false)
 		w.server.writeHangs(lines, mostLines, slog.LevelWarn, "A request hangs: ")
 		for _, l := range ended {
@@ -206,6 +211,10 @@ func (s *Server) circumstances(l *hangLine) string {
 // LogRequests logs all requests that are under way, up to a few hundred, the oldest first. The
 // age of one that does not hang is not known.
 func (s *Server) LogRequests() {
+	if !s.users.enter() {
+		return
+	}
+	defer s.leaveFS()
 	lines := s.watch.all()
 	s.log.Warn(fmt.Sprintf("%d requests are under way", len(lines)))
 	s.writeHangs(lines, mostNamed, slog.LevelWarn, "Under way: ")

@@ -133,7 +133,7 @@ func (s *Server) end() {
 
 func destroy(t *thread) (int, unix.Errno) {
 	if t.session != nil {
-		if errno := t.server.fs.Close(&t.request); errno != 0 {
+		if errno := t.server.fs.Unmount(&t.request); errno != 0 {
 			return 0, errno
 		}
 	}

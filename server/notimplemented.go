@@ -11,8 +11,8 @@ import (
 )
 
 // NotImplemented is a FileSystem that answers ENOSYS. Embed it and write what
-// you have. Init, Close and StartThread succeed, Forget, Destroy and StopThread do
-// nothing, and the state can neither be saved nor loaded.
+// you have. Init, Unmount and StartThread succeed, Forget, Destroy, StopThread and
+// Close do nothing, and the state can neither be saved nor loaded.
 type NotImplemented struct{}
 
 var _ FileSystem = NotImplemented{}
@@ -21,7 +21,8 @@ var errNoState = errors.New("this file system can't move to another process")
 
 func (NotImplemented) Init(*InitParams) unix.Errno               { return 0 }
 func (NotImplemented) Destroy()                                  {}
-func (NotImplemented) Close(*Request) unix.Errno                 { return 0 }
+func (NotImplemented) Close()                                    {}
+func (NotImplemented) Unmount(*Request) unix.Errno               { return 0 }
 func (NotImplemented) StartThread(*Thread) error                 { return nil }
 func (NotImplemented) StopThread(*Thread)                        {}
 func (NotImplemented) Backing(uint64, fp.Name) uint64            { return 0 }

@@ -136,7 +136,12 @@ func (d *pending) Start(done func(fuse.Reply)) {
 		return
 	}
 	// It sleeps in Go, possibly for ever: it gets no thread.
+	if !d.server.users.enter() {
+		d.refuse(unix.ENOTCONN)
+		return
+	}
 	go func() {
+		defer d.server.leaveFS()
 		t := newWaiter(d.server)
 		d.finish(t)
 	}()

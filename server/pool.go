@@ -34,6 +34,7 @@ type pool struct {
 	wake   semaphore     // a token for each sleeping thread that is to look
 
 	mu      sync.Mutex // guards the following; a leaf
+	closing bool
 	threads int
 	idle    int // threads that sleep and for which no token is on its way
 	queue   []*pending
@@ -147,8 +148,8 @@ func (p *pool) run() {
 	}
 }
 
-// take waits for a request; nil means that there was none for long, or that there are too many
-// threads, as stuck ones have come back.
+// take waits for a request; nil means that there was none for long, that there are too many
+// threads, as stuck ones have come back, or that the server is closed.
 func (p *pool) take() *pending {
 	for {
 		d, leave := p.nextOrIdle()
@@ -171,17 +172,17 @@ func (p *pool) next() *pending {
 
 // nextOrIdle counts the calling thread as idle when it gets none. Both happen under
 // one lock, so that submit either sees the thread or leaves it the request. leave says that the
-// thread is one too many.
+// thread is one too many, or the server closed.
 func (p *pool) nextOrIdle() (d *pending, leave bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.threads-p.stuck > p.max {
 		return nil, true
 	}
-	if d = p.pop(); d == nil {
+	if d = p.pop(); d == nil && !p.closing {
 		p.idle++
 	}
-	return d, false
+	return d, d == nil && p.closing
 }
 
 // pop is called with mu held.

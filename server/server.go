@@ -51,6 +51,7 @@ type Server struct {
 	leaving   bool                    // the client's state is being sent, and it has not run since; guarded by initMu
 	left      bool                    // the client's state was saved, and it has not run since; guarded by initMu
 
+	users   users
 	pool    pool
 	waiting waitingTable
 	watch   watch

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,10 +25,12 @@ type fakeFS struct {
 	setlk   func(r *Request, wait bool) unix.Errno
 	fsync   func(r *Request) unix.Errno
 	destroy int
+	closed  atomic.Int32
 }
 
 func (f *fakeFS) Init(p *InitParams) unix.Errno { p.Flags |= f.want; return 0 }
 func (f *fakeFS) Destroy()                      { f.destroy++ }
+func (f *fakeFS) Close()                        { f.closed.Add(1) }
 
 func (f *fakeFS) checkName(n fp.Name) {
 	s := n.String()

@@ -123,12 +123,16 @@ func (s *Server) StartThread(h fuse.Hooks) (fuse.Thread, error) {
 
 func (s *Server) startThread(h fuse.Hooks) (*thread, error) {
 	runtime.LockOSThread()
+	if !s.users.enter() {
+		return nil, errClosed
+	}
 	t := newThread(s)
 	t.tid = unix.Gettid()
 	if t.hooks = h; h.Alone != nil {
 		t.Alone = func() bool { return t.ask(h.Alone) }
 	}
 	if err := s.fs.StartThread(&t.Thread); err != nil {
+		s.leaveFS()
 		return nil, err
 	}
 	return t, nil
@@ -143,6 +147,7 @@ func (t *thread) mayLinger() bool { return t.hooks.MayLinger == nil || t.lost ||
 func (t *thread) Stop() {
 	t.server.watch.remove(t)
 	t.server.fs.StopThread(&t.Thread)
+	t.server.leaveFS()
 }
 
 // alignedBytes is memory for n bytes, aligned to 8 for fuseproto.View.

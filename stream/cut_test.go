@@ -36,6 +36,8 @@ func (*recorder) Restarted()      {}
 func (h *recorder) Reset()        { h.ends.Add(1) }
 func (h *recorder) Disconnected() { h.ends.Add(1) }
 
+func (*recorder) Close(context.Context) error { return nil }
+
 func (h *recorder) StartThread(fuse.Hooks) (fuse.Thread, error) {
 	runtime.LockOSThread()
 	return &recorderThread{h: h}, nil

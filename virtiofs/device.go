@@ -131,6 +131,15 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 	return err
 }
 
+// Close ends the device and the handler. No front-end is served, or it returns ErrBusy; none will
+// be. See fuse.Handler for other errors.
+func (d *Device) Close(ctx context.Context) error {
+	if !d.serving.CompareAndSwap(false, true) {
+		return ErrBusy
+	}
+	return d.handler.Close(ctx)
+}
+
 // Features implements vhostuser.Device; a virtio-fs device has none of its own
 // that a Linux driver knows.
 func (d *Device) Features() uint64 { return 0 }

@@ -67,8 +67,8 @@ func newDecorated(t testing.TB, dir string, cfg passthrough.Config, queues int,
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := server.New(decorate(fs), server.Options{ReadOnly: cfg.ReadOnly, Log: quiet()})
-	d, err := virtiofs.New(s, virtiofs.Options{Tag: "test", RequestQueues: queues, Log: quiet()})
+	s := server.New(decorate(fs), server.Options{ReadOnly: cfg.ReadOnly, Host: cfg.Host, Log: quiet()})
+	d, err := virtiofs.New(s, virtiofs.Options{Tag: "test", RequestQueues: queues, Host: cfg.Host, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
