@@ -9,5 +9,6 @@ func subcommands() []*cobra.Command {
 		newDoctor(),
 		newMount(),
 		newUpgrade(),
+		newVsockDevice(),
 	}
 }

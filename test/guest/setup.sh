@@ -1,9 +1,10 @@
 #!/bin/sh
 # Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-# Usage: test/guest/setup.sh [uml|qemu72|qemu11|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]...
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|vsock|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]...
 #
 #   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
+#   vsock   kernel modules for vsock in uml and qemu72, and vhost-device-vsock of sid
 #   qemu72  QEMU 7.2 and kernel 6.1 of Debian 12
 #   qemu11  QEMU 11.1 and kernel 7.2 of Debian sid (DAX, several queues)
 #   arm64   QEMU 11.1 for arm64, kernel 7.2 and a small root of Debian sid; not part of "all"
@@ -42,7 +43,7 @@ say() { printf 'guest setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usage() {
-	echo "usage: $0 [uml|qemu72|qemu11|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]..." >&2
+	echo "usage: $0 [uml|qemu72|qemu11|vsock|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]..." >&2
 	exit 2
 }
 
@@ -81,6 +82,7 @@ cost() {
 	case $1 in
 	tools) echo 6 22 ;;
 	uml) echo 40 41 ;;
+	vsock) echo 75 6 ;;
 	qemu72) echo 70 226 ;;
 	qemu11) echo 80 248 ;;
 	arm64) echo 92 1000 ;;
@@ -269,6 +271,24 @@ make_uml() {
 	rm -rf "$tmp/out/tree/usr/lib/uml" "$tmp/out/tree/usr/lib/debug"
 }
 
+# make_vsock: the modules for AF_VSOCK of the kernels of uml and qemu72, and another device to compare
+# ours with.
+make_vsock() {
+	modules='vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport vsock_loopback'
+	unpack_all sid "$tmp/uml" user-mode-linux
+	# shellcheck disable=SC2086 # a list of names
+	copy_modules "$tmp/uml/usr/lib/uml" "$tmp/out/uml" $modules
+	kernel=$(closure bookworm linux-image-cloud-amd64 | grep -E '^linux-(image|binary|modules)-[0-9]') ||
+		die "no kernel package in bookworm"
+	# shellcheck disable=SC2086 # lists of names
+	unpack bookworm "$tmp/kernel" $kernel
+	# shellcheck disable=SC2086
+	copy_modules "$tmp/kernel" "$tmp/out/qemu72" $modules
+	unpack_all sid "$tmp/out/tree" vhost-device-vsock
+	patch "$tmp/out/tree/usr/bin/vhost-device-vsock" "$tmp/out/tree" "$cache/vsock/tree"
+	rm -rf "$tmp/uml"
+}
+
 # make_qemu PART SUITE: QEMU and a guest kernel of SUITE.
 make_qemu() {
 	out=$tmp/out
@@ -395,6 +415,7 @@ make_part() {
 	case $part in
 	tools) make_tools ;;
 	uml) make_uml ;;
+	vsock) make_vsock ;;
 	qemu72) make_qemu qemu72 bookworm ;;
 	qemu11) make_qemu qemu11 sid ;;
 	arm64) make_arm64 ;;
@@ -418,6 +439,7 @@ make_part() {
 check_part() {
 	case $1 in
 	uml) say "uml: kernel $("$cache/uml/linux.uml" --version | tail -n 1)" ;;
+	vsock) say "vsock: $("$cache/vsock/tree/usr/bin/vhost-device-vsock" --version)" ;;
 	fio) say "fio: $("$cache/fio/tree/ld.so" --library-path "$cache/fio/tree" "$cache/fio/tree/fio" --version)" ;;
 	libvirt*) say "$1: $("$cache/$1/tree/usr/bin/virsh" --version)" ;;
 	arm64) say "$1: $("$cache/arm64/tree/usr/bin/qemu-system-aarch64" --version | head -n 1)" ;;
@@ -433,8 +455,8 @@ parts=
 [ $# -gt 0 ] || set -- all
 for arg in "$@"; do
 	case $arg in
-	uml | qemu72 | qemu11 | arm64 | arm64-16k | fio | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
-	all) parts="uml qemu72 qemu11 fio peers virtme libvirt9 libvirt12" ;;
+	uml | qemu72 | qemu11 | vsock | arm64 | arm64-16k | fio | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
+	all) parts="uml qemu72 qemu11 vsock fio peers virtme libvirt9 libvirt12" ;;
 	*) usage ;;
 	esac
 done

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+	"github.com/govirtiofs/govirtiofs/vsock"
+)
+
+// vsockOptions are the options of the subcommand vsock-device.
+type vsockOptions struct {
+	socket, uds string
+	cid         uint32
+	keep        bool
+}
+
+func newVsockDevice() *cobra.Command {
+	o := &vsockOptions{}
+	c := &cobra.Command{
+		Use:   "vsock-device --socket-path SOCKET --uds-path PATH --guest-cid CID",
+		Short: "Serve a virtio-vsock device, with Unix sockets on this machine's side",
+		Long: `Serves a virtio-vsock device for QEMU (vhost-user-vsock-pci) or a User-Mode Linux kernel. It needs
+neither /dev/vhost-vsock nor root. On this machine's side are Unix sockets, as Firecracker and
+cloud-hypervisor have them:
+
+A connection of the guest to PORT of CID 2 becomes one to the Unix socket PATH_PORT, if a
+program listens there. 'govirtiofsd --vsock-uds PATH:PORT' is one.
+
+A program of this machine connects to PATH, and writes "CONNECT PORT" and a newline. When the guest
+has accepted it reads "OK" with a number, and a newline. What follows is the guest's.
+
+It ends when the VMM disconnects.`,
+		Example: `  govirtiofs vsock-device --socket-path /tmp/vsock.sock --uds-path /tmp/vm.vsock --guest-cid 3
+  qemu-system-x86_64 -chardev socket,id=vsock,path=/tmp/vsock.sock \
+      -device vhost-user-vsock-pci,chardev=vsock ...`,
+		RunE: func(*cobra.Command, []string) error { return runVsockDevice(o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.socket, "socket-path", "", "make a vhost-user `socket` here, for the VMM")
+	f.StringVar(&o.uds, "uds-path", "", "make a socket at this `path` for programs of this machine; ports have path_PORT")
+	f.Uint32Var(&o.cid, "guest-cid", 3, "the guest's `CID`")
+	f.BoolVar(&o.keep, "keep-listening", false, "when the VMM disconnects, wait for the next one instead of ending")
+	return c
+}
+
+func runVsockDevice(o *vsockOptions) error {
+	if o.socket == "" || o.uds == "" {
+		return usagef("--socket-path and --uds-path are needed")
+	}
+	d, err := vsock.New(vsock.Options{CID: o.cid, Path: o.uds, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return usagef("--guest-cid: %w", err)
+	}
+	ctx, stop := untilSignal()
+	defer stop()
+	programs, err := listenUnix(o.uds)
+	if err != nil {
+		return fmt.Errorf("--uds-path: %w", err)
+	}
+	defer func() { _ = os.Remove(o.uds) }()
+	l, err := listenUnix(o.socket)
+	if err != nil {
+		return fmt.Errorf("--socket-path: %w", err)
+	}
+	defer func() { _ = os.Remove(o.socket) }()
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	ended := make(chan struct{})
+	go func() {
+		_ = d.Listen(ctx, programs)
+		close(ended)
+	}()
+	err = serveVsock(ctx, o, d, l)
+	stop()
+	<-ended
+	var sig signalled
+	if errors.As(err, &sig) && sig.sig == unix.SIGTERM {
+		return nil // as a daemon ends
+	}
+	return err
+}
+
+// listenUnix listens on a path that only this user can connect to. A socket that is left from a program
+// that is gone is replaced.
+func listenUnix(path string) (*net.UnixListener, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() == os.ModeSocket {
+		if c, err := net.Dial("unix", path); err == nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("%s: another program uses the socket that is there", path)
+		} else if errors.Is(err, unix.ECONNREFUSED) {
+			_ = os.Remove(path)
+		}
+	}
+	defer unix.Umask(unix.Umask(0o077))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err == nil {
+		l.SetUnlinkOnClose(false)
+	}
+	return l, err
+}
+
+// serveVsock serves one front-end, or one after the other.
+func serveVsock(ctx context.Context, o *vsockOptions, d *vsock.Device, l *net.UnixListener) error {
+	for {
+		c, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		err = vhostuser.NewConn(c, d, nil).Serve(ctx)
+		d.Disconnected()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !o.keep {
+			return err
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			fmt.Fprintf(os.Stderr, "govirtiofs: VMM dropped: %v\n", err)
+		}
+	}
+}
