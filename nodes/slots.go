@@ -22,6 +22,12 @@ type slots[T any] struct {
 	mu   sync.Mutex // guards the following, and changes; a leaf
 	next uint32     // first slot that was never used, or 0 for 1
 	free []uint32
+
+	// Slots from swept to settled are those of another table that sweep has not come to. Free
+	// ones are not in the list yet. All that are below settled are used in generation fresh or
+	// a later one.
+	swept, settled uint32
+	fresh          uint32
 }
 
 // slot is 16 bytes, side by side because they are looked at together.
@@ -37,6 +43,9 @@ func (s *slots[T]) add(v *T, set func(number uint64) bool) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var slot uint32
+	if len(s.free) == 0 {
+		s.sweep()
+	}
 	if n := len(s.free); n > 0 {
 		slot, s.free = s.free[n-1], s.free[:n-1]
 	} else {
@@ -89,6 +98,14 @@ func (s *slots[T]) release(slot uint32, v *T, gone func()) {
 	gone()
 	e.value.Store(nil)
 	e.retired.Store(false)
+	if slot < s.settled {
+		if slot >= s.swept {
+			return // sweep finds it
+		}
+		if g := e.generation.Load(); g != 0 {
+			e.generation.Store(max(g, s.fresh))
+		}
+	}
 	// A slot whose generations are used up is not used again.
 	if e.generation.Load() != 0 {
 		s.free = append(s.free, slot)
@@ -159,9 +176,6 @@ func (s *slots[T]) put(number uint64, limit uint32, v *T, set func() bool, gone 
 	return true
 }
 
-// maxFreed bounds the slots that settle looks at: a table may have few entries far apart.
-const maxFreed = 1 << 20
-
 // settle makes the slots usable that no number was put in, in a generation after all that
 // were used in the other table, whose end and generations these are.
 func (s *slots[T]) settle(end, generations uint32) {
@@ -169,21 +183,20 @@ func (s *slots[T]) settle(end, generations uint32) {
 	defer s.mu.Unlock()
 	s.next = max(s.next, min(end, maxSlots), 1)
 	s.free = s.free[:0]
-	for slot := uint32(1); slot < s.next && len(s.free) < maxFreed; slot++ {
-		e := s.slots.At(slot)
-		if e == nil {
-			slot |= paged.PageSize - 1 // there is nothing in this page: leave it alone
-			continue
-		}
-		if e.value.Load() != nil {
-			if e.retired.Load() { // it is released later
-				e.generation.Store(max(e.generation.Load(), generations+1))
+	s.swept, s.settled, s.fresh = 1, s.next, generations+1
+}
+
+// sweep looks for free slots among those that were there when settle was called, a page at a
+// time: they may be many, and few of them may ever be needed. s.mu is held.
+func (s *slots[T]) sweep() {
+	for len(s.free) == 0 && s.swept < s.settled && s.fresh != 0 {
+		end := min(s.swept|(paged.PageSize-1)+1, s.settled)
+		for ; s.swept < end; s.swept++ {
+			e := s.slots.Make(s.swept)
+			if e.value.Load() == nil {
+				e.generation.Store(s.fresh)
+				s.free = append(s.free, s.swept)
 			}
-			continue
-		}
-		e.generation.Store(generations + 1)
-		if generations+1 != 0 {
-			s.free = append(s.free, slot)
 		}
 	}
 }
@@ -192,6 +205,9 @@ func (s *slots[T]) settle(end, generations uint32) {
 func (s *slots[T]) generations() (most uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.settled > 1 {
+		most = s.fresh
+	}
 	for page := range (s.next + paged.PageSize - 1) / paged.PageSize {
 		p := s.slots.Page(page)
 		if p == nil {

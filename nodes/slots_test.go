@@ -119,3 +119,68 @@ func TestSlotsFromOutside(t *testing.T) {
 	}
 	check()
 }
+
+// TestSlotsSettleOften: the slots of a table that was large once are used again, however often
+// another process takes over, and take no memory before that.
+func TestSlotsSettleOften(t *testing.T) {
+	const large = 1 << 20
+	end, generations := uint32(large), uint32(0)
+	used := map[uint64]bool{}
+	for range 300 {
+		s := &slots[uint64]{}
+		s.settle(end, generations)
+		for range 1000 {
+			number := s.add(new(uint64), func(uint64) bool { return true })
+			if number == 0 || used[number] || uint32(number) >= large {
+				t.Fatalf("number %#x, used %v", number, used[number])
+			}
+			used[number] = true
+		}
+		pages := 0
+		for i := range uint32(large / paged.PageSize) {
+			if s.slots.Page(i) != nil {
+				pages++
+			}
+		}
+		if pages > 5 {
+			t.Fatalf("%d pages", pages)
+		}
+		end, generations = s.end(), s.generations()
+	}
+	if end != large {
+		t.Errorf("the table ends at %d", end)
+	}
+}
+
+// TestSlotsRetired: a slot whose number had ended when another process took over is used again
+// in a generation that was never there.
+func TestSlotsRetired(t *testing.T) {
+	for _, when := range []string{"before others", "after others"} {
+		s := &slots[uint64]{}
+		v := new(uint64)
+		if !s.restore(v, 2<<32|5, true) {
+			t.Fatal("not restored")
+		}
+		s.settle(10, 7)
+		add := func() uint64 { return s.add(new(uint64), func(uint64) bool { return true }) }
+		numbers := map[uint64]bool{}
+		if when == "after others" {
+			numbers[add()] = true
+		}
+		s.release(5, v, func() {})
+		for range 30 - len(numbers) {
+			number := add()
+			if slot := uint32(number); numbers[number] || slot < 10 && number>>32 != 8 || slot >= 10 && number>>32 != 0 {
+				t.Errorf("%s: number %#x", when, number)
+			}
+			numbers[number] = true
+		}
+		slots := map[uint32]bool{}
+		for number := range numbers {
+			slots[uint32(number)] = true
+		}
+		if len(slots) != 30 || !slots[5] {
+			t.Errorf("%s: %d slots, slot 5 %v", when, len(slots), slots[5])
+		}
+	}
+}
