@@ -158,7 +158,7 @@ func (s *Store) fetch(c *fuse.Cell) bool {
 // GiveBack takes back what a request was granted whose reply the client will not see, because
 // the process died that served it. It is exact, also if this process dies in it and another one
 // calls it again. Of a FORGET it finds out how much was done (fuse.Cell.Forgotten). It is called
-// before the nodes are read, or with the tables locked.
+// before the nodes are read.
 func (s *Store) GiveBack(c *fuse.Cell) {
 	if c == nil || s == nil {
 		return
@@ -230,11 +230,20 @@ func (s *Store) GiveBackAll() (n int, err error) {
 	return n, err
 }
 
+const cellsPerBlock = pageSize / fuse.CellSize
+
+// cells is all cells, of all rings.
+func (l *Ledger) cells() *section {
+	return &section{ledger: l, at: cellsAt, size: fuse.CellSize, bits: 5, count: MaxQueues * MaxQueueSize}
+}
+
+var _ = [1]struct{}{}[cellsPerBlock-1<<5]
+
 // unfinished calls f with all cells of requests that may have to be served again.
 func (l *Ledger) unfinished(f func(c *fuse.Cell)) error {
-	cells := section{ledger: l, at: cellsAt, size: fuse.CellSize, bits: 5, count: MaxQueues * MaxQueueSize}
+	cells := l.cells()
 	return cells.scan(func(first uint32) {
-		for i := first; i < first+1<<cells.bits; i++ {
+		for i := first; i < first+cellsPerBlock; i++ {
 			c := (*fuse.Cell)(cells.record(i))
 			if p := c.Phase(); p == fuse.PhaseTaken || p == fuse.PhaseIntent {
 				f(c)

@@ -17,23 +17,40 @@ import (
 type Ledger struct {
 	fd     int
 	memory []byte
+	others bool // another process may be writing, and this one changes nothing
 	header *header
 }
 
-// Create makes an empty ledger. It owns its descriptor until Close.
-func Create() (*Ledger, error) {
-	fd, err := unix.MemfdCreate("govirtiofs-ledger", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("ledger: memfd_create: %w", err)
+// FileName is the name of a ledger's file, see memfd_create(2).
+const FileName = "govirtiofs-ledger"
+
+// newFile makes a file for a ledger.
+func newFile() (fd int, err error) {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur < uint64(fileSize) {
+		// ftruncate would send SIGXFSZ.
+		return -1, fmt.Errorf("ledger: files may have %d bytes at most (RLIMIT_FSIZE, ulimit -f): %d are needed, of which few are used", limit.Cur, int64(fileSize))
+	}
+	if fd, err = unix.MemfdCreate(FileName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING); err != nil {
+		return -1, fmt.Errorf("ledger: memfd_create: %w", err)
 	}
 	if err = unix.Ftruncate(fd, fileSize); err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("ledger: %w", err)
+		return -1, fmt.Errorf("ledger: %w", err)
 	}
-	l, err := newLedger(fd)
+	return fd, nil
+}
+
+// Create makes an empty ledger. It owns its descriptor until Close.
+func Create() (*Ledger, error) {
+	fd, err := newFile()
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLedger(fd, unix.PROT_READ|unix.PROT_WRITE)
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
@@ -55,7 +72,7 @@ func Open(fd int) (*Ledger, error) {
 	if err := checkFile(fd); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	l, err := newLedger(fd)
+	l, err := newLedger(fd, unix.PROT_READ|unix.PROT_WRITE)
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +112,14 @@ func (h *header) check() error {
 	return nil
 }
 
-func newLedger(fd int) (*Ledger, error) {
-	b, err := unix.Mmap(fd, 0, int(fileSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+func newLedger(fd, prot int) (*Ledger, error) {
+	b, err := unix.Mmap(fd, 0, int(fileSize), prot, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
+		var limit unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_AS, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
+			return nil, fmt.Errorf("ledger: mmap of %d bytes: %w: the address space is limited to %d bytes (RLIMIT_AS, ulimit -v); "+
+				"few of them take memory, so that the limit can be raised", int64(fileSize), err, limit.Cur)
+		}
 		return nil, fmt.Errorf("ledger: mmap of %d bytes: %w", int64(fileSize), err)
 	}
 	_ = unix.Madvise(b, unix.MADV_DONTDUMP)

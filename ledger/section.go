@@ -141,6 +141,9 @@ func (s *section) scan(yield func(first uint32)) error {
 		for block := max(first, (at-s.at)/size); block <= last; block++ {
 			start := s.at + block*size
 			if start < from || start+size > to { // a part of it
+				if s.ledger.others {
+					continue
+				}
 				if err := s.ledger.need(start, size); err != nil {
 					return err
 				}

@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"bytes"
+	"io"
 	"math"
 	"os"
 	"strings"
@@ -70,6 +71,7 @@ func FuzzLoadState(f *testing.F) {
 		fs.flags.Store(uint64(allLocks))
 		g := (&share{t: t, fs: fs, dir: dir}).guest()
 		_, err = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
+		_ = PrintState(io.Discard, bytes.NewReader(state))
 		g.staysBelow(base + "/share")
 		if err == nil {
 			g.touch()

@@ -8,6 +8,7 @@ func subcommands() []*cobra.Command {
 		newBench(),
 		newDoctor(),
 		newMount(),
+		newState(),
 		newUpgrade(),
 		newVsockDevice(),
 	}

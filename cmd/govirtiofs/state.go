@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+func newState() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "state",
+		Short: "Look at what a daemon keeps for its successor",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_ = cmd.Help()
+			return usagef("a command is missing: show")
+		},
+	}
+	show := &cobra.Command{
+		Use:   "show FILE|PID|-",
+		Short: "Print a ledger or the state of a migration",
+		Long: `Prints, a line a record, what a running govirtiofsd keeps in its ledger for the process
+that goes on when it dies: requests under way, nodes that the guest knows, open files. PID is
+any process of the daemon. Nothing is stopped or changed: a record that changes at
+this moment may be half of each.
+
+FILE or - (standard input) is the state of a guest that moves to another host, as
+govirtiofsd gives it to the VMM, or a copy of a ledger.
+
+A line is the kind of the record and words of the form key=value. Names are quoted.`,
+		Example: `  govirtiofs state show $(cat /run/fs.sock.pid)`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("give one FILE, PID or -")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return showState(cmd.OutOrStdout(), args[0]) },
+	}
+	show.Args = wrapArgs(show.Args)
+	show.DisableFlagsInUseLine = true
+	c.AddCommand(show)
+	return c
+}
+
+// showState prints what the argument of the command stands for.
+func showState(to io.Writer, arg string) error {
+	if arg == "-" {
+		return showFile(to, os.Stdin)
+	}
+	name := arg
+	if pid, err := strconv.ParseUint(arg, 10, 31); err == nil {
+		if name, err = ledgerOf(int(pid)); err != nil {
+			return err
+		}
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return showFile(to, f)
+}
+
+// ledgerOf is the path of the ledger that a process has open.
+func ledgerOf(pid int) (string, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("there is no process %d (a file of that name is ./%d)", pid, pid)
+	case err != nil:
+		return "", fmt.Errorf("%w: run this as root or as the daemon's user", err)
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if link, err := os.Readlink(name); err == nil && strings.HasPrefix(link, "/memfd:"+ledger.FileName) {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("process %d has no ledger: it is no govirtiofsd, or one with --recovery=never", pid)
+}
+
+// showFile prints a ledger, its copy, or a state.
+func showFile(to io.Writer, f *os.File) error {
+	v, err := ledger.OpenView(int(f.Fd()))
+	if err != nil {
+		begin := bufio.NewReader(f)
+		if head, _ := begin.Peek(64); server.IsState(head) {
+			return server.PrintState(to, begin, passthrough.PrintState)
+		} else if !ledger.IsLedger(head) {
+			return fmt.Errorf("%s: this is neither a ledger nor the state of a migration", f.Name())
+		}
+		if v, err = ledger.ViewCopy(f); err != nil {
+			return fmt.Errorf("%s: %w", f.Name(), err)
+		}
+	}
+	defer v.Close()
+	return v.Print(to)
+}

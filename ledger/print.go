@@ -1,0 +1,108 @@
+package ledger
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+)
+
+// Print writes what the ledger has, a line a record: its kind, and words of the form key=value.
+// Names are quoted. Later versions add kinds and keys, and change none.
+func (v *View) Print(to io.Writer) error {
+	w := bufio.NewWriter(to)
+	i := v.Info()
+	fmt.Fprintf(w, "ledger version=%d oldest=%d generation=%d serving=%s ended=%s memory=%d",
+		i.Version, i.Oldest, i.Generation, yesNo(i.Serving), yesNo(i.Ended), i.Memory)
+	if i.Unplaced > 0 {
+		fmt.Fprintf(w, " unplaced=%d", i.Unplaced)
+	}
+	fmt.Fprintln(w)
+	sizes := v.AreaSizes()
+	for k := range numAreas {
+		if size, ok := sizes[k]; ok {
+			fmt.Fprintf(w, "area name=%v bytes=%d\n", k, size)
+		}
+	}
+	for r := range v.Rings {
+		fmt.Fprintf(w, "ring queue=%d next=%d taken=%d\n", r.Queue, r.Next, r.Taken)
+	}
+	requests, nodes, opens := 0, 0, 0
+	for r := range v.Requests {
+		requests++
+		printRequest(w, r)
+	}
+	for n := range v.Store.Nodes {
+		nodes++
+		printNode(w, n)
+	}
+	for o := range v.Store.Opens {
+		opens++
+		fmt.Fprintf(w, "open id=%d node-slot=%d flags=%#x bits=%#x\n", o.ID, o.Node, o.Flags, o.Bits)
+	}
+	fmt.Fprintf(w, "end requests=%d nodes=%d opens=%d\n", requests, nodes, opens)
+	return w.Flush()
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+var (
+	phaseNames = map[fuse.Phase]string{fuse.PhaseTaken: "taken", fuse.PhaseIntent: "intent", fuse.PhaseDone: "done"}
+	grantNames = map[fuse.GrantPhase]string{fuse.Granting: "granting", fuse.Granted: "granted", fuse.Returning: "returning",
+		fuse.GrantedOpen: "open"}
+)
+
+// known is the name of a phase, or its number: a hostile process may have written any.
+func known[P ~uint8](names map[P]string, p P) string {
+	if name, ok := names[p]; ok {
+		return name
+	}
+	return fmt.Sprint(uint8(p))
+}
+
+func printRequest(w io.Writer, r *Request) {
+	c := &r.Cell
+	opcode := strings.ReplaceAll(c.Opcode().String(), " ", "-") // one that is not known
+	fmt.Fprintf(w, "request queue=%d head=%d opcode=%s unique=%d node=%d phase=%s tries=%d order=%d index=%d started-ns=%d",
+		r.Queue, r.Head, opcode, c.Unique(), c.Node(), known(phaseNames, c.Phase()), c.Tries(), c.Order(), c.Avail(), c.Started())
+	if step := c.Step(); step != 0 {
+		fmt.Fprintf(w, " step=%d", step)
+	}
+	if written, used := c.Reply(); c.Phase() == fuse.PhaseDone {
+		fmt.Fprintf(w, " written=%d used=%d", written, used)
+	}
+	if stamp, e, ok := c.Intent(); ok {
+		fmt.Fprintf(w, " stamp-ns=%d evidence=%x", stamp, e)
+	}
+	if g := c.Grant(); g.Phase != fuse.GrantNone {
+		fmt.Fprintf(w, " grant=%s grant-id=%d grant-after=%d", known(grantNames, g.Phase), g.ID, g.After)
+	}
+	if kept := c.KeptGrants(); forgets(c) {
+		fmt.Fprintf(w, " item=%d", kept)
+	} else if list, n := split(kept); list != 0 {
+		fmt.Fprintf(w, " grants=%d", n)
+	}
+	fmt.Fprintln(w)
+}
+
+func printNode(w io.Writer, n *Node) {
+	fmt.Fprintf(w, "node id=%d lookups=%d", n.ID, n.Lookups)
+	if n.Name != nil {
+		fmt.Fprintf(w, " parent-slot=%d name=%+q", n.Parent, n.Name.Bytes())
+	}
+	fmt.Fprintf(w, " dev=%d:%d ino=%d mount=%d kind=%d birth=%d.%09d", n.Dev>>32, uint32(n.Dev), n.Ino, n.Mount, n.Kind, n.BirthSec, n.BirthNsec)
+	if n.FileHandle != nil {
+		fmt.Fprintf(w, " file-handle=%x", n.FileHandle)
+	}
+	if n.Unkeyed {
+		fmt.Fprint(w, " unkeyed=yes")
+	}
+	fmt.Fprintln(w)
+}
