@@ -33,6 +33,9 @@ type Options struct {
 	// Ready is called when the first worker serves, Stopping when a signal ends the keeper. nil is
 	// nothing.
 	Ready, Stopping func()
+	// Store keeps descriptors for the next start of the service; nil is none. If the keeper is told to end
+	// while a front-end is connected, the worker leaves everything to a successor then.
+	Store Store
 	// Log gets a line for each death, and what is wrong. nil is slog.Default().
 	Log *slog.Logger
 }
@@ -56,6 +59,7 @@ type Outcome struct {
 	Served bool             // it has said that it serves
 	Told   bool             // it was told to end
 	Quit   bool             // with SIGQUIT
+	Left   bool             // everything was left to the next start of the service, see Options.Store
 	// Err says why there is no other worker, if it is not for the above.
 	Err error
 }
@@ -78,6 +82,8 @@ type Keeper struct {
 	deaths     int     // in a row, see delay
 	takeOvers  int     // deaths in a row before the worker has served
 	told, quit bool
+	left       bool  // the worker was told to leave everything to the next start of the service
+	restored   []Key // from the Store
 	upgrade    upgrade
 	next       <-chan time.Time // when the next worker is to be started
 	kill       <-chan time.Time // when the worker has had time enough to end
@@ -110,7 +116,19 @@ func (k *Keeper) Hold(key Key, fd int) error {
 // Run starts workers until the last one has ended. Signals end it, all but SIGQUIT as SIGTERM does.
 // SIGUSR2 does not end it: it has another program take over, see Options.Check.
 func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
-	defer k.table.closeAll()
+	if k.o.Store != nil {
+		k.table.saver = newSaver(k.o.Store, k.table, k.restored)
+	}
+	out := k.run(signals)
+	out.Left = k.left && out.Err == nil && !k.ended()
+	k.table.saver.finish(out.Left)
+	k.table.closeAll()
+	return out
+}
+
+func (k *Keeper) ended() bool { return k.o.Ended != nil && k.o.Ended() }
+
+func (k *Keeper) run(signals <-chan os.Signal) Outcome {
 	if err := k.start(); err != nil {
 		return Outcome{Err: err}
 	}
@@ -155,18 +173,26 @@ func (k *Keeper) signal(sig os.Signal) *Outcome {
 	if k.o.Stopping != nil {
 		k.o.Stopping()
 	}
-	if k.worker == nil {
+	k.left = k.left || k.canLeave() && sig != unix.SIGQUIT
+	switch {
+	case k.worker == nil:
 		return &Outcome{Told: k.told, Quit: k.quit}
-	}
-	if sig == unix.SIGQUIT {
+	case sig == unix.SIGQUIT:
 		_ = k.worker.process.Signal(sig)
-	} else {
+	case k.left:
+		go k.worker.order(opPark)
+	default:
 		go k.worker.order(opEnd)
 	}
 	if k.kill == nil {
 		k.kill = k.clock.after(k.o.EndGrace)
 	}
 	return nil
+}
+
+// canLeave reports whether the next start of the service can go on with the front-end.
+func (k *Keeper) canLeave() bool {
+	return k.o.Store != nil && k.o.Recover && k.o.Resumes && k.table.has(Connection())
 }
 
 // handle does what follows from something that a worker has said or that has happened to it.
@@ -216,7 +242,7 @@ func (k *Keeper) died(e event) *Outcome {
 	k.worker, k.hangs, k.kill = nil, nil, nil
 	out := &Outcome{State: e.state, Served: w.serving, Told: k.told, Quit: k.quit, Err: e.err}
 	switch {
-	case k.told, k.quit, !k.o.Recover, !k.served, e.err != nil, k.o.Ended != nil && k.o.Ended():
+	case k.told, k.quit, !k.o.Recover, !k.served && len(k.restored) == 0, e.err != nil, k.ended():
 		return out
 	case !k.o.Resumes && k.table.has(Connection()):
 		return out

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"reflect"
 	"runtime"
@@ -155,7 +156,7 @@ func TestDelays(t *testing.T) {
 
 // TestCalm: deaths before a long life do not count.
 func TestCalm(t *testing.T) {
-	k := New(Options{Start: func(Launch) (*os.Process, error) { return nil, errors.New("not now") }})
+	k := New(Options{Start: func(Launch) (*os.Process, error) { return nil, errors.New("not now") }, Log: slog.New(slog.DiscardHandler)})
 	now := time.Unix(1e9, 0)
 	var delays []time.Duration
 	k.clock = clock{now: func() time.Time { return now }, after: func(d time.Duration) <-chan time.Time {

@@ -16,6 +16,7 @@ import (
 type table struct {
 	limit  int // how many workers may have it hold
 	closer closer
+	saver  *saver // nil without a Store
 
 	mu sync.Mutex // a leaf; nothing that can wait happens under it
 	m  map[Key]int
@@ -38,6 +39,7 @@ func (t *table) put(k Key, fd int) error {
 	}
 	t.m[k] = fd
 	t.mu.Unlock()
+	t.saver.changed(k)
 	if had {
 		t.closer.close(old)
 	}
@@ -50,6 +52,7 @@ func (t *table) drop(k Key) {
 	delete(t.m, k)
 	t.mu.Unlock()
 	if had {
+		t.saver.changed(k)
 		t.closer.close(fd)
 	}
 }

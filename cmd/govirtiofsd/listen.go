@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -26,7 +25,7 @@ type endpoint struct {
 }
 
 // openEndpoint makes or takes over the socket that the options name.
-func openEndpoint(o *options) (*endpoint, error) {
+func openEndpoint(o *options, p *passed) (*endpoint, error) {
 	path := o.SocketPath
 	switch {
 	case o.VsockPort != 0:
@@ -34,7 +33,7 @@ func openEndpoint(o *options) (*endpoint, error) {
 	case o.VsockUDS != "":
 		path = o.VsockUDS
 	case path == "" && o.FD < 0:
-		return activatedEndpoint()
+		return p.socket()
 	case path == "":
 		return adoptEndpoint(o.FD)
 	}
@@ -56,27 +55,6 @@ func openEndpoint(o *options) (*endpoint, error) {
 
 // firstPassed is the first descriptor that a service manager passes (SD_LISTEN_FDS_START).
 const firstPassed = 3
-
-// activatedEndpoint takes over the socket that a service manager has opened, and what
-// sd_listen_fds(3) has in the environment. It does without go-systemd because that brings
-// TLS and all its tables, which every daemon would set up and keep.
-func activatedEndpoint() (*endpoint, error) {
-	n := 0
-	if socketsPassed() {
-		n, _ = strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	}
-	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
-		_ = os.Unsetenv(name)
-	}
-	if n != 1 {
-		return nil, fmt.Errorf("%d sockets from the service manager: want one for each daemon", n)
-	}
-	e, err := adoptEndpoint(firstPassed)
-	if err != nil {
-		return nil, fmt.Errorf("socket from the service manager: %w", err)
-	}
-	return e, nil
-}
 
 // adoptEndpoint takes over an open descriptor.
 func adoptEndpoint(fd int) (*endpoint, error) {

@@ -23,7 +23,7 @@ func atPath(path string) *options {
 
 func TestEndpointByPath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	e, err := openEndpoint(atPath(path))
+	e, err := openEndpoint(atPath(path), &passed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestEndpointByPath(t *testing.T) {
 		c.Close()
 	}
 	// A second daemon does not take the socket away.
-	if _, err := openEndpoint(atPath(path)); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d serves", os.Getpid())) {
+	if _, err := openEndpoint(atPath(path), &passed{}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d serves", os.Getpid())) {
 		t.Errorf("second daemon: got %v", err)
 	}
 	e.remove()
@@ -62,7 +62,7 @@ func TestEndpointStale(t *testing.T) {
 	if err := os.WriteFile(path+".pid", []byte("999999999\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e, err := openEndpoint(atPath(path))
+	e, err := openEndpoint(atPath(path), &passed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestEndpointForeignFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"file", "link"} {
-		if _, err := openEndpoint(atPath(filepath.Join(dir, name))); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		if _, err := openEndpoint(atPath(filepath.Join(dir, name)), &passed{}); err == nil || !strings.Contains(err.Error(), "not a socket") {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if _, err := os.Lstat(filepath.Join(dir, name+".pid")); err == nil {
@@ -90,7 +90,7 @@ func TestEndpointForeignFiles(t *testing.T) {
 	if err := os.Symlink(file, filepath.Join(dir, "s.pid")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openEndpoint(atPath(filepath.Join(dir, "s"))); err == nil {
+	if _, err := openEndpoint(atPath(filepath.Join(dir, "s")), &passed{}); err == nil {
 		t.Error("pid file through a symbolic link")
 	}
 	if b, _ := os.ReadFile(file); string(b) != "precious" {
@@ -98,7 +98,7 @@ func TestEndpointForeignFiles(t *testing.T) {
 	}
 
 	path := filepath.Join(dir, "mine")
-	e, err := openEndpoint(atPath(path))
+	e, err := openEndpoint(atPath(path), &passed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestEndpointGroup(t *testing.T) {
 	dir := t.TempDir()
 	o := atPath(filepath.Join(dir, "s"))
 	o.SocketGroup = "no-such-group-here"
-	if _, err := openEndpoint(o); err == nil || !strings.Contains(err.Error(), o.SocketGroup) {
+	if _, err := openEndpoint(o, &passed{}); err == nil || !strings.Contains(err.Error(), o.SocketGroup) {
 		t.Errorf("got %v", err)
 	}
 	if left, _ := filepath.Glob(dir + "/*"); len(left) > 0 {
@@ -123,7 +123,7 @@ func TestEndpointGroup(t *testing.T) {
 	}
 	guest.NeedRoot(t)
 	o.SocketGroup = "daemon"
-	e, err := openEndpoint(o)
+	e, err := openEndpoint(o, &passed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestEndpointGroup(t *testing.T) {
 
 func TestEndpointLongPath(t *testing.T) {
 	o := atPath(filepath.Join(t.TempDir(), strings.Repeat("x", 120)))
-	_, err := openEndpoint(o)
+	_, err := openEndpoint(o, &passed{})
 	if err == nil || len(hints(err)) == 0 {
 		t.Errorf("got %v, %q", err, hints(err))
 	}

@@ -1,13 +1,15 @@
 package main
 
 import (
-	"io"
+	"errors"
 	"net"
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 )
 
 // socketsPassed reports whether a service manager has opened the socket for this
@@ -22,7 +24,7 @@ func socketsPassed() bool {
 // It connects once, at the start: a process that serves by itself has no socket to connect to in
 // its sandbox, which is why this is not go-systemd's SdNotify.
 type notifier struct {
-	to       io.WriteCloser
+	to       *net.UnixConn
 	readied  sync.Once
 	stopOnce sync.Once
 }
@@ -56,6 +58,36 @@ func (n *notifier) stopping() {
 	if n != nil {
 		n.stopOnce.Do(func() { n.tell("STOPPING=1") })
 	}
+}
+
+// send sends a message with a descriptor, or without (-1). It does not wait.
+func (n *notifier) send(state string, fd int) error {
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	raw, err := n.to.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = raw.Control(func(to uintptr) {
+		_, sendErr = unix.SendmsgN(int(to), []byte(state), rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	})
+	return errors.Join(err, sendErr)
+}
+
+// poll waits until send may succeed.
+func (n *notifier) poll(limit time.Duration) error {
+	raw, err := n.to.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var pollErr error
+	err = raw.Control(func(to uintptr) {
+		_, pollErr = unix.Poll([]unix.PollFd{{Fd: int32(to), Events: unix.POLLOUT}}, int(limit.Milliseconds()))
+	})
+	return errors.Join(err, pollErr)
 }
 
 // tell is allowed to fail: the daemon serves as well when nobody listens.

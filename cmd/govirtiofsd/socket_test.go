@@ -52,7 +52,7 @@ func TestEndpointInUse(t *testing.T) {
 		path := filepath.Join(tempDir(t), "s")
 		fd := bound(t, s.kind, path, s.listen)
 		was := inode(path)
-		_, err := openEndpoint(atPath(path))
+		_, err := openEndpoint(atPath(path), &passed{})
 		if !errors.Is(err, errInUse) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -70,7 +70,7 @@ func TestEndpointInUse(t *testing.T) {
 		}
 		_ = unix.Close(fd)
 		// Now it is what a program left that is gone.
-		e, err := openEndpoint(atPath(path))
+		e, err := openEndpoint(atPath(path), &passed{})
 		if err != nil {
 			t.Errorf("%s, afterwards: %v", name, err)
 			continue
@@ -87,7 +87,7 @@ func TestEndpointAtOnce(t *testing.T) {
 		got := make([]*endpoint, 8)
 		errs := make([]error, len(got))
 		for i := range got {
-			wg.Go(func() { got[i], errs[i] = openEndpoint(atPath(path)) })
+			wg.Go(func() { got[i], errs[i] = openEndpoint(atPath(path), &passed{}) })
 		}
 		wg.Wait()
 		won := 0
@@ -119,7 +119,7 @@ func TestEndpointAtOnce(t *testing.T) {
 // could have our numbers, since nobody else uses our files any more.
 func TestEndpointReplaced(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	e, err := openEndpoint(atPath(path))
+	e, err := openEndpoint(atPath(path), &passed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestEndpointTemporaryName(t *testing.T) {
 	fd := bound(t, unix.SOCK_STREAM, path+".new", true)
 	defer unix.Close(fd)
 	was := inode(path + ".new")
-	e, err := openEndpoint(atPath(path))
+	e, err := openEndpoint(atPath(path), &passed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestEndpointOrphaned(t *testing.T) {
 	}
 	opened := make(chan error)
 	go func() {
-		e, err := openEndpoint(atPath(path))
+		e, err := openEndpoint(atPath(path), &passed{})
 		if err == nil {
 			e.remove()
 		}

@@ -75,7 +75,8 @@ func start(o *options, log *logrus.Logger) error {
 	if _, err := readToken(o.VsockToken); err != nil {
 		return err
 	}
-	e, err := openEndpoint(o)
+	passed := takePassed(isStored)
+	e, err := openEndpoint(o, &passed)
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func start(o *options, log *logrus.Logger) error {
 	}
 	long := startStretch(o, log)
 	if o.supervised() {
-		return supervise(o, e, n, long, log, signals)
+		return supervise(o, &supervisor{o: o, long: long, notify: n, passed: &passed, log: log}, e, signals)
 	}
 	if err := o.goWithout(forbidden, log); err != nil {
 		return fmt.Errorf("sandbox: %w", err)

@@ -31,42 +31,105 @@ func (o *options) supervised() bool {
 // starts another one when the worker dies.
 type supervisor struct {
 	o      *options
+	long   *os.File // connection of the DAX helper, or nil
+	notify *notifier
+	passed *passed
+	log    *logrus.Logger
+
 	ledger *ledger.Ledger // nil without recovery
-	long   *os.File       // connection of the DAX helper, or nil
+	store  *fdStore       // nil if the service manager has none
+}
+
+// isStored reports whether the name is one of a descriptor in a service manager's store.
+func isStored(name string) bool {
+	k, ok := keeper.ParseKey(name)
+	return ok && k.Kind != keeper.KindListener || name == ledgerName
 }
 
 // supervise returns when there is no worker any more.
-func supervise(o *options, e *endpoint, n *notifier, long *os.File, log *logrus.Logger, signals <-chan os.Signal) error {
-	s := &supervisor{o: o, long: long}
-	if o.Recover == share.RecoveryAuto {
-		var err error
-		if s.ledger, err = ledger.Create(); err != nil {
-			log.WithError(err).Warn("No recovery: if the serving process dies, the daemon ends")
-		}
+func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal) error {
+	s.store = openStore(s.notify)
+	if o.Recover != share.RecoveryAuto || !workersResume {
+		s.passed.discard(s.store)
+		s.store = nil
 	}
+	s.openLedger()
 	path, err := ownPath()
 	if err != nil {
 		return err
 	}
-	k := keeper.New(keeper.Options{
+	opts := keeper.Options{
 		Start: s.start, Check: func() (*keeper.Program, error) { return checkUpgrade(path) },
 		Recover: s.ledger != nil, Resumes: workersResume, Ended: s.ended,
 		Limit: keeperFiles(o), EndGrace: endGrace + time.Second,
-		Ready: n.ready, Stopping: n.stopping, Log: slog.New(libraryHandler{log: log}),
-	})
+		Ready: s.notify.ready, Stopping: s.notify.stopping, Log: slog.New(libraryHandler{log: s.log}),
+	}
+	if s.store != nil && s.ledger != nil {
+		opts.Store = s.store
+	}
+	k := keeper.New(opts)
+	if err := hold(k, e); err != nil {
+		return err
+	}
+	for name, fd := range s.passed.stored {
+		if err := k.Restore(name, fd); err != nil {
+			return err
+		}
+	}
+	out := k.Run(signals)
+	if opts.Store != nil && !out.Left {
+		_ = s.store.Remove(ledgerName)
+	}
+	return outcome(out)
+}
+
+// hold has the keeper hold the endpoint's descriptor.
+func hold(k *keeper.Keeper, e *endpoint) error {
 	fd, err := unix.FcntlInt(e.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	e.file.Close()
 	if err != nil {
-		return err
+		return os.NewSyscallError("fcntl", err)
 	}
-	key := keeper.Listener()
 	if e.connected {
-		key = keeper.Connection()
+		return k.Hold(keeper.Connection(), fd)
 	}
-	if err := k.Hold(key, fd); err != nil {
-		return err
+	return k.Hold(keeper.Listener(), fd)
+}
+
+// openLedger makes the ledger if there is to be recovery, or takes the one that was stored, together with
+// a front-end's connection. Without both nothing that was stored is of any use.
+func (s *supervisor) openLedger() {
+	if s.o.Recover != share.RecoveryAuto {
+		return
 	}
-	return outcome(k.Run(signals))
+	fd, ok1 := s.passed.stored[ledgerName]
+	delete(s.passed.stored, ledgerName)
+	_, ok2 := s.passed.stored[keeper.Connection().String()]
+	if ok1 && ok2 {
+		l, err := ledger.Open(fd)
+		if err == nil && !l.Ended() {
+			s.ledger = l
+			s.log.Infof("Going on with the front-end of before; the service manager has kept %d descriptors", len(s.passed.stored)+1)
+			return
+		}
+		if err != nil {
+			s.log.WithError(err).Error("The front-end of before is lost")
+		}
+	}
+	if ok1 {
+		_ = unix.Close(fd)
+		_ = s.store.remove(ledgerName)
+	}
+	s.passed.discard(s.store)
+	l, err := ledger.Create()
+	if err != nil {
+		s.log.WithError(err).Warn("No recovery: if the serving process dies, the daemon ends")
+		return
+	}
+	s.ledger = l
+	if s.store != nil {
+		_ = s.store.Put(ledgerName, l.FD())
+	}
 }
 
 func (s *supervisor) ended() bool { return s.ledger != nil && s.ledger.Ended() }
@@ -158,6 +221,8 @@ func outcome(out keeper.Outcome) error {
 	switch {
 	case out.Err != nil:
 		return out.Err
+	case out.Left: // the service manager has it all
+		return errSignal
 	case out.Told && !out.Served: // however it has ended: it may not have had a handler yet
 		return errSignal
 	case out.State == nil: // there was SIGQUIT when there was none
