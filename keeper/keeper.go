@@ -114,7 +114,7 @@ func (k *Keeper) Hold(key Key, fd int) error {
 }
 
 // Run starts workers until the last one has ended. Signals end it, all but SIGQUIT as SIGTERM does.
-// SIGUSR2 does not end it: it has another program take over, see Options.Check.
+// Two do not: SIGUSR2 has another program take over, see Options.Check, and SIGUSR1 is passed on.
 func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 	if k.o.Store != nil {
 		k.table.saver = newSaver(k.o.Store, k.table, k.restored)
@@ -138,9 +138,12 @@ func (k *Keeper) run(signals <-chan os.Signal) Outcome {
 		case e := <-k.events:
 			end = k.handle(e)
 		case sig := <-signals:
-			if sig == unix.SIGUSR2 {
+			switch sig {
+			case unix.SIGUSR1:
+				k.passOn(sig)
+			case unix.SIGUSR2:
 				k.beginUpgrade()
-			} else {
+			default:
 				end = k.signal(sig)
 			}
 		case <-k.next:
@@ -162,6 +165,13 @@ func (k *Keeper) run(signals <-chan os.Signal) Outcome {
 			k.tell("no other worker")
 			return *end
 		}
+	}
+}
+
+// passOn sends a signal to the worker if it has come so far that it does not end it.
+func (k *Keeper) passOn(sig os.Signal) {
+	if k.served && k.worker != nil {
+		_ = k.worker.process.Signal(sig)
 	}
 }
 

@@ -83,3 +83,21 @@ func (t *Table[K, N]) Placed(parent *N, name fp.Name) *N {
 	}
 	return n
 }
+
+// TryPlaced is Placed without a reference, that does not wait for the node's lock: nil also if
+// somebody holds it.
+func (t *Table[K, N]) TryPlaced(parent *N, name fp.Name) *N {
+	n := t.Hinted(parent, name)
+	if n == nil {
+		return nil
+	}
+	b := base[K](n)
+	if !b.mu.TryLock() {
+		return nil
+	}
+	defer b.mu.Unlock()
+	if b.parent != parent || !sameName(b.name, name) {
+		return nil
+	}
+	return n
+}

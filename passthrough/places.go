@@ -7,15 +7,15 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Backing implements server.Places: it is the device of the node's file, or of the node that the
-// name was last seen to be.
+// Backing implements server.Places: it is the device of the node's file, or of the node that has the
+// name, if it is known.
 func (fs *FS) Backing(nodeID uint64, name fp.Name) uint64 {
 	n := fs.nodes.Get(nodeID)
 	if n == nil {
 		return 0
 	}
 	if len(name) > 0 {
-		if child := fs.nodes.Hinted(n, name); child != nil {
+		if child := fs.nodes.TryPlaced(n, name); child != nil {
 			n = child
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // in which no namespaces can be made. A process that keeps CAP_SYS_CHROOT, or a descriptor of
 // a directory outside, can leave the new root.
 func Chroot(share string) (View, error) {
-	v, err := Open(share)
+	v, err := open(share)
 	if err != nil {
 		return View{}, err
 	}

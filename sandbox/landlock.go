@@ -19,6 +19,9 @@ type LandlockOptions struct {
 	// Remove are directories in which the process will remove its own files, for example
 	// its socket. The caller keeps these descriptors.
 	Remove []int
+	// Read are other directories whose files the process may read, as View.Tasks. The caller
+	// keeps these descriptors.
+	Read []int
 }
 
 // ErrNoLandlock says that the kernel has no Landlock, or that Landlock is not enabled.
@@ -144,6 +147,11 @@ func addRules(rules int, known uint64, o LandlockOptions) error {
 	}
 	if err := addRule(rules, o.Share, access&known); err != nil {
 		return err
+	}
+	for _, dir := range o.Read {
+		if err := addRule(rules, dir, readAccess); err != nil {
+			return err
+		}
 	}
 	for _, dir := range o.Remove {
 		if err := addRule(rules, dir, unix.LANDLOCK_ACCESS_FS_REMOVE_FILE); err != nil {

@@ -144,12 +144,13 @@ func (n *Namespace) Enter(share string) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
+	tasks := openTasks()
 	root, err := n.pivot(share)
 	if err != nil {
-		_ = unix.Close(proc)
+		View{Root: -1, Proc: proc, Tasks: tasks}.Close()
 		return View{}, fmt.Errorf("make %s the root directory: %w", share, notPermitted(err))
 	}
-	return View{Root: root, Proc: proc}, nil
+	return View{Root: root, Proc: proc, Tasks: tasks}, nil
 }
 
 // becomeRoot waits for the id maps of a user namespace, if Start sets them later. It then

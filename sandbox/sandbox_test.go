@@ -152,6 +152,7 @@ func lookAround(v View) {
 	fmt.Println("reopen", errnoOf(err))
 	unix.Close(again)
 	unix.Close(fd)
+	lookAtTasks(v)
 	fmt.Println("write", errnoOf(os.WriteFile("/made", nil, 0o644)))
 	fmt.Println("pid", os.Getpid(), "kill parent", errnoOf(unix.Kill(os.Getppid()+1000000, 0)))
 	names := []string{}
@@ -160,6 +161,30 @@ func lookAround(v View) {
 		names = append(names, l.Name)
 	}
 	fmt.Println("network", names)
+}
+
+// lookAtTasks prints what can be reached through View.Tasks.
+func lookAtTasks(v View) {
+	if v.Tasks < 0 {
+		fmt.Println("no tasks")
+		return
+	}
+	dir, err := unix.Openat(v.Tasks, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fmt.Println("list tasks", errnoOf(err))
+	f := os.NewFile(uintptr(dir), "task")
+	defer f.Close()
+	names, _ := f.Readdirnames(1)
+	if len(names) == 0 {
+		fmt.Println("no task is there")
+		return
+	}
+	for name, flags := range map[string]int{"/stat": unix.O_RDONLY, "/wchan": unix.O_RDONLY, "/comm": unix.O_WRONLY, "/mem": unix.O_RDWR,
+		"/exe": unix.O_RDONLY, "/root/etc": unix.O_RDONLY, "/cwd/..": unix.O_RDONLY, "/fd/0": unix.O_RDONLY,
+		"/../../../1/stat": unix.O_RDONLY} {
+		fd, err := unix.Openat(v.Tasks, names[0]+name, flags, 0)
+		fmt.Println("task"+name, errnoOf(err))
+		unix.Close(fd)
+	}
 }
 
 func errnoOf(err error) string {
@@ -181,9 +206,14 @@ func TestIntegrationNamespace(t *testing.T) {
 			expect(t, out, "open /etc/passwd ENOENT", "open /proc/self ENOENT", "open /../etc/passwd ENOENT",
 				"open /inside <nil>", "openat .. ENOENT", "openat proc .. ENOENT", "reopen <nil>", "write <nil>",
 				"pid 1 kill parent ESRCH", "network [lo]")
+			expect(t, out, confinedTasks...)
 		})
 	}
 }
+
+// confinedTasks are what a process can do with View.Tasks: read about its threads.
+var confinedTasks = []string{"list tasks <nil>", "task/stat <nil>", "task/wchan <nil>", "task/comm EROFS", "task/mem EROFS",
+	"task/exe ELOOP", "task/root/etc ELOOP", "task/cwd/.. ELOOP", "task/fd/0 ELOOP", "task/../../../1/stat ENOENT"}
 
 func TestIntegrationNamespaceReadOnly(t *testing.T) {
 	guest.NeedRoot(t)
@@ -242,6 +272,7 @@ func helpChroot(dir string) error {
 func TestIntegrationChroot(t *testing.T) {
 	guest.NeedRoot(t)
 	dir := share(t)
+	expect(t, mustHelper(t, "chroot", dir, 0), confinedTasks...)
 	expect(t, mustHelper(t, "chroot", dir, 0), "open /etc/passwd ENOENT", "open /inside <nil>", "openat .. ENOENT", "reopen <nil>")
 	if out, err := helper(t, "chroot", dir, 65534); err == nil {
 		t.Errorf("a user without privileges could chroot: %s", out)

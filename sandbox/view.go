@@ -31,21 +31,38 @@ func (m Mode) String() string {
 	return fmt.Sprintf("sandbox.Mode(%d)", int(m))
 }
 
-// View has the two O_PATH descriptors that a sandboxed file system needs. The caller who gets
-// the View owns them.
+// View has the O_PATH descriptors that a sandboxed file system needs, and what the process can
+// still know of itself. The caller who gets the View owns them.
 type View struct {
 	Root int // the shared directory, or the shared regular file
 	Proc int // /proc/self/fd
+	// Tasks is /proc/self/task, to know what a thread waits for. Nothing can be written there,
+	// and no link leads out of it. It is -1 if that can't be had.
+	Tasks int
 }
 
-// Close closes both descriptors.
+// Close closes the descriptors.
 func (v View) Close() {
 	_ = unix.Close(v.Root)
 	_ = unix.Close(v.Proc)
+	if v.Tasks >= 0 {
+		_ = unix.Close(v.Tasks)
+	}
 }
 
 // Open opens a share without limiting what the process can reach by name.
 func Open(share string) (View, error) {
+	v, err := open(share)
+	if err == nil && v.Tasks < 0 { // it can reach all of /proc
+		if fd, err := unix.Open(selfTask, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+			v.Tasks = fd
+		}
+	}
+	return v, err
+}
+
+// open is Open for a process that will not reach /proc.
+func open(share string) (View, error) {
 	root, err := openShare(share)
 	if err != nil {
 		return View{}, err
@@ -55,7 +72,7 @@ func Open(share string) (View, error) {
 		_ = unix.Close(root)
 		return View{}, err
 	}
-	return View{Root: root, Proc: proc}, nil
+	return View{Root: root, Proc: proc, Tasks: openTasks()}, nil
 }
 
 // CheckShare tells whether a path can be shared: a directory or a regular file.
@@ -108,7 +125,10 @@ func OpenNoAtime(root int) (int, error) {
 	return fd, os.NewSyscallError("open", err)
 }
 
-const selfFD = "/proc/self/fd"
+const (
+	selfFD   = "/proc/self/fd"
+	selfTask = "/proc/self/task"
+)
 
 // openProc opens /proc/self/fd as a separate mount: ".." does not lead from it to the rest of
 // /proc. Without the privilege to make a mount it opens the directory itself.
@@ -124,6 +144,26 @@ func openProc() (int, error) {
 		return -1, fmt.Errorf("open %s (is /proc mounted?): %w", selfFD, err)
 	}
 	return fd, nil
+}
+
+// openTasks opens /proc/self/task as a separate mount in which nothing can be written and no link
+// can be followed: those that lead to programs and directories of the host are there, too. It takes
+// CAP_SYS_ADMIN and Linux 5.14.
+func openTasks() int {
+	if endsProcess(unix.SYS_OPEN_TREE, unix.SYS_MOUNT_SETATTR) {
+		return -1
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, selfTask, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSYMFOLLOW |
+		unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		_ = unix.Close(tree)
+		return -1
+	}
+	return tree
 }
 
 // ErrNotPermitted says that the caller may not make this sandbox. The caller should tell the

@@ -39,7 +39,8 @@ type pool struct {
 	idle    int // threads that sleep and for which no token is on its way
 	queue   []*pending
 	stuck   int        // of threads
-	parked  []*pending // where too many are stuck; in order
+	parked  []*pending // that have no thread for now, see mayStick; in order
+	suspect int        // requests that threads serve, not stuck yet, where others are: half of max at most
 	// Where requests are stuck, on the pool's threads and others, by spot.on and spot.at.
 	stuckOn, stuckAt map[uint64]int
 	stuckAll         int
@@ -76,38 +77,60 @@ func (p *pool) staff() (wake bool) {
 	return false
 }
 
-// stick notes that a request is stuck, and whether on a thread of the pool.
-func (p *pool) stick(s spot, pooled bool) {
+// stick notes that a request is stuck. d is not nil on a thread of the pool.
+func (p *pool) stick(s spot, d *pending) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stuckOn[s.on]++
 	p.stuckAt[s.at]++
 	p.stuckAll++
-	if !pooled {
-		return
-	}
-	p.stuck++
-	if len(p.queue) > 0 && p.staff() {
-		p.wake.put()
+	if d != nil {
+		p.stuck++
+		p.suspected(d, -1)
+		p.unpark()
 	}
 }
 
 // unstick takes back what stick has noted.
-func (p *pool) unstick(s spot, pooled bool) {
+func (p *pool) unstick(s spot, d *pending) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	takeOne(p.stuckOn, s.on)
 	takeOne(p.stuckAt, s.at)
 	p.stuckAll--
-	if pooled {
+	if d != nil {
 		p.stuck--
+		p.suspected(d, 1)
 	}
+	p.unpark()
+}
+
+// suspected counts d, if others are stuck where it goes. mu is held.
+func (p *pool) suspected(d *pending, n int) {
+	if d.detour {
+		p.suspect += n
+	}
+}
+
+// unpark has threads look again at what was parked. mu is held.
+func (p *pool) unpark() {
 	p.queue, p.parked = append(p.parked, p.queue...), nil
 	for range min(len(p.queue), p.max) {
 		if p.staff() {
 			p.wake.put()
 		}
 	}
+}
+
+// served is for a request that a thread has finished.
+func (p *pool) served(d *pending) {
+	if !d.detour {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.suspected(d, -1)
+	p.unpark()
 }
 
 func takeOne(m map[uint64]int, key uint64) {
@@ -118,6 +141,9 @@ func takeOne(m map[uint64]int, key uint64) {
 
 // mayStick reports whether a thread may get stuck where d goes.
 func (p *pool) mayStick(d *pending) bool {
+	if d.detour && p.suspect >= p.max/2 {
+		return false
+	}
 	on := p.stuckOn[d.spot.on]
 	return on == 0 || on < maxStuckOn && p.stuckAt[d.spot.at] < maxStuckAt && p.stuckAll < maxStuck
 }
@@ -136,12 +162,14 @@ func (p *pool) run() {
 		p.server.oops.Do(func() { p.server.log.Error("no thread for waiting requests", "error", err) })
 		if d := p.next(); d != nil {
 			d.refuse(unix.EIO)
+			p.served(d)
 		}
 		return
 	}
 	defer t.Stop()
 	for d := p.take(); d != nil; d = p.take() {
 		d.finish(t)
+		p.served(d)
 		if t.Broken() {
 			return
 		}
@@ -192,6 +220,7 @@ func (p *pool) pop() *pending {
 		p.queue[0] = nil // the array may live on
 		p.queue = p.queue[1:]
 		if p.stuckAll == 0 || p.mayStick(d) {
+			p.suspected(d, 1)
 			return d
 		}
 		p.parked = append(p.parked, d)

@@ -199,7 +199,7 @@ func (w *watch) hold(t *thread) {
 		w.lost++
 		t.hooks.Stuck()
 	}
-	w.server.pool.stick(s.spot, t.pooled)
+	w.server.pool.stick(s.spot, t.poolsPending())
 }
 
 // release is called by a thread that has left its method and is held.
@@ -215,8 +215,16 @@ func (w *watch) release(t *thread) {
 	if s.detour {
 		w.mark(s.spot, -1)
 	}
-	w.server.pool.unstick(s.spot, t.pooled)
+	w.server.pool.unstick(s.spot, t.poolsPending())
 	w.ended(t.op, t.request.Header.NodeID, t.name(t.op), s.hang)
+}
+
+// poolsPending is the request that a thread of the pool serves; nil on another.
+func (t *thread) poolsPending() *pending {
+	if !t.pooled {
+		return nil
+	}
+	return t.request.pending
 }
 
 // spot says what a request may hang on.

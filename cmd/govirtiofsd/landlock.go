@@ -17,6 +17,9 @@ func (o *options) enterLandlock(v sandbox.View, e *endpoint, log *logrus.Logger)
 		return nil
 	}
 	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: o.ReadOnly}
+	if v.Tasks >= 0 {
+		opts.Read = append(opts.Read, v.Tasks)
+	}
 	if e != nil && e.socket != nil {
 		opts.Remove = append(opts.Remove, e.socket.dir)
 	}

@@ -87,7 +87,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	log := newLog(o, stderr, rustLog)
 	// Whoever reads the messages may go away: the runtime would end the daemon at the next.
-	signal.Ignore(unix.SIGPIPE)
+	signal.Ignore(unix.SIGPIPE, requestSignal)
 	if err := start(o, log); err != nil {
 		return exitStatus(log, err)
 	}

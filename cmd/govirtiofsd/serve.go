@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -174,12 +175,16 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 	o.usesFileHandles = fs.UsesFileHandles()
 	o.reportFileHandles(fs, log)
 	lines := slog.New(libraryHandler{log: log})
-	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, Ledger: cfg.Ledger}
+	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, Ledger: cfg.Ledger,
+		ThreadState: tasks.Dir(v.Tasks).Text}
 	if o.Streams() {
 		settings.MaxWrite = stream.DefaultMaxWrite
-		return newStreams(o, server.New(fs, settings), stream.Options{Share: o.Tag, Token: token, Admit: o.admit, Host: process, Log: lines}, log)
+		s := server.New(fs, settings)
+		logAtSignal(s)
+		return newStreams(o, s, stream.Options{Share: o.Tag, Token: token, Admit: o.admit, Host: process, Log: lines}, log)
 	}
 	s := server.New(fs, settings)
+	logAtSignal(s)
 	if err := s.Resume(); err != nil {
 		return nil, err
 	}

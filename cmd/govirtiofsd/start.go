@@ -13,6 +13,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/sandbox"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // errSignal says that a signal ended the daemon.
@@ -26,9 +27,12 @@ func (s *childStatus) Error() string { return fmt.Sprintf("serving process exite
 // endSignals ask the daemon to end.
 var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
+// requestSignal has all requests under way logged.
+const requestSignal = unix.SIGUSR1
+
 // supervised are those that the keeper passes on: also SIGQUIT, at which a Go program prints its
-// stacks and exits with 2.
-var supervised = append([]os.Signal{unix.SIGQUIT}, endSignals...)
+// stacks and exits with 2, and requestSignal.
+var supervised = append([]os.Signal{unix.SIGQUIT, requestSignal}, endSignals...)
 
 // removeAtQuit has SIGQUIT remove the endpoint's files before it does what it does to a Go
 // program.
@@ -103,6 +107,17 @@ func start(o *options, log *logrus.Logger) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	return serve(o, &process{endpoint: e, notify: n, long: long}, log, signals)
+}
+
+// logAtSignal logs all requests under way at each requestSignal.
+func logAtSignal(s *server.Server) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, requestSignal)
+	go func() {
+		for range c {
+			s.LogRequests()
+		}
+	}()
 }
 
 // endGrace is how long requests that are being served may take after a signal.
