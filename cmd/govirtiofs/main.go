@@ -92,8 +92,11 @@ vhost-user-fs back-end unless its help says otherwise.`,
 		Version:       versions.String(version),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
 			_ = cmd.Help()
 			return usagef("a command is missing")
 		},
@@ -111,6 +114,20 @@ vhost-user-fs back-end unless its help says otherwise.`,
 	}
 	root.Args = wrapArgs(root.Args)
 	return root
+}
+
+// unknownCommand is the mistake in the name of a subcommand.
+func unknownCommand(root *cobra.Command, name string) error {
+	var names []string
+	for _, c := range root.Commands() {
+		if !c.Hidden {
+			names = append(names, c.Name())
+		}
+	}
+	if like := usage.Similar(names, name); like != "" {
+		return usagef("unknown command %q; did you mean %s?", name, like)
+	}
+	return usagef("unknown command %q", name)
 }
 
 // addCompletion adds the completion command, which would print its help and end with

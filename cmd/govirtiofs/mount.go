@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -73,7 +74,22 @@ It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has no
 	f.BoolVar(&o.readOnly, "read-only", false, "mount read-only")
 	f.StringSliceVarP(&o.words, "options", "o", nil, "mount `options` as mount(8) has them: suid and dev let set-user-ID programs and devices work as in a guest (root only); nosuid and nodev, the default, do not; ro and rw")
 	f.BoolVar(&o.private, "private", false, "let nobody in but the user who mounts (always so unless root mounts)")
+	_ = c.RegisterFlagCompletionFunc("options", completeWords) // the option is there
 	return c
+}
+
+// mountWords are what -o takes.
+var mountWords = []string{"suid", "nosuid", "dev", "nodev", "ro", "rw"}
+
+// completeWords offers the next word of a list.
+func completeWords(_ *cobra.Command, _ []string, typed string) (offers []string, _ cobra.ShellCompDirective) {
+	before := typed[:strings.LastIndexByte(typed, ',')+1]
+	for _, word := range mountWords {
+		if strings.HasPrefix(before+word, typed) && !slices.Contains(strings.Split(before, ","), word) {
+			offers = append(offers, before+word)
+		}
+	}
+	return offers, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
 // read takes the words of -o, of which the last one counts.
@@ -87,7 +103,7 @@ func (o *mountOptions) read() error {
 		case "ro", "rw":
 			o.readOnly = word == "ro"
 		default:
-			return usagef("-o %s: suid, nosuid, dev, nodev, ro and rw are possible", word)
+			return usagef("-o %s: %s are possible", word, strings.Join(mountWords, ", "))
 		}
 	}
 	if (o.suid || o.dev) && os.Geteuid() != 0 {

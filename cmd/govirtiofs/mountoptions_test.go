@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -155,5 +157,28 @@ func TestImmutableFlags(t *testing.T) {
 				t.Errorf("%q, %v", b, err)
 			}
 		})
+	}
+}
+
+// TestMountCompletion: a shell is offered the words of -o, one after the other.
+func TestMountCompletion(t *testing.T) {
+	for typed, want := range map[string][]string{
+		"":         mountWords,
+		"no":       {"nosuid", "nodev"},
+		"suid,":    {"suid,nosuid", "suid,dev", "suid,nodev", "suid,ro", "suid,rw"},
+		"suid,r":   {"suid,ro", "suid,rw"},
+		"ro,nodev": {"ro,nodev"},
+	} {
+		root := newRoot()
+		var b bytes.Buffer
+		root.SetOut(&b)
+		root.SetArgs([]string{"__completeNoDesc", "mount", "-o", typed})
+		if err := root.Execute(); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Fields(b.String())
+		if got := lines[:len(lines)-1]; !slices.Equal(got, want) { // the last one is a directive
+			t.Errorf("-o %s: %q, want %q", typed, got, want)
+		}
 	}
 }

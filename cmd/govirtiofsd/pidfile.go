@@ -36,7 +36,8 @@ func tryPIDFile(path string) (*pidFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("the socket's directory %s does not exist: %w", filepath.Dir(path), err)
+		dir := filepath.Dir(path)
+		return nil, fmt.Errorf("the socket's directory %s does not exist: make it (mkdir -p %s), or choose another --socket-path", dir, dir)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("the socket's pid file can't be made here by this user: %w", err)
 	case err != nil:

@@ -176,7 +176,9 @@ func TestIntegrationStartFailures(t *testing.T) {
 	}{
 		{"no share", "no such file", []string{"--shared-dir", dir + "/nosuch", "--socket-path", dir + "/s"}},
 		{"share is a fifo", "neither a directory nor a regular file", []string{"--shared-dir", dir + "/fifo", "--socket-path", dir + "/s"}},
-		{"no folder for socket", "no such file", []string{"--shared-dir", dir, "--socket-path", dir + "/nosuch/s"}},
+		{"no folder for socket", "mkdir -p " + dir + "/nosuch", []string{"--shared-dir", dir, "--socket-path", dir + "/nosuch/s"}},
+		{"no group for socket", "there is no group nosuch-group on this host",
+			[]string{"--shared-dir", dir, "--socket-path", dir + "/s", "--socket-group=nosuch-group"}},
 		{"descriptor", "not open", []string{"--shared-dir", dir, "--fd=77"}},
 		{"few files", "limit of open files", []string{"--shared-dir", dir, "--socket-path", dir + "/s", "--rlimit-nofile=100"}},
 		{"no file handles", "has no file handles", []string{"--shared-dir", "/proc", "--socket-path", dir + "/s", "--sandbox=none", "--inode-file-handles=mandatory"}},

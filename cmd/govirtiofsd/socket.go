@@ -148,6 +148,9 @@ func inUse(path string) (bool, error) {
 
 func giveToGroup(path, name string) error {
 	g, err := user.LookupGroup(name)
+	if errors.As(err, new(user.UnknownGroupError)) {
+		return fmt.Errorf("there is no group %s on this host: make it (groupadd %s), or choose another --socket-group", name, name)
+	}
 	if err != nil {
 		return fmt.Errorf("socket group: %w", err)
 	}

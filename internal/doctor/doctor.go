@@ -138,11 +138,21 @@ func Examine(p *share.Config, f *Facts) *Report {
 	for i := range f.VMMs {
 		r.vmm(p, &f.VMMs[i])
 	}
-	if len(f.VMMs) == 0 && f.Socket != nil {
+	r.noVMM(f)
+	return r
+}
+
+// noVMM says that there was no VMM to look at.
+func (r *Report) noVMM(f *Facts) {
+	switch {
+	case f.Socket == nil || len(f.VMMs) > 0:
+	case f.Socket.Connected > 0:
+		r.add(OK, "vmm", "", "%s uses the socket, and is no VMM that is known here (govirtiofs mount?): memory and queues were not looked at",
+			processes(f.Socket.Front))
+	default:
 		r.add(OK, "vmm", "run this again with --pid PID of the VMM when it runs",
 			"no VMM that uses the socket is running: its memory and queues were not looked at")
 	}
-	return r
 }
 
 // selinuxOn says what SELinux will look at. Whether its policy allows it can't be

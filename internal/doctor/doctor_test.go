@@ -180,7 +180,10 @@ func TestExamineUser(t *testing.T) {
 	}
 	p, f = well()
 	f.VMMs = nil
+	f.Socket.Connected, f.Socket.Front = 0, nil
 	expectFinding(t, Examine(p, f), OK, "vmm", "no VMM that uses the socket", "--pid PID")
+	f.Socket.Connected, f.Socket.Front = 1, []int{4711} // govirtiofs mount
+	expectFinding(t, Examine(p, f), OK, "vmm", "process 4711 uses the socket, and is no VMM that is known here", "")
 }
 
 // expectFinding wants exactly one kind of fault in a report.

@@ -405,7 +405,7 @@ func TestParseMessage(t *testing.T) {
 		"--fd=abc":                  `invalid value "abc" for option --fd: want a whole number`,
 		"--fd=99999999999999999999": `invalid value "99999999999999999999" for option --fd: the number is too large`,
 		"--rlimit-nofile=-4":        `invalid value "-4" for option --rlimit-nofile: want a whole number, 0 or more`,
-		"--readonly=yes":            `invalid value "yes" for option --readonly: takes no value`,
+		"--readonly=yes":            `invalid value "yes" for option --readonly: want no value, true or false`,
 	} {
 		_, err := Parse([]string{arg}, false)
 		if err == nil || err.Error() != want {

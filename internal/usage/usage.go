@@ -33,7 +33,11 @@ func Message(set *pflag.FlagSet, err error) string {
 
 func unknownOption(set *pflag.FlagSet, err *pflag.NotExistError) string {
 	name := err.GetSpecifiedName()
-	if err.GetSpecifiedShortnames() != "" {
+	if letters := err.GetSpecifiedShortnames(); letters != "" {
+		long, _, _ := strings.Cut(letters, "=")
+		if like := similar(set, long); len(long) > 1 && like != "" { // getopt_long_only(3) takes it
+			return fmt.Sprintf("unknown option -%s; did you mean --%s?", long, like)
+		}
 		return "unknown option -" + name
 	}
 	if like := similar(set, name); like != "" {
@@ -51,7 +55,7 @@ func cause(err *pflag.InvalidValueError) string {
 	case !errors.As(err, &number):
 		return err.Unwrap().Error()
 	case number.Func == "ParseBool":
-		return "takes no value"
+		return "want no value, true or false"
 	case errors.Is(number, strconv.ErrRange) && strings.HasPrefix(number.Num, "-"):
 		return "the number is too small"
 	case errors.Is(number, strconv.ErrRange):
@@ -64,19 +68,30 @@ func cause(err *pflag.InvalidValueError) string {
 	return "want a whole number"
 }
 
-// similar returns the option that name is most likely meant to be: up to a third of
+// similar returns the option that name is most likely meant to be, or "".
+func similar(set *pflag.FlagSet, name string) string {
+	var names []string
+	set.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return Similar(names, name)
+}
+
+// Similar returns the one of names that name is most likely meant to be: up to a third of
 // the letters may be wrong, and two when there are four (swapped ones count as two). ""
 // if there is none.
-func similar(set *pflag.FlagSet, name string) (best string) {
+func Similar(names []string, name string) (best string) {
 	least := len(name)/3 + 1
 	if len(name) >= 4 {
 		least = max(least, 3)
 	}
-	set.VisitAll(func(f *pflag.Flag) {
-		if d := distance(name, f.Name); !f.Hidden && d < least {
-			best, least = f.Name, d
+	for _, one := range names {
+		if d := distance(name, one); d < least {
+			best, least = one, d
 		}
-	})
+	}
 	return best
 }
 

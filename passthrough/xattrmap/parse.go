@@ -89,6 +89,10 @@ func (p *parser) next() bool {
 // field takes what goes up to the next separator.
 func (p *parser) field(name string) (string, error) {
 	value, rest, found := strings.Cut(p.rest, p.separator)
+	if c := p.separator[0]; !found && ('0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z') {
+		return "", p.errorf(p.start, "a rule begins with the character that separates its fields, which is not meant to be %q: "+
+			"write :TYPE:SCOPE:KEY:PREPEND: or :map:KEY:PREPEND:", p.separator)
+	}
 	if !found {
 		return "", p.errorf(p.offset(), "%s has no %q after it: a rule is %s or %s", name, p.separator,
 			p.example("TYPE", "SCOPE", "KEY", "PREPEND"), p.example("map", "KEY", "PREPEND"))

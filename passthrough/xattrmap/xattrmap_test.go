@@ -161,8 +161,8 @@ func TestErrors(t *testing.T) {
 		":ok:all::user.:":               `from the host without a rule`,
 		":ok:all:\x00::":                `rule 1, at byte 9: KEY has a NUL`,
 		":ok:all::" + strings.Repeat("x", 256) + ":": `rule 1, at byte 10: PREPEND has 256 bytes`,
-		":ok:all::: x": `rule 2, at byte 13: TYPE has no "x"`,
-		"sok:all:::":   `TYPE has no "s" after it`,
+		":ok:all::: x": `rule 2, at byte 12: a rule begins with the character that separates its fields, which is not meant to be "x"`,
+		"sok:all:::":   `rule 1, at byte 1: a rule begins with the character that separates its fields, which is not meant to be "s": write :TYPE:SCOPE`,
 	} {
 		if _, err := Parse(rules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", rules, err, want)
