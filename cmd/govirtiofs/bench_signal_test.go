@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
@@ -76,14 +77,10 @@ func until(t *testing.T, what string, ok func() bool) {
 func waitChild(t *testing.T, parent int, program string) (pid int) {
 	t.Helper()
 	until(t, "there is no daemon", func() bool {
-		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
-		for _, list := range lists {
-			b, _ := os.ReadFile(list)
-			for _, field := range strings.Fields(string(b)) {
-				name, _ := os.ReadFile("/proc/" + field + "/comm")
-				if strings.TrimSpace(string(name)) == program[:min(15, len(program))] {
-					_, _ = fmt.Sscan(field, &pid)
-				}
+		for _, child := range daemontest.Children(t, parent) {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child))
+			if strings.TrimSpace(string(name)) == program[:min(15, len(program))] {
+				pid = child
 			}
 		}
 		return pid != 0

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
@@ -139,19 +140,7 @@ func TestIntegrationSystemService(t *testing.T) {
 // processTree is a process and its child, if it has one.
 func processTree(t *testing.T, pid int) []int {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Skip(err)
-	}
-	pids := []int{pid}
-	for _, s := range strings.Fields(string(b)) {
-		var child int
-		if _, err := fmt.Sscan(s, &child); err != nil {
-			t.Fatal(err)
-		}
-		pids = append(pids, child)
-	}
-	return pids
+	return append(daemontest.Children(t, pid), pid)
 }
 
 // TestIntegrationForbidden: what an option asks for and a filter forbids is an error that

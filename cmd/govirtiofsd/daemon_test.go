@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,27 +10,14 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
-	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // program is the daemon as it is shipped: built without cgo, which the race detector
 // needs.
 var program string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("/tmp", "govirtiofsd")
-	if err == nil {
-		program = filepath.Join(dir, "govirtiofsd")
-		err = errors.Join(os.Chmod(dir, 0o755), guest.Build("-o", program, "./cmd/govirtiofsd"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "build the daemon:", err)
-		os.Exit(1)
-	}
-	status := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { os.Exit(daemontest.Main(m, "/tmp", "govirtiofsd", &program)) }
 
 const (
 	waitingLine   = "Waiting for vhost-user socket connection"

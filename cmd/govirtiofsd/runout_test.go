@@ -11,6 +11,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
@@ -57,7 +58,7 @@ func TestIntegrationRunOut(t *testing.T) {
 // servingPID is the process that has the guest's files: the child, where there is one.
 func servingPID(t *testing.T, pid int) int {
 	t.Helper()
-	for _, child := range children(t, pid) {
+	for _, child := range daemontest.Children(t, pid) {
 		return child
 	}
 	return pid

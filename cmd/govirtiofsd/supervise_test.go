@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
@@ -36,30 +37,10 @@ func number(pid int, file, name string) (n int) {
 
 func threads(pid int) int { return number(pid, "status", "Threads") }
 
-// children are the children of a process, which any of its threads may have started.
-func children(t *testing.T, pid int) (all []int) {
-	t.Helper()
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if len(lists) == 0 {
-		t.Skip("a kernel without CONFIG_PROC_CHILDREN:", err)
-	}
-	for _, list := range lists {
-		b, _ := os.ReadFile(list)
-		for _, s := range strings.Fields(string(b)) {
-			child, err := strconv.Atoi(s)
-			if err != nil {
-				t.Fatalf("%s: %q", list, b)
-			}
-			all = append(all, child)
-		}
-	}
-	return all
-}
-
 // childOf is the only child of a process.
 func childOf(t *testing.T, pid int) int {
 	t.Helper()
-	all := children(t, pid)
+	all := daemontest.Children(t, pid)
 	if len(all) != 1 {
 		t.Fatalf("children %d", all)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
@@ -115,12 +116,7 @@ func (d *daemon) servingPID(t testing.TB) int {
 	t.Helper()
 	pid := d.cmd.Process.Pid
 	for range 1000 {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var child int
-		if _, err := fmt.Sscan(string(b), &child); err == nil {
+		for _, child := range daemontest.Children(t, pid) {
 			return child
 		}
 		time.Sleep(20 * time.Millisecond)

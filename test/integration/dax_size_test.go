@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
@@ -46,14 +47,9 @@ func memory(t testing.TB, pid int) (all, shmem, file int) {
 		return n
 	}
 	all, shmem, file = field("Pss"), field("Pss_Shmem"), field("Pss_File")
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, list := range lists {
-		b, _ := os.ReadFile(list)
-		for _, c := range strings.Fields(string(b)) {
-			n, _ := strconv.Atoi(c)
-			x, y, z := memory(t, n)
-			all, shmem, file = all+x, shmem+y, file+z
-		}
+	for _, child := range daemontest.Children(t, pid) {
+		x, y, z := memory(t, child)
+		all, shmem, file = all+x, shmem+y, file+z
 	}
 	return all, shmem, file
 }

@@ -7,7 +7,6 @@ package integrators
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
@@ -32,18 +32,7 @@ var program string
 
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 4)
-	dir, err := os.MkdirTemp("/var/tmp", "govirtiofs-bin-")
-	if err == nil {
-		program = filepath.Join(dir, "virtiofsd")
-		err = errors.Join(os.Chmod(dir, 0o755), guest.Build("-o", program, "./cmd/govirtiofsd"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "build the daemon:", err)
-		os.Exit(1)
-	}
-	status := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(status)
+	os.Exit(daemontest.Main(m, "/var/tmp", "virtiofsd", &program))
 }
 
 // place is where one daemon runs.
