@@ -66,10 +66,15 @@ func initSession(t *thread) (int, unix.Errno) {
 
 // propose is what we would like, before the file system has its say.
 func (s *Server) propose(req *fp.InitIn) *InitParams {
+	flags := baseFlags
+	if s.opts.RequestTimeout != 0 {
+		flags |= fp.InitRequestTimeout
+	}
 	return &InitParams{
 		Minor:               min(req.Minor, fp.KernelMinorVersion),
 		Offered:             req.InitFlags(),
-		Flags:               baseFlags,
+		Flags:               flags,
+		RequestTimeout:      s.opts.RequestTimeout,
 		MaxReadahead:        req.MaxReadahead,
 		MaxWrite:            s.opts.MaxWrite,
 		MaxBackground:       maxBackground,

@@ -24,6 +24,9 @@ type Options struct {
 	// MaxWaiting is how many requests may block in system calls at the same time
 	// outside the queues' threads; 0 is 32. More of them queue up.
 	MaxWaiting int
+	// RequestTimeout has the client give up the session when a request takes longer, in
+	// seconds, if it can (fp.InitRequestTimeout); 0 has it wait.
+	RequestTimeout uint16
 	// ThreadState, if not nil, says for messages what a thread of the process does at the
 	// moment, by its number in the operating system (gettid(2)). It may be called by any goroutine.
 	ThreadState func(tid int) string

@@ -198,6 +198,33 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// TestRequestTimeout: a client that knows how is told when to give up, if there is a limit; and one
+// that came from elsewhere keeps what it was told.
+func TestRequestTimeout(t *testing.T) {
+	all := fp.InitIn{Major: 7, Minor: 45, Flags: ^uint32(0), Flags2: ^uint32(0)}
+	old := all
+	old.Flags2 &^= uint32(fp.InitRequestTimeout >> 32)
+	for _, c := range []struct {
+		limit uint16
+		in    fp.InitIn
+		want  uint16
+	}{{0, all, 0}, {90, all, 90}, {65535, all, 65535}, {90, old, 0}} {
+		s := New(&fakeFS{t: t}, Options{RequestTimeout: c.limit, Log: slog.New(slog.DiscardHandler)})
+		b, errno := serve(newThread(s), fp.OpInit, fp.Bytes(&c.in), 80)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		out, _, _ := fp.View[fp.InitOut](b)
+		if agreed := out.Flags2&uint32(fp.InitRequestTimeout>>32) != 0; agreed != (c.want != 0) || out.RequestTimeout != c.want {
+			t.Errorf("limit %d: %d seconds, agreed %v", c.limit, out.RequestTimeout, agreed)
+		}
+	}
+	s := New(&fakeFS{t: t}, Options{Log: slog.New(slog.DiscardHandler)})
+	if err := s.resume(&session{minor: 45, flags: fp.InitRequestTimeout}); err != nil {
+		t.Error("a client that has a limit can't come to a daemon without one:", err)
+	}
+}
+
 // TestNeeds refuses what was not agreed, and what changes a read-only share.
 func TestNeeds(t *testing.T) {
 	_, thread := newServer(t, &fakeFS{}, Options{ReadOnly: true})

@@ -160,6 +160,7 @@ func (s *Server) Load(r io.Reader) error {
 func (s *Server) resume(saved *session) error {
 	p := s.propose(&fp.InitIn{Minor: saved.minor})
 	p.Offered, p.Resumed = saved.flags, true
+	p.Flags |= saved.flags & fp.InitRequestTimeout // the client keeps its time, and asks nothing of us
 	if errno := s.fs.Init(p); errno != 0 {
 		return fmt.Errorf("server: the guest's session does not fit this daemon's options: %w", errno)
 	}

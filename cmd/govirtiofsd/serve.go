@@ -176,7 +176,7 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 	o.reportFileHandles(fs, log)
 	lines := slog.New(libraryHandler{log: log})
 	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, Ledger: cfg.Ledger,
-		ThreadState: tasks.Dir(v.Tasks).Text}
+		RequestTimeout: uint16(o.RequestTimeout), ThreadState: tasks.Dir(v.Tasks).Text}
 	if o.Streams() {
 		settings.MaxWrite = stream.DefaultMaxWrite
 		s := server.New(fs, settings)

@@ -134,7 +134,7 @@ func (c *Config) settle(groups []Group, set *pflag.FlagSet, passed bool) error {
 	for _, check := range []func(*pflag.FlagSet) error{
 		c.checkMigration, c.checkDirectory, c.checkCaching,
 		func(s *pflag.FlagSet) error { return c.checkConnection(s, passed) },
-		c.checkQueues, c.checkWindow, c.checkFeatures, c.checkIdentity, c.checkSecurity,
+		c.checkQueues, c.checkWindow, c.checkFeatures, c.checkIdentity, c.checkSecurity, c.checkRecovery,
 	} {
 		if err := check(set); err != nil {
 			return err

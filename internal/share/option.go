@@ -71,7 +71,7 @@ func Groups() []Group {
 		{Title: "Features of the file system", Manual: "Features", Options: featureOptions()},
 		{Title: "Users and groups", Options: identityOptions()},
 		{Title: "Security", Options: securityOptions(), Outro: securityOutro},
-		{Title: "When the daemon dies", Options: recoveryOptions()},
+		{Title: "When the daemon dies or hangs", Options: recoveryOptions()},
 		{Title: "Moving to another host", Intro: migrationIntro, Options: migrationOptions()},
 		{Title: "Messages", Options: messageOptions()},
 		{Title: "Accepted for compatibility", Options: compatOptions()},

@@ -56,6 +56,9 @@ func TestParse(t *testing.T) {
 			return slices.Contains(c.Capabilities, cap.MKNOD) && !slices.Contains(c.Capabilities, cap.CHOWN)
 		}},
 		{"--rlimit-nofile 5 --rlimit-nofile 6000", same(func(c *Config) any { return *c.NoFile }, uint64(6000))},
+		{"--request-timeout=60", same(func(c *Config) any { return c.RequestTimeout }, 60)},
+		{"", same(func(c *Config) any { return c.RequestTimeout }, 0)},
+		{"--request-timeout=65535 --immutable --locks=host", same(func(c *Config) any { return c.RequestTimeout }, 65535)},
 		{"--tag a --tag=b", same(func(c *Config) any { return c.Tag }, "b")},
 		{"-df", func(c *Config) bool { return c.LogLevel == "debug" && len(c.Warnings) == 2 }},
 		{"-oxattr -o=readdirplus --option writeback", func(c *Config) bool { return c.Xattr && c.Readdirplus && c.Writeback }},
@@ -264,6 +267,10 @@ func TestParseErrors(t *testing.T) {
 		{"--shared-dir /s --socket-path /x extra", "extra"},
 		{"--shared-dir /s --socket-path /x --fd 3", "exclude"},
 		{"--shared-dir /s --fd 3 --socket /y", "exclude"},
+		{"+ --request-timeout=30 --locks=host", "a program that waits for a lock would have the guest give up the mount"},
+		{"+ --request-timeout=65536", "1 to 65535 seconds"},
+		{"+ --request-timeout=-1", "1 to 65535 seconds"},
+		{"+ --request-timeout=30s", "request-timeout"},
 		{"--shared-dir /s --socket-group kvm", "no way"},
 		{"+ --posix-acl auto", "auto"}, // a value needs the equals sign
 		{"+ --security-label always", "always"},

@@ -1,8 +1,17 @@
 package share
 
-// Recovery is what happens when the process that serves dies.
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/spf13/pflag"
+)
+
+// Recovery is what happens when the process that serves dies, or does not answer.
 type Recovery struct {
-	Recover RecoveryMode
+	Recover        RecoveryMode
+	RequestTimeout int // seconds; 0 is none
 }
 
 // RecoveryMode says whether another process takes over from one that has died.
@@ -32,5 +41,43 @@ and
 .Cm none
 there is one process only.`,
 		},
+		{
+			Name: "request-timeout", Arg: "SECONDS", Default: "0",
+			Value: integer(func(c *Config) *int { return &c.RequestTimeout }),
+			Check: func(c *Config) error {
+				if c.RequestTimeout < 0 || c.RequestTimeout > math.MaxUint16 {
+					return fmt.Errorf("--request-timeout=%d: 1 to %d seconds are possible, or 0 for no limit", c.RequestTimeout, math.MaxUint16)
+				}
+				return nil
+			},
+			Help: "Have the guest's kernel give up the whole mount when one request takes longer, so that programs get errors instead of hanging. The guest must mount again. Needs Linux 6.14 in the guest. Default {default}: it waits for ever.",
+			Manual: `Have the guest's kernel
+.Pq Linux 6.14
+give up the mount when the answer to one request takes longer than so many seconds: this one, all
+others and all later ones fail with
+.Er ECONNABORTED
+or
+.Er ENOTCONN ,
+open files are lost, data in the guest's page cache that was not written is lost, too, and the guest must
+mount the share again.
+The kernel looks every 15 seconds: less than 15 counts as 15, and it may take 15 more.
+The time begins when the guest sends the request, so it must be longer than the slowest
+.Xr fsync 2
+and than any pause of the host.
+0 (the default) lets the guest wait for as long as it takes, which is better unless somebody watches
+the guest and mounts again.
+Not possible with
+.Fl -locks Ns = Ns Cm host :
+a program that waits for a lock would end the mount.`,
+		},
 	}
+}
+
+// checkRecovery checks what happens to requests that take long.
+func (c *Config) checkRecovery(*pflag.FlagSet) error {
+	if c.RequestTimeout > 0 && (c.PosixLocks() || c.Flocks()) && !c.Immutable {
+		return errors.New("--request-timeout and --locks=host exclude each other: " +
+			"a program that waits for a lock would have the guest give up the mount")
+	}
+	return nil
 }
