@@ -25,6 +25,7 @@ type recovery struct {
 // mountNumbers are the numbers of mounts in the ledger: another process, in another mount namespace,
 // sees other ids. The share's own mount is 1.
 type mountNumbers struct {
+	share  uint64     // the share's own mount, on which most nodes are; set once
 	mu     sync.Mutex // a leaf
 	number map[uint64]uint64
 	next   uint64
@@ -34,6 +35,9 @@ const rootMount = 1
 
 // of is the number of a mount.
 func (m *mountNumbers) of(id uint64) uint64 {
+	if id == m.share {
+		return rootMount
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, ok := m.number[id]
@@ -51,6 +55,9 @@ func (m *mountNumbers) set(id, number uint64) {
 	defer m.mu.Unlock()
 	m.number[id] = number
 	m.next = max(m.next, number)
+	if number == rootMount {
+		m.share = id
+	}
 }
 
 // recorder notes the nodes of fs in the ledger.
