@@ -40,7 +40,7 @@
 //
 //	shard of the key table   lookup counts, and which node a key stands for
 //	  node                   its place and file handle; the file system's own part, if it likes
-//	    table of numbers     a leaf
+//	    table of numbers     a leaf but for the recorder, which is called with these held
 //
 // Finding a node or an open file by its number takes no lock, and no memory.
 package nodes
