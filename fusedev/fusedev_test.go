@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 // hello is a file system with one file, whose content is told by the reader's user.
 type hello struct{ server.NotImplemented }
 
+var goOn = make(chan struct{}) // of the serving process
+
 const content = "hello\n"
 
 func (hello) attr(id uint64, a *fp.Attr) unix.Errno {
@@ -67,6 +69,10 @@ func (h hello) Lookup(_ *server.Request, name fp.Name, out *fp.EntryOut) unix.Er
 		return h.attr(2, &out.Attr)
 	case "panic":
 		panic("as asked for")
+	case "hang", "hang too":
+		<-goOn
+	case "go on":
+		close(goOn)
 	}
 	return unix.ENOENT
 }
@@ -150,6 +156,43 @@ func mounted(t *testing.T, target string) string {
 		}
 	}
 	return ""
+}
+
+// TestServeStuck: a mount with one thread goes on when that hangs in a request, which is answered when
+// it ends.
+func TestServeStuck(t *testing.T) {
+	guest.NeedFUSE(t)
+	target := t.TempDir()
+	stop := start(t, target, 0)
+	hung := make(chan error, 2)
+	for _, name := range []string{"hang", "hang too"} { // there are two threads
+		go func() {
+			_, err := os.Stat(filepath.Join(target, name))
+			hung <- err
+		}()
+	}
+	for range 10 {
+		b, err := os.ReadFile(filepath.Join(target, "hello"))
+		if err != nil || string(b) != content {
+			t.Fatalf("read %q, %v", b, err)
+		}
+	}
+	select {
+	case err := <-hung:
+		t.Fatal("it does not hang:", err)
+	default:
+	}
+	if _, err := os.Stat(filepath.Join(target, "go on")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := <-hung; !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestServe(t *testing.T) {

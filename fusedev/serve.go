@@ -59,6 +59,14 @@ type queue struct {
 	in, out []byte
 	waiting *sync.WaitGroup // requests that wait and will be answered on fd
 	linger  *atomic.Int32   // those of all queues that wait for other clients
+	more    func()          // starts another queue on fd
+	lost    bool            // its thread is stuck in a request, and answers that one only
+}
+
+// relieve has another goroutine go on, with buffers of its own; see fuse.Hooks.Stuck.
+func (q *queue) relieve() {
+	q.lost = true
+	q.more()
 }
 
 // maxLinger is how many requests may wait for other clients. They take no goroutine and no
@@ -120,6 +128,19 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 		mu      sync.Mutex // guards first
 		first   error
 	)
+	var run func(fd int)
+	run = func(fd int) {
+		wg.Go(func() {
+			q := &queue{fd: fd, in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger,
+				more: func() { run(fd) }}
+			if err := q.serve(h); err != nil {
+				mu.Lock()
+				first = errors.Join(first, err)
+				mu.Unlock()
+				_ = m.Detach() // the others would wait for ever
+			}
+		})
+	}
 	for i := range max(threads, 1) {
 		file := m.file
 		if i > 0 {
@@ -129,15 +150,7 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 				file = c
 			}
 		}
-		wg.Go(func() {
-			q := &queue{fd: int(file.Fd()), in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger}
-			if err := q.serve(h); err != nil {
-				mu.Lock()
-				first = errors.Join(first, err)
-				mu.Unlock()
-				_ = m.Detach() // the others would wait for ever
-			}
-		})
+		run(int(file.Fd()))
 	}
 	wg.Wait()
 	h.Reset() // ends what waits for other clients
@@ -152,7 +165,7 @@ func (q *queue) serve(h fuse.Handler) error {
 		ended := make(chan error)
 		var again bool
 		go func() {
-			t, err := h.StartThread(fuse.Hooks{MayLinger: q.mayLinger})
+			t, err := h.StartThread(fuse.Hooks{MayLinger: q.mayLinger, Stuck: q.relieve})
 			if err != nil {
 				ended <- err
 				return
@@ -167,11 +180,12 @@ func (q *queue) serve(h fuse.Handler) error {
 	}
 }
 
-// loop serves requests on t; again tells that t is broken and another has to go on.
+// loop serves requests on t; again tells that t is broken and another has to go on. A thread that
+// was stuck in a request ends after it.
 func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 	var m fuse.Message
 	in, room := make(fuse.Buffers, 0, 1), make(fuse.Buffers, 0, 1)
-	for !t.Broken() {
+	for !q.lost && !t.Broken() {
 		n, err := readRequest(q.fd, q.in)
 		if errors.Is(err, io.EOF) {
 			return false, nil
@@ -190,7 +204,7 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 			return false, err
 		}
 	}
-	return true, nil
+	return !q.lost, nil
 }
 
 // wait has p finished and answered elsewhere. out is p's reply buffer.
