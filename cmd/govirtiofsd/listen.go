@@ -140,8 +140,8 @@ func lacking(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
-// next waits for a front-end, or the end of ctx. A connection that is closed without a
-// byte is none: somebody has looked whether the daemon is ready. warn is told once if it
+// next waits for a front-end, or the end of ctx. A connection that is closed before the
+// header of a message has come is none: somebody has looked whether the daemon is ready. warn is told once if it
 // takes longer because of an error. io.EOF says that there was one connection only, which
 // has ended.
 func (a *acceptor) next(ctx context.Context, warn func(error)) (*net.UnixConn, error) {
@@ -190,7 +190,10 @@ func (a *acceptor) accept(ctx context.Context, warn func(error)) (*net.UnixConn,
 	return c, nil
 }
 
-// spoken waits until there is something to read from c, and leaves it there. It returns
+// firstHeader is how many bytes a front-end's first message has at least: its header.
+const firstHeader = 12
+
+// spoken waits until the header of a message has come from c, and leaves it there. It returns
 // an error if the other side closes the connection before, or ctx ends, after which c is
 // closed.
 func spoken(ctx context.Context, c *net.UnixConn) error {
@@ -200,21 +203,41 @@ func spoken(ctx context.Context, c *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	var n int
-	var peekErr error
+	var said error
 	err = raw.Read(func(fd uintptr) bool {
-		n, _, _, _, peekErr = unix.Recvmsg(int(fd), make([]byte, 1), nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		return !errors.Is(peekErr, unix.EAGAIN) && !errors.Is(peekErr, unix.EINTR)
+		var n int
+		if n, said = peek(int(fd)); said == nil && n < firstHeader && hungUp(int(fd)) {
+			if n, said = peek(int(fd)); said == nil && n < firstHeader { // what came last was in time
+				said = io.EOF
+			}
+		}
+		return said == nil && n >= firstHeader || said != nil && !errors.Is(said, unix.EAGAIN)
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case peekErr != nil:
-		return peekErr
-	case n == 0:
-		return io.EOF
 	}
-	return nil
+	return said
+}
+
+// peek is how much of a header has come. At the end of the connection it returns io.EOF.
+func peek(fd int) (n int, err error) {
+	for {
+		n, _, _, _, err = unix.Recvmsg(fd, make([]byte, firstHeader), nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil && n == 0:
+			return 0, io.EOF
+		}
+		return n, err
+	}
+}
+
+// hungUp reports whether the other side has closed the connection.
+func hungUp(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0
 }
 
 // close stops listening; who tries to connect is refused.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -192,7 +193,7 @@ func TestAcceptLacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Write([]byte{1}); err != nil {
+	if _, err := c.Write(make([]byte, firstHeader)); err != nil {
 		t.Fatal(err)
 	}
 	var was unix.Rlimit
@@ -251,22 +252,83 @@ func TestIntegrationReadinessProbe(t *testing.T) {
 				}
 				d := startDaemon(t, nil, args...)
 				d.waitLine(waitingLine)
-				for range 3 {
-					c, err := net.Dial("unix", socket)
-					if err != nil {
-						t.Fatal(err)
-					}
-					c.Close()
+				for i := range 50 {
+					probe(t, socket, i%firstHeader) // nothing, or a part of a header
 				}
 				c := connect(t, socket)
+				if more != "" {
+					probe(t, socket, 0) // it waits until the front-end has gone
+				}
 				if _, err := c.Getattr(1); err != nil {
 					t.Error(err)
 				}
 				c.Close()
+				if more != "" {
+					c := connect(t, socket)
+					if _, err := c.Getattr(1); err != nil {
+						t.Error(err)
+					}
+					c.Close()
+				}
 				if more == "" {
 					d.wantStatus(exitOK)
 				}
 			})
+		}
+	}
+}
+
+// probe connects, sends so many bytes, and goes.
+func probe(t *testing.T, socket string, bytes int) {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(make([]byte, bytes)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSlowHeader: a header that comes in parts is waited for, and so is one that comes with the end.
+func TestSlowHeader(t *testing.T) {
+	for _, parts := range [][]int{{1, firstHeader - 1}, {5, 5, 2}, {firstHeader}, {4, 4}} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := adoptEndpoint(pair[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := newAcceptor(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error, 1)
+		go func() {
+			c, err := a.next(t.Context(), nil)
+			if err == nil {
+				c.Close()
+			}
+			got <- err
+		}()
+		sum := 0
+		for _, n := range parts {
+			select {
+			case err := <-got:
+				t.Fatalf("%d of %v: %v", sum, parts, err)
+			case <-time.After(10 * time.Millisecond):
+			}
+			if _, err := unix.Write(pair[1], make([]byte, n)); err != nil {
+				t.Fatal(err)
+			}
+			sum += n
+		}
+		_ = unix.Close(pair[1])
+		if err := <-got; (err == nil) != (sum == firstHeader) {
+			t.Errorf("%v: %v", parts, err)
 		}
 	}
 }
