@@ -14,8 +14,8 @@ import (
 // maxTail is how much of the end of a file is searched for data that may have been appended.
 const maxTail = 8 << 20
 
-// intendAppend notes that r is about to append to an open file. The evidence is where its end is: the
-// client's offset may be anything.
+// intendAppend notes that r is about to append to an open file, or to change its length in another
+// way. The evidence is where its end is: the client's offset may be anything.
 func intendAppend(r *server.Request, fd int) unix.Errno {
 	if r.Cell == nil {
 		return 0
@@ -83,6 +83,27 @@ func (fs *FS) readTail(ts *threadState, fd int, from, end int64) (tail []byte, o
 		got += n
 	}
 	return tail, true
+}
+
+// shifts are the modes of FALLOCATE that move what is behind the range. Linux sends them to no
+// virtio-fs; once more they would move it once more.
+const shifts = unix.FALLOC_FL_COLLAPSE_RANGE | unix.FALLOC_FL_INSERT_RANGE
+
+// shiftedBefore decides on such a FALLOCATE: done if the file's length has changed by that much.
+func shiftedBefore(r *server.Request, fd int, in *fp.FallocateIn) (done bool, errno unix.Errno) {
+	a := past(r)
+	if a == nil {
+		return false, 0
+	}
+	end, errno := sysLseek(fd, 0, unix.SEEK_END)
+	if errno != 0 {
+		return false, errno
+	}
+	want := a.Evidence[0] + in.Length
+	if in.Mode&unix.FALLOC_FL_COLLAPSE_RANGE != 0 {
+		want = a.Evidence[0] - in.Length
+	}
+	return a.Step > 0 || uint64(end) == want, 0
 }
 
 // hasXattr reports whether there is an attribute. path and name are as in sysGetxattr.

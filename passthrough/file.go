@@ -228,7 +228,18 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if errno := fs.changesData(threadOf(r), f, fs.copiesUnprivileged(r)); errno != 0 {
 		return errno
 	}
-	return sysFallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length))
+	if in.Mode&shifts == 0 {
+		return sysFallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length))
+	}
+	if done, errno := shiftedBefore(r, f.fd, in); done || errno != 0 {
+		return errno
+	}
+	if errno := intendAppend(r, f.fd); errno != 0 {
+		return errno
+	}
+	errno = sysFallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length))
+	settle(r, errno)
+	return errno
 }
 
 // Lseek implements server.Files. Linux asks for holes and data only; it knows the

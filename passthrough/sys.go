@@ -10,8 +10,8 @@ import (
 // System calls of the request path. The wrappers of x/sys allocate a C string for a
 // name and copy vectors; these take NUL-terminated bytes and kept buffers.
 
-// calls counts system calls while a test has set it.
-var calls atomic.Pointer[atomic.Int64]
+// onCall is called before each system call while a test has set it.
+var onCall atomic.Pointer[func()]
 
 // syscall6 repeats a call that was interrupted. Pointers are made into numbers in the
 // call of this function: with the directive the compiler then keeps what they point to

@@ -103,7 +103,7 @@ func init() {
 		fp.OpIoctl:         {again: rerun, modifies: setsByIoctl, handle: ioctl},
 		fp.OpPoll:          {again: rerun, handle: poll},
 		fp.OpBatchForget:   {again: counted, handle: batchForget},
-		fp.OpFallocate:     {again: rerun, modifies: always, handle: fallocate},
+		fp.OpFallocate:     {again: decide, modifies: always, handle: fallocate},
 		fp.OpReaddirplus:   {again: counted, needs: fp.InitDoReaddirplus, handle: readdirplus},
 		fp.OpRename2:       {again: decide, modifies: always, handle: rename2},
 		fp.OpLseek:         {again: rerun, handle: lseek},
