@@ -232,7 +232,10 @@ func (l *lastWill) Keep(k keeper.Key, fd int) error {
 	return nil
 }
 
-func (l *lastWill) Drop(k keeper.Key) { l.send(k, 1, nil) }
+func (l *lastWill) Drop(k keeper.Key) {
+	l.send(k, 1, nil)
+	l.safe.Drop(k) // the copy that this process was started with
+}
 
 // receive takes what a process that has died has sent.
 func (s *safe) receive(socket int) {
@@ -417,6 +420,9 @@ func (l *life) run(point int, from string) (died bool, points []string) {
 // finish has a last process, which does not die, serve what is left, and says what there is then.
 func (l *life) finish() []string {
 	l.t.Helper()
+	// A child of another life has copies of all descriptors until it is another program, locks too.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	l.safe.next()
 	result := make(chan []string)
 	go func() { // with a thread of its own, which ends with it

@@ -15,8 +15,6 @@ var notKilled = map[fp.Opcode]string{
 	fp.OpNotifyReply:   "it is not served",
 	fp.OpSetupMapping:  "package dax: the front-end answers",
 	fp.OpRemoveMapping: "package dax: the front-end answers",
-	fp.OpSetlk:         "locks of a process that has died are not taken over yet",
-	fp.OpSetlkw:        "as SETLK",
 	fp.OpInit:          "a case that begins with it: package server",
 }
 
@@ -286,5 +284,15 @@ var deathCases = []deathCase{
 	{name: "setattr, owner in attributes", edit: byXattr, before: []step{createStep("f", unix.O_RDWR, 0o644)},
 		target: setattrStep(of(1), fp.SetattrIn{Valid: fp.FattrMode | fp.FattrUID | fp.FattrGID, Mode: 0o755, UID: 7, GID: 8})},
 
+	{name: "flock", setup: files("f"), before: []step{lookupStep(root, "f"), openStep(of(1), unix.O_RDWR), openStep(of(1), unix.O_RDWR)},
+		target: lockStep(fp.OpSetlk, openedBy(2), 5, unix.F_WRLCK, fp.LkFlock, 0, 0),
+		after: []step{lockStep(fp.OpSetlk, openedBy(3), 6, unix.F_RDLCK, fp.LkFlock, 0, 0), lockStep(fp.OpSetlk, openedBy(2), 5, unix.F_UNLCK, fp.LkFlock, 0, 0),
+			lockStep(fp.OpSetlk, openedBy(3), 6, unix.F_RDLCK, fp.LkFlock, 0, 0)}},
+	{name: "flock that may wait", setup: files("f"), before: []step{lookupStep(root, "f"), openStep(of(1), unix.O_RDWR)},
+		target: lockStep(fp.OpSetlkw, openedBy(2), 5, unix.F_RDLCK, fp.LkFlock, 0, 0)},
+	{name: "flock ends", setup: files("f"), before: []step{lookupStep(root, "f"), openStep(of(1), unix.O_RDWR), lockStep(fp.OpSetlk, openedBy(2), 5, unix.F_WRLCK, fp.LkFlock, 0, 0)},
+		target: lockStep(fp.OpSetlk, openedBy(2), 5, unix.F_UNLCK, fp.LkFlock, 0, 0)},
+	{name: "release of a locked file", setup: files("f"), before: []step{lookupStep(root, "f"), openStep(of(1), unix.O_RDWR), lockStep(fp.OpSetlk, openedBy(2), 5, unix.F_WRLCK, fp.LkFlock, 0, 0), openStep(of(1), unix.O_RDWR)},
+		target: releaseStep(fp.OpRelease, of(1), openedBy(2)), after: []step{lockStep(fp.OpSetlk, openedBy(4), 6, unix.F_WRLCK, fp.LkFlock, 0, 0)}},
 	{name: "getlk", setup: files("f"), before: []step{lookupStep(root, "f"), openStep(of(1), unix.O_RDWR)}, target: lockStep(fp.OpGetlk, openedBy(2), 5, unix.F_WRLCK, 0, 0, 9)},
 }

@@ -85,7 +85,12 @@ func (r nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
 }
 
 // Bits of an open file in the ledger.
-const openShared = 1 // see openless
+const (
+	openShared    = 1 << iota // see openless
+	openFlock                 // it has a flock lock
+	openExclusive             // which is exclusive
+	openPosix                 // its file has, or is about to have, fcntl locks
+)
 
 // Recorded implements ledger.OpenOf.
 func (f *openFile) Recorded() ledger.OpenFile {

@@ -86,9 +86,13 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	}
 	defer fs.releaseOpenFile(f)
 	n := f.node
+	if errno = fs.beforeLock(f, in); errno != 0 {
+		return errno
+	}
 	n.Lock()
 	t := n.locks().table(in)
 	errno, blocker := fs.setLock(threadOf(r), f, t, &ask)
+	fs.noteLocks(n)
 	if errno != unix.EAGAIN || !wait {
 		n.Unlock()
 		return errno

@@ -102,6 +102,9 @@ func (l *shareLocks) room(t *lockTable, more int) bool {
 func (fs *FS) hold(t *lockTable, o *lockOwner, held lockRanges) {
 	had, has := len(o.held), len(held)
 	o.held = held
+	if t.flock {
+		fs.noteFlock(o)
+	}
 	t.ranges += has - had
 	fs.locks.ranges.Add(int64(has - had))
 	switch {
@@ -195,6 +198,7 @@ func (fs *FS) dropOwner(n *inode, number uint64) {
 			gone = fs.unlockAll(n, &l.posix, o, gone)
 		}
 	}
+	fs.noteLocks(n)
 	n.Unlock()
 	fs.closeOwners(gone)
 }

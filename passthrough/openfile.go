@@ -30,7 +30,8 @@ type openFile struct {
 	// lazy says that it is a predecessor's, and has no descriptor yet, see reopen.go; lost that
 	// its file was not found. pinned says that the keeper has its descriptor, see pin.go.
 	lazy, lost, pinned atomic.Bool
-	counted            bool // in the host's budget, if it is a predecessor's
+	bits               uint32 // in the ledger; guarded by the node's lock
+	counted            bool   // in the host's budget, if it is a predecessor's
 
 	cached atomic.Int32 // descriptor for the page cache if fd is direct, or 0: see cachedFD
 	// For writers who may not keep set-ID bits the host's kernel clears the right ones: see
@@ -128,6 +129,7 @@ func (fs *FS) openFileGone(f *openFile) {
 func (f *openFile) reset() {
 	f.fd, f.node, f.mount, f.dir = -1, nil, nil, nil
 	f.flags, f.direct, f.shared, f.counted = 0, false, false, false
+	f.bits = 0
 	f.lazy.Store(false)
 	f.lost.Store(false)
 	f.pinned.Store(false)

@@ -100,7 +100,7 @@ func (f *openFile) isShared() bool {
 func (fs *FS) share(n *inode, f *openFile) {
 	n.Lock()
 	f.shared = true
-	fs.recovery.store.SetOpenBits(f.ID(), openShared)
+	fs.setBits(f, openShared, openShared)
 	f.touched.Store(true)
 	n.Unlock()
 	fs.openless.mu.Lock()

@@ -187,6 +187,9 @@ func (fs *FS) dropPins(take func(keeper.Key) bool) {
 			continue
 		}
 		if fd, ok := fs.cfg.Keeper.Take(k); ok {
+			if k.Kind == keeper.KindOpen {
+				_ = sysFlock(fd, unix.LOCK_UN) // now, not when the keeper has read that it is dropped
+			}
 			_ = unix.Close(fd)
 		}
 		fs.cfg.Keeper.Drop(k)

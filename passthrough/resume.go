@@ -39,6 +39,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 	r.nodes()
 	r.openFiles()
 	r.pins()
+	r.locks()
 	return r.warning(), nil
 }
 
