@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,11 @@ type Options struct {
 	// Indirect puts each request in an indirect table, so that it takes one descriptor
 	// of the ring. Connect fails if the back-end does not offer that.
 	Indirect bool
+	// MemoryFile, if not empty, is the file that is made for the guest's memory. Otherwise it is a
+	// memfd, which has no name.
+	MemoryFile string
+	// Inflight has the back-end note the requests under way in an area that outlives it.
+	Inflight bool
 	// Window, if not nil, maps the back-end's shared memory region in this process.
 	Window *WindowOptions
 	// Chunk is the size of the largest buffer of file data in a Pipe's requests; 0 puts
@@ -48,9 +54,13 @@ type Frontend struct {
 	Window   *Window  // nil without Options.Window
 
 	opts  Options
-	sock  *vu.Socket
+	sock  atomic.Pointer[vu.Socket]
+	cut   atomic.Bool // disconnected by Cut
 	memfd int
 	mem   []byte
+
+	inflight   int // file of the in-flight area, or -1
+	inflightAt vu.InflightDescription
 
 	// control is held from a request to its answer, and while a request of the
 	// back-end is carried out.
@@ -93,10 +103,11 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 	if opts.Slots == 0 {
 		opts.Slots = 32
 	}
-	f := &Frontend{opts: opts, sock: vu.NewSocket(c, vu.ToBackend), memfd: -1}
+	f := &Frontend{opts: opts, memfd: -1, inflight: -1}
+	f.sock.Store(vu.NewSocket(c, vu.ToBackend))
 	err := f.allocate()
 	if err == nil {
-		err = f.negotiate()
+		f.Features, f.Protocol, err = f.negotiate()
 	}
 	if err == nil && opts.Window != nil {
 		err = f.openWindow()
@@ -106,6 +117,9 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 	}
 	if err == nil {
 		err = f.ShareMemory()
+	}
+	if err == nil && opts.Inflight {
+		err = f.openInflight()
 	}
 	if err != nil {
 		f.Close()
@@ -118,7 +132,12 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 func (f *Frontend) allocate() (err error) {
 	n := f.opts.Queues + 1
 	per := queueBytes(&f.opts)
-	if f.memfd, err = unix.MemfdCreate("guest", unix.MFD_CLOEXEC); err != nil {
+	if f.opts.MemoryFile != "" {
+		f.memfd, err = unix.Open(f.opts.MemoryFile, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	} else {
+		f.memfd, err = unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
+	}
+	if err != nil {
 		return err
 	}
 	if err = unix.Ftruncate(f.memfd, int64(n*per)); err != nil {
@@ -146,38 +165,39 @@ func (f *Frontend) Memory() []byte { return f.mem }
 // MemoryFD is the file behind Memory; it stays the Frontend's.
 func (f *Frontend) MemoryFD() int { return f.memfd }
 
-func (f *Frontend) negotiate() error {
+// negotiate agrees with the back-end on features. It does not set them: requests may be under way.
+func (f *Frontend) negotiate() (features uint64, protocol vu.ProtocolFeatures, err error) {
 	offered, err := f.GetU64(vu.ReqGetFeatures)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	f.Features = offered & (vu.FeatureVersion1 | vu.FeatureProtocolFeatures | vu.FeatureEventIdx | vu.FeatureIndirectDesc)
+	features = offered & (vu.FeatureVersion1 | vu.FeatureProtocolFeatures | vu.FeatureEventIdx | vu.FeatureIndirectDesc)
 	if f.opts.NoEventIdx {
-		f.Features &^= vu.FeatureEventIdx
+		features &^= vu.FeatureEventIdx
 	}
 	if f.opts.NoIndirect {
-		f.Features &^= vu.FeatureIndirectDesc
+		features &^= vu.FeatureIndirectDesc
 	}
-	if f.Features&vu.FeatureProtocolFeatures != 0 {
+	if features&vu.FeatureProtocolFeatures != 0 {
 		p, err := f.GetU64(vu.ReqGetProtocolFeatures)
 		if err != nil {
-			return err
+			return 0, 0, err
 		}
 		const known = vu.ProtocolMQ | vu.ProtocolReplyAck | vu.ProtocolConfigureMemSlots | vu.ProtocolConfig |
 			vu.ProtocolInflightShmFD | vu.ProtocolLogShmFD | vu.ProtocolResetDevice | vu.ProtocolStatus |
 			vu.ProtocolBackendReq | vu.ProtocolBackendSendFD | vu.ProtocolDeviceState
-		f.Protocol = vu.ProtocolFeatures(p) & known
+		protocol = vu.ProtocolFeatures(p) & known
 		if f.opts.Window != nil {
-			f.Protocol |= vu.ProtocolFeatures(p) & vu.ProtocolSharedMemory
+			protocol |= vu.ProtocolFeatures(p) & vu.ProtocolSharedMemory
 		}
-		if err := f.SetU64(vu.ReqSetProtocolFeatures, uint64(f.Protocol)); err != nil {
-			return err
+		if err := f.SetU64(vu.ReqSetProtocolFeatures, uint64(protocol)); err != nil {
+			return 0, 0, err
 		}
 	}
 	if err := f.Send(vu.ReqSetOwner, nil); err != nil {
-		return err
+		return 0, 0, err
 	}
-	return f.SetU64(vu.ReqSetFeatures, f.Features)
+	return features, protocol, f.SetU64(vu.ReqSetFeatures, features)
 }
 
 // Region describes the shared memory as the back-end gets it.
@@ -218,7 +238,7 @@ func (f *Frontend) Stop() error {
 
 // Close disconnects.
 func (f *Frontend) Close() {
-	_ = f.sock.Close()
+	_ = f.sock.Load().Close()
 	if f.Window != nil {
 		f.Window.close()
 		f.Window = nil
@@ -230,9 +250,11 @@ func (f *Frontend) Close() {
 		_ = unix.Munmap(f.mem)
 		f.mem = nil
 	}
-	if f.memfd >= 0 {
-		_ = unix.Close(f.memfd)
-		f.memfd = -1
+	for _, fd := range []*int{&f.memfd, &f.inflight} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+			*fd = -1
+		}
 	}
 }
 
@@ -244,11 +266,11 @@ func (f *Frontend) Send(r vu.Request, body []byte, fds ...int) error {
 // SendFlags is Send with any flags. Nothing checks the message, so that tests can send what
 // no honest front-end would.
 func (f *Frontend) SendFlags(r vu.Request, flags uint32, body []byte, fds ...int) error {
-	return f.sock.Send(&vu.Message{Number: uint32(r), Flags: flags, Body: body, FDs: fds})
+	return f.sock.Load().Send(&vu.Message{Number: uint32(r), Flags: flags, Body: body, FDs: fds})
 }
 
 // Receive reads the next message of the back-end, which the caller closes.
-func (f *Frontend) Receive() (*vu.Message, error) { return f.sock.Receive() }
+func (f *Frontend) Receive() (*vu.Message, error) { return f.sock.Load().Receive() }
 
 // receive reads the answer to a request and checks it against the message table. No answer
 // that this front-end asks for has descriptors.
@@ -338,7 +360,7 @@ func (f *Frontend) setState(r vu.Request, index int, num uint32) error {
 
 // PeerPID is the process number of the back-end, for measuring it.
 func (f *Frontend) PeerPID() (int, error) {
-	raw, err := f.sock.SyscallConn()
+	raw, err := f.sock.Load().SyscallConn()
 	if err != nil {
 		return 0, err
 	}

@@ -130,7 +130,7 @@ func (p *Pipe) watch() (err error) {
 	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, p.q.call, &call); err != nil {
 		return err
 	}
-	raw, err := p.q.f.sock.SyscallConn()
+	raw, err := p.q.f.sock.Load().SyscallConn()
 	if err != nil {
 		return err
 	}

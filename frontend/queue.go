@@ -195,7 +195,7 @@ func (q *Queue) stop() error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	offered := loadHalf(q.f.mem, q.availAt+2)
+	offered := q.Offered()
 	if got.Num > 0xffff || offered-uint16(got.Num) > q.size {
 		return fmt.Errorf("GET_VRING_BASE answers %d, the ring has %d entries up to %d", got.Num, q.size, offered)
 	}

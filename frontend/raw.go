@@ -11,7 +11,7 @@ import (
 // Gone returns a channel that is closed when the back-end has closed the connection. It
 // may be called once.
 func (f *Frontend) Gone() (<-chan struct{}, error) {
-	file, err := f.sock.File() // a descriptor of our own, so that Close can't pull it away
+	file, err := f.sock.Load().File() // a descriptor of our own, so that Close can't pull it away
 	if err != nil {
 		return nil, err
 	}
@@ -29,8 +29,12 @@ func (f *Frontend) Gone() (<-chan struct{}, error) {
 	return gone, nil
 }
 
-// HungUp says whether the connection has ended, on either side. It does not wait.
-func (f *Frontend) HungUp() bool { return f.sock.HungUp() }
+// HungUp says whether the connection has ended, on either side, for good: after Cut there will be
+// another one. It does not wait.
+func (f *Frontend) HungUp() bool {
+	sock := f.sock.Load()
+	return sock.HungUp() && !f.cut.Load() && sock == f.sock.Load()
+}
 
 // CheckQueues says what is wrong if the back-end has fewer request queues than the front-end
 // is to use; some end the connection, and say nothing, when such a queue is started.

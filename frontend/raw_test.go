@@ -13,7 +13,8 @@ import (
 func connected(t *testing.T, queues int) (*Frontend, *net.UnixConn) {
 	t.Helper()
 	ours, theirs := socketpair.New(t)
-	f := &Frontend{opts: Options{Queues: queues, QueueSize: 8, Data: 4096, Slots: 2}, memfd: -1, sock: vu.NewSocket(ours, vu.ToBackend)}
+	f := &Frontend{opts: Options{Queues: queues, QueueSize: 8, Data: 4096, Slots: 2}, memfd: -1, inflight: -1}
+	f.sock.Store(vu.NewSocket(ours, vu.ToBackend))
 	if err := f.allocate(); err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +26,7 @@ func connected(t *testing.T, queues int) (*Frontend, *net.UnixConn) {
 func TestRequestOfDead(t *testing.T) {
 	for name, end := range map[string]func(f *Frontend, other *net.UnixConn) error{
 		"back-end": func(_ *Frontend, other *net.UnixConn) error { return other.Close() },
-		"here":     func(f *Frontend, _ *net.UnixConn) error { return f.sock.CloseRead() },
+		"here":     func(f *Frontend, _ *net.UnixConn) error { return f.sock.Load().CloseRead() },
 	} {
 		f, other := connected(t, 1)
 		c := NewClient(f)

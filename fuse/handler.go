@@ -135,6 +135,9 @@ func (m *Message) Set(in, out Buffers) {
 type Reply struct {
 	Len   uint32     // bytes written to Message.Out, header included; 0 is no reply
 	Errno unix.Errno // that the request was answered with; 0 is success
+	// Stopped says that the request has ended because of Pending.Stop, and had no effect. A
+	// transport that can serve it again later need not give this answer.
+	Stopped bool
 }
 
 // Pending is a request that waits. It keeps what it needs of the Message, which may be used

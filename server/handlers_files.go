@@ -147,7 +147,7 @@ func setlkw(t *thread) (int, unix.Errno) {
 	if d := t.request.pending; errno == unix.EINTR && d != nil && d.stopped.Load() {
 		// Without a signal, Linux would hand the program its own ERESTARTSYS, 512
 		// (fs/fuse/file.c: fuse_setlk).
-		errno = unix.ENOLCK
+		errno, d.ended = unix.ENOLCK, true
 	}
 	return 0, errno
 }

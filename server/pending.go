@@ -43,6 +43,7 @@ type pending struct {
 	once     sync.Once
 	canceled chan struct{}
 	stopped  atomic.Bool // by Stop, not by the client
+	ended    bool        // because of that
 }
 
 // What requests that wait keep of the host's memory is counted, all of it, and bounded for
@@ -153,8 +154,10 @@ func (d *pending) cancel() { d.once.Do(func() { close(d.canceled) }) }
 
 // Stop implements fuse.Pending. The client has not asked for it: a lock ends with ENOLCK.
 func (d *pending) Stop() {
-	d.stopped.Store(true)
-	d.cancel()
+	d.once.Do(func() {
+		d.stopped.Store(true)
+		close(d.canceled)
+	})
 }
 
 // Lingers implements fuse.Pending.
@@ -243,7 +246,7 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 	if mayWait || !waits(errno) {
 		errno = sent(errno)
 	}
-	return fuse.Reply{Len: written, Errno: errno}
+	return fuse.Reply{Len: written, Errno: errno, Stopped: d.ended}
 }
 
 // waitingTable finds the waiting requests by their unique number, for INTERRUPT.

@@ -40,6 +40,10 @@ type Conn struct {
 	transfer transfer
 	channel  atomic.Pointer[channel] // nil until SET_BACKEND_REQ_FD
 	echoes   *echoes                 // of mappings in shared memory
+	left     *Left                   // of the last connection, or when Serve has returned of this one
+	follows  bool                    // Follow was called
+	met      bool                    // Device.Connected was called
+	resumed  []leftRing              // rings of the last connection, if the guest is the same
 
 	echoLimits echoLimits // of echoes to come
 }
@@ -172,10 +176,12 @@ func (c *Conn) teardown() {
 	if ch := c.channel.Load(); ch != nil {
 		ch.close()
 	}
+	ran := c.abandonQueues()
 	for i := range c.rings {
 		c.stopRing(i)
 		c.rings[i].close()
 	}
+	c.leave(ran)
 	c.transfer.abort()
 	c.closeChannel()
 	c.space.Store(nil)

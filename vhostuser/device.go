@@ -31,6 +31,10 @@ type Device interface {
 	// Config is the configuration space; nil when the device offers none.
 	Config() []byte
 
+	// Connected says whose queues will run, before the first of them starts or a state is
+	// transferred. same is true if the guest is the one of the connection that Conn.Follow
+	// was told of. Otherwise nothing that an earlier guest has left may be used.
+	Connected(same bool)
 	// StartQueue hands over a ring that is configured and enabled and has memory;
 	// there may be requests in it without a kick. The device owns it until
 	// StopQueue returns. After an error it is not running.
@@ -95,8 +99,11 @@ type SharedMemoryDevice interface {
 }
 
 // NotImplemented is what a Device need not have: features, a configuration space, a state
-// that can be transferred and shared memory.
+// that can be transferred or that outlives a connection, and shared memory.
 type NotImplemented struct{}
+
+// Connected implements Device.
+func (NotImplemented) Connected(bool) {}
 
 var errNoState = errors.New("vhostuser: the device has no state to transfer")
 

@@ -94,6 +94,9 @@ func (c *Conn) setInflightFD(m *message) ([]byte, error) {
 	}
 	c.inflight.close()
 	c.inflight = inflightArea{mapping: area, queues: int(d.NumQueues), size: d.QueueSize}
+	for i := range c.rings {
+		c.rings[i].known = false
+	}
 	return nil, nil
 }
 

@@ -124,6 +124,7 @@ func mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
 	if r.GuestAddr+r.Size < r.GuestAddr || r.UserAddr+r.Size < r.UserAddr {
 		return nil, fmt.Errorf("%#x bytes at guest address %#x, front-end address %#x wrap around", r.Size, r.GuestAddr, r.UserAddr)
 	}
+	origin := originOf(fd, r.MmapOffset)
 	m, err := mapFile(fd, r.MmapOffset, r.Size)
 	if err != nil {
 		return nil, err
@@ -132,6 +133,7 @@ func mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
 		GuestAddr: r.GuestAddr,
 		UserAddr:  r.UserAddr,
 		Host:      m.part,
+		Origin:    origin,
 		Release:   func() { m.unmap() },
 	}, nil
 }

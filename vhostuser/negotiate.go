@@ -96,6 +96,8 @@ func (c *Conn) resetOwner(*message) ([]byte, error) {
 // resetDevice brings rings and device to their initial state. Memory stays: QEMU
 // tells only what has changed since.
 func (c *Conn) resetDevice(*message) ([]byte, error) {
+	c.meet(false)
+	c.resumed = nil
 	for i := range c.rings {
 		c.stopRing(i)
 		r := &c.rings[i]

@@ -156,6 +156,7 @@ func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 		return nil, errors.New("a ring is running")
 	}
 	c.transfer.abort()
+	c.meet(false) // it is a state of this guest
 	file, err := newStateFile(m.FDs[0])
 	if err != nil {
 		return nil, err

@@ -37,6 +37,9 @@ type ring struct {
 	call    eventfd.Notifier
 	err     eventfd.Notifier
 	queue   *virtqueue.Queue // while it runs
+	known   bool             // the in-flight area says nothing that base does not
+	stopped virtqueue.Position
+	whole   bool // stopped is where another queue can go on
 }
 
 // close closes the ring's descriptors.
@@ -230,31 +233,61 @@ func (c *Conn) startRing(index int) error {
 	if r.queue != nil || r.size == 0 || !r.hasAddr || !r.hasKick || !r.enabled {
 		return nil
 	}
-	q, err := c.newQueue(index)
+	q, back, err := c.newQueue(index)
 	if err != nil {
 		return fmt.Errorf("ring %d: %w", index, err)
 	}
+	known, at, underWay := r.known, q.Base(), q.UnderWay()
 	// A transfer of the device's state belongs to stopped rings. One that nobody
 	// has asked the result of was given up by the front-end.
 	c.transfer.abort()
-	r.queue = q
+	r.queue, r.known = q, true
 	c.updateLogs()
 	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err}
 	if err := c.device.StartQueue(index, v); err != nil {
-		r.queue = nil
+		r.queue, r.known = nil, known
 		return fmt.Errorf("ring %d: %w", index, err)
+	}
+	if back {
+		// It is not known which calls the driver got, and there may be nothing to publish.
+		r.call.Notify()
+		c.log.Info(fmt.Sprintf("vhost-user: ring %d goes on at index %d, %d requests were under way", index, at, underWay))
 	}
 	c.begun.Do(func() {
 		c.log.Info(fmt.Sprintf("vhost-user: the first ring runs: features %#x, protocol features %s", c.features, c.protocol))
 	})
-	c.log.Debug(fmt.Sprintf("vhost-user: ring %d runs: %d entries from index %d on", index, r.size, r.base))
+	c.log.Debug(fmt.Sprintf("vhost-user: ring %d runs: %d entries from index %d on", index, r.size, at))
 	return nil
 }
 
-// newQueue makes the queue of a ring. That reads the ring, and memory that the
-// front-end has cut off is its mistake, not a fault of ours.
-func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
+// newQueue makes the queue of a ring; back is true if the ring ran in an earlier connection. That
+// reads the ring, and memory that the front-end has cut off is its mistake, not a fault of ours.
+func (c *Conn) newQueue(index int) (q *virtqueue.Queue, back bool, err error) {
 	r := &c.rings[index]
+	err = c.readShared(func() error {
+		if err := c.touch(r.addr.Used); err != nil { // where a fault leaves nothing behind
+			return err
+		}
+		c.meet(true)
+		cfg := virtqueue.Config{
+			Size:     r.size,
+			Desc:     r.addr.Desc,
+			Avail:    r.addr.Avail,
+			Used:     r.addr.Used,
+			Base:     r.base,
+			EventIdx: c.features&FeatureEventIdx != 0,
+			Indirect: c.features&FeatureIndirectDesc != 0,
+			Inflight: c.inflight.queue(index, r.size),
+		}
+		cfg.Resume, back = c.position(index)
+		q, err = virtqueue.New(&c.space, cfg)
+		return err
+	})
+	return q, back, err
+}
+
+// readShared runs f, which reads memory that the front-end may have cut off.
+func (c *Conn) readShared(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			fault, ok := p.(interface{ Addr() uintptr })
@@ -264,20 +297,7 @@ func (c *Conn) newQueue(index int) (q *virtqueue.Queue, err error) {
 			err = errors.New("its memory is gone: was the file truncated?")
 		}
 	}()
-	// Once here, where a fault leaves nothing behind.
-	if err := c.touch(r.addr.Used); err != nil {
-		return nil, err
-	}
-	return virtqueue.New(&c.space, virtqueue.Config{
-		Size:     r.size,
-		Desc:     r.addr.Desc,
-		Avail:    r.addr.Avail,
-		Used:     r.addr.Used,
-		Base:     r.base,
-		EventIdx: c.features&FeatureEventIdx != 0,
-		Indirect: c.features&FeatureIndirectDesc != 0,
-		Inflight: c.inflight.queue(index, r.size),
-	})
+	return f()
 }
 
 // touch reads a byte at a front-end's address.
@@ -331,6 +351,7 @@ func (c *Conn) stopRing(index int) {
 		c.log.Warn(fmt.Sprintf("stopping queue %d", index), "error", err)
 	}
 	r.base = r.queue.Base()
+	r.stopped, r.whole = r.queue.Position()
 	r.queue = nil
 	c.log.Debug(fmt.Sprintf("vhost-user: ring %d has stopped at index %d", index, r.base))
 }

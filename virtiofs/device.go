@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/govirtiofs/govirtiofs/dax"
 	"github.com/govirtiofs/govirtiofs/fuse"
@@ -50,6 +51,11 @@ type Options struct {
 	// Host is told how many queues run; nil is nobody. Go's scheduler needs more processors
 	// then, see host.Host.AddQueues: a program without a Host sees to them itself.
 	Host *host.Host
+	// Reconnect is how long a guest keeps its session when its front-end has gone without stopping
+	// the queues. If a front-end connects meanwhile that brings the same memory, in files without
+	// a name, the guest goes on and notices nothing. The session ends earlier when the process of
+	// the front-end ends, or when another guest connects. 0: a session ends with its connection.
+	Reconnect time.Duration
 	// Log is where messages go; nil is slog.Default().
 	Log *slog.Logger
 }
@@ -62,6 +68,7 @@ type Device struct {
 	config   []byte
 	workers  []*worker // by queue; nil when stopped
 	frontend frontendReady
+	absent   absentees
 	stopped  bool // a queue was stopped since the last start
 
 	serving atomic.Bool // a front-end is connected
@@ -119,15 +126,23 @@ func configSpace(tag string, requestQueues int) ([]byte, error) {
 var ErrBusy = errors.New("virtiofs: the device has a front-end already")
 
 // Serve serves one front-end until it disconnects or ctx ends, and closes conn. It returns
-// ErrBusy while another front-end is served.
+// ErrBusy while another front-end is served. The guest's session ends with it, but see
+// Options.Reconnect.
 func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 	if !d.serving.CompareAndSwap(false, true) {
 		_ = conn.Close()
 		return ErrBusy
 	}
 	defer d.serving.Store(false)
-	err := vhostuser.NewConn(conn, d, d.opts.Log).Serve(ctx)
-	d.handler.Disconnected()
+	peer := -1
+	c := vhostuser.NewConn(conn, d, d.opts.Log)
+	if d.opts.Reconnect > 0 {
+		peer = peerOf(conn)
+		c.Follow(d.absent.waiting())
+	}
+	d.absent.mapped = false
+	err := c.Serve(ctx)
+	d.depart(ctx, c.Left(), peer)
 	return err
 }
 

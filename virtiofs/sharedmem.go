@@ -29,6 +29,9 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 	switch {
 	case id != windowID || d.opts.Window == nil:
 	case s == nil:
+		if len(d.opts.Window.Mappings()) > 0 {
+			d.absent.mapped = true // the guest does not know that they are gone
+		}
 		d.opts.Window.Attach(nil)
 	default:
 		d.opts.Window.Attach(window{s, &d.frontend, d.opts.Log})

@@ -89,13 +89,20 @@ func (w *worker) reap() {
 }
 
 // giveBack puts the chain of a finished request in the used ring. The dirty log needs
-// its memory until then.
+// its memory until then. One that had to end because the front-end is gone is left for the
+// queue that goes on, if there is one.
 func (w *worker) giveBack(p *waiting) {
 	if w.waitsOn(p) {
 		return
 	}
 	w.forget(p)
 	defer p.free()
+	if p.reply.Stopped && w.queue.GiveUp(p.chain) {
+		if p.cell != nil {
+			p.cell.Free()
+		}
+		return
+	}
 	w.push(p.chain, p.cell, p.reply.Len)
 }
 

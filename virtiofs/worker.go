@@ -282,7 +282,7 @@ func (w *worker) drain(s *shift) (err error) {
 				return nil
 			}
 		}
-		for !s.ending() && !w.holds() {
+		for !s.ending() && !w.holds() || w.queue.Owes() && s.fit() {
 			w.reap()
 			more, err := w.queue.Pop(&s.chain)
 			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) {

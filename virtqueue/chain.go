@@ -35,6 +35,7 @@ type Chain struct {
 	readLen  uint64
 	writeLen uint64
 	entries  int
+	order    uint64 // in which the queue has popped it
 }
 
 // Readable are the device-readable buffers, in order.
@@ -58,7 +59,7 @@ func (c *Chain) Entries() int { return c.entries }
 // buffers are not kept. The buffers are valid as long as the caller holds a reference on the
 // Memory.
 func (c *Chain) Keep(writable []unix.Iovec) *Chain {
-	return &Chain{Head: c.Head, iov: writable, writeLen: c.writeLen, entries: c.entries}
+	return &Chain{Head: c.Head, iov: writable, writeLen: c.writeLen, entries: c.entries, order: c.order}
 }
 
 // keptBuffers is the number of buffers that a Chain keeps room for from one Pop to the next.

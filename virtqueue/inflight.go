@@ -1,6 +1,7 @@
 package virtqueue
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -43,6 +44,7 @@ type inflight struct {
 	states  []inflightState
 	counter uint64
 	batch   []uint16 // heads pushed and not yet published
+	used    bool     // somebody has used it before
 }
 
 // newInflight checks the area and prepares a fresh one (version 0).
@@ -60,6 +62,7 @@ func newInflight(b []byte, size uint16) (*inflight, error) {
 	case 0:
 		in.header.version, in.header.descNum = inflightVersion, size
 	case inflightVersion:
+		in.used = true
 		if in.header.descNum != size {
 			return nil, fmt.Errorf("virtqueue: in-flight area is for a ring of %d, not %d", in.header.descNum, size)
 		}
@@ -83,8 +86,12 @@ func (in *inflight) sync(usedIdx uint16) {
 	in.header.usedIdx = usedIdx
 }
 
-// begin records that a request was taken.
+// begin records that a request was taken. One that was under way before keeps its place in the
+// order.
 func (in *inflight) begin(head uint16) {
+	if in.states[head].inflight != 0 {
+		return
+	}
 	in.counter++
 	in.states[head].counter = in.counter
 	in.states[head].inflight = 1
@@ -109,23 +116,14 @@ func (in *inflight) flushed(usedIdx uint16) {
 	atomic.StoreUint32(word, uint32(in.header.lastBatch)|uint32(usedIdx)<<16)
 }
 
-// Recover returns the heads that an earlier back-end had popped and not published when it
-// died, in the order in which it had popped them.
-func (q *Queue) Recover() []uint16 {
-	if q.inflight == nil {
-		return nil
-	}
-	var heads []uint16
-	for i := range q.inflight.states {
-		if q.inflight.states[i].inflight != 0 {
+// heads are the chains that were popped and not published, in the order in which they were
+// popped.
+func (in *inflight) heads() (heads []uint16) {
+	for i := range in.states {
+		if in.states[i].inflight != 0 {
 			heads = append(heads, uint16(i))
 		}
 	}
-	slices.SortFunc(heads, func(a, b uint16) int {
-		if q.inflight.states[a].counter < q.inflight.states[b].counter {
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(heads, func(a, b uint16) int { return cmp.Compare(in.states[a].counter, in.states[b].counter) })
 	return heads
 }

@@ -23,6 +23,12 @@ type Config struct {
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC
 	Inflight          []byte // this queue's part of the INFLIGHT_SHMFD area, or nil
+	// Resume is where another queue of this ring has stopped. It goes before Base, and before what
+	// the in-flight area says. The caller has checked its Heads, which must be less than Size.
+	//
+	// Without it, if another process has used the in-flight area, the queue first pops the chains
+	// that were under way there, and goes on behind them, whatever Base is.
+	Resume *Position
 }
 
 // Queue is the device's side of one ring. It belongs to one goroutine at a time,
@@ -45,6 +51,11 @@ type Queue struct {
 	usedKnown bool   // nextUsed was read from the ring
 	called    bool   // a first call was considered since the start
 	popped    int    // chains between Pop and Push
+	taken     uint64 // chains popped so far
+
+	again     []uint16    // chains that were popped before, to be popped first
+	abandoned atomic.Bool // the front-end is gone
+	givenUp   []givenUp
 
 	badChains atomic.Uint64
 	badHeads  atomic.Uint64
@@ -131,6 +142,7 @@ func (q *Queue) resumeUsed() (err error) {
 	if q.inflight != nil {
 		q.inflight.sync(q.nextUsed)
 	}
+	q.resume()
 	q.usedKnown = true
 	return nil
 }
@@ -196,9 +208,10 @@ func (q *Queue) Stats() Stats {
 }
 
 // UnderWay is the number of chains that the driver has made available and that are not yet
-// published in the used ring: not popped (by the last index that was read), popped, or pushed.
+// published in the used ring: not popped (by the last index that was read, or once before),
+// popped, or pushed.
 func (q *Queue) UnderWay() int {
-	return int(q.availIdx-q.nextAvail) + q.popped + int(q.nextUsed-q.published)
+	return int(q.availIdx-q.nextAvail) + q.popped + int(q.nextUsed-q.published) + len(q.again)
 }
 
 // Pop fills c with the next available chain. It returns false if the ring is empty. With
@@ -208,7 +221,14 @@ func (q *Queue) UnderWay() int {
 // It skips entries whose head is not a descriptor of the ring, at most as many as the ring
 // has entries. So a driver that writes such entries without end can't keep the caller from
 // stopping the queue.
+//
+// First come the chains that were popped before this queue was made, see Config.Resume.
 func (q *Queue) Pop(c *Chain) (bool, error) {
+	if len(q.again) > 0 {
+		head := q.again[0]
+		q.again = q.again[1:]
+		return true, q.Retake(c, head)
+	}
 	for range int(q.cfg.Size) + 1 {
 		if q.nextAvail == q.availIdx {
 			idx := q.ring.availIdx()
@@ -253,6 +273,8 @@ func (q *Queue) take(c *Chain, head uint16) error {
 		q.table = nil
 	}
 	q.popped++
+	q.taken++
+	c.order = q.taken
 	if q.inflight != nil {
 		q.inflight.begin(head)
 	}
@@ -326,5 +348,5 @@ func (q *Queue) EnableKicks() (more bool) {
 	return q.More()
 }
 
-// More reports whether the driver has made chains available that were not popped.
-func (q *Queue) More() bool { return q.ring.availIdx() != q.nextAvail }
+// More reports whether there are chains to pop.
+func (q *Queue) More() bool { return q.ring.availIdx() != q.nextAvail || len(q.again) > 0 }

@@ -420,32 +420,6 @@ func TestDirtyLog(t *testing.T) {
 	}
 }
 
-// TestInflight stops at each step of giving requests back and recovers.
-func TestInflight(t *testing.T) {
-	area := make([]byte, virtqueue.InflightSize(16))
-	d := vqtest.New(t, 16)
-	q := newQueue(t, d, func(c *virtqueue.Config) { c.Inflight = area })
-	var chains [3]virtqueue.Chain
-	for i := range chains {
-		request(d, 2*i)
-		d.Offer(uint16(2 * i))
-		if ok, err := q.Pop(&chains[i]); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-	}
-	q.Push(&chains[1], 0)
-	again := func() []uint16 {
-		return newQueue(t, d, func(c *virtqueue.Config) { c.Inflight = area }).Recover()
-	}
-	if got := again(); len(got) != 3 {
-		t.Errorf("pushed but not published: %v", got)
-	}
-	q.Flush()
-	if got := again(); len(got) != 2 || got[0] != 0 || got[1] != 4 {
-		t.Errorf("after one was given back: %v, want [0 4]", got)
-	}
-}
-
 func TestPopAllocations(t *testing.T) {
 	d := vqtest.New(t, 16)
 	q := newQueue(t, d, nil)

@@ -17,7 +17,12 @@ import (
 // needs.
 var program string
 
-func TestMain(m *testing.M) { os.Exit(daemontest.Main(m, "/tmp", "govirtiofsd", &program)) }
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(vmmSocket); socket != "" {
+		os.Exit(runVMM(socket))
+	}
+	os.Exit(daemontest.Main(m, "/tmp", "govirtiofsd", &program))
+}
 
 const (
 	waitingLine   = "Waiting for vhost-user socket connection"

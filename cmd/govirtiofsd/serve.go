@@ -30,6 +30,9 @@ const (
 	// filesOfProcess are those of a message and its answer, the connection, back-end
 	// channel, log, in-flight area, state transfer, next connection, and the runtime's.
 	filesOfProcess = 96
+	// reconnectWait is how long a guest keeps its session while its front-end is away.
+	// cloud-hypervisor connects again at once, QEMU after the seconds that its user chooses.
+	reconnectWait = 10 * time.Second
 	// minGuestFiles is what must be left for the guest.
 	minGuestFiles = 128
 )
@@ -190,6 +193,9 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 	}
 	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
 		Host: process, Log: lines}
+	if o.KeepListening {
+		opts.Reconnect = reconnectWait
+	}
 	if cfg.DAX != nil {
 		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol

@@ -13,8 +13,9 @@ import (
 type Info struct {
 	Mode      uint16 // kind (S_IFMT) and permissions; 0 for an eventfd and its like
 	Dev, Ino  uint64
-	Size      int64 // bytes
-	BlockSize int64 // bytes; of hugetlbfs and memfds on it, the size of a page
+	Links     uint32 // names of the file
+	Size      int64  // bytes
+	BlockSize int64  // bytes; of hugetlbfs and memfds on it, the size of a page
 }
 
 // Stat looks at fd. Attributes of a remote file may be old (statx(2), AT_STATX_DONT_SYNC).
@@ -25,7 +26,7 @@ func Stat(fd int) (Info, error) {
 		return Info{}, os.NewSyscallError("statx", err)
 	}
 	return Info{
-		Mode: st.Mode, Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino,
+		Mode: st.Mode, Links: st.Nlink, Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino,
 		Size: int64(st.Size), BlockSize: int64(st.Blksize),
 	}, nil
 }

@@ -65,7 +65,7 @@ the daemon takes the socket of a systemd socket unit, if it was started by one.`
 			Help:  "When a front-end disconnects, wait for the next one instead of ending.",
 			Manual: `When a front-end has disconnected wait for the next one.
 The next one starts with nothing: open files are closed and locks dropped when a front-end
-disconnects.
+ends. One that only loses its connection and connects again within 10 seconds goes on where it was.
 Needs a listening socket.`,
 		},
 		{

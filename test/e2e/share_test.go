@@ -56,6 +56,13 @@ func newDevice(t testing.TB, dir string, cfg passthrough.Config, queues int) (*v
 func newDecorated(t testing.TB, dir string, cfg passthrough.Config, queues int,
 	decorate func(server.FileSystem) server.FileSystem) (*virtiofs.Device, *server.Server) {
 	t.Helper()
+	return newDeviceWith(t, dir, cfg, virtiofs.Options{RequestQueues: queues}, decorate)
+}
+
+// newDeviceWith is newDecorated for a device with options.
+func newDeviceWith(t testing.TB, dir string, cfg passthrough.Config, opts virtiofs.Options,
+	decorate func(server.FileSystem) server.FileSystem) (*virtiofs.Device, *server.Server) {
+	t.Helper()
 	var err error
 	if cfg.RootFD, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
 		t.Fatal(err)
@@ -68,7 +75,8 @@ func newDecorated(t testing.TB, dir string, cfg passthrough.Config, queues int,
 		t.Fatal(err)
 	}
 	s := server.New(decorate(fs), server.Options{ReadOnly: cfg.ReadOnly, Host: cfg.Host, Log: quiet()})
-	d, err := virtiofs.New(s, virtiofs.Options{Tag: "test", RequestQueues: queues, Host: cfg.Host, Log: quiet()})
+	opts.Tag, opts.Host, opts.Log = "test", cfg.Host, quiet()
+	d, err := virtiofs.New(s, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

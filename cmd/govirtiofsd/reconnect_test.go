@@ -1,0 +1,163 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// wholeFile is a lock of all bytes.
+var wholeFile = fp.FileLock{Type: unix.F_WRLCK, End: math.MaxInt64}
+
+// hostLocks reports whether the host can lock a file.
+func hostLocks(t *testing.T, path string) bool {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk)
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// lockFile opens and locks the file f of a share.
+func lockFile(c *frontend.Client) (node, fh uint64, err error) {
+	e, err := c.Lookup(fp.RootID, "f")
+	if err == nil {
+		fh, err = c.Open(e.NodeID, unix.O_RDWR)
+	}
+	if err == nil {
+		err = c.Lock(e.NodeID, fh, 7, wholeFile, 0, false)
+	}
+	return e.NodeID, fh, err
+}
+
+// TestReconnect: with --keep-listening a guest whose VMM loses its connection and connects again
+// goes on with its open files and locks, and one that comes without them gets nothing of them. All
+// layers of the sandbox are on.
+func TestReconnect(t *testing.T) {
+	for _, box := range sandboxes() {
+		t.Run(box, func(t *testing.T) {
+			dir := tempDir(t)
+			path := filepath.Join(dir, "f")
+			if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			socket := filepath.Join(tempDir(t), "s")
+			d := startDaemon(t, nil, "--socket-path", socket, "--shared-dir", dir, "--sandbox="+box, "--keep-listening", "--locks=host")
+			d.waitLine(waitingLine)
+			f, err := frontend.Dial(socket, frontend.Options{Queues: 1, Inflight: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := handshake(t, f)
+			node, fh, err := lockFile(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				f.Cut()
+				conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Reconnect(conn); err != nil {
+					t.Fatal(err)
+				}
+				if b, err := c.Read(node, fh, 0, 100); err != nil || string(b) != "content" {
+					t.Fatalf("%q, %v", b, err)
+				}
+				if hostLocks(t, path) {
+					t.Fatal("the guest's lock is lost")
+				}
+			}
+			f.Close()
+			next := connect(t, socket)
+			defer next.Close()
+			if !hostLocks(t, path) {
+				t.Error("a lock of the guest that has gone, while another one is served")
+			}
+			_ = d.cmd.Process.Signal(unix.SIGTERM)
+			d.wantStatus(0)
+		})
+	}
+}
+
+// vmmSocket is set in the environment of a VMM: this program, which does nothing else.
+const vmmSocket = "GOVIRTIOFSD_TEST_VMM"
+
+// runVMM locks the file f of a share and waits for its end.
+func runVMM(socket string) (status int) {
+	f, err := frontend.Dial(socket, frontend.Options{})
+	if err == nil {
+		c := frontend.NewClient(f)
+		if err = c.Handshake(frontend.AllFlags); err == nil {
+			_, _, err = lockFile(c)
+		}
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("locked")
+	time.Sleep(time.Hour)
+	return 0
+}
+
+// TestKilledVMM: when the VMM is killed its guest does not come back: its locks are not kept for
+// as long as those of a guest whose VMM lives.
+func TestKilledVMM(t *testing.T) {
+	dir := tempDir(t)
+	path := filepath.Join(dir, "f")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(tempDir(t), "s")
+	d := startDaemon(t, nil, "--socket-path", socket, "--shared-dir", dir, "--keep-listening", "--locks=host")
+	d.waitLine(waitingLine)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vmm := exec.Command(self)
+	vmm.Env = append(os.Environ(), vmmSocket+"="+socket)
+	out, err := vmm.StdoutPipe()
+	if err == nil {
+		err = vmm.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = vmm.Process.Kill(); _ = vmm.Wait() }()
+	b := make([]byte, 200)
+	if n, err := out.Read(b); err != nil || string(b[:n]) != "locked\n" {
+		t.Fatalf("%q, %v", b[:n], err)
+	}
+	if hostLocks(t, path) {
+		t.Fatal("the guest's lock does not exclude the host")
+	}
+	if err := vmm.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	d.waitLine("its session waits")
+	d.waitLine("has not come back")
+	if !hostLocks(t, path) {
+		t.Error("the lock is still there")
+	}
+}

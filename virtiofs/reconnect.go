@@ -1,0 +1,131 @@
+package virtiofs
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// absentees is what a device knows of a guest whose front-end has gone while the guest's
+// requests were served: the guest keeps its session for a while. A front-end that comes back
+// with the guest's memory goes on. Any other front-end ends the session when it starts a queue.
+type absentees struct {
+	mu   sync.Mutex // guards the following, and is held while the session is ended
+	left *vhostuser.Left
+	back chan struct{} // closed when left is decided
+
+	mapped bool // the last connection has ended with files mapped; belongs to Serve's goroutine
+}
+
+// unknownWait is the longest that a guest is waited for if nobody can tell whether its VMM
+// lives (before Linux 6.5). A VMM that was killed has given up its memory, and the daemon has not.
+const unknownWait = 2 * time.Second
+
+// lookForPeer is how often the VMM is looked at.
+const lookForPeer = 100 * time.Millisecond
+
+// waiting returns what the last connection has left.
+func (a *absentees) waiting() *vhostuser.Left {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.left
+}
+
+// Connected implements vhostuser.Device.
+func (d *Device) Connected(same bool) {
+	a := &d.absent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.left == nil { // there was nobody, or the guest was waited for in vain
+		return
+	}
+	close(a.back)
+	a.left, a.back = nil, nil
+	if !same {
+		d.handler.Disconnected()
+	}
+}
+
+// depart is called when a connection has ended. peer is the process of the front-end, or -1,
+// and the callee's.
+func (d *Device) depart(ctx context.Context, left *vhostuser.Left, peer int) {
+	a := &d.absent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case left != nil && left == a.left: // somebody has connected and started nothing
+		closePeer(peer)
+	case left == nil || d.opts.Reconnect == 0 || a.mapped || ctx.Err() != nil:
+		left.Drop()
+		d.handler.Disconnected()
+		closePeer(peer)
+	default:
+		a.left, a.back = left, make(chan struct{})
+		wait := d.opts.Reconnect
+		if peer < 0 {
+			wait = min(wait, unknownWait)
+		}
+		d.opts.Log.Info(fmt.Sprintf("The front-end has gone while the guest uses the share: its session waits %v for it", wait))
+		go d.await(left, a.back, peer, time.Now().Add(wait))
+	}
+}
+
+// await ends the session of a guest whose front-end has not come back in time, or has died.
+func (d *Device) await(left *vhostuser.Left, back <-chan struct{}, peer int, end time.Time) {
+	defer closePeer(peer)
+	tick := time.NewTicker(lookForPeer)
+	defer tick.Stop()
+	for !exited(peer) && time.Now().Before(end) {
+		select {
+		case <-back:
+			return
+		case <-tick.C:
+		}
+	}
+	a := &d.absent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if left.Drop() {
+		a.left, a.back = nil, nil
+		d.handler.Disconnected()
+		d.opts.Log.Info("The front-end has not come back: the guest's session has ended")
+	}
+}
+
+// peerOf is a descriptor of the process that has connected, or -1 if there is none to be had.
+// The process may be another one than the VMM, if it has passed the connection on.
+func peerOf(conn *net.UnixConn) (pidfd int) {
+	pidfd = -1
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
+			pidfd = got
+		}
+	})
+	return pidfd
+}
+
+// exited reports whether the process has ended; -1 never has.
+func exited(pidfd int) bool {
+	if pidfd < 0 {
+		return false
+	}
+	p := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0
+}
+
+func closePeer(pidfd int) {
+	if pidfd >= 0 {
+		_ = unix.Close(pidfd)
+	}
+}
