@@ -18,10 +18,10 @@ import (
 // TestIntegrationDAXLargeWindow has a window of 8 GiB, more than the guest's memory.
 func TestIntegrationDAXLargeWindow(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
-	d := start(t, "", "--dax=inode", "--dax-window-size=8G")
+	d := start(t, "", "--dax=inode", "--dax-window-size=8G", steadyTimes)
 	stampedFiles(t, d.dir, 8, 32<<20)
 	o := daxGuest(t, d, guest.QEMU11, `dmesg | grep -o "Cache len: [^ ]*"
-		daxguest dax /mnt/fs/f7 yes; daxguest churn /mnt/fs 2 2 1`)
+		daxguest dax /mnt/fs/f7 yes; daxguest churn /mnt/fs 2 2 1`+noComplaints)
 	// The older chipset has no room for it below the processor's limit of addresses.
 	o.ExtraArgs = []string{"-machine", "q35"}
 	if out := run(t, guest.QEMU11, o); !strings.Contains(out, "Cache len: 0x200000000") {
@@ -169,7 +169,7 @@ func TestIntegrationDAXGrow(t *testing.T) {
 // a session leaves no mapping.
 func TestIntegrationDAXReset(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
-	d := start(t, "", "--dax=inode", "--dax-window-size=16M")
+	d := start(t, "", "--dax=inode", "--dax-window-size=16M", steadyTimes)
 	files := filepath.Join(d.dir, "d")
 	if err := os.Mkdir(files, 0o755); err != nil {
 		t.Fatal(err)
