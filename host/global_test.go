@@ -13,7 +13,7 @@ import (
 
 // global are the variables of packages that change after the start, and why they may.
 var global = map[string]string{
-	"passthrough.calls":  "counts system calls while a test has set it",
+	"passthrough.onCall": "called before each system call while a test has set it",
 	"sandbox.fatalCalls": "what the filter that the whole process is under forbids",
 	"spawn.spawner":      "a thread of the process, which its children are tied to",
 	"vhostuser.touched":  "is only written: it keeps the compiler from leaving a read out",
