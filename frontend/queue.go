@@ -423,3 +423,16 @@ func (q *Queue) Offset() int { return q.base }
 
 // DataAddr is the guest's address of Data.
 func (s *Slot) DataAddr() uint64 { return guestAddr(s.dataAt) }
+
+// ExchangeCall has the device call by a copy of the queue's eventfd from now on, as QEMU does when
+// a guest masks or unmasks its interrupt.
+func (f *Frontend) ExchangeCall(queue int) error {
+	q := f.Queues[queue]
+	own, err := unix.FcntlInt(uintptr(q.call), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(own)
+	u := vu.U64{Value: uint64(queue)}
+	return f.Acked(vu.ReqSetVringCall, vu.Bytes(&u), own)
+}

@@ -49,13 +49,15 @@ type Cell struct {
 	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
 	thread  uint32 // which serves it: its number in the operating system, or 0
 	hash    uint32 // of what the request says beside its header; 0 is not known
-	stamp   int64  // CLOCK_REALTIME_COARSE in ns at PhaseIntent
+	grant   uint32 // phase of the last grant, and where more are, see setGrant
 
-	grantID     uint64 // see Granting
-	grantAfter  uint64
-	grant       uint32 // its phase, and where more grants are, see setGrant
-	interrupted uint8  // not 0: the client has asked to end the request; see Interrupt
+	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
 	_           [3]uint8
+
+	// Requests that change nothing leave the second cache line alone.
+	grantID    uint64 // see Granting
+	grantAfter uint64
+	stamp      int64 // CLOCK_REALTIME_COARSE in ns at PhaseIntent
 
 	evidence Evidence
 }
@@ -106,7 +108,7 @@ func (c *Cell) Started() int64 { return c.started }
 // Take notes a request that was taken from the ring at index avail.
 func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
-	c.stamp, c.hash, c.thread = 0, 0, 0
+	c.hash, c.thread = 0, 0
 	c.grant, c.interrupted = 0, 0
 	c.set(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
 }

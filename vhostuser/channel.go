@@ -46,16 +46,33 @@ type pending struct {
 
 // setBackendReqFD opens the back-end channel, in place of an earlier one.
 func (c *Conn) setBackendReqFD(m *message) ([]byte, error) {
+	number := c.keep(DescriptorChannel, 0, m.FDs[0])
 	sock, err := OpenSocket(m.TakeFD(0), ToFrontend)
 	if err != nil {
+		c.drop(DescriptorChannel, number)
 		return nil, err
 	}
+	c.drop(DescriptorChannel, c.recovery.channel)
+	c.recovery.channel = number
 	c.closeChannel()
-	ch := &channel{sock: sock, protocol: c.protocol, done: make(chan struct{})}
+	c.openChannel(sock, c.protocol)
+	return nil, nil
+}
+
+// channelProtocol is what was negotiated when the channel was opened.
+func (c *Conn) channelProtocol() ProtocolFeatures {
+	if ch := c.channel.Load(); ch != nil {
+		return ch.protocol
+	}
+	return 0
+}
+
+// openChannel begins to use a back-end channel.
+func (c *Conn) openChannel(sock *Socket, p ProtocolFeatures) {
+	ch := &channel{sock: sock, protocol: p, done: make(chan struct{})}
 	c.channel.Store(ch)
 	go ch.read()
 	c.attachSharedMemory(ch)
-	return nil, nil
 }
 
 // closeChannel closes the channel, if there is one, and waits for its goroutine.

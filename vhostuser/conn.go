@@ -39,11 +39,12 @@ type Conn struct {
 	inflight inflightArea
 	transfer transfer
 	channel  atomic.Pointer[channel] // nil until SET_BACKEND_REQ_FD
-	echoes   *echoes                 // of mappings in shared memory
-	left     *Left                   // of the last connection, or when Serve has returned of this one
-	follows  bool                    // Follow was called
-	met      bool                    // Device.Connected was called
-	resumed  []leftRing              // rings of the last connection, if the guest is the same
+	recovery recovery
+	echoes   *echoes    // of mappings in shared memory
+	left     *Left      // of the last connection, or when Serve has returned of this one
+	follows  bool       // Follow was called
+	met      bool       // Device.Connected was called
+	resumed  []leftRing // rings of the last connection, if the guest is the same
 
 	echoLimits echoLimits // of echoes to come
 }
@@ -80,6 +81,7 @@ func (c *Conn) Serve(ctx context.Context) error {
 	// Starting a queue looks at memory that a front-end may take away meanwhile.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer c.teardown()
+	c.beginNotes()
 	for {
 		err := c.next()
 		switch {
@@ -118,7 +120,7 @@ func (c *Conn) next() error {
 		// Nothing that we send on this socket is a request. To answer an answer may
 		// go on for ever.
 		c.refused(m, errors.New("it is marked as a reply"))
-		return nil
+		return c.send(m, nil)
 	}
 	handle, err := c.lookup(m)
 	var body []byte
@@ -128,10 +130,21 @@ func (c *Conn) next() error {
 	if err != nil {
 		c.refused(m, err)
 	}
-	if err := c.answer(m, body, err); err != nil {
+	if err := c.send(m, c.answer(m, body, err)); err != nil {
 		return fmt.Errorf("%s: answer: %w", m, err)
 	}
 	return nil
+}
+
+// send ends serving a message, with its answer unless that is nil.
+func (c *Conn) send(m *message, reply *Message) error {
+	switch {
+	case c.sock.peek:
+		return c.answerNoted(m, reply)
+	case reply == nil:
+		return nil
+	}
+	return c.sock.Send(reply)
 }
 
 // refused logs what is wrong with a message: in words that help whoever set up the
@@ -145,8 +158,8 @@ func (c *Conn) refused(m *message, err error) {
 	c.grumble.Do(func() { c.log.Warn(fmt.Sprintf("vhost-user: %s refused: %v", m, err)) })
 }
 
-// answer sends what the front-end waits for; err is what came of the request.
-func (c *Conn) answer(m *message, body []byte, err error) error {
+// answer is what the front-end waits for, or nil; err is what came of the request.
+func (c *Conn) answer(m *message, body []byte, err error) *Message {
 	reply := &Message{Number: m.Number, Flags: FlagVersion | FlagReply}
 	switch kind := m.answerKind(); {
 	case kind == ReplyBody && err != nil: // an empty one
@@ -166,7 +179,7 @@ func (c *Conn) answer(m *message, body []byte, err error) error {
 	default:
 		return nil
 	}
-	return c.sock.Send(reply)
+	return reply
 }
 
 // teardown gives everything back. The channel goes first: a queue may wait for an
@@ -188,4 +201,5 @@ func (c *Conn) teardown() {
 	c.regions = nil
 	c.dirty.close()
 	c.inflight.close()
+	c.forget()
 }

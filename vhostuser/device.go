@@ -58,6 +58,10 @@ type Vring struct {
 	// Call and Err are notified to reach the driver; their descriptors may change
 	// while the ring runs.
 	Call, Err Notifier
+	// Start is a number that no other start of a ring of the connection has, if the connection is
+	// recovered; 0 otherwise. With the number of a ring that ran in another process, the ring
+	// goes on: that process has taken requests from it.
+	Start uint32
 }
 
 // Notifier tells the driver something. It may be used from any goroutine.

@@ -34,6 +34,9 @@ func (c *Conn) setLogBase(m *message) ([]byte, error) {
 	if err := c.dirty.open(fd, d.Offset, d.Size); err != nil {
 		return nil, err
 	}
+	n := c.keep(DescriptorLog, 0, fd)
+	c.drop(DescriptorLog, c.recovery.log.number)
+	c.recovery.log = noted{number: n, offset: d.Offset, size: d.Size}
 	c.updateLogs()
 	return replyU64(0), nil
 }

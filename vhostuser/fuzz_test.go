@@ -74,9 +74,9 @@ func FuzzMessage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		fuzzFDs()
-		fds, goroutines := openFDs(t), runtime.NumGoroutine()
+		fds, goroutines, maps := openFDs(t), runtime.NumGoroutine(), testMappings(t)
 		fuzzSession(t, input)
-		for try := 0; openFDs(t) > fds || runtime.NumGoroutine() > goroutines || testMappings(t) > 0; try++ {
+		for try := 0; openFDs(t) > fds || runtime.NumGoroutine() > goroutines || testMappings(t) > maps; try++ {
 			if try == 20_000 {
 				t.Fatalf("left behind: %d descriptors of %d, %d goroutines of %d, %d mappings",
 					openFDs(t), fds, runtime.NumGoroutine(), goroutines, testMappings(t))

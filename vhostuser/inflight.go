@@ -92,6 +92,9 @@ func (c *Conn) setInflightFD(m *message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	n := c.keep(DescriptorInflight, 0, fd)
+	c.drop(DescriptorInflight, c.recovery.inflight.number)
+	c.recovery.inflight = noted{number: n, offset: d.MmapOffset, size: d.MmapSize}
 	c.inflight.close()
 	c.inflight = inflightArea{mapping: area, queues: int(d.NumQueues), size: d.QueueSize}
 	for i := range c.rings {

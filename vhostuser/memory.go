@@ -54,7 +54,7 @@ func (c *Conn) setMemTable(m *message) ([]byte, error) {
 		for i := range int(n) {
 			r, _ := Decode[MemoryRegion](m.Body[sizeMemory+i*sizeRegion:])
 			defer c.noteRegion(&r, m.FDs[i])()
-			region, err := mapRegion(&r, m.TakeFD(i))
+			region, err := c.mapRegion(&r, m.TakeFD(i))
 			if err != nil {
 				return fmt.Errorf("region %d: %w", i, err)
 			}
@@ -64,6 +64,7 @@ func (c *Conn) setMemTable(m *message) ([]byte, error) {
 	}()
 	if err != nil {
 		for _, r := range regions {
+			c.forgetRegion(r)
 			r.Release()
 		}
 	}
@@ -80,11 +81,12 @@ func (c *Conn) addMemReg(m *message) ([]byte, error) {
 	}
 	s := body[SingleRegion](m)
 	defer c.noteRegion(&s.Region, m.FDs[0])()
-	region, err := mapRegion(&s.Region, m.TakeFD(0))
+	region, err := c.mapRegion(&s.Region, m.TakeFD(0))
 	if err != nil {
 		return nil, err
 	}
 	if err := c.publish(append(slices.Clone(c.regions), region)); err != nil {
+		c.forgetRegion(region)
 		region.Release()
 		return nil, err
 	}
@@ -113,9 +115,45 @@ func (c *Conn) publish(regions []*virtqueue.Region) error {
 		return err
 	}
 	c.space.Store(memory)
+	c.forgetRegions(regions)
 	c.regions = regions
 	c.startReady()
 	return nil
+}
+
+// mapRegion maps a region and closes fd. The keeper has it before that.
+func (c *Conn) mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
+	n := c.keep(DescriptorRegion, 0, fd)
+	region, err := mapRegion(r, fd)
+	switch {
+	case err != nil:
+		c.drop(DescriptorRegion, n)
+	case n != 0:
+		c.recovery.regions[region] = noted{number: n, offset: r.MmapOffset}
+	}
+	return region, err
+}
+
+// forgetRegion drops what the keeper has of a region.
+func (c *Conn) forgetRegion(r *virtqueue.Region) {
+	c.drop(DescriptorRegion, c.recovery.regions[r].number)
+	delete(c.recovery.regions, r)
+}
+
+// forgetRegions is forgetRegion for all but those that stay.
+func (c *Conn) forgetRegions(stay []*virtqueue.Region) {
+	if !c.recovery.on {
+		return
+	}
+	stays := make(map[*virtqueue.Region]bool, len(stay))
+	for _, r := range stay {
+		stays[r] = true
+	}
+	for r := range c.recovery.regions {
+		if !stays[r] {
+			c.forgetRegion(r)
+		}
+	}
 }
 
 // mapRegion maps a region and closes fd.

@@ -102,7 +102,7 @@ func (c *Conn) resetDevice(*message) ([]byte, error) {
 		c.stopRing(i)
 		r := &c.rings[i]
 		r.dropKick()
-		r.enabled, r.base = !c.ringsSwitched(), 0
+		r.enabled, r.base, r.ran = !c.ringsSwitched(), 0, false
 	}
 	c.transfer.abort()
 	c.status = 0

@@ -53,10 +53,11 @@ func (m *Message) Close() {
 type Socket struct {
 	*net.UnixConn
 	direction Direction
+	peek      bool // Receive leaves the message in the socket, see take
 }
 
 // NewSocket returns the messages on a Unix stream socket on which requests go in direction d.
-func NewSocket(conn *net.UnixConn, d Direction) *Socket { return &Socket{conn, d} }
+func NewSocket(conn *net.UnixConn, d Direction) *Socket { return &Socket{UnixConn: conn, direction: d} }
 
 // OpenSocket is NewSocket for a descriptor, which it closes in any case. Anything but a Unix
 // stream socket is an error.
@@ -112,10 +113,24 @@ func (s *Socket) Receive() (*Message, error) {
 }
 
 func (s *Socket) receive(m *Message) error {
+	if s.peek {
+		return s.receivePeek(m)
+	}
 	var h Header
 	if err := s.readFull(Bytes(&h), m); err != nil {
 		return err
 	}
+	if err := m.begin(&h); err != nil {
+		return err
+	}
+	if err := s.readFull(m.Body, m); err != nil {
+		return fmt.Errorf("%s: within the message: %w", m, err)
+	}
+	return nil
+}
+
+// begin takes over a header, and makes room for the body.
+func (m *Message) begin(h *Header) error {
 	m.Number, m.Flags = h.Request, h.Flags
 	switch {
 	case h.Flags&FlagVersionMask != FlagVersion:
@@ -124,9 +139,6 @@ func (s *Socket) receive(m *Message) error {
 		return fmt.Errorf("%s has a body of %d bytes, more than %d", m, h.Size, MaxBodySize)
 	}
 	m.Body = make([]byte, h.Size)
-	if err := s.readFull(m.Body, m); err != nil {
-		return fmt.Errorf("%s: within the message: %w", m, err)
-	}
 	return nil
 }
 

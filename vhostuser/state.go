@@ -18,7 +18,26 @@ import (
 type transfer struct {
 	file   *stateFile
 	result chan error // nil: no transfer
+	load   bool       // it is one to this device
 	idle   time.Duration
+}
+
+// Directions of a transfer, for a successor.
+const (
+	transferNone = iota
+	transferSave
+	transferLoad
+)
+
+// direction is that of a transfer whose end nobody has asked for.
+func (t *transfer) direction() uint64 {
+	switch {
+	case t.result == nil:
+		return transferNone
+	case t.load:
+		return transferLoad
+	}
+	return transferSave
 }
 
 // checkIdle is transfer.idle: how long a transfer may wait for its file after CHECK_DEVICE_STATE. The
@@ -166,6 +185,7 @@ func (c *Conn) setDeviceStateFD(m *message) ([]byte, error) {
 	if t.Direction == TransferLoad {
 		move = func(f *stateFile) error { return c.device.LoadState(struct{ io.Reader }{f}) }
 	}
+	c.transfer.load = t.Direction == TransferLoad
 	c.transfer.start(file, move)
 	return replyU64(TransferNoFD), nil
 }

@@ -40,6 +40,10 @@ type ring struct {
 	known   bool             // the in-flight area says nothing that base does not
 	stopped virtqueue.Position
 	whole   bool // stopped is where another queue can go on
+	hasCall bool
+	hasErr  bool
+	start   uint32 // see Vring.Start
+	ran     bool   // it ran in another process, with this start, and could not be started yet
 }
 
 // close closes the ring's descriptors.
@@ -100,7 +104,7 @@ func (c *Conn) setVringBase(m *message) ([]byte, error) {
 	if s.Num > 0xffff {
 		return nil, fmt.Errorf("index %d does not fit a split ring", s.Num)
 	}
-	r.base = uint16(s.Num)
+	r.base, r.ran = uint16(s.Num), false
 	return nil, nil
 }
 
@@ -198,6 +202,11 @@ func (c *Conn) setVringKick(m *message) ([]byte, error) {
 	}
 	c.stopRing(index)
 	r.dropKick()
+	if fd >= 0 {
+		c.keep(DescriptorKick, uint64(index), fd)
+	} else {
+		c.drop(DescriptorKick, uint64(index))
+	}
 	r.kick, r.hasKick = fd, true
 	return nil, c.startRing(index)
 }
@@ -205,10 +214,11 @@ func (c *Conn) setVringKick(m *message) ([]byte, error) {
 // setVringCall exchanges the call descriptor, at any time: QEMU does it whenever
 // the guest masks or unmasks its interrupt.
 func (c *Conn) setVringCall(m *message) ([]byte, error) {
-	_, r, fd, err := c.vringFD(m)
+	index, r, fd, err := c.vringFD(m)
 	if err != nil {
 		return nil, err
 	}
+	r.hasCall = c.keepNotifier(DescriptorCall, index, fd)
 	r.call.Set(fd)
 	// A call that was due on the old descriptor may have got lost.
 	if r.queue != nil {
@@ -219,12 +229,24 @@ func (c *Conn) setVringCall(m *message) ([]byte, error) {
 
 // setVringErr exchanges the error descriptor, at any time.
 func (c *Conn) setVringErr(m *message) ([]byte, error) {
-	_, r, fd, err := c.vringFD(m)
+	index, r, fd, err := c.vringFD(m)
 	if err != nil {
 		return nil, err
 	}
+	r.hasErr = c.keepNotifier(DescriptorErr, index, fd)
 	r.err.Set(fd)
 	return nil, nil
+}
+
+// keepNotifier has the keeper hold the new descriptor of a ring, or none. It returns whether there is
+// one.
+func (c *Conn) keepNotifier(kind DescriptorKind, index, fd int) bool {
+	if fd < 0 {
+		c.drop(kind, uint64(index))
+		return false
+	}
+	c.keep(kind, uint64(index), fd)
+	return true
 }
 
 // startRing starts a ring that has all it needs and does not run yet.
@@ -243,9 +265,15 @@ func (c *Conn) startRing(index int) error {
 	c.transfer.abort()
 	r.queue, r.known = q, true
 	c.updateLogs()
-	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err}
+	if c.recovery.on && !r.ran {
+		c.recovery.starts++
+		r.start = c.recovery.starts
+		c.note() // before it takes a request: a successor has to go on with that
+	}
+	r.ran = false
+	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err, Start: r.start}
 	if err := c.device.StartQueue(index, v); err != nil {
-		r.queue, r.known = nil, known
+		r.queue, r.start, r.known = nil, 0, known
 		return fmt.Errorf("ring %d: %w", index, err)
 	}
 	if back {
@@ -352,6 +380,6 @@ func (c *Conn) stopRing(index int) {
 	}
 	r.base = r.queue.Base()
 	r.stopped, r.whole = r.queue.Position()
-	r.queue = nil
+	r.queue, r.start = nil, 0
 	c.log.Debug(fmt.Sprintf("vhost-user: ring %d has stopped at index %d", index, r.base))
 }

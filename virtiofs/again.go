@@ -44,6 +44,7 @@ type takeover struct {
 	bytes  rate.Sometimes // for the bytes of those of which processes die
 
 	unsorted atomic.Int32 // workers that have not looked at what was left
+	once     sync.Once    // for served
 	mu       sync.Mutex   // guards the following; a leaf
 	apart    *worker      // which serves a request apart from others; nil is none
 	queueing []*worker    // for that
@@ -68,7 +69,7 @@ func (t *takeover) add() { t.unsorted.Add(1) }
 // sorted says that one worker more has looked at what was left.
 func (t *takeover) sorted() {
 	if t.unsorted.Add(-1) == 0 {
-		t.served()
+		t.once.Do(t.served)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // ARCHITECTURE.md, "One request's way through its cell", has the order of all stores.
 type cells struct {
 	ring      *ledger.Queue                  // nil: nothing is noted
-	pushed    [flushRequests]*fuse.Cell      // those of chains that are not published yet
+	pushed    [pushedMost]*fuse.Cell         // those of chains that are not published yet
 	unfreed   int                            // entries of pushed
 	began     time.Time                      // monotonic, when the system's clock showed beganAt
 	beganAt   int64                          // CLOCK_MONOTONIC in ns
@@ -23,6 +23,12 @@ type cells struct {
 	interrupt func(queue int, at faultPoint) // of tests; nil otherwise
 	index     int                            // of the queue, for interrupt
 }
+
+// pushedMost is a power of two, and more than are pushed before they are published.
+const (
+	pushedMost = 16
+	_          = uint(pushedMost - flushRequests)
+)
 
 // faultPoint is a place on a request's way at which a test ends the process.
 type faultPoint int
@@ -99,7 +105,7 @@ func (c *cells) done(cell *fuse.Cell, written uint32, used uint16) {
 	}
 	c.reached(faultHandled)
 	cell.Done(written, used)
-	c.pushed[c.unfreed%flushRequests] = cell // published when flushRequests are there
+	c.pushed[c.unfreed%pushedMost] = cell
 	c.unfreed++
 	c.reached(faultDone)
 }
@@ -110,7 +116,7 @@ func (c *cells) published() {
 		return
 	}
 	c.reached(faultPublished)
-	for _, cell := range c.pushed[:min(c.unfreed, flushRequests)] {
+	for _, cell := range c.pushed[:min(c.unfreed, pushedMost)] {
 		cell.Free()
 	}
 	c.unfreed = 0

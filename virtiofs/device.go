@@ -56,6 +56,8 @@ type Options struct {
 	// a name, the guest goes on and notices nothing. The session ends earlier when the process of
 	// the front-end ends, or when another guest connects. 0: a session ends with its connection.
 	Reconnect time.Duration
+	// Recovery is where the device leaves what a successor of this process needs; nil is nowhere.
+	Recovery *Recovery
 	// Log is where messages go; nil is slog.Default().
 	Log *slog.Logger
 }
@@ -71,7 +73,10 @@ type Device struct {
 	absent   absentees
 	stopped  bool // a queue was stopped since the last start
 
-	serving atomic.Bool // a front-end is connected
+	serving  atomic.Bool // a front-end is connected
+	takeover *takeover   // with which rings of another process start; nil without Resume
+
+	interrupt func(queue int, at faultPoint) // of tests; nil otherwise
 }
 
 var _ vhostuser.Device = (*Device)(nil)
@@ -134,8 +139,21 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 		return ErrBusy
 	}
 	defer d.serving.Store(false)
+	c, _, err := d.newConn(conn)
+	if err != nil {
+		_ = conn.Close()
+		return err
+	}
+	if err := d.opts.Recovery.forget(); err != nil {
+		_ = conn.Close()
+		return err
+	}
+	return d.serve(ctx, c, conn)
+}
+
+// serve serves a front-end whose Conn is prepared, up to its end.
+func (d *Device) serve(ctx context.Context, c *vhostuser.Conn, conn *net.UnixConn) error {
 	peer := -1
-	c := vhostuser.NewConn(conn, d, d.opts.Log)
 	if d.opts.Reconnect > 0 {
 		peer = peerOf(conn)
 		c.Follow(d.absent.waiting())
@@ -191,7 +209,14 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	if index == 0 {
 		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
 	}
-	w, err := startWorker(d.handler, d.opts.Host, v, poll, index == 0, d.opts.Log.With("queue", index))
+	w, err := newWorker(d.handler, d.opts.Host, v, poll, d.opts.Log.With("queue", index))
+	if err == nil {
+		if err = d.noteRing(index, v, w); err != nil {
+			w.waker.close()
+		} else {
+			err = w.start(index == 0)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("virtiofs: queue %d: %w", index, err)
 	}

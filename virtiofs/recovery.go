@@ -1,0 +1,118 @@
+package virtiofs
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
+)
+
+// Recovery is where a Device leaves what a successor of this process needs to go on with its
+// front-end, should this one die. The Handler of the device leaves its part itself.
+type Recovery struct {
+	Ledger *ledger.Ledger
+	Keeper vhostuser.Keeper
+}
+
+// forget forgets the rings of an earlier front-end.
+func (r *Recovery) forget() error {
+	if r == nil {
+		return nil
+	}
+	return r.Ledger.ForgetQueues()
+}
+
+// newConn prepares to serve a front-end, and returns the area with its numbers.
+func (d *Device) newConn(conn *net.UnixConn) (*vhostuser.Conn, *ledger.Area, error) {
+	c := vhostuser.NewConn(conn, d, d.opts.Log)
+	r := d.opts.Recovery
+	if r == nil {
+		return c, nil, nil
+	}
+	area, err := r.Ledger.Area(ledger.AreaConn)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Recover(vhostuser.Recovery{Notes: area, Keeper: r.Keeper})
+	return c, area, nil
+}
+
+// Inherited is what another process has left of its front-end.
+type Inherited struct {
+	// Inherited has the descriptors; Notes are the ledger's.
+	vhostuser.Inherited
+	// Fail has all requests under way answered EIO: processes have died when they took them over.
+	Fail bool
+	// Killed says that the last process was killed from outside, so its requests are not suspected of
+	// its death.
+	Killed bool
+	// Goes is called when the connection and its rings go on, before requests are waited for; nil is
+	// nobody. Done is called when what the other process has finished is in the used rings.
+	Goes, Done func()
+}
+
+// Resume is Serve for a front-end that another process has served, which has died: its rings go on
+// where they were. The Handler has taken over the session before. Options.Recovery is what the
+// other process had.
+func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited) error {
+	if !d.serving.CompareAndSwap(false, true) {
+		_ = conn.Close()
+		return ErrBusy
+	}
+	defer d.serving.Store(false)
+	c, area, err := d.newConn(conn)
+	if err != nil {
+		_ = conn.Close()
+		return err
+	}
+	done := func() {
+		if left.Done != nil {
+			left.Done()
+		}
+	}
+	d.takeover = newTakeover(left.Fail, left.Killed, done, d.opts.Log)
+	if left.Notes = area.Load(); len(left.Notes) == 0 { // no message was read, so no ring ran
+		if err := d.opts.Recovery.forget(); err != nil {
+			_ = conn.Close()
+			return err
+		}
+	}
+	// A ring that ran may start later, when its memory is there.
+	defer func() { d.takeover = nil }()
+	err = c.Resume(left.Inherited)
+	d.takeover.sorted()
+	// It is not known whether a queue was stopped before: a guest that begins anew is believed.
+	d.stopped = d.running() < len(d.workers)
+	if err != nil {
+		d.handler.Disconnected()
+		return err
+	}
+	if left.Goes != nil {
+		left.Goes()
+	}
+	return d.serve(ctx, c, conn)
+}
+
+// noteRing has a new worker note its requests, and begin with those that another process has left.
+func (d *Device) noteRing(index int, v vhostuser.Vring, w *worker) error {
+	if d.opts.Recovery == nil || v.Start == 0 {
+		return nil
+	}
+	ring, err := d.opts.Recovery.Ledger.Queue(index, v.Queue.Size())
+	if err != nil {
+		return fmt.Errorf("note: %w", err)
+	}
+	w.cells.note(ring)
+	w.cells.index, w.cells.interrupt = index, d.interrupt
+	if ring.Start() != v.Start {
+		ring.Begin(v.Start, v.Queue.Base())
+		return nil
+	}
+	v.Queue.SetBase(ring.Resume())
+	if d.takeover != nil {
+		w.goOn(d.takeover)
+	}
+	return nil
+}
