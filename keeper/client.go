@@ -37,11 +37,9 @@ type Start struct {
 	// Fail has the worker answer all requests under way with EIO: workers before it have died when
 	// they took them over.
 	Fail bool
-}
-
-// Report is what a worker that serves has taken over. The keeper only writes it to its log.
-type Report struct {
-	Nodes, Files, Requests int
+	// Killed says that the worker before this one was killed from outside, or has left in order. What
+	// was under way is hardly the cause of that.
+	Killed bool
 }
 
 // ErrLimit is wrapped by Keep's error if the keeper holds as many descriptors as it can.
@@ -80,7 +78,7 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 			}
 			c.came[m.key], c.held[m.key] = m.fd, true
 		case m.op == opBegin:
-			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2] != 0}
+			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2]&beginFail != 0, Killed: m.words[2]&beginKilled != 0}
 			return c.start, nil
 		case m.op == opEnd, m.op == opPark:
 			c.early = orderOf(m.op)
@@ -322,15 +320,14 @@ func (c *Client) send(m *message) error {
 	}
 }
 
-// Serving says that the worker serves, and what it has taken over. If it dies from now on, that is not
-// the fault of taking over.
-func (c *Client) Serving(r Report) error {
+// Serving says that the worker serves. If it dies from now on, that is not the fault of taking over.
+func (c *Client) Serving() error {
 	if c == nil {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := &message{op: opServing, fd: -1, words: [3]uint64{uint64(r.Nodes), uint64(r.Files), uint64(r.Requests)}}
+	m := &message{op: opServing, fd: -1}
 	if err := c.send(m); err != nil {
 		return fmt.Errorf("keeper: say that it serves: %w", err)
 	}

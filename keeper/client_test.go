@@ -99,7 +99,7 @@ func TestGone(t *testing.T) {
 	}
 	c.Drop(Node(1))
 	c.Replied()
-	if err := c.Serving(Report{}); err == nil {
+	if err := c.Serving(); err == nil {
 		t.Error("it could say that it serves")
 	}
 	if _, err := c.Receive(patient); err == nil {
@@ -110,7 +110,7 @@ func TestGone(t *testing.T) {
 // TestNoKeeper: a process without a keeper.
 func TestNoKeeper(t *testing.T) {
 	var c *Client
-	if err := errors.Join(c.Keep(Node(1), 0), c.Serving(Report{})); err != nil {
+	if err := errors.Join(c.Keep(Node(1), 0), c.Serving()); err != nil {
 		t.Error(err)
 	}
 	c.Drop(Node(1))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,6 +85,7 @@ type Keeper struct {
 	told, quit bool
 	left       bool  // the worker was told to leave everything to the next start of the service
 	restored   []Key // from the Store
+	killed     bool  // how the last worker has ended, see Start.Killed
 	upgrade    upgrade
 	next       <-chan time.Time // when the next worker is to be started
 	kill       <-chan time.Time // when the worker has had time enough to end
@@ -208,10 +210,11 @@ func (k *Keeper) canLeave() bool {
 // handle does what follows from something that a worker has said or that has happened to it.
 func (k *Keeper) handle(e event) *Outcome {
 	switch {
-	case e.serving != nil:
-		k.serves(e.worker, *e.serving)
+	case e.serves:
+		k.serves(e.worker)
 	case e.replied:
 		if e.worker == k.worker && e.worker.serving {
+			e.worker.replied = true
 			k.tell(fmt.Sprintf("first reply %s after the death", k.sinceDeath()))
 		}
 	case e.checked != nil:
@@ -222,7 +225,7 @@ func (k *Keeper) handle(e event) *Outcome {
 	return nil
 }
 
-func (k *Keeper) serves(w *worker, r Report) {
+func (k *Keeper) serves(w *worker) {
 	if w != k.worker || w.serving {
 		return
 	}
@@ -236,8 +239,7 @@ func (k *Keeper) serves(w *worker, r Report) {
 	}
 	k.upgraded()
 	if len(k.notes) > 0 {
-		k.back(fmt.Sprintf("worker %d serves after %s with %d nodes, %d open files, %d requests under way and these descriptors: %s",
-			w.generation, k.sinceDeath(), r.Nodes, r.Files, r.Requests, countKinds(k.table.keys())))
+		k.back(fmt.Sprintf("worker %d serves after %s with these descriptors: %s", w.generation, k.sinceDeath(), countKinds(k.table.keys())))
 		k.quiet = k.clock.after(time.Second)
 	}
 	k.park()
@@ -250,6 +252,7 @@ func (k *Keeper) died(e event) *Outcome {
 		k.handle(m)
 	}
 	k.worker, k.hangs, k.kill = nil, nil, nil
+	k.killed = k.upgrade.parking || killed(e.state)
 	out := &Outcome{State: e.state, Served: w.serving, Told: k.told, Quit: k.quit, Err: e.err}
 	switch {
 	case k.told, k.quit, !k.o.Recover, !k.served && len(k.restored) == 0, e.err != nil, k.ended():
@@ -263,11 +266,21 @@ func (k *Keeper) died(e event) *Outcome {
 	return k.replace(w, e.state.String())
 }
 
+// killed reports whether a process has been killed from outside, as far as its status tells.
+func killed(s *os.ProcessState) bool {
+	if s == nil {
+		return false
+	}
+	status, ok := s.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGTERM)
+}
+
 // replace has the next worker started after a death, at once or after a while.
 func (k *Keeper) replace(w *worker, how string) *Outcome {
 	now := k.clock.now()
 	if w != nil && w.serving {
-		if now.Sub(w.since) >= calm {
+		// A worker that has done something, and was killed from outside, says nothing about the next.
+		if w.replied && k.killed || now.Sub(w.since) >= calm {
 			k.deaths = 0
 		}
 	} else {

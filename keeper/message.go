@@ -19,13 +19,19 @@ const (
 	// From the worker.
 	opKeep    op = iota + 1 // hold the descriptor, in place of the one that has the key
 	opDrop                  // close what has the key
-	opServing               // the worker serves; words: see Report
+	opServing               // the worker serves
 	opReplied               // the first reply since then is out
 	// From the keeper.
 	opKept  // a descriptor from before
 	opBegin // that was all; words: see Start
 	opEnd   // end
 	opPark  // leave everything to a successor
+)
+
+// Bits of opBegin's last word.
+const (
+	beginFail = 1 << iota
+	beginKilled
 )
 
 // messageSize is the size of each message: version, op, kind, 0, id, sub and two more words.

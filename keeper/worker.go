@@ -20,16 +20,18 @@ type worker struct {
 	read       chan struct{} // closed when nobody reads from channel any more
 	grumble    sync.Once
 	fail       bool
+	killed     bool // the one before it was killed from outside
 
 	// The following belong to Run's goroutine.
 	serving bool
+	replied bool
 	since   time.Time // when it has begun to serve
 }
 
 // event is something that a worker has said, or that has happened to it.
 type event struct {
 	worker  *worker
-	serving *Report
+	serves  bool
 	replied bool
 	state   *os.ProcessState // it is dead
 	err     error            // it can't be waited for
@@ -49,7 +51,7 @@ func pair() (ours, theirs *os.File, err error) {
 }
 
 func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
-	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.takeOvers >= maxTakeOver}
+	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.takeOvers >= maxTakeOver, killed: k.killed}
 	go w.listen(k)
 	go w.handOver(k)
 	go w.wait(k)
@@ -126,8 +128,7 @@ func (w *worker) obey(k *Keeper, m *message) *event {
 	case opDrop:
 		k.table.drop(m.key)
 	case opServing:
-		const most = 1 << 31
-		return &event{worker: w, serving: &Report{int(m.words[0] % most), int(m.words[1] % most), int(m.words[2] % most)}}
+		return &event{worker: w, serves: true}
 	case opReplied:
 		return &event{worker: w, replied: true}
 	default:
@@ -182,7 +183,10 @@ func (w *worker) handOver(k *Keeper) {
 	}
 	begin := &message{op: opBegin, fd: -1, words: [3]uint64{w.generation, uint64(k.table.limit), 0}}
 	if w.fail {
-		begin.words[2] = 1
+		begin.words[2] |= beginFail
+	}
+	if w.killed {
+		begin.words[2] |= beginKilled
 	}
 	_ = w.sendOne(raw.Write, func(fd int) error { return send(fd, begin) })
 	if !k.o.Recover { // the worker alone has it: when it is gone, front-ends are to notice

@@ -118,7 +118,7 @@ var againCases = []againCase{
 		call: callMkdir, want: unix.EEXIST, after: "d/"},
 	{name: "mkdir made and removed by another", between: func(s *share) { s.remove("d") }, call: callMkdir, after: "d/"},
 	{name: "symlink made", call: callSymlink, after: "l/"},
-	{name: "symlink to elsewhere", failed: true, between: func(s *share) { os.Symlink("other", s.path("l")) }, call: callSymlink, want: unix.EEXIST, after: "l/"},
+	{name: "symlink to elsewhere", failed: true, between: func(s *share) { _ = os.Symlink("other", s.path("l")) }, call: callSymlink, want: unix.EEXIST, after: "l/"},
 
 	{name: "create made", call: callCreate(unix.O_EXCL), after: "f="},
 	{name: "create not made", failed: true, call: callCreate(unix.O_EXCL), after: "f="},
@@ -151,7 +151,7 @@ var againCases = []againCase{
 	{name: "rename noreplace made", before: func(s *share) { aged(s, "a") }, call: callRename(unix.RENAME_NOREPLACE), after: "b=a"},
 	{name: "rename exchange made", before: func(s *share) { aged(s, "a", "b") }, call: callRename(unix.RENAME_EXCHANGE), after: "a=b b=a"},
 	{name: "rename exchange not made", before: func(s *share) { aged(s, "a", "b") }, failed: true, call: callRename(unix.RENAME_EXCHANGE), after: "a=b b=a"},
-	{name: "rename of two names of a file", before: func(s *share) { aged(s, "a"); os.Link(s.path("a"), s.path("b")) }, call: callRename(0), after: "a=a b=a"},
+	{name: "rename of two names of a file", before: func(s *share) { aged(s, "a"); _ = os.Link(s.path("a"), s.path("b")) }, call: callRename(0), after: "a=a b=a"},
 }
 
 // again has a successor of g's share serve the request of c.

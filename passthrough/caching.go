@@ -38,9 +38,9 @@ func newTimeout(d time.Duration) timeout {
 }
 
 // forImmutable sets what follows from Immutable.
-func (cfg *Config) forImmutable() {
-	cfg.ReadOnly, cfg.Cache = true, CacheAlways
-	cfg.PosixLocks, cfg.Flocks, cfg.Writeback = false, false, false
+func (c *Config) forImmutable() {
+	c.ReadOnly, c.Cache = true, CacheAlways
+	c.PosixLocks, c.Flocks, c.Writeback = false, false, false
 }
 
 // newCacheRules works out the timeouts, of which each may be set apart from the policy.
@@ -86,11 +86,11 @@ func (c *cacheRules) setMissing(out *fp.EntryOut) bool {
 // of a file system on a disk never change. Others make them up as they are read
 // (procfs), or have the wrong length for them (sysfs), where Linux before 6.14 cuts them
 // off (fs/fuse/dir.c: fuse_get_link), so that this is for those only who say that things keep still.
-func (cfg *Config) cacheSymlinks() bool {
-	if cfg.CacheSymlinks != nil {
-		return *cfg.CacheSymlinks
+func (c *Config) cacheSymlinks() bool {
+	if c.CacheSymlinks != nil {
+		return *c.CacheSymlinks
 	}
-	return cfg.Cache == CacheMetadata || cfg.Cache == CacheAlways
+	return c.Cache == CacheMetadata || c.Cache == CacheAlways
 }
 
 // openFlags are the FOPEN flags for a file that the guest opens, with fd open, or that

@@ -289,7 +289,7 @@ func TestDeathOf(t *testing.T) {
 	k.left = map[keeper.Key]bool{}
 	for i, key := range strings.Fields(words[4]) {
 		var kind, id, sub uint64
-		fmt.Sscanf(key, "%d.%d.%d", &kind, &id, &sub)
+		_, _ = fmt.Sscanf(key, "%d.%d.%d", &kind, &id, &sub)
 		k.held[keeper.Key{Kind: keeper.Kind(kind), ID: id, Sub: sub}] = 6 + i
 		k.left[keeper.Key{Kind: keeper.Kind(kind), ID: id, Sub: sub}] = true
 	}
@@ -567,9 +567,6 @@ func masked(op fp.Opcode, reply []byte) string {
 	}
 	return fmt.Sprintf("%q", reply)
 }
-
-// secondDeaths is how many points of the second process are tried for each of the first.
-const secondDeaths = 1
 
 // TestDeaths kills a process at each point of each request, and in each of these cases another one
 // that takes over, at a point or two of its own.

@@ -170,8 +170,10 @@ func TestMoveLocks(t *testing.T) {
 	wantErrno(t, "alice takes hers again", set(lkIn(there.a, lockAlice, unix.F_WRLCK, 4, 4)), 0)
 	wantErrno(t, "flock by another open file", set(there.flockIn(unix.F_RDLCK, there.b)), unix.EAGAIN)
 	// The guest can move on, and end.
-	if again := there.saved(); !bytes.Equal(again, state) {
-		t.Error("the state of the guest that has arrived is another one")
+	// Its numbers are in a generation after those of the other table, which the last record tells.
+	const last = 5 // bytes
+	if again := there.saved(); len(again) != len(state) || !bytes.Equal(again[:len(again)-last], state[:len(state)-last]) {
+		t.Errorf("the state of the guest that has arrived is another one:\n%x\n%x", again, state)
 	}
 	wantErrno(t, "alice's FLUSH", there.fs.Flush(there.on(there.node), &fp.FlushIn{Fh: there.a, LockOwner: lockAlice}), 0)
 	wantErrno(t, "bob's FLUSH", there.fs.Flush(there.on(there.node), &fp.FlushIn{Fh: there.b, LockOwner: lockBob}), 0)

@@ -25,10 +25,9 @@ import (
 // READ n is as long as it asks for and says n everywhere. Every third one waits.
 type recorder struct {
 	fuse.State
-	mu     sync.Mutex
-	times  map[uint64]int
-	ends   atomic.Int32 // of sessions
-	panics bool
+	mu    sync.Mutex
+	times map[uint64]int
+	ends  atomic.Int32 // of sessions
 }
 
 func (*recorder) Started()        {}

@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -128,8 +129,8 @@ func (s *Socket) recvmsg(b, oob []byte, flags int) (n, oobn, got int, err error)
 	waiting := raw.Read(func(fd uintptr) bool {
 		for {
 			n, oobn, got, _, err = unix.Recvmsg(int(fd), b, oob, flags|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			if err != unix.EINTR {
-				return err != unix.EAGAIN
+			if !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
 			}
 		}
 	})

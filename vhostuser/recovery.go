@@ -70,6 +70,9 @@ type recovery struct {
 	channel  uint64                      // number of its descriptor; 0: none
 	drops    []Descriptor                // when the numbers do not name them any more
 	answer   answering
+
+	written bytes.Buffer // see numbers
+	writer  *record.Writer
 }
 
 // answering is a message that was served, and its answer.
@@ -215,11 +218,14 @@ const (
 	ringRuns
 )
 
-// numbers is what a successor needs beside descriptors.
+// numbers is what a successor needs beside descriptors, valid until the next call.
 func (c *Conn) numbers() []byte {
-	var b bytes.Buffer
-	w := record.NewWriter(&b)
 	r := &c.recovery
+	if r.writer == nil {
+		r.writer = record.NewWriterSize(&r.written, 512)
+	}
+	w := r.writer
+	r.written.Reset()
 	w.Uint(notesVersion, c.features, uint64(c.protocol), c.status, r.last, uint64(r.starts))
 	w.Uint(uint64(len(c.regions)))
 	for _, region := range c.regions {
@@ -242,7 +248,7 @@ func (c *Conn) numbers() []byte {
 		w.Bytes(a.reply.Body)
 	}
 	_ = w.Flush() // can't fail
-	return b.Bytes()
+	return r.written.Bytes()
 }
 
 // numbers writes those of a ring.

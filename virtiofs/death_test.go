@@ -113,7 +113,7 @@ func (p *sumWait) Out() fuse.Buffers           { return p.m.Out }
 func (p *sumWait) Free()                       {}
 
 // channelKeeper is the worker's side of the channel to the test.
-type channelKeeper struct{ mu sync.Mutex }
+type channelKeeper struct{}
 
 // Messages on the channel: what to do, kind and number of a descriptor.
 const (
@@ -139,7 +139,7 @@ func (k *channelKeeper) Drop(d vhostuser.Descriptor) {
 func readChannel(sock int) (op byte, d vhostuser.Descriptor, fd int, err error) {
 	b, oob := make([]byte, messageLen), make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(sock, b, oob, unix.MSG_CMSG_CLOEXEC)
-	if err == unix.EINTR {
+	if errors.Is(err, unix.EINTR) {
 		return readChannel(sock)
 	}
 	if err == nil && n != messageLen {
@@ -335,7 +335,7 @@ func (g *guest) keep() {
 // false lets it live.
 func (g *guest) live(done <-chan struct{}, die func(life int) (point, nth int, after time.Duration, ok bool)) {
 	for life := 0; ; life++ {
-		point, nth, after, ok := die(life)
+		_, nth, after, ok := die(life)
 		process := g.process.Process
 		var timer *time.Timer
 		if life == 0 { // it is there already
@@ -356,7 +356,7 @@ func (g *guest) live(done <-chan struct{}, die func(life int) (point, nth int, a
 			return
 		case <-ended:
 		}
-		point, nth, _, ok = die(life + 1)
+		point, nth, _, ok := die(life + 1)
 		if !ok {
 			nth = 0
 		}

@@ -80,8 +80,10 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err != nil {
 		return err
 	}
-	if err := p.ready(); err != nil {
-		return err
+	if !p.again { // otherwise when the front-end's rings go on
+		if err := p.ready(); err != nil {
+			return err
+		}
 	}
 	err = within(ctx, log, func() error { return serveClients(ctx, a) })
 	p.ledger.End() // all before is a crash, if it ends the process
@@ -191,8 +193,11 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 	if err := s.Resume(); err != nil {
 		return nil, err
 	}
+	if !p.again && p.generation > 1 {
+		s.Disconnected() // nobody proves to be the guest of before
+	}
 	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
-		Host: process, Log: lines}
+		Host: process, Recovery: p.recovery(o), Log: lines}
 	if o.KeepListening {
 		opts.Reconnect = reconnectWait
 	}
@@ -226,10 +231,7 @@ func within(ctx context.Context, log *logrus.Logger, f func() error) error {
 // serveAll serves one front-end, or one after the other.
 func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
 	for {
-		log.Info("Waiting for vhost-user socket connection...")
-		conn, err := a.next(ctx, func(err error) {
-			log.WithError(err).Warn("A front-end can't connect for now")
-		})
+		conn, serve, err := p.frontend(ctx, o, a, d, log)
 		if errors.Is(err, io.EOF) {
 			log.Info("Client disconnected, shutting down")
 			return nil
@@ -246,9 +248,7 @@ func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virti
 		if err := p.connected(conn, o.KeepListening); err != nil {
 			log.WithError(err).Warn("If the daemon dies, this front-end is lost")
 		}
-		log.Info("Client connected, servicing requests")
-		log.Info(o.describe(conn))
-		err = d.Serve(ctx, conn)
+		err = serve(ctx, conn)
 		p.disconnected()
 		if err != nil {
 			if !o.KeepListening || ctx.Err() != nil {

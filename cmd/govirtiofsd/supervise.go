@@ -18,8 +18,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// workersResume says that a worker can go on with the front-end of one that has died.
-const workersResume = false
+// resumes reports whether a worker can go on with the front-end of one that has died. It can't if
+// there are mappings in a DAX window, which nobody notes.
+func (o *options) resumes() bool { return !o.HasWindow() }
 
 // supervised reports whether this process is to have another one serve.
 func (o *options) supervised() bool {
@@ -49,18 +50,21 @@ func isStored(name string) bool {
 // supervise returns when there is no worker any more.
 func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal) error {
 	s.store = openStore(s.notify)
-	if o.Recover != share.RecoveryAuto || !workersResume {
+	if o.Recover != share.RecoveryAuto || !o.resumes() {
 		s.passed.discard(s.store)
 		s.store = nil
 	}
 	s.openLedger()
+	if s.ledger != nil && !o.resumes() {
+		s.log.Info("No recovery with a DAX window: if the serving process dies while a guest is connected, the daemon ends")
+	}
 	path, err := ownPath()
 	if err != nil {
 		return err
 	}
 	opts := keeper.Options{
 		Start: s.start, Check: func() (*keeper.Program, error) { return checkUpgrade(path) },
-		Recover: s.ledger != nil, Resumes: workersResume, Ended: s.ended,
+		Recover: s.ledger != nil, Resumes: o.resumes(), Ended: s.ended,
 		Limit: keeperFiles(o), EndGrace: endGrace + time.Second,
 		Ready: s.notify.ready, Stopping: s.notify.stopping, Log: slog.New(libraryHandler{log: s.log}),
 	}

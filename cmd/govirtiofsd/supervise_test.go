@@ -199,24 +199,19 @@ func TestIntegrationReplaced(t *testing.T) {
 	}
 }
 
-// TestIntegrationDiedConnected: as long as workers do not take a front-end over, the daemon ends with
-// the worker that has it, so that the front-end notices.
+// TestIntegrationDiedConnected: without recovery the daemon ends with the worker that has the front-end,
+// so that it notices.
 func TestIntegrationDiedConnected(t *testing.T) {
 	guest.NeedRoot(t)
-	if workersResume {
-		t.Skip("they do")
-	}
-	for _, box := range sandboxes() {
-		socket := filepath.Join(tempDir(t), "s")
-		d := startDaemon(t, nil, "--sandbox="+box, "--shared-dir="+tempDir(t), "--socket-path="+socket)
-		d.waitLine(waitingLine)
-		c := connect(t, socket)
-		d.waitLine("the first ring runs")
-		_ = unix.Kill(childOf(t, d.cmd.Process.Pid), unix.SIGKILL)
-		d.wantStatus(exitStart)
-		wantNoFiles(t, socket)
-		c.Close()
-	}
+	socket := filepath.Join(tempDir(t), "s")
+	d := startDaemon(t, nil, "--recovery=never", "--shared-dir="+tempDir(t), "--socket-path="+socket)
+	d.waitLine(waitingLine)
+	c := connect(t, socket)
+	d.waitLine("the first ring runs")
+	_ = unix.Kill(childOf(t, d.cmd.Process.Pid), unix.SIGKILL)
+	d.wantStatus(exitStart)
+	wantNoFiles(t, socket)
+	c.Close()
 }
 
 // TestIntegrationSuperviseStart sends two signals to daemons at any time from their start on.

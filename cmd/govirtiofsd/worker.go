@@ -37,8 +37,12 @@ type process struct {
 	long     *os.File  // connection of the DAX helper, or nil
 
 	client *keeper.Client // nil without recovery
-	link   *keeper.Client // to the keeper, nil if there is none
-	ledger *ledger.Ledger // nil without recovery
+	start  keeper.Start
+	again  bool // the connection is one that another worker has served
+	// generation counts the workers that have had the ledger, also those of an earlier keeper.
+	generation uint64
+	link       *keeper.Client // to the keeper, nil if there is none
+	ledger     *ledger.Ledger // nil without recovery
 
 	signals chan<- os.Signal // in a worker: gets SIGTERM when the keeper says that it is to end
 }
@@ -75,7 +79,8 @@ func (p *process) takeOver() (*acceptor, error) {
 	if p.link == nil {
 		return newAcceptor(p.endpoint)
 	}
-	if _, err := p.link.Receive(takeOverPatience); err != nil {
+	var err error
+	if p.start, err = p.link.Receive(takeOverPatience); err != nil {
 		return nil, err
 	}
 	if err := p.link.Listen(p.obey); err != nil {
@@ -86,7 +91,7 @@ func (p *process) takeOver() (*acceptor, error) {
 		if p.ledger, err = ledger.Open(childLedger); err != nil {
 			return nil, err
 		}
-		p.ledger.Begin()
+		p.generation = p.ledger.Begin()
 	}
 	return p.sockets()
 }
@@ -115,6 +120,7 @@ func (p *process) sockets() (*acceptor, error) {
 			return nil, err
 		}
 		a.first = c.first
+		p.again = p.generation > 1
 	}
 	return a, nil
 }
@@ -123,11 +129,11 @@ func (p *process) sockets() (*acceptor, error) {
 func (p *process) ready() error {
 	p.ledger.Serving()
 	p.notify.ready()
-	return p.link.Serving(keeper.Report{})
+	return p.link.Serving()
 }
 
-// connected has the keeper hold a front-end's connection. Without more front-ends to come it no longer
-// listens.
+// connected has the keeper hold a front-end's connection, before it no longer listens: a worker that
+// dies in between has a successor. With more front-ends to come it goes on listening.
 func (p *process) connected(c *net.UnixConn, more bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -147,5 +153,5 @@ func (p *process) connected(c *net.UnixConn, more bool) error {
 // disconnected has the keeper let go of all that a front-end had.
 func (p *process) disconnected() {
 	p.client.DropAll(keeper.KindConnection, keeper.KindRegion, keeper.KindKick, keeper.KindCall, keeper.KindErr, keeper.KindLog,
-		keeper.KindInflight, keeper.KindChannel, keeper.KindNode, keeper.KindOpen, keeper.KindLock)
+		keeper.KindInflight, keeper.KindChannel, keeper.KindNode, keeper.KindOpen, keeper.KindLock, keeper.KindAnswer)
 }

@@ -14,7 +14,7 @@ import (
 	"io"
 )
 
-// Writer writes values. Flush comes last.
+// Writer writes values. Flush comes last; more may follow, to be flushed again.
 type Writer struct {
 	w   *bufio.Writer
 	err error
@@ -26,7 +26,12 @@ func NewWriter(w io.Writer) *Writer {
 	if w, ok := w.(*Writer); ok {
 		return w
 	}
-	return &Writer{w: bufio.NewWriterSize(w, 64<<10)}
+	return NewWriterSize(w, 64<<10)
+}
+
+// NewWriterSize is NewWriter with a buffer of so many bytes.
+func NewWriterSize(w io.Writer, size int) *Writer {
+	return &Writer{w: bufio.NewWriterSize(w, size)}
 }
 
 // Write implements io.Writer: the bytes are written as they are.

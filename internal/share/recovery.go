@@ -33,7 +33,7 @@ func recoveryOptions() []Option {
 .Cm auto
 (the default): another process takes over.
 The process that was started stays: it holds what the next process needs, and starts it.
-While a VMM is connected the daemon still ends in this version.
+With a DAX window the daemon ends if a VMM is connected.
 .Cm never :
 the daemon ends.
 With
