@@ -191,6 +191,10 @@ func checkUnits(t *testing.T, dest, prefix string) {
 	}
 	out := sh(t, nil, "systemd-analyze", "verify", tmp+"/govirtiofsd@x.service", tmp+"/govirtiofsd@x.socket")
 	for line := range strings.Lines(out) {
+		// Releases of systemd before 254 do not know this key. They say so and go on without it.
+		if strings.Contains(line, "Unknown key 'FileDescriptorStorePreserve'") {
+			continue
+		}
 		if strings.Contains(line, "govirtiofsd@") {
 			t.Error(line)
 		}
