@@ -27,22 +27,9 @@ for old in "$share".*; do
 	[ ! -O "$old" ] || kill -0 "${pid%%.*}" 2>/dev/null || rm -rf "$old"
 done
 
-# A shell heeds a signal only when the program that it waits for has ended, unless that is in
-# the background; and there SIGINT is ignored, so it gets SIGTERM.
-child=
-clean() {
-	trap '' HUP INT TERM
-	if [ -n "$child" ]; then
-		kill "$child" 2>/dev/null || :
-		wait "$child" || :
-	fi
-	rm -rf "$share"
-}
-trap clean EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+. "$root/test/bench/cleanup.sh"
 share=$(mktemp -d "$share.$$.XXXXXX")
+scratch=$share
 
 # bench FILE ARG... runs "govirtiofs bench" on the share, its output in FILE.
 bench() {
@@ -50,6 +37,5 @@ bench() {
 	shift
 	"$bin/govirtiofs" bench --dir "$share" "$@" >"$file" &
 	child=$!
-	wait "$child" || { status=$?; child=; exit $status; }
-	child=
+	finish
 }

@@ -23,20 +23,9 @@ die() { printf 'bench vs: error: %s\n' "$*" >&2; exit 1; }
 root=$(cd "$(dirname "$0")/../.." && pwd -P)
 base=$(git -C "$root" rev-parse --verify --quiet "$1^{commit}") || die "$1 is no commit"
 out=$(mkdir -p "${2:-$root/bin/bench}" && cd "${2:-$root/bin/bench}" && pwd -P)
+. "$root/test/bench/cleanup.sh"
 work=$(mktemp -d)
-child=
-clean() {
-	trap '' HUP INT TERM
-	if [ -n "$child" ]; then
-		kill "$child" 2>/dev/null || :
-		wait "$child" || :
-	fi
-	rm -rf "$work"
-}
-trap clean EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+scratch=$work
 
 mkdir "$work/base" "$work/old" "$work/new"
 git -C "$root" archive "$base" | tar -x -C "$work/base"
@@ -57,8 +46,7 @@ compare() {
 		--vs "$work/old/govirtiofsd --shared-dir {dir} --socket-path {socket}" --name "$(echo "$base" | cut -c1-9)" --self \
 		--rounds "${ROUNDS:-13}" --duration "${DURATION:-100ms}" --cold-size 128 --json "$@" ${FLAGS:-} >"$out/vs-$name.json" &
 	child=$!
-	wait "$child" || { status=$?; child=; exit $status; }
-	child=
+	finish
 	"$work/new/govirtiofs" bench --show "$out/vs-$name.json" --svg "$out/vs-$name.svg" | tee "$out/vs-$name.txt"
 	"$work/new/govirtiofs" bench --show "$out/vs-$name.json" --require-ratio 0.97 --require-cpu-ratio 1.03 >/dev/null || status=$?
 }
