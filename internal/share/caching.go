@@ -35,7 +35,7 @@ func cachingOptions() []Option {
 				word[passthrough.CachePolicy]{text: "metadata", is: passthrough.CacheMetadata},
 				word[passthrough.CachePolicy]{text: "auto", is: passthrough.CacheAuto},
 				word[passthrough.CachePolicy]{text: "always", is: passthrough.CacheAlways}),
-			Help: "How long the guest may trust what it knows: not at all; names and attributes for a day; for a second; for a day, data included. Default {default}.",
+			Help: "How long the guest may use what it has seen. never: not at all. metadata: names and attributes for a day, no data. auto: a second. always: a day, data too. Default {default}.",
 			Manual: `How long the guest may trust what it has seen.
 .Cm never :
 not at all, and it keeps no file data.
@@ -75,7 +75,7 @@ Default: 0.`,
 		{
 			Name:  "immutable",
 			Value: on(func(c *Config) *bool { return &c.Immutable }),
-			Help:  "For a share that never changes: read-only, the guest keeps all it has seen for a year, missing names too, and opens files without asking.",
+			Help:  "For a share that never changes, also on the host. It is read-only. The guest keeps all that it has seen for a year, missing names too, and opens files without a request.",
 			Manual: `For a share that never changes, not on the host either.
 It is read-only, and the guest keeps names, attributes, missing names, listings, targets of symbolic
 links and data for a year, unless a timeout says otherwise.
@@ -84,7 +84,7 @@ It opens files and directories without asking the daemon, and keeps locks to its
 		{
 			Name: "cache-symlinks", Off: "no-cache-symlinks",
 			Value: maybeOn(func(c *Config) **bool { return &c.CacheSymlinks }),
-			Help:  "Let the guest keep targets of symbolic links; with --cache=metadata or always it does unless --no-cache-symlinks is given.",
+			Help:  "Let the guest keep the targets of symbolic links. This is the default with --cache=metadata and always; --no-cache-symlinks turns it off.",
 			Manual: `Whether the guest keeps targets of symbolic links.
 It does by default with
 .Fl -cache Ns = Ns Cm metadata
@@ -96,7 +96,7 @@ Links of proc and sysfs must not be kept.`,
 			Name: "direct-io", Arg: "PATTERN",
 			Value: lines(func(c *Config) *[]string { return &c.DirectIO }),
 			Check: func(c *Config) error { return checkPatterns("direct-io", c.DirectIO) },
-			Help:  "Let the guest keep no data of files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.",
+			Help:  "Let the guest keep no data of files whose name (*.db) or path in the share (vm/**/*.img) matches. ** is any number of directories. May be repeated.",
 			Manual: `The guest keeps no data of files whose name matches
 .Ar pattern ,
 as with
@@ -117,7 +117,7 @@ May be repeated.`,
 		{
 			Name:  "writeback",
 			Value: on(func(c *Config) *bool { return &c.Writeback }),
-			Help:  "Let the guest collect writes in its page cache. Only if nobody else writes to the share.",
+			Help:  "Let the guest collect writes in its page cache. Use it only if nobody else writes to the share.",
 			Manual: `Let the guest collect writes.
 Only when nobody else writes to the share.`,
 		},
@@ -133,7 +133,7 @@ Otherwise files are opened without it.`,
 		{
 			Name:   "allow-mmap",
 			Value:  on(func(c *Config) *bool { return &c.AllowMmap }),
-			Help:   "Let the guest map files shared although --cache=never or metadata bypasses its page cache.",
+			Help:   "Let the guest map files with MAP_SHARED also when --cache=never or metadata bypasses its page cache.",
 			Manual: `Let the guest map files shared when their data is not cached.`,
 		},
 		{

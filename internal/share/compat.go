@@ -31,7 +31,7 @@ which goes before if both are there.`,
 		{
 			Name: "option", Short: "o", Arg: "LIST",
 			Value: lines(func(c *Config) *[]string { return &c.words }),
-			Help:  "Options of the first virtiofsd with commas between them: source=DIR, cache=WORD, xattr, no_xattr...",
+			Help:  "Options of the first virtiofsd, separated by commas: source=DIR, cache=WORD, xattr, no_xattr...",
 			Manual: `Options of the first virtiofsd:
 .Cm source Ns = Ns Ar dir ,
 .Cm cache Ns = Ns Cm auto | always | none | metadata ,

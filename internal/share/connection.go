@@ -51,7 +51,7 @@ Both files are removed at the end, unless others have put files of theirs in pla
 		{
 			Name: "fd", Arg: "N", Default: "-1",
 			Value: integer(func(c *Config) *int { return &c.FD }),
-			Help:  "Instead of a path: descriptor N, a listening or a connected socket. Without either, the socket that a systemd socket unit has opened.",
+			Help:  "Use descriptor N, a listening or a connected socket, instead of a path. Without --socket-path and --fd the daemon uses the socket that a systemd socket unit has opened.",
 			Manual: `Use the open descriptor
 .Ar n ,
 a listening socket or a connected one.
@@ -72,7 +72,7 @@ Needs a listening socket.`,
 			Name: "num-request-queues", Arg: "N",
 			Value: integer(func(c *Config) *int { return &c.RequestQueues }),
 			Check: (*Config).checkRequestQueues,
-			Help: fmt.Sprintf("How many request queues the front-end may use, 1 to %d. The front-end chooses how many of them it uses. Without this option it is %d. The configuration space that comes with --tag says N, or 1.",
+			Help: fmt.Sprintf("How many request queues the front-end may use, 1 to %d. Default %d. The front-end chooses how many of them it uses. With --tag, the configuration space says N, or 1 without this option.",
 				virtiofs.MaxRequestQueues, MaxRequestQueues),
 			Manual: `How many request queues the front-end may use, 1 to 255.
 Without this option 64 are offered and the front-end decides; the configuration space that comes
@@ -84,7 +84,7 @@ Linux uses more than one since 6.12.`,
 		{
 			Name: "busy-poll", Arg: "TIME[,PERCENT]",
 			Value: busyPoll(func(c *Config) *virtiofs.BusyPoll { return &c.BusyPoll }),
-			Help:  "Look for the next request for up to TIME (50us; microseconds without a unit) before a queue's thread sleeps, as long as requests come that fast, and spend at most PERCENT of one CPU on it, for each queue. Answers come sooner, and cost CPU time. Without this option a thread looks for a moment where it finds that a sleep takes longer; 0: it sleeps at once.",
+			Help:  "Let the thread of each queue look for the next request for up to TIME (50us; microseconds without a unit) before it sleeps, while requests come that fast. It spends at most PERCENT of one CPU on this. Answers come sooner and cost more CPU time. 0: it sleeps at once. Default: the daemon looks for a short time, and only when sleeping costs more.",
 			Manual: `Let each request queue's thread look for the next request for up to
 .Ar time
 before it sleeps: microseconds, or with a unit

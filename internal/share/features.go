@@ -62,20 +62,20 @@ func featureOptions() []Option {
 		{
 			Name: "xattrmap", Arg: "RULES", Doctor: true,
 			Value:  text(func(c *Config) *string { return &c.XattrRules }),
-			Help:   "Serve extended attributes under other names on the host. RULES are a row of :TYPE:SCOPE:KEY:PREPEND: and may end with :map:KEY:PREPEND:, see govirtiofsd(1).",
+			Help:   "Serve extended attributes under other names on the host. RULES is a list of :TYPE:SCOPE:KEY:PREPEND:, and may end with :map:KEY:PREPEND:. See govirtiofsd(1).",
 			Manual: xattrmapManual,
 		},
 		{
 			Name: "xattrmap-preset", Arg: "LIST", Doctor: true,
 			Value:   text(func(c *Config) *string { return &c.XattrPreset }),
 			Suggest: xattrmap.Presets(),
-			Help:    "The same by purpose, with commas between: " + strings.Join(xattrmap.Presets(), ", ") + ".",
+			Help:    "The same by purpose, separated by commas: " + strings.Join(xattrmap.Presets(), ", ") + ".",
 			Manual:  presetManual,
 		},
 		{
 			Name: "posix-acl", Default: "never", Bare: "always", Doctor: true,
 			Value: negotiated(func(c *Config) *passthrough.Negotiation { return &c.PosixACL }),
-			Help:  "Serve access control lists, and extended attributes with them: never; if the guest can; or refuse a guest that can't. Default {default}; {bare} without a value.",
+			Help:  "Serve access control lists, and extended attributes with them. auto: if the guest can use them. always: refuse a guest that can't. Default {default}. Without a value: {bare}.",
 			Manual: `Serve POSIX access control lists: never (the default), if the guest can, or refuse a guest that
 can't.
 Without a value:
@@ -86,7 +86,7 @@ Turns on
 		{
 			Name: "security-label", Default: "never", Bare: "always", Doctor: true,
 			Value:  negotiated(func(c *Config) *passthrough.Negotiation { return &c.SecurityLabel }),
-			Help:   "Make files with the guest's security label, in the same way.",
+			Help:   "Give a new file the security label that the guest sends with it. Values as above.",
 			Manual: `Give a new file the security label that the guest sends with it, in the same way.`,
 		},
 	}, accessOptions()...)
@@ -97,7 +97,7 @@ func accessOptions() []Option {
 		{
 			Name: "killpriv-v2", Off: "no-killpriv-v2",
 			Value: on(func(c *Config) *bool { return &c.KillprivV2 }),
-			Help:  "Clear set-user-ID bits here when a file is written, which saves the guest a request each time.",
+			Help:  "Clear set-user-ID bits in the daemon when a file is written. This saves the guest a request for each write.",
 			Manual: `Clear set-user-ID and set-group-ID bits and capabilities here when a file is written, truncated or
 changes its owner, which saves the guest requests.
 Default: the guest does.`,
@@ -109,7 +109,7 @@ Default: the guest does.`,
 				word[passthrough.FileHandles]{text: "prefer", is: passthrough.HandlesPrefer},
 				word[passthrough.FileHandles]{text: "fallback", is: passthrough.HandlesPrefer, old: "use prefer, which means the same"},
 				word[passthrough.FileHandles]{text: "mandatory", is: passthrough.HandlesMandatory}),
-			Help: "Find files again, of which no descriptor is kept, by name alone; by file handles, too, where that can be done; or refuse to start where it can't. Handles find what the host has renamed, and need CAP_DAC_READ_SEARCH. Default {default}.",
+			Help: "How the daemon finds a file again when it keeps no descriptor of it. never: by name. prefer: by file handle where that is possible, else by name. mandatory: by file handle, or the daemon does not start. Handles find files that the host has renamed. They need CAP_DAC_READ_SEARCH. Default {default}.",
 			Manual: `How files are found again of which the daemon keeps no descriptor, because the guest has only seen
 their names or because there are too many.
 .Cm never :
@@ -139,7 +139,7 @@ on to the host.`,
 		{
 			Name: "locks", Default: "guest", Doctor: true,
 			Value: oneOf(func(c *Config) *LockPlace { return &c.Locks }, literally(LocksGuest, LocksHost)...),
-			Help:  "Where fcntl and flock locks are kept: by the guest's kernel, so that other guests and the host do not see them; or on the host's files, for shares that several guests or the host write to. With host, a program in a virtio-fs guest that waits for a lock can't be interrupted or killed: the guest's driver has no request for that. Default {default}.",
+			Help:  "Where fcntl and flock locks are kept. guest: in the guest's kernel; other guests and the host do not see them. host: on the host's files, for shares that several guests or the host write to. With host, a program in a virtio-fs guest can't be interrupted or killed while it waits for a lock: the guest's driver has no request for that. Default {default}.",
 			Manual: `Where
 .Xr fcntl 2
 and

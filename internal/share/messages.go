@@ -17,7 +17,7 @@ func messageOptions() []Option {
 		{
 			Name: "log-level", Default: "info",
 			Value: oneOf(func(c *Config) *string { return &c.LogLevel }, literally(LogLevels...)...),
-			Help:  "How much to say; RUST_LOG in the environment goes before. Default {default}.",
+			Help:  "Which messages to write. RUST_LOG in the environment comes first. Default {default}.",
 			Manual: `How much to say.
 Default:
 .Cm info .`,

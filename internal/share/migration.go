@@ -25,7 +25,7 @@ func migrationOptions() []Option {
 			Name: "migration-mode", Default: "find-paths",
 			Value: oneOf(func(c *Config) *bool { return &c.Moving.FileHandles },
 				word[bool]{text: "find-paths"}, word[bool]{text: "file-handles", is: true}),
-			Help: "How the guest's files are found on the host that it comes to: by their paths; or by paths and file handles, for a file system that both hosts mount. Give both daemons the same mode. Default {default}.",
+			Help: "How the guest's files are found on the host that it moves to. find-paths: by their paths. file-handles: by file handles too, for a file system that both hosts mount. Give both daemons the same mode. Default {default}.",
 			Manual: `How the guest's files are found on the host that it comes to.
 Give both daemons the same mode.
 .Cm find-paths ,
@@ -50,7 +50,7 @@ A file without a name in the share is not found.`,
 			Name: "migration-on-error", Default: "abort",
 			Value: oneOf(func(c *Config) *bool { return &c.Moving.GuestErrors },
 				word[bool]{text: "abort"}, word[bool]{text: "guest-error", is: true}),
-			Help: "If a file is not found on this host: refuse the guest, which goes on where it was; or let it get an error when it uses the file. Default {default}.",
+			Help: "What happens when a file is not found on this host. abort: the guest is refused and goes on where it was. guest-error: the guest gets an error when it uses the file. Default {default}.",
 			Manual: `What happens when a file is not found on this host, or a lock of the guest is taken by somebody else.
 With
 .Cm abort ,
@@ -66,7 +66,7 @@ when it uses the file.`,
 		{
 			Name:  "migration-verify-handles",
 			Value: on(func(c *Config) *bool { return &c.Moving.VerifyHandles }),
-			Help:  "With find-paths, let the other host check that a file it found has the same file handle; on the host that the guest comes to, refuse a state without file handles.",
+			Help:  "With find-paths, let the other host check that each file it finds has the same file handle. On the host that the guest moves to, refuse a state without file handles.",
 			Manual: `With
 .Cm find-paths ,
 send file handles along; a file that is found by its path is taken only if it has the same

@@ -28,7 +28,7 @@ func recoveryOptions() []Option {
 		{
 			Name: "recovery", Default: string(RecoveryAuto),
 			Value: oneOf(func(c *Config) *RecoveryMode { return &c.Recover }, literally(RecoveryAuto, RecoveryNever)...),
-			Help:  "What happens when the serving process dies: another one takes over; the daemon ends. Default {default}.",
+			Help:  "What happens when the serving process dies. auto: another process takes over. never: the daemon ends. Default {default}.",
 			Manual: `What happens when the process that serves the share dies: it is killed, or has a fault.
 .Cm auto
 (the default): another process takes over.
@@ -51,7 +51,7 @@ there is one process only.`,
 				}
 				return nil
 			},
-			Help: "Have the guest's kernel give up the whole mount when one request takes longer, so that programs get errors instead of hanging. The guest must mount again. Needs Linux 6.14 in the guest. Default {default}: it waits for ever.",
+			Help: "Let the guest's kernel give up the whole mount when one request takes longer. Programs then get errors instead of hanging, and the guest must mount again. Needs Linux 6.14 in the guest. Default {default}: it waits for ever.",
 			Manual: `Have the guest's kernel
 .Pq Linux 6.14
 give up the mount when the answer to one request takes longer than so many seconds: this one, all

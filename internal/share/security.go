@@ -61,7 +61,7 @@ func securityOptions() []Option {
 		{
 			Name: "sandbox", Default: "namespace", Doctor: true,
 			Value: oneOf(func(c *Config) *sandbox.Mode { return &c.Sandbox }, sandboxWords()...),
-			Help:  "What the daemon can see: the share and nothing else; the share as its root directory; all files. Default {default}.",
+			Help:  "What the daemon can see. namespace: the share, no other file, process or network. chroot: the share is its root directory. none: everything. Default {default}.",
 			Manual: `What the daemon can see.
 .Cm namespace
 (the default): nothing but the share, no other process, no network.
@@ -79,14 +79,14 @@ A sandbox that can't be made is an error.`,
 				word[sandbox.FilterAction]{text: "kill", is: sandbox.FilterKill},
 				word[sandbox.FilterAction]{text: "log", is: sandbox.FilterLog},
 				word[sandbox.FilterAction]{text: "trap", is: sandbox.FilterTrap}),
-			Help: "What happens at a system call that is not on the daemon's list. Default {default}.",
+			Help: "What happens at a system call that is not on the daemon's list. none: nothing. kill: the daemon is killed. log: the kernel logs it. trap: the daemon prints its stacks and ends. Default {default}.",
 			Manual: `What happens at a system call that the daemon never makes: nothing, the process is killed (the
 default), the kernel logs it, or the process ends with its stacks on standard error.`,
 		},
 		{
 			Name: "landlock", Default: "auto",
 			Value: oneOf(func(c *Config) *LandlockMode { return &c.Landlock }, literally(LandlockAuto, LandlockNever, LandlockAlways)...),
-			Help:  "Have the kernel refuse the daemon all files but the share, whatever it can see: if it can; not; or else do not start. Default {default}.",
+			Help:  "Let the kernel refuse the daemon all files outside of the share, beside the sandbox. auto: if the kernel can. always: if it can't, the daemon does not start. Default {default}.",
 			Manual: `Have the kernel refuse the daemon everything but the share: opening, making, moving
 and removing files elsewhere, running programs, changing mounts, TCP.
 It holds beside the sandbox, also with
@@ -102,7 +102,7 @@ do not start if it can't.`,
 		{
 			Name: "modcaps", Arg: "LIST", Doctor: true,
 			Value: text(func(c *Config) *string { return &c.ModCaps }),
-			Help:  "Keep other capabilities than usual, for example +sys_admin:-mknod.",
+			Help:  "Change which capabilities the daemon keeps, for example +sys_admin:-mknod.",
 			Manual: `Change the set of capabilities that the daemon keeps, for example
 .Ql -mknod:+sys_admin .
 It keeps CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP, SETGID and SETUID, and
@@ -120,7 +120,7 @@ fail with EPERM unless LINUX_IMMUTABLE is kept too:
 			Name: "rlimit-nofile", Arg: "N",
 			Value: maybe(func(c *Config) **uint64 { return &c.NoFile }, "uint64", readCount,
 				func(n uint64) string { return strconv.FormatUint(n, 10) }),
-			Help: "Limit of open files; 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if less.",
+			Help: "Limit of open files. 0 leaves the hard limit as it is. Default 1000000, or fs.nr_open if that is less.",
 			Manual: `Limit of open files; 0 leaves the hard limit.
 Default: 1000000, or fs.nr_open if that is less, or the hard limit if it can't be raised.`,
 		},

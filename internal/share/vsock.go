@@ -78,7 +78,7 @@ Needs
 		{
 			Name: "vsock-token", Arg: "FILE", Complete: CompleteFile, Suggest: []string{NoToken},
 			Value: text(func(c *Config) *string { return &c.VsockToken }),
-			Help:  "The guest has to know what is in FILE, which only the daemon's user may read; none: any process in the guest may connect and act as its root.",
+			Help:  "Accept only a guest that knows the contents of FILE. Only the daemon's user may be able to read FILE. none: any process in the guest may connect and act as its root.",
 			Manual: `The guest has to know what is in
 .Ar file ,
 from 16 to 1024 bytes; white space at its end does not count.

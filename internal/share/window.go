@@ -56,7 +56,7 @@ func windowOptions() []Option {
 		{
 			Name: "dax", Default: "never", Doctor: true,
 			Value: oneOf(func(c *Config) *DAXMode { return &c.DAX }, literally(DAXNever, DAXInode, DAXAlways)...),
-			Help:  "Let the guest map files into a window instead of reading them: no; files for which it pays; all files. The VMM must have shared memory regions, as QEMU's generic vhost-user device. Default {default}.",
+			Help:  "Which files the guest may map into a window instead of reading them. inode: those for which it pays. always: all. The VMM must have shared memory regions, as QEMU's generic vhost-user device has. Default {default}.",
 			Manual: `Offer a window: not at all, which is the default; for regular files for which it pays; for
 all regular files.
 Every other file is read as usual.
@@ -87,7 +87,7 @@ Default 64K.`,
 			Name: "dax-include", Arg: "PATTERN",
 			Value: lines(func(c *Config) *[]string { return &c.DAXInclude }),
 			Check: func(c *Config) error { return checkPatterns("dax-include", c.DAXInclude) },
-			Help:  "Let the guest map only files with such a name (*.db), or with such a path in the share (vm/**/*.img, where ** is any number of directories); may be repeated.",
+			Help:  "Let the guest map only files whose name (*.db) or path in the share (vm/**/*.img) matches. ** is any number of directories. May be repeated.",
 			Manual: `Map only files that match an
 .Fl -dax-include ,
 if there is any, and none that match a
@@ -100,7 +100,7 @@ Both may be repeated.`,
 			Name: "dax-exclude", Arg: "PATTERN", Joined: true,
 			Value: lines(func(c *Config) *[]string { return &c.DAXExclude }),
 			Check: func(c *Config) error { return checkPatterns("dax-exclude", c.DAXExclude) },
-			Help:  "Let the guest map no files with such a name or path; may be repeated.",
+			Help:  "Let the guest map no files whose name or path matches. May be repeated.",
 		},
 		{
 			Name: "dax-protocol", Default: "shmem",
@@ -108,7 +108,7 @@ Both may be repeated.`,
 				word[vhostuser.FSMap]{text: "shmem"},
 				word[vhostuser.FSMap]{text: "fs-map", is: vhostuser.FSMapLate},
 				word[vhostuser.FSMap]{text: "fs-map-6", is: vhostuser.FSMapEarly}),
-			Help: "How to ask the VMM for mappings: as the specification has it; also by what old VMMs had, with the numbers 1002 and 1003, or 6 and 7. Their window must be as large as --dax-window-size. Default {default}.",
+			Help: "Which messages ask the VMM for mappings. shmem: those of the vhost-user specification. fs-map, fs-map-6: also those of old VMMs, with the numbers 1002 and 1003, or 6 and 7. The window of such a VMM must be as large as --dax-window-size. Default {default}.",
 			Manual: `How to ask the VMM for mappings: with the messages of the vhost-user specification, which is
 the default; or, if the VMM does not know these, with messages that old VMMs had before, of
 the numbers 1002 and 1003, or 6 and 7.
