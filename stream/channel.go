@@ -64,19 +64,26 @@ func (c *channel) connect(conn net.Conn, h hello) (status, error) {
 	}
 	m := welcome{Ticket: c.issue(h.Ticket), At: c.out.at(), MaxMessage: uint32(c.buffers.largest),
 		MaxWrite: c.session.server.opts.MaxWrite, Window: uint32(c.window)}
-	if err := writeWelcome(conn, m, ""); err != nil {
-		return statusLater, err
-	}
-	_ = conn.SetDeadline(time.Time{})
-	s, err := newSocket(conn, 1<<30)
+	// A guest that has the welcome is connected: another hello that comes then has to find it so.
+	c.session.count(1)
+	s, err := greeted(conn, m)
 	if err != nil {
+		c.session.count(-1)
 		return statusLater, err
 	}
 	defer s.put()
-	c.session.count(1)
 	c.ended = make(chan struct{})
 	go c.serve(s.get(), h.At, c.ended)
 	return statusOK, nil
+}
+
+// greeted sends the welcome. The socket is the caller's.
+func greeted(conn net.Conn, m welcome) (*socket, error) {
+	if err := writeWelcome(conn, m, ""); err != nil {
+		return nil, err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return newSocket(conn, 1<<30)
 }
 
 // knows reports whether a guest with this ticket may go on: it is the last one that was
