@@ -34,7 +34,11 @@ func TestEveryPackageHasALayer(t *testing.T) {
 			}
 			packages++
 			dir := filepath.ToSlash(strings.TrimPrefix(path, ".."+string(filepath.Separator)))
-			if !strings.Contains(layers, `"**/`+dir+`/*.go"`) {
+			pattern := `"**/` + dir + `/*.go"`
+			if path == ".." {
+				dir, pattern = "the root", `"**/govirtiofs.go"`
+			}
+			if !strings.Contains(layers, pattern) {
 				t.Errorf(".golangci.yml does not say what %s may import (depguard)", dir)
 			}
 			break

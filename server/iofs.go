@@ -43,6 +43,7 @@ var ioErrors = [...]struct {
 	{fs.ErrClosed, unix.EBADF},
 	{errors.ErrUnsupported, unix.EOPNOTSUPP},
 	{context.Canceled, unix.EINTR},
+	{context.DeadlineExceeded, unix.ETIMEDOUT},
 	{os.ErrDeadlineExceeded, unix.ETIMEDOUT},
 }
 

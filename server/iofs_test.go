@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +31,8 @@ func TestErrno(t *testing.T) {
 		{fs.ErrPermission, unix.EACCES},
 		{errors.Join(errors.New("x"), fs.ErrExist), unix.EEXIST},
 		{WouldBlock, WouldBlock},
+		{fmt.Errorf("query: %w", context.DeadlineExceeded), unix.ETIMEDOUT},
+		{context.Canceled, unix.EINTR},
 		{errors.New("x"), unix.EIO},
 	} {
 		if got := Errno(c.err); got != c.want {

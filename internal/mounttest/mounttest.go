@@ -1,0 +1,104 @@
+// Package mounttest mounts file systems of tests with /dev/fuse. A process must not use the
+// files that it serves itself, so that the test program is started once more to serve them.
+package mounttest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/fusedev"
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
+)
+
+const (
+	nameEnv = "MOUNTTEST_NAME"
+	dirEnv  = "MOUNTTEST_DIR"
+)
+
+// Main runs the tests, or serves one of the file systems for them. It returns the exit status
+// for TestMain.
+func Main(m *testing.M, systems map[string]func() fuse.Handler) int {
+	name := os.Getenv(nameEnv)
+	if name == "" {
+		return m.Run()
+	}
+	if err := serve(systems[name](), os.Getenv(dirEnv)); err != nil {
+		fmt.Fprintln(os.Stderr, "mounttest:", err)
+		return 1
+	}
+	return 0
+}
+
+func serve(h fuse.Handler, dir string) error {
+	m, err := fusedev.New(dir, fusedev.Options{Subtype: "test", AllowOther: true, Permissions: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }()
+	fmt.Println("ready")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return errors.Join(m.Serve(h, 2), h.Close(ctx))
+}
+
+// Mount mounts the file system that Main knows by name, until the test ends, and returns the
+// directory. The test is skipped where that can't be done.
+func Mount(t testing.TB, name string) string {
+	t.Helper()
+	guest.NeedFUSE(t)
+	dir := t.TempDir()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), nameEnv+"="+name, dirEnv+"="+dir)
+	cmd.Stderr = os.Stderr
+	Start(t, cmd, dir)
+	return dir
+}
+
+// Start starts a program that serves a file system on dir and then prints a line. When the test
+// ends it is unmounted, and the program must end without an error.
+func Start(t testing.TB, cmd *exec.Cmd, dir string) {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spawn.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Unmount(dir); err != nil {
+			t.Errorf("unmount: %v", err)
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+			_ = cmd.Process.Kill()
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", cmd, err)
+		}
+	})
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%s: %v", cmd, err)
+	}
+}
+
+// Unmount waits for a child that has inherited something below dir, and has not come to its exec or
+// its end yet.
+func Unmount(dir string) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
+}
