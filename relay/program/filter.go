@@ -1,0 +1,126 @@
+package program
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// rule is what the filter does with a system call.
+type rule struct {
+	number  uintptr
+	verdict uint32
+	// arg is the argument that decides. If mask is 0 the lower 32 bits must be value, otherwise have one of mask's bits.
+	// -1: any arguments.
+	arg         int
+	value, mask uint32
+}
+
+func refused(number uintptr, errno unix.Errno) rule {
+	return rule{number: number, verdict: unix.SECCOMP_RET_ERRNO | uint32(errno), arg: -1}
+}
+
+func noted(number uintptr) rule {
+	return rule{number: number, verdict: unix.SECCOMP_RET_USER_NOTIF, arg: -1}
+}
+
+// rules is the table of the filter. Other calls are allowed.
+func rules() []rule {
+	return []rule{
+		noted(unix.SYS_MOUNT),
+		noted(unix.SYS_UMOUNT2),
+		// libfuse falls back to mount(2) or fusermount when these fail.
+		refused(unix.SYS_FSOPEN, unix.EPERM),
+		refused(unix.SYS_FSPICK, unix.EPERM),
+		refused(unix.SYS_FSMOUNT, unix.EPERM),
+		refused(unix.SYS_OPEN_TREE, unix.EPERM),
+		refused(unix.SYS_MOVE_MOUNT, unix.EPERM),
+		refused(unix.SYS_MOUNT_SETATTR, unix.EPERM),
+		refused(unix.SYS_PIVOT_ROOT, unix.EPERM),
+		// A reply that is spliced into a socket is cut into packets of 16 pages. libfuse begins with vmsplice;
+		// go-fuse splices only what fits into its pipe.
+		refused(unix.SYS_VMSPLICE, unix.ENOSYS),
+		{number: unix.SYS_FCNTL, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 1, value: unix.F_SETPIPE_SZ},
+		// Large parts of the kernel that no FUSE program needs. A filter can't see the flags of clone3; programs fall
+		// back to clone.
+		refused(unix.SYS_CLONE3, unix.ENOSYS),
+		{number: unix.SYS_CLONE, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 0, mask: unix.CLONE_NEWUSER},
+		{number: unix.SYS_UNSHARE, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 0, mask: unix.CLONE_NEWUSER},
+		refused(unix.SYS_SETNS, unix.EPERM),
+		refused(unix.SYS_BPF, unix.EPERM),
+		refused(unix.SYS_PERF_EVENT_OPEN, unix.EPERM),
+		refused(unix.SYS_USERFAULTFD, unix.EPERM),
+		refused(unix.SYS_ADD_KEY, unix.EPERM),
+		refused(unix.SYS_REQUEST_KEY, unix.EPERM),
+		refused(unix.SYS_KEYCTL, unix.EPERM),
+		refused(unix.SYS_PTRACE, unix.EPERM),
+		refused(unix.SYS_PROCESS_VM_READV, unix.EPERM),
+		refused(unix.SYS_PROCESS_VM_WRITEV, unix.EPERM),
+		refused(unix.SYS_KEXEC_LOAD, unix.EPERM),
+	}
+}
+
+// Offsets in struct seccomp_data; arguments are little-endian 64-bit words.
+const (
+	dataNumber = 0
+	dataArch   = 4
+	dataArgs   = 16
+)
+
+// filter assembles the rules. Calls of another architecture's numbers are allowed: a program for such numbers can't
+// mount, as it has no privilege.
+func filter() []unix.SockFilter {
+	load := func(offset uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+	}
+	jump := func(op uint16, k uint32, yes, no uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, K: k, Jt: yes, Jf: no}
+	}
+	ret := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
+	prog := []unix.SockFilter{
+		load(dataArch), jump(unix.BPF_JEQ, auditArch, 1, 0), ret(unix.SECCOMP_RET_ALLOW), load(dataNumber),
+	}
+	for _, r := range rules() {
+		switch {
+		case r.arg < 0:
+			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 1), ret(r.verdict))
+		case r.mask != 0:
+			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 4), load(uint32(dataArgs+8*r.arg)),
+				jump(unix.BPF_JSET, r.mask, 0, 1), ret(r.verdict), ret(unix.SECCOMP_RET_ALLOW))
+		default:
+			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 4), load(uint32(dataArgs+8*r.arg)),
+				jump(unix.BPF_JEQ, r.value, 0, 1), ret(r.verdict), ret(unix.SECCOMP_RET_ALLOW))
+		}
+	}
+	return append(prog, ret(unix.SECCOMP_RET_ALLOW))
+}
+
+// installFilter puts the calling thread under the filter and returns the descriptor at which the noted calls
+// arrive.
+func installFilter() (int, error) {
+	prog := filter()
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	var errno unix.Errno
+	// Without WAIT_KILLABLE_RECV (Linux 5.19) a signal interrupts a call that is being answered, and the program
+	// makes it again.
+	for _, flags := range []uintptr{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER} {
+		var fd uintptr
+		fd, _, errno = unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
+		if errno == 0 {
+			return int(fd), nil
+		}
+		if errno != unix.EINVAL {
+			break
+		}
+	}
+	switch errno {
+	case unix.EBUSY:
+		return -1, fmt.Errorf("seccomp: another program watches the system calls of this one already (a container manager?): %w", errno)
+	case unix.EINVAL, unix.ENOSYS:
+		return -1, fmt.Errorf("seccomp: Linux 5.9 is needed: %w", errno)
+	}
+	return -1, os.NewSyscallError("seccomp", errno)
+}
