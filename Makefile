@@ -9,11 +9,11 @@ GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 FUZZTIME ?= 1m
 LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all help build test test-arm64 race fuzz bench bench-peers bench-scale bench-vs bench-guest lint vet install dist clean demo guests
+.PHONY: all help build test test-arm64 race fuzz bench bench-peers bench-scale bench-vs bench-guest lint vet install install-guest dist clean demo guests
 
 all: build
 help: ; @sed -n 's/^| `\(make[^`]*\)` | \([^|]*\) |.*/\1\t\2/p' CONTRIBUTING.md | expand -t 28
-build: ; $(GOBUILD) -o bin/ ./cmd/govirtiofsd ./cmd/govirtiofs
+build: ; $(GOBUILD) -o bin/ ./cmd/govirtiofsd ./cmd/govirtiofs ./cmd/govirtiofs-guest
 test: ; .ci/run
 test-arm64: ; GOVIRTIOFS_LONG=1 GOVIRTIOFS_GUESTS=1 go test -v -count=1 -timeout 90m -run ARM64All ./test/arm64
 race: ; go test -race ./...
@@ -26,6 +26,7 @@ bench-guest: build ; go run ./internal/guest/cmd/guestbench -guest uml && go run
 lint: ; $(LINT) run ./...
 vet: ; go vet ./... && GOARCH=arm64 go vet ./... && test -z "$$(gofmt -l .)"
 install: build ; packaging/install.sh "$(DESTDIR)" "$(PREFIX)" "$(LIBEXEC)"
+install-guest: build ; packaging/install-guest.sh "$(DESTDIR)" "$(PREFIX)"
 dist: ; packaging/dist.sh "$(VERSION)"
 clean: ; rm -rf bin dist
 demo: build ; doc/demo.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes everything that a release has, in dist/: for each architecture static programs,
-# a tarball and a Debian package, and checksums over all.
+# a tarball and Debian packages for hosts and guests, the guest's program by itself, and checksums over all.
 #
 # Usage: packaging/dist.sh [VERSION [ARCH...]]
 #
@@ -22,7 +22,7 @@ command -v dpkg-deb >/dev/null || { echo "dpkg-deb is needed for the Debian pack
 
 build() { # build ARCH DIRECTORY
 	ldflags="-s -w -buildid= -X main.version=$version"
-	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs
+	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs ./cmd/govirtiofs-guest
 }
 
 rm -rf dist
@@ -42,6 +42,8 @@ for arch; do
 	tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
 		--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime -cf - "$name" | gzip -9n >"dist/$name.tar.gz"
 	packaging/deb.sh "$version" "$arch" "dist/govirtiofs_$(printf %s "$version" | sed 's/-/~/g')_$arch.deb"
+	packaging/deb-guest.sh "$version" "$arch" "dist/govirtiofs-guest_$(printf %s "$version" | sed 's/-/~/g')_$arch.deb"
+	cp "$PROGRAMS/govirtiofs-guest" "dist/govirtiofs-guest-$version-linux-$arch"
 done
 cd dist
 sha256sum -- * >SHA256SUMS

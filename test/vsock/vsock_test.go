@@ -1,0 +1,237 @@
+// Package vsock runs the two ends of a share over vsock with real guests: govirtiofsd on the host,
+// govirtiofs-guest in the guest, and between them a virtio-vsock device, ours or another.
+package vsock
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
+)
+
+// umlDeviceID is the number of virtio-vsock in the virtio specification.
+const umlDeviceID = 19
+
+// modules are those for AF_VSOCK, in the order in which they have to be loaded.
+var modules = []string{"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "vsock_loopback"}
+
+var programs struct {
+	sync.Once
+	dir string
+	err error
+}
+
+// program returns a program of this repository.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	programs.Do(func() {
+		if programs.dir, programs.err = os.MkdirTemp("/tmp", "vsock"); programs.err != nil {
+			return
+		}
+		programs.err = guest.Build("-trimpath", "-ldflags", "-s -w", "-o", programs.dir, "./cmd/govirtiofsd", "./cmd/govirtiofs", "./cmd/govirtiofs-guest")
+	})
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	return filepath.Join(programs.dir, name)
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if programs.dir != "" {
+		_ = os.RemoveAll(programs.dir)
+	}
+	os.Exit(status)
+}
+
+// buffer may be read while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// start starts a program, which ends with the test, and waits for its socket.
+func start(t *testing.T, socket, name string, args ...string) (*exec.Cmd, *buffer) {
+	t.Helper()
+	log := &buffer{}
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := spawn.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s:\n%s", filepath.Base(name), log)
+		}
+	})
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(socket); err == nil {
+			return cmd, log
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s makes no %s:\n%s", name, socket, log)
+		}
+	}
+}
+
+// host is the host's side: a share, a daemon, a device.
+type host struct {
+	dir, share, token string
+	log               *buffer
+	files             map[string]string // of the guest
+}
+
+const token = "a secret of the guest's root"
+
+// newHost starts them. Another device than ours is a program with the options of vhost-device-vsock.
+func newHost(t *testing.T, kind guest.Kind, device string) *host {
+	t.Helper()
+	guest.Need(t, kind)
+	extra := guest.NeedTree(t, "vsock")
+	dir, err := os.MkdirTemp("/tmp", "vsock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h := &host{dir: dir, share: filepath.Join(dir, "share"), token: filepath.Join(dir, "token"), files: map[string]string{}}
+	for i, m := range modules {
+		h.files[filepath.Join(filepath.Dir(extra), kind.String(), m+".ko")] = fmt.Sprintf("/run/%d-%s.ko", i, m)
+	}
+	h.files[program(t, "govirtiofs-guest")] = "/run/govirtiofs-guest"
+	if err := os.Mkdir(h.share, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.token, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uds := filepath.Join(dir, "v")
+	_, h.log = start(t, uds+"_1024", program(t, "govirtiofsd"), "--shared-dir", h.share, "--vsock-uds", uds, "--vsock-token", h.token)
+	if device == "" {
+		start(t, h.device(), program(t, "govirtiofs"), "vsock-device", "--socket-path", h.device(), "--uds-path", uds, "--guest-cid", "5")
+	} else {
+		start(t, h.device(), filepath.Join(extra, "usr/bin", device), "--guest-cid=5", "--socket="+h.device(), "--uds-path="+uds)
+	}
+	return h
+}
+
+func (h *host) device() string { return filepath.Join(h.dir, "device") }
+
+// prologue makes vsock and the programs ready in the guest.
+const prologue = `set -e
+for m in /run/[0-9]-*.ko; do $BUSYBOX insmod $m; done
+$BUSYBOX mount -t devtmpfs dev /dev 2>/dev/null || true
+mkdir -p /mnt/s /run/bin
+$BUSYBOX cp /run/govirtiofs-guest /run/bin/govirtiofs-guest; $BUSYBOX ln -s govirtiofs-guest /run/bin/mount.govirtiofs
+$BUSYBOX chmod 755 /run/bin/govirtiofs-guest
+echo -n '` + token + `' >/run/token; $BUSYBOX chmod 600 /run/token
+guest=/run/bin/govirtiofs-guest
+`
+
+// work uses a mounted share in every way, and leaves results for the host.
+const work = `
+$guest mount -o token=/run/token vsock:2:1024 /mnt/s
+$BUSYBOX grep govirtiofs /proc/mounts
+$BUSYBOX dd if=/mnt/s/given of=/run/given bs=64k 2>/dev/null
+$BUSYBOX sha256sum </run/given
+$BUSYBOX cp /run/given /mnt/s/copy; $BUSYBOX sync
+mkdir /mnt/s/d; for i in $($BUSYBOX seq 200); do echo $i >/mnt/s/d/$i; done
+$BUSYBOX ls /mnt/s/d | $BUSYBOX wc -l
+$BUSYBOX mv /mnt/s/d /mnt/s/e; $BUSYBOX rm -r /mnt/s/e
+$BUSYBOX ln -s copy /mnt/s/link; $BUSYBOX cat /mnt/s/link | $BUSYBOX sha256sum
+$BUSYBOX umount /mnt/s
+/run/bin/mount.govirtiofs vsock:2:1024/any /mnt/s -o rw,_netdev,channels=2,token=/run/token
+$BUSYBOX ls /mnt/s
+$BUSYBOX umount /mnt/s
+`
+
+// refused tries what the guest's unprivileged processes can.
+const refused = `
+$BUSYBOX chmod 777 /run
+for t in /run/token /run/own; do
+	$BUSYBOX su -s /bin/sh nobody -c "echo 'my own secret of a guest' >/run/own; $BUSYBOX chmod 600 /run/own; $guest mount -o token=$t vsock:2:1024 /mnt/s" && echo "nobody has mounted" || echo "nobody: status $?"
+done
+`
+
+func (h *host) run(t *testing.T, kind guest.Kind, script string) string {
+	t.Helper()
+	o := guest.Options{Script: prologue + script, Files: h.files, Timeout: 3 * time.Minute}
+	if kind == guest.UML {
+		o.ExtraArgs = []string{fmt.Sprintf("virtio_uml.device=%s:%d", h.device(), umlDeviceID)}
+	} else {
+		o.ExtraArgs = []string{"-chardev", "socket,id=vsock,path=" + h.device(), "-device", "vhost-user-vsock-pci,chardev=vsock"}
+	}
+	r, err := guest.Run(context.Background(), kind, o)
+	if err != nil || r.Status != 0 {
+		t.Fatalf("%v, status %d\n%s\n%s\nhost:\n%s", err, r.Status, r.Output, r.Console, h.log)
+	}
+	return r.Output
+}
+
+// given makes a file for the guest and returns its SHA-256.
+func (h *host) given(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", "head -c 8000001 /dev/urandom >"+h.share+"/given; sha256sum <"+h.share+"/given").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))[0]
+}
+
+func (h *host) check(t *testing.T, said, sum string) {
+	t.Helper()
+	if strings.Count(said, sum) != 2 || !strings.Contains(said, "fuse.govirtiofs") || !strings.Contains(said, "\n200\n") {
+		t.Errorf("want %s twice:\n%s", sum, said)
+	}
+	out, err := exec.Command("cmp", filepath.Join(h.share, "given"), filepath.Join(h.share, "copy")).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(h.share, "e")); err == nil {
+		t.Error("the directory that was removed is there")
+	}
+	if n := strings.Count(h.log.String(), "unmounted"); n != 2 {
+		t.Errorf("%d sessions have ended, want 2:\n%s", n, h.log)
+	}
+}
+
+// TestIntegrationUML: a share over our device and another one, in Linux 7.2.
+func TestIntegrationUML(t *testing.T) {
+	for name, device := range map[string]string{"our device": "", "vhost-device-vsock": "vhost-device-vsock"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, guest.UML, device)
+			sum := h.given(t)
+			h.check(t, h.run(t, guest.UML, work), sum)
+		})
+	}
+}
+
+// TestIntegrationQEMU: the same with a VMM, in Linux 6.1.
+func TestIntegrationQEMU(t *testing.T) {
+	h := newHost(t, guest.QEMU72, "")
+	sum := h.given(t)
+	h.check(t, h.run(t, guest.QEMU72, work), sum)
+}
