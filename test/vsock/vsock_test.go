@@ -168,12 +168,38 @@ $BUSYBOX ls /mnt/s
 $BUSYBOX umount /mnt/s
 `
 
-// refused tries what the guest's unprivileged processes can.
+// refused tries what the guest's unprivileged processes can: with root's token, and with one of
+// their own.
 const refused = `
 $BUSYBOX chmod 777 /run
+own='echo "my own secret, not the host'\''s" >/run/own; chmod 600 /run/own'
 for t in /run/token /run/own; do
-	$BUSYBOX su -s /bin/sh nobody -c "echo 'my own secret of a guest' >/run/own; $BUSYBOX chmod 600 /run/own; $guest mount -o token=$t vsock:2:1024 /mnt/s" && echo "nobody has mounted" || echo "nobody: status $?"
+	$BUSYBOX su -s /bin/sh nobody -c "$own; $guest mount -o token=$t vsock:2:1024 /mnt/s" 2>&1 && echo "nobody has mounted" || echo "nobody: status $?"
 done
+`
+
+// loopback has the daemon in the guest as well: its AF_VSOCK port, which is reached by the guest's own
+// CID 1, so that no host's vsock is touched.
+const loopback = `
+mkdir /run/share /run/n; echo words >/run/share/file; $BUSYBOX chmod 777 /run/n
+$BUSYBOX cp /run/govirtiofsd /run/bin/govirtiofsd; $BUSYBOX chmod 755 /run/bin/govirtiofsd
+daemon() { # daemon VSOCK: starts a daemon
+	/run/bin/govirtiofsd --shared-dir /run/share --sandbox none --vsock $1 >/run/log 2>&1 &
+	pid=$!
+	for i in $($BUSYBOX seq 100); do $BUSYBOX grep -q 'Waiting for guests' /run/log && return; $BUSYBOX sleep 0.1; done
+	cat /run/log; exit 1
+}
+daemon 1:1024
+$guest mount vsock:1:1024/x /mnt/s
+cat /mnt/s/file; echo more >/mnt/s/new; $BUSYBOX umount /mnt/s; cat /run/share/new
+$BUSYBOX su -s /bin/sh nobody -c "$guest mount vsock:1:1024 /run/n" 2>&1 && echo "nobody has mounted" || echo "nobody: status $?"
+kill $pid; wait $pid; echo "daemon: status $?"
+cat /run/log
+daemon 1024
+$guest mount vsock:1:1024/x /mnt/s 2>&1 && echo "local program has mounted" || echo "local: status $?"
+kill $pid; wait $pid
+daemon 9:1024
+$guest mount vsock:1:1024/x /mnt/s 2>&1 && echo "other guest has mounted" || echo "other: status $?"
 `
 
 func (h *host) run(t *testing.T, kind guest.Kind, script string) string {
@@ -234,4 +260,30 @@ func TestIntegrationQEMU(t *testing.T) {
 	h := newHost(t, guest.QEMU72, "")
 	sum := h.given(t)
 	h.check(t, h.run(t, guest.QEMU72, work), sum)
+}
+
+// TestIntegrationRefused: an unprivileged process of the guest is refused, and the host says so.
+func TestIntegrationRefused(t *testing.T) {
+	h := newHost(t, guest.UML, "")
+	said := h.run(t, guest.UML, refused)
+	if strings.Contains(said, "has mounted") || strings.Count(said, "nobody: status 1") != 2 || !strings.Contains(said, "permission denied") || !strings.Contains(said, "token is wrong") {
+		t.Error(said)
+	}
+	if !strings.Contains(h.log.String(), "refused") || !strings.Contains(h.log.String(), "token is wrong") {
+		t.Errorf("the host says\n%s", h.log)
+	}
+}
+
+// TestIntegrationLoopback: the daemon's AF_VSOCK port lets in root's processes of the guest that it is for,
+// and nobody else.
+func TestIntegrationLoopback(t *testing.T) {
+	h := newHost(t, guest.UML, "")
+	h.files[program(t, "govirtiofsd")] = "/run/govirtiofsd"
+	said := h.run(t, guest.UML, loopback)
+	for _, want := range []string{"words\nmore\n", "source port", "must be below 1024", "nobody: status 1", "refused", "unmounted", "daemon: status 0",
+		"only with --vsock=1:PORT", "local: status 1", "only the guest with CID 9", "other: status 1"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
 }
