@@ -76,11 +76,7 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 		c.channels = append(c.channels, ch)
 	}
 	for _, ch := range c.channels {
-		s, m, err := ch.dial(ctx, modeNew)
-		if err == nil {
-			err = ch.begin(s, m)
-		}
-		if err != nil {
+		if err := ch.first(ctx); err != nil {
 			c.Close()
 			for _, ch := range c.channels {
 				if ch.socket != nil {
@@ -91,6 +87,29 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 		}
 	}
 	return c, nil
+}
+
+// busyTime is how long Dial waits for a share that is in use: the host may not know yet that it was
+// unmounted.
+const (
+	busyTime  = 3 * time.Second
+	busyPause = 200 * time.Millisecond
+)
+
+// first makes the first connection of a channel.
+func (ch *clientChannel) first(ctx context.Context) error {
+	for began := time.Now(); ; time.Sleep(busyPause) {
+		s, m, err := ch.dial(ctx, modeNew)
+		switch {
+		case err == nil:
+			return ch.begin(s, m)
+		case errors.Is(err, ErrBusy) && ch.index == 0, errors.Is(err, errLater):
+			if ctx.Err() == nil && time.Since(began) < busyTime {
+				continue
+			}
+		}
+		return err
+	}
 }
 
 // MaxRead is how many bytes of data one request may ask for, an option of the mount.

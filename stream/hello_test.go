@@ -285,6 +285,26 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// TestMountAgain: who mounts at once after an unmount does not hear that the share is in use, and who
+// does so while it is mounted hears it.
+func TestMountAgain(t *testing.T) {
+	_, path := startServer(t, newRecorder(), Options{})
+	first := dialGuest(t, path)
+	if _, err := first.greet(hello{Session: id{1}}, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	o := ClientOptions{Dial: dialer(path), Channels: 1, Log: quiet()}
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrBusy) {
+		t.Errorf("while it is mounted: %v", err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = first.Close() })
+	c, err := Dial(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 // TestRestored: of two guests that were restored from one state one can go on, and one only.
 func TestRestored(t *testing.T) {
 	_, path := startServer(t, newRecorder(), Options{})
