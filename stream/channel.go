@@ -45,6 +45,9 @@ type channel struct {
 func (c *channel) connect(conn net.Conn, h hello) (status, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed && c.session.suspended.Load() {
+		return statusLater, errors.New("the server ends, and another one goes on")
+	}
 	if c.closed {
 		return statusStale, errors.New("the session has ended: unmount and mount again")
 	}
@@ -308,18 +311,14 @@ func (c *channel) keep(short bool) {
 
 // wait has p finished and answered elsewhere.
 func (c *channel) wait(p fuse.Pending, unique uint64, out []byte, k int) {
-	lingers := int32(0)
-	if p.Lingers() {
-		lingers = 1
-	}
-	c.session.linger.Add(lingers)
+	lingers := p.Lingers()
+	c.session.begin(p)
 	c.out.got(len(out) == 0)
 	if len(out) == 0 {
 		c.used -= k
 	}
 	p.Start(func(r fuse.Reply) {
-		defer p.Free()
-		defer c.session.linger.Add(-lingers)
+		defer c.session.end(p, lingers)
 		if len(out) > 0 {
 			c.out.add(frame{b: finish(out, r, unique), cost: k})
 			c.out.flush(false)

@@ -24,13 +24,25 @@ import (
 // recorder is a Handler that remembers how often it was given each request. The reply to
 // READ n is as long as it asks for and says n everywhere. Every third one waits.
 type recorder struct {
-	fuse.State
 	mu    sync.Mutex
 	times map[uint64]int
 	ends  atomic.Int32 // of sessions
 }
 
-func (*recorder) Started()        {}
+func (*recorder) Started() {}
+
+func (*recorder) Save(w io.Writer) error {
+	_, err := io.WriteString(w, "recorder")
+	return err
+}
+
+func (*recorder) Load(r io.Reader) error {
+	if b, err := io.ReadAll(r); err != nil || string(b) != "recorder" {
+		return fmt.Errorf("state %q: %w", b, err)
+	}
+	return nil
+}
+
 func (*recorder) Restarted()      {}
 func (h *recorder) Reset()        { h.ends.Add(1) }
 func (h *recorder) Disconnected() { h.ends.Add(1) }

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -32,6 +33,9 @@ type Options struct {
 	// MaxWrite is how many bytes of data a request has at most, up to 1 MiB; 0 is
 	// DefaultMaxWrite. The Handler's must not be larger.
 	MaxWrite uint32
+	// Save, if not nil, gets the session when Serve ends, for the Load of another Server. Otherwise
+	// it ends.
+	Save io.Writer
 	// Host is what this server has in common with others of the process; nil is nothing.
 	Host *host.Host
 	// Log is where messages go; nil is slog.Default().
@@ -96,6 +100,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	defer func() { _ = l.Close() }()
 	defer s.close()
+	if s.opts.Save != nil {
+		defer func() {
+			if err := s.save(s.opts.Save); err != nil {
+				s.log.Error(fmt.Sprintf("The guest has to mount again: %v", err))
+			}
+		}()
+	}
 	for {
 		c, err := l.Accept()
 		switch {
@@ -256,6 +267,11 @@ func (s *Server) left(n *session) {
 		s.end("unmounted")
 		return
 	}
+	s.keep(n)
+}
+
+// keep keeps a session without a connection for a while. s.mu is held.
+func (s *Server) keep(n *session) {
 	s.log.Info(fmt.Sprintf("Session with %s has no connection; it is kept for %v", n.name(), keepTime))
 	n.expiry(func() {
 		s.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -19,17 +20,21 @@ type session struct {
 
 	linger    atomic.Int32 // requests that wait for another client, possibly for ever
 	destroyed atomic.Bool  // DESTROY has come
+	suspended atomic.Bool  // another Server goes on
 
-	mu    sync.Mutex // guards the following; a leaf
-	alive int        // channels with a connection
-	timer *time.Timer
+	underWay sync.WaitGroup // requests that wait
+
+	mu        sync.Mutex // guards the following; a leaf
+	alive     int        // channels with a connection
+	timer     *time.Timer
+	lingering map[fuse.Pending]bool // those of linger
 }
 
 // maxLinger is how many requests of a session may wait for another client.
 const maxLinger = 1024
 
 func newSession(s *Server, guest string, h hello) *session {
-	n := &session{server: s, id: h.Session, guest: guest}
+	n := &session{server: s, id: h.Session, guest: guest, lingering: make(map[fuse.Pending]bool)}
 	most := messageSize(s.opts.MaxWrite)
 	for i := range h.Channels {
 		c := &channel{

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -348,6 +349,51 @@ func TestIntegrationCut(t *testing.T) {
 		c.cut()
 	}
 	p.end()
+	checkModels(t, h, result)
+	t.Logf("about %d operations, %d cuts", total, c.cuts)
+	h.stop()
+}
+
+// TestIntegrationRestart: the daemon is restarted 5 times while four threads create, append, rename and
+// remove. With a file for its state the guest only waits.
+func TestIntegrationRestart(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	h := newHost(t, "--vsock-state", state)
+	result := filepath.Join(h.dir, "result")
+	command, err := json.Marshal(map[string]string{"Dir": h.mnt(), "Result": result,
+		"Mount": fmt.Sprintf("%s mount -o channels=2,token=%s unix:%s %s", guestProgram, h.token, h.socket, h.mnt())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := startInner(t, "model", string(command))
+	progress := func() (n int) {
+		if _, err := fmt.Sscan(p.line(), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for range 5 {
+		for before := progress(); progress() < before+100; {
+		}
+		h.stop()
+		if !strings.Contains(h.log.String(), "is saved") {
+			t.Fatalf("the session is not saved:\n%s", h.log)
+		}
+		h.start("--vsock-state", state)
+	}
+	for before := progress(); progress() < before+100; {
+	}
+	p.end()
+	checkModels(t, h, result)
+	h.stop()
+	if st, err := os.Stat(state); err != nil || st.Size() != 0 {
+		t.Errorf("a session that has ended is saved: %v, %v", st, err)
+	}
+}
+
+// checkModels compares what is on the host with what a guest has left.
+func checkModels(t *testing.T, h *host, result string) {
+	t.Helper()
 	b, err := os.ReadFile(result)
 	var models []model
 	if err == nil {
@@ -365,6 +411,4 @@ func TestIntegrationCut(t *testing.T) {
 			t.Errorf("on the host: %v", err)
 		}
 	}
-	t.Logf("about %d operations, %d cuts", total, c.cuts)
-	h.stop()
 }

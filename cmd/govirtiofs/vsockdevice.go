@@ -60,8 +60,10 @@ func runVsockDevice(o *vsockOptions) error {
 	if err != nil {
 		return usagef("--guest-cid: %w", err)
 	}
-	ctx, stop := untilSignal()
+	signalled, stop := untilSignal()
 	defer stop()
+	ctx, cancel := context.WithCancel(signalled)
+	defer cancel()
 	programs, err := listenUnix(o.uds)
 	if err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
@@ -79,10 +81,9 @@ func runVsockDevice(o *vsockOptions) error {
 		close(ended)
 	}()
 	err = serveVsock(ctx, o, d, l)
-	stop()
+	cancel()
 	<-ended
-	var sig signalled
-	if errors.As(err, &sig) && sig.sig == unix.SIGTERM {
+	if signalled.Err() != nil {
 		return nil // as a daemon ends
 	}
 	return err

@@ -51,10 +51,11 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 		return err
 	}
 	defer maps.Close()
-	token, err := readToken(o.VsockToken) // its file is not in the sandbox
+	files, err := openVsockFiles(o) // they are not in the sandbox
 	if err != nil {
 		return err
 	}
+	defer files.close()
 	view, err := enterSandbox(o)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
@@ -76,7 +77,7 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err != nil {
 		return err
 	}
-	serveClients, err := newService(o, p, view, token, log)
+	serveClients, err := newService(o, p, view, files, log)
 	if err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func dropPrivileges(o *options) error {
 type service func(ctx context.Context, a *acceptor) error
 
 // newService joins file system and server, and a device or a server of streams.
-func newService(o *options, p *process, v sandbox.View, token []byte, log *logrus.Logger) (service, error) {
+func newService(o *options, p *process, v sandbox.View, files *vsockFiles, log *logrus.Logger) (service, error) {
 	process, err := host.New(host.Options{
 		Descriptors: o.guestFiles, ShareDescriptors: o.guestFiles, // there is one share
 		Processors: func(n int) { runtime.GOMAXPROCS(n) }, MaxProcessors: processors(),
@@ -186,7 +187,7 @@ func newService(o *options, p *process, v sandbox.View, token []byte, log *logru
 		settings.MaxWrite = stream.DefaultMaxWrite
 		s := server.New(fs, settings)
 		logAtSignal(s)
-		return newStreams(o, s, stream.Options{Share: o.Tag, Token: token, Admit: o.admit, Host: process, Log: lines}, log)
+		return newStreams(o, s, files, stream.Options{Share: o.Tag, Admit: o.admit, Host: process, Log: lines}, log)
 	}
 	s := server.New(fs, settings)
 	logAtSignal(s)

@@ -76,9 +76,11 @@ func start(o *options, log *logrus.Logger) error {
 	if err := sandbox.CheckShare(o.SharedDir); err != nil {
 		return fmt.Errorf("shared directory: %w", err)
 	}
-	if _, err := readToken(o.VsockToken); err != nil {
+	files, err := openVsockFiles(o) // mistakes are told before anything is made
+	if err != nil {
 		return err
 	}
+	files.close()
 	passed := takePassed(isStored)
 	e, err := openEndpoint(o, &passed)
 	if err != nil {

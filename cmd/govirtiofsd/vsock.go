@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 
@@ -59,6 +61,56 @@ func readToken(path string) ([]byte, error) {
 	return b, nil
 }
 
+// vsockFiles are what the daemon reads and writes outside of its sandbox.
+type vsockFiles struct {
+	token []byte   // nil is none
+	state *os.File // nil is none
+}
+
+func openVsockFiles(o *options) (f *vsockFiles, err error) {
+	f = &vsockFiles{}
+	if f.token, err = readToken(o.VsockToken); err != nil || o.VsockState == "" {
+		return f, err
+	}
+	f.state, err = os.OpenFile(o.VsockState, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("--vsock-state: %w", err)
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(f.state.Fd()), &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0 || int(st.Uid) != os.Geteuid()) {
+		err = errors.New("it must be a regular file of the daemon's user that nobody else can read or change: remove it, the daemon makes one")
+	}
+	if err != nil {
+		f.close()
+		return nil, fmt.Errorf("--vsock-state %s: %w", o.VsockState, err)
+	}
+	return f, nil
+}
+
+func (f *vsockFiles) close() {
+	if f.state != nil {
+		f.state.Close()
+	}
+}
+
+// load has s go on with the session that was saved. It can do so once.
+func (f *vsockFiles) load(s *stream.Server, log *logrus.Logger) error {
+	if f.state == nil {
+		return nil
+	}
+	if err := s.Load(bufio.NewReader(f.state)); err != nil {
+		log.WithError(err).Error("The guest has to mount again")
+	}
+	err := f.state.Truncate(0)
+	if err == nil {
+		_, err = f.state.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("--vsock-state: %w", err)
+	}
+	return nil
+}
+
 // maxPrivileged is the last port that only a guest's root can connect from.
 const maxPrivileged = 1023
 
@@ -80,7 +132,11 @@ func (o *options) admit(a net.Addr) (guest string, err error) {
 }
 
 // newStreams serves guests over vsock.
-func newStreams(o *options, h fuse.Handler, opts stream.Options, log *logrus.Logger) (service, error) {
+func newStreams(o *options, h fuse.Handler, f *vsockFiles, opts stream.Options, log *logrus.Logger) (service, error) {
+	opts.Token = f.token
+	if f.state != nil {
+		opts.Save = f.state
+	}
 	s, err := stream.New(h, opts)
 	if err != nil {
 		return nil, err
@@ -92,6 +148,9 @@ func newStreams(o *options, h fuse.Handler, opts stream.Options, log *logrus.Log
 		}
 		if o.onConnection != nil {
 			o.onConnection()
+		}
+		if err := f.load(s, log); err != nil {
+			return err
 		}
 		log.Info("Waiting for guests on vsock...")
 		log.Info(o.describe(nil))

@@ -362,6 +362,7 @@ func TestParseErrors(t *testing.T) {
 		{"--shared-dir /s --vsock 1024 --vsock-uds /v --vsock-token none", "exclude each other"},
 		{"+ --vsock 1024", "not with --vsock"},
 		{"+ --vsock-token none", "is for --vsock"},
+		{"+ --vsock-state /f", "is for --vsock"},
 		{"--shared-dir /s --vsock 1024 --socket-group kvm", "--socket-group"},
 		{"--shared-dir /s --vsock 1024 --dax=inode", "not with --vsock"},
 		{"--shared-dir /s --vsock 1024 --num-request-queues 2", "not with --vsock"},

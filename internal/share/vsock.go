@@ -24,6 +24,7 @@ type Vsock struct {
 	VsockGuest uint32 // the CID of the guest that may connect; 0 is any
 	VsockUDS   string // the Unix socket of the VMM's vsock device, and _PORT; "" is none
 	VsockToken string // a file, NoToken or ""
+	VsockState string // a file, or ""
 
 	vsock, vsockUDS string // as given
 }
@@ -90,6 +91,18 @@ With
 any process in the guest may connect and then act as the guest's root: for guests without
 unprivileged processes.`,
 		},
+		{
+			Name: "vsock-state", Arg: "FILE", Complete: CompleteFile,
+			Value: text(func(c *Config) *string { return &c.VsockState }),
+			Help:  "Save the guest's session in FILE when a signal ends the daemon, and go on with it at the next start: the guest only waits meanwhile. Without it the guest has to mount again.",
+			Manual: `Save the guest's session in
+.Ar file
+when a signal ends the daemon, and go on with the session that is there at the start.
+A guest only waits while the daemon is restarted.
+Without the option, or if the daemon dies, it has to unmount and mount again.
+The file is made if it is not there; nobody but the daemon's user may be able to read or change it.
+A lock that waits at the end of the daemon is refused.`,
+		},
 	}
 }
 
@@ -142,6 +155,9 @@ func (c *Config) checkStreams(set *pflag.FlagSet) error {
 	if !c.Streams() {
 		if c.VsockToken != "" {
 			return errors.New("--vsock-token is for --vsock and --vsock-uds")
+		}
+		if c.VsockState != "" {
+			return errors.New("--vsock-state is for --vsock and --vsock-uds")
 		}
 		return nil
 	}

@@ -105,7 +105,7 @@ type host struct {
 	files             map[string]string // of the guest
 }
 
-const token = "a secret of the guest's root"
+const token = "a secret of root in the guest"
 
 // newHost starts them. Another device than ours is a program with the options of vhost-device-vsock.
 func newHost(t *testing.T, kind guest.Kind, device string) *host {
@@ -172,7 +172,7 @@ $BUSYBOX umount /mnt/s
 // their own.
 const refused = `
 $BUSYBOX chmod 777 /run
-own='echo "my own secret, not the host'\''s" >/run/own; chmod 600 /run/own'
+own='echo another secret of nobody >/run/own; chmod 600 /run/own'
 for t in /run/token /run/own; do
 	$BUSYBOX su -s /bin/sh nobody -c "$own; $guest mount -o token=$t vsock:2:1024 /mnt/s" 2>&1 && echo "nobody has mounted" || echo "nobody: status $?"
 done
