@@ -166,6 +166,8 @@ $BUSYBOX umount /mnt/s
 /run/bin/mount.govirtiofs vsock:2:1024/any /mnt/s -o rw,_netdev,channels=2,token=/run/token
 $BUSYBOX ls /mnt/s
 $BUSYBOX umount /mnt/s
+# The process in the background tells the host; the guest's end would end it.
+for i in $($BUSYBOX seq 100); do $BUSYBOX ps | $BUSYBOX grep -q '[@]/run' || break; $BUSYBOX sleep 0.1; done
 `
 
 // refused tries what the guest's unprivileged processes can: with root's token, and with one of
