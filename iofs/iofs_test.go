@@ -213,7 +213,7 @@ func TestStream(t *testing.T) {
 				p := b[:r.IntN(len(b))]
 				n, err := s.Read(t.Context(), p, int64(off))
 				want := large[min(off, len(large)):min(off+len(p), len(large))]
-				if !bytes.Equal(p[:n], want) || err != nil && err != io.EOF || err == nil && n < len(p) {
+				if !bytes.Equal(p[:n], want) || err != nil && !errors.Is(err, io.EOF) || err == nil && n < len(p) {
 					t.Errorf("%d bytes at %d: %d, %v", len(p), off, n, err)
 				}
 			}

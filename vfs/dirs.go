@@ -50,11 +50,10 @@ func (f *FS) listing(ctx context.Context, o *openFile, off uint64) ([]DirEntry, 
 	for i := range list {
 		size += int64(len(list[i].Name)) + 64
 	}
-	if f.listed.Add(size) > f.opts.MaxListings {
-		f.listed.Add(-size)
+	if more := size - o.listed; f.listed.Add(more) > f.opts.MaxListings {
+		f.listed.Add(-more)
 		return nil, unix.ENOMEM
 	}
-	f.listed.Add(-o.listed)
 	o.list, o.listed, o.read = list, size, true
 	return list, nil
 }

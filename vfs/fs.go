@@ -243,11 +243,16 @@ func (f *FS) intern(r *server.Request, n Node) (*inode, error) {
 		f.known.Add(1)
 		return new(inode)
 	})
-	if i == nil {
-		if created {
-			f.known.Add(-1)
-		}
+	switch {
+	case i == nil && created:
+		f.known.Add(-1)
+		fallthrough
+	case i == nil:
 		return nil, unix.ENFILE
+	case created:
+		if n, ok := As[Rememberer](n); ok {
+			n.Remember()
+		}
 	}
 	return i, nil
 }

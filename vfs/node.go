@@ -26,14 +26,22 @@ type Attr struct {
 	Ino  uint64
 	Mode fs.FileMode // kind and permissions; the kind does not change
 	Size int64       // in bytes
-	// Blocks is how many blocks of 512 bytes the file takes; 0 is as many as Size says.
+	// Blocks is how many blocks of 512 bytes the file takes; 0 is as many as Size says, and NoBlocks
+	// is none.
 	Blocks   uint64
-	Nlink    uint32 // 0 is 1
+	Nlink    uint32 // 0 is 1, and NoLinks is 0
 	UID, GID uint32
 	Rdev     uint32 // of a device
 	// Mtime is the time of the last change of the data. Atime and Ctime are as Mtime if they are zero.
 	Atime, Mtime, Ctime time.Time
 }
+
+const (
+	// NoBlocks is Attr.Blocks of a file that takes no room.
+	NoBlocks = 1<<64 - 1
+	// NoLinks is Attr.Nlink of a file that was removed and is still open.
+	NoLinks = 1<<32 - 1
+)
 
 // AttrOf are the attributes that info says. The file belongs to root.
 func AttrOf(info fs.FileInfo) Attr {
@@ -48,8 +56,14 @@ func (a *Attr) put(id uint64, out *fp.Attr) {
 	if out.Ino == 0 {
 		out.Ino = id
 	}
-	if out.Blocks == 0 {
+	if a.Nlink == NoLinks {
+		out.Nlink = 0
+	}
+	switch out.Blocks {
+	case 0:
 		out.Blocks = (size + 511) / 512
+	case NoBlocks:
+		out.Blocks = 0
 	}
 	out.Mtime, out.MtimeNsec = split(a.Mtime, time.Time{})
 	out.Atime, out.AtimeNsec = split(a.Atime, a.Mtime)
@@ -129,7 +143,7 @@ type Creator interface {
 
 // Mkdirer is a directory in which directories can be made.
 type Mkdirer interface {
-	// Mkdir makes a directory. The error is fs.ErrExist if the name is there.
+	// Mkdir makes a directory; mode has fs.ModeDir set. The error is fs.ErrExist if the name is there.
 	Mkdir(ctx context.Context, name string, mode fs.FileMode) (Node, error)
 }
 
@@ -198,6 +212,11 @@ type StatFS struct {
 // Forgetter is a node that wants to know when the client has no number for it any more, and no
 // request uses it. The client may look it up again. Forget must not block.
 type Forgetter interface{ Forget() }
+
+// Rememberer is a Forgetter that also wants to know when the client gets a number for it. Remember must
+// not block. A file system that counts what removed files take frees a file when it has no name and
+// the client does not know it.
+type Rememberer interface{ Remember() }
 
 // Handle is an open file. See the package's documentation for the methods that it can have.
 type Handle any

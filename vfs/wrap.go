@@ -179,7 +179,7 @@ func Mkdir(ctx context.Context, n Node, name string, mode fs.FileMode) (Node, er
 	if !ok {
 		return nil, unix.EPERM
 	}
-	child, err := m.Mkdir(ctx, name, mode)
+	child, err := m.Mkdir(ctx, name, mode|fs.ModeDir)
 	return made(n, depth, name, child, err)
 }
 

@@ -92,6 +92,49 @@ func Start(t testing.TB, cmd *exec.Cmd, dir string) {
 	}
 }
 
+// Program starts a program that serves a file system on a new directory, which it gets as the option
+// --mount, and waits until it is mounted. args follow the option. When the test ends it is unmounted, and
+// the program must end without an error.
+func Program(t testing.TB, path string, args ...string) (dir string) {
+	t.Helper()
+	guest.NeedFUSE(t)
+	dir = t.TempDir()
+	cmd := exec.Command(path, append([]string{"--mount=" + dir}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	var before, after unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &before), spawn.Start(cmd)); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if err := unix.Stat(dir, &after); err == nil && after.Dev != before.Dev {
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("%s has ended: %v", cmd, err)
+		default:
+		}
+		if time.Now().After(end) {
+			_ = cmd.Process.Kill()
+			t.Fatalf("%s does not mount", cmd)
+		}
+	}
+	t.Cleanup(func() {
+		if err := Unmount(dir); err != nil {
+			t.Errorf("unmount: %v", err)
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+			_ = cmd.Process.Kill()
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", cmd, err)
+		}
+	})
+	return dir
+}
+
 // Unmount waits for a child that has inherited something below dir, and has not come to its exec or
 // its end yet.
 func Unmount(dir string) error {

@@ -1,0 +1,31 @@
+// Memfs is a file system in memory, as tmpfs is: what puffs had as dtfs. It has regular files (with
+// holes), directories, links of both kinds, FIFOs, sockets, device nodes, extended attributes, and
+// fallocate(2). It has no POSIX ACLs, no O_TMPFILE, no times of birth, and no file flags (chattr).
+//
+//	memfs --mount=/mnt --size=1073741824
+package main
+
+import (
+	"flag"
+
+	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/vfs"
+)
+
+func main() {
+	var size, files int64
+	p := cli.Program{
+		Flags: func(set *flag.FlagSet) {
+			set.Int64Var(&size, "size", 1<<30, "`BYTES` that all files may take")
+			set.Int64Var(&files, "files", 1<<20, "`NUMBER` of files that there may be")
+		},
+		New: func([]string) (server.FileSystem, error) { return newFS(size, files), nil },
+	}
+	p.Main()
+}
+
+// newFS is a file system of at most so many bytes and files.
+func newFS(size, files int64) *vfs.FS {
+	return vfs.New(newMemory(size, files).root, vfs.Options{NonBlocking: true, EntryTimeout: hour, AttrTimeout: hour, NegativeTimeout: hour})
+}
