@@ -57,7 +57,7 @@ type Cell struct {
 	// Requests that change nothing leave the second cache line alone.
 	grantID    uint64 // see Granting
 	grantAfter uint64
-	stamp      int64 // CLOCK_REALTIME_COARSE in ns at PhaseIntent
+	stamp      int64 // CLOCK_REALTIME_COARSE in ns, not long before PhaseIntent
 
 	evidence Evidence
 }

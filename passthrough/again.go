@@ -21,9 +21,18 @@ import (
 // exclusive creation is not reported if the evidence says otherwise; and what is as the client
 // wanted it is done.
 
-// fileTime is the clock that times of files are from, in ns. It lags behind that of the process, by
-// a tick or more: with that one a file could seem to be older than the request that made it.
-func fileTime() int64 {
+// fileTime is the clock that times of files are from, in ns, as it was less than a millisecond ago.
+// It lags behind that of the process, by a tick or more: with that one a file could seem to be
+// older than the request that made it. To read it is a system call, so it is not read each time.
+func (ts *threadState) fileTime() int64 {
+	if time.Since(ts.fileTimeRead) >= time.Millisecond {
+		ts.fileTimeRead = time.Now()
+		ts.fileTimeThen = coarseTime()
+	}
+	return ts.fileTimeThen
+}
+
+func coarseTime() int64 {
 	var t unix.Timespec
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_REALTIME_COARSE, uintptr(unsafe.Pointer(&t)), 0)
 	return t.Nano()
@@ -33,7 +42,7 @@ func fileTime() int64 {
 // whether it has.
 func intend(r *server.Request, e fuse.Evidence) {
 	if r.Cell != nil {
-		r.Cell.Intend(fileTime(), e)
+		r.Cell.Intend(threadOf(r).fileTime(), e)
 	}
 }
 

@@ -54,10 +54,13 @@ func aged(s *share, names ...string) {
 	tick()
 }
 
-// tick waits for the next tick of the clock that times of files are from.
+// tick waits until all intents that follow have a later time than the files of now, also where a
+// thread does not read the clock again.
 func tick() {
-	for now := fileTime(); fileTime() == now; {
-		time.Sleep(time.Millisecond)
+	for range 3 {
+		for now := coarseTime(); coarseTime() == now; {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 

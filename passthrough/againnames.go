@@ -100,7 +100,7 @@ func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD
 	seen = &renameSeen{}
 	seen.noOld = sysStatx(fromFD, oldName.CString(), 0, &seen.old) != 0
 	seen.noNew = sysStatx(toFD, newName.CString(), 0, &seen.new) != 0
-	kept := e[renameKnown]&renameNew != 0 && !seen.noNew && sameFile(&seen.new, e[renameNewIno], e[renameNewBirth])
+	kept := !seen.noNew && fs.keptName(&seen.new, toFD, a)
 	switch {
 	case a.Step > 0:
 		return seen, true, 0
@@ -119,6 +119,16 @@ func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD
 		return seen, false, unix.ENOENT
 	}
 	return seen, true, 0
+}
+
+// keptName reports whether the file at the new name was there before a RENAME. If the client did
+// not know what was there, it was if nothing has happened to it since: a file that came by that
+// name has another ctime.
+func (fs *FS) keptName(st *unix.Statx_t, dirfd int, a *server.Again) bool {
+	if e := &a.Evidence; e[renameKnown]&renameNew != 0 {
+		return sameFile(st, e[renameNewIno], e[renameNewBirth])
+	}
+	return !since(st.Ctime, a.Stamp, !fs.mountOf(keyOf(st), dirfd).local)
 }
 
 // releasedBefore is the answer to a RELEASE or RELEASEDIR whose open file is not to be had: a

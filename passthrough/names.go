@@ -188,7 +188,7 @@ func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved
 	if r.Cell != nil {
 		var old, new fuse.Evidence
 		moved, old = fs.lookAt(c.ts, fs.nodes.Placed(c.from, c.oldName), c.fromFD, c.oldName)
-		if c.flags&unix.RENAME_NOREPLACE == 0 || victim != nil {
+		if victim != nil || c.flags&unix.RENAME_EXCHANGE != 0 {
 			victim, new = fs.lookAt(c.ts, victim, c.toFD, c.newName)
 		}
 		if c.flags&unix.RENAME_EXCHANGE == 0 {

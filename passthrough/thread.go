@@ -2,6 +2,7 @@ package passthrough
 
 import (
 	"fmt"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ type threadState struct {
 	xattr   [512]byte     // the host's name of an attribute, with its NUL
 	mark    [markMax]byte // scratch: see ownxattr.go
 	handle  rawHandle     // scratch
+
+	fileTimeThen int64 // see fileTime
+	fileTimeRead time.Time
 
 	// cell is that of the request that the thread serves, or nil.
 	cell *fuse.Cell
