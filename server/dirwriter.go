@@ -62,3 +62,32 @@ func (w *DirWriter) dirent(at int, ino, off uint64, typ uint32, name []byte) {
 	n := copy(body, name)
 	clear(body[n : fp.DirentAlign(int(unsafe.Sizeof(*d))+n)-int(unsafe.Sizeof(*d))])
 }
+
+// Filter takes entries out that keep does not want, for a file system around another one. plus says
+// that AddPlus has added them: then keep gets what it has added, and forgets a node of an entry that
+// it does not want. keep may change name in place. Filter returns the position after the last entry that
+// there was; 0 if there was none. If it has left nothing, the caller reads on from there: an empty reply
+// is the end of the directory.
+func (w *DirWriter) Filter(plus bool, keep func(e *fp.EntryOut, name []byte) bool) (last uint64) {
+	head := 0
+	if plus {
+		head = int(unsafe.Sizeof(fp.EntryOut{}))
+	}
+	kept := 0
+	for at := 0; at < w.n; {
+		d := (*fp.Dirent)(unsafe.Pointer(&w.buf[at+head]))
+		last = d.Off
+		size := fp.DirentAlign(head + int(unsafe.Sizeof(*d)) + int(d.NameLen))
+		var e *fp.EntryOut
+		if plus {
+			e = (*fp.EntryOut)(unsafe.Pointer(&w.buf[at]))
+		}
+		if keep(e, w.buf[at+head+int(unsafe.Sizeof(*d)):][:d.NameLen]) {
+			copy(w.buf[kept:], w.buf[at:at+size])
+			kept += size
+		}
+		at += size
+	}
+	w.n = kept
+	return last
+}

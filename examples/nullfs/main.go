@@ -1,0 +1,22 @@
+// Nullfs shows a directory of this machine as it is. It is the smallest decorator, and shows what the
+// way through a file system costs.
+//
+//	nullfs --mount=/mnt DIR
+package main
+
+import (
+	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// nullFS changes nothing. A file system that changes something writes the methods for it: the
+// embedded one has all others, also those beside the requests.
+type nullFS struct{ server.FileSystem }
+
+func main() {
+	p := cli.Program{Args: "DIR", NArgs: 1, New: func(args []string) (server.FileSystem, error) {
+		inner, err := cli.HostDir(args[0])
+		return nullFS{inner}, err
+	}}
+	p.Main()
+}
