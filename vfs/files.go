@@ -255,24 +255,35 @@ func (f *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	})
 }
 
-// Lseek implements server.FileSystem: all of a file is data.
+// Lseek implements server.FileSystem.
 func (f *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Errno {
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return unix.EINVAL
+	}
+	if in.Offset > math.MaxInt64 {
+		return unix.ENXIO
+	}
 	return f.useOpen(r, in.Fh, func(ctx context.Context, o *openFile) error {
-		attr, err := o.node.Key().Attr(ctx)
-		switch {
-		case err != nil:
-			return err
-		case in.Offset >= uint64(max(attr.Size, 0)):
-			return unix.ENXIO
-		case in.Whence == unix.SEEK_DATA:
-			out.Offset = in.Offset
-		case in.Whence == unix.SEEK_HOLE:
-			out.Offset = uint64(attr.Size)
-		default:
-			return unix.EINVAL
-		}
-		return nil
+		off, err := findHole(ctx, o, int64(in.Offset), in.Whence == unix.SEEK_HOLE)
+		out.Offset = uint64(off)
+		return err
 	})
+}
+
+func findHole(ctx context.Context, o *openFile, off int64, hole bool) (int64, error) {
+	if h, ok := asHandle[HoleFinder](o.handle); ok {
+		return h.FindHole(ctx, off, hole)
+	}
+	attr, err := o.node.Key().Attr(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case off >= attr.Size:
+		return 0, unix.ENXIO
+	case hole:
+		return attr.Size, nil
+	}
+	return off, nil
 }
 
 // Ioctl implements server.FileSystem.

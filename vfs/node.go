@@ -253,6 +253,13 @@ type Allocater interface {
 	Allocate(ctx context.Context, mode uint32, off, length int64) error
 }
 
+// HoleFinder is an open file that knows where it has holes. All of other files is data.
+type HoleFinder interface {
+	// FindHole is where the first data at or behind off begins, or the first hole if hole is true;
+	// the end of the file is a hole. ENXIO if there is none.
+	FindHole(ctx context.Context, off int64, hole bool) (int64, error)
+}
+
 // OpenOptioner is an open file that tells the client how to use it.
 type OpenOptioner interface {
 	OpenOptions() OpenOptions

@@ -197,6 +197,38 @@ func (d *data) allocate(mode uint32, off, length int64) error {
 	return nil
 }
 
+func (d *data) findHole(off int64, hole bool) (int64, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if off >= d.size {
+		return 0, unix.ENXIO
+	}
+	if hole {
+		for len(d.blocks[off/blockSize]) > int(off%blockSize) {
+			off += int64(len(d.blocks[off/blockSize])) - off%blockSize
+		}
+		return min(off, d.size), nil
+	}
+	next := int64(math.MaxInt64) // the holes may be many, and the blocks are as many as there is memory
+	for i, b := range d.blocks {
+		if end := i*blockSize + int64(len(b)); end > off {
+			next = min(next, max(i*blockSize, off))
+		}
+	}
+	if next >= d.size {
+		return 0, unix.ENXIO
+	}
+	return next, nil
+}
+
+// FindHole implements vfs.HoleFinder.
+func (n *node) FindHole(_ context.Context, off int64, hole bool) (int64, error) {
+	if n.kind != 0 {
+		return 0, unix.ESPIPE
+	}
+	return n.data.findHole(off, hole)
+}
+
 // Read implements vfs.Reader.
 func (n *node) Read(_ context.Context, p []byte, off int64) (int, error) {
 	switch {

@@ -54,6 +54,7 @@ func TestData(t *testing.T) {
 		if !errors.Is(err, io.EOF) || !bytes.Equal(got[:k], model) {
 			t.Fatalf("step %d: %d bytes differ from %d, %v", i, k, len(model), err)
 		}
+		checkHoles(t, d, model)
 		var sum int64
 		for _, b := range d.blocks {
 			sum += int64(len(b))
@@ -107,5 +108,28 @@ func TestLimits(t *testing.T) {
 	}
 	if a.Forget(); m.bytes.Load() != before || m.files.Load() != 1 {
 		t.Errorf("%d bytes and %d files are left", m.bytes.Load()-before, m.files.Load())
+	}
+}
+
+// checkHoles: what is between the holes is all that is not zero, and what FindHole says is what there is.
+func checkHoles(t *testing.T, d *data, model []byte) {
+	t.Helper()
+	for at := int64(0); ; {
+		start, err := d.findHole(at, false)
+		if errors.Is(err, unix.ENXIO) {
+			start = int64(len(model))
+		}
+		if start < at || len(bytes.Trim(model[at:start], "\x00")) != 0 {
+			t.Fatalf("data in the hole from %d to %d", at, start)
+		}
+		if err != nil {
+			return
+		}
+		if at, err = d.findHole(start, true); err != nil || at <= start || at > int64(len(model)) {
+			t.Fatalf("the data at %d ends at %d, %v", start, at, err)
+		}
+		if at == int64(len(model)) {
+			return
+		}
 	}
 }
