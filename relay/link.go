@@ -1,0 +1,499 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+const (
+	// maxPacket is the longest message that a program may send: a reply with MaxData or a listing.
+	maxPacket = MaxData + 4096
+	// maxOrphans bounds the replies that nobody waits for any more, because of a time-out or the end of a session.
+	// A program that owes so many gets no new requests.
+	maxOrphans = 4096
+)
+
+// link is the relay's end of one program's socket. It ends with the program.
+type link struct {
+	file  *os.File
+	raw   syscall.RawConn
+	fd    int
+	epoch uint32 // counts programs, from 1 on
+	log   *slog.Logger
+	oops  *rate.Sometimes
+	done  <-chan struct{} // see Mounted.Done
+
+	minor    uint32 // of the program
+	flags    fp.InitFlags
+	maxWrite uint32
+	maxRead  uint32
+	maxTotal int // the longest request that fits into the program's buffer
+
+	// notify is called on the receiving goroutine with a notification, body only.
+	notify func(l *link, code fp.NotifyCode, body []byte)
+	// late is called on it with the reply of an orphan.
+	late func(l *link, o *orphan, body []byte)
+
+	// io is held for reading while a system call uses fd, and for writing while that is closed. No such call waits.
+	io     sync.RWMutex
+	closed bool // guarded by io
+
+	mu      sync.Mutex // guards the following
+	calls   map[uint64]*call
+	orphans map[uint64]orphan
+	next    uint64
+	queue   []*call           // what the socket had no room for
+	small   [][]byte          // the same, of messages without a call
+	forgets map[uint64]uint64 // the same, of FORGET: counts by node id of the program
+	flusher bool              // a goroutine waits for room
+	err     error             // why the link has ended
+	ended   chan struct{}     // closed then
+
+	bulk          atomic.Int32 // calls under way whose reply goes to the client's memory
+	noInterrupt   atomic.Bool  // the program has answered INTERRUPT with ENOSYS
+	misbehaved    atomic.Uint64
+	received      [maxPacket / 8]uint64 // of the receiving goroutine
+	head          [outHeaderSize / 8]uint64
+	vec           []unix.Iovec
+	msg           unix.Msghdr
+	notifications atomic.Uint64
+}
+
+// orphan is a call that nobody waits for any more, whose reply says what has to be undone.
+type orphan struct {
+	opcode fp.Opcode
+	form   form
+	node   uint64 // the program's number
+	lock   fp.LkIn
+}
+
+var errTooLong = errors.New("the program has cut a message into several packets, or joined several")
+
+// newLink takes the socket over.
+func newLink(m *Mounted, epoch uint32, log *slog.Logger) (*link, error) {
+	defer m.Socket.Close()
+	conn, err := m.Socket.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("relay: socket of the program: %w", err)
+	}
+	fd, kind := -1, 0
+	if e := conn.Control(func(s uintptr) {
+		if kind, err = unix.GetsockoptInt(int(s), unix.SOL_SOCKET, unix.SO_TYPE); err == nil {
+			fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 3)
+		}
+	}); e != nil {
+		err = e
+	}
+	if err != nil {
+		return nil, fmt.Errorf("relay: socket of the program: %w", err)
+	}
+	if kind != unix.SOCK_SEQPACKET {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("relay: socket of the program has type %d, not SOCK_SEQPACKET", kind)
+	}
+	// The runtime's poller takes only what does not block.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("relay: socket of the program: %w", err)
+	}
+	l := &link{fd: fd, file: os.NewFile(uintptr(fd), "program"), epoch: epoch, log: log, done: m.Done,
+		calls: make(map[uint64]*call), next: 2, ended: make(chan struct{}), orphans: make(map[uint64]orphan),
+		forgets: make(map[uint64]uint64), oops: &rate.Sometimes{Interval: time.Second},
+		minor: fp.KernelMinorVersion, maxTotal: 8192}
+	if l.raw, err = l.file.SyscallConn(); err != nil {
+		_ = l.file.Close()
+		return nil, fmt.Errorf("relay: socket of the program: %w", err)
+	}
+	return l, nil
+}
+
+// run receives until the link ends.
+func (l *link) run() {
+	var end error
+	err := l.raw.Read(func(fd uintptr) bool {
+		for end == nil {
+			if end = l.receive(int(fd)); errors.Is(end, unix.EAGAIN) {
+				end = nil
+				return false
+			}
+		}
+		return true
+	})
+	if end == nil {
+		end = err
+	}
+	l.end(end)
+}
+
+// end ends the link: all calls under way are told.
+func (l *link) end(err error) {
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	l.err = err
+	calls := l.calls
+	l.calls, l.queue, l.small, l.forgets = nil, nil, nil, nil
+	close(l.ended)
+	l.mu.Unlock()
+	for _, c := range calls {
+		c.gone = true
+		c.finish(0, unix.EIO)
+	}
+	l.io.Lock()
+	defer l.io.Unlock()
+	if !l.closed {
+		l.closed = true
+		_ = l.file.Close()
+	}
+}
+
+// alive reports whether requests can still be sent.
+func (l *link) alive() bool {
+	select {
+	case <-l.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// do sends c, whose numbers are filled in, and registers it. The errno says why it was not sent; c.gone then says
+// that the program has ended. After 0 the result comes in c.done.
+func (l *link) do(c *call) unix.Errno {
+	if errno := l.fits(c); errno != 0 {
+		return errno
+	}
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		c.gone = true
+		return unix.EIO
+	}
+	if len(l.orphans) >= maxOrphans {
+		l.mu.Unlock()
+		return unix.ETIMEDOUT
+	}
+	c.header.Unique = l.next
+	l.next += 2
+	*(*uint64)(unsafe.Pointer(&c.raw[8])) = c.header.Unique
+	l.calls[c.header.Unique] = c
+	if c.form == formData {
+		l.bulk.Add(1)
+	}
+	wait := l.waiting()
+	if c.queued = wait; wait {
+		l.queue = append(l.queue, c)
+	}
+	l.mu.Unlock()
+	if wait {
+		return 0
+	}
+	// Nobody else touches the message: the reply can't have come before it is sent.
+	errno := l.send(&c.msg)
+	if errno == 0 {
+		return 0
+	}
+	return l.unsent(c, errno)
+}
+
+// waiting reports whether something is queued. l.mu is held.
+func (l *link) waiting() bool { return len(l.queue)+len(l.small)+len(l.forgets) > 0 }
+
+// unsent decides about a call that could not be sent at once.
+func (l *link) unsent(c *call, errno unix.Errno) unix.Errno {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.calls[c.header.Unique] != c:
+		return 0 // end has told it, or the program has answered what it did not get
+	case errno == unix.EAGAIN:
+		c.queued = true
+		l.queue = append(l.queue, c)
+		l.wake()
+		return 0
+	}
+	delete(l.calls, c.header.Unique)
+	l.settled(c)
+	switch errno {
+	case unix.EPIPE, unix.ECONNRESET, unix.EBADF:
+		c.gone = true // the receiving goroutine notices, too
+		return unix.EIO
+	case unix.EMSGSIZE, unix.ENOBUFS:
+		return unix.ENOMEM
+	}
+	return unix.EIO // the client's memory is gone
+}
+
+// settled takes a call off the count. l.mu is held.
+func (l *link) settled(c *call) {
+	if c.form == formData {
+		l.bulk.Add(-1)
+	}
+}
+
+// fits checks the length of a request: a program cuts off silently what its buffer has no room for.
+func (l *link) fits(c *call) unix.Errno {
+	c.gone = false
+	if m := since[c.header.Opcode]; m > l.minor {
+		return unix.ENOSYS
+	}
+	if c.message(l.minor) <= l.maxTotal {
+		return 0
+	}
+	if fp.Opcode(c.header.Opcode) == fp.OpSetxattr {
+		return unix.E2BIG
+	}
+	return unix.EIO
+}
+
+// send sends a message if there is room.
+func (l *link) send(m *unix.Msghdr) unix.Errno {
+	l.io.RLock()
+	defer l.io.RUnlock()
+	if l.closed {
+		return unix.EPIPE
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(l.fd), uintptr(unsafe.Pointer(m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
+// wake has a goroutine send what is queued when there is room. l.mu is held.
+func (l *link) wake() {
+	if !l.flusher {
+		l.flusher = true
+		go l.flush()
+	}
+}
+
+func (l *link) flush() {
+	err := l.raw.Write(func(uintptr) bool { return l.drain() })
+	if err != nil { // the socket was closed
+		l.mu.Lock()
+		l.flusher = false
+		l.mu.Unlock()
+	}
+}
+
+// drain sends what is queued; false when there is no room again. Otherwise the flusher has ended.
+func (l *link) drain() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.err == nil && l.waiting() {
+		errno := l.sendNext()
+		if errno == unix.EAGAIN {
+			return false
+		}
+	}
+	l.flusher = false
+	return true
+}
+
+// sendNext sends one queued message. l.mu is held: nobody gives up the call meanwhile.
+func (l *link) sendNext() unix.Errno {
+	switch {
+	case len(l.queue) > 0:
+		c := l.queue[0]
+		errno := l.send(&c.msg)
+		if errno == unix.EAGAIN {
+			return errno
+		}
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+		c.queued = false
+		if errno != 0 {
+			delete(l.calls, c.header.Unique)
+			l.settled(c)
+			c.gone = errno == unix.EPIPE || errno == unix.ECONNRESET
+			c.finish(0, unix.EIO)
+		}
+		return 0
+	case len(l.small) > 0:
+		if l.sendBytes(l.small[0]) == unix.EAGAIN {
+			return unix.EAGAIN
+		}
+		l.small = l.small[1:]
+		return 0
+	}
+	return l.sendForgets()
+}
+
+func (l *link) sendBytes(b []byte) unix.Errno {
+	v := unix.Iovec{Base: unsafe.SliceData(b)}
+	v.SetLen(len(b))
+	m := unix.Msghdr{Iov: &v}
+	m.SetIovlen(1)
+	return l.send(&m)
+}
+
+// post sends a message that no call belongs to, or queues it. l.mu is held.
+func (l *link) post(b []byte) {
+	if l.err != nil {
+		return
+	}
+	if !l.waiting() && l.sendBytes(b) != unix.EAGAIN {
+		return
+	}
+	l.small = append(l.small, b)
+	l.wake()
+}
+
+// packet is a message without a call.
+func packet(op fp.Opcode, unique, node uint64, body ...[]byte) []byte {
+	h := fp.InHeader{Opcode: uint32(op), Unique: unique, NodeID: node, Len: uint32(inHeaderSize)}
+	for _, b := range body {
+		h.Len += uint32(len(b))
+	}
+	out := append(make([]byte, 0, h.Len), fp.Bytes(&h)...)
+	for _, b := range body {
+		out = append(out, b...)
+	}
+	return out
+}
+
+// tell sends a request whose reply nobody waits for.
+func (l *link) tell(op fp.Opcode, node uint64, body []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil || len(l.orphans) >= 2*maxOrphans {
+		return
+	}
+	unique := l.next
+	l.next += 2
+	l.orphans[unique] = orphan{opcode: op}
+	l.post(packet(op, unique, node, body))
+}
+
+// forget takes n lookups off a node of the program's.
+func (l *link) forget(node, n uint64) {
+	if n == 0 || node == fp.RootID {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return
+	}
+	if !l.waiting() {
+		in := fp.ForgetIn{NLookup: n}
+		unique := l.next
+		l.next += 2
+		if l.sendBytes(packet(fp.OpForget, unique, node, fp.Bytes(&in))) != unix.EAGAIN {
+			return
+		}
+	}
+	// A count that is told late does no harm, and there are no more of them than nodes.
+	l.forgets[node] += n
+	l.wake()
+}
+
+// maxBatch is how many counts one BATCH_FORGET has.
+const maxBatch = 200
+
+// sendForgets sends some of the counts that are queued. l.mu is held.
+func (l *link) sendForgets() unix.Errno {
+	var ids []uint64
+	var list []byte
+	for id, n := range l.forgets {
+		one := fp.ForgetOne{NodeID: id, NLookup: n}
+		ids, list = append(ids, id), append(list, fp.Bytes(&one)...)
+		if len(ids) == maxBatch || l.minor < since[fp.OpBatchForget] {
+			break
+		}
+	}
+	var b []byte
+	unique := l.next
+	l.next += 2
+	if l.minor < since[fp.OpBatchForget] {
+		b = packet(fp.OpForget, unique, ids[0], list[8:])
+	} else {
+		in := fp.BatchForgetIn{Count: uint32(len(ids))}
+		b = packet(fp.OpBatchForget, unique, 0, fp.Bytes(&in), list)
+	}
+	if l.sendBytes(b) == unix.EAGAIN {
+		return unix.EAGAIN
+	}
+	for _, id := range ids {
+		delete(l.forgets, id)
+	}
+	return 0
+}
+
+// interrupt asks the program to end a call early. Its reply comes all the same.
+func (l *link) interrupt(unique uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.calls[unique]
+	if c == nil || l.noInterrupt.Load() || since[fp.OpInterrupt] > l.minor || c.interrupts == maxInterrupts {
+		return
+	}
+	if c.queued {
+		l.unqueue(c)
+		delete(l.calls, c.header.Unique)
+		l.settled(c)
+		c.finish(0, unix.EINTR)
+		return
+	}
+	c.interrupts++
+	in := fp.InterruptIn{Unique: c.header.Unique}
+	l.post(packet(fp.OpInterrupt, c.header.Unique|1, 0, fp.Bytes(&in)))
+}
+
+// abandon ends the wait for c. false says that its result is there, or is about to come in c.done. Otherwise what
+// the reply will say is undone when it comes.
+func (l *link) abandon(c *call) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil || l.calls[c.header.Unique] != c {
+		return false
+	}
+	delete(l.calls, c.header.Unique)
+	l.settled(c)
+	if c.queued {
+		l.unqueue(c)
+		return true
+	}
+	o := orphan{opcode: fp.Opcode(c.header.Opcode), form: c.form, node: c.header.NodeID}
+	if o.opcode == fp.OpSetlk || o.opcode == fp.OpSetlkw {
+		o.lock = *(*fp.LkIn)(unsafe.Pointer(&c.body))
+	}
+	l.orphans[c.header.Unique] = o
+	return true
+}
+
+// unqueue takes out a call that the program does not have yet. l.mu is held.
+func (l *link) unqueue(c *call) {
+	c.queued = false
+	l.queue = slices.DeleteFunc(l.queue, func(q *call) bool { return q == c })
+}
+
+// room asks the kernel how much one send may have.
+func (l *link) room() int {
+	n, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		return 0
+	}
+	return n - 32
+}

@@ -1,0 +1,44 @@
+package relay
+
+import (
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// notify takes a notification of the program's, on the receiving goroutine. The program can't be told that it was not
+// heard: to write to a socket does not fail.
+func (fs *FS) notify(l *link, code fp.NotifyCode, body []byte) {
+	switch code {
+	case fp.NotifyInvalInode, fp.NotifyInvalEntry, fp.NotifyDelete, fp.NotifyPrune, fp.NotifyIncEpoch:
+		// Clients can't be told either. From now on they ask again soon.
+		if fs.most.CompareAndSwap(0, int64(fs.opts.Notified)) {
+			fs.opts.Log.Info("the program tells of changes that it makes by itself; clients do not keep names and attributes "+
+				"longer than", "time", fs.opts.Notified)
+		}
+	case fp.NotifyRetrieve:
+		l.retrieve(body)
+	case fp.NotifyPoll, fp.NotifyStore, fp.NotifyResend:
+		// Nobody polls: POLL is answered ENOSYS. What is to be stored in the client's memory it can read. A program that
+		// is started again gets another socket, and what is under way without asking.
+	default:
+		l.lie("a notification with an unknown code")
+	}
+}
+
+// retrieve answers a wish for the client's cached data: there is none.
+func (l *link) retrieve(body []byte) {
+	var out fp.NotifyRetrieveOut
+	if len(body) != fp.Size[fp.NotifyRetrieveOut]() {
+		l.lie("a malformed notification")
+		return
+	}
+	copy(fp.Bytes(&out), body)
+	in := fp.NotifyRetrieveIn{Offset: out.Offset}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.small) < maxSmall {
+		l.post(packet(fp.OpNotifyReply, out.NotifyUnique, out.NodeID, fp.Bytes(&in)))
+	}
+}
+
+// maxSmall bounds the messages that wait for room and that a program can cause by itself.
+const maxSmall = 1024
