@@ -276,3 +276,21 @@ func (t *Table[K, N]) All(yield func(*N) bool) {
 		}
 	}
 }
+
+// Grant adds one to the lookup count of a node that the client has; false if it has forgotten it, or
+// if the recorder is full. The caller has a reference. by is the request that the client is told by,
+// or nil.
+func (t *Table[K, N]) Grant(by *fuse.Cell, n *N) bool {
+	b := base[K](n)
+	s := t.shardOf(t.hash(b.key))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.lookups == 0 && b.id != fp.RootID {
+		return false
+	}
+	if t.recorder != nil && !t.recorder.Counted(by, n, b.lookups+1) {
+		return false
+	}
+	b.lookups++
+	return true
+}
