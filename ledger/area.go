@@ -15,7 +15,7 @@ const (
 	AreaSession                 // server: the result of INIT
 	AreaFS                      // passthrough: what was agreed on, and mounts
 	AreaLocks                   // passthrough
-	AreaDAX                     // dax
+	AreaEvents                  // events: the helper in the guest
 	numAreas
 )
 

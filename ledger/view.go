@@ -160,7 +160,7 @@ func (v *View) bytes(at, size int64) []byte {
 	return b
 }
 
-var areaNames = [numAreas]string{AreaConn: "connection", AreaSession: "session", AreaFS: "filesystem", AreaLocks: "locks", AreaDAX: "dax"}
+var areaNames = [numAreas]string{AreaConn: "connection", AreaSession: "session", AreaFS: "filesystem", AreaLocks: "locks", AreaEvents: "events"}
 
 // String names the area.
 func (k AreaKind) String() string {

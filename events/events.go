@@ -1,0 +1,223 @@
+package events
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/events/wire"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/hostwatch"
+	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// Times that the guest may keep names and attributes for, unless what FS is around says less.
+const (
+	Lease = 10 * time.Minute // all changes are told
+	Short = time.Second      // there is no helper
+)
+
+// Limits of what is kept for a guest.
+const (
+	maxQueue  = 1 << 16 // changes that wait
+	maxBatch  = 512     // announced records
+	maxGhosts = 4096
+	maxDepth  = 256 // of a path
+	// lateAfter is how long the helper may take for what it was told.
+	lateAfter = 10 * time.Second
+	// parkFor is how long a READ of the control file waits.
+	parkFor = 5 * time.Second
+)
+
+// Share is a file system that FS can be around: package passthrough has it.
+type Share interface {
+	server.FileSystem
+	// UseFD calls f with a descriptor of the node, which is borrowed.
+	UseFD(r *server.Request, id uint64, f func(fd int) error) error
+	// Known reports whether the guest has the node.
+	Known(id uint64) bool
+	// Nodes yields the nodes that the guest has.
+	Nodes(yield func(id uint64, dir bool) bool)
+	// Child is the node that the guest has for a name, and its type (S_IFMT); 0 is none.
+	Child(parent uint64, name fp.Name) (id uint64, kind uint32)
+	// Place is the name that the guest has a node by.
+	Place(id uint64) (parent uint64, name fp.Name, ok bool)
+	// Look is what a name is on the host, and whether it is the node id.
+	Look(r *server.Request, parent uint64, name fp.Name, id uint64) (st unix.Statx_t, same bool, errno unix.Errno)
+	// Grant is a LOOKUP that finds a node that the guest has.
+	Grant(r *server.Request, id uint64, out *fp.EntryOut) unix.Errno
+	// Vanished and Relocated say what the guest was told of a name.
+	Vanished(parent uint64, name fp.Name)
+	Relocated(parent uint64, name fp.Name, newParent uint64, newName fp.Name)
+}
+
+// Options are those of FS.
+type Options struct {
+	ReadOnly       bool           // only what the guest keeps is made right
+	MaxDirectories int            // that are watched; 0 is hostwatch.DefaultMax
+	Ledger         *ledger.Ledger // where the helper's thread is noted for a successor; nil is nowhere
+	Log            *slog.Logger   // nil is slog.Default()
+}
+
+// FS is a file system whose guest hears of changes on the host.
+type FS struct {
+	Share
+	opts Options
+	log  *slog.Logger
+	area *ledger.Area
+
+	state   atomic.Int32  // see valid
+	partial atomic.Bool   // there are directories that are not watched
+	helper  atomic.Uint32 // thread of the helper; 0 is none
+	suspect atomic.Uint32 // thread of a helper that somebody else served; 0 is none
+
+	dirs dirs
+
+	mu      sync.Mutex // guards the following
+	session *session
+	ghosts  map[uint64]*ghost
+	ghostID uint32
+	lostAt  time.Time // up to then all changes were told; zero is no matter
+	warned  bool
+}
+
+// States: for how long the guest may keep things.
+const (
+	stateAlone    int32 = iota // there is no helper, or it is late
+	stateCoherent              // all changes are told
+	stateLost                  // changes were lost
+)
+
+// New returns a file system around s.
+func New(s Share, o Options) (*FS, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	area, err := o.Ledger.Area(ledger.AreaEvents)
+	if err != nil {
+		return nil, err
+	}
+	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}}
+	fs.dirs.m = map[uint64]*dir{}
+	return fs, nil
+}
+
+// Close implements server.FileSystem.
+func (fs *FS) Close() {
+	fs.endSession("")
+	fs.Share.Close()
+}
+
+// Init implements server.Session.
+func (fs *FS) Init(p *server.InitParams) unix.Errno {
+	if !p.Resumed {
+		fs.forgetGuest()
+	}
+	return fs.Share.Init(p)
+}
+
+// Destroy implements server.Session.
+func (fs *FS) Destroy() {
+	fs.forgetGuest()
+	fs.Share.Destroy()
+}
+
+// forgetGuest ends all that is kept for a guest.
+func (fs *FS) forgetGuest() {
+	fs.endSession("")
+	fs.suspect.Store(0)
+	fs.mu.Lock()
+	fs.lostAt = time.Time{}
+	clear(fs.ghosts)
+	fs.mu.Unlock()
+	fs.remember()
+}
+
+// valid shortens a time that the guest may keep something of a directory for.
+func (fs *FS) valid(dir uint64, sec *uint64, nsec *uint32) {
+	limit := Short
+	switch fs.state.Load() {
+	case stateLost:
+		limit = 0
+	case stateCoherent:
+		if !fs.partial.Load() || fs.dirs.has(dir) {
+			limit = Lease
+		}
+	}
+	if *sec >= uint64(limit/time.Second) {
+		if *sec > uint64(limit/time.Second) {
+			*nsec = 0
+		}
+		*sec = uint64(limit / time.Second)
+	}
+	if limit == 0 {
+		*nsec = 0
+	}
+}
+
+// validEntry is valid for a name in a directory and what it stands for.
+func (fs *FS) validEntry(dir uint64, out *fp.EntryOut) {
+	fs.valid(dir, &out.EntryValid, &out.EntryValidNsec)
+	fs.validAttr(dir, &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+}
+
+// validAttr is valid for attributes. A change by another name of the file, in a directory that the
+// guest does not know, is not seen.
+func (fs *FS) validAttr(dir uint64, a *fp.Attr, sec *uint64, nsec *uint32) {
+	fs.valid(dir, sec, nsec)
+	if a.Nlink > 1 && a.Mode&unix.S_IFMT != unix.S_IFDIR && *sec >= 1 {
+		*sec, *nsec = 1, 0
+	}
+}
+
+// SaveState implements server.State: before the state of the file system is who the helper is.
+func (fs *FS) SaveState(t *server.Thread, w io.Writer) error {
+	fs.mu.Lock()
+	m := fs.memory()
+	fs.mu.Unlock()
+	if _, err := w.Write(m); err != nil {
+		return err
+	}
+	return fs.Share.SaveState(t, w)
+}
+
+// LoadState implements server.State.
+func (fs *FS) LoadState(t *server.Thread, r io.Reader) (string, error) {
+	head := make([]byte, memorySize)
+	n, err := io.ReadFull(r, head)
+	if err != nil && n == 0 {
+		return "", err
+	}
+	if fs.recall(head[:n]) {
+		return fs.Share.LoadState(t, r)
+	}
+	return fs.Share.LoadState(t, io.MultiReader(bytes.NewReader(head[:n]), r))
+}
+
+// Resume implements server.State.
+func (fs *FS) Resume(t *server.Thread, session bool) (string, error) {
+	if session {
+		fs.recall(fs.area.Load())
+	}
+	return fs.Share.Resume(t, session)
+}
+
+// newName is a name that nobody guesses.
+func newName() string { return rand.Text() }
+
+// watcher makes a watcher of the host's directories.
+func (o *Options) watcher() (*hostwatch.Watcher, error) {
+	return hostwatch.New(hostwatch.Options{Max: o.MaxDirectories})
+}
+
+// isControl reports whether a name in the root is the one of the control directory.
+func isControl(parent uint64, name fp.Name) bool {
+	return parent == fp.RootID && len(name) == len(wire.Dir)+1 && string(name.Bytes()) == wire.Dir
+}

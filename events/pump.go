@@ -1,0 +1,324 @@
+package events
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/events/wire"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/hostwatch"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// pump makes changes of the host's events. One goroutine reads them, so that the kernel's
+// queue does not overflow; the other looks what has become of the files.
+type pump struct {
+	fs      *FS
+	session *session
+	watcher *hostwatch.Watcher
+	thread  server.Thread
+
+	mu   sync.Mutex // guards the following; FS.mu is taken with it
+	list []hostwatch.Event
+	lost bool // events were
+	wake chan struct{}
+}
+
+func newPump(fs *FS, s *session, w *hostwatch.Watcher) *pump {
+	return &pump{fs: fs, session: s, watcher: w, wake: make(chan struct{}, 1)}
+}
+
+// read reads events until the watcher is closed.
+func (p *pump) read() {
+	var list []hostwatch.Event
+	for {
+		var err error
+		if list, err = p.watcher.Read(list[:0]); err != nil {
+			return
+		}
+		p.mu.Lock()
+		for _, e := range list {
+			switch {
+			case e.Op == hostwatch.Overflow, len(p.list) >= maxQueue:
+				p.lost = true
+			case !p.lost:
+				p.list = append(p.list, e)
+			}
+		}
+		if p.lost {
+			p.list = nil
+		}
+		p.note()
+		p.mu.Unlock()
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// note tells the session that there is something on the way. p.mu is held.
+func (p *pump) note() {
+	p.fs.mu.Lock()
+	defer p.fs.mu.Unlock()
+	if p.lost {
+		p.fs.state.Store(stateLost)
+	}
+	p.session.pending = len(p.list)
+	p.fs.late(p.session)
+}
+
+// late has the guest keep things for a short time if the helper does not do what it was told. fs.mu
+// is held.
+func (fs *FS) late(s *session) {
+	if fs.session == s && len(s.queue)+len(s.batch) > 0 && time.Since(s.read) > lateAfter {
+		fs.state.CompareAndSwap(stateCoherent, stateAlone)
+	}
+}
+
+// request is a request of our own.
+func (p *pump) request(node uint64) *server.Request {
+	return &server.Request{Header: fp.InHeader{NodeID: node}, Thread: &p.thread, MayWait: true}
+}
+
+// run watches what the guest knows, then tells what has changed since, if that is not zero, and
+// then what changes.
+func (p *pump) run(since time.Time) {
+	runtime.LockOSThread() // for good: the thread has credentials and a directory of its own
+	fs := p.fs
+	if err := fs.Share.StartThread(&p.thread); err != nil {
+		fs.log.Error("The host's changes can't be told to the guest", "error", err)
+		fs.endSession("")
+		return
+	}
+	defer fs.Share.StopThread(&p.thread)
+	fs.watch(p.request(fp.RootID), fp.RootID)
+	for id, dir := range fs.Share.Nodes {
+		if dir {
+			fs.watch(p.request(id), id)
+		}
+	}
+	if !p.catchUp(since) {
+		return
+	}
+	for {
+		p.mu.Lock()
+		list, lost := p.list, p.lost
+		p.list, p.lost = nil, false
+		p.mu.Unlock()
+		if lost {
+			fs.mu.Lock()
+			since := p.session.current
+			fs.mu.Unlock()
+			fs.log.Warn("Changes of the host were missed: looking at all that the guest knows")
+			if !p.catchUp(since) {
+				return
+			}
+			continue
+		}
+		for i := range list {
+			if !p.tell(&list[i], list[i+1:]) {
+				return
+			}
+			p.settled(len(list) - i - 1)
+		}
+		if len(list) > 0 {
+			continue
+		}
+		select {
+		case <-p.wake:
+		case <-p.session.done:
+			return
+		}
+	}
+}
+
+// settled notes how many events of those that were read are still to be told.
+func (p *pump) settled(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fs.mu.Lock()
+	defer p.fs.mu.Unlock()
+	p.session.pending = n + len(p.list)
+}
+
+// queued is how many changes may wait in the session's queue; the others are events still.
+const queued = 4096
+
+// push queues changes, and waits for room. It returns false when the session has ended.
+func (p *pump) push(list ...change) bool {
+	fs, s := p.fs, p.session
+	for {
+		fs.mu.Lock()
+		if fs.session != s {
+			fs.mu.Unlock()
+			return false
+		}
+		full := len(s.queue) >= queued
+		if !full {
+			for _, c := range list {
+				c.nonce = 1<<33 | uint64(rand.Uint32())
+				s.queue = append(s.queue, c)
+			}
+		}
+		fs.late(s)
+		fs.mu.Unlock()
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+		if !full {
+			return true
+		}
+		select {
+		case <-s.room:
+		case <-s.done:
+			return false
+		}
+	}
+}
+
+// look is what a name is on the host now: its type, 0 if it is gone, and whether it is the file
+// that the guest has for the name. known reports whether it has one.
+func (p *pump) look(dir uint64, name string) (kind uint32, same, known bool) {
+	n := nameOf(name)
+	id, _ := p.fs.Share.Child(dir, n)
+	st, same, errno := p.fs.Share.Look(p.request(dir), dir, n, id)
+	if errno != 0 {
+		return 0, false, id != 0
+	}
+	return uint32(st.Mode) & unix.S_IFMT, same, id != 0
+}
+
+// tell queues what the guest is to be told of an event. more are the events behind it.
+func (p *pump) tell(e *hostwatch.Event, more []hostwatch.Event) bool {
+	if e.Name == "" && e.NewName == "" {
+		return e.Op&hostwatch.Attributes == 0 || p.directory(e.Dir)
+	}
+	if e.Op&hostwatch.Moved != 0 {
+		return p.moved(e)
+	}
+	kind, same, known := p.look(e.Dir, e.Name)
+	if was := uint32(unix.S_IFREG); kind == 0 {
+		if e.IsDir {
+			was = unix.S_IFDIR
+		}
+		if _, k := p.fs.Share.Child(e.Dir, nameOf(e.Name)); k != 0 && (k == unix.S_IFDIR) == e.IsDir {
+			was = k
+		}
+		return p.changed(e, was, false, known)
+	}
+	if (kind == unix.S_IFDIR) != e.IsDir { // it is another file by now, of which more is told
+		k := uint32(unix.S_IFREG)
+		if e.IsDir {
+			k = unix.S_IFDIR
+		}
+		return p.changed(e, k, false, known)
+	}
+	if e.Op&(hostwatch.Created|hostwatch.Removed) == hostwatch.Removed && same && !made(e, more) {
+		return true // the guest has made it anew meanwhile
+	}
+	return p.changed(e, kind, true, known)
+}
+
+// made reports whether the name of e is made again later.
+func made(e *hostwatch.Event, more []hostwatch.Event) bool {
+	for i := range more {
+		m := &more[i]
+		if m.Op&hostwatch.Created != 0 && m.Dir == e.Dir && m.Name == e.Name || m.NewDir == e.Dir && m.NewName == e.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// changed queues the changes of one name. The kernel may have put several together, whose order
+// follows from what the guest has had before and what is there now.
+func (p *pump) changed(e *hostwatch.Event, kind uint32, exists, known bool) bool {
+	c := change{kind: kind, dir: e.Dir, name: e.Name}
+	if p.session.readOnly {
+		return p.refresh(c, e.Op)
+	}
+	var list []change
+	add := func(op wire.Op) { c.op = op; list = append(list, c) }
+	created, removed := e.Op&hostwatch.Created != 0, e.Op&hostwatch.Removed != 0
+	if removed && (!created || known) {
+		add(wire.Remove)
+	}
+	if created && (!known || exists || !removed) {
+		add(wire.Make)
+	}
+	if !removed || created {
+		if e.Op&hostwatch.Modified != 0 {
+			add(wire.Modify)
+		}
+		if e.Op&hostwatch.Attributes != 0 {
+			add(wire.Attributes)
+		}
+		if e.Op&hostwatch.Written != 0 {
+			add(wire.Close)
+		}
+	}
+	if created && removed && !exists && !known {
+		add(wire.Remove)
+	}
+	return p.push(list...)
+}
+
+// moved queues a rename.
+func (p *pump) moved(e *hostwatch.Event) bool {
+	c := change{op: wire.Move, kind: unix.S_IFREG, dir: e.Dir, name: e.Name, newDir: e.NewDir, newName: e.NewName}
+	if e.IsDir {
+		c.kind = unix.S_IFDIR
+	}
+	if p.session.readOnly {
+		return (c.dir == 0 || p.refresh(change{kind: c.kind, dir: c.dir, name: c.name}, hostwatch.Removed)) &&
+			(c.newDir == 0 || p.refresh(change{kind: c.kind, dir: c.newDir, name: c.newName}, hostwatch.Created))
+	}
+	other := "moved-" + newName()
+	switch {
+	case c.dir == 0:
+		c.dir, c.name = controlDir, other
+	case c.newDir == 0:
+		c.newDir, c.newName = controlDir, other
+	}
+	list := []change{c}
+	if e.NewDir != 0 {
+		list = append(list, change{op: wire.Check, kind: c.kind, dir: e.NewDir, name: e.NewName})
+	}
+	return p.push(list...)
+}
+
+// directory queues a change of a directory's own attributes.
+func (p *pump) directory(id uint64) bool {
+	c := change{op: wire.Attributes, kind: unix.S_IFDIR, dir: id}
+	if id != fp.RootID {
+		parent, name, ok := p.fs.Share.Place(id)
+		if !ok {
+			return true
+		}
+		c.dir, c.name = parent, name.String()
+	}
+	if p.session.readOnly {
+		c.op = wire.Refresh
+	}
+	return p.push(c)
+}
+
+// refresh queues what makes a read-only guest's memory right.
+func (p *pump) refresh(c change, op hostwatch.Op) bool {
+	var list []change
+	if op&(hostwatch.Created|hostwatch.Removed) != 0 {
+		c.op = wire.Check
+		list = append(list, c)
+	}
+	if op&hostwatch.Removed == 0 {
+		c.op = wire.Refresh
+		list = append(list, c)
+	}
+	return p.push(list...)
+}
