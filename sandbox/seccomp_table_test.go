@@ -26,18 +26,21 @@ type names map[string]bool
 var confinedPackages = []string{
 	"../passthrough", "../passthrough/xattrmap", "../dax", "../dax/stretch", "../server", "../fuseproto",
 	"../virtiofs", "../virtqueue", "../vhostuser", "../internal/eventfd", "../internal/pause", "../internal/record", "../keeper", "../stream",
+	"../events", "../hostwatch",
 }
 
 // beforeFilter are calls in those packages that are over when the filter is set, or are
 // made by tests only, with the reason.
 var beforeFilter = map[string]string{
-	"SYS_GETRLIMIT":  "passthrough.New, once",
-	"SYS_PIDFD_OPEN": "the keeper's own process, which has no filter",
-	"SYS_CHROOT":     "dax/stretch's helper, before it answers",
-	"SYS_FSCONFIG":   "the same",
-	"SYS_FSMOUNT":    "the same",
-	"SYS_FSOPEN":     "the same",
-	"SYS_SOCKETPAIR": "the same",
+	"SYS_GETRLIMIT":     "passthrough.New, once",
+	"SYS_PIDFD_OPEN":    "the keeper's own process, which has no filter",
+	"SYS_FANOTIFY_INIT": "FilterOptions.Extra, with --events",
+	"SYS_FANOTIFY_MARK": "the same",
+	"SYS_CHROOT":        "dax/stretch's helper, before it answers",
+	"SYS_FSCONFIG":      "the same",
+	"SYS_FSMOUNT":       "the same",
+	"SYS_FSOPEN":        "the same",
+	"SYS_SOCKETPAIR":    "the same",
 }
 
 // otherCalls are on the list although no source that is searched below makes them.

@@ -1,5 +1,5 @@
 // Command govirtiofs-guest is what a virtual machine needs of govirtiofs: it mounts shares
-// over vsock where there is no virtio-fs device. It is static and needs nothing else.
+// over vsock where there is no virtio-fs device, and tells programs of changes on the host. It is static and needs nothing else.
 //
 // Exit status: 0 for success, 1 for a failure, 2 for a wrong command line. Called by mount(8),
 // as mount.govirtiofs, it has that program's: 1 for a wrong command line, 32 for a failure.
@@ -43,6 +43,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"mount", "[options] ADDRESS DIR", "mount a share", mountCommand},
+		{"watch", "[options] DIR", "tell programs what others change in a share", watchCommand},
 	}
 }
 

@@ -70,7 +70,7 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err := allowHugePages(maps); err != nil {
 		log.WithError(err).Debug("No huge pages")
 	}
-	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.Seccomp, Accept: true}); err != nil {
+	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.Seccomp, Accept: true, Extra: o.watchCalls()}); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	a, err := p.takeOver()
@@ -174,13 +174,17 @@ func newService(o *options, p *process, v sandbox.View, files *vsockFiles, log *
 	if p.ledger != nil && !o.Streams() {
 		cfg.Ledger, cfg.Keeper = p.ledger, p.client
 	}
-	fs, err := passthrough.New(cfg)
+	inner, err := passthrough.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	o.usesFileHandles = fs.UsesFileHandles()
-	o.reportFileHandles(fs, log)
+	o.usesFileHandles = inner.UsesFileHandles()
+	o.reportFileHandles(inner, log)
 	lines := slog.New(libraryHandler{log: log})
+	fs, err := o.withEvents(inner, cfg.Ledger, lines)
+	if err != nil {
+		return nil, err
+	}
 	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, Ledger: cfg.Ledger,
 		RequestTimeout: uint16(o.RequestTimeout), ThreadState: tasks.Dir(v.Tasks).Text}
 	if o.Streams() {

@@ -24,7 +24,17 @@ type Caching struct {
 	AllowDirectIO bool
 	AllowMmap     bool
 	Readdirplus   bool
+	Events        EventsMode
 }
+
+// EventsMode says whether the guest hears of what others change on the host.
+type EventsMode string
+
+// Whether the share has a channel for a helper in the guest.
+const (
+	EventsNever EventsMode = "never"
+	EventsAuto  EventsMode = "auto"
+)
 
 func cachingOptions() []Option {
 	return []Option{
@@ -51,6 +61,25 @@ Use
 and
 .Cm metadata
 only when nobody else changes the share.`,
+		},
+		{
+			Name: "events", Default: string(EventsNever),
+			Value: oneOf(func(c *Config) *EventsMode { return &c.Events }, literally(EventsAuto, EventsNever)...),
+			Help:  "Tell the guest what others change in the share. auto: if govirtiofs-guest watch runs there, programs in the guest get inotify events, and what the guest keeps is made right; without it the guest keeps things for a second. Default {default}.",
+			Manual: `Tell the guest what others change in the share.
+.Cm auto :
+if
+.Dq govirtiofs-guest watch
+runs in the guest, programs there get inotify events of changes on the host, and what the guest has
+kept is made right; it may keep everything for up to ten minutes, as far as
+.Fl -cache
+allows it.
+Without that program in the guest names and attributes are good for a second.
+The share then has a directory
+.Pa .govirtiofs ,
+which is in no listing and which only root of the guest can enter.
+.Cm never
+(the default): the guest hears of nothing.`,
 		},
 		{
 			Name: "entry-timeout", Arg: "TIME",
@@ -159,6 +188,14 @@ func checkPatterns(option string, patterns []string) error {
 // checkCaching settles what the guest may keep, before anything depends on whether the
 // share can be changed.
 func (c *Config) checkCaching(set *pflag.FlagSet) error {
+	if c.Events == EventsAuto {
+		switch {
+		case c.Immutable:
+			return errors.New("--events=auto and --immutable exclude each other: nothing changes")
+		case c.Writeback:
+			return errors.New("--events=auto and --writeback exclude each other: with --writeback nobody else may change the share")
+		}
+	}
 	if !c.Immutable {
 		return nil
 	}

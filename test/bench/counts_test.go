@@ -13,16 +13,15 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// TestCounts compares the number of system calls that the daemon makes for each
-// operation, and of its calls to the driver, with a limit. 8 requests are under way.
-// Unlike times, these numbers do not depend on the machine, as long as both threads get
-// to run. The test takes 4 s. A successor is possible, as by default.
+// TestCounts holds the daemon to the number of system calls that each operation may
+// take, and of calls of the driver, with 8 requests under way. Unlike times they do not
+// depend on the machine, as long as both threads get to run. It takes 4 s. A
+// process that dies has a successor, as by default.
 func TestCounts(t *testing.T) {
 	guest.NeedRoot(t)
 	p := build(t, t.TempDir())
-	// The system calls that the operation itself needs. Half a call is added for
-	// each request's part in the cost of a batch: waiting for kicks and calling the
-	// driver.
+	// What the operation needs by itself. Half a call is for each request's part in
+	// what a batch of them takes: waiting for kicks, calling the driver.
 	needs := []struct {
 		workload string
 		requests float64 // per unit
@@ -45,7 +44,7 @@ func TestCounts(t *testing.T) {
 	}
 	const tries = 8
 	var r *bench.Report
-	for try := range tries { // another process may keep one of the threads from running
+	for try := range tries { // somebody else may keep one of the threads from running
 		r = count(t, p, strings.Join(names, ","))
 		over := false
 		for i, n := range needs {

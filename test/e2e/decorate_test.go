@@ -13,9 +13,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// TestDecoratedShare puts a file system that changes nothing around passthrough. The guest
-// sees no difference: threads have their own umask and credentials, root is root, and the
-// state can be transferred.
+// TestDecoratedShare: a file system around passthrough that changes nothing changes nothing.
+// Threads have their own umask and credentials, root is root, and the state can move.
 func TestDecoratedShare(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to act for other users")

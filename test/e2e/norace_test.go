@@ -2,5 +2,5 @@
 
 package e2e
 
-// raceEnabled says that the race detector is on. It allocates memory.
+// raceEnabled says that the race detector is there, which allocates.
 const raceEnabled = false

@@ -22,8 +22,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// openAgain is open for a share that keeps its guest's session for the time
-// wait.
+// openAgain is open for a share whose guest keeps its session for so long.
 func openAgain(t *testing.T, opts frontend.Options, wait time.Duration) *share {
 	t.Helper()
 	s := &share{dir: t.TempDir()}
@@ -125,8 +124,7 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
-// actor is a program in the guest with a directory of its own. It knows what must be in
-// it.
+// actor is a program in the guest with a directory of its own, and what should be in it.
 type actor struct {
 	s     *share
 	name  string
@@ -143,7 +141,7 @@ type modelFile struct {
 	data     []byte
 }
 
-// want notes a reply that is wrong.
+// want notes a reply that is not as it should be.
 func (a *actor) want(what string, got error, want unix.Errno) {
 	if want == 0 && got != nil || want != 0 && !errors.Is(got, want) {
 		if a.err == nil {
@@ -152,8 +150,7 @@ func (a *actor) want(what string, got error, want unix.Errno) {
 	}
 }
 
-// step makes one operation whose result shows whether it was executed once,
-// twice or not at all.
+// step makes one operation that shows whether it was done twice, or not at all.
 func (a *actor) step() {
 	a.steps++
 	name := fmt.Sprintf("f%d", a.r.IntN(6))
@@ -234,8 +231,8 @@ func (a *actor) check(t *testing.T) {
 	}
 }
 
-// TestReconnectLocks: the guest's locks stay while its front-end is away, and a request that
-// waits for a lock continues to wait.
+// TestReconnectLocks: what a guest has locked stays locked while its front-end is away, and a
+// request that waits for a lock goes on to wait.
 func TestReconnectLocks(t *testing.T) {
 	forEachReconnect(t, func(t *testing.T, opts frontend.Options) {
 		s := openAgain(t, opts, time.Minute)

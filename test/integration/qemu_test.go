@@ -11,7 +11,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// TestIntegrationQEMU72 uses the VMM and the kernel of Debian 12.
+// TestIntegrationQEMU72 is Debian 12's VMM and kernel.
 func TestIntegrationQEMU72(t *testing.T) {
 	guest.Need(t, guest.QEMU72)
 	d := start(t, "", "--allow-direct-io")
@@ -34,7 +34,7 @@ func checkBasics(t *testing.T, d *daemon) {
 	}
 }
 
-// TestIntegrationReboot reboots a guest while the daemon and QEMU continue.
+// TestIntegrationReboot has a guest reboot while the daemon and QEMU go on.
 func TestIntegrationReboot(t *testing.T) {
 	guest.Need(t, guest.QEMU72)
 	d := start(t, "")
@@ -46,8 +46,7 @@ func TestIntegrationReboot(t *testing.T) {
 	}
 }
 
-// TestIntegrationQueues has Linux 7.2 use four request queues, one for each
-// processor.
+// TestIntegrationQueues has kernel 7.2 use four request queues, one a processor.
 func TestIntegrationQueues(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	d := start(t, "", "--allow-direct-io")
