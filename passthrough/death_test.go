@@ -155,7 +155,9 @@ func startProcess(c *deathCase, l *ledger.Ledger, dir string, k Keeper) (*proces
 	}
 	p.fs.sweeper.after = func(time.Duration, func()) {}
 	p.server = server.New(p.fs, server.Options{Ledger: l, Log: slog.New(slog.DiscardHandler)})
-	l.Begin()
+	if l != nil {
+		l.Begin()
+	}
 	if err = p.server.Resume(); err != nil {
 		return nil, err
 	}
@@ -171,7 +173,10 @@ func (p *process) serve(c *deathCase, b *board, at func(step int)) {
 	steps := c.steps()
 	for i := int(*b.next()); i < len(steps); i++ {
 		r := steps[i](b)
-		cell := p.queue.Cell(uint16(i))
+		cell, order := &fuse.Cell{}, uint64(i)
+		if p.queue != nil {
+			cell, order = p.queue.Cell(uint16(i)), p.queue.Order()
+		}
 		h := fp.InHeader{Len: uint32(40 + len(r.body)), Opcode: uint32(r.op), Unique: uint64(2*i + 2), NodeID: r.node, UID: r.uid, GID: r.uid}
 		in := alignedBytes(len(r.body) + 40)
 		copy(in, fp.Bytes(&h))
@@ -183,12 +188,15 @@ func (p *process) serve(c *deathCase, b *board, at func(step int)) {
 		if r.op.Shape().NoReply {
 			room = 0
 		}
-		m := fuse.Message{Cell: cell}
+		m := fuse.Message{}
+		if p.queue != nil {
+			m.Cell = cell
+		}
 		m.Set(fuse.Over(in), fuse.Over(b.reply(i)[:room]))
 		at(i)
 		switch cell.Phase() {
 		case fuse.PhaseFree:
-			cell.Take(&m.Header, p.queue.Order(), uint16(i), 0)
+			cell.Take(&m.Header, order, uint16(i), 0)
 		case fuse.PhaseTaken, fuse.PhaseIntent:
 			cell.TakeAgain(uint16(i))
 		case fuse.PhaseDone: // the reply is there
