@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prepares the guests and peers of the integration tests under .cache/guests/.
 #
-# Usage: test/guest/setup.sh [uml|qemu72|qemu11|vsock|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]...
+# Usage: test/guest/setup.sh [uml|qemu72|qemu11|vsock|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|diod|all]...
 #
 #   uml     User-Mode Linux 7.2 of Debian sid: a virtio-fs client with no VMM
 #   vsock   kernel modules for vsock in uml and qemu72, and vhost-device-vsock of sid
@@ -14,6 +14,7 @@
 #   peers   other back-ends to compare with: virtiofsd in Rust and in C
 #   libvirt9, libvirt12
 #           libvirt and QEMU of Debian 12 and of sid, as directories to chroot to
+#   diod    diod of Debian 12, a 9p server, and the modules for 9p in uml, to compare with; not part of "all"
 #   virtme  virtme-ng of Debian sid, which runs with the machine's own python3
 #
 # Nothing is installed on the machine. Packages are downloaded from the mirror
@@ -43,7 +44,7 @@ say() { printf 'guest setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usage() {
-	echo "usage: $0 [uml|qemu72|qemu11|vsock|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|all]..." >&2
+	echo "usage: $0 [uml|qemu72|qemu11|vsock|arm64|arm64-16k|fio|peers|virtme|libvirt9|libvirt12|diod|all]..." >&2
 	exit 2
 }
 
@@ -92,6 +93,7 @@ cost() {
 	libvirt9) echo 62 238 ;;
 	libvirt12) echo 56 228 ;;
 	virtme) echo 1 1 ;;
+	diod) echo 42 6 ;;
 	esac
 }
 
@@ -289,6 +291,14 @@ make_vsock() {
 	rm -rf "$tmp/uml"
 }
 
+make_diod() {
+	unpack_all sid "$tmp/uml" user-mode-linux
+	copy_modules "$tmp/uml/usr/lib/uml" "$tmp/out/uml" netfs 9pnet 9pnet_fd 9p
+	unpack_all bookworm "$tmp/out/tree" diod
+	patch "$tmp/out/tree/usr/sbin/diod" "$tmp/out/tree" "$cache/diod/tree"
+	rm -rf "$tmp/uml"
+}
+
 # make_qemu PART SUITE: QEMU and a guest kernel of SUITE.
 make_qemu() {
 	out=$tmp/out
@@ -423,6 +433,7 @@ make_part() {
 	fio) make_fio ;;
 	peers) make_peers ;;
 	virtme) make_virtme ;;
+	diod) make_diod ;;
 	libvirt9) make_libvirt libvirt9 bookworm ;;
 	libvirt12) make_libvirt libvirt12 sid ;;
 	esac
@@ -455,7 +466,7 @@ parts=
 [ $# -gt 0 ] || set -- all
 for arg in "$@"; do
 	case $arg in
-	uml | qemu72 | qemu11 | vsock | arm64 | arm64-16k | fio | peers | virtme | libvirt9 | libvirt12) parts="$parts $arg" ;;
+	uml | qemu72 | qemu11 | vsock | arm64 | arm64-16k | fio | peers | virtme | libvirt9 | libvirt12 | diod) parts="$parts $arg" ;;
 	all) parts="uml qemu72 qemu11 vsock fio peers virtme libvirt9 libvirt12" ;;
 	*) usage ;;
 	esac

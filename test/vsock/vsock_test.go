@@ -37,7 +37,7 @@ func program(t *testing.T, name string) string {
 		if programs.dir, programs.err = os.MkdirTemp("/tmp", "vsock"); programs.err != nil {
 			return
 		}
-		programs.err = guest.Build("-trimpath", "-ldflags", "-s -w", "-o", programs.dir, "./cmd/govirtiofsd", "./cmd/govirtiofs", "./cmd/govirtiofs-guest")
+		programs.err = guest.Build("-trimpath", "-ldflags", "-s -w", "-o", programs.dir, "./cmd/govirtiofsd", "./cmd/govirtiofs", "./cmd/govirtiofs-guest", "./test/vsock/mount9p", "./test/vsock/model")
 	})
 	if programs.err != nil {
 		t.Fatal(programs.err)
@@ -101,7 +101,8 @@ func start(t *testing.T, socket, name string, args ...string) (*exec.Cmd, *buffe
 // host is the host's side: a share, a daemon, a device.
 type host struct {
 	dir, share, token string
-	log               *buffer
+	daemon            *exec.Cmd
+	log               *buffer           // the daemon's
 	files             map[string]string // of the guest
 }
 
@@ -128,8 +129,8 @@ func newHost(t *testing.T, kind guest.Kind, device string) *host {
 	if err := os.WriteFile(h.token, []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	uds := filepath.Join(dir, "v")
-	_, h.log = start(t, uds+"_1024", program(t, "govirtiofsd"), "--shared-dir", h.share, "--vsock-uds", uds, "--vsock-token", h.token)
+	uds := h.uds()
+	h.daemon, h.log = start(t, uds+"_1024", program(t, "govirtiofsd"), "--shared-dir", h.share, "--vsock-uds", uds, "--vsock-token", h.token)
 	if device == "" {
 		start(t, h.device(), program(t, "govirtiofs"), "vsock-device", "--socket-path", h.device(), "--uds-path", uds, "--guest-cid", "5")
 	} else {
@@ -137,6 +138,9 @@ func newHost(t *testing.T, kind guest.Kind, device string) *host {
 	}
 	return h
 }
+
+// uds is the Unix socket of the vsock device.
+func (h *host) uds() string { return filepath.Join(h.dir, "v") }
 
 func (h *host) device() string { return filepath.Join(h.dir, "device") }
 
@@ -204,15 +208,26 @@ daemon 9:1024
 $guest mount vsock:1:1024/x /mnt/s 2>&1 && echo "other guest has mounted" || echo "other: status $?"
 `
 
-func (h *host) run(t *testing.T, kind guest.Kind, script string) string {
-	t.Helper()
+// options are those of a guest that has the device.
+func (h *host) options(kind guest.Kind, script string) guest.Options {
 	o := guest.Options{Script: prologue + script, Files: h.files, Timeout: 3 * time.Minute}
 	if kind == guest.UML {
 		o.ExtraArgs = []string{fmt.Sprintf("virtio_uml.device=%s:%d", h.device(), umlDeviceID)}
 	} else {
 		o.ExtraArgs = []string{"-chardev", "socket,id=vsock,path=" + h.device(), "-device", "vhost-user-vsock-pci,chardev=vsock"}
 	}
-	r, err := guest.Run(context.Background(), kind, o)
+	return o
+}
+
+func (h *host) run(t *testing.T, kind guest.Kind, script string) string {
+	t.Helper()
+	r, err := guest.Run(context.Background(), kind, h.options(kind, script))
+	return h.output(t, r, err)
+}
+
+// output is what a guest has said, which must have ended well.
+func (h *host) output(t *testing.T, r guest.Result, err error) string {
+	t.Helper()
 	if err != nil || r.Status != 0 {
 		t.Fatalf("%v, status %d\n%s\n%s\nhost:\n%s", err, r.Status, r.Output, r.Console, h.log)
 	}
