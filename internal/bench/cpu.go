@@ -29,8 +29,8 @@ func threadCPU() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// treeCPU is the processor time of a process and its present descendants: some daemons
-// serve from a child.
+// treeCPU is the processor time of a process and its present descendants. The
+// descendants count because some daemons serve from a child.
 func treeCPU(pids []int) (sum time.Duration, err error) {
 	for _, pid := range pids {
 		t, e := processCPU(pid)

@@ -26,8 +26,8 @@ type Target struct {
 	// socket to listen at and the directory to share. Empty if it runs already.
 	Command string
 	Socket  string // where it listens, if it runs already
-	PID     int    // whose processor time counts; 0 is the process that listens
-	Self    bool   // it is the first target once more, to show what noise is
+	PID     int    // the process whose time is measured; 0 is the process that listens
+	Self    bool   // it is the first target again, to show the noise
 }
 
 // startTimeout is how long a daemon may take until it listens.
@@ -107,7 +107,7 @@ func (d *daemon) connect(ctx context.Context) (*net.UnixConn, error) {
 	}
 }
 
-// saying adds the daemon's output to an error, if there is any.
+// saying adds the daemon's output, if there is any, to an error.
 func (d *daemon) saying(err error) error {
 	if said := d.errors.String(); said != "" {
 		return fmt.Errorf("%w\nThe daemon says:\n%s", err, said)

@@ -9,6 +9,6 @@
 //	Report    what came out, as a table, JSON, benchstat's format or a picture
 //
 // Two targets are never measured at the same time, and always in turn, because the
-// speed of a shared machine drifts: ratios are medians of ratios of neighbouring
-// rounds.
+// speed of a shared machine drifts. A ratio is the median of the ratios of
+// neighbouring rounds.
 package bench

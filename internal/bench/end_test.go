@@ -18,7 +18,7 @@ import (
 // goOn is for files that are made to the end.
 func goOn() error { return nil }
 
-// mute listens and answers nothing. It tells of each connection.
+// mute listens and answers nothing. It reports each connection on a channel.
 func mute(t *testing.T) (path string, accepted chan *net.UnixConn) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
@@ -50,7 +50,8 @@ func optsFor(t *testing.T, socket string) *Options {
 	return &Options{Dir: t.TempDir(), Workloads: w, Targets: []Target{{Name: "mute", Socket: socket}}}
 }
 
-// TestSilent: a back-end that listens and does not answer is given up, with what to do.
+// TestSilent: the run gives up a back-end that listens and does not answer, with an
+// error that says what to do.
 func TestSilent(t *testing.T) {
 	path, _ := mute(t)
 	defer func(d time.Duration) { answerTimeout = d }(answerTimeout)
@@ -61,8 +62,8 @@ func TestSilent(t *testing.T) {
 	}
 }
 
-// TestSetupInterrupted: a back-end that does not answer holds nobody who wants to end, and
-// the reason is what ended the context.
+// TestSetupInterrupted: a run whose back-end does not answer can be interrupted. The error
+// is the reason why the context ended.
 func TestSetupInterrupted(t *testing.T) {
 	path, accepted := mute(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -80,7 +81,8 @@ func TestSetupInterrupted(t *testing.T) {
 	}
 }
 
-// TestHangUp: that a back-end closes the connection is no silence.
+// TestHangUp: a back-end that closes the connection is not reported as one that
+// does not answer.
 func TestHangUp(t *testing.T) {
 	path, accepted := mute(t)
 	go func() { _ = (<-accepted).Close() }()
@@ -89,7 +91,8 @@ func TestHangUp(t *testing.T) {
 	}
 }
 
-// TestDaemonEnds: that a daemon has ended, and what it said, explains a connection that did.
+// TestDaemonEnds: when the connection ended because the daemon has ended, the error says so
+// and has the daemon's output.
 func TestDaemonEnds(t *testing.T) {
 	dir := t.TempDir()
 	d, err := startDaemon(&Target{Command: `sh -c "echo my last words >&2; exit 3" {socket}`}, dir, dir)
@@ -109,7 +112,7 @@ func TestDaemonEnds(t *testing.T) {
 	}
 }
 
-// TestDaemonStopsInHaste: a daemon that was stopped (SIGSTOP) is ended all the same.
+// TestDaemonStopsInHaste: a daemon that is suspended (SIGSTOP) is ended, too.
 func TestDaemonStopsInHaste(t *testing.T) {
 	dir := t.TempDir()
 	d, err := startDaemon(&Target{Command: `sleep 1000 # {socket}`}, dir, dir)
@@ -125,7 +128,8 @@ func TestDaemonStopsInHaste(t *testing.T) {
 	}
 }
 
-// TestPrepareNeeds: only what is needed is made, and it ends when it is of no use any more.
+// TestPrepareNeeds: prepare makes only what the workloads need, and stops early when the
+// run has ended.
 func TestPrepareNeeds(t *testing.T) {
 	for name, want := range map[string]string{"getattr": "small tmp", "lookup-new": "many tmp", "readdirplus": "list tmp",
 		"fsync": "tmp", "randread": "cold tmp", "mixed": "small big tmp"} {

@@ -30,10 +30,11 @@ type files struct {
 	alive func() error // whether to go on making files
 }
 
-// need says which of the files a workload works on.
+// need is a set of the files that a workload works on.
 type need uint
 
-// What is prepared, beside a directory "tmp" for what a workload makes itself.
+// The files that prepare makes, in addition to a directory "tmp" for the
+// workloads' own files.
 const (
 	needSmall need = 1 << iota // small/: 1,000 files of 4 KiB
 	needList                   // list/: 1,000 empty files
@@ -144,7 +145,7 @@ func (f *files) big(name string, size int64, disk bool) error {
 		if _, err := io.CopyN(w, data, n); err != nil {
 			return err
 		}
-		if disk { // what fails here, Sync tells
+		if disk { // Sync reports an error of this
 			_ = unix.SyncFileRange(int(w.Fd()), at, n,
 				unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
 		}

@@ -46,7 +46,8 @@ func floorLookupMissing(f *files) (floorFunc, error) {
 	}, dir), err
 }
 
-// floorLookupNew opens and looks: a new node needs a descriptor or a file handle.
+// floorLookupNew makes openat and statx: a new node needs a descriptor or a file
+// handle.
 func floorLookupNew(f *files) (floorFunc, error) {
 	dir, err := openPath(f, "many", unix.O_PATH)
 	list, empty := cStrings(names(f.many)), cString("")
@@ -139,7 +140,7 @@ func floorFsync(f *files) (floorFunc, error) {
 	}}, err
 }
 
-// floorReaddirplus lists and looks at each name.
+// floorReaddirplus lists a directory and calls statx for each name.
 func floorReaddirplus(f *files) (floorFunc, error) {
 	dir, err := openPath(f, "list", unix.O_RDONLY|unix.O_DIRECTORY)
 	buf := make([]byte, 32<<10)

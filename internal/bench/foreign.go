@@ -36,7 +36,7 @@ type reading struct {
 
 // newForeignWatch watches all processes except these and this one.
 func newForeignWatch(pids []int) (*foreignWatch, error) {
-	w := &foreignWatch{pids: pids, kernel: descendants(2)[1:]} // kthreadd, where it can be seen
+	w := &foreignWatch{pids: pids, kernel: descendants(2)[1:]} // kthreadd, if it is visible
 	if err := unix.SchedGetaffinity(0, &w.cpus); err != nil {
 		return nil, fmt.Errorf("processors of this process: %w", err)
 	}

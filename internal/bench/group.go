@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// group are the daemons of one target, each with a guest of its own. With several, all
-// guests do the same at the same time, and what they do together counts.
+// group are the daemons of one target, each with a guest of its own. If there are
+// several, all guests do the same at the same time, and the sum of their work counts.
 type group struct {
 	name     string
 	self     bool // Target.Self

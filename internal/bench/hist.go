@@ -55,8 +55,8 @@ func (h *Hist) Count() uint64 { return h.n }
 // Max is the longest duration, exactly.
 func (h *Hist) Max() int64 { return h.max }
 
-// Quantile is the duration that a share q (0 to 1) of all is not longer than, to the
-// precision of the buckets. Without durations it is 0.
+// Quantile is the duration that a share q (0 to 1) of all durations does not exceed,
+// to the precision of the buckets. Without durations it is 0.
 func (h *Hist) Quantile(q float64) int64 {
 	if h.n == 0 {
 		return 0

@@ -183,7 +183,8 @@ func processMemory(pid int) (pss, private float64, err error) {
 	return found["Pss"] - found["Pss_Shmem"], found["Pss_Anon"], nil
 }
 
-// WriteIdle writes a table. Ratios are those to the last target with as many daemons.
+// WriteIdle writes a table. Its ratios compare with the last target with as many
+// daemons.
 func WriteIdle(w io.Writer, list []Idle) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "daemons\ttarget\tPSS of each\tratio\tprivate\tprocesses\tthreads\twake-ups/s\t\n")

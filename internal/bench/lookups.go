@@ -82,7 +82,8 @@ func setupLookupMissing(s *session) (job, error) {
 	}}, nil
 }
 
-// lookupNew goes through the names of "many" once a stretch; each queue has its part.
+// lookupNew looks up each name of "many" once in a stretch; each queue has its part
+// of the names.
 type lookupNew struct {
 	list    []string
 	dir     uint64

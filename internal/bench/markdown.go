@@ -32,10 +32,11 @@ func (r *Report) tableTargets() (t tableTargets) {
 	return t
 }
 
-// WriteMarkdown writes one table for a document, a line for each workload and depth:
-// the speeds and how the first target compares with the fastest other; the same for CPU;
-// and how its CPU compares with the floor's. Where the first target was measured against
-// itself, too, the range of that is beside each ratio.
+// WriteMarkdown writes one table for a document, with a line for each workload and
+// depth. It has the speeds, and how the first target compares with the fastest other
+// one; the same for CPU; and how its CPU compares with the floor's. If the first target
+// was measured against itself, too, the range of that is in parentheses after each
+// ratio.
 func (r *Report) WriteMarkdown(w io.Writer) error {
 	t := r.tableTargets()
 	head := []string{"workload", "depth"}

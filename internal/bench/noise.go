@@ -9,8 +9,8 @@ import (
 
 // Ratio compares the first target with another one, round by round.
 type Ratio struct {
-	// Value is the median over the rounds' ratios, or the ratio of the best rounds. 0 is
-	// nothing to compare.
+	// Value is the median over the rounds' ratios, or the ratio of the best rounds. 0
+	// means that there is nothing to compare.
 	Value float64 `json:"value"`
 	// The median lies between Low and High with 95 % confidence. This follows from the order
 	// of the rounds' ratios, without assumptions about them. With less than 6 rounds, Low and

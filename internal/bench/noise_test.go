@@ -45,8 +45,8 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// TestRank: the interval between the two ranks has the median in it with 95 %, which is
-// computed here another way, and a narrower one has not.
+// TestRank: the interval between the two ranks contains the median with 95 %. The test
+// computes the probability in another way. A narrower interval has less than 95 %.
 func TestRank(t *testing.T) {
 	below := func(n, k int) (p float64) { // at most k of n fall below the median
 		for i := range k + 1 {
@@ -66,7 +66,7 @@ func TestRank(t *testing.T) {
 	}
 }
 
-// TestSelf: what the first target against itself reaches as well is noise.
+// TestSelf: a ratio that the first target against itself also reaches is noise.
 func TestSelf(t *testing.T) {
 	list := []Figures{
 		{Target: "ours", Rounds: samples(1, 1, 1)},
@@ -80,7 +80,8 @@ func TestSelf(t *testing.T) {
 	}
 }
 
-// TestKeep: rounds in which others ran do not count, unless there are no others.
+// TestKeep: rounds that other programs disturbed do not count, unless there are
+// no other rounds.
 func TestKeep(t *testing.T) {
 	for _, c := range []struct {
 		what      string
@@ -193,7 +194,7 @@ func TestOldReport(t *testing.T) {
 	}
 }
 
-// TestJudge: a loss fails when it is certain, and is named when it is not.
+// TestJudge: a certain loss fails, and an uncertain one is reported.
 func TestJudge(t *testing.T) {
 	r := sampleReport()
 	row := &r.Rows[0]

@@ -28,9 +28,9 @@ type Options struct {
 	Floor     bool          // measure the bare system calls, too
 	Best      bool          // report the best rounds instead of medians
 	Syscalls  bool          // count the back-end's system calls, too, in a round of its own
-	// MaxForeign is which part of the processors' time others may have in a round that
-	// counts, from 0 to 1. Rounds with more are dropped and repeated, up to once each. 0 is
-	// a tenth, 1 drops none.
+	// MaxForeign is the part of the processors' time that other programs may have in a
+	// round that counts, from 0 to 1. Rounds with more are dropped and repeated, up to once
+	// each. 0 means a tenth; 1 drops no round.
 	MaxForeign float64
 	// NoIndirect and NoEventIdx leave ring features out.
 	NoIndirect, NoEventIdx bool
@@ -38,7 +38,7 @@ type Options struct {
 	Progress func(what string, done float64)
 }
 
-// Check fills in what is missing and says what is wrong.
+// Check sets defaults and returns an error for wrong options.
 func (o *Options) Check() error {
 	setDefault(&o.Queues, 1)
 	setDefault(&o.Guests, 1)

@@ -104,7 +104,7 @@ func TestDaemonStops(t *testing.T) {
 	}
 }
 
-// isRunning says whether a process is more than a zombie.
+// isRunning reports whether a process exists and is not a zombie.
 func isRunning(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -114,7 +114,8 @@ func isRunning(pid int) bool {
 	return !strings.HasPrefix(rest, "Z")
 }
 
-// TestDaemonFails: what a daemon says is in the error, and nobody waits for it.
+// TestDaemonFails: when a daemon ends at its start, the error has its output,
+// and the run does not wait for the socket.
 func TestDaemonFails(t *testing.T) {
 	dir := t.TempDir()
 	d, err := startDaemon(&Target{Command: "sh -c 'echo no such option >&2; exit 3'"}, dir, dir)
@@ -128,7 +129,7 @@ func TestDaemonFails(t *testing.T) {
 	}
 }
 
-// TestPrepare: the files are there, and then they are not.
+// TestPrepare: prepare makes the files, and remove removes them.
 func TestPrepare(t *testing.T) {
 	o := &Options{Dir: t.TempDir(), Workloads: Workloads(), Files: 10, ColdSize: 1 << 20, Guests: 2, Queues: 2}
 	f, err := prepare(o, goOn)

@@ -20,8 +20,8 @@ type Report struct {
 	Rounds    int     `json:"rounds"`
 	Round     string  `json:"round"` // what a round is limited by
 	Best      bool    `json:"best"`  // figures are those of the best rounds, not medians
-	// MaxForeign is which part of the processors' time others may have had in a round that
-	// counts, from 0 to 1.
+	// MaxForeign is the part of the processors' time that other programs may have had in a
+	// round that counts, from 0 to 1.
 	MaxForeign float64 `json:"max_foreign,omitempty"`
 	Rows       []Row   `json:"results"`
 }
@@ -66,11 +66,12 @@ func ReadReport(from io.Reader) (*Report, error) {
 	if len(r.Rows) == 0 {
 		return nil, errors.New("read a report: there are no results in it")
 	}
-	r.Summarize(r.Best) // it may be of a version that knew of no noise
+	r.Summarize(r.Best) // an earlier version may have written it, without noise
 	return r, nil
 }
 
-// columns are those that a table has only if there is something in them.
+// columns are the optional columns of a table: each is there only if it has
+// figures.
 type columns struct{ compared, counted, dropped bool }
 
 func (r *Report) columns() columns {
@@ -101,7 +102,8 @@ func (r *Report) WriteTable(w io.Writer) error {
 	return nil
 }
 
-// has says whether some figures are as asked; a column of none is left out.
+// has reports whether ok holds for some figures. A column without any is left
+// out.
 func (r *Report) has(ok func(*Figures) bool) bool {
 	return slices.ContainsFunc(r.Rows, func(row Row) bool {
 		return slices.ContainsFunc(row.Targets, func(f Figures) bool { return ok(&f) })

@@ -115,7 +115,8 @@ func TestWriteTable(t *testing.T) {
 	}
 }
 
-// TestTableColumns: one head for a workload; what nothing was measured of has no column.
+// TestTableColumns: each workload has one head, and a column without figures is left
+// out.
 func TestTableColumns(t *testing.T) {
 	r := sampleReport()
 	r.Rows = append(r.Rows, r.Rows[0])

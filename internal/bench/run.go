@@ -21,7 +21,8 @@ type Sample struct {
 	Driver   time.Duration `json:"driver_ns"` // processor time of the load generator's threads
 	Kicks    uint64        `json:"kicks"`     // notifications of the back-end
 	Calls    uint64        `json:"calls"`     // notifications by it
-	// Foreign is which part of the processors' time others had meanwhile, from 0 to 1.
+	// Foreign is the part of the processors' time that other programs had meanwhile,
+	// from 0 to 1.
 	Foreign float64 `json:"foreign,omitempty"`
 }
 
@@ -46,8 +47,8 @@ type Measurement struct {
 	Syscalls float64
 }
 
-// Result is one workload at one depth, with all targets in their order and, if it was
-// asked for, the floor at the end.
+// Result is one workload at one depth, with all targets in their order. The floor
+// comes last, if it was asked for.
 type Result struct {
 	Workload Workload
 	Depth    int
@@ -59,8 +60,9 @@ type Result struct {
 	Disturbed bool
 }
 
-// Run measures all workloads, on all targets in turn. Whatever it has started or made
-// is gone when it returns. When ctx ends it returns what it has, and an error.
+// Run measures all workloads, on all targets in turn. When it returns, its daemons
+// have ended and its files are removed. When ctx ends, Run returns the results so
+// far, and an error.
 func Run(ctx context.Context, o *Options) (results []Result, err error) {
 	if err := o.Check(); err != nil {
 		return nil, err
@@ -183,8 +185,8 @@ func (r *runner) workload(w *Workload) (results []Result, err error) {
 	return results, nil
 }
 
-// rounds measures the subjects in turn, with another one first in each round, so that a machine
-// that gets slower or faster does so for all. Rounds in which others have disturbed one of them
+// rounds measures the subjects in turn. Each round begins with another subject, so that a
+// machine that gets slower or faster does so for all. Rounds that other programs have disturbed
 // are repeated, up to once each.
 func (r *runner) rounds(result *Result, subjects []subject) error {
 	watch, err := r.watch()
@@ -233,7 +235,7 @@ func (r *runner) watch() (*foreignWatch, error) {
 func (r *runner) round(watch *foreignWatch, subjects []subject, depth, n int) (a attempt, err error) {
 	a.samples, a.latencies = make([]Sample, len(subjects)), make([]*Hist, len(subjects))
 	for i := range subjects {
-		// Each is first, in the middle and last as often as the others: after a pause,
+		// Each is first, in the middle and last equally often: after a pause,
 		// processors and their caches have to wake up.
 		i = (i + n) % len(subjects)
 		if r.opts.Warmup > 0 {
@@ -272,7 +274,8 @@ func (r *runner) warmup(round int) time.Duration {
 	return min(r.opts.Warmup, r.opts.Duration/4)
 }
 
-// countCalls has a short round of its own for each target, if it is asked for.
+// countCalls runs a short round of its own for each target, if Options.Syscalls
+// asks for it.
 func (r *runner) countCalls(result *Result, subjects []subject) error {
 	if !r.opts.Syscalls {
 		return nil
@@ -285,7 +288,8 @@ func (r *runner) countCalls(result *Result, subjects []subject) error {
 		if err != nil {
 			return err
 		}
-		// What a back-end does besides must not count much, if the disk is slow.
+		// The round is long enough that other calls of the back-end hardly
+		// count, if the disk is slow.
 		var total Sample
 		for range 10 {
 			var m Sample
@@ -305,8 +309,8 @@ func (r *runner) countCalls(result *Result, subjects []subject) error {
 	return nil
 }
 
-// measure drives a session's queues for a while, in stretches if the workload ends by
-// itself before.
+// measure drives a session's queues for a while. If the workload ends by itself
+// before, it does this in stretches.
 func (r *runner) measure(s *session, j job, depth int, d time.Duration, h *Hist) (total Sample, err error) {
 	team, err := newTeam(s, j, depth)
 	if err != nil {
@@ -345,7 +349,7 @@ type worker struct {
 	team     *team
 	pipe     *frontend.Pipe
 	op       operation
-	half     []bool // slots with a half-done operation, which is finished
+	half     []bool // slots whose operation has begun; it is finished after the stretch
 	left     uint64 // units to begin; counts down
 	units    uint64
 	requests uint64
@@ -373,7 +377,7 @@ func (t *team) close() {
 	}
 }
 
-// stretch runs all workers until the time is over, or each has made its part of count
+// stretch runs all workers until the time is over, or each has done its part of count
 // units, or the operations end.
 func (t *team) stretch(ctx context.Context, d time.Duration, count uint64) (Sample, error) {
 	t.stop.Store(false)

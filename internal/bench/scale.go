@@ -11,29 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Scale is what a directory of so many files costs a target, and so many known nodes.
-// Every measurement has a daemon of its own, which knows nothing at first.
+// Scale is the cost for a target of a directory with so many files, and of as many
+// known nodes. Every measurement has a new daemon, which knows no nodes at first.
 type Scale struct {
 	Target string `json:"target"`
 	Files  int    `json:"files"`
-	// Failed is why the target could not do it; there are no figures of later steps then.
+	// Failed is the reason why the target failed; the steps after it have no figures.
 	Failed string `json:"failed,omitempty"`
-	// Names is READDIR; New the first READDIRPLUS, each entry of which is a node that
-	// the daemon has to remember; Known the same again.
+	// Names is a listing by READDIR. New is the first listing by READDIRPLUS, which
+	// makes a node of each entry. Known is the second one.
 	Names Listing `json:"names"`
 	New   Listing `json:"new"`
 	Known Listing `json:"known"`
-	// First is how long the first reply of a listing takes in microseconds, and Middle one
-	// from the middle of the directory, which the open file has not read before.
+	// First is the time until the first reply of a listing in microseconds. Middle is that
+	// of a reply from the middle of the directory, which the open file has not read
+	// before.
 	First  float64 `json:"first_us"`
 	Middle float64 `json:"middle_us"`
 	// Lookups are LOOKUPs of known nodes at random, at each depth.
 	Lookups []ScaleLookup `json:"lookups"`
 	// Forget is the processor time to forget a node in microseconds.
 	Forget float64 `json:"forget_cpu_us"`
-	// Reading is how many bytes of private memory the daemon takes for READDIR, at most;
-	// Node is how many bytes of it each node takes, if they are many. Descriptors is how many
-	// it has open then: what the kernel takes for these is in no figure.
+	// Reading is the largest amount of private memory in bytes that the daemon takes for
+	// READDIR. Node is the bytes that each node takes, if there are many. Descriptors is the
+	// number of open descriptors then: no figure contains the kernel's memory for these.
 	Reading     float64 `json:"reading_bytes"`
 	Node        float64 `json:"node_bytes"`
 	Descriptors float64 `json:"descriptors"`
@@ -57,7 +58,7 @@ type ScaleLookup struct {
 	Max       float64 `json:"max_us"`
 }
 
-// figures are all of them, in one order.
+// figures are pointers to all figures, in a fixed order.
 func (m *Scale) figures() []*float64 {
 	list := []*float64{&m.First, &m.Middle, &m.Forget, &m.Reading, &m.Node, &m.Descriptors}
 	for _, l := range []*Listing{&m.Names, &m.New, &m.Known} {
@@ -70,8 +71,8 @@ func (m *Scale) figures() []*float64 {
 	return list
 }
 
-// MeasureScale measures each target with directories of so many files, in turn and as
-// many rounds as there are. Figures are medians over the rounds.
+// MeasureScale measures each target with directories of so many files, in turn, in as
+// many rounds as the options say. Figures are medians over the rounds.
 func MeasureScale(ctx context.Context, o *Options, sizes []int) (list []Scale, err error) {
 	if err := o.Check(); err != nil {
 		return nil, err

@@ -35,8 +35,8 @@ func entries(plus bool, off uint64, names ...string) (b []byte) {
 	return b
 }
 
-// TestWalkParse: entries and the next position are read from both sorts of replies, and a
-// back-end that cuts one off is found out, wherever it does.
+// TestWalkParse: parse reads entries and the next position of both kinds of replies, and
+// returns an error for a reply that is cut off anywhere.
 func TestWalkParse(t *testing.T) {
 	list := []string{".", fileName(1), fileName(0)}
 	for _, plus := range []bool{false, true} {
@@ -83,8 +83,8 @@ func TestNodeTable(t *testing.T) {
 	}
 }
 
-// TestMedianScale: medians are taken figure by figure, of lookups too, and one failure is
-// the target's.
+// TestMedianScale: each figure has its own median, also those of lookups. If one round
+// fails, the target has failed.
 func TestMedianScale(t *testing.T) {
 	var rounds []Scale
 	for _, v := range []float64{3, 1, 2} {

@@ -25,8 +25,8 @@ type scaling struct {
 	out     Scale
 }
 
-// scaleTarget starts a daemon and takes it through all steps. What the daemon cannot do
-// ends up in the figures.
+// scaleTarget starts a daemon and runs all steps. If the daemon fails at a step, the
+// figures say so.
 func (r *runner) scaleTarget(t *Target, n int) (m Scale, err error) {
 	s, err := openSession(r.ctx, t, r.opts)
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *runner) scaleTarget(t *Target, n int) (m Scale, err error) {
 func (x *scaling) private() (sum float64) {
 	for _, pid := range x.session.pids {
 		_, private, err := processMemory(pid)
-		if err == nil { // one that has ended takes none
+		if err == nil { // a daemon that has ended has none
 			sum += private
 		}
 	}
@@ -100,15 +100,14 @@ func (x *scaling) walk(w *walk) (l Listing, err error) {
 		P50: us(w.latency.Quantile(0.5)), Max: us(w.latency.Max())}, err
 }
 
-// names reads the names alone, which makes no nodes: the memory that it takes is that of
-// reading.
+// names reads the names alone. This makes no nodes, so the memory is that of reading.
 func (x *scaling) names() (err error) {
 	before, most, next := x.private(), 0.0, 0
 	_, err = x.walk(&walk{each: func(n int, off uint64) {
 		if n <= x.out.Files/2 || x.middle == 0 {
 			x.middle = off
 		}
-		if n >= next { // ten looks are enough, and cost time
+		if n >= next { // ten measurements are enough; each costs time
 			most, next = max(most, x.private()), n+x.out.Files/10+1
 		}
 	}})
@@ -119,7 +118,7 @@ func (x *scaling) names() (err error) {
 	return err
 }
 
-// fewNodes are so few that their memory drowns in that of everything else.
+// fewNodes is a number of nodes whose memory is too small to measure.
 const fewNodes = 1000
 
 // new reads attributes, which makes nodes.
@@ -165,8 +164,8 @@ func (x *scaling) positions() error {
 	return nil
 }
 
-// lookups looks known nodes up at random, so that none is in a cache because the one
-// before it was.
+// lookups looks known nodes up at random, so that no lookup finds its data in a
+// cache because of the one before.
 func (x *scaling) lookups() error {
 	list := names(x.out.Files)
 	for _, depth := range x.runner.opts.Depths {
@@ -198,7 +197,7 @@ func (x *scaling) lookups() error {
 	return nil
 }
 
-// again notes that file number i was looked up once more.
+// again notes another lookup of file number i.
 func (t *nodeTable) again(i int, node uint64) error {
 	if t.nodes[i] != node {
 		return fmt.Errorf("%s is node %d and was %d", fileName(i), node, t.nodes[i])
@@ -256,7 +255,8 @@ func descriptors(pids []int) (n int) {
 	return n
 }
 
-// floorScale makes the bare system calls for the same: getdents64, and statx of each name.
+// floorScale makes the bare system calls for the same work: getdents64, and statx of each
+// name.
 func floorScale(ctx context.Context, f *files, n int, o *Options) (m Scale, err error) {
 	m = Scale{Target: floorName, Files: n}
 	dir, err := openPath(f, "list", unix.O_RDONLY|unix.O_DIRECTORY)
@@ -289,7 +289,8 @@ func floorScale(ctx context.Context, f *files, n int, o *Options) (m Scale, err 
 	return m, err
 }
 
-// Where struct linux_dirent64 (getdents64(2)) has its length and its name.
+// The offsets of the length and the name in struct linux_dirent64
+// (getdents64(2)).
 const (
 	direntLen  = 16
 	direntName = 19

@@ -49,7 +49,8 @@ func scaleNodes(list []Scale) *grid {
 	return g
 }
 
-// count and micros are figures for a table; what was not measured is 0.
+// count and micros format figures for a table; 0 means that a figure was not
+// measured.
 func count(v float64) string  { return figure("%.0f", v) }
 func micros(v float64) string { return figure("%.2f", v) }
 
@@ -67,7 +68,7 @@ type grid struct {
 	notes []string
 }
 
-// add appends a row, with dashes for what is missing of it, and a note about it.
+// add appends a row, with dashes for missing figures, and a note about it.
 func (g *grid) add(row []string, note string) {
 	for len(row) < len(g.head) {
 		row = append(row, "-")

@@ -10,8 +10,8 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// nodeTable is what a guest knows of the files of a directory: their nodes and how often
-// it has looked each up, by the number in the name.
+// nodeTable is what a guest knows about the files of a directory: the node of each and
+// how often it was looked up. The index is the number in the name.
 type nodeTable struct {
 	nodes  []uint64
 	counts []uint64
@@ -46,7 +46,7 @@ func (t *nodeTable) found(name []byte, node uint64) error {
 	return nil
 }
 
-// known is how many nodes there are.
+// known is the number of known nodes.
 func (t *nodeTable) known() (n int) {
 	for _, c := range t.counts {
 		if c > 0 {
@@ -56,7 +56,7 @@ func (t *nodeTable) known() (n int) {
 	return n
 }
 
-// walk reads a directory, one request after the other as one process of a guest does. It
+// walk reads a directory, one request after the other, as a process in a guest does. It
 // is a frontend.Source for a Pipe of depth 1.
 type walk struct {
 	node, fh uint64
@@ -119,8 +119,8 @@ func (w *walk) Done(s *frontend.Slot) error {
 
 var errCut = errors.New("an entry of a listing is cut off")
 
-// parse goes through a reply and returns how many entries it has and where the next
-// begins, 0 if there is none.
+// parse reads a reply. It returns the number of entries and the offset of the next
+// one, which is 0 if there is none.
 func (w *walk) parse(b []byte) (n int, off uint64, err error) {
 	for len(b) > 0 {
 		var node uint64

@@ -33,10 +33,10 @@ type session struct {
 	scratch string
 	pids    []int             // whose processor time counts
 	nodes   map[string]uint64 // directories and large files by name, looked up once
-	unwatch func() bool       // ends that the connection ends with the context; nil without one
+	unwatch func() bool       // takes the connection off the context; nil without a context
 }
 
-// openSession starts a target if it has to be, and connects.
+// openSession starts the target's daemon, unless it runs already, and connects.
 func openSession(ctx context.Context, t *Target, o *Options) (*session, error) {
 	s := &session{ctx: ctx, target: t, name: t.Name, opts: o, nodes: map[string]uint64{}}
 	if err := s.start(); err != nil {
@@ -45,8 +45,8 @@ func openSession(ctx context.Context, t *Target, o *Options) (*session, error) {
 	return s, nil
 }
 
-// start starts and connects. From then on the connection ends with the context, which wakes
-// whoever waits for the back-end: Client and Pipe look for that.
+// start starts and connects. From then on the connection ends with the context. This wakes
+// goroutines that wait for the back-end: Client and Pipe notice that the connection ended.
 func (s *session) start() error {
 	conn, err := s.connect()
 	if err != nil {
@@ -124,13 +124,13 @@ func (s *session) connect() (*net.UnixConn, error) {
 	return s.daemon.connect(s.ctx)
 }
 
-// explain adds how the daemon has ended, if it has, and what it said.
+// explain adds to an error how the daemon has ended, if it has, and its output.
 func (s *session) explain(err error) error {
 	if err == nil || s.daemon == nil || s.ctx.Err() != nil {
 		return err
 	}
 	if endedConnection(err) {
-		select { // the connection ends before the process, and before its last words are here
+		select { // the connection ends before the process, and before all of its output is here
 		case <-s.daemon.ended:
 			err = fmt.Errorf("%w: the daemon has ended: %v", err, s.daemon.cmd.ProcessState)
 		case <-time.After(2 * time.Second):
@@ -139,7 +139,7 @@ func (s *session) explain(err error) error {
 	return s.saying(err)
 }
 
-// saying adds what the daemon has said.
+// saying adds the daemon's output to an error.
 func (s *session) saying(err error) error {
 	if s.daemon == nil {
 		return err
@@ -147,7 +147,8 @@ func (s *session) saying(err error) error {
 	return s.daemon.saying(err)
 }
 
-// endedConnection says whether an error is what is left of a back-end that has ended.
+// endedConnection reports whether an error is the consequence of a back-end that has
+// ended.
 func endedConnection(err error) bool {
 	for _, e := range []error{frontend.ErrGone, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE} {
 		if errors.Is(err, e) {
@@ -157,7 +158,7 @@ func endedConnection(err error) bool {
 	return false
 }
 
-// alive is an error if the back-end has ended the connection.
+// alive returns an error if the back-end has ended the connection.
 func (s *session) alive() error {
 	if s.client.HungUp() {
 		return fmt.Errorf("%s: %w", s.name, s.explain(frontend.ErrGone))
@@ -165,8 +166,8 @@ func (s *session) alive() error {
 	return nil
 }
 
-// findProcesses finds out whose processor time counts, now that all children that the
-// daemon starts for its sandbox are there.
+// findProcesses finds the processes whose time is measured. It is called when all
+// children that the daemon starts for its sandbox exist.
 func (s *session) findProcesses() (err error) {
 	pid := s.target.PID
 	if pid == 0 && s.daemon != nil {
@@ -188,7 +189,7 @@ func (s *session) findProcesses() (err error) {
 	return nil
 }
 
-// findFiles looks up what prepare has made; that the names are there shows that the
+// findFiles looks up the files that prepare has made. If they are there, the
 // back-end shares the right directory.
 func (s *session) findFiles(f *files) error {
 	s.files = f
@@ -237,8 +238,8 @@ func (s *session) create(name string) (node, fh uint64, err error) {
 	return out.Entry.NodeID, out.Open.Fh, nil
 }
 
-// close ends the session and a daemon that was started for it; quickly, if the context has
-// ended.
+// close ends the session and a daemon that was started for it. It does this quickly if the
+// context has ended.
 func (s *session) close() error {
 	if s.unwatch != nil {
 		s.unwatch()
@@ -266,5 +267,5 @@ func closeSessions(list []*session) error {
 	return errors.Join(errs...)
 }
 
-// Flags of OPEN as they travel.
+// The flags of OPEN as they are on the wire.
 const readOnly, readWrite uint32 = unix.O_RDONLY, unix.O_RDWR

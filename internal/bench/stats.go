@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Figures are what a Measurement comes down to: medians over its rounds, or the best of
-// them, and latencies over all of them.
+// Figures are the summary of a Measurement: the medians over its rounds, or the best of
+// them, and latencies over all rounds.
 type Figures struct {
 	Target    string   `json:"target"`
 	Self      bool     `json:"self,omitempty"`     // it is the first target once more
@@ -38,14 +38,14 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// summary is what a list of rounds comes down to.
+// summary reduces the values of all rounds to one figure.
 type summary func(v []float64, lower bool) float64
 
-// byMedian is the median, whichever is better.
+// byMedian is the median, whether lower or higher is better.
 func byMedian(v []float64, _ bool) float64 { return median(v) }
 
-// byBest is the lowest figure if lower is better, or else the highest. On a machine that
-// does other things, too, it is the round that was disturbed least.
+// byBest is the lowest figure if lower is better, and else the highest. On a machine
+// that also does other things, it is the figure of the round that was disturbed least.
 func byBest(v []float64, lower bool) float64 {
 	switch {
 	case len(v) == 0:
@@ -92,7 +92,7 @@ func (r *Result) Figures(best bool) []Figures {
 	return list
 }
 
-// figures are those that do not depend on how rounds are summed up.
+// figures are those that are the same for medians and for best rounds.
 func (m *Measurement) figures() Figures {
 	return Figures{
 		Target:   m.Target,
@@ -108,7 +108,8 @@ func (m *Measurement) figures() Figures {
 	}
 }
 
-// summarize computes what depends on the rounds, of units of so many bytes.
+// summarize computes the figures that depend on the rounds. A unit has so many
+// bytes.
 func summarize(list []Figures, bytes int, best bool) {
 	sum := byMedian
 	if best {

@@ -20,12 +20,14 @@ const (
 	svgMost  = 8.0 // bars end at this ratio, either way
 )
 
-// svgColours are told apart by people who see no difference of red and green, too.
+// svgColours can also be distinguished by people who don't distinguish red from
+// green.
 var svgColours = []string{"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"}
 
-// WriteSVG draws how the first target compares with each other one: to the left how
-// many times as fast it is, to the right what share of the other's processor time it
-// needs. The scale is logarithmic, so that twice and half look alike.
+// WriteSVG draws how the first target compares with each other one. The left panel
+// shows how many times as fast it is, the right one what part of the other's
+// processor time it needs. The scale is logarithmic, so that twice and half have the
+// same length.
 func (r *Report) WriteSVG(w io.Writer) error {
 	p := &picture{}
 	rows := r.ratioRows()
@@ -63,7 +65,8 @@ func (r *Report) WriteSVG(w io.Writer) error {
 	return err
 }
 
-// marks explains what a picture has of them, and how many rounds were left out.
+// marks explains the marks in a picture, and says how many rounds were left
+// out.
 func (r *Report) marks(rows []ratioRow) string {
 	var list []string
 	some := func(ok func(Ratio) bool) bool {
@@ -163,8 +166,8 @@ func (p *picture) axis(left float64, height int) {
 	}
 }
 
-// bar goes from 1 to the ratio, with the number behind it. One that is longer than the scale
-// ends in an arrow. Of a ratio that is noise there is a line over its range instead.
+// bar draws a bar from 1 to the ratio, with the number after it. A bar that is longer than
+// the scale ends in an arrow. A ratio that is noise has a line over its range instead.
 func (p *picture) bar(left, y float64, r Ratio, colour string) {
 	switch {
 	case r.Value <= 0: // not measured

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Switches says how often threads have been put on a processor or taken off it so far, by
-// thread: a process that is idle is not woken.
+// Switches counts how often each thread has been put on a processor or taken off it so
+// far. It shows whether an idle process is woken.
 type Switches map[string]int
 
 // CountSwitches counts the context switches of all threads of processes (proc_pid_status(5)).
@@ -43,7 +43,7 @@ func parseSwitches(status string) (n int) {
 	return n
 }
 
-// Since is how many there were after before. Threads that have ended count nothing.
+// Since is the number of switches since before. Threads that have ended count as 0.
 func (s Switches) Since(before Switches) (n int) {
 	for task, count := range s {
 		n += count - before[task]

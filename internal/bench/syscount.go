@@ -14,8 +14,8 @@ import (
 )
 
 // callCounter counts the system calls of processes with the kernel's tracepoint
-// raw_syscalls:sys_enter. Counting slows every system call of the machine, so that
-// nothing is timed meanwhile.
+// raw_syscalls:sys_enter. Counting slows every system call of the machine, so
+// nothing is timed while it counts.
 type callCounter struct{ fds []int }
 
 // newCallCounter begins to count for all threads of the processes, and those that they
@@ -49,7 +49,7 @@ func newCallCounter(pids []int) (*callCounter, error) {
 	return c, nil
 }
 
-// total is how many calls there were so far.
+// total is the number of calls so far.
 func (c *callCounter) total() (sum uint64, err error) {
 	var b [8]byte
 	for _, fd := range c.fds {

@@ -7,13 +7,14 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Workload is something to ask of a back-end again and again.
+// Workload is a kind of operation that a back-end is measured with.
 type Workload struct {
 	Name  string
 	Title string // what one operation is, for people
 	Unit  string // what is counted: "op" or "entry"
 	Bytes int    // file data that one operation moves
-	// Disk is set if it waits for the disk, so that its speed is the disk's.
+	// Disk is set if the workload waits for the disk, so that its speed is the
+	// disk's.
 	Disk bool
 
 	needs need
@@ -25,20 +26,22 @@ type Workload struct {
 type job interface {
 	// worker makes the part that one queue's thread drives.
 	worker(queue, depth int) operation
-	// between is called before each stretch of measuring, and is not measured.
+	// between is called before each stretch of measuring. Its time is not
+	// measured.
 	between(*session) error
 }
 
 // operation makes the requests of one queue. Slot numbers are less than the depth; an
 // operation of several requests keeps its place for each slot.
 type operation interface {
-	// next writes a slot's next request; false if this stretch is over.
+	// next writes the next request of a slot. It returns false if this stretch
+	// is over.
 	next(*frontend.Slot) bool
-	// done looks at the reply of it and says how many units are complete with it.
+	// done reads the reply and returns how many units are complete with it.
 	done(*frontend.Slot) (units int, err error)
 }
 
-// Workloads are all there are, in the order of reports.
+// Workloads are all workloads, in the order of reports.
 func Workloads() []Workload {
 	return []Workload{
 		{Name: "getattr", Title: "GETATTR of known nodes", Unit: "op", needs: needSmall, setup: setupGetattr, floor: floorGetattr},

@@ -1,14 +1,14 @@
-// Package bridge carries the requests of this machine's own FUSE client to a
-// vhost-user-fs back-end, and its replies back: what a guest's kernel and a VMM do
-// otherwise.
+// Package bridge carries requests from this machine's own FUSE client to a
+// vhost-user-fs back-end, and the replies back. In a virtual machine the guest's
+// kernel and the VMM do this.
 //
 // Each goroutine has one request at a time. It reads the request from /dev/fuse straight
 // into the memory that it shares with the back-end, and writes the reply straight from
 // there, so that data is copied once each way, by the kernel.
 //
-// What a request may be answered with follows from its opcode and body
-// (fs/fuse/virtio_fs.c: virtio_fs_enqueue_req offers as much room as fuse_args say). The
-// back-end is trusted no more than the kernel trusts any FUSE server.
+// The room for a reply follows from the request's opcode and body (fs/fuse/virtio_fs.c:
+// virtio_fs_enqueue_req offers as much room as fuse_args say). The back-end is trusted
+// no more than the kernel trusts any FUSE server.
 package bridge
 
 import (
@@ -29,8 +29,8 @@ const (
 	inHeaderSize  = int(unsafe.Sizeof(fp.InHeader{}))
 	outHeaderSize = int(unsafe.Sizeof(fp.OutHeader{}))
 
-	// headSize is what a request's first part holds: the header and body of a WRITE, so
-	// that its data begins a page.
+	// headSize is the size of a request's first part, which holds the header and body
+	// of a WRITE. So the data of a WRITE begins a page.
 	headSize = inHeaderSize + int(unsafe.Sizeof(fp.WriteIn{}))
 )
 
@@ -44,7 +44,8 @@ type Bridge struct {
 	maxLinger int32        // half of those that can be under way
 }
 
-// New joins them. The front-end is started; it and the mount remain the caller's.
+// New connects a front-end to a mount. The front-end must have been started. Both
+// remain the caller's.
 func New(f *frontend.Frontend, m *fusedev.Mount) (*Bridge, error) {
 	for _, q := range f.Queues {
 		q.StartReceiving()
@@ -56,15 +57,15 @@ func New(f *frontend.Frontend, m *fusedev.Mount) (*Bridge, error) {
 	return &Bridge{mount: m, front: f, gone: gone}, nil
 }
 
-// Serve carries requests until the file system is unmounted. So many requests of each
-// queue are under way at the same time. The error is frontend.ErrGone when the back-end
-// goes first; requests then remain unanswered until the mount is closed.
+// Serve carries requests until the file system is unmounted. For each queue, perQueue
+// requests can be under way at the same time. The error is frontend.ErrGone when the
+// back-end ends first; requests then remain unanswered until the mount is closed.
 func (b *Bridge) Serve(perQueue int) error {
 	queues := b.front.Queues[1:]
 	threads := perQueue * len(queues)
-	// A goroutine that sleeps in a system call keeps its processor until the runtime takes
-	// it away, which can be 10 ms later. With one more for each, those that are woken find
-	// one at once.
+	// A goroutine that sleeps in a system call keeps its P (processor of the Go runtime)
+	// until the runtime takes it away, which can be 10 ms later. With one more for each of
+	// them, a goroutine that wakes finds a P at once.
 	sleepers := threads + len(b.front.Queues)
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + sleepers)
 	defer func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - sleepers) }()
@@ -89,7 +90,7 @@ func (b *Bridge) Serve(perQueue int) error {
 	return b.destroy()
 }
 
-// destroy ends the session, which /dev/fuse does not ask for but a guest does.
+// destroy sends DESTROY as a guest does: /dev/fuse has no such request.
 func (b *Bridge) destroy() error {
 	q := b.front.Queues[1]
 	s := q.Acquire()
@@ -130,7 +131,8 @@ func (b *Bridge) request(s *frontend.Slot, n int) error {
 	header := *h // the reply may not change what was asked
 	op := fp.Opcode(header.Opcode)
 	if data > 0 && op != fp.OpWrite && n <= len(s.Out) {
-		// A long name: the reply's data must not lie over it.
+		// The name is long. It moves up so that the reply's data does not
+		// overwrite it.
 		copy(s.Out[head:], s.Data[:data])
 		head, data = n, 0
 	}
@@ -155,9 +157,9 @@ func (b *Bridge) request(s *frontend.Slot, n int) error {
 	return b.answer(s, &header, in, room)
 }
 
-// tryLock carries a request for a lock that may not wait, as the others that do would be too
-// many: nothing else could be carried any more, not even what ends their wait. If the lock
-// is another's the answer is ENOLCK.
+// tryLock carries a request for a lock that may not wait, because too many others wait
+// already: otherwise no other request could be carried, not even the one that ends a wait.
+// If another owner has the lock, the answer is ENOLCK.
 func (b *Bridge) tryLock(s *frontend.Slot, asked *fp.InHeader, head int) error {
 	try := *asked
 	try.Opcode = uint32(fp.OpSetlk)
@@ -173,8 +175,8 @@ func (b *Bridge) tryLock(s *frontend.Slot, asked *fp.InHeader, head int) error {
 	return b.answer(s, asked, outHeaderSize, 0)
 }
 
-// urgent carries a request without a reply over the high-priority queue, where it waits
-// for no other.
+// urgent carries a request without a reply over the high-priority queue, where it does
+// not wait for other requests.
 func (b *Bridge) urgent(s *frontend.Slot, head, data int) error {
 	q := b.front.Queues[0]
 	u := q.Acquire()
@@ -187,8 +189,8 @@ func (b *Bridge) urgent(s *frontend.Slot, head, data int) error {
 	return nil
 }
 
-// answer gives the reply in s to the kernel. One that makes no sense is EIO for whoever
-// asked.
+// answer gives the reply in s to the kernel. If the reply makes no sense, the kernel
+// gets EIO.
 func (b *Bridge) answer(s *frontend.Slot, asked *fp.InHeader, in, room int) error {
 	var out fp.OutHeader
 	copy(fp.Bytes(&out), s.In) // once: the back-end can change it at any time

@@ -1,4 +1,4 @@
-// Package daemontest has what tests need that start the daemon.
+// Package daemontest has functions for tests that start the daemon.
 package daemontest
 
 import (
@@ -30,8 +30,8 @@ func Main(m *testing.M, dir, name string, program *string) int {
 	return m.Run()
 }
 
-// Children are the children of a process, in no order. Any of its threads may have started them:
-// the kernel lists them by thread. The test is skipped on a kernel that lists none
+// Children are the children of a process, in no order. The kernel lists them by thread, and any
+// of its threads may have started them. The test is skipped on a kernel without these lists
 // (CONFIG_PROC_CHILDREN).
 func Children(t testing.TB, pid int) (all []int) {
 	t.Helper()

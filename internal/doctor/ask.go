@@ -16,7 +16,7 @@ import (
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
-// Answer is what a back-end says about itself.
+// Answer has the back-end's answers.
 type Answer struct {
 	Features uint64
 	Protocol vu.ProtocolFeatures
@@ -31,8 +31,8 @@ type Answer struct {
 // front-end does not answer at all.
 const askTime = 5 * time.Second
 
-// Ask connects to a back-end as a VMM would, and mounts. A daemon without
-// --keep-listening ends afterwards; that is why it has to be asked for.
+// Ask connects to a back-end as a VMM would, and mounts. It ends a daemon
+// without --keep-listening; therefore the user must ask for it.
 func Ask(path string) (*Answer, error) {
 	c, err := net.DialTimeout("unix", path, askTime)
 	if err != nil {
@@ -107,8 +107,8 @@ func (a *Answer) mount(f *frontend.Frontend) error {
 	return nil
 }
 
-// ExamineAnswer adds what a back-end has answered to a report; err is that of Ask, and
-// s what Gather has found out about the socket, nil if nothing.
+// ExamineAnswer adds findings about a back-end's answers to a report. err is the error
+// of Ask. s is the socket that Gather has found, or nil.
 func ExamineAnswer(r *Report, s *Socket, a *Answer, err error) {
 	if a != nil {
 		r.ok("probe.vhost-user", "features %#x, protocol features %v", a.Features, a.Protocol)
@@ -131,8 +131,8 @@ func ExamineAnswer(r *Report, s *Socket, a *Answer, err error) {
 		a.Init.Major, a.Init.Minor, a.Init.MaxWrite/1024, a.Took.Round(time.Microsecond))
 }
 
-// noAnswer says why a back-end has not answered. One that is busy with somebody else
-// leaves a new connection waiting, or has closed its socket; that is no fault of its own.
+// noAnswer says why a back-end has not answered. A back-end that serves another front-end
+// leaves a new connection waiting, or has closed its socket. That is no fault.
 func (r *Report) noAnswer(s *Socket, err error) {
 	what := withoutAddresses(err)
 	timeout, refused := errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.ECONNREFUSED)
@@ -147,8 +147,8 @@ func (r *Report) noAnswer(s *Socket, err error) {
 	r.add(Fail, "probe", "see the daemon's messages; one that serves a VMM already answers nobody else", "%s", what)
 }
 
-// withoutAddresses takes the addresses out of the errors of a connection: the daemon's
-// end may have a name that its socket has had for a moment only, and ours has none.
+// withoutAddresses removes the addresses from the errors of a connection. The daemon's
+// end may have a name that its socket had only for a moment, and our end has none.
 func withoutAddresses(err error) string {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op == "dial" {

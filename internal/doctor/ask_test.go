@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timeoutOfRename is what reading from a busy daemon ends with: the listener has had
-// another name before it was renamed, and the kernel still tells that one.
+// timeoutOfRename is the error of a read from a busy daemon. The listener had
+// another name before it was renamed, and the kernel still returns the old name.
 func timeoutOfRename(t *testing.T) error {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s.new")

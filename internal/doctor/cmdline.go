@@ -11,8 +11,8 @@ import (
 // first part without a name is under "".
 type properties map[string]string
 
-// parseProperties reads the form with commas, in which a doubled comma is one in a
-// value, and libvirt's form, a JSON object.
+// parseProperties reads two forms. One has commas, and a doubled comma is a comma
+// in a value. The other one is libvirt's, a JSON object.
 func parseProperties(s string) properties {
 	p := properties{}
 	if strings.HasPrefix(s, "{") {
@@ -56,7 +56,7 @@ func jsonWord(v any) string {
 	return fmt.Sprint(v)
 }
 
-// first returns the first of the properties that is there.
+// first returns the value of the first of these properties that is there.
 func (p properties) first(names ...string) string {
 	for _, n := range names {
 		if v := p[n]; v != "" {
@@ -83,9 +83,9 @@ func isOn(word string) bool {
 	return false
 }
 
-// options calls f for each option of a command line, with the argument after it, and
-// with what follows "=" if that is the option's form. f must not mind a value that is
-// the next option.
+// options calls f for each option of a command line with a value: the next argument,
+// or the text after "=" if the option has one. f must ignore a value that is the next
+// option.
 func options(args []string, f func(name, value string)) {
 	for i, a := range args {
 		if !strings.HasPrefix(a, "-") {
@@ -99,8 +99,8 @@ func options(args []string, f func(name, value string)) {
 	}
 }
 
-// socketPaths returns the paths of unix sockets on a VMM's command line, of whichever
-// of its devices, as they are there.
+// socketPaths returns the paths of unix sockets on a VMM's command line, of any
+// device, as they are written there.
 func socketPaths(args []string) (out []string) {
 	for _, a := range args {
 		if rest, ok := strings.CutPrefix(a, umlDevice); ok {
@@ -201,7 +201,7 @@ func (v *VMM) parseQEMU(args []string) {
 	}
 }
 
-// sharesMemory tells whether a backend's memory can be mapped by others.
+// sharesMemory reports whether other processes can map a backend's memory.
 func sharesMemory(kind, share string) bool {
 	if share == "" { // backends/hostmem-memfd.c, hostmem-shm.c: share is their default
 		return kind == "memory-backend-memfd" || kind == "memory-backend-shm"

@@ -43,7 +43,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(strings.ToLower(s.
 
 // Finding is the outcome of one check.
 type Finding struct {
-	Check  string `json:"check"`            // what was looked at, such as "share.xattr"
+	Check  string `json:"check"`            // what was examined, such as "share.xattr"
 	Status Status `json:"status"`           //
 	Text   string `json:"text"`             // what was found, in one line
 	Remedy string `json:"remedy,omitempty"` // what to type or to change, in one line
@@ -55,7 +55,7 @@ type Report struct {
 	Checks []Finding `json:"checks"`
 }
 
-// add appends a finding; remedy may be empty.
+// add appends a finding. The remedy may be empty.
 func (r *Report) add(s Status, check, remedy, format string, args ...any) {
 	r.Checks = append(r.Checks, Finding{check, s, fmt.Sprintf(format, args...), remedy})
 	r.Status = max(r.Status, s)
@@ -88,7 +88,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// Facts are what Gather found. A nil part was not looked for.
+// Facts are the facts that Gather found. A part that is nil was not looked for.
 type Facts struct {
 	Kernel  Kernel
 	Process Process
@@ -97,8 +97,8 @@ type Facts struct {
 	VMMs    []VMM
 }
 
-// Gather looks at the host for what is to be shared. pids are processes to look at, VMMs or the
-// daemon; VMMs that use the socket are found without them.
+// Gather collects facts about the host for the share p. pids are processes to examine: VMMs or
+// the daemon. It finds VMMs that use the socket without pids.
 func Gather(p *share.Config, pids []int) *Facts {
 	h := host{root: "/"}
 	f := &Facts{Kernel: h.kernel(), Process: h.process(p)}
@@ -155,8 +155,8 @@ func (r *Report) noVMM(f *Facts) {
 	}
 }
 
-// selinuxOn says what SELinux will look at. Whether its policy allows it can't be
-// told from here.
+// selinuxOn says that SELinux is enforcing. The doctor can't tell whether its
+// policy allows the share.
 func (r *Report) selinuxOn(f *Facts) {
 	labels := ""
 	if f.Share != nil && f.Share.Label != "" {

@@ -18,7 +18,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// well is a plan and facts with which a share works.
+// well is a plan with facts that let a share work.
 func well() (*share.Config, *Facts) {
 	p := &share.Config{}
 	share.Flags(p) // defaults
@@ -45,8 +45,9 @@ func TestExamineWell(t *testing.T) {
 	}
 }
 
-// TestExamine breaks one thing at a time. Each case names the finding that must come
-// of it, with a word of its text and one of its remedy; nothing else may be worse.
+// TestExamine breaks one thing at a time. Each case names the finding that must
+// follow, with a word of its text and one of its remedy. No other finding may be
+// worse than before.
 func TestExamine(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil        func(p *share.Config, f *Facts)
@@ -164,8 +165,8 @@ func TestExamine(t *testing.T) {
 	}
 }
 
-// TestExamineUser has nothing but an ordinary user to judge: no line is about sockets
-// that were not asked for, and the way without root's help is named first.
+// TestExamineUser examines for an ordinary user. No line is about sockets that the
+// user did not ask for. The way without root's help comes first.
 func TestExamineUser(t *testing.T) {
 	p, f := well()
 	asUser(f)
@@ -186,7 +187,7 @@ func TestExamineUser(t *testing.T) {
 	expectFinding(t, Examine(p, f), OK, "vmm", "process 4711 uses the socket, and is no VMM that is known here", "")
 }
 
-// expectFinding wants exactly one kind of fault in a report.
+// expectFinding checks that a report has exactly one kind of fault.
 func expectFinding(t *testing.T, r *Report, status Status, check, text, remedy string) {
 	t.Helper()
 	if r.Status != status {
@@ -206,7 +207,7 @@ func expectFinding(t *testing.T, r *Report, status Status, check, text, remedy s
 	}
 }
 
-// TestExamineOptions has options whose needs are met.
+// TestExamineOptions has options whose requirements are met.
 func TestExamineOptions(t *testing.T) {
 	for name, test := range map[string]struct {
 		change      func(p *share.Config, f *Facts)
@@ -225,7 +226,7 @@ func TestExamineOptions(t *testing.T) {
 		})
 	}
 	p, f := well()
-	f.Share.TrustedXattr = unix.EPERM // of no matter when nothing is kept there
+	f.Share.TrustedXattr = unix.EPERM // does not matter when nothing is kept there
 	names(t, p, "selinux-user")
 	for _, c := range Examine(p, f).Checks {
 		if c.Check == "share.trusted" || c.Check == "dax" || c.Check == "vmm.dax" {

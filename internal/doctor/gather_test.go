@@ -105,8 +105,8 @@ func TestSocketFindsPeers(t *testing.T) {
 	}
 }
 
-// TestParseSockets has answers of the kernel that are cut short: none may be read past
-// its end.
+// TestParseSockets parses answers of the kernel that are cut short. No read may pass
+// the end.
 func TestParseSockets(t *testing.T) {
 	whole := make([]byte, unix.SizeofNlMsghdr+16+12+8)
 	binary.NativeEndian.PutUint32(whole, uint32(len(whole)))

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Guest is what the kernel of a guest knows about its shares.
+// Guest is what the kernel of a guest tells about its shares.
 type Guest struct {
 	Release   string
 	Driver    bool // virtiofs can be mounted
@@ -79,8 +79,8 @@ func (h host) guest() *Guest {
 	return g
 }
 
-// unboundPCI tells whether there is a virtio-fs device on PCI that no driver has
-// taken: the kernel has no virtio_pci.
+// unboundPCI reports whether there is a virtio-fs device on PCI that no driver
+// has bound to: the kernel lacks virtio_pci.
 func (h host) unboundPCI() bool {
 	devices, _ := filepath.Glob(filepath.Join(h.root, "sys/bus/pci/devices/*"))
 	for _, d := range devices {
@@ -96,7 +96,8 @@ func (h host) unboundPCI() bool {
 	return false
 }
 
-// guestDevices lists the virtio-fs devices; tags says that the kernel tells theirs.
+// guestDevices lists the virtio-fs devices. tags is true if the kernel tells their
+// tags.
 func (h host) guestDevices() (out []GuestDevice, tags bool) {
 	byDevice, used := map[string]string{}, map[string]int{}
 	entries, _ := filepath.Glob(filepath.Join(h.root, "sys/fs/virtiofs/*"))
@@ -145,7 +146,7 @@ func (h host) usedQueues(device string) int {
 		if !strings.HasPrefix(string(name), "requests.") {
 			continue
 		}
-		// "0, 2": all that can ever be there, which may not be running.
+		// The list has all possible processors. Some may not be running.
 		list, _ := os.ReadFile(q + "/cpu_list")
 		if slices.ContainsFunc(strings.Split(strings.TrimSpace(string(list)), ","), func(cpu string) bool {
 			return running[strings.TrimSpace(cpu)]
@@ -167,7 +168,7 @@ func (h host) processors() map[string]bool {
 	return running
 }
 
-// countQueues counts a device's interrupts for request queues, which are named
+// countQueues counts a device's interrupts for request queues. They are named
 // "virtio0-requests.0" when each queue has its own. A driver sets up all queues, also
 // those that it never uses.
 func countQueues(interrupts, device string) int {
@@ -196,7 +197,8 @@ func (h host) virtiofsMounts() (out []GuestMount) {
 	return out
 }
 
-// kernelOption looks a setting up in the kernel's configuration, if the machine has it.
+// kernelOption looks up a setting in the kernel's configuration, if the machine has the
+// configuration.
 func (h host) kernelOption(name, release string) option {
 	config, err := os.ReadFile(filepath.Join(h.root, "boot/config-"+release))
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// host reads files of /proc and /sys below root, so that tests can bring their own.
+// host reads files of /proc and /sys below root. Tests set root to a directory of
+// their own.
 type host struct{ root string }
 
 // read returns a file's content without space around it, "" if it can't be read.
@@ -35,7 +36,7 @@ func (h host) readInt(path string, missing int) int {
 	return n
 }
 
-// exists tells whether there is such a file.
+// exists reports whether there is such a file.
 func (h host) exists(path string) bool {
 	_, err := os.Lstat(filepath.Join(h.root, path))
 	return err == nil
@@ -104,7 +105,8 @@ func (h host) kernel() Kernel {
 	_ = unix.Uname(&u)
 	k := Kernel{Release: unix.ByteSliceToString(u.Release[:])}
 	for _, f := range kernelFeatures {
-		// EPERM is a container's filter; an existing call finds other faults first.
+		// EPERM comes from a container's filter: an existing call returns other
+		// errors first.
 		if err := f.try(); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 			k.Missing = append(k.Missing, f.name)
 		}
@@ -155,8 +157,8 @@ func (r *Report) kernel(p *share.Config, k *Kernel) {
 	}
 }
 
-// before tells whether a kernel's release is older than major.minor. One that can't
-// be read is not.
+// before reports whether a kernel's release is older than major.minor. For a
+// release that can't be parsed it returns false.
 func before(release string, major, minor int) bool {
 	parts := strings.SplitN(release, ".", 3)
 	if len(parts) < 2 {

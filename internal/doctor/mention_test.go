@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestMentions has one VMM after the other, and asks whether it uses DIR/run/vm.sock;
-// its working directory is DIR/run. DIR/link leads to DIR/run.
+// TestMentions has a row for each VMM and checks whether mentions finds that it uses
+// DIR/run/vm.sock. Its working directory is DIR/run. DIR/link leads to DIR/run.
 func TestMentions(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -58,8 +58,8 @@ func TestMentions(t *testing.T) {
 	}
 }
 
-// TestMentionsRelative names our own socket by a relative path: it is that of this
-// process's directory only.
+// TestMentionsRelative has a VMM that names its socket by a relative path. That is
+// our socket only if it is in this process's directory.
 func TestMentionsRelative(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -75,8 +75,8 @@ func TestMentionsRelative(t *testing.T) {
 	}
 }
 
-// TestProcessThatIsNot asks for a process that does not run, and has one go between
-// being found and being looked at.
+// TestProcessThatIsNot asks for a process that does not run, and has another one
+// end between being found and being examined.
 func TestProcessThatIsNot(t *testing.T) {
 	h := tree(t, map[string]string{"proc/12/status": ""})
 	got := h.vmms("", &Socket{Front: []int{12}}, []int{1 << 30})

@@ -55,8 +55,8 @@ func (r *Report) locks(p *share.Config) {
 		"locks are taken on the host: in a virtio-fs guest, a program that waits for one can't be interrupted or killed")
 }
 
-// hostDAX judges what the host lacks for a window. The share works without a window, so none of
-// this is a failure.
+// hostDAX judges what the host lacks for a DAX window. The share works without a window, so
+// none of this is a failure.
 func (r *Report) hostDAX(p *share.Config, f *Facts) {
 	const check = "dax"
 	const lost = "QEMU maps only files whose size is a multiple of 2 MiB"

@@ -22,8 +22,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// Process is what the caller may do: the daemon is taken to be started in the same
-// way.
+// Process is what the caller may do. The doctor assumes that the daemon is started
+// in the same way.
 type Process struct {
 	UID, GID     int
 	User         string // "" if it has no name
@@ -32,7 +32,7 @@ type Process struct {
 	NrOpen       uint64 // fs.nr_open, 0 if it can't be read
 	Namespaces   error  // of making those of the sandbox
 	// UserNamespaces says why users can't make user namespaces, as far as sysctls
-	// tell: the one that is set, with its value. Empty if they can.
+	// tell: the sysctl that forbids it, with its value. It is empty if they can.
 	UserNamespaces string
 	NewUIDMap      bool // newuidmap and newgidmap are installed
 	SubUIDs        []idRange
@@ -70,8 +70,8 @@ func (h host) process(p *share.Config) Process {
 	return f
 }
 
-// tryNamespaces makes the sandbox's namespaces for a process that ends at once: there
-// is no such program. That it was looked for shows that they could be made.
+// tryNamespaces makes the sandbox's namespaces for a process that ends at once: its
+// program does not exist. The error ENOENT shows that the namespaces could be made.
 func tryNamespaces(uid int) error {
 	cmd := exec.Command("/nonexistent/govirtiofs")
 	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET}
@@ -176,7 +176,8 @@ func (r *Report) namespaces(f *Process, check, others string) {
 	}
 }
 
-// capabilities judges what root has; others act as themselves only, which is no fault.
+// capabilities judges the capabilities of root. Other users act as themselves only,
+// which is no fault.
 func (r *Report) capabilities(p *share.Config, f *Process) {
 	const check = "capabilities"
 	if f.UID != 0 && p.Ownership == passthrough.OwnershipXattr {
@@ -204,15 +205,15 @@ func (r *Report) capabilities(p *share.Config, f *Process) {
 	}
 	status := Warn // what needs them fails with EPERM in the guest
 	if p.Ownership == passthrough.OwnershipXattr {
-		status = Warn // there is one user only to be
+		status = Warn // there is only one user to act as
 	} else if slices.Contains(missing, "CAP_SETUID") || slices.Contains(missing, "CAP_SETGID") {
-		status = Fail // whatever users other than root do fails
+		status = Fail // every request of a user other than root fails
 	}
 	r.add(status, check, "container: --cap-add "+strings.Join(names, ",")+"; systemd: AmbientCapabilities= and CapabilityBoundingSet=",
 		"root without %s", strings.Join(missing, " "))
 }
 
-// enoughFiles is below what a guest with a large tree has open at the same time.
+// enoughFiles is less than the open files of a guest with a large tree.
 const enoughFiles = 65536
 
 func (r *Report) fileLimit(f *Process) {
@@ -257,7 +258,8 @@ func (r *Report) idMaps(p *share.Config, f *Process) {
 	}
 }
 
-// outside returns the ranges outside that need newuidmap: all but one's own id.
+// outside returns the ranges of host ids that need newuidmap: all except the
+// caller's own id.
 func (r *Report) outside(check string, maps []string, own int) (out []idRange) {
 	for _, s := range maps {
 		m, err := sandbox.ParseIDMap(s)

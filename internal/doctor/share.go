@@ -15,8 +15,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// Share is what is shared, and what its file system can do. An error of a feature is
-// nil when it works; errUntried says that it could not be tried.
+// Share is the shared directory and the features of its file system. The error of a
+// feature is nil if the feature works. errUntried means that it could not be tried.
 type Share struct {
 	Path    string
 	Err     error // of reaching it
@@ -85,7 +85,8 @@ func (s *Share) look(fd int) {
 	s.ACL = readable(fd, "system.posix_acl_access")
 }
 
-// readable tells whether attributes of this sort exist: ENODATA is a yes.
+// readable reports whether attributes of this namespace exist. ENODATA means
+// yes.
 func readable(fd int, name string) error {
 	_, err := unix.Fgetxattr(fd, name, nil)
 	if errors.Is(err, unix.ENODATA) {
@@ -105,7 +106,7 @@ func (s *Share) try(dir int) {
 	fd, err := unix.Openat(dir, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	s.TmpFile = err
 	if err != nil {
-		if s.CanPut != nil { // then this says nothing about the file system
+		if s.CanPut != nil { // the errors then say nothing about the file system
 			s.TmpFile = errUntried
 		}
 		s.UserXattr = readable(dir, "user.govirtiofs.doctor")
@@ -285,8 +286,8 @@ func (r *Report) attributes(p *share.Config, s *Share) {
 	r.selinux(s)
 }
 
-// unsupported tells an error of a file system that lacks something from one that
-// refuses this user.
+// unsupported distinguishes the error of a file system that lacks something from
+// the error of one that refuses this user.
 func unsupported(err error) bool {
 	return slices.ContainsFunc([]unix.Errno{unix.ENOTSUP, unix.ENOSYS, unix.EINVAL, unix.EISDIR, unix.EOPNOTSUPP},
 		func(e unix.Errno) bool { return errors.Is(err, e) })
@@ -303,7 +304,7 @@ func (r *Report) selinux(s *Share) {
 	}
 }
 
-// shareFeatures judges what the daemon and the guest can do without.
+// shareFeatures judges features that the daemon and the guest can do without.
 func (r *Report) shareFeatures(s *Share) {
 	for _, f := range []struct {
 		check, good, lost string
@@ -317,7 +318,7 @@ func (r *Report) shareFeatures(s *Share) {
 		case f.err == nil:
 			r.ok(f.check, "%s", f.good)
 		case f.check == "share.nowait" && (s.FSType == unix.TMPFS_MAGIC || s.FSType == unix.RAMFS_MAGIC):
-			// In memory no read waits.
+			// On a file system in memory no read waits.
 		case unsupported(f.err):
 			r.add(Warn, f.check, "", "%s", f.lost)
 		}

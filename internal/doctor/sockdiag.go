@@ -39,8 +39,8 @@ type unixDiagReq struct {
 }
 
 // unixSockets lists the unix sockets of the process's network namespace. Unlike
-// /proc/net/unix it tells a socket's file by its inode, so that a file which was
-// renamed, or bound by a relative path, is found as well.
+// /proc/net/unix it gives the inode of a socket's file. So it also finds a file
+// that was renamed, or bound by a relative path.
 func unixSockets() ([]unixSocket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
@@ -73,7 +73,7 @@ func unixSockets() ([]unixSocket, error) {
 
 var errNetlink = errors.New("netlink: answer that makes no sense")
 
-// parseSockets reads a datagram of answers; more says that others follow.
+// parseSockets reads a datagram of answers. more reports whether others follow.
 func parseSockets(b []byte) (out []unixSocket, more bool, err error) {
 	for len(b) >= unix.SizeofNlMsghdr {
 		size, kind := int(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint16(b[4:])
@@ -140,8 +140,8 @@ func listener(all []unixSocket, st *unix.Stat_t) *unixSocket {
 	return &all[i]
 }
 
-// connections returns both ends of the connections to a socket file: the accepted
-// ends carry the file of the listener, also when that is closed.
+// connections returns both ends of the connections to a socket file. The accepted
+// ends have the listener's file, even after the listener is closed.
 func connections(all []unixSocket, st *unix.Stat_t) (back, front []uint32) {
 	for _, s := range all {
 		if !s.Listening && s.Peer != 0 && s.FileInode == uint32(st.Ino) && s.FileDev == kernelDev(st.Dev) {

@@ -16,7 +16,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
-// Socket is the file through which the VMM finds the daemon, and who is behind it.
+// Socket is the file through which the VMM finds the daemon, and the processes
+// that have it open.
 type Socket struct {
 	Path      string
 	Err       error // of finding the file
@@ -24,7 +25,7 @@ type Socket struct {
 	Mode      fs.FileMode
 	UID, GID  uint32
 	Label     string
-	Listed    error // of listing the sockets: without that the rest is not known
+	Listed    error // of listing the sockets; the fields below are not known then
 	Listening bool
 	Owners    []int // processes that have the listening socket or the daemon's ends
 	Front     []int // processes at the other end of its connections: VMMs
@@ -65,7 +66,7 @@ func (h host) socket(path string) Socket {
 	return s
 }
 
-// peers finds who listens and who is connected.
+// peers finds the processes that listen and those that are connected.
 func (h host) peers(s *Socket, st *unix.Stat_t) {
 	all, err := unixSockets()
 	if s.Listed = err; err != nil {
@@ -91,7 +92,7 @@ func pick(holders map[uint32][]int, inodes []uint32) (out []int) {
 }
 
 // holders finds the processes that have these sockets open, among those that the
-// caller may look at.
+// caller may examine.
 func (h host) holders(inodes []uint32) map[uint32][]int {
 	out := map[uint32][]int{}
 	links, _ := filepath.Glob(filepath.Join(h.root, "proc/[0-9]*/fd/*"))
@@ -153,7 +154,7 @@ func (r *Report) noSocket(p *share.Config, s *Socket) {
 	}
 }
 
-// listening tells who serves the socket.
+// listening reports which process serves the socket.
 func (r *Report) listening(s *Socket) {
 	const check = "socket.daemon"
 	start := fmt.Sprintf("start the daemon; it replaces the file. With --keep-listening it waits for the next VMM: govirtiofsd --keep-listening --socket-path %s ...", quote(s.Path))
@@ -173,7 +174,8 @@ func (r *Report) listening(s *Socket) {
 	}
 }
 
-// processes names processes; none are those that the caller may not look at.
+// processes names processes. An empty list means processes that the caller may
+// not examine.
 func processes(pids []int) string {
 	if len(pids) == 0 {
 		return "a process (of another user)"
@@ -209,7 +211,8 @@ func (r *Report) mayConnect(s *Socket, vmms []VMM) {
 	}
 }
 
-// allows tells whether the mode lets a user connect, which takes write permission.
+// allows reports whether the mode lets a user connect. This needs write
+// permission.
 func allows(s *Socket, uid int, groups []int) bool {
 	switch {
 	case uid == 0:

@@ -40,8 +40,8 @@ type FSDevice struct {
 	Generic           bool // QEMU's device for all kinds, which has shared memory regions
 }
 
-// vmms looks at the processes of pids, and at those that are connected to the socket
-// or have it on their command line.
+// vmms examines the processes of pids, those that are connected to the socket, and
+// those that have it on their command line.
 func (h host) vmms(socket string, s *Socket, pids []int) []VMM {
 	wanted := slices.Clone(pids)
 	pids = slices.Clone(pids)
@@ -57,7 +57,7 @@ func (h host) vmms(socket string, s *Socket, pids []int) []VMM {
 	var out []VMM
 	for _, pid := range slices.Compact(pids) {
 		v := h.vmm(pid)
-		// One that was not asked for may end before it is looked at.
+		// A process that the user did not name may end before it is examined.
 		known := v.Name != "" || v.Err != nil && !v.gone()
 		if slices.Contains(wanted, pid) || known && !slices.Contains(owners, pid) {
 			out = append(out, v)
@@ -82,7 +82,7 @@ func (h host) mentions(socket string) (out []int) {
 		}
 		cwd, _ := os.Readlink(filepath.Join(filepath.Dir(f), "cwd"))
 		uses := slices.ContainsFunc(socketPaths(args), func(path string) bool {
-			// Where a relative path leads is known only with the directory.
+			// The directory must be known to resolve a relative path.
 			return (cwd != "" || filepath.IsAbs(path)) && resolve(path, cwd) == ours
 		})
 		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil && uses {
@@ -92,9 +92,10 @@ func (h host) mentions(socket string) (out []int) {
 	return out
 }
 
-// resolve makes a socket's path one that can be compared: absolute, seen from dir (""
-// is this process's), without symbolic links on the way to the file. The file itself
-// need not be there, and it is not followed: to rename over it is what daemons do.
+// resolve makes a socket's path comparable: absolute, as seen from dir ("" is this
+// process's directory), without symbolic links on the way to the file. The file
+// itself need not exist, and a link there is not followed, because daemons rename a
+// new socket over it.
 func resolve(path, dir string) string {
 	if !filepath.IsAbs(path) && dir != "" {
 		path = filepath.Join(dir, path)
@@ -116,7 +117,8 @@ func (h host) vmm(pid int) VMM {
 	b, err := os.ReadFile(filepath.Join(h.root, dir, "cmdline"))
 	if err != nil {
 		v.Err = err
-		// /proc may be mounted so that others' processes are not seen (hidepid).
+		// /proc may be mounted so that other users' processes are hidden
+		// (hidepid).
 		if v.gone() && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.EPERM) {
 			v.Err = unix.EPERM
 		}
@@ -147,7 +149,7 @@ func (h host) vmm(pid int) VMM {
 	return v
 }
 
-// gone tells whether there is no such process.
+// gone reports whether there is no such process.
 func (v *VMM) gone() bool { return errors.Is(v.Err, os.ErrNotExist) || errors.Is(v.Err, unix.ESRCH) }
 
 // lockLimit reads the soft limit of locked memory in /proc/PID/limits.
@@ -177,7 +179,7 @@ func (v *VMM) parse(args []string) {
 	}
 }
 
-// vmmName tells VMMs by the names of their programs.
+// vmmName recognizes VMMs by the names of their programs.
 func vmmName(args []string) string {
 	if len(args) == 0 {
 		return ""
@@ -196,7 +198,7 @@ func vmmName(args []string) string {
 	return ""
 }
 
-// defaultQueueSize is what a VMM gives a queue when it is not told.
+// defaultQueueSize is the queue size of a VMM that is not told one.
 func (v *VMM) defaultQueueSize() int {
 	if v.Name == "qemu" {
 		return 128

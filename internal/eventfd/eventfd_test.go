@@ -30,7 +30,8 @@ func read(t *testing.T, fd int) uint64 {
 	return binary.NativeEndian.Uint64(b[:])
 }
 
-// TestFlagsStay: the front-end sleeps in a blocking read, or not, as it likes.
+// TestFlagsStay: the back-end does not change the file flags of an eventfd. The
+// front-end may read it in blocking mode or not.
 func TestFlagsStay(t *testing.T) {
 	for _, flags := range []int{0, unix.EFD_NONBLOCK} {
 		ours, theirs := newFD(t, flags)
@@ -50,7 +51,8 @@ func TestFlagsStay(t *testing.T) {
 	}
 }
 
-// TestFullCounter: a front-end that fills the counter up keeps nobody for good.
+// TestFullCounter: a front-end that fills the counter up does not block the
+// back-end for ever.
 func TestFullCounter(t *testing.T) {
 	ours, theirs := newFD(t, 0)
 	var b [8]byte
@@ -62,7 +64,7 @@ func TestFullCounter(t *testing.T) {
 	n.Set(ours)
 	done := make(chan struct{})
 	go func() { n.Notify(); close(done) }()
-	time.Sleep(10 * time.Millisecond) // most likely it waits by now; if not, nothing is tested
+	time.Sleep(10 * time.Millisecond) // most likely Notify waits by now; if not, nothing is tested
 	n.Unblock()
 	select {
 	case <-done:
@@ -75,7 +77,7 @@ func TestFullCounter(t *testing.T) {
 	n.Close()
 }
 
-// TestNoEventfd: a pipe that nobody reads does not hold anybody up.
+// TestNoEventfd: a full pipe without a reader does not block the back-end.
 func TestNoEventfd(t *testing.T) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
@@ -84,7 +86,7 @@ func TestNoEventfd(t *testing.T) {
 	defer unix.Close(p[0])
 	var n Notifier
 	n.Set(p[1])
-	for range 20_000 { // more than it holds
+	for range 20_000 { // more than the pipe holds
 		n.Notify()
 	}
 	n.Close()

@@ -15,8 +15,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// Dead opens a regular file of a FUSE file system whose server answers nothing any more. Who
-// waits for it waits until release is called, or the test ends. It needs root.
+// Dead opens a regular file of a FUSE file system whose server no longer answers. A process
+// that waits for the file waits until release is called, or until the test ends. It needs
+// root.
 func Dead(t testing.TB) (k Kind, release func()) {
 	t.Helper()
 	guest.NeedRoot(t)
@@ -31,9 +32,10 @@ func Dead(t testing.TB) (k Kind, release func()) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	// The file system lives as long as somebody has its /dev/fuse open. That is another
-	// process: should this one wait for the file at its own end, it would wait for itself. It
-	// is started before there is the file, which it would wait for, too, when it closes it.
+	// The file system lives as long as a process has its /dev/fuse open. Another process must
+	// have it: if this one had to wait for the file at its own end, it would wait for itself.
+	// That process is started before the file exists, because it would also wait when it
+	// closes the file.
 	holder := exec.Command("sleep", "120")
 	holder.ExtraFiles = []*os.File{server}
 	if err := holder.Start(); err != nil {
@@ -60,7 +62,7 @@ func Dead(t testing.TB) (k Kind, release func()) {
 	return Kind{"file of a dead server", fd}, release
 }
 
-// serveUntilOpen answers requests, the last of which is an OPEN.
+// serveUntilOpen answers requests up to and including an OPEN.
 func serveUntilOpen(fuse int) error {
 	const forever = 1 << 30
 	b := make([]byte, 1<<20)

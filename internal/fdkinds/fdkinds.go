@@ -1,5 +1,5 @@
-// Package fdkinds opens a descriptor of each kind that a process can send to another, for
-// tests of what may come over a socket.
+// Package fdkinds opens a descriptor of each kind that a process can send to another.
+// Tests send them over a socket.
 package fdkinds
 
 import (
@@ -16,8 +16,8 @@ type Kind struct {
 	FD   int
 }
 
-// Open opens one of each kind that this kernel lets the process have. Nobody reads from the
-// other ends or writes to them.
+// Open opens one of each kind that this kernel lets the process have. No process reads from
+// the other ends or writes to them.
 func Open(t testing.TB) (kinds []Kind) {
 	t.Helper()
 	add := func(name string, fd int, err error) {
@@ -85,7 +85,7 @@ func addSockets(add func(string, int, error)) {
 	add("TCP socket", fd, err)
 }
 
-// addAnonymous adds what has no file.
+// addAnonymous adds the kinds without a file.
 func addAnonymous(add func(string, int, error)) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	add("eventfd", fd, err)

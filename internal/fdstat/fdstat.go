@@ -1,6 +1,7 @@
-// Package fdstat looks at descriptors that another process has sent, and closes them,
-// without waiting for anybody. A file can be one of a FUSE or network file system whose
-// server never answers: fstat(2), fstatfs(2) and close(2) of it wait for that server.
+// Package fdstat examines and closes descriptors that another process has sent, without
+// waiting for a file system's server. The file can be on a FUSE or network file system
+// whose server never answers. Then fstat(2), fstatfs(2) and close(2) wait for that
+// server.
 package fdstat
 
 import (
@@ -34,8 +35,8 @@ func Stat(fd int) (Info, error) {
 // Kind is the kind of file, S_IFMT bits.
 func (i *Info) Kind() uint16 { return i.Mode & unix.S_IFMT }
 
-// Close closes fd. Files and directories, of which some wait for their server, are closed
-// on a goroutine of their own.
+// Close closes fd. It closes files and directories on a goroutine of their own, because
+// some file systems wait for their server.
 func Close(fd int) {
 	info, err := Stat(fd)
 	if err == nil {

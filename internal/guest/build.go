@@ -6,8 +6,8 @@ import (
 	"os/exec"
 )
 
-// Build has Go build programs of the repository as they are shipped, without cgo, which the
-// race detector needs and sandboxes can't have: args are those of "go build", and packages are
+// Build runs "go build" with args for programs of the repository. It builds them as they are
+// shipped: without cgo, which the race detector needs and sandboxes can't have. Packages are
 // named from the root of the repository.
 func Build(args ...string) error {
 	root, err := Root()

@@ -57,8 +57,8 @@ func (c *console) changed() <-chan struct{} {
 	return c.notify
 }
 
-// scriptOutput returns the part of a console that is of the script, of its last run
-// if the guest was rebooted.
+// scriptOutput returns the output of the script in a console's text. If the guest
+// was rebooted, it is that of the last run.
 func scriptOutput(console string) string {
 	_, rest, found := cutLast(console, scriptBegin)
 	if !found {
@@ -68,7 +68,8 @@ func scriptOutput(console string) string {
 	return output
 }
 
-// cutLast slices s around the last occurrence of sep. Without one all is before it.
+// cutLast slices s around the last occurrence of sep. Without sep, all of s is
+// before it.
 func cutLast(s, sep string) (before, after string, found bool) {
 	if i := strings.LastIndex(s, sep); i >= 0 {
 		return s[:i], s[i+len(sep):], true
@@ -85,8 +86,8 @@ func tail(s string) string {
 	return s
 }
 
-// unpackResults unpacks a guest's /run/host into dir. Links and special files are
-// left out: what a guest sends must not lead outside of dir.
+// unpackResults unpacks a guest's /run/host into dir. It leaves out links and
+// special files: nothing that a guest sends may lead outside of dir.
 func unpackResults(archive, dir string) error {
 	f, err := os.Open(archive)
 	if err != nil {

@@ -2,15 +2,14 @@
 // in them. It is the integration level of the tests: the front-end is the virtio
 // code of User-Mode Linux or of QEMU, and the client is Linux.
 //
-// A guest needs no hardware virtualisation. What it is made of is prepared by
-// test/guest/setup.sh in .cache/guests of the repository.
+// A guest needs no hardware virtualisation. test/guest/setup.sh prepares its
+// parts in .cache/guests of the repository.
 //
-// A script finds each share on /mnt/TAG, /tmp and /run empty and writable, and may
+// A script finds each share on /mnt/TAG, and /tmp and /run empty and writable. It may
 // leave files for the host in /run/host. $BUSYBOX is a busybox with all its commands,
-// insmod and "reboot -f" among them. In a UML guest the rest of the file system
-// is the host's own, read-only, with all its programs; what is in /tmp, /run, /mnt
-// and /dev of the host is hidden. In a QEMU guest there are busybox and
-// Options.Files.
+// among them insmod and "reboot -f". In a UML guest the rest of the file system is
+// the host's own, read-only, with all its programs; the host's /tmp, /run, /mnt and
+// /dev are hidden. In a QEMU guest there are only busybox and Options.Files.
 package guest
 
 import (
@@ -32,11 +31,11 @@ const (
 	QEMU72
 	// QEMU11 is QEMU 11.1 with Linux 7.2: several request queues, and DAX.
 	QEMU11
-	// ARM64 is QEMU 11.1 with Linux 7.2 for arm64, to run programs for arm64 in. It
+	// ARM64 is QEMU 11.1 with Linux 7.2 for arm64, to run programs for arm64. It
 	// needs about 5 seconds.
 	ARM64
-	// ARM64Pages16K is the same kernel with pages of 16 KiB. It is no guest by itself:
-	// see Options.Kernel.
+	// ARM64Pages16K is the same kernel with pages of 16 KiB. It is not a guest by
+	// itself: see Options.Kernel.
 	ARM64Pages16K
 )
 
@@ -66,7 +65,7 @@ type Share struct {
 	// so both must be equal.
 	Tag string
 	// Socket is the path of the vhost-user socket. The back-end may start to
-	// listen up to ten seconds after the guest is asked for.
+	// listen up to ten seconds after the call of Run or Start.
 	Socket string
 	// Queues is the number of request queues, 0 for one. UML takes the number
 	// from the back-end instead.
@@ -74,7 +73,7 @@ type Share struct {
 	// QueueSize is the number of descriptors in a queue, 0 for QEMU's own default
 	// of 128. UML takes the largest that the back-end has.
 	QueueSize int
-	// NoMount leaves it to the script to mount the share.
+	// NoMount is set if the script mounts the share itself.
 	NoMount bool
 }
 
@@ -92,49 +91,49 @@ type Options struct {
 	// in /run/host. UML writes there directly; QEMU sends it over a serial port
 	// when the script has ended, about 1 MB per second.
 	HostDir string
-	// RootShare, if not empty, is the tag of one of Shares: it is the root of the
-	// script's file system, writable, instead of being mounted below /mnt. It
-	// needs a shell and the directories dev, mnt, proc, run, sys and tmp.
+	// RootShare, if not empty, is the tag of one of Shares. This share is the
+	// root of the script's file system, writable, and is not mounted below /mnt.
+	// It needs a shell and the directories dev, mnt, proc, run, sys and tmp.
 	RootShare string
 	// MountOptions are given to mount -o for every share.
 	MountOptions string
 	// Mem is the guest's memory in MiB, 0 for 512.
 	Mem int
-	// Memory, if not nil, are QEMU's options for the guest's memory beside -m, instead of
-	// those for memory that it shares with back-ends.
+	// Memory, if not nil, are QEMU's options for the guest's memory, in addition to -m.
+	// They replace the options for memory that the guest shares with back-ends.
 	Memory []string
 	// CPUs is the number of processors, 0 for 2 or the most Queues of a share,
 	// whichever is more. UML has one.
 	CPUs int
 	// Timeout bounds the life of the guest, 0 for two minutes.
 	Timeout time.Duration
-	// DAX connects the shares by a device that has a shared memory window.
-	// QEMU11 only. The back-end must offer the tag itself.
+	// DAX connects the shares through a device that has a shared memory window.
+	// It needs QEMU11. The back-end must offer the tag itself.
 	DAX bool
 	// Kernel, if not 0, is another QEMU kind whose kernel this QEMU boots: QEMU11 with
 	// the kernel of QEMU72 is Linux 6.1 with DAX, and ARM64 can have larger pages. See
 	// Need for both.
 	Kernel Kind
-	// Disk gives the guest /dev/vda, an ext4 of 4 GiB with a small Debian, a new one in
-	// each guest. ARM64 only.
+	// Disk gives each guest a new /dev/vda: an ext4 of 4 GiB with a small Debian. ARM64
+	// only.
 	Disk bool
-	// Reboots lets the guest reboot, as by "$BUSYBOX reboot -f" in the script, which then
-	// runs again from its beginning. Without it a reboot ends a QEMU guest. UML
-	// always can, and connects anew.
+	// Reboots lets the guest reboot, as by "$BUSYBOX reboot -f" in the script. The script
+	// then runs again from its beginning. Without it a reboot ends a QEMU guest. UML
+	// always can reboot; it connects again.
 	Reboots bool
 	// Interactive connects the console to this process's standard input and
-	// output and ends the script by a shell. There is no Result.Output then.
+	// output, and starts a shell after the script. Result.Output is empty then.
 	Interactive bool
 	// ExtraArgs are added to the command line of QEMU, or of the UML kernel.
 	ExtraArgs []string
 }
 
-// Result is what a guest left.
+// Result is the outcome of a guest.
 type Result struct {
 	// Status is the exit status of the script.
 	Status int
-	// Output is what the script wrote to its standard output and error. A last message
-	// of a kernel that fails may be among it.
+	// Output is what the script wrote to its standard output and error. It may contain
+	// the last messages of a kernel that failed.
 	Output string
 	// Console is all that came from the guest's console and from the VMM.
 	Console string
@@ -152,9 +151,9 @@ var (
 	ErrNoStatus = errors.New("guest: ended without a status")
 )
 
-// Run boots a guest, runs the script in it and waits for its end. An error means
-// that there is no status of the script; the Result has the output in any case.
-// When ctx is done the guest is killed.
+// Run boots a guest, runs the script in it and waits for its end. With an error
+// there is no status of the script; the Result has the output in any case. When
+// ctx is done the guest is killed.
 func Run(ctx context.Context, kind Kind, o Options) (Result, error) {
 	vm, err := Start(ctx, kind, o)
 	if err != nil {
@@ -195,7 +194,7 @@ func (o *Options) check(kind Kind) error {
 	return o.checkPaths(kind)
 }
 
-// bootable tells whether guests of a kind can have the kernel of another.
+// bootable reports whether guests of a kind can have the kernel of another.
 func bootable(kind, kernel Kind) bool {
 	switch kind {
 	case UML:

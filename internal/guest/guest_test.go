@@ -28,9 +28,9 @@ func backend(t *testing.T) (socket, dir string) {
 	return backendOn(t, dir), dir
 }
 
-// backendOn runs a back-end on dir with the tag fs until the end of the test: the
-// program in the environment variable GOVIRTIOFSD, or the Rust virtiofsd. It returns
-// the socket.
+// backendOn runs a back-end on dir with the tag fs until the end of the test. The
+// back-end is the program in the environment variable GOVIRTIOFSD, or the Rust
+// virtiofsd. It returns the socket.
 func backendOn(t *testing.T, dir string) string {
 	t.Helper()
 	program := os.Getenv("GOVIRTIOFSD")
@@ -156,8 +156,8 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
-// wantGone fails the test if the process group of a guest keeps a process. A dead
-// helper is there until the init process of the machine has noticed.
+// wantGone fails the test if a process of a guest's process group is left. A dead
+// helper stays there until the machine's init process has reaped it.
 func wantGone(t *testing.T, pid int) {
 	t.Helper()
 	for range 500 {
@@ -314,8 +314,8 @@ func copyProgram(t *testing.T, from, to string) {
 	}
 }
 
-// TestSharedMemoryDevice uses the device that can have a shared memory window. The
-// back-end may have none, then the guest works without.
+// TestSharedMemoryDevice uses the device that can have a shared memory window. If
+// the back-end has no window, the guest works without one.
 func TestSharedMemoryDevice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow")

@@ -11,9 +11,9 @@ type Image struct {
 	Args      string // of the kernel
 }
 
-// NewImage writes an initramfs below dir for a kind of QEMU. Of the options, Shares
-// (their tags), Script, Files and MountOptions count. The guest's first serial port is
-// its console; the second one gets what Status reads.
+// NewImage writes an initramfs below dir for a kind of QEMU. It uses only these
+// options: Shares (their tags), Script, Files and MountOptions. The guest's first
+// serial port is its console. The output of the second one is what Status reads.
 func NewImage(dir string, kind Kind, o Options) (Image, error) {
 	kernel, err := partFile(kind.String(), "vmlinux")
 	if err != nil {
@@ -23,6 +23,7 @@ func NewImage(dir string, kind Kind, o Options) (Image, error) {
 	return image, writeInitramfs(image.Initramfs, filepath.Dir(kernel), pc, &o)
 }
 
-// Status reads the file that a guest's second serial port was written to: the status
-// of the script, or ErrMount or, until there is one, ErrNoStatus.
+// Status reads the file that has the output of a guest's second serial port. It
+// returns the status of the script or ErrMount. Until there is a status, it returns
+// ErrNoStatus.
 func Status(path string) (int, error) { return readStatus(path) }

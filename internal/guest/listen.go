@@ -10,13 +10,14 @@ import (
 )
 
 // waitListening waits up to 30 seconds until a back-end listens on a socket. It
-// must not connect to find out: a back-end may serve its first connection only.
+// does not connect to find out, because a back-end may serve its first
+// connection only.
 func waitListening(ctx context.Context, socket string) error {
 	deadline := time.Now().Add(30 * time.Second)
 	for !listening(socket) {
 		if time.Now().After(deadline) {
-			// A back-end in another network namespace is not in our table. If this
-			// one is dead the front-end will say so.
+			// A back-end in another network namespace is not in our table. If
+			// nothing listens on this socket, the front-end will say so.
 			if _, err := os.Stat(socket); err != nil {
 				return fmt.Errorf("guest: nobody listens: %w", err)
 			}
@@ -31,9 +32,9 @@ func waitListening(ctx context.Context, socket string) error {
 	return nil
 }
 
-// listening reports whether a socket listens. The kernel's table has a socket's flags
-// in the fourth column, 10000 for one that listens, and at the end the path that it
-// was bound to.
+// listening reports whether a socket listens. In the kernel's table the fourth column
+// has a socket's flags, 10000 for one that listens. The last column is the path that
+// it was bound to.
 func listening(socket string) bool {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
@@ -49,9 +50,10 @@ func listening(socket string) bool {
 	return false
 }
 
-// mayBe reports whether a socket bound to the path bound can be the one at path. A
-// relative path, or one by a file descriptor as in /proc/self/fd/3/sock, shows only
-// its last element. Our daemon binds to PATH.new and gives it its name when it listens.
+// mayBe reports whether a socket bound to the path bound can be the one at path. If it
+// was bound by a relative path or through a file descriptor, as in
+// /proc/self/fd/3/sock, only the last element can be compared. Our daemon binds to
+// PATH.new and renames it when it listens.
 func mayBe(bound, path string) bool {
 	bound = strings.TrimSuffix(bound, ".new")
 	if filepath.Base(bound) != filepath.Base(path) {

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// The parts that test/guest/setup.sh makes beside the kinds, and programs in them.
+// The parts that test/guest/setup.sh makes in addition to the kinds, and programs
+// in them.
 const (
 	peersPart = "peers"
 
@@ -29,15 +30,15 @@ const setupTimeout = 10 * time.Minute
 // Need makes sure that the test can run guests of this kind. If it cannot, the test
 // is skipped, or fails when the environment variable GOVIRTIOFS_REQUIRE is 1.
 //
-// What is missing is downloaded only when GOVIRTIOFS_GUESTS or GOVIRTIOFS_REQUIRE
+// Missing parts are downloaded only when GOVIRTIOFS_GUESTS or GOVIRTIOFS_REQUIRE
 // is 1: a plain "go test" uses no network.
 func Need(t testing.TB, kind Kind) {
 	t.Helper()
 	need(t, kind.String())
 }
 
-// Peer makes sure, as Need does, that another back-end is there and returns the path
-// of its program: RustPeer or CPeer.
+// Peer makes sure, as Need does, that another back-end is there. name is RustPeer or
+// CPeer. Peer returns the path of its program.
 func Peer(t testing.TB, name string) string {
 	t.Helper()
 	need(t, peersPart)
@@ -49,7 +50,7 @@ func Peer(t testing.TB, name string) string {
 }
 
 // NeedTree makes sure, as Need does, that a part of test/guest/setup.sh is there which
-// is no guest, and returns the directory that its packages are unpacked in.
+// is not a guest. It returns the directory with the part's unpacked packages.
 func NeedTree(t testing.TB, part string) string {
 	t.Helper()
 	need(t, part)
@@ -57,7 +58,7 @@ func NeedTree(t testing.TB, part string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The repository's cache may be a link.
+	// The cache of the repository may be a link.
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +82,8 @@ func NeedRoot(t testing.TB) {
 	}
 }
 
-// Missing skips the test for want of what it says, or fails it when the environment
-// variable GOVIRTIOFS_REQUIRE is 1.
+// Missing skips the test because something is missing, or fails it when the
+// environment variable GOVIRTIOFS_REQUIRE is 1.
 func Missing(t testing.TB, what any) {
 	t.Helper()
 	if required() {
@@ -96,7 +97,7 @@ func required() bool { return os.Getenv("GOVIRTIOFS_REQUIRE") == "1" }
 // PeerPath is the path of a peer's program after Setup of "peers".
 func PeerPath(name string) (string, error) { return partFile("bin", name) }
 
-// TreePath is the directory of a part that has files for guests, as "fio".
+// TreePath is the directory of a part with files for guests, such as "fio".
 func TreePath(part string) (string, error) { return partFile(part, "tree") }
 
 // Setup runs test/guest/setup.sh for a part: the name of a kind, or "peers". A part
@@ -130,7 +131,8 @@ func need(t testing.TB, part string) {
 	}
 }
 
-// available returns nil if a part is ready, or was made ready as allowed by download.
+// available returns nil if a part is ready. If download is set, it makes the part
+// ready first.
 func available(part string, download bool) error {
 	if !download {
 		root, err := Root()

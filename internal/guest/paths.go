@@ -10,14 +10,14 @@ import (
 	"testing"
 )
 
-// tempRoot is where guests keep the files of a run. It is not /tmp, in whose place a UML
-// guest has a directory of its own, so that its script sees the files; and not below the
-// repository, since the path of a socket must have less than 108 bytes.
+// tempRoot is where guests keep the files of a run. It is not /tmp, because a UML guest
+// has a directory of its own there and its script would not see the files. It is not
+// below the repository, because the path of a socket must have less than 108 bytes.
 const tempRoot = "/var/tmp"
 
-// TempDir returns a new directory for sockets and shares of guests, which is
-// removed at the end of the test. Unlike that of t.TempDir it is visible in a UML
-// guest, and its path is short enough for sockets.
+// TempDir returns a new directory for sockets and shares of guests. It is removed
+// at the end of the test. Unlike t.TempDir's it is visible in a UML guest, and
+// its path is short enough for sockets.
 func TempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(tempRoot, "govirtiofs-")
@@ -33,7 +33,7 @@ func TempDir(t testing.TB) string {
 }
 
 // Root returns the root of the repository: the environment variable GOVIRTIOFS_ROOT,
-// or what is found from the working directory.
+// or else the working directory or its first parent with test/guest/setup.sh.
 var Root = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("GOVIRTIOFS_ROOT"); dir != "" {
 		return filepath.Abs(dir)
@@ -101,8 +101,8 @@ func (o *Options) checkPaths(kind Kind) error {
 	return nil
 }
 
-// checkPath makes a host path absolute. Commas would end an option of QEMU, blanks
-// an argument of the UML kernel.
+// checkPath makes a host path absolute. A comma would end an option of QEMU, and a
+// blank an argument of the UML kernel.
 func checkPath(path *string) error {
 	abs, err := filepath.Abs(*path)
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 // quietArgs make a kernel quiet and quick under emulation. A panic ends the guest.
 const quietArgs = "quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on "
 
-// machine is what differs between the architectures of QEMU guests.
+// machine has the differences between the architectures of QEMU guests.
 type machine struct {
 	program    string
-	args       []string // beside what all have
+	args       []string // in addition to those of all guests
 	kernelArgs string
 	// ports are the guest's names of the serial ports for the status and for results.
 	ports string
@@ -87,13 +87,13 @@ func qemuArgs(c *command, m *machine, kernel, initramfs string, o *Options) ([]s
 		"-accel", "tcg,thread=multi",
 		"-smp", strconv.Itoa(o.CPUs), "-m", mem,
 		"-nodefaults", "-no-user-config", "-display", "none",
-		// An interrupt character goes to the guest rather than to QEMU.
+		// The interrupt character goes to the guest and not to QEMU.
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", kernel, "-initrd", initramfs, "-append", m.kernelArgs,
 	}
 	memory := o.Memory
 	if memory == nil {
-		// Only memory that can be shared by a file descriptor reaches a back-end.
+		// A back-end can only map memory that has a file descriptor.
 		memory = []string{"-object", "memory-backend-memfd,id=mem,share=on,size=" + mem + "M", "-numa", "node,memdev=mem"}
 	}
 	args = append(args, memory...)
@@ -107,7 +107,7 @@ func qemuArgs(c *command, m *machine, kernel, initramfs string, o *Options) ([]s
 		if err != nil {
 			return nil, err
 		}
-		// What is written goes to a file that has no name.
+		// Writes go to a file without a name.
 		args = append(args, "-drive", "file="+disk+",format=raw,if=none,id=disk,snapshot=on,cache=unsafe",
 			"-device", "virtio-blk-pci,drive=disk")
 	}
@@ -121,7 +121,7 @@ func qemuArgs(c *command, m *machine, kernel, initramfs string, o *Options) ([]s
 }
 
 // shareArgs returns the device of share number i. QEMU's own virtio-fs device has no
-// shared memory window, so DAX takes the generic device, which asks the back-end for
+// shared memory window. So DAX uses the generic device, which asks the back-end for
 // the configuration (40 bytes: a tag of 36 and the number of request queues).
 func shareArgs(i int, s Share, dax bool) []string {
 	queues := max(s.Queues, 1)

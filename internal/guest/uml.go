@@ -50,9 +50,9 @@ func prepareUML(dir string, o *Options) (*command, error) {
 	}, nil
 }
 
-// umlEnv returns the environment of the kernel. Its memory is a file that it maps
-// with the right to execute: in /dev/shm, or, where a container has that small or
-// forbids this, in dir.
+// umlEnv returns the environment of the kernel. The kernel's memory is a file
+// that it maps with the right to execute. The file is in /dev/shm, or in dir
+// where a container has a small /dev/shm or forbids this.
 func umlEnv(dir string, o *Options) []string {
 	var fs unix.Statfs_t
 	if unix.Statfs("/dev/shm", &fs) == nil && fs.Type == unix.TMPFS_MAGIC &&

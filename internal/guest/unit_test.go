@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestRequired: any other value than 1 requires nothing.
+// TestRequired: only the value 1 requires something.
 func TestRequired(t *testing.T) {
 	for value, want := range map[string]bool{"": false, "0": false, "no": false, "1": true} {
 		t.Setenv("GOVIRTIOFS_REQUIRE", value)
@@ -95,7 +95,8 @@ func TestCheckOptions(t *testing.T) {
 	}
 }
 
-// TestUnpackResults unpacks an archive of a guest that tries to leave the directory.
+// TestUnpackResults unpacks the archive of a guest that tries to write outside of
+// the directory.
 func TestUnpackResults(t *testing.T) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)

@@ -17,7 +17,7 @@ import (
 type command struct {
 	path    string
 	args    []string
-	env     []string // beside PATH and TERM
+	env     []string // in addition to PATH and TERM
 	status  string   // file that gets the report of init.sh
 	archive string   // tar file that gets /run/host, or ""
 	hostDir string   // where the archive is unpacked
@@ -29,7 +29,7 @@ type VM struct {
 	dir      string // of this run, removed at its end
 	cmd      *exec.Cmd
 	console  console // of the guest
-	messages console // of the VMM: in the console they would tear up the guest's lines
+	messages console // of the VMM; in the console they would break the guest's lines
 	timeout  time.Duration
 	start    time.Time
 
@@ -39,9 +39,9 @@ type VM struct {
 	err    error
 }
 
-// Start boots a guest and returns while it runs. The caller must call Wait, or be
-// sure that ctx ends: then the guest is killed, as it is after its Options.Timeout
-// and when this process dies.
+// Start boots a guest and returns while it runs. The guest is killed when ctx
+// ends, after its Options.Timeout, and when this process dies. The caller must
+// call Wait, or be sure that ctx ends.
 func Start(ctx context.Context, kind Kind, o Options) (*VM, error) {
 	if err := o.check(kind); err != nil {
 		return nil, err
@@ -79,15 +79,15 @@ func launch(ctx context.Context, dir string, kind Kind, o *Options) (*VM, error)
 	vm.cmd = exec.Command(c.path, c.args...)
 	vm.cmd.Dir = "/"
 	vm.cmd.Env = append([]string{"PATH=/usr/bin:/bin", "TERM=" + os.Getenv("TERM")}, c.env...)
-	// The group lets us end the helpers of a UML kernel with it. A guest on our
-	// terminal must stay in our group to be able to read.
+	// The process group lets us end the helpers of a UML kernel, too. A guest
+	// on our terminal must stay in our group to be able to read.
 	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !o.Interactive, Pdeathsig: syscall.SIGKILL}
 	if o.Interactive {
 		vm.cmd.Stdin, vm.cmd.Stdout, vm.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	} else {
 		vm.cmd.Stdout, vm.cmd.Stderr = &vm.console, &vm.messages
 	}
-	// A helper that outlives the VMM must not keep Wait waiting for its output.
+	// A helper that outlives the VMM must not make Wait wait for its output.
 	vm.cmd.WaitDelay = 5 * time.Second
 	ctx, vm.cancel = context.WithTimeout(ctx, o.Timeout)
 	started := make(chan error)
@@ -136,7 +136,7 @@ func (vm *VM) finish(ctx context.Context, waitErr error) {
 	vm.result.Status, vm.err = readStatus(vm.command.status)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		// Also when there is a status: the guest hangs on its way down.
+		// There may be a status: then the guest hangs during its shutdown.
 		vm.err = fmt.Errorf("%w (%v)", ErrTimeout, vm.timeout)
 	case errors.Is(vm.err, ErrNoStatus) && ctx.Err() != nil:
 		vm.err = fmt.Errorf("%w: %w", ErrNoStatus, ctx.Err())
@@ -167,8 +167,8 @@ func (vm *VM) Output() string { return scriptOutput(vm.console.text()) }
 // PID returns the process id of the VMM or of the UML kernel.
 func (vm *VM) PID() int { return vm.cmd.Process.Pid }
 
-// WaitOutput waits until text has appeared on the console, as when a script prints
-// that it has come to a point. It returns an error if the guest or ctx ends first.
+// WaitOutput waits until text has appeared on the console, for example a line that
+// the script prints. It returns an error if the guest or ctx ends first.
 func (vm *VM) WaitOutput(ctx context.Context, text string) error {
 	for {
 		changed := vm.console.changed()

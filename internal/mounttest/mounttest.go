@@ -1,5 +1,5 @@
-// Package mounttest mounts file systems of tests with /dev/fuse. A process must not use the
-// files that it serves itself, so that the test program is started once more to serve them.
+// Package mounttest mounts file systems of tests with /dev/fuse. A process must not use
+// files that it serves itself, so the test program is started once more to serve them.
 package mounttest
 
 import (
@@ -52,8 +52,8 @@ func serve(h fuse.Handler, dir string) error {
 	return errors.Join(m.Serve(h, 2), h.Close(ctx))
 }
 
-// Mount mounts the file system that Main knows by name, until the test ends, and returns the
-// directory. The test is skipped where that can't be done.
+// Mount mounts a file system of Main's map until the test ends, and returns the directory.
+// The test is skipped where that can't be done.
 func Mount(t testing.TB, name string) string {
 	t.Helper()
 	guest.NeedFUSE(t)
@@ -66,7 +66,7 @@ func Mount(t testing.TB, name string) string {
 }
 
 // Start starts a program that serves a file system on dir and then prints a line. When the test
-// ends it is unmounted, and the program must end without an error.
+// ends the file system is unmounted, and the program must end without an error.
 func Start(t testing.TB, cmd *exec.Cmd, dir string) {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -92,9 +92,9 @@ func Start(t testing.TB, cmd *exec.Cmd, dir string) {
 	}
 }
 
-// Program starts a program that serves a file system on a new directory, which it gets as the option
-// --mount, and waits until it is mounted. args follow the option. When the test ends it is unmounted, and
-// the program must end without an error.
+// Program starts a program that serves a file system on a new directory, and waits until it is
+// mounted. The directory is the value of the option --mount. args follow it. When the test ends
+// the file system is unmounted, and the program must end without an error.
 func Program(t testing.TB, path string, args ...string) (dir string) {
 	t.Helper()
 	guest.NeedFUSE(t)
@@ -135,8 +135,8 @@ func Program(t testing.TB, path string, args ...string) (dir string) {
 	return dir
 }
 
-// Unmount waits for a child that has inherited something below dir, and has not come to its exec or
-// its end yet.
+// Unmount unmounts dir. It tries again while a child that has inherited an open file below dir
+// has not reached its exec or its end.
 func Unmount(dir string) error {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := unix.Unmount(dir, 0)

@@ -1,4 +1,4 @@
-// Package paged has an array that grows when it is used.
+// Package paged has an array that allocates memory when it is used.
 package paged
 
 import (
@@ -7,8 +7,8 @@ import (
 )
 
 // Array is an array whose elements are found without a lock, do not move, and are 0 at
-// first. One that is not used has no memory of its own: a process may have hundreds of
-// shares. The zero value is ready for use.
+// first. An Array that is not used has no memory of its own, because a process may
+// have hundreds of shares. The zero value is ready for use.
 type Array[T any] struct {
 	pages atomic.Pointer[[]atomic.Pointer[[PageSize]T]]
 	mu    sync.Mutex // one addition of a page at a time; a leaf
@@ -36,8 +36,8 @@ func (p *Array[T]) Page(i uint32) *[PageSize]T {
 	return nil
 }
 
-// Make is At that makes the page. The caller bounds i: the list of pages takes 8 bytes for
-// each page up to the last.
+// Make is At, but makes the page if necessary. The caller bounds i: the list of pages
+// takes 8 bytes for each page up to the last.
 func (p *Array[T]) Make(i uint32) *T {
 	if e := p.At(i); e != nil {
 		return e
@@ -51,8 +51,8 @@ func (p *Array[T]) Make(i uint32) *T {
 	return &page.Load()[i%PageSize]
 }
 
-// entry is the place of a page in the list, which grows to twice its length if it has to.
-// p.mu is held: nobody stores in the old list meanwhile.
+// entry is the place of a page in the list. If necessary it doubles the list's length.
+// p.mu is held, so no other goroutine stores in the old list meanwhile.
 func (p *Array[T]) entry(page uint32) *atomic.Pointer[[PageSize]T] {
 	var old []atomic.Pointer[[PageSize]T]
 	if pages := p.pages.Load(); pages != nil {

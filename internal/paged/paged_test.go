@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestArray compares elements far apart with a map, while readers look on.
+// TestArray compares elements far apart with a map while other goroutines read.
 func TestArray(t *testing.T) {
 	var a Array[atomic.Uint64]
 	if a.At(0) != nil || a.Page(1<<20) != nil || a.At(1<<32-1) != nil {

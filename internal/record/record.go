@@ -1,9 +1,9 @@
-// Package record writes and reads the numbers and byte strings that a saved state
-// consists of. Errors stick: a sequence is written or read first and checked at its end.
+// Package record writes and reads the numbers and byte strings of a saved state. Errors
+// stick: the caller writes or reads a sequence and checks for an error at its end.
 //
-// A number is an unsigned varint (encoding/binary), a byte string its length and its
-// bytes. What is read is as hostile as the one who sends it: a string is never longer than
-// the reader allows.
+// A number is an unsigned varint (encoding/binary). A byte string is its length and its
+// bytes. The data that is read is not trusted: a string is never longer than the reader
+// allows.
 package record
 
 import (
@@ -14,14 +14,15 @@ import (
 	"io"
 )
 
-// Writer writes values. Flush comes last; more may follow, to be flushed again.
+// Writer writes values. Flush must come last. More values may follow and need
+// another Flush.
 type Writer struct {
 	w   *bufio.Writer
 	err error
 	buf [binary.MaxVarintLen64]byte
 }
 
-// NewWriter returns a Writer to w. That is w itself if it is one.
+// NewWriter returns a Writer to w. If w is a Writer, it returns w.
 func NewWriter(w io.Writer) *Writer {
 	if w, ok := w.(*Writer); ok {
 		return w
@@ -60,7 +61,7 @@ func (w *Writer) Bytes(b []byte) {
 	}
 }
 
-// Flush writes what is left and returns the first error of all.
+// Flush writes buffered bytes and returns the first error of all calls.
 func (w *Writer) Flush() error {
 	if w.err == nil {
 		w.err = w.w.Flush()
@@ -74,8 +75,8 @@ type Reader struct {
 	err error
 }
 
-// NewReader returns a Reader from r, which may have limit bytes at most. It may read ahead. If
-// r is a Reader, that is returned, and its own limit stays.
+// NewReader returns a Reader from r. It fails if r has more than limit bytes. It may read
+// ahead. If r is a Reader, NewReader returns r, and the limit of r stays.
 func NewReader(r io.Reader, limit int64) *Reader {
 	if r, ok := r.(*Reader); ok {
 		return r
@@ -95,8 +96,8 @@ func (r *Reader) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// limited is a reader that fails when there is more than a limit. One more byte is asked
-// for, to tell that from the end.
+// limited is a reader that fails when there are more bytes than a limit. It asks for one
+// more byte to tell this from the end.
 type limited struct {
 	r           io.Reader
 	left, limit int64
@@ -116,7 +117,8 @@ func (l *limited) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Err is the first error. The end of the data before a value's is io.ErrUnexpectedEOF.
+// Err is the first error. It is io.ErrUnexpectedEOF if the data ends before the end of
+// a value.
 func (r *Reader) Err() error { return r.err }
 
 // Fail makes err the error if there is none yet.
@@ -149,7 +151,7 @@ func (r *Reader) Max(limit uint64) uint64 {
 	return v
 }
 
-// Bytes reads a byte string of at most limit bytes. It is the caller's.
+// Bytes reads a byte string of at most limit bytes. The caller owns it.
 func (r *Reader) Bytes(limit int) []byte {
 	n := r.Max(uint64(limit))
 	if r.err != nil {

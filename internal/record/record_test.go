@@ -34,7 +34,7 @@ func TestRoundTrip(t *testing.T) {
 	if r.Err() != nil {
 		t.Error(r.Err())
 	}
-	// Whatever is missing is noticed.
+	// Each missing byte is noticed.
 	for n := range len(whole) {
 		r := NewReader(bytes.NewReader(whole[:n]), math.MaxInt64)
 		for range 4 {
@@ -83,8 +83,8 @@ func TestBytesLimit(t *testing.T) {
 	}
 }
 
-// TestNested: a Writer of a Writer and a Reader of a Reader are the same ones, which read
-// ahead once; bytes as they are go in between.
+// TestNested: NewWriter of a Writer and NewReader of a Reader return the same one, which
+// reads ahead once. Unencoded bytes can stand between the values.
 func TestNested(t *testing.T) {
 	var b bytes.Buffer
 	w := NewWriter(&b)

@@ -10,14 +10,14 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
 
-// Caching is what the guest may keep.
+// Caching is how long and what the guest may cache.
 type Caching struct {
 	Cache passthrough.CachePolicy
-	// Times, where they differ from the policy's; nil is as the policy has it.
+	// Times that differ from those of the policy. nil means the policy's time.
 	EntryTimeout, AttrTimeout, NegativeTimeout *time.Duration
 
 	Immutable     bool
-	CacheSymlinks *bool // nil is as the policy has it
+	CacheSymlinks *bool // nil is as in the policy
 	DirectIO      []string
 	DirectIOSize  uint64 // bytes; 0 is none
 	Writeback     bool
@@ -185,8 +185,8 @@ func checkPatterns(option string, patterns []string) error {
 	return nil
 }
 
-// checkCaching settles what the guest may keep, before anything depends on whether the
-// share can be changed.
+// checkCaching completes the settings for caching. It runs before the checks that
+// depend on whether the share can be changed.
 func (c *Config) checkCaching(set *pflag.FlagSet) error {
 	if c.Events == EventsAuto {
 		switch {

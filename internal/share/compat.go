@@ -7,7 +7,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
 
-// Compat are old forms of options. What they mean is in the fields of the new ones.
+// Compat are old forms of options. The fields of the new options have their
+// meaning.
 type Compat struct {
 	oldSocket          string
 	words              []string // of -o
@@ -74,9 +75,9 @@ They are applied after all other options.`,
 	}
 }
 
-// settleOld applies -d, and names the options that are there for compatibility and do
-// nothing. A pool of no threads is what virtiofsd has without the option: nothing is
-// asked for.
+// settleOld applies -d, and notes options that exist for compatibility and do
+// nothing. virtiofsd without the option has a thread pool of 0, so that value asks
+// for nothing.
 func (c *Config) settleOld() {
 	if c.debug {
 		c.Warn("-d is deprecated: use --log-level=debug")
@@ -120,7 +121,7 @@ func (c *Config) applyWord(word string) error {
 	return fmt.Errorf("-o %s: no such option", word)
 }
 
-// applySwitch applies words without a value, which no_ turns around.
+// applySwitch applies words without a value. The prefix no_ reverses them.
 func (c *Config) applySwitch(word string) bool {
 	name, off := strings.CutPrefix(word, "no_")
 	switches := map[string]*bool{

@@ -8,8 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// AddCompletion tells cobra what a shell offers for the values of those options that cmd
-// has.
+// AddCompletion tells cobra what a shell offers for the values of the options of cmd.
 func AddCompletion(cmd *cobra.Command) error {
 	for _, g := range Groups() {
 		for _, o := range g.Options {
@@ -43,7 +42,8 @@ func (o *Option) offers() cobra.CompletionFunc {
 	}
 }
 
-// groups are the names of a file as group(5) has it; none if it can't be read.
+// groups are the names of a file in the format of group(5). There are none if
+// it can't be read.
 func groups(path string) (names []string) {
 	f, err := os.Open(path)
 	if err != nil {

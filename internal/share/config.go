@@ -1,8 +1,8 @@
-// Package share has the one description of what the daemon shares and how: a typed
-// configuration, and a table with all that users see of each option. From the table
-// come the command line, its help, completion by shells, the manual's list of options
-// and what the doctor takes of the daemon's options. Other sources, such as a file, can
-// fill the same flag set by names and text.
+// Package share describes once what the daemon shares and how: a typed configuration,
+// and a table of the options. The table has all that users see of each option. The
+// command line, its help, completion by shells, the manual's list of options and the
+// doctor's options all come from the table. Other sources, such as a file, can fill the
+// same flag set by names and text.
 //
 // Each subject has a file: the part of Config, its rows of the table with what the
 // manual says, and the checks.
@@ -26,24 +26,24 @@ type Config struct {
 	Caching    // what the guest may keep
 	Window     // DAX
 	Features   // what else the file system can do
-	Identity   // whose the files are
+	Identity   // the owners of files
 	Security   // what confines the process
-	Recovery   // what happens when it dies
+	Recovery   // what happens when a process dies
 	Moves      // guests that move between hosts
-	Messages   // what the process says
+	Messages   // what the process logs
 	Compat     // old forms of options
-	Line       // what only a command line has
+	Line       // what exists only on a command line
 }
 
-// Line is what only a command line has.
+// Line has what exists only on a command line.
 type Line struct {
 	Help, Version, PrintCapabilities, PrintLedgerVersions bool
 
 	Completion string // a shell, or ""
 
 	Given    []string // the options as they were given, sorted, for the log
-	Warnings []string // to be said once there is a log
-	Notes    []string // the same, for those who want to know all
+	Warnings []string // logged as soon as there is a log
+	Notes    []string // the same, at level debug
 }
 
 // Asks reports whether the options only ask for something to be printed.
@@ -51,7 +51,7 @@ func (l *Line) Asks() bool {
 	return l.Help || l.Version || l.Completion != "" || l.PrintCapabilities || l.PrintLedgerVersions
 }
 
-// Note is Warn for what whoever starts the daemon can't change: only
+// Note is Warn for what the user who starts the daemon can't change. Only
 // --log-level=debug shows it.
 func (l *Line) Note(format string, args ...any) {
 	l.Notes = append(l.Notes, fmt.Sprintf(format, args...))
@@ -62,7 +62,8 @@ func (l *Line) Warn(format string, args ...any) {
 	l.Warnings = append(l.Warnings, fmt.Sprintf(format, args...))
 }
 
-// removed says what has taken the place of an option of an earlier version; nil for others.
+// removed names the replacement for an option of an earlier version. It returns nil for
+// other errors.
 func removed(err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
@@ -75,9 +76,9 @@ func removed(err error) error {
 	return nil
 }
 
-// Parse reads the daemon's command line, without the program's name. passed says that a
-// service manager has opened a socket, or that there is one for another reason. It says
-// nothing itself; every error is a mistake of the user's, in one line.
+// Parse reads the daemon's command line, without the program's name. passed is set if a
+// service manager has opened a socket, or if there is a socket for another reason.
+// Parse prints nothing. Every error is a mistake of the user, in one line.
 func Parse(args []string, passed bool) (*Config, error) {
 	c := &Config{}
 	groups := Groups()
@@ -101,8 +102,9 @@ func Parse(args []string, passed bool) (*Config, error) {
 	return c, c.settle(groups, set, passed)
 }
 
-// Flags declares all options with the fields of c as their values, and sets these to
-// the defaults. Settle has to follow when the options have been set.
+// Flags declares all options with the fields of c as their values, and sets the
+// fields to the defaults. When the options have been set, the caller must call
+// Settle.
 func Flags(c *Config) *pflag.FlagSet { return declare(Groups(), c) }
 
 func declare(groups []Group, c *Config) *pflag.FlagSet {
@@ -117,8 +119,8 @@ func declare(groups []Group, c *Config) *pflag.FlagSet {
 	return set
 }
 
-// Settle checks the options that set has, which Flags has declared, and works out what
-// follows from them. passed is that of Parse.
+// Settle checks the options of set, which Flags has declared. It sets the fields that
+// follow from them. passed is that of Parse.
 func (c *Config) Settle(set *pflag.FlagSet, passed bool) error {
 	return c.settle(Groups(), set, passed)
 }
@@ -169,10 +171,10 @@ func (c *Config) checkAlone() error {
 }
 
 // unsaid are the options that are not in Given: the log says them in other words, or they
-// are how the daemon was reached.
+// say how front-ends reach the daemon.
 var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "vsock": true, "vsock-uds": true, "readonly": true}
 
-// givenOptions are the options that were set, in the alphabet's order.
+// givenOptions are the options that were set, in alphabetical order.
 func givenOptions(set *pflag.FlagSet) (given []string) {
 	set.Visit(func(f *pflag.Flag) {
 		switch value := f.Value.String(); {

@@ -10,8 +10,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// MaxRequestQueues is --num-request-queues when nothing in the configuration space
-// depends on it: the front-end takes as many as it likes.
+// MaxRequestQueues is --num-request-queues without a configuration space: the
+// front-end then uses as many as it likes.
 const MaxRequestQueues = 64
 
 // Connection is how front-ends reach the device.
@@ -21,9 +21,9 @@ type Connection struct {
 	FD            int // -1 is none
 	KeepListening bool
 	RequestQueues int
-	ConfigQueues  int // what the configuration space says; 0 is RequestQueues
+	ConfigQueues  int // in the configuration space; 0 is RequestQueues
 	BusyPoll      virtiofs.BusyPoll
-	Vsock         // instead of a front-end
+	Vsock         // guests connect over vsock instead
 }
 
 func connectionOptions() []Option {
@@ -105,8 +105,8 @@ With 0 it always sleeps at once.`,
 	}, vsockOptions()...)
 }
 
-// checkConnection checks the ways to reach a front-end, of which passed says that there
-// is one without options.
+// checkConnection checks the ways to reach a front-end. passed says that there is one
+// without options.
 func (c *Config) checkConnection(set *pflag.FlagSet, passed bool) error {
 	if set.Changed("socket") {
 		c.Warn("--socket is deprecated: use --socket-path")
@@ -148,7 +148,7 @@ func (c *Config) checkRequestQueues() error {
 	return nil
 }
 
-// checkQueues settles how many queues there are when the option does not say it.
+// checkQueues sets the number of queues when the option does not say it.
 func (c *Config) checkQueues(set *pflag.FlagSet) error {
 	if !set.Changed("num-request-queues") {
 		c.RequestQueues, c.ConfigQueues = MaxRequestQueues, 1

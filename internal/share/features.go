@@ -9,7 +9,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
 
-// Features is what else the file system can do.
+// Features is what else the file system can do, in addition to the basic
+// requests.
 type Features struct {
 	Xattr                   bool
 	XattrRules, XattrPreset string
@@ -19,7 +20,7 @@ type Features struct {
 	PreserveNoatime         bool
 	Locks                   LockPlace // see PosixLocks and Flocks
 
-	Names *xattrmap.Map // settled: names of attributes on the host; nil is those of the guest
+	Names *xattrmap.Map // settled: rules for names of attributes on the host; nil means no rules
 }
 
 // LockPlace is where locks of files are kept.
@@ -37,7 +38,8 @@ func (c *Config) PosixLocks() bool { return c.lockedOnHost(c.posixLocks) }
 // Flocks reports whether locks of flock are kept on the host.
 func (c *Config) Flocks() bool { return c.lockedOnHost(c.flocks) }
 
-// lockedOnHost is about a kind of locks, for which virtiofsd in C had a word of -o.
+// lockedOnHost reports whether a kind of locks is kept on the host. word is the -o
+// option of virtiofsd in C for this kind.
 func (c *Config) lockedOnHost(word *bool) bool {
 	if word != nil {
 		return *word

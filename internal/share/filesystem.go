@@ -2,9 +2,9 @@ package share
 
 import "github.com/govirtiofs/govirtiofs/passthrough"
 
-// FileSystem is the configuration in the file system's terms. What a running process
-// knows is left to fill in: descriptors, their limit, the window, and whether Landlock
-// is in force.
+// FileSystem is the configuration of the file system. The caller fills in what only
+// the running process knows: descriptors, their limit, the window, and whether
+// Landlock is in force.
 func (c *Config) FileSystem() passthrough.Config {
 	return passthrough.Config{
 		Cache:             c.Cache,

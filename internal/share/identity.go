@@ -9,7 +9,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// Identity is whose the files are, here and in the guest.
+// Identity says who owns the files, on the host and in the guest.
 type Identity struct {
 	TranslateUID, TranslateGID []string
 	Ownership                  passthrough.Ownership
@@ -132,7 +132,8 @@ func (c *Config) checkIdentity(*pflag.FlagSet) (err error) {
 	return c.CheckOwnership()
 }
 
-// CheckOwnership refuses what has no meaning when the guest's owners are not the host's.
+// CheckOwnership refuses options that make no sense when the guest's owners differ from
+// the host's.
 func (c *Config) CheckOwnership() error {
 	if c.Ownership != passthrough.OwnershipXattr {
 		return nil

@@ -37,7 +37,7 @@ func WriteManual(w io.Writer) {
 	}
 }
 
-// heading is what the manual calls the option.
+// heading is the heading of the option in the manual.
 func (o *Option) heading() string {
 	name := "Fl -" + o.Name
 	if o.Short != "" {

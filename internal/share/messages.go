@@ -1,6 +1,6 @@
 package share
 
-// Messages is what the process says.
+// Messages is what the process logs.
 type Messages struct {
 	LogLevel string // one of LogLevels
 	Syslog   bool

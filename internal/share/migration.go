@@ -82,7 +82,7 @@ On the host that the guest comes to, refuse a state without file handles.`,
 	}
 }
 
-// checkMigration refuses what does not go together.
+// checkMigration refuses options that exclude each other.
 func (c *Config) checkMigration(set *pflag.FlagSet) error {
 	for _, name := range []string{"migration-verify-handles", "migration-confirm-paths"} {
 		if c.Moving.FileHandles && set.Changed(name) {

@@ -10,37 +10,38 @@ import (
 // Option is a row of the table: all that users see of an option.
 type Option struct {
 	Name  string
-	Off   string // the option that undoes it, "" without; help shows the one that changes something
+	Off   string // the option that reverses it, or ""; help shows the one that changes the default
 	Short string // one letter, or ""
 
-	// Arg is what the value is called in help. It is left empty for options without a
-	// value, and for those whose value is one of a few words.
+	// Arg is the name of the value in help. It is empty for options without a value,
+	// and for those whose value is one of a few words.
 	Arg     string
-	Default string // as it would be given; "" is the zero value of the field
+	Default string // as the user would give it; "" is the zero value of the field
 	Bare    string // what the option means without a value; "" if it needs one, or never has one
 
 	Help   string // {default} and {bare} stand for these fields
 	Manual string // mdoc(7), below the option's heading; Help if it is empty
-	// Joined has the manual explain the option together with the one before it.
+	// Joined explains the option together with the one before it in the manual.
 	Joined bool
 
 	Complete Complete
 	Suggest  []string // words that a shell offers although the value can be others
-	// Doctor says that the doctor uses the option, where it takes and ignores others.
+	// Doctor says that the doctor uses the option. The doctor accepts and ignores the
+	// others.
 	Doctor bool
 	// Alone says that the option only prints something.
 	Alone bool
 
 	// Value is the field of a configuration.
 	Value func(*Config) pflag.Value
-	// Check refuses a wrong value in the words for the user. It is called if the option was
-	// given. nil is for values of which Value itself refuses the wrong ones, and what
-	// depends on more than one option is checked by Config.Settle.
+	// Check refuses a wrong value with an error in the user's words. It is called if the
+	// option was given. It is nil if Value itself refuses all wrong values. Config.Settle
+	// checks what depends on more than one option.
 	Check func(*Config) error
 }
 
-// Complete is what a shell offers for a value. Options that take one of a few words
-// have these words offered whatever it is.
+// Complete is what a shell offers for a value. For options with a few words as
+// values it offers these words in any case.
 type Complete int
 
 // The kinds.
@@ -78,8 +79,8 @@ func Groups() []Group {
 	}
 }
 
-// Declare adds the option, and the one that undoes it, to a flag set, and sets the field
-// of c to the default.
+// Declare adds the option and its Off option to a flag set, and sets the field of c to
+// the default.
 func (o *Option) Declare(set *pflag.FlagSet, c *Config) {
 	v := o.Value(c)
 	if o.Default != "" {
@@ -100,7 +101,8 @@ func (o *Option) Declare(set *pflag.FlagSet, c *Config) {
 	f.Hidden, off.Hidden = o.Default == "true", o.Default != "true"
 }
 
-// WithoutValue is what the option means without a value; "" if it needs one.
+// WithoutValue is the meaning of the option without a value; "" if it needs
+// one.
 func (o *Option) WithoutValue() string {
 	if o.Bare == "" && o.isSwitch() {
 		return "true"
@@ -110,8 +112,8 @@ func (o *Option) WithoutValue() string {
 
 func (o *Option) isSwitch() bool { return o.Value(&Config{}).Type() == "bool" }
 
-// Words are the words that the value can be, those that are not deprecated; nil if it can
-// be others.
+// Words are the possible words for the value, without deprecated ones; nil if other
+// values are possible.
 func (o *Option) Words() []string {
 	if v, ok := o.Value(&Config{}).(interface{ words() []string }); ok {
 		return v.words()

@@ -16,10 +16,10 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-// usual is the least that is needed, which each test adds to.
+// usual are the required options. Each test adds to them.
 var usual = []string{"--shared-dir", "/s", "--socket-path", "/x"}
 
-// warned reports whether there is one warning, which begins so.
+// warned reports whether there is exactly one warning, with this beginning.
 func warned(c *Config, begin string) bool {
 	return len(c.Warnings) == 1 && strings.HasPrefix(c.Warnings[0], begin)
 }
@@ -200,7 +200,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseVsock: what reaches guests without a virtio-fs device.
+// TestParseVsock: the options to reach guests without a virtio-fs device.
 func TestParseVsock(t *testing.T) {
 	for args, want := range map[string]Vsock{
 		"--vsock 1024":                                       {VsockPort: 1024},

@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Recovery is what happens when the process that serves dies, or does not answer.
+// Recovery says what happens when the process that serves dies or does not
+// answer.
 type Recovery struct {
 	Recover        RecoveryMode
 	RequestTimeout int // seconds; 0 is none
@@ -17,7 +18,7 @@ type Recovery struct {
 // RecoveryMode says whether another process takes over from one that has died.
 type RecoveryMode string
 
-// Whether a process that has died is replaced.
+// The modes: a dead process is replaced, or not.
 const (
 	RecoveryAuto  RecoveryMode = "auto"
 	RecoveryNever RecoveryMode = "never"
@@ -74,7 +75,7 @@ a program that waits for a lock would end the mount.`,
 	}
 }
 
-// checkRecovery checks what happens to requests that take long.
+// checkRecovery checks the options for requests that take long.
 func (c *Config) checkRecovery(*pflag.FlagSet) error {
 	if c.RequestTimeout > 0 && (c.PosixLocks() || c.Flocks()) && !c.Immutable {
 		return errors.New("--request-timeout and --locks=host exclude each other: " +

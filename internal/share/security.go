@@ -29,7 +29,8 @@ type Security struct {
 // LandlockMode says whether Landlock confines the process.
 type LandlockMode string
 
-// If the kernel can, not, or do not start without.
+// The modes: use it if the kernel can, do not use it, or do not start without
+// it.
 const (
 	LandlockAuto   LandlockMode = "auto"
 	LandlockNever  LandlockMode = "never"
@@ -142,7 +143,7 @@ func (c *Config) checkSecurity(set *pflag.FlagSet) error {
 	return nil
 }
 
-// SettleCapabilities works out which capabilities the daemon keeps, without those that
+// SettleCapabilities sets the capabilities that the daemon keeps, without those that
 // other options need.
 func (c *Config) SettleCapabilities() error {
 	c.Capabilities = sandbox.DefaultCapabilities()
@@ -157,9 +158,9 @@ func (c *Config) SettleCapabilities() error {
 	return nil
 }
 
-// settleFileHandles adds the capability that file handles take to those that the daemon
-// keeps. With --modcaps that takes it away, and without --inode-file-handles, there are no
-// file handles.
+// settleFileHandles adds the capability for file handles to those that the daemon keeps.
+// There are no file handles if --modcaps removes the capability, or without
+// --inode-file-handles.
 func (c *Config) settleFileHandles(set *pflag.FlagSet) error {
 	if c.FileHandles == passthrough.HandlesNever || slices.Contains(c.Capabilities, cap.DAC_READ_SEARCH) {
 		return nil
@@ -176,7 +177,7 @@ func (c *Config) settleFileHandles(set *pflag.FlagSet) error {
 	return nil
 }
 
-// modcapsRemoves reports whether a list as that of --modcaps takes a capability away.
+// modcapsRemoves reports whether a list of --modcaps removes a capability.
 func modcapsRemoves(list, name string) (removed bool) {
 	for word := range strings.SplitSeq(strings.ToLower(list), ":") {
 		if len(word) > 0 && word[1:] == name {

@@ -24,7 +24,7 @@ const (
 	manualEnd   = ".\\\" End of the options\n"
 )
 
-// TestManual: the manual lists the options as the table has them.
+// TestManual: the manual's list of options matches the table.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile(manualPage)
 	if err != nil {
@@ -70,7 +70,7 @@ func each(f func(g *Group, i int, o *Option)) {
 	}
 }
 
-// TestTable: the rows make sense.
+// TestTable: the rows are consistent.
 func TestTable(t *testing.T) {
 	names, fields := map[string]bool{}, map[any]string{}
 	c := &Config{}
@@ -109,7 +109,7 @@ func TestTable(t *testing.T) {
 	})
 }
 
-// TestDefaults: a default is what the option means when it is not given.
+// TestDefaults: an option that is not given means its default.
 func TestDefaults(t *testing.T) {
 	parsed := func(args ...string) *Config {
 		c, err := Parse(slices.Concat(usual, args), false)
@@ -130,7 +130,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func withoutWarnings(c *Config) *Config {
-	c.Warnings = nil // that --dax-min-size has no effect
+	c.Warnings = nil // drops the warning that --dax-min-size has no effect
 	return c
 }
 
@@ -170,7 +170,7 @@ func TestFromObject(t *testing.T) {
 	}
 }
 
-// TestGiven: the log has what was given, in a form that can be given again.
+// TestGiven: the log has the given options, in a form that can be given again.
 func TestGiven(t *testing.T) {
 	for args, want := range map[string]string{
 		"--xattr --cache=ALWAYS":                                                      "--cache=always --xattr",
@@ -192,8 +192,8 @@ func TestGiven(t *testing.T) {
 	}
 }
 
-// TestCompletion: every option with a value offers something, or nothing, but no files
-// where there are none to be had.
+// TestCompletion: every option with a value offers values or nothing. It offers file
+// names only where the value is a file.
 func TestCompletion(t *testing.T) {
 	cmd := &cobra.Command{Use: "x"}
 	cmd.Flags().AddFlagSet(Flags(&Config{}))
@@ -243,7 +243,7 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// TestDeclareTwice: two configurations share nothing.
+// TestDeclareTwice: two configurations have no data in common.
 func TestDeclareTwice(t *testing.T) {
 	var a, b Config
 	sa, sb := Flags(&a), Flags(&b)

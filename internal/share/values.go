@@ -13,7 +13,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// bind makes the value of an option out of a field.
+// bind makes the value of an option from a field.
 type bind = func(*Config) pflag.Value
 
 // scalar is a value that is read in one piece.
@@ -25,7 +25,7 @@ type scalar[T any] struct {
 }
 
 func (v *scalar[T]) String() string {
-	if v.to == nil { // pflag makes a zero value to know the default's text
+	if v.to == nil { // pflag makes a zero value to learn the text of the default
 		return ""
 	}
 	return v.show(*v.to)
@@ -106,14 +106,15 @@ func size(field func(*Config) *uint64) bind {
 	return func(c *Config) pflag.Value { return &scalar[uint64]{field(c), "size", parseSize, formatSize} }
 }
 
-// busyPoll is a time, with or without a unit, and perhaps a part of a CPU.
+// busyPoll is a time, with or without a unit, and optionally a percentage of a
+// CPU.
 func busyPoll(field func(*Config) *virtiofs.BusyPoll) bind {
 	return func(c *Config) pflag.Value {
 		return &scalar[virtiofs.BusyPoll]{field(c), "string", parseBusyPoll, formatBusyPoll}
 	}
 }
 
-// inverse is the value of an option that undoes another one.
+// inverse is the value of an option that reverses another one.
 type inverse struct{ pflag.Value }
 
 func (v inverse) String() string {
@@ -132,7 +133,7 @@ func (v inverse) Set(s string) error {
 	return v.Value.Set(strconv.FormatBool(!b))
 }
 
-// word is a word that a value can be.
+// word is a possible word for a value.
 type word[T any] struct {
 	text string
 	is   T
@@ -193,7 +194,7 @@ func (v *choice[T]) words() (texts []string) {
 	return texts
 }
 
-// deprecated is the word that was given and what to use instead, if it is an old one.
+// deprecated is the given word and its replacement, if the word is an old one.
 func (v *choice[T]) deprecated() (text, instead string) {
 	i := slices.IndexFunc(v.list, func(w word[T]) bool { return w.text == v.given })
 	if i < 0 {
@@ -202,7 +203,7 @@ func (v *choice[T]) deprecated() (text, instead string) {
 	return v.given, v.list[i].old
 }
 
-// warnOldWords names the values that have other words now.
+// warnOldWords warns of values that have other words now.
 func (c *Config) warnOldWords(set *pflag.FlagSet) {
 	set.Visit(func(f *pflag.Flag) {
 		v, ok := f.Value.(interface{ deprecated() (text, instead string) })
@@ -215,8 +216,8 @@ func (c *Config) warnOldWords(set *pflag.FlagSet) {
 	})
 }
 
-// list is an option that may be repeated. Unlike pflag's it makes nothing while it is
-// declared, where that has a writer of CSV and its 4 KiB for each such option.
+// list is an option that may be repeated. pflag's own list allocates a CSV writer
+// with 4 KiB for each declared option. This one allocates nothing.
 type list struct{ to *[]string }
 
 func lines(field func(*Config) *[]string) bind {
@@ -247,7 +248,7 @@ func (v list) Replace(all []string) error {
 
 func (v list) GetSlice() []string { return *v.to }
 
-// maxTime is about as long as a time.Duration can be.
+// maxTime is about the longest time.Duration.
 const maxTime = 290 * 365 * 24 * time.Hour
 
 // parseTime reads seconds, or a number with a unit.

@@ -14,11 +14,11 @@ import (
 // DefaultVsockPort is the port of --vsock-uds if none is given.
 const DefaultVsockPort = 1024
 
-// NoToken is the word that --vsock-token has for no token.
+// NoToken is the value of --vsock-token for no token.
 const NoToken = "none"
 
-// Vsock is how guests reach the share that have no virtio-fs device: over vsock. The zero value
-// is not at all.
+// Vsock says how guests without a virtio-fs device reach the share: over vsock. The zero value
+// means that they can't.
 type Vsock struct {
 	VsockPort  uint32 // an AF_VSOCK port of this host; 0 is none
 	VsockGuest uint32 // the CID of the guest that may connect; 0 is any
@@ -132,8 +132,8 @@ func readPort(s string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// checkVsockUDS reads --vsock-uds. A part after the last colon that is no number belongs to
-// the path.
+// checkVsockUDS reads --vsock-uds. If the part after the last colon is not a number, it
+// belongs to the path.
 func (c *Config) checkVsockUDS() error {
 	path, port := c.vsockUDS, uint32(DefaultVsockPort)
 	if i := strings.LastIndexByte(path, ':'); i >= 0 && strings.Trim(path[i+1:], "0123456789") == "" {
@@ -150,7 +150,7 @@ func (c *Config) checkVsockUDS() error {
 	return nil
 }
 
-// checkStreams checks what goes together with vsock.
+// checkStreams checks vsock's options together with others.
 func (c *Config) checkStreams(set *pflag.FlagSet) error {
 	if !c.Streams() {
 		if c.VsockToken != "" {

@@ -11,11 +11,12 @@ import (
 
 const (
 	defaultWindow = 1 << 30
-	// maxWindow keeps the number of mappings (one for 2 MiB), each of which the front-end
-	// maps here too, well below what a process may have (vm.max_map_count).
+	// maxWindow bounds the number of mappings. There is one for 2 MiB, and the front-end
+	// maps each here, too. It stays well below what a process may have
+	// (vm.max_map_count).
 	maxWindow = 64 << 30
-	// defaultMinSize is where a mapping, which costs more than a READ and takes 2 MiB of
-	// the window, begins to pay.
+	// defaultMinSize is the file size from which a mapping is worth its cost: it costs
+	// more than a READ and takes 2 MiB of the window.
 	defaultMinSize = 64 << 10
 )
 
@@ -35,7 +36,7 @@ type DAXMode string
 // The modes.
 const (
 	DAXNever  DAXMode = "never"
-	DAXInode  DAXMode = "inode" // files for which it pays
+	DAXInode  DAXMode = "inode" // files that are large enough
 	DAXAlways DAXMode = "always"
 )
 
@@ -127,7 +128,7 @@ func (c *Config) checkWindowSize() error {
 	return nil
 }
 
-// checkWindow warns of what has no effect.
+// checkWindow warns of options that have no effect.
 func (c *Config) checkWindow(set *pflag.FlagSet) error {
 	if c.HasWindow() {
 		if c.Tag == "" {

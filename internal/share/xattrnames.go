@@ -73,8 +73,7 @@ for the upper directory of an overlay;
 .Cm separate
 keeps everything there.`
 
-// SettleNames reads the rules for names of extended attributes, which bring --xattr with
-// them.
+// SettleNames reads the rules for names of extended attributes. Rules imply --xattr.
 func (c *Config) SettleNames(set *pflag.FlagSet) (err error) {
 	hasRules := set.Changed("xattrmap") || c.hasRules
 	hasPreset := set.Changed("xattrmap-preset")
@@ -97,9 +96,8 @@ func (c *Config) SettleNames(set *pflag.FlagSet) (err error) {
 	return nil
 }
 
-// warnNames warns of rules that lead to less than they promise, once it is known which
-// capabilities the daemon keeps: attributes of the namespace trusted are for
-// CAP_SYS_ADMIN.
+// warnNames warns of rules that can't work with the capabilities that the daemon
+// keeps: attributes of the namespace trusted need CAP_SYS_ADMIN.
 func (c *Config) warnNames() {
 	if c.Names == nil {
 		return

@@ -1,4 +1,4 @@
-// Package socketpair connects two parts of a test as a socket would.
+// Package socketpair connects two parts of a test by a pair of sockets.
 package socketpair
 
 import (
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// New returns both ends of a stream of the Unix domain, by which descriptors can be sent, too.
-// The end of the test closes them, unless somebody has.
+// New returns both ends of a stream of the Unix domain, over which descriptors can be sent,
+// too. The end of the test closes them, if they are still open.
 func New(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -1,4 +1,4 @@
-// Package spawn starts processes that are not to outlive this one.
+// Package spawn starts processes that must not outlive this one.
 package spawn
 
 import (
@@ -20,9 +20,9 @@ var spawner = sync.OnceValue(func() chan<- func() {
 })
 
 // Start is cmd.Start for a command with SysProcAttr.Pdeathsig. The kernel sends that
-// signal when the thread ends that has started the child (prctl(2)), and threads of a Go
-// program end at any time: whenever a goroutine ends that is locked to one. Started here,
-// a child gets the signal when this process ends.
+// signal when the thread that has started the child ends (prctl(2)). Threads of a Go
+// program can end at any time: a thread ends with a goroutine that is locked to it. A
+// child that is started here gets the signal when this process ends.
 func Start(cmd *exec.Cmd) error {
 	done := make(chan error)
 	spawner() <- func() { done <- cmd.Start() }

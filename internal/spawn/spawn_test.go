@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestStart: the child goes on when the thread ends that asked for it.
+// TestStart: the child continues when the thread that called Start ends.
 func TestStart(t *testing.T) {
 	cmd := exec.Command("sleep", "100")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

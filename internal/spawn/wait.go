@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Wait is p.Wait, but takes no thread while it waits, where the kernel can do that (Linux 5.3).
+// Wait is p.Wait, but needs no thread while it waits, if the kernel supports that (Linux 5.3).
 func Wait(p *os.Process) (*os.ProcessState, error) {
 	if fd, err := unix.PidfdOpen(p.Pid, 0); err == nil {
 		untilReadable(fd)
@@ -14,8 +14,8 @@ func Wait(p *os.Process) (*os.ProcessState, error) {
 	return p.Wait()
 }
 
-// untilReadable waits until the process of a pidfd has ended, and closes it. If it can't wait it
-// returns at once.
+// untilReadable waits until the process of a pidfd has ended, and closes the pidfd. If it can't
+// wait it returns at once.
 func untilReadable(fd int) {
 	unix.CloseOnExec(fd)
 	if unix.SetNonblock(fd, true) != nil { // os.NewFile leaves waiting for others to a thread

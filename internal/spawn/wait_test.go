@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestWait: processes that are waited for take no threads.
+// TestWait: waiting for processes needs no threads.
 func TestWait(t *testing.T) {
 	const children = 40
 	var stdin []io.Closer

@@ -1,5 +1,5 @@
-// Package storing lets a test see memory that outlives the process before and after each store
-// to it that matters, which is how a process that dies leaves it.
+// Package storing lets a test examine memory that outlives the process, before and after each
+// important store to it. This is the memory that a process leaves when it dies at that moment.
 package storing
 
 // hook is called before and after each store.
@@ -12,6 +12,6 @@ func Note() {
 	}
 }
 
-// SetHook has f called by each Note, on the thread that has stored; nil is nothing. It is for
-// tests that have one such thread.
+// SetHook sets the function that each Note calls, on the thread that has stored; nil removes
+// it. It is for tests with only one such thread.
 func SetHook(f func()) { hook = f }

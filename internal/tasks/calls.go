@@ -14,14 +14,14 @@ func CallName(number int) string {
 	return fmt.Sprintf("system call %d", number)
 }
 
-// IsFileCall reports whether a system call works on files of a file system, so that a thread which
-// does not come back from it waits for that.
+// IsFileCall reports whether a system call works on files of a file system. A thread that does
+// not return from it waits for that file system.
 func IsFileCall(number int) bool {
 	_, ok := callNames[number]
 	return ok && !idleCalls[number]
 }
 
-// idleCalls are those in which threads sleep that have nothing to do.
+// idleCalls are system calls in which idle threads sleep.
 var idleCalls = map[int]bool{
 	unix.SYS_FUTEX: true, unix.SYS_EPOLL_PWAIT: true, unix.SYS_PPOLL: true, unix.SYS_NANOSLEEP: true,
 	unix.SYS_CLOCK_NANOSLEEP: true, unix.SYS_RECVMSG: true, unix.SYS_SENDMSG: true, unix.SYS_READ: true,

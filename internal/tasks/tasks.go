@@ -1,5 +1,5 @@
 // Package tasks says what the threads of a process do at the moment, from its /proc/PID/task. It
-// needs no more than a descriptor of that directory, and tells what the process may read.
+// needs only a descriptor of that directory, and reports what the process may read.
 package tasks
 
 import (
@@ -17,11 +17,12 @@ import (
 type State struct {
 	Letter  byte   // of proc_pid_stat(5): R, S, D, ...
 	Call    int    // number of the system call that it is in; -1 is none, or not known
-	Args    string // of the call, as the kernel shows them; they tell two calls apart
+	Args    string // of the call, as the kernel shows them; they distinguish two calls
 	Channel string // function of the kernel in which it sleeps; "" is not known
 }
 
-// Dir is /proc/PID/task of a process, open in any way. A negative one knows nothing.
+// Dir is a descriptor of /proc/PID/task of a process, opened in any mode. With a
+// negative one, nothing is known.
 type Dir int
 
 // Text says for messages what a thread does, by its number in its own process namespace (gettid(2)):
@@ -47,7 +48,7 @@ func (s State) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// State is what a thread does; false if there is no such thread.
+// State is what a thread does. It returns false if there is no such thread.
 func (d Dir) State(tid int) (State, bool) {
 	entry, ok := d.find(tid)
 	if !ok {
@@ -88,8 +89,8 @@ func (d Dir) Entries() []string {
 	return names
 }
 
-// find is the name of a thread in the directory, which has the numbers of the process namespace that
-// /proc was mounted in.
+// find is the name of a thread in the directory. The names are numbers of the process namespace
+// in which /proc was mounted.
 func (d Dir) find(tid int) (string, bool) {
 	if d < 0 {
 		return "", false
@@ -102,8 +103,8 @@ func (d Dir) find(tid int) (string, bool) {
 	return "", false
 }
 
-// innermost is the number that a thread has in its own process namespace, by /proc/PID/status; 0 is
-// not known.
+// innermost is the number of a thread in its own process namespace, by /proc/PID/status. 0 means
+// that it is not known.
 func innermost(status []byte) int {
 	_, rest, _ := bytes.Cut(status, []byte("\nNSpid:"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
@@ -115,7 +116,7 @@ func innermost(status []byte) int {
 	return n
 }
 
-// mostRead is more than any of the files has.
+// mostRead is larger than any of the files.
 const mostRead = 16 << 10
 
 func (d Dir) read(name string) []byte {

@@ -21,7 +21,8 @@ func own(t *testing.T) Dir {
 	return Dir(fd)
 }
 
-// TestText: a thread that waits in a system call is found by its number, and the call is named.
+// TestText: a thread that waits in a system call is found by its number, and the text names the
+// call.
 func TestText(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -54,7 +55,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestUnknown: what is not there says nothing.
+// TestUnknown: for an unknown thread the text is empty.
 func TestUnknown(t *testing.T) {
 	if s := own(t).Text(1 << 30); s != "" {
 		t.Error(s)

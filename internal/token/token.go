@@ -1,4 +1,4 @@
-// Package token reads the secret that a guest and its host have in common.
+// Package token reads the secret that a guest and its host share.
 package token
 
 import (
@@ -16,9 +16,9 @@ const (
 	Max = 1024
 )
 
-// Read returns what is in the file, without white space at its end. The file must be a
-// regular one of root's or of this process's user, and nobody else may be able to read or change
-// it: otherwise it is no secret.
+// Read returns the content of the file, without white space at its end. The file must be a
+// regular file. Root or this process's user must own it, and no other user may be able to read
+// or change it: otherwise it is not a secret.
 func Read(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {

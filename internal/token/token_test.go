@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRead: what others could know is refused, whatever kind of file it is in.
+// TestRead: a file that other users can read is refused, and so is every other
+// kind of file.
 func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	right := filepath.Join(dir, "right")

@@ -1,4 +1,5 @@
-// Package upgrade compares two programs of which one is to take over from the other.
+// Package upgrade compares two programs to decide whether one can take over from the
+// other.
 package upgrade
 
 import (
@@ -10,15 +11,15 @@ import (
 	"time"
 )
 
-// Option has a program say what Parse reads.
+// Option makes a program print what Parse reads.
 const Option = "--print-ledger-versions"
 
-// Versions is what a program says of itself.
+// Versions is what a program reports about itself.
 type Versions struct {
 	Program string // name and version
 	Ledger  int    // the version of the ledgers that it writes
 	Reads   int    // the oldest that it reads
-	Keeper  int    // of what keeper and worker say to each other
+	Keeper  int    // of the messages between keeper and worker
 }
 
 // String is what a program prints.
@@ -26,7 +27,7 @@ func (v Versions) String() string {
 	return fmt.Sprintf("program %s\nledger %d\nreads %d\nkeeper %d\n", v.Program, v.Ledger, v.Reads, v.Keeper)
 }
 
-// Parse reads what a program has printed.
+// Parse reads the output of a program.
 func Parse(text string) (v Versions, err error) {
 	found := 0
 	numbers := map[string]*int{"ledger": &v.Ledger, "reads": &v.Reads, "keeper": &v.Keeper}
@@ -52,7 +53,7 @@ func Parse(text string) (v Versions, err error) {
 	return v, nil
 }
 
-// Fits is nil if a program can take over from another one.
+// Fits returns nil if a program can take over from the program old.
 func (v Versions) Fits(old Versions) error {
 	switch {
 	case v.Keeper != old.Keeper:
@@ -65,16 +66,16 @@ func (v Versions) Fits(old Versions) error {
 	return nil
 }
 
-// askTime is how long a program may take to say what it is.
+// askTime is how long a program may take to print its versions.
 const askTime = 10 * time.Second
 
-// Ask runs a program to hear what it is.
+// Ask runs a program with Option and returns its versions.
 func Ask(path string) (Versions, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, Option)
 	cmd.Args[0] = "govirtiofsd"
-	cmd.Env = []string{} // nothing in it is meant for that process
+	cmd.Env = []string{} // that process needs no variable
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if err != nil {

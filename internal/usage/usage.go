@@ -1,5 +1,5 @@
-// Package usage says what is wrong with a command line, in the words of its users rather
-// than in those of the packages that read it.
+// Package usage says what is wrong with a command line in words that its users know, not
+// in those of the packages that read it.
 package usage
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Message is what a parser of options, which set holds, found wrong. Other errors keep
-// their message.
+// Message is the message for an error of a parser of options, which set holds. Other
+// errors keep their message.
 func Message(set *pflag.FlagSet, err error) string {
 	var unknown *pflag.NotExistError
 	var empty *pflag.ValueRequiredError
@@ -46,7 +46,8 @@ func unknownOption(set *pflag.FlagSet, err *pflag.NotExistError) string {
 	return "unknown option --" + name
 }
 
-// cause is what is wrong with a value, without the words of Go's parsers.
+// cause is what is wrong with a value, without the words of Go's parsers'
+// errors.
 func cause(err *pflag.InvalidValueError) string {
 	var number *strconv.NumError
 	switch {
@@ -79,9 +80,9 @@ func similar(set *pflag.FlagSet, name string) string {
 	return Similar(names, name)
 }
 
-// Similar returns the one of names that name is most likely meant to be: up to a third of
-// the letters may be wrong, and two when there are four (swapped ones count as two). ""
-// if there is none.
+// Similar returns the one of names that name is most likely meant to be. Up to a third of
+// the letters may be wrong, and two when there are four (swapped letters count as two).
+// It returns "" if there is none.
 func Similar(names []string, name string) (best string) {
 	least := len(name)/3 + 1
 	if len(name) >= 4 {
@@ -95,8 +96,8 @@ func Similar(names []string, name string) (best string) {
 	return best
 }
 
-// distance counts the letters that have to be put in, left out or changed to make b of
-// a (Levenshtein).
+// distance is the number of letters to insert, delete or change to make b from a
+// (Levenshtein).
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

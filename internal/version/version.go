@@ -1,5 +1,5 @@
-// Package version says which version a program is, however it was built: by "make", which
-// tells the linker, or by "go build" and "go install", which leave it in the program.
+// Package version returns the version of a program, however it was built: "make" passes
+// it to the linker, and "go build" and "go install" store it in the program.
 package version
 
 import (
@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// Next is the version that is being worked on. packaging/version.sh reads it from here.
+// Next is the version under development. packaging/version.sh reads it from here.
 const Next = "0.2.0-dev"
 
-// String is the version, in the form of semver.org without a "v". linked is what the linker
-// was told.
+// String is the version, in the form of semver.org without a "v". linked is the version
+// that the linker was given.
 func String(linked string) string {
 	if linked != "" {
 		return linked
@@ -27,7 +27,7 @@ func String(linked string) string {
 // pseudo is what Go calls a commit that has no tag (https://go.dev/ref/mod#pseudo-versions).
 const pseudo = `^v\d+\.\d+\.\d+-(?:.*\.)?\d{14}-([0-9a-f]{9})[0-9a-f]*$`
 
-// of is the version of a program that the linker was not told about.
+// of is the version of a program whose linker was not given one.
 func of(info *debug.BuildInfo) string {
 	v, dirty := strings.CutSuffix(info.Main.Version, "+dirty")
 	switch commit := regexp.MustCompile(pseudo).FindStringSubmatch(v); {

@@ -56,8 +56,8 @@ func zero(n int) []byte { return make([]byte, n) }
 
 func str(parts ...string) []byte { return []byte(strings.Join(parts, "")) }
 
-// TestHostileNames sends each name that is no path component with each opcode that
-// takes one. No sandbox is on.
+// TestHostileNames sends each name that is not one path component with each opcode
+// that takes a name. No sandbox is on.
 func TestHostileNames(t *testing.T) {
 	dir, check := canary(t)
 	s := open(t, defaults(), frontend.Options{})
@@ -100,8 +100,8 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// TestShortRequests sends every opcode with every length of body that is too short,
-// and with headers that lie.
+// TestShortRequests sends every opcode with every body length that is too short,
+// and with wrong lengths in the header.
 func TestShortRequests(t *testing.T) {
 	s := open(t, defaults(), frontend.Options{})
 	for op := fp.Opcode(0); op < 70; op++ {
@@ -128,8 +128,8 @@ func TestShortRequests(t *testing.T) {
 	s.alive(t, "short requests")
 }
 
-// TestReplyRoom gives every opcode too little room for its reply. Nothing may happen
-// that the client does not hear of.
+// TestReplyRoom gives every opcode too little room for its reply. A request must
+// have no effect that its reply does not report.
 func TestReplyRoom(t *testing.T) {
 	s := open(t, defaults(), frontend.Options{})
 	q := s.Queues[1]
@@ -154,7 +154,7 @@ func TestReplyRoom(t *testing.T) {
 	s.alive(t, "small replies")
 }
 
-// TestForgedNumbers uses nodes and handles that the client does not have, or of the
+// TestForgedNumbers uses nodes and fh that the client does not have, or of the
 // wrong kind, with extreme offsets and sizes.
 func TestForgedNumbers(t *testing.T) {
 	s := open(t, defaults(), frontend.Options{})
@@ -250,7 +250,7 @@ func TestSession(t *testing.T) {
 	if _, err := c.Getattr(rootID); err != nil {
 		t.Error(err)
 	}
-	if err := f.Stop(); err != nil { // a guest that is paused goes on
+	if err := f.Stop(); err != nil { // a paused guest goes on
 		t.Fatal(err)
 	}
 	if err := f.Start(); err != nil {
@@ -259,7 +259,7 @@ func TestSession(t *testing.T) {
 	if _, err := c.Getattr(rootID); err != nil {
 		t.Error("after a pause:", err)
 	}
-	if err := c.Handshake(frontend.AllFlags); err != nil { // one that rebooted begins anew
+	if err := c.Handshake(frontend.AllFlags); err != nil { // a rebooted guest begins anew
 		t.Error("INIT after a restart of the queues:", err)
 	}
 	if err := c.Destroy(); err != nil {

@@ -1,9 +1,10 @@
-// Guestbench compares virtio-fs back-ends in real guests: fio, and the two workloads of
-// the puffs paper (extracting a source tree; reading a large file that is cached nowhere,
-// by the guest, or only on the side of the back-end). "make bench-guest" runs it.
+// Guestbench compares virtio-fs back-ends in real guests. It runs fio and the two
+// workloads of the puffs paper: extracting a source tree, and reading a large file that
+// is cached nowhere, in the guest, or only on the side of the back-end. "make
+// bench-guest" runs it.
 //
-// A guest without hardware virtualisation spends more time in the guest's kernel than in
-// the daemon: User-Mode Linux is several times nearer to a real machine than emulation.
+// Without hardware virtualisation more time goes into the guest's kernel than into the
+// daemon. User-Mode Linux is several times nearer to a real machine than emulation.
 package main
 
 import (
@@ -33,7 +34,7 @@ func main() {
 type target struct {
 	name    string
 	args    []string
-	tagless bool // it does not know its tag, which User-Mode Linux asks for
+	tagless bool // it does not know its tag, which User-Mode Linux needs
 }
 
 func run(args []string) error {
@@ -72,7 +73,7 @@ func run(args []string) error {
 	results := map[string]map[string][]float64{} // by workload and target
 	for round := range *rounds {
 		for i := range targets {
-			t := targets[(i+round)%len(targets)] // each is the first of a round in turn
+			t := targets[(i+round)%len(targets)] // each target is first in one of the rounds
 			fmt.Fprintf(os.Stderr, "guestbench: round %d of %d: %s:", round+1, *rounds, t.name)
 			figures, err := measure(ctx, &plan, t)
 			if err != nil {
@@ -96,7 +97,8 @@ func run(args []string) error {
 	return nil
 }
 
-// backends are ours, the peers, and ours with other options if there are any.
+// backends are our daemon, the peers, and our daemon with other options if
+// there are any.
 func backends(ours, also string) ([]target, error) {
 	rust, err := guest.PeerPath(guest.RustPeer)
 	if err != nil {
@@ -157,7 +159,7 @@ func workloadNames() string {
 	return strings.Join(names, ", ")
 }
 
-// workloads in the order of the report, and what their figures are.
+// workloads are in the order of the report, with the meaning of their figures.
 var workloads = []struct{ name, what, unit string }{
 	{"extract", "extract 2,000 files", "s"},
 	{"walk", "find and stat them", "s"},

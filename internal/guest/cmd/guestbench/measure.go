@@ -20,9 +20,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// script runs the workloads that wanted knows and prints "figure NAME NUMBER" for each run.
-// The clock of the guest's uptime ticks every 10 ms. Before it come the definitions of
-// wanted, of the times that a workload is run, and of the MiB of the large file.
+// script runs the workloads in wanted and prints "figure NAME NUMBER" for each run. The
+// clock of the guest's uptime ticks every 10 ms. The script needs definitions before it:
+// wanted, the number of runs of each workload, and the MiB of the large file.
 const script = `
 cd /mnt/fs || exit 1
 now() { read -r t rest < /proc/uptime; echo "${t%.*}${t#*.}"; }
@@ -67,7 +67,7 @@ func (p *plan) definitions() string {
 		}
 	}
 	if p.workloads["walk"] && !p.workloads["extract"] {
-		wanted = append(wanted, "extract") // what it walks through
+		wanted = append(wanted, "extract") // needs the extracted tree
 	}
 	return fmt.Sprintf("wanted=%s times=%d megabytes=%d\n", strings.Join(wanted, ","), max(p.repeat, 1), p.megabytes)
 }
@@ -108,7 +108,7 @@ func measure(ctx context.Context, p *plan, t target) (map[string]float64, error)
 	return p.parse(r.Output)
 }
 
-// queueSize is the usual one where it can be chosen.
+// queueSize is the usual size where it can be chosen.
 func queueSize(kind guest.Kind) int {
 	if kind == guest.UML {
 		return 0
@@ -196,7 +196,8 @@ func (p *plan) prepare(share string) error {
 	return nil
 }
 
-// files is the number of large files: what is read while it is cached nowhere is cached then.
+// files is the number of large files. Each run needs a new one, because reading a file caches
+// it.
 func (p *plan) files() int {
 	if p.workloads["cold"] {
 		return max(p.repeat, 1)
@@ -204,7 +205,8 @@ func (p *plan) files() int {
 	return 1
 }
 
-// largeFile makes a file of random bytes and has the host forget its pages.
+// largeFile makes a file of random bytes and drops its pages from the host's
+// cache.
 func largeFile(path string, megabytes int) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -234,7 +236,7 @@ func program(dir string) error {
 	return os.CopyFS(dir, os.DirFS(tree))
 }
 
-// sourceTree writes an archive of files with the sizes of a source tree's: 1 to 32 KiB.
+// sourceTree writes an archive of files with sizes as in a source tree: 1 to 32 KiB.
 func sourceTree(path string, files int) error {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

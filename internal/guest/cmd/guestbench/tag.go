@@ -11,20 +11,20 @@ import (
 )
 
 // tagger stands between User-Mode Linux and a back-end that has no configuration space.
-// QEMU makes that of a virtio-fs device itself, with the tag from its command line, and the
-// virtiofsd in C, which was written for QEMU, does not offer it. User-Mode Linux asks the
-// back-end (GET_CONFIG) and has no device without an answer.
+// User-Mode Linux asks the back-end for it (GET_CONFIG) and has no device without an
+// answer. QEMU makes the configuration space of a virtio-fs device itself, with the tag
+// from its command line. The virtiofsd in C was written for QEMU and does not offer one.
 //
-// All other messages pass as they are, with their descriptors. Requests of the guest's
-// file system do not come by here: they go through memory and eventfds.
+// All other messages pass unchanged, with their descriptors. FUSE requests of the
+// guest do not pass here: they go through memory and eventfds.
 type tagger struct {
 	config      []byte
 	front, back *vu.Socket
 	mu          sync.Mutex // writing to front
 }
 
-// serveTag waits for one front-end at the socket, and connects it with the back-end at
-// another. It returns a function that ends it.
+// serveTag waits for one front-end at the socket, and connects it to the socket of a
+// back-end. It returns a function that ends it.
 func serveTag(socket, backend, tag string) (stop func(), err error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {

@@ -64,8 +64,8 @@ func pass(t *testing.T, from *vu.Socket, m *vu.Message, to *vu.Socket) *vu.Messa
 	return got
 }
 
-// TestTagger: the front-end sees a back-end with a configuration, the back-end a front-end
-// that wants none, and all else is as it was, descriptors too.
+// TestTagger: the front-end sees a back-end with a configuration. The back-end sees a
+// front-end that does not ask for one. Everything else is unchanged, also descriptors.
 func TestTagger(t *testing.T) {
 	front, back := pair(t)
 	offer := uint64(vu.ProtocolReplyAck)
@@ -109,7 +109,8 @@ func TestTagger(t *testing.T) {
 func TestTaggerEnds(t *testing.T) {
 	for _, first := range []string{"front", "back"} {
 		front, back := pair(t)
-		// Something has to have passed, or nobody may be connected yet.
+		// One message must have passed, because before that the two may not be
+		// connected.
 		pass(t, front, wire(vu.ReqSetOwner, vu.FlagVersion), back)
 		gone, left := front, back
 		if first == "back" {
