@@ -1,8 +1,8 @@
 // Package arm64 runs the tests of other packages on a kernel for arm64, which QEMU emulates
 // on any machine: GOARCH=arm64 only shows that they can be built.
 //
-// Emulation does not show everything: the host's processor is an x86-64, whose memory is
-// ordered more strongly than that of a real arm64.
+// Emulation does not show every fault: the host's processor is an x86-64. Its memory
+// ordering is stronger than that of a real arm64.
 package arm64
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// all are the packages that have tests which need no other guest and nothing to build with.
+// all are the packages whose tests need no other guest and no compiler.
 var all = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough", "passthrough/fstest -test.skip=TestFuse/[^d].*/ReaddirLarge", "passthrough/xattrmap",
@@ -27,8 +27,8 @@ var all = []string{
 	"internal/eventfd", "internal/pause", "internal/record", "internal/spawn", "internal/version",
 }
 
-// quick are those that system calls, structs and instructions depend on, without tests
-// that only take long.
+// quick are the packages that depend on system calls, struct layouts and instructions,
+// without the tests that only take long.
 var quick = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough -test.skip=TestHugeListing|TestInodeSize|TestWalk",
@@ -42,7 +42,7 @@ type suite struct {
 	kernel guest.Kind
 }
 
-// layOut builds what a suite takes and returns the guest's files.
+// layOut builds the programs of a suite and returns the guest's files.
 func layOut(t *testing.T, s suite) map[string]string {
 	t.Helper()
 	root, err := guest.Root()
@@ -101,7 +101,7 @@ func build(t *testing.T, root, out string, args ...string) string {
 	return out
 }
 
-// run runs a suite and reports each of its packages as a test of its own, when it has ended.
+// run runs a suite. When the guest has ended, it reports each package as a subtest.
 func run(t *testing.T, s suite, timeout time.Duration) {
 	t.Helper()
 	guest.Need(t, guest.ARM64)
@@ -172,12 +172,13 @@ func report(t *testing.T, pkg, output string) {
 	}
 }
 
-// TestIntegrationARM64 runs what differs between architectures, and is quick.
+// TestIntegrationARM64 runs the quick packages: those that differ between
+// architectures.
 func TestIntegrationARM64(t *testing.T) {
 	run(t, suite{lines: listed(t, quick)}, 30*time.Minute)
 }
 
-// TestIntegrationARM64All runs everything that can be run there.
+// TestIntegrationARM64All runs all packages that can run there.
 func TestIntegrationARM64All(t *testing.T) {
 	run(t, suite{lines: listed(t, all)}, 60*time.Minute)
 }
@@ -187,8 +188,8 @@ func TestIntegrationARM64Pages16K(t *testing.T) {
 	run(t, suite{lines: listed(t, all), kernel: guest.ARM64Pages16K}, 60*time.Minute)
 }
 
-// listed is what is in GOVIRTIOFS_ARM64, "PACKAGE ARGUMENT..." separated by semicolons, or
-// else these lines if there is time for them.
+// listed is the content of GOVIRTIOFS_ARM64: "PACKAGE ARGUMENT..." separated by
+// semicolons. Without the variable it is lines, if there is time for them.
 func listed(t *testing.T, lines []string) []string {
 	t.Helper()
 	if list := os.Getenv("GOVIRTIOFS_ARM64"); list != "" {

@@ -13,10 +13,11 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// TestCounts holds the daemon to the number of system calls that each operation may
-// take, and of calls of the driver, with 8 requests under way. Unlike times they do not
-// depend on the machine, as long as both threads get to run. It takes 8 s.
-// That a successor can go on takes none.
+// TestCounts compares the number of system calls that the daemon makes for each
+// operation, and of its calls to the driver, with a limit. 8 requests are under way.
+// Unlike times, these numbers do not depend on the machine, as long as both threads get
+// to run. A daemon that a successor can replace makes no more system calls than one that
+// none can. The test takes 8 s.
 func TestCounts(t *testing.T) {
 	guest.NeedRoot(t)
 	p := build(t, t.TempDir())
@@ -44,7 +45,7 @@ func TestCounts(t *testing.T) {
 	}
 	for _, recovery := range []string{"auto", "never"} {
 		const tries = 8
-		for try := range tries { // somebody else may keep one of the threads from running
+		for try := range tries { // another process may keep one of the threads from running
 			r := count(t, p, strings.Join(names, ","), recovery)
 			over := false
 			for i, n := range needs {

@@ -1,5 +1,5 @@
-// Package bench checks the load generator of "govirtiofs bench" against another one,
-// which was written in C and shares no code with it.
+// Package bench compares the load generator of "govirtiofs bench" with another one,
+// which is written in C and shares no code with it.
 package bench
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// programs are what is built for the test.
+// programs are the paths of the programs that the test builds.
 type programs struct{ daemon, govirtiofs, loadgen string }
 
 func build(t *testing.T, dir string) *programs {
@@ -147,9 +147,9 @@ func (g *generator) measure(t *testing.T, workload string, depth int, d time.Dur
 	return r
 }
 
-// TestGenerator runs all workloads of the C program and all styles of driving, each for a
-// number of operations: a driver that is not ours gets its replies, whatever it does. It
-// takes 2 s.
+// TestGenerator runs all workloads of the C program in all styles of driving, each for a
+// number of operations. It shows that a driver that is not ours gets its replies in every
+// style. It takes 2 s.
 func TestGenerator(t *testing.T) {
 	p := build(t, t.TempDir())
 	dir := share(t)
@@ -231,25 +231,26 @@ func spreadOf(all []result, of func(result) float64) spread {
 	return spread{v[0], v[len(v)/2], v[len(v)-1]}
 }
 
-// agree: the medians are within 30 % of each other, or each is among what the other
-// generator has measured. Mostly they are within 10 %; but on one processor the Go driver
-// leaves less of the caches to the back-end, and a request costs it 0.5 to 1 us more.
+// agree reports whether the medians are within 30 % of each other, or each median is in
+// the range of the other generator's results. Mostly they are within 10 %. But on one
+// processor the Go driver leaves less of the caches to the back-end, and a request costs
+// the back-end 0.5 to 1 us more.
 func (s spread) agree(o spread) bool {
 	within := s.median <= 1.3*o.median && o.median <= 1.3*s.median
 	return within || s.least <= o.median && o.median <= s.most && o.least <= s.median && s.median <= o.most
 }
 
-// noLook keeps the daemon from choosing, by what a wake-up costs at the moment, whether
-// to look for requests: at depth 1 it doubles the processor time, for one generator or the
+// noLook turns busy polling off. With it the daemon decides by the cost of a wake-up at
+// the moment. At depth 1 this can double the processor time for one of the generators.
 // other.
 const noLook = "--busy-poll=0"
 
-// TestAgrees measures with both generators in turn and compares operations per second
-// and the back-end's processor time per operation. Of 1 MiB these are only logged: where
-// the pages of a file lie makes a copy take 110 or 200 us, whoever asks for it. At depth 1
-// all is on one processor: on two, whether the scheduler has put both threads on one
-// doubles the speed from one round to the next. That they agree can only be asked of
-// a machine that does nothing else: GOVIRTIOFS_QUIET=1 says that this is one, and then it
+// TestAgrees measures with both generators in turn. It compares operations per second and
+// the back-end's processor time per operation. For 1 MiB it only logs these: a copy takes
+// 110 or 200 us, depending on where the pages of the file lie. At depth 1 all threads run
+// on one processor: on two, the speed doubles from one round to the next when the
+// scheduler puts both threads on one. The generators can only be expected to agree on a
+// machine that does nothing else. GOVIRTIOFS_QUIET=1 says that this is one; the test then
 // takes 60 s. Otherwise each row only has to run once.
 func TestAgrees(t *testing.T) {
 	quiet := os.Getenv("GOVIRTIOFS_QUIET") == "1"

@@ -48,7 +48,7 @@ func mapAll(b *testing.B, s *share, node uint64) {
 	s.settle()
 }
 
-// BenchmarkMapping maps a range of 2 MiB and takes it away again, one after the other.
+// BenchmarkMapping maps a range of 2 MiB and removes the mapping, one after the other.
 func BenchmarkMapping(b *testing.B) {
 	for name, opts := range map[string]frontend.WindowOptions{"plain": {}, "as-memory": {MemReg: true}} {
 		b.Run(name, func(b *testing.B) {
@@ -110,7 +110,7 @@ func benchmarkReads(b *testing.B, size int, random bool) {
 		return
 	}
 	b.Run("window-cold", func(b *testing.B) {
-		// With the mapping made and taken away for each 2 MiB, as for a file that is read
+		// The mapping is made and removed for each 2 MiB, as for a file that is read
 		// once.
 		s, node, _ := openBench(b, frontend.WindowOptions{})
 		mem, buf := s.Window.Memory(), make([]byte, size)

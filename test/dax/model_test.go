@@ -30,7 +30,7 @@ type file struct {
 	data  []byte   // contents
 	host  *os.File // keeps it alive without a name
 	node  uint64   // as the guest knows it; 0 if it does not
-	moved bool     // by the host, since the guest looked it up: the node may be stale
+	moved bool     // renamed by the host since the guest looked it up: the node may be stale
 }
 
 func (f *file) String() string {
@@ -40,7 +40,7 @@ func (f *file) String() string {
 // pages is how many pages have bytes of the file.
 func (f *file) pages() int { return (len(f.data) + page - 1) / page }
 
-// handle is a file that the guest has open.
+// handle is an open file of the guest.
 type handle struct {
 	file  *file
 	node  uint64
@@ -48,7 +48,7 @@ type handle struct {
 	write bool
 }
 
-// slot is what a page of the window shows; with a nil file, nothing.
+// slot is the content of a page of the window; nothing, if the file is nil.
 type slot struct {
 	file  *file
 	page  int
@@ -61,7 +61,7 @@ type world struct {
 	r       *rand.Rand
 	s       *share
 	files   []*file
-	lost    []*file // nameless, yet perhaps open or mapped
+	lost    []*file // without a name, but possibly open or mapped
 	handles []handle
 	slots   []slot
 	history []string
@@ -71,12 +71,12 @@ type world struct {
 }
 
 func newWorld(t testing.TB, s *share, r *rand.Rand) *world {
-	// The last page is where a daemon may try out what the front-end can do.
+	// The daemon may use the last page to try what the front-end can do.
 	return &world{t: t, s: s, r: r, slots: make([]slot, s.Window.Size()/page-1), buf: make([]byte, mostSize),
 		counts: map[string]int{}}
 }
 
-// note keeps what was done last, for when something goes wrong.
+// note keeps the last steps for the message of a failure.
 func (w *world) note(format string, args ...any) {
 	const kept = 60
 	if len(w.history) >= 2*kept {
@@ -112,7 +112,7 @@ func (w *world) pick() *file {
 	return w.files[w.r.IntN(len(w.files))]
 }
 
-// random bytes; short ones are all alike to be cheap.
+// random makes bytes; short ones are all alike, which is cheap.
 func (w *world) random(n int) []byte {
 	b := make([]byte, n)
 	v := w.r.Uint64()
@@ -131,7 +131,7 @@ func (w *world) spot(most, longest int) (off, n int) {
 	return off, min(1+w.r.IntN(longest), most-off)
 }
 
-// write is what a write does to the model.
+// write changes the model as a write does.
 func (f *file) write(off int, b []byte) {
 	f.resize(max(len(f.data), off+len(b)))
 	copy(f.data[off:], b)
@@ -152,7 +152,7 @@ func (w *world) drop(f *file) {
 	w.lost = append(w.lost, f)
 }
 
-// sweep closes nameless files that nothing shows any more.
+// sweep closes files without a name that are no longer open or mapped.
 func (w *world) sweep() {
 	w.lost = slices.DeleteFunc(w.lost, func(f *file) bool {
 		used := slices.ContainsFunc(w.slots, func(s slot) bool { return s.file == f }) ||
@@ -191,9 +191,9 @@ func difference(got, want []byte) string {
 	return ""
 }
 
-// checkMappings compares what the front-end has mapped with the model: nothing is
-// mapped that the guest did not ask for or has given back, and what it asked to be
-// writable is.
+// checkMappings compares the front-end's mappings with the model. The guest has
+// asked for every mapping and has not removed it. A mapping that it asked to write
+// to is writable.
 func (w *world) checkMappings() {
 	w.t.Helper()
 	w.s.settle()

@@ -11,8 +11,8 @@ import (
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
-// Steps of one run of each kind of front-end: so many in a normal test run, and as many
-// in all as GOVIRTIOFS_DAX_STEPS says. GOVIRTIOFS_DAX_SEED repeats a run.
+// The number of steps in a normal run with each kind of front-end. GOVIRTIOFS_DAX_STEPS
+// is the total for all kinds instead. GOVIRTIOFS_DAX_SEED repeats a run.
 const usualSteps = 3000
 
 func environment(t testing.TB, name string, otherwise uint64) uint64 {
@@ -35,8 +35,8 @@ var frontends = map[string]frontend.WindowOptions{
 	"past-end": {PastEnd: true},
 }
 
-// TestProperty does random things to files on both sides and compares all that can be
-// seen, by FUSE, through the window and on the host, with a model.
+// TestProperty does random things to files on both sides. It compares the results
+// with a model: by FUSE, through the window and on the host.
 func TestProperty(t *testing.T) {
 	steps := environment(t, "GOVIRTIOFS_DAX_STEPS", usualSteps*uint64(len(frontends))) / uint64(len(frontends))
 	for name, opts := range frontends {
@@ -77,7 +77,7 @@ func (w *world) play(n int) {
 	w.t.Logf("%d steps in %v: %v", n, time.Since(start).Round(time.Millisecond), w.counts)
 }
 
-// restart ends the session in one of the ways in which that happens, or interrupts it.
+// restart ends the session in one of several ways, or interrupts it.
 func (w *world) restart() {
 	kind := w.r.IntN(6)
 	name := [...]string{"pause", "unmount", "reset", "reboot", "new channel", "reconnect"}[kind]
@@ -85,11 +85,11 @@ func (w *world) restart() {
 	w.counts[name]++
 	s := w.s
 	switch kind {
-	case 0: // the VMM stops the guest and lets it go on: all is as before
+	case 0: // the VMM stops the guest and starts it again: nothing has changed
 		w.must(s.Stop())
 		w.must(s.Start())
 		return
-	case 1: // umount: what is mapped is taken away by the device
+	case 1: // umount: the device removes the mappings
 		w.must(s.Destroy())
 		s.waitUnmapped()
 	case 2: // the driver resets the device
@@ -101,7 +101,7 @@ func (w *world) restart() {
 		w.must(s.Stop())
 		s.Window.Reset()
 		w.must(s.Start())
-	case 4: // nothing is lost but the mappings
+	case 4: // only the mappings are lost
 		w.must(s.Window.Reconnect())
 		w.forgetAll()
 		return
@@ -118,8 +118,8 @@ func (w *world) restart() {
 
 func (w *world) forgetAll() { clear(w.slots) }
 
-// waitUnmapped waits until the device has taken all mappings away, which it does without
-// keeping the one who ends the session waiting.
+// waitUnmapped waits until the device has removed all mappings. The device does this
+// after the end of the session, and delays nobody by it.
 func (s *share) waitUnmapped() {
 	for range 2000 {
 		if s.settle(); len(s.Window.Mappings()) == 0 {

@@ -50,8 +50,8 @@ func (s *share) mustOpen(node uint64, flags uint32) uint64 {
 	return fh
 }
 
-// TestRefused sends requests that are wrong. Each gets its errno, and what is mapped
-// stays as it is.
+// TestRefused sends wrong requests. Each gets its errno, and the mappings stay as
+// they are.
 func TestRefused(t *testing.T) {
 	s := openShare(t, frontend.WindowOptions{})
 	node, other := s.put("file", 16), s.put("other", 16)
@@ -162,7 +162,8 @@ func TestRefused(t *testing.T) {
 	_, err := s.Do(&frontend.Request{Op: fp.OpRemoveMapping, NodeID: node, Body: []byte{1, 0}})
 	check("short REMOVEMAPPING", err, unix.EINVAL)
 
-	// All this works, to be sure that the rest was refused for its own reason.
+	// All of these work, which shows that each request above was refused for
+	// its own reason.
 	for i, c := range []struct{ fh, flags uint64 }{{anyHandle, forReading}, {reader, forReading}, {both, forWriting}} {
 		err := s.SetupMapping(node, c.fh, 0, page, 32*page, c.flags)
 		if c.fh == reader && errors.Is(err, unix.EIO) {
@@ -184,8 +185,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestReadOnly has a share that is not to be changed: no descriptor by which a front-end
-// could write leaves the daemon, since QEMU maps everything for writing.
+// TestReadOnly has a read-only share. No descriptor that a front-end could write to
+// leaves the daemon, because QEMU maps everything for writing.
 func TestReadOnly(t *testing.T) {
 	readOnly := func(s *share) { s.cfg.ReadOnly = true }
 	for _, opts := range []frontend.WindowOptions{{}, {HonorFlags: true}} {
@@ -206,7 +207,8 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// TestNotAgreed maps in a session that has not agreed on mappings.
+// TestNotAgreed sends SETUPMAPPING in a session whose INIT has not agreed on
+// mappings.
 func TestNotAgreed(t *testing.T) {
 	s := openShare(t, frontend.WindowOptions{})
 	node := s.put("file", 4)

@@ -22,8 +22,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// TestMain makes room for the driver's own goroutines, which sleep in system calls like
-// the device's workers do.
+// TestMain makes room for the driver's goroutines: these and the device's workers sleep
+// in system calls.
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 8)
 	os.Exit(m.Run())
@@ -99,7 +99,7 @@ func (s *share) disconnect() {
 	w := s.Window
 	s.Close()
 	<-s.done
-	// A request of the device's own may have been under way (Table.Probe).
+	// A request of the device itself may have been under way (Table.Probe).
 	if err := w.Errors(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.t.Errorf("front-end: %v", err)
 	}
@@ -113,8 +113,8 @@ func (s *share) reconnect() {
 // begin starts a session.
 func (s *share) begin() error { return s.Handshake(frontend.AllFlags | frontend.DAXFlags) }
 
-// settle returns when the front-end has done what it has answered: it holds its control
-// lock until then.
+// settle returns when the front-end has finished the requests that it has answered: it
+// holds its control lock until then.
 func (s *share) settle() {
 	if _, err := s.GetU64(vhostuser.ReqGetFeatures); err != nil {
 		s.t.Fatal(err)

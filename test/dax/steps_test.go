@@ -91,7 +91,7 @@ func (w *world) lookup() {
 	f.node, f.moved = e.NodeID, false
 }
 
-// known is a file that the guest has a good node of.
+// known is a file whose node the guest knows and which is not stale.
 func (w *world) known() *file {
 	f := w.pick()
 	if f == nil {
@@ -137,7 +137,7 @@ func (w *world) release() {
 	w.note("release %d", h.fh)
 }
 
-// handleFor is a random open file.
+// handleFor is a random open file, one to write to if write is set.
 func (w *world) handleFor(write bool) (handle, bool) {
 	for range 4 {
 		if len(w.handles) == 0 {
@@ -178,7 +178,7 @@ func (w *world) fuseRead() {
 	}
 }
 
-// newSize is of a file that changes, often by whole pages.
+// newSize is a new size for a file, often a whole number of pages.
 func (w *world) newSize() int {
 	n := w.r.IntN(mostSize + 1)
 	if w.r.IntN(3) == 0 {
@@ -302,7 +302,7 @@ func (w *world) hostReplace() {
 	w.attach(f, data)
 }
 
-// anyHandle is how Linux names no handle: it maps by node.
+// anyHandle is how Linux says that there is no file handle: it maps by node.
 const anyHandle = ^uint64(0)
 
 // setup maps a random range at a random place, mostly one that is free and in the file.
@@ -321,8 +321,8 @@ func (w *world) setup() {
 	w.setupAt(f, first, at, n, w.r.IntN(2) == 0)
 }
 
-// setupAgain asks for what is mapped already, for writing: Linux does so without taking
-// the old mapping away.
+// setupAgain maps for writing what is mapped already. Linux does so without removing
+// the old mapping first.
 func (w *world) setupAgain() {
 	at, s, ok := w.mapped()
 	if !ok || s.file.node == 0 || s.file.moved || s.file.name == "" {
@@ -336,9 +336,9 @@ func (w *world) setupAgain() {
 	}
 }
 
-// setupAt sends SETUPMAPPING. It must work where the range is free, or shows the same
-// pages, and has bytes of the file in each of its pages to the end. Where it does not
-// work, nothing has changed.
+// setupAt sends SETUPMAPPING. It must work where the range is free or shows the same
+// pages already, and the file has bytes in each page up to the end. Where it fails,
+// nothing has changed.
 func (w *world) setupAt(f *file, first, at, n int, write bool) bool {
 	w.note("SETUPMAPPING %d pages from %d of %v at page %d, write %v", n, first, f, at, write)
 	free, same := true, true
@@ -371,7 +371,7 @@ func (w *world) setupAt(f *file, first, at, n int, write bool) bool {
 	return err == nil
 }
 
-// mapped is a random page that is mapped.
+// mapped is a random mapped page.
 func (w *world) mapped() (int, slot, bool) {
 	at := w.r.IntN(len(w.slots))
 	for i := range w.slots {
@@ -382,7 +382,7 @@ func (w *world) mapped() (int, slot, bool) {
 	return 0, slot{}, false
 }
 
-// extent is the one mapping that a page is in, as the front-end has it.
+// extent is the mapping of the front-end that a page is in.
 func (w *world) extent(at int) (first, n int) {
 	for _, m := range w.s.Window.Mappings() {
 		if off := uint64(at) * page; off >= m.Offset && off < m.Offset+m.Length {
@@ -398,7 +398,7 @@ func (w *world) isExtent(at, n int) bool {
 	return first == at && n == m
 }
 
-// remove takes one to three mappings away in one request.
+// remove removes one to three mappings in one request.
 func (w *world) remove() {
 	var list []fp.RemoveMappingOne
 	for range 1 + w.r.IntN(3) {
@@ -420,7 +420,8 @@ func (w *world) remove() {
 	w.forget(list)
 }
 
-// removeAny asks for any range. What is answered with success is gone, and nothing else.
+// removeAny sends REMOVEMAPPING for any range. After a success exactly this range is
+// unmapped.
 func (w *world) removeAny() {
 	n := 1 + w.r.IntN(8)
 	at := w.r.IntN(len(w.slots) - n)
@@ -443,7 +444,7 @@ func (w *world) forget(list []fp.RemoveMappingOne) {
 
 func (w *world) windowRead() { w.checkSlot(w.r.IntN(len(w.slots))) }
 
-// windowWrite writes a part of a page, in the file.
+// windowWrite writes a part of a page of a file through the window.
 func (w *world) windowWrite() {
 	at, s, ok := w.mapped()
 	if !ok || s.page >= s.file.pages() {

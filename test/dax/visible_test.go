@@ -18,8 +18,8 @@ import (
 	vu "github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
-// TestVisible has a front-end that, as QEMU, answers before the mapping is there. The
-// guest is told when it is.
+// TestVisible has a front-end that answers before the mapping is there, as QEMU does.
+// The guest gets its reply when the mapping is there.
 func TestVisible(t *testing.T) {
 	s := openShare(t, frontend.WindowOptions{MemReg: true, Pending: func() { time.Sleep(3 * time.Millisecond) }})
 	node := s.put("file", 16)
@@ -68,8 +68,8 @@ func TestOwnRequestFirst(t *testing.T) {
 	}
 }
 
-// TestFrontEndFails has a front-end that refuses, and one that hangs up in the middle.
-// The guest gets an error, and what is mapped afterwards is right.
+// TestFrontEndFails has a front-end that refuses a mapping, and one that disconnects
+// half-way. The guest gets an error, and later mappings are right.
 func TestFrontEndFails(t *testing.T) {
 	for name, failure := range map[string]error{"refuses": unix.ENOMEM, "hangs up": frontend.ErrHangUp} {
 		for _, before := range []bool{true, false} {
@@ -90,7 +90,8 @@ func TestFrontEndFails(t *testing.T) {
 				node := s.put("file", 16)
 				armed.Store(true)
 				if err := s.SetupMapping(node, anyHandle, 0, page, 0, forReading); err == nil {
-					// The device has taken away what was in the way, and tried again.
+					// The device has removed what was in the way, and has tried
+					// again.
 					if !errors.Is(failure, unix.ENOMEM) || before {
 						t.Error("mapped")
 					}
@@ -103,8 +104,8 @@ func TestFrontEndFails(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				// What the front-end did before it said that it failed is in the way of
-				// nothing.
+				// The front-end may have mapped something before its error. That must
+				// not be in the way of a new mapping.
 				if err := s.SetupMapping(node, anyHandle, 5*page, page, 0, forReading); err != nil {
 					t.Fatal(err)
 				}
@@ -117,9 +118,9 @@ func TestFrontEndFails(t *testing.T) {
 	}
 }
 
-// probed returns when the device has found out what the front-end can do.
+// probed returns when the device knows what the front-end can do.
 func (s *share) probed() {
-	if err := s.cfg.DAX.Table.Probe(s.cfg.DAX.Stretch == nil); err != nil { // INIT's, or else this one
+	if err := s.cfg.DAX.Table.Probe(s.cfg.DAX.Stretch == nil); err != nil { // after INIT's, or itself
 		s.t.Fatal(err)
 	}
 	s.settle()
@@ -166,13 +167,14 @@ func TestTwoGuests(t *testing.T) {
 	}
 }
 
-// TestDirectIO moves data of one file from and to the mapping of another, without a copy:
-// what is mapped has come back as guest memory.
+// TestDirectIO copies data of one file directly from and to the mapping of another: the
+// mapping is guest memory for the daemon.
 func TestDirectIO(t *testing.T) {
 	s := openShare(t, frontend.WindowOptions{MemReg: true}, func(s *share) { s.cfg.AllowDirectIO = true })
 	from, to := s.put("from", 16), s.put("to", 16)
 	fh := s.mustOpen(from, unix.O_RDWR)
-	// More mappings than a back-end without the window would take regions for.
+	// These are more mappings than the memory regions that a back-end without
+	// the window would accept.
 	for i := range uint64(16) {
 		if err := s.SetupMapping(to, anyHandle, i*page, page, 2*i*page, forWriting); err != nil {
 			t.Fatal(err)
@@ -199,7 +201,8 @@ func TestDirectIO(t *testing.T) {
 	if b, err := s.Read(from, fh, 0, 1); err != nil || b[0] != 16 {
 		t.Errorf("written: %v, %v", b, err)
 	}
-	// Where nothing is mapped any more there is no memory: a bad chain, or EFAULT.
+	// Where nothing is mapped any more, there is no memory. The result is a bad
+	// chain or EFAULT.
 	if err := s.RemoveMapping(rootNode, fp.RemoveMappingOne{Len: page}); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // commandLines are tried with both programs, in a directory with the share "s" and
-// the socket "k". What begins with "+" has these two, and no sandbox, before it.
+// the socket "k". A "+" at the beginning stands for these two and no sandbox.
 var commandLines = []string{
 	"", "--help", "-h", "--version", "-V", "--print-capabilities", "--version extra", "-V -h",
 	"--print-capabilities --fd 3", "--print-capabilities --shared-dir nosuch", "--print-capabilities --socket-group root", "+ --print-capabilities",
@@ -54,7 +54,7 @@ var commandLines = []string{
 	"+ -o cache=never", "+ -o sandbox=none", "+ -o flock", "+ -o posix_lock", "+ -o timeout=1", "+ -o debug", "+ -o log_level=debug",
 	"+ -d", "+ -f", "+ -df", "+ -d=1",
 
-	// What one may not have with the other.
+	// Options that exclude each other.
 	"+ --translate-uid map:0:1:1", "+ --translate-uid map:0:1:1 --posix-acl", "+ --translate-uid map:0:1", "+ --translate-gid forbid-guest:0:0",
 	"+ --xattrmap :ok:all:::", "+ --xattrmap nonsense", "+ -o xattrmap=:ok:all:::", "+ -o xattrmap=x", "+ -o xattrmap=:ok:all::: --xattrmap=:bad:all:::", "+ --migration-mode find-paths", "+ --migration-mode=file-handles", "+ --migration-on-error guest-error",
 	"+ --migration-verify-handles --migration-confirm-paths", "+ --migration-mode=nosuch",
@@ -91,7 +91,8 @@ func outcome(t *testing.T, p peer, line string) string {
 	if rest, ok := strings.CutPrefix(line, "+"); ok {
 		args, line = []string{"--shared-dir", "s", "--socket-path", "k", "--sandbox", "none"}, rest
 	}
-	// One that logs errors only says nothing when it serves: then it is asked.
+	// A daemon that logs errors only says nothing when it serves. The test
+	// connects to it instead.
 	d, err := launch(t, p, 100*time.Millisecond, append(args, strings.Fields(line)...)...)
 	for end := time.Now().Add(20 * time.Second); err == nil && !d.serves() && time.Now().Before(end); {
 		select {
@@ -128,8 +129,7 @@ func (d *daemon) serves() bool {
 	return false
 }
 
-// TestIntegrationCapabilities: what management programs are told is the same, byte for
-// byte.
+// TestIntegrationCapabilities: management programs are told the same, byte for byte.
 func TestIntegrationCapabilities(t *testing.T) {
 	both := peers(t)
 	var out [2]string

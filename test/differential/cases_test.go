@@ -10,7 +10,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// A testCase sends requests. Each finds the nodes that it needs by itself, because
+// A testCase sends requests. Each case looks up the nodes that it needs, because
 // the session before it may have ended with the daemon.
 type testCase struct {
 	name string
@@ -132,7 +132,7 @@ func readdir(p *probe) {
 	p.errno("releasedir", p.Releasedir(node, fh))
 }
 
-// simple sends a request that has no reply but an errno.
+// simple sends a request whose reply is only an errno.
 func (p *probe) simple(op fp.Opcode, node uint64, parts ...any) error {
 	_, err := p.raw(op, node, 0, parts...)
 	return err
@@ -165,7 +165,7 @@ func access(p *probe) {
 	p.UID, p.GID = 0, 0
 }
 
-// findAsRoot is find by the user that is not refused anything.
+// findAsRoot is find as root, who is refused nothing.
 func (p *probe) findAsRoot(path string) uint64 {
 	uid, gid := p.UID, p.GID
 	p.UID, p.GID = 0, 0
@@ -246,7 +246,7 @@ func write(p *probe) {
 	}
 	b, err := p.raw(fp.OpGetattr, node, fp.Size[fp.AttrOut](), bytesOf(fp.GetattrIn{}))
 	out := decode[fp.AttrOut](b)
-	out.Attr.Blocks = 0 // depends on what the disk has been told so far
+	out.Attr.Blocks = 0 // depends on how much the file system has written to the disk
 	p.attr("size", out, err)
 	ro, err := p.Open(p.find("file"), unix.O_RDONLY)
 	p.errno("open to read", err)
@@ -282,7 +282,8 @@ func create(p *probe) {
 			p.errno(short(f.name)+": release", p.Release(node, fh))
 		}
 	}
-	// Umask is the guest's business unless it says that it is not.
+	// Umask is the guest's business, unless it has asked the daemon to apply
+	// it.
 	b, err := p.raw(fp.OpCreate, dir, fp.Size[fp.CreateOut](), bytesOf(fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o666, Umask: 0o027}), "umask")
 	p.created("umask", decode[fp.CreateOut](b), err)
 	for _, path := range []string{"folder", "fifo", "link", "dangling", "file"} {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// difference is what is meant to differ: in which field of which answer, and how.
-// "*" is anything, and "-" a field or an answer that is not there.
+// difference is an intended difference: in which field of which answer, and the
+// two values. "*" is any value. "-" is a missing field or answer.
 type difference struct {
 	test         string // replies, malformed, init, arguments
 	under        string // variants, all if empty
@@ -18,7 +18,7 @@ type difference struct {
 	why          string
 }
 
-// seenDifferences remembers which of the list have been met.
+// seenDifferences remembers which rows of the list have been met.
 type seenDifferences map[int]bool
 
 // matches compares with "*" for anything.
@@ -84,8 +84,8 @@ func byLabel(lines []line) map[string]answer {
 // fieldDifference is a field that differs.
 type fieldDifference struct{ field, theirs, ours string }
 
-// diff compares field by field. When one is an error the rest of the other says
-// nothing more.
+// diff compares field by field. When one of them is an error, it ignores the
+// other fields.
 func diff(theirs, ours answer) (out []fieldDifference) {
 	fields := answer{}
 	maps.Copy(fields, theirs)
@@ -109,7 +109,7 @@ func field(a answer, k string) string {
 	return "-"
 }
 
-// checkUnused fails for differences of the list that are gone.
+// checkUnused fails for rows of the list that have not been met.
 func (seen seenDifferences) checkUnused(t *testing.T, test string) {
 	t.Helper()
 	for i, d := range differences {

@@ -66,8 +66,8 @@ func TestIntegrationMalformed(t *testing.T) {
 	seen.checkUnused(t, "malformed")
 }
 
-// runCases runs all cases in one session; a case that ends the daemon has the next
-// one in a new session.
+// runCases runs all cases in one session. After a case that ends the daemon, it
+// begins a new session.
 func runCases(t *testing.T, p peer, dir string, options []string, cases []testCase) (all []line) {
 	t.Helper()
 	d := session(t, p, dir, options)
@@ -88,8 +88,7 @@ func runCases(t *testing.T, p peer, dir string, options []string, cases []testCa
 // caseTime is enough for a case on a busy machine; they take milliseconds.
 const caseTime = 20 * time.Second
 
-// runCase runs one case. end says what has become of a daemon that did not live
-// through it.
+// runCase runs one case. If the daemon has ended meanwhile, end says how.
 func runCase(d *daemon, c testCase) (lines []line, end string) {
 	p := &probe{Client: d.Client, prefix: c.name + "/"}
 	done := make(chan struct{})
@@ -116,7 +115,7 @@ func runCase(d *daemon, c testCase) (lines []line, end string) {
 	return p.lines, end
 }
 
-// TestIntegrationInit compares the answers to INIT of guests of all ages.
+// TestIntegrationInit compares the replies to INIT of old and new guests.
 func TestIntegrationInit(t *testing.T) {
 	both := peers(t)
 	seen := seenDifferences{}

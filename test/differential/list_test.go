@@ -1,6 +1,6 @@
 package differential
 
-// differences is everything that is meant to differ.
+// differences are all intended differences.
 var differences = []difference{
 	// INIT.
 	{"init", "", "*#version", "7.38", "7.*", "we speak 7.45 and answer the guest's own minor, as the protocol says"},
@@ -41,7 +41,7 @@ var differences = []difference{
 	{"replies", "", "users/*#errno", "EACCES", "0", "the guest has checked permissions, and knows groups and capabilities that we don't"},
 	{"replies", "", "users/device in *#errno", "EACCES", "EPERM", "the same, and the guest's user may still make no device"},
 
-	// What virtiofsd has not got.
+	// Requests that virtiofsd does not have.
 	{"replies", "", "newer/*#errno", "ENOSYS", "*", "STATX, TMPFILE, COPY_FILE_RANGE_64 and IOCTL are served"},
 
 	{"replies", "", "space/lseek 0, 1#errno", "0", "EINVAL", "SEEK_CUR: the guest keeps the position"},

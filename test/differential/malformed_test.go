@@ -9,7 +9,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// malformed are requests that no guest sends but a hostile or a broken one.
+// malformed are requests that only a hostile or a broken guest sends.
 var malformed = []testCase{
 	{"name without an end", func(p *probe) { p.send(fp.OpLookup, []byte("file"), 256) }},
 	{"short body", func(p *probe) { p.send(fp.OpOpen, []byte{1, 2}, 256) }},

@@ -1,8 +1,8 @@
 // Package differential runs virtiofsd 1.14, in Rust, and govirtiofsd with the same
 // options on equal trees, sends both the same requests and compares the replies.
 //
-// What is meant to differ is in differences_test.go, with the reason. Any other
-// difference is a failure, and so is one of the list that is not there any more.
+// Intended differences are in list_test.go, with the reason for each. Any other
+// difference is a failure. A row of the list that is not met is a failure, too.
 package differential
 
 import (
@@ -49,8 +49,8 @@ func peers(t *testing.T) [2]peer {
 	return [2]peer{{"virtiofsd", theirs}, {"govirtiofsd", ours}}
 }
 
-// buildDaemon makes the daemon as it is shipped, once, outside of the repository's
-// own directories.
+// buildDaemon builds the daemon as it is shipped, once, in a directory outside of
+// the repository.
 var buildDaemon = sync.OnceValues(func() (string, error) {
 	root, err := guest.Root()
 	if err != nil {
@@ -76,7 +76,7 @@ type daemon struct {
 type lockedLog struct {
 	mu    sync.Mutex
 	lines []string
-	ready chan struct{} // closed at the line that says that front-ends can connect
+	ready chan struct{} // closed when the daemon says that front-ends can connect
 	panic chan struct{} // closed when a thread panics: the process may live on and answer nothing
 }
 
@@ -104,11 +104,11 @@ func (l *lockedLog) follow(f *os.File) {
 	}
 }
 
-// errEnded says that the process has ended before it could be used.
+// errEnded is the error of a process that has ended before it could be used.
 var errEnded = errors.New("ended")
 
-// launch starts a peer and returns when it says that it waits for a front-end, or
-// lives after patience.
+// launch starts a peer. It returns when the peer says that it waits for a
+// front-end, or still runs after patience.
 func launch(t *testing.T, p peer, patience time.Duration, args ...string) (*daemon, error) {
 	t.Helper()
 	d := &daemon{t: t, peer: p, log: &lockedLog{ready: make(chan struct{}), panic: make(chan struct{})}, ended: make(chan struct{})}
@@ -119,7 +119,7 @@ func launch(t *testing.T, p peer, patience time.Duration, args ...string) (*daem
 	d.cmd = exec.Command(p.program, args...)
 	d.cmd.Stderr = w
 	d.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no RUST_LOG
-	// A test that is killed leaves no daemon behind.
+	// The daemon ends also when the test is killed.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	err = spawn.Start(d.cmd)
 	w.Close()
@@ -152,7 +152,8 @@ var sockets atomic.Int32
 // serve starts a peer on dir with a client that is not yet in a session.
 func serve(t *testing.T, p peer, dir string, options []string) *daemon {
 	t.Helper()
-	// A new name each time: the last one may be locked until all of its daemon is gone.
+	// A new name each time: the lock of the last name is held until the old daemon is
+	// gone.
 	socket := filepath.Join(filepath.Dir(dir), fmt.Sprintf("sock%d", sockets.Add(1)))
 	d, err := launch(t, p, 20*time.Second, append([]string{"--shared-dir", dir, "--socket-path", socket}, options...)...)
 	if err != nil {
@@ -167,7 +168,7 @@ func serve(t *testing.T, p peer, dir string, options []string) *daemon {
 	return d
 }
 
-// session is serve with a session of a guest that has every feature.
+// session is serve with the session of a guest that supports every feature.
 func session(t *testing.T, p peer, dir string, options []string) *daemon {
 	t.Helper()
 	d := serve(t, p, dir, options)
@@ -177,7 +178,7 @@ func session(t *testing.T, p peer, dir string, options []string) *daemon {
 	return d
 }
 
-// stop disconnects; both daemons end then by themselves.
+// stop disconnects. Both daemons then end by themselves.
 func (d *daemon) stop() {
 	d.Close()
 	select {

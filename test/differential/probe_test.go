@@ -15,11 +15,11 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// answer is a reply, field by field and without what can't be equal: node numbers,
-// handles, inode numbers and the time of day.
+// answer is a reply, field by field, without the fields that can't be equal: node
+// numbers, handles, inode numbers and the time of day.
 type answer map[string]string
 
-// line is what one request was answered.
+// line is the answer to one request.
 type line struct {
 	label string
 	answer
@@ -32,7 +32,7 @@ type probe struct {
 
 	mu    sync.Mutex
 	lines []line
-	over  bool // the daemon is gone: what is written now is nobody's
+	over  bool // the daemon has ended: later answers do not count
 }
 
 func (p *probe) note(label string, a answer) {
@@ -43,7 +43,7 @@ func (p *probe) note(label string, a answer) {
 	}
 }
 
-// failed is the answer for an error, and whether it is one.
+// failed is the answer for an error. It reports whether err is one.
 func failed(err error) (answer, bool) {
 	var errno unix.Errno
 	switch {
@@ -70,7 +70,7 @@ func (p *probe) value(label string, v any, err error) {
 	p.note(label, a)
 }
 
-// attr adds attributes. Times are compared where the tree's own are to be seen.
+// attr adds attributes. It compares times only where the tree has set them.
 func (a answer) attr(at *fp.Attr) {
 	a["mode"] = fmt.Sprintf("%o", at.Mode)
 	a["nlink"], a["rdev"] = fmt.Sprint(at.Nlink), fmt.Sprint(at.Rdev)
@@ -94,7 +94,7 @@ func (p *probe) attr(label string, out fp.AttrOut, err error) {
 	p.note(label, a)
 }
 
-// entry adds what LOOKUP and its kind answer.
+// entry adds the fields of an EntryOut.
 func (a answer) entry(e *fp.EntryOut) {
 	a["node"] = fmt.Sprint(e.NodeID != 0)
 	a["generation"] = fmt.Sprint(e.Generation)
@@ -154,7 +154,7 @@ func join(parts ...any) (b []byte) {
 	return b
 }
 
-// decode reads a struct of a reply, which may be shorter than it should.
+// decode reads a struct of a reply. A short reply leaves the rest zero.
 func decode[T fp.Body](b []byte) (v T) {
 	copy(fp.Bytes(&v), b)
 	return v

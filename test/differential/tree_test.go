@@ -86,7 +86,7 @@ func sparse(path string) error {
 	if _, err := f.WriteAt(bytes.Repeat([]byte{'s'}, 4096), 1<<20); err != nil {
 		return err
 	}
-	return f.Sync() // SEEK_DATA and the number of blocks are settled then
+	return f.Sync() // this settles SEEK_DATA and the number of blocks
 }
 
 // setTimes gives all files the same time.

@@ -11,7 +11,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// rules are maps of attribute names, of each type, in each scope, with its corners.
+// rules are maps of attribute names: each type, each scope, and edge cases.
 var rules = []string{
 	":map:trusted.:user.virtiofs.:",
 	":map:user.::",
@@ -21,8 +21,8 @@ var rules = []string{
 	":prefix:client:user.:user.q.:\n\t:prefix:server::user.q.user.: :ok:client:security.:: |unsupported|client||| \n :bad:server:::",
 }
 
-// TestIntegrationXattrmap compares what the rules make of names, and what is on the
-// host afterwards.
+// TestIntegrationXattrmap compares how both programs map names, and the names on
+// the host afterwards.
 func TestIntegrationXattrmap(t *testing.T) {
 	both := peers(t)
 	seen := seenDifferences{}

@@ -77,14 +77,14 @@ func coldRate(t *testing.T, depth int, read func(page int) ([]byte, error)) floa
 	return float64(coldReads/depth*depth) / time.Since(begin).Seconds()
 }
 
-// coldShare is what must be reached of the host's own rate. The driver is in this
-// process and takes most of what is missing: govirtiofs bench (randread) shows the rest.
-// Only on a machine that does nothing else, since the driver's share of a processor decides:
-// GOVIRTIOFS_QUIET=1 says that this is one.
+// coldShare is the part of the host's own rate that must be reached. Most of the rest is the
+// time of the driver, which is in this process; govirtiofs bench (randread) shows it. The
+// test checks this only with GOVIRTIOFS_QUIET=1, on a machine that does nothing else,
+// because the driver's share of a processor decides.
 const coldShare = 0.3
 
-// TestColdReadsOverlap: reads that wait for the disk do so at the same time, and none
-// keeps the queue from answering what is in memory. Less than 2 s.
+// TestColdReadsOverlap: reads that wait for the disk wait at the same time. Meanwhile
+// the queue answers reads of what is in memory. It takes less than 2 s.
 func TestColdReadsOverlap(t *testing.T) {
 	s := open(t, defaults(), frontend.Options{Data: 64 << 10})
 	f := coldFile(t, s.dir)

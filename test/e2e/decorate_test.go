@@ -13,8 +13,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// TestDecoratedShare: a file system around passthrough that changes nothing changes nothing.
-// Threads have their own umask and credentials, root is root, and the state can move.
+// TestDecoratedShare puts a file system that changes nothing around passthrough. The guest
+// sees no difference: threads have their own umask and credentials, root is root, and the
+// state can be transferred.
 func TestDecoratedShare(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to act for other users")

@@ -36,7 +36,7 @@ func idMap(t testing.TB, rules ...string) *passthrough.IDMap {
 	return m
 }
 
-// translated is a share with ids translated, in which everybody may write.
+// translated is a share with translated ids, which everybody may write to.
 func translated(t testing.TB) *share {
 	t.Helper()
 	guest.NeedRoot(t)
@@ -51,7 +51,7 @@ func translated(t testing.TB) *share {
 	return s
 }
 
-// host says who owns a file on the host.
+// host returns the owner of a file on the host.
 func (s *share) host(t testing.TB, name string) (uid, gid uint32) {
 	t.Helper()
 	var st syscall.Stat_t
@@ -61,7 +61,7 @@ func (s *share) host(t testing.TB, name string) (uid, gid uint32) {
 	return st.Uid, st.Gid
 }
 
-// TestTranslateMakes makes everything that can be made, as users of all sorts.
+// TestTranslateMakes creates files of every kind as root and as other users.
 func TestTranslateMakes(t *testing.T) {
 	s := translated(t)
 	rw := uint32(unix.O_RDWR)
@@ -118,7 +118,8 @@ func TestTranslateMakes(t *testing.T) {
 	}
 }
 
-// TestTranslateWhiteout: what a rename leaves behind is its user's, too.
+// TestTranslateWhiteout: the whiteout that a rename leaves belongs to the user,
+// too.
 func TestTranslateWhiteout(t *testing.T) {
 	s := translated(t)
 	for i, test := range []struct{ uid, gid, hostUID, hostGID uint32 }{{0, 0, 100000, 300000}, {7, 8, 100007, 300008}} {
@@ -146,8 +147,8 @@ func TestTranslateWhiteout(t *testing.T) {
 	wantNoGroups(t)
 }
 
-// TestTranslateShows looks at a file of the host with every request that shows an
-// owner.
+// TestTranslateShows sends every request that returns an owner for a file of the
+// host.
 func TestTranslateShows(t *testing.T) {
 	s := translated(t)
 	path := filepath.Join(s.dir, "f")
@@ -224,7 +225,8 @@ func TestTranslateChown(t *testing.T) {
 	}
 }
 
-// acl makes an access control list of tag, permissions, id and so on.
+// acl makes an access control list. The entries are tag, permissions and id,
+// one after the other.
 func acl(entries ...uint32) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
 	for i := 0; i < len(entries); i += 3 {
@@ -235,8 +237,9 @@ func acl(entries ...uint32) []byte {
 	return b
 }
 
-// TestTranslateACL has access control lists with the guest's ids there and the host's
-// here, those of a new file in a directory with a default list included.
+// TestTranslateACL sets access control lists. The guest sees its own ids in them, and
+// the host sees the host's. This includes the lists that a new file gets from a
+// directory's default list.
 func TestTranslateACL(t *testing.T) {
 	s := translated(t)
 	const none = ^uint32(0)
@@ -288,8 +291,8 @@ func hostXattr(t testing.TB, path, name string) []byte {
 	return b[:n]
 }
 
-// TestTranslateCapability: what the guest's root grants holds below the host's user
-// who is that root, and not on the host.
+// TestTranslateCapability: a file capability that the guest's root sets is valid in
+// the user namespace of that root's host user, and not on the whole host.
 func TestTranslateCapability(t *testing.T) {
 	s := translated(t)
 	f, err := s.Create(fp.RootID, "f", unix.O_RDWR, 0o755)
@@ -345,8 +348,8 @@ func TestTranslateGroups(t *testing.T) {
 	wantNoGroups(t)
 }
 
-// TestGroupsLeak makes files with supplementary groups, as root too, and fails to make
-// some. No thread may keep the groups.
+// TestGroupsLeak creates files with supplementary groups, also as root, and some of
+// these requests fail. No thread may keep the groups.
 func TestGroupsLeak(t *testing.T) {
 	guest.NeedRoot(t)
 	s := open(t, defaults(), frontend.Options{})
@@ -392,8 +395,9 @@ func TestGroupsLeak(t *testing.T) {
 			}
 		}
 	}
-	// The guest has checked permissions: a directory that the user can't write to by the
-	// host's rules is no obstacle, and leaves no privilege behind.
+	// The guest has checked permissions. So a directory that the user can't write to by
+	// the host's rules does not stop the request. The request leaves no privilege
+	// behind.
 	s.UID, s.GID = 1000, 1000
 	if _, err := s.Create(closed.NodeID, "f", unix.O_RDWR, 0o644, 2000); err != nil {
 		t.Error(err)
@@ -404,8 +408,8 @@ func TestGroupsLeak(t *testing.T) {
 	}
 }
 
-// wantNoGroups checks that no thread kept what a request made it: another user, or
-// supplementary groups.
+// wantNoGroups checks that no thread has kept the credentials of a request:
+// another user, or supplementary groups.
 func wantNoGroups(t testing.TB) {
 	t.Helper()
 	tasks, err := filepath.Glob("/proc/self/task/*/status")
@@ -418,11 +422,11 @@ func wantNoGroups(t testing.TB) {
 	}
 	want := statusLines(string(own))
 	ids, _, _ := strings.Cut(want, "Groups:")
-	noGroups := ids + "Groups:\t \n" // the daemon drops its own as well
+	noGroups := ids + "Groups:\t \n" // the daemon drops its own groups as well
 	for _, path := range tasks {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended
+			continue // the thread has ended
 		}
 		if got := statusLines(string(b)); got != want && got != noGroups {
 			t.Errorf("%s:\n%s\nwant\n%s", path, got, want)

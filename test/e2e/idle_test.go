@@ -16,7 +16,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// TestIdleShares: shares that no front-end uses are cheap, so that one process can have
+// TestIdleShares: shares without a front-end are cheap, so that one process can have
 // hundreds of them.
 func TestIdleShares(t *testing.T) {
 	if raceEnabled {
@@ -27,7 +27,7 @@ func TestIdleShares(t *testing.T) {
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
-		runtime.GC() // what finalizers and pools have kept
+		runtime.GC() // frees what finalizers and pools have kept
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
@@ -44,8 +44,9 @@ func TestIdleShares(t *testing.T) {
 	runtime.KeepAlive(devices)
 }
 
-// TestCloseShares: 100 shares of one process, each with a guest that has opened a file and leaves,
-// give all that they had back to the host, and leave neither descriptors nor goroutines.
+// TestCloseShares closes 100 shares of one process. Each has a guest that has opened a file. The
+// shares give back all that they had reserved in the host, and leave no descriptors and
+// goroutines.
 func TestCloseShares(t *testing.T) {
 	const shares, each, together = 100, 64, 10
 	h, err := host.New(host.Options{Descriptors: shares * each, ShareDescriptors: each})
@@ -99,7 +100,7 @@ func TestCloseShares(t *testing.T) {
 			}
 		}
 	}
-	round() // what the process makes once is there then
+	round() // the process then has everything that it makes only once
 	fds, goroutines := descriptors(), runtime.NumGoroutine()
 	for range 2 {
 		round()
@@ -110,7 +111,7 @@ func TestCloseShares(t *testing.T) {
 			t.Fatalf("%d descriptors and %d goroutines, want %d and %d", descriptors(), runtime.NumGoroutine(), fds, goroutines)
 		}
 	}
-	// All of the budgets is there again.
+	// The budgets are whole again.
 	for i := range shares {
 		if _, err := h.Descriptors(); err != nil {
 			t.Fatalf("share %d: %v", i, err)

@@ -15,8 +15,8 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// TestLocksLeaveRoom has as many requests wait for a lock as a queue has entries. Half of
-// them wait, the others are refused, and files can be used over each queue meanwhile.
+// TestLocksLeaveRoom has as many requests for a lock as a queue has entries. Half of them
+// wait, and the others are refused. Meanwhile each queue still serves other requests.
 func TestLocksLeaveRoom(t *testing.T) {
 	for _, opts := range []frontend.Options{
 		{Queues: 1, QueueSize: 64, Slots: 64, Indirect: true},

@@ -22,14 +22,14 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// observer is a Handler around a Handler that notes each request and how it was answered.
+// observer is a Handler around a Handler. It notes each request and its result.
 type observer struct {
 	fuse.Handler
 	mu   sync.Mutex // guards seen
 	seen []observed
 }
 
-// observed is what there is to know of a request without looking at more of it than its header.
+// observed is what the header of a request and the reply tell.
 type observed struct {
 	header fp.InHeader
 	in     uint64 // bytes of the request
@@ -99,8 +99,7 @@ func (p *observedPending) Start(done func(fuse.Reply)) {
 	})
 }
 
-// count is how many requests of an opcode were seen, how many of them failed, and how many
-// have waited.
+// count is how many requests of an opcode were seen, how many failed, and how many waited.
 func (o *observer) count(op fp.Opcode) (requests, failed, waited uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -151,8 +150,8 @@ func observedDir(t *testing.T) string {
 	return dir
 }
 
-// TestMiddlewareVirtiofs: a Handler around the server sees all that a guest asks for, however
-// the worker has it finished.
+// TestMiddlewareVirtiofs: a Handler around the server sees all requests of a guest, also
+// those that the worker completes later.
 func TestMiddlewareVirtiofs(t *testing.T) {
 	_, s := newDecorated(t, observedDir(t), defaults(), 1, newReluctant)
 	o := &observer{Handler: s}
@@ -214,7 +213,7 @@ func TestMiddlewareFusedev(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	go func() { served <- m.Serve(counted, 2) }()
-	// Other processes touch the mount: this one serves it.
+	// This process serves the mount, so other processes must use it.
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	file := filepath.Join(target, "file")
@@ -235,8 +234,8 @@ func TestMiddlewareFusedev(t *testing.T) {
 	o.check(t, counted)
 }
 
-// check compares what was seen with what another Handler around this one has counted. READ
-// and FSYNC have waited, a LOOKUP has failed.
+// check compares the observed requests with the counters of another Handler around this
+// one. READ and FSYNC have waited, a LOOKUP has failed.
 func (o *observer) check(t *testing.T, s *stats.Handler) {
 	t.Helper()
 	for op, counts := range s.Counts() {

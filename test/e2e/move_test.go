@@ -16,7 +16,7 @@ import (
 )
 
 // arrive connects a front-end to a new daemon for dir and loads a state, as a VMM does on
-// the host that a guest comes to: no INIT is sent.
+// the destination host. No INIT is sent.
 func arrive(t testing.TB, dir string, cfg passthrough.Config, state []byte) (*share, error) {
 	t.Helper()
 	s := &share{dir: dir}
@@ -58,7 +58,7 @@ func TestMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The VMM may give up, and the guest goes on where it was.
+	// The VMM may cancel the move. The guest then goes on at the source.
 	if err := here.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestMove(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// The session moved as well: another INIT is a mistake.
+	// The session has moved as well, so another INIT is a mistake.
 	if err := there.Handshake(0); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("second INIT: %v, want EINVAL", err)
 	}
@@ -82,7 +82,7 @@ func TestMove(t *testing.T) {
 	}
 }
 
-// TestMoveRefused: what does not fit is refused, with a share that can still be used.
+// TestMoveRefused: a state that does not fit is refused. The share can still be used.
 func TestMoveRefused(t *testing.T) {
 	here := open(t, defaults(), frontend.Options{})
 	if err := here.Stop(); err != nil {
@@ -116,7 +116,7 @@ func TestMoveRefused(t *testing.T) {
 			t.Errorf("INIT after %s: %v", c.what, err)
 		}
 	}
-	// A guest that has not mounted the share can move, too.
+	// A guest that has not mounted the share can move as well.
 	fresh := &share{dir: here.dir}
 	fresh.device, fresh.server = newDevice(t, here.dir, defaults(), 1)
 	var b strings.Builder

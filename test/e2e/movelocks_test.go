@@ -15,7 +15,7 @@ import (
 )
 
 // TestMoveLocks moves a guest that holds a lock back and forth between two daemons on one
-// file system, of which one has it at a time, and gives up a move half-way.
+// file system. One daemon has the lock at a time. One move is cancelled half-way.
 func TestMoveLocks(t *testing.T) {
 	here := open(t, defaults(), frontend.Options{})
 	path := filepath.Join(here.dir, "file")
@@ -74,7 +74,8 @@ func TestMoveLocks(t *testing.T) {
 		t.Errorf("lock of the same process: %v", err)
 	}
 
-	// It moves on, and the daemon there is told that the guest is gone: nothing is left.
+	// The guest moves on. The daemon that it left is told that it is gone, and nothing
+	// is left.
 	third, err := arrive(t, here.dir, defaults(), leave(there))
 	if err != nil {
 		t.Fatal(err)
@@ -86,8 +87,8 @@ func TestMoveLocks(t *testing.T) {
 	locked("closed", false)
 }
 
-// TestMoveNeverStarted: a guest whose front-end goes away before it has run is not waited
-// for: its locks would be in the way of the daemon that it is still with.
+// TestMoveNeverStarted: a front-end goes away before its guest has run. The daemon does
+// not wait for that guest: its locks would block the daemon that still has the guest.
 func TestMoveNeverStarted(t *testing.T) {
 	here := open(t, defaults(), frontend.Options{})
 	path := filepath.Join(here.dir, "file")
@@ -112,7 +113,7 @@ func TestMoveNeverStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for range 2 { // the second attempt finds a daemon as the first one did
+	for range 2 { // the second attempt finds the same state as the first one
 		a, b := socketpair.New(t)
 		done := make(chan error, 1)
 		go func() { done <- device.Serve(t.Context(), a) }()

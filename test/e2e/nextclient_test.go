@@ -13,9 +13,9 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// TestNextFrontEnd: a front-end that connects after another has gone finds nothing of it: no
-// session, so that everything but INIT is refused, no node, no open file, no lock. What the
-// guest before had deleted and kept open is gone.
+// TestNextFrontEnd: a front-end that connects after another one has gone finds nothing of
+// it. There is no session, so every request but INIT is refused; there is no node, no open
+// file and no lock. Files that the guest before had deleted and kept open are gone.
 func TestNextFrontEnd(t *testing.T) {
 	first := open(t, defaults(), frontend.Options{})
 	for _, name := range []string{"kept", "deleted"} {
@@ -33,7 +33,7 @@ func TestNextFrontEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Close()
-	first.done <- <-first.done // the end of the test waits for it, too
+	first.done <- <-first.done // the end of the test reads it, too
 
 	host, err := os.OpenFile(filepath.Join(first.dir, "kept"), os.O_RDWR, 0)
 	if err != nil {

@@ -2,5 +2,5 @@
 
 package e2e
 
-// raceEnabled says that the race detector is there, which allocates.
+// raceEnabled says that the race detector is on. It allocates memory.
 const raceEnabled = false

@@ -46,7 +46,7 @@ func (r *reads) Done(s *frontend.Slot) error {
 }
 
 // TestPipe drives a queue with many requests under way, with every set of ring
-// features, and lets a Client use the queue before and after.
+// features. A Client uses the queue before and after.
 func TestPipe(t *testing.T) {
 	const blocks, block = 200, 8192
 	for _, o := range []frontend.Options{
@@ -101,8 +101,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestPipeAllocs: driving a queue allocates nothing per request, or the collector would
-// show in the latencies of the back-end that is measured.
+// TestPipeAllocs: driving a queue allocates nothing per request. Otherwise the garbage
+// collector would show in the latencies of the measured back-end.
 func TestPipeAllocs(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
@@ -142,7 +142,7 @@ func (g *getattrs) Next(s *frontend.Slot) bool {
 
 func (g *getattrs) Done(s *frontend.Slot) error { return s.Err() }
 
-// TestPipeErrors: a request that fails ends the run, and so does a back-end that goes.
+// TestPipeErrors: a request that fails ends the run, and so does a back-end that ends.
 func TestPipeErrors(t *testing.T) {
 	s := open(t, defaults(), frontend.Options{Indirect: true})
 	if _, err := s.Queues[1].NewPipe(1000); err == nil {
@@ -161,7 +161,8 @@ func TestPipeErrors(t *testing.T) {
 	}
 	p.Close()
 
-	// A back-end that never answers: the ring stops, so nobody looks at it.
+	// A back-end that never answers: the ring is stopped, so no worker reads
+	// it.
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}

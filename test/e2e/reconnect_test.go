@@ -22,7 +22,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// openAgain is open for a share whose guest keeps its session for so long.
+// openAgain is open for a share that keeps its guest's session for the time
+// wait.
 func openAgain(t *testing.T, opts frontend.Options, wait time.Duration) *share {
 	t.Helper()
 	s := &share{dir: t.TempDir()}
@@ -124,7 +125,8 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
-// actor is a program in the guest with a directory of its own, and what should be in it.
+// actor is a program in the guest with a directory of its own. It knows what must be in
+// it.
 type actor struct {
 	s     *share
 	name  string
@@ -141,7 +143,7 @@ type modelFile struct {
 	data     []byte
 }
 
-// want notes a reply that is not as it should be.
+// want notes a reply that is wrong.
 func (a *actor) want(what string, got error, want unix.Errno) {
 	if want == 0 && got != nil || want != 0 && !errors.Is(got, want) {
 		if a.err == nil {
@@ -150,7 +152,8 @@ func (a *actor) want(what string, got error, want unix.Errno) {
 	}
 }
 
-// step makes one operation that shows whether it was done twice, or not at all.
+// step makes one operation whose result shows whether it was executed once,
+// twice or not at all.
 func (a *actor) step() {
 	a.steps++
 	name := fmt.Sprintf("f%d", a.r.IntN(6))
@@ -231,8 +234,8 @@ func (a *actor) check(t *testing.T) {
 	}
 }
 
-// TestReconnectLocks: what a guest has locked stays locked while its front-end is away, and a
-// request that waits for a lock goes on to wait.
+// TestReconnectLocks: the guest's locks stay while its front-end is away, and a request that
+// waits for a lock continues to wait.
 func TestReconnectLocks(t *testing.T) {
 	forEachReconnect(t, func(t *testing.T, opts frontend.Options) {
 		s := openAgain(t, opts, time.Minute)

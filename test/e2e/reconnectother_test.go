@@ -61,7 +61,7 @@ func (h *held) locked(t *testing.T) bool {
 	return err != nil
 }
 
-// goesOn checks that the guest has all that it had.
+// goesOn checks that the guest still has everything.
 func (h *held) goesOn(t *testing.T) {
 	t.Helper()
 	if b, err := h.Read(h.node, h.fh, 0, 100); err != nil || string(b) != "secret" {
@@ -72,7 +72,7 @@ func (h *held) goesOn(t *testing.T) {
 	}
 }
 
-// starts checks that a client has nothing that the guest had, and can begin a session.
+// starts checks that a client has nothing of the guest's, and can begin a session.
 func (h *held) starts(t *testing.T, c *frontend.Client) {
 	t.Helper()
 	if h.locked(t) {
@@ -94,8 +94,8 @@ func (h *held) starts(t *testing.T, c *frontend.Client) {
 	}
 }
 
-// TestReconnectProbe: somebody who connects and starts nothing does not end the session of a
-// guest whose front-end is away.
+// TestReconnectProbe: a process that connects and starts no ring does not end the session of
+// a guest whose front-end is away.
 func TestReconnectProbe(t *testing.T) {
 	h := openHeld(t, frontend.Options{}, time.Minute)
 	h.cut(t)
@@ -114,8 +114,8 @@ func TestReconnectProbe(t *testing.T) {
 	h.goesOn(t)
 }
 
-// TestReconnectOther: any other guest begins with nothing, and ends the session of the one that
-// is away, which then finds that its session has ended.
+// TestReconnectOther: another guest begins with nothing. It ends the session of the guest whose
+// front-end is away. That guest then finds that its session has ended.
 func TestReconnectOther(t *testing.T) {
 	for name, first := range map[string]func(t *testing.T, f *frontend.Frontend) error{
 		"queues": func(*testing.T, *frontend.Frontend) error { return nil },
@@ -153,7 +153,8 @@ func TestReconnectOther(t *testing.T) {
 	}
 }
 
-// TestReconnectUnproved: a front-end whose guest may be another one begins with nothing.
+// TestReconnectUnproved: a front-end that does not prove that it has the same guest
+// begins with nothing.
 func TestReconnectUnproved(t *testing.T) {
 	t.Run("rings made anew in the same memory", func(t *testing.T) {
 		h := openHeld(t, frontend.Options{}, time.Minute)
@@ -199,7 +200,7 @@ func TestReconnectUnproved(t *testing.T) {
 }
 
 // TestReconnectReboot: a guest that was reset while its front-end was away may mount the share
-// anew, though its rings look as before.
+// again, though its rings look as before.
 func TestReconnectReboot(t *testing.T) {
 	h := openHeld(t, frontend.Options{}, time.Minute)
 	h.cut(t)

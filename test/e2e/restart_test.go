@@ -11,8 +11,9 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// TestRequestsOfStoppedRings: what a driver offers while its rings are stopped is served when
-// they start again, from the index on at which the device has stopped.
+// TestRequestsOfStoppedRings: requests that a driver offers while its rings are stopped are
+// served when the rings start again. The device continues at the index at which it has
+// stopped.
 func TestRequestsOfStoppedRings(t *testing.T) {
 	const queues, each = 2, 8
 	s := open(t, defaults(), frontend.Options{Queues: queues})

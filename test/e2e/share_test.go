@@ -1,6 +1,6 @@
-// Package e2e tests the whole daemon, but for its command line, against a driver in
-// user space: device, server and file system in this process, over a real vhost-user
-// socket and real virtqueues.
+// Package e2e tests the daemon without its command line against a driver in user
+// space. Device, server and file system are in this process. They use a real
+// vhost-user socket and real virtqueues.
 package e2e
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
-// TestMain makes room for the driver's own goroutines, which sleep in system calls
-// like the device's workers do.
+// TestMain makes room for the driver's goroutines: these and the device's workers
+// sleep in system calls.
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 8)
 	os.Exit(m.Run())
@@ -40,7 +40,7 @@ func quiet() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// defaults are a share with everything on.
+// defaults are the options of a share with every feature on.
 func defaults() passthrough.Config {
 	return passthrough.Config{Xattr: true, AllowDirectIO: true, AnnounceSubmounts: true, KillprivV2: true,
 		PosixLocks: true, Flocks: true}
@@ -52,7 +52,8 @@ func newDevice(t testing.TB, dir string, cfg passthrough.Config, queues int) (*v
 	return newDecorated(t, dir, cfg, queues, func(fs server.FileSystem) server.FileSystem { return fs })
 }
 
-// newDecorated is newDevice with what decorate makes of the file system.
+// newDecorated is newDevice with a file system that decorate puts around the
+// share's.
 func newDecorated(t testing.TB, dir string, cfg passthrough.Config, queues int,
 	decorate func(server.FileSystem) server.FileSystem) (*virtiofs.Device, *server.Server) {
 	t.Helper()
@@ -109,7 +110,7 @@ func (s *share) openFile(t testing.TB, name string) (e fp.EntryOut, fh uint64) {
 	return e, fh
 }
 
-// open serves a new temporary directory to a new client, which has said INIT.
+// open serves a new temporary directory to a new client, which has sent INIT.
 func open(t testing.TB, cfg passthrough.Config, opts frontend.Options) *share {
 	t.Helper()
 	return openDir(t, t.TempDir(), cfg, opts)
@@ -128,7 +129,7 @@ func openDir(t testing.TB, dir string, cfg passthrough.Config, opts frontend.Opt
 	return s
 }
 
-// passthroughOff are features that the tests' own client does not have.
+// passthroughOff are FUSE flags that the tests' client does not ask for.
 const passthroughOff = 0
 
 // end disconnects and waits until the device has noticed.

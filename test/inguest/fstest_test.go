@@ -8,7 +8,8 @@ import (
 )
 
 // TestConformance is the suite that also runs over /dev/fuse on the host.
-// GOVIRTIOFS_GUEST_SKIP names one of its tests that does not hold for the mount.
+// GOVIRTIOFS_GUEST_SKIP names one of its tests, which does not apply to the
+// mount.
 func TestConformance(t *testing.T) {
 	fstest.Run(t, work(t), "", os.Getenv("GOVIRTIOFS_GUEST_SKIP"))
 }

@@ -1,7 +1,7 @@
 // Package inguest holds tests that run inside a guest, on a mounted share. They are
-// built as one static program; the environment names the directory to work in:
-// GOVIRTIOFS_GUEST_DIR. Without it they are skipped: on the host there is nothing to
-// test with them.
+// built as one static program. The environment variable GOVIRTIOFS_GUEST_DIR names
+// the directory to work in. Without it the tests are skipped: the host has no such
+// mount.
 package inguest
 
 import (
@@ -31,7 +31,7 @@ func work(t *testing.T) string {
 func TestPosix(t *testing.T) {
 	for name, f := range posixtest.All {
 		if name == "FcntlFlockLocksFile" {
-			continue // wants locks of one process to exclude each other, which POSIX locks do not
+			continue // POSIX locks of one process do not exclude each other
 		}
 		t.Run(name, func(t *testing.T) { f(t, work(t)) })
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// TestIntegrationImmutable reads a share that never changes, twice: the second time out
-// of the guest's memory. Linux opens no file.
+// TestIntegrationImmutable reads a share that never changes, twice. The second time all
+// comes from the guest's memory. Linux opens no file.
 func TestIntegrationImmutable(t *testing.T) {
 	guest.Need(t, guest.UML)
 	d := start(t, "", "--log-level=trace", "--immutable", "--rlimit-nofile=700")
@@ -59,11 +59,12 @@ func TestIntegrationImmutable(t *testing.T) {
 	count := func(opcode string) int {
 		return len(regexp.MustCompile(`rx \d+: `+opcode+` `).FindAllString(d.log.String(), -1))
 	}
-	// One of each to find out, and writes, which are refused, until then.
+	// The guest sends one OPEN and one OPENDIR to find out that they are not
+	// needed, and an OPEN for each write, which is refused.
 	if opens, opendirs := count("OPEN"), count("OPENDIR"); opens > 3 || opendirs > 3 || count("RELEASE") > 0 {
 		t.Errorf("%d OPEN, %d OPENDIR, %d RELEASE", opens, opendirs, count("RELEASE"))
 	}
-	if n := count("READLINK"); n > 40 { // ls and the walk of a path may read them at once
+	if n := count("READLINK"); n > 40 { // ls and a path walk may both read them at once
 		t.Errorf("%d READLINK of 20 links", n)
 	}
 	if n := count("READ"); n < 1190 || n > 3000 {

@@ -95,7 +95,7 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 	d.cmd = exec.Command(build(t, "build", "./cmd/govirtiofsd"), append([]string{
 		"--shared-dir", d.dir, "--socket-path", d.Socket, "--tag", d.Tag, "--log-level", "debug"}, args...)...)
 	d.cmd.Stderr = &d.log
-	// A test that is killed leaves no daemon behind.
+	// The daemon ends also when the test is killed.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := spawn.Start(d.cmd); err != nil {
 		t.Fatal(err)
@@ -111,7 +111,8 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 	return nil
 }
 
-// servingPID is the process that has the guest's files: the child of the one that was started.
+// servingPID is the process that serves the guest's files: the child of the one that was
+// started.
 func (d *daemon) servingPID(t testing.TB) int {
 	t.Helper()
 	pid := d.cmd.Process.Pid
@@ -125,7 +126,8 @@ func (d *daemon) servingPID(t testing.TB) int {
 	return 0
 }
 
-// stop ends the daemon and checks that it has ended well, by itself or by SIGTERM.
+// stop ends the daemon and checks that it has ended without an error, by itself or
+// by SIGTERM.
 func (d *daemon) stop(t testing.TB) {
 	t.Helper()
 	if d.cmd.ProcessState != nil {

@@ -29,9 +29,9 @@ func TestIntegrationDAXLargeWindow(t *testing.T) {
 	}
 }
 
-// memory is what a process and its children use, in KiB: pages that several processes
-// map are divided among them. shmem is the part of it that is a guest's memory, file that
-// of files.
+// memory is the memory of a process and its children, in KiB. A page that several
+// processes map is divided among them. shmem is the part that is guest memory, file the
+// part that is files.
 func memory(t testing.TB, pid int) (all, shmem, file int) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
@@ -54,8 +54,9 @@ func memory(t testing.TB, pid int) (all, shmem, file int) {
 	return all, shmem, file
 }
 
-// TestIntegrationDAXMemory has two guests read the same 256 MiB, with and without DAX, and
-// says what that costs on the host, where the files are in the page cache already.
+// TestIntegrationDAXMemory has two guests read the same 256 MiB, with and without DAX. It
+// logs the memory that this takes on the host, where the files are already in the page
+// cache.
 func TestIntegrationDAXMemory(t *testing.T) {
 	long(t)
 	guest.Need(t, guest.QEMU11)
@@ -100,7 +101,7 @@ func TestIntegrationDAXMemory(t *testing.T) {
 	}
 }
 
-// TestIntegrationDAXRate says how often a guest can map, through a window of two ranges.
+// TestIntegrationDAXRate logs how often a guest can map, through a window of two ranges.
 func TestIntegrationDAXRate(t *testing.T) {
 	long(t)
 	guest.Need(t, guest.QEMU11)
@@ -109,9 +110,9 @@ func TestIntegrationDAXRate(t *testing.T) {
 	t.Log(run(t, guest.QEMU11, daxGuest(t, d, guest.QEMU11, "daxguest rate /mnt/fs/f0 5")))
 }
 
-// TestIntegrationDAXGrow has files with DAX become longer and shorter on both sides while
-// the guest has them open. What it reads is never wrong; where the daemon can't map
-// files of any size, it may get EIO until it has opened the file anew.
+// TestIntegrationDAXGrow makes files with DAX longer and shorter on both sides while the
+// guest has them open. The guest never reads wrong data. Where the daemon can't map files
+// of any size, the guest may get EIO until it has opened the file again.
 func TestIntegrationDAXGrow(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	d := start(t, "", "--dax=inode", "--dax-window-size=64M")
@@ -163,10 +164,10 @@ func TestIntegrationDAXGrow(t *testing.T) {
 	}
 }
 
-// TestIntegrationDAXReset resets the device twice while QEMU and the daemon go on. The
-// guest unmounts before, for QEMU 11.1 crashes when it resets a device that has files
-// mapped, whatever the back-end does; see doc/dax.md. So this also tests that the end of
-// a session leaves no mapping.
+// TestIntegrationDAXReset resets the device twice while QEMU and the daemon continue.
+// The guest unmounts first: QEMU 11.1 crashes when it resets a device that has files
+// mapped, with any back-end; see doc/dax.md. So this also tests that the end of a
+// session leaves no mapping.
 func TestIntegrationDAXReset(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	d := start(t, "", "--dax=inode", "--dax-window-size=16M", steadyTimes)

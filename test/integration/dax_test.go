@@ -32,7 +32,7 @@ func forDAXKernels(t *testing.T, test func(*testing.T, guest.Kind)) {
 	}
 }
 
-// long skips what takes minutes, unless it is asked for.
+// long skips tests that take minutes, unless they are asked for.
 func long(t *testing.T) {
 	t.Helper()
 	if os.Getenv("GOVIRTIOFS_LONG") != "1" {
@@ -43,13 +43,13 @@ func long(t *testing.T) {
 // daxProgram is daxguest, which runs on both sides.
 func daxProgram(t testing.TB) string { return build(t, "build", "./test/dax/daxguest") }
 
-// steadyTimes has the daemon's guest not ask again when a file was modified. Linux 7.2 gets its
-// pages wrong when it hears of that while programs have the file mapped, and may hang later; see
-// doc/dax.md.
+// steadyTimes stops the guest from asking whether a file was modified. When Linux 7.2 is told of
+// a change while programs have the file mapped, its page accounting goes wrong and it may hang
+// later; see doc/dax.md.
 const steadyTimes = "--cache=always"
 
-// noComplaints ends a script with a failure if the guest's kernel has found something wrong
-// with its own state. A fault in its pages often does no harm at once.
+// noComplaints ends a script with a failure if the guest's kernel has reported a fault in
+// its own state. Such a fault often does no harm at once.
 const noComplaints = `
 	if dmesg | grep -q "cut here"; then dmesg | grep -A 40 "cut here"; exit 3; fi
 	`
@@ -70,8 +70,8 @@ func onHost(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// sumLines are the lines that daxguest prints for files, without its remarks and what
-// the guest's kernel says in between.
+// sumLines are the lines that daxguest prints for files. Its remarks and the messages
+// of the guest's kernel are left out.
 func sumLines(output string) map[string]string {
 	sums := map[string]string{}
 	for _, m := range regexp.MustCompile(`(?m)^([0-9a-f]{64}|EIO)  (\S+)$`).FindAllStringSubmatch(output, -1) {
@@ -80,9 +80,9 @@ func sumLines(output string) map[string]string {
 	return sums
 }
 
-// anySize reports whether the daemon maps files of any size with QEMU, which takes Linux
-// 6.9 on the host. Otherwise a guest that is told to map everything (-o dax=always) gets
-// EIO in the last part of most files. The daemon is stopped.
+// anySize reports whether the daemon can map files of any size with QEMU. This needs
+// Linux 6.9 on the host. Otherwise a guest that maps everything (-o dax=always) gets EIO
+// in the last part of most files. The daemon is stopped.
 func anySize(t testing.TB, d *daemon) bool {
 	d.stop(t)
 	return !strings.Contains(d.log.String(), "DAX only for files of a multiple of 2 MiB")
@@ -95,8 +95,8 @@ func section(output, name string) string {
 	return part
 }
 
-// sameSums compares the files of both sides. may says for which the guest may have got
-// EIO.
+// sameSums compares the files of both sides. may reports for which files the guest may
+// have got EIO.
 func sameSums(t *testing.T, what string, guest, host map[string]string, want int, may func(name string) bool) {
 	t.Helper()
 	if len(guest) != want || len(host) != want {
@@ -169,8 +169,8 @@ func TestIntegrationDAXSums(t *testing.T) {
 	})
 }
 
-// stampedFiles makes sparse files with a stamp in every 64 KiB, as daxguest's churn wants
-// them.
+// stampedFiles makes sparse files with a stamp in every 64 KiB, as churn of daxguest
+// expects.
 func stampedFiles(t testing.TB, dir string, files, size int) {
 	t.Helper()
 	for i := range files {
@@ -193,8 +193,8 @@ func stampedFiles(t testing.TB, dir string, files, size int) {
 	}
 }
 
-// TestIntegrationDAXPressure maps 1 GiB of files, to which it writes too, through a window
-// of two ranges. The files are sparse: one page of 16 has data.
+// TestIntegrationDAXPressure maps 1 GiB of files through a window of two ranges and also
+// writes to them. The files are sparse: one page of 16 has data.
 func TestIntegrationDAXPressure(t *testing.T) {
 	const files, size, workers = 64, 16 << 20, 2
 	forDAXKernels(t, func(t *testing.T, kernel guest.Kind) {
@@ -221,7 +221,7 @@ func TestIntegrationDAXPressure(t *testing.T) {
 }
 
 // TestIntegrationDAXCoherence has two guests and the host write one file through
-// mappings, in turns of which each sees the one before, with no system call in between.
+// mappings, in turns. Each turn sees the one before, without a system call in between.
 func TestIntegrationDAXCoherence(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	guest.Need(t, guest.QEMU72)

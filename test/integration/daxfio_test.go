@@ -11,10 +11,10 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// fioArgs are the arguments of fio for jobs that come one after the other. Each is an
-// engine, a file and what else is to be said. A job writes each block of its file once, in
-// a random order and in random lengths, with a checksum in its header, and then verifies
-// them. The blocks are the same for all engines and on both sides.
+// fioArgs are the arguments of fio for jobs that run one after the other. Each job is an
+// engine, a file and further options. A job writes each block of its file once, in random
+// order and of random lengths, with a checksum in its header. Then it verifies the blocks.
+// The blocks are the same for all engines and on both sides.
 func fioArgs(jobs ...string) string {
 	args := "--thread --output-format=terse --terse-version=5"
 	for i, job := range jobs {
@@ -26,9 +26,9 @@ func fioArgs(jobs ...string) string {
 	return args
 }
 
-// TestIntegrationDAXFio has fio write files at random and verify them, through mappings
-// and by system calls, with a window of two thirds of a file. Each file is then verified once more
-// in the other way, and on the host; one that the host's fio has written, in the guest.
+// TestIntegrationDAXFio has fio write files at random and verify them, through mappings and by
+// system calls, with a window of two thirds of a file. Each file is then verified once more in
+// the other way, and on the host. The guest verifies a file that the host's fio has written.
 func TestIntegrationDAXFio(t *testing.T) {
 	tree := guest.NeedTree(t, "fio")
 	forDAXKernels(t, func(t *testing.T, kernel guest.Kind) {

@@ -11,9 +11,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// TestIntegrationDAXReboot reboots a guest in the middle, with files mapped and written to.
-// QEMU ends with the reset, as doc/dax.md advises, and the same daemon serves the next one:
-// nothing of the first guest's window is left, and all that it has written is there.
+// TestIntegrationDAXReboot reboots a guest that has files mapped and has written to them.
+// QEMU ends with the reset, as doc/dax.md advises, and the same daemon serves the next one.
+// Nothing of the first guest's window is left, and all of its writes are there.
 func TestIntegrationDAXReboot(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	const files, size = 8, 5<<20 + 5
@@ -40,10 +40,10 @@ func TestIntegrationDAXReboot(t *testing.T) {
 	sameSums(t, "after the reboot", sumLines(section(out, "second")), want, files, func(string) bool { return false })
 }
 
-// TestIntegrationDAXPause pauses a guest that uses mappings, lets the host change a mapped
-// file in between, and goes on: the guest sees the change by the mapping that it has, and
-// maps more. Then the daemon is killed: the guest keeps what is mapped, for it is the
-// host's page cache, which each side goes on to write; QEMU lives, though it can't connect
+// TestIntegrationDAXPause pauses a guest that uses mappings, changes a mapped file on the
+// host, and continues the guest. The guest sees the change through its mapping, and can
+// map more. Then the daemon is killed. The guest keeps its mappings: they are the host's
+// page cache, and both sides still write to it. QEMU continues, though it can't connect
 // again (see doc/dax.md).
 func TestIntegrationDAXPause(t *testing.T) {
 	guest.Need(t, guest.QEMU11)

@@ -14,12 +14,12 @@ import (
 )
 
 // TestIntegrationDoctor examines a share that works, from the host and in the guest.
-// The guest waits until the host has looked.
+// The guest waits until the host has finished.
 func TestIntegrationDoctor(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	tool := build(t, "build", "./cmd/govirtiofs")
 	d := start(t, "")
-	d.Queues = 2 // and queues of 128, which the doctor is to find too short
+	d.Queues = 2 // and queues of 128, which the doctor must also find too short
 	vm, err := guest.Start(context.Background(), guest.QEMU11, guest.Options{
 		Shares: []guest.Share{d.Share}, CPUs: 2, Timeout: 4 * time.Minute, Files: map[string]string{tool: "/bin/govirtiofs"},
 		Script: `/bin/govirtiofs doctor --guest --tag fs --json >/mnt/fs/guest.json 2>/mnt/fs/guest.err; echo $? >/mnt/fs/status
@@ -50,8 +50,8 @@ func TestIntegrationDoctor(t *testing.T) {
 	}
 }
 
-// TestIntegrationDoctorOldGuest has a device with four queues in a guest whose driver
-// sets up all of them and uses one.
+// TestIntegrationDoctorOldGuest has a device with four queues, in a guest whose
+// driver sets up all of them and uses one.
 func TestIntegrationDoctorOldGuest(t *testing.T) {
 	guest.Need(t, guest.QEMU72)
 	tool := build(t, "build", "./cmd/govirtiofs")
@@ -81,8 +81,8 @@ func waitFor(t *testing.T, path string) {
 	t.Fatalf("the guest has not written %s", path)
 }
 
-// expectChecks wants findings, each given as its check, its status and a part of its
-// text.
+// expectChecks checks the findings. Each is given as its check, its status and a
+// part of its text.
 func expectChecks(t *testing.T, report []byte, want ...string) {
 	t.Helper()
 	var r struct {

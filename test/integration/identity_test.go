@@ -14,11 +14,10 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// ordinaryUser runs daemons without privileges. Nobody has that id.
+// ordinaryUser runs daemons without privileges. No account has that id.
 const ordinaryUser = 4711
 
-// startAs is start for a daemon that an ordinary user has started, with a directory of
-// that user's.
+// startAs is start as an ordinary user, with a directory of that user.
 func startAs(t testing.TB, user int, args ...string) *daemon {
 	t.Helper()
 	guest.NeedRoot(t)
@@ -47,9 +46,9 @@ func startAs(t testing.TB, user int, args ...string) *daemon {
 	return nil
 }
 
-// packageScript builds a Debian package on the share with owners, set-ID bits and links,
-// and installs it below another root there, as a package manager in a guest does. Then
-// it copies a tree with devices by way of tar and compares.
+// packageScript builds a Debian package on the share with owners, set-ID bits and links.
+// It installs the package below another root there, as a package manager in a guest
+// does. Then it copies a tree with devices through tar and compares.
 const packageScript = `
 show() { (cd $1; find . -mindepth 1 ! -path './var/lib/dpkg*' -printf '%M %U:%G %p %l\n' | sort -k3); }
 mkdir -p pkg/DEBIAN pkg/usr/bin pkg/usr/games pkg/var/mail pkg/etc/ssl/private
@@ -88,8 +87,8 @@ cp /usr/bin/id tmp/suid; chown 0:0 tmp/suid; chmod 4755 tmp/suid; [ "$(as 1000 '
 as 1000 'cp /usr/bin/id tmp/mine; chmod 4755 tmp/mine'; [ "$(as 1001 'tmp/mine -u')" = 1000 ]
 `
 
-// TestIntegrationOwnership has a daemon without privileges serve a guest whose root does
-// what only root can do. About 15 s.
+// TestIntegrationOwnership has a daemon without privileges serve a guest whose root
+// changes owners, set-ID bits and devices. It takes about 15 s.
 func TestIntegrationOwnership(t *testing.T) {
 	guest.Need(t, guest.UML)
 	need(t, "dpkg", "setpriv", "tar")
@@ -98,8 +97,8 @@ func TestIntegrationOwnership(t *testing.T) {
 	ownedBy(t, d.dir, ordinaryUser)
 }
 
-// ownedBy checks that everything below dir is harmless on the host: a user's file,
-// directory or link, without set-ID bits.
+// ownedBy checks that everything below dir is harmless on the host: each is a
+// file, directory or link of the user, without set-ID bits.
 func ownedBy(t *testing.T, dir string, user uint32) {
 	t.Helper()
 	n := 0

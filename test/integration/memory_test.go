@@ -10,8 +10,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
-// TestIntegrationPrivateMemory has VMMs that don't share the guest's memory. The guest says
-// that it has mounted, and hangs: the daemon has to say why, once.
+// TestIntegrationPrivateMemory has VMMs that don't share the guest's memory. The guest
+// reports that it has mounted the share, and then hangs. The daemon must log the reason,
+// once.
 func TestIntegrationPrivateMemory(t *testing.T) {
 	for _, kind := range []guest.Kind{guest.QEMU72, guest.QEMU11} {
 		guest.Need(t, kind)

@@ -19,7 +19,7 @@ type monitor struct {
 	json *json.Decoder
 }
 
-// dialMonitor connects to QEMU, which may not be there yet.
+// dialMonitor connects to QEMU, which may not listen yet.
 func dialMonitor(t testing.TB, path string) *monitor {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -66,7 +66,7 @@ func (m *monitor) command(t testing.TB, name string, arguments map[string]any) m
 	}
 }
 
-// migrated waits until a migration has ended well.
+// migrated waits until a migration has completed.
 func (m *monitor) migrated(t testing.TB) {
 	t.Helper()
 	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {

@@ -11,7 +11,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// TestIntegrationQEMU72 is Debian 12's VMM and kernel.
+// TestIntegrationQEMU72 uses the VMM and the kernel of Debian 12.
 func TestIntegrationQEMU72(t *testing.T) {
 	guest.Need(t, guest.QEMU72)
 	d := start(t, "", "--allow-direct-io")
@@ -34,7 +34,7 @@ func checkBasics(t *testing.T, d *daemon) {
 	}
 }
 
-// TestIntegrationReboot has a guest reboot while the daemon and QEMU go on.
+// TestIntegrationReboot reboots a guest while the daemon and QEMU continue.
 func TestIntegrationReboot(t *testing.T) {
 	guest.Need(t, guest.QEMU72)
 	d := start(t, "")
@@ -46,7 +46,8 @@ func TestIntegrationReboot(t *testing.T) {
 	}
 }
 
-// TestIntegrationQueues has kernel 7.2 use four request queues, one a processor.
+// TestIntegrationQueues has Linux 7.2 use four request queues, one for each
+// processor.
 func TestIntegrationQueues(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	d := start(t, "", "--allow-direct-io")

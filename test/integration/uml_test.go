@@ -32,7 +32,7 @@ func TestIntegrationReadWrite(t *testing.T) {
 			if b, err := os.ReadFile(filepath.Join(d.dir, "from-guest")); err != nil || string(b) != "world\n" {
 				t.Fatalf("%q, %v", b, err)
 			}
-			if err := d.cmd.Wait(); err != nil { // the front-end has gone: it ends by itself
+			if err := d.cmd.Wait(); err != nil { // it ends with the front-end
 				t.Fatal(err)
 			}
 			if _, err := os.Stat(d.Socket); err == nil {
@@ -127,7 +127,7 @@ func TestIntegrationLargeDirectory(t *testing.T) {
 func TestIntegrationLocks(t *testing.T) {
 	guest.Need(t, guest.UML)
 	need(t, "flock")
-	// What one guest may cache, it does not see the other change.
+	// Without the guest's caches, each guest sees the other's changes.
 	one := start(t, "", "--cache=never", "--locks=host")
 	two := start(t, one.dir, "--cache=never", "--locks=host")
 	script := func(d *daemon, me string) guest.Options {
@@ -149,8 +149,8 @@ func TestIntegrationLocks(t *testing.T) {
 	}
 }
 
-// TestIntegrationLocksInGuest: where locks stay in the guest, waiting for one can be given
-// up, and the kernel finds circles.
+// TestIntegrationLocksInGuest: with locks that stay in the guest, a wait for one can be
+// interrupted, and the guest's kernel finds deadlocks.
 func TestIntegrationLocksInGuest(t *testing.T) {
 	guest.Need(t, guest.UML)
 	need(t, "flock")
@@ -179,7 +179,7 @@ func TestIntegrationLocksCrowd(t *testing.T) {
 		t.Fatal(err)
 	}
 	freed := make(chan error, 1)
-	go func() { // when the guest has written to the share while all those wait
+	go func() { // runs when the guest has written to the share while all programs wait
 		for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if _, err := os.Stat(filepath.Join(d.dir, "used")); err == nil {
 				break
@@ -202,8 +202,8 @@ func TestIntegrationLocksCrowd(t *testing.T) {
 	}
 }
 
-// TestIntegrationReadonly tries to change a share that is read-only on the host's
-// side only.
+// TestIntegrationReadonly tries to change a share that only the daemon makes
+// read-only.
 func TestIntegrationReadonly(t *testing.T) {
 	guest.Need(t, guest.UML)
 	d := start(t, "", "--readonly", "--xattr")

@@ -19,9 +19,10 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// walkFiles is how large a tree TestIntegrationWalk walks: GOVIRTIOFS_WALK, or what CI
-// has the time for. With more files than a million it takes a tmpfs with room for them
-// in GOVIRTIOFS_WALK_DIR, about 1 GB each million, and the daemon 250 MB.
+// walkFiles is the number of files in the tree of TestIntegrationWalk:
+// GOVIRTIOFS_WALK, or a number that CI has the time for. For more than a million files
+// set GOVIRTIOFS_WALK_DIR to a tmpfs with about 1 GB for each million; the daemon
+// needs 250 MB.
 func walkFiles(t *testing.T) int {
 	n, err := strconv.Atoi(os.Getenv("GOVIRTIOFS_WALK"))
 	if err != nil {
@@ -35,7 +36,7 @@ func walkFiles(t *testing.T) int {
 
 const (
 	walkPerDir  = 25  // files in a directory
-	walkContent = 100 // one file in so many has content, and is read
+	walkContent = 100 // one file in so many has content, which is read
 	walkLimit   = 700 // descriptors of the daemon
 )
 
@@ -69,7 +70,7 @@ func walkPath(root string, dirs []string, i int) string {
 	return filepath.Join(root, dirs[i/walkPerDir], fmt.Sprint("f", i))
 }
 
-// walker is a guest that never forgets.
+// walker is a guest that sends no FORGET.
 type walker struct {
 	*frontend.Client
 	t     *testing.T
@@ -79,10 +80,10 @@ type walker struct {
 	most  int               // descriptors that the daemon had at once
 }
 
-// TestIntegrationWalk: a guest looks at all names of a tree, opens some of the files and
+// TestIntegrationWalk: a guest looks up all names of a tree, opens some of the files and
 // forgets nothing, while the daemon may have few descriptors. Nothing fails, and the
-// daemon pins no descriptors. The host renames directories behind the guest's back:
-// what is in them is still found with file handles, and ESTALE without.
+// daemon pins no descriptors. The host renames directories that the guest knows. With
+// file handles the guest still finds what is in them; without, it gets ESTALE.
 func TestIntegrationWalk(t *testing.T) {
 	guest.NeedRoot(t)
 	files := walkFiles(t)
@@ -193,7 +194,7 @@ func (w *walker) memory() string {
 // check uses nodes from all over the tree, and from a directory that was renamed.
 func (w *walker) check(root string, dirs []string, mode string) {
 	w.t.Helper()
-	// All but the first directory, whose descriptor goes meanwhile.
+	// All but the first directory: its descriptor is closed meanwhile.
 	for range 2000 {
 		w.read(walkPerDir + rand.IntN(len(w.nodes)-walkPerDir))
 	}

@@ -28,8 +28,8 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
-// libvirtScript runs the libvirtd of $tree, in a mount namespace: what it keeps is in
-// memory, and the tree has the accounts that its packages would make.
+// libvirtScript runs the libvirtd of $tree in a mount namespace. Its state is in
+// memory, and the tree has the accounts that its packages would create.
 const libvirtScript = `set -e
 touch vmlinux
 mount --bind "$kernel" vmlinux
@@ -54,7 +54,7 @@ cp fs.json $tree/etc/qemu/vhost-user/
 exec chroot $tree /usr/sbin/libvirtd -f "$PWD/libvirtd.conf" -p "$PWD/libvirtd.pid"
 `
 
-// qemuConf has QEMU run as root and without what a test machine may lack.
+// qemuConf runs QEMU as root and turns off what a test machine may lack.
 const qemuConf = `user = "root"
 group = "root"
 security_driver = "none"
@@ -171,7 +171,8 @@ func daemons(t *testing.T) (pids []string) {
 		t.Fatal(err)
 	}
 	for _, link := range links {
-		// Not by its name, which is another one in a chroot.
+		// The executable is compared by inode, because its path differs in a
+		// chroot.
 		if exe, err := os.Stat(link); err == nil && os.SameFile(exe, want) {
 			pids = append(pids, filepath.Base(filepath.Dir(link)))
 		}
@@ -180,8 +181,8 @@ func daemons(t *testing.T) (pids []string) {
 }
 
 // TestIntegrationLibvirt has libvirt start the daemon and a guest with the share. 9.0
-// is Debian 12's, which has only -o; 12.8 has the daemon's own options, and finds it by
-// a description file. The daemon must tell them its capabilities.
+// is the version of Debian 12, which knows only -o. 12.8 uses the daemon's own options
+// and finds the daemon by a description file. Both ask the daemon for its capabilities.
 func TestIntegrationLibvirt(t *testing.T) {
 	for _, v := range []struct{ part, binary, args string }{
 		{"libvirt9", "<binary path='" + program + "' xattr='on'><cache mode='always'/><lock posix='on' flock='on'/></binary>",
@@ -214,7 +215,7 @@ func testLibvirt(t *testing.T, part, binary, args string) {
 	l.wantArgs(strings.ReplaceAll(args, "*", p.share))
 	l.waitGuest(p)
 	l.wantNothingLeft()
-	// A guest that is switched off in its first moment.
+	// A guest that is switched off just after its start.
 	l.virsh("create", p.dir+"/domain.xml")
 	if len(daemons(t)) == 0 {
 		t.Error("no daemon runs")

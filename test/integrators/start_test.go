@@ -1,6 +1,7 @@
 // Package integrators starts the daemon as the programs do that use virtiofsd: with
-// their arguments, descriptors, working directory, environment and user, waiting for
-// it as they wait, and ending it as they do. Each row of the table serves a mount.
+// their arguments, descriptors, working directory, environment and user. It waits
+// for the daemon as they do, and ends it as they do. Each row of the table mounts
+// the share once.
 //
 // libvirt_test.go and virtme_test.go run the programs themselves.
 package integrators
@@ -55,7 +56,7 @@ func newPlace(t *testing.T) place {
 	return p
 }
 
-// args puts the place in an argument list: D is the share, S the socket.
+// args fills the place into an argument list: D is the share, S the socket.
 func (p place) args(list string) []string {
 	args := strings.Fields(list)
 	for i, a := range args {
@@ -107,7 +108,7 @@ type process struct {
 type log struct {
 	mu    sync.Mutex
 	text  strings.Builder
-	eof   chan struct{} // closed when nobody can write any more
+	eof   chan struct{} // closed when no process has the pipe open for writing
 	wrote chan struct{} // has something after each write
 }
 
@@ -148,7 +149,7 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 	if cmd.Stdout == nil {
 		cmd.Stdout = w
 	}
-	// A test that is killed leaves no daemon behind.
+	// The daemon ends also when the test is killed.
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -189,8 +190,9 @@ func (p *process) waitLine(text string) {
 	}
 }
 
-// waitFile waits for a file, as those do who have given a path. Most of them wait for 10 s,
-// libvirt for 3; a start takes milliseconds, and longer only where much else runs.
+// waitFile waits for a file, as the programs do that gave the daemon a path. Most of them
+// wait for 10 s, libvirt for 3. A start takes milliseconds, and longer only on a busy
+// machine.
 func (p *process) waitFile(path string) {
 	p.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -217,7 +219,7 @@ func (p *process) wantEnd(status int) {
 	}
 }
 
-// mount is what a guest does first: a session, a name, its data.
+// mount makes the first requests of a guest: INIT, a LOOKUP and a READ.
 func mount(t *testing.T, socket string, writable bool) *frontend.Client {
 	t.Helper()
 	f, err := frontend.Dial(socket, frontend.Options{QueueSize: 1024})

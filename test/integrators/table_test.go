@@ -14,7 +14,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// What a starter waits for before it lets the VMM connect.
+// wait is what a program waits for before it lets the VMM connect.
 type wait int
 
 const (
@@ -24,11 +24,11 @@ const (
 	line
 )
 
-// How a starter ends the daemon.
+// ending is how a program ends the daemon.
 type ending int
 
 const (
-	disconnect ending = iota // the VMM ends, and the daemon by itself
+	disconnect ending = iota // the VMM ends, and then the daemon ends by itself
 	sigterm
 	sigkill
 	pidTerm // SIGTERM to the process that the pid file names
@@ -47,8 +47,8 @@ type integrator struct {
 	inDir    bool // the working directory is that of the socket
 	attr     *syscall.SysProcAttr
 	noStdin  bool
-	shell    string // starts "$0" "$@" in some roundabout way
-	group    string // that the socket belongs to
+	shell    string // starts "$0" "$@" in an indirect way
+	group    string // the group of the socket
 }
 
 // nobody is a user without privileges.
@@ -61,7 +61,7 @@ var integrators = []integrator{
 	{name: "Kata, Rust, rootless", args: "--socket-path sock --shared-dir D --cache auto --thread-pool-size=1 -o announce_submounts",
 		wait: socketFile, inDir: true, attr: as(nobody), ending: sigkill},
 
-	// libvirt passes descriptors with high numbers, and is not the parent any more.
+	// libvirt passes descriptors with high numbers, and is no longer the parent.
 	{name: "libvirt", args: "--fd=30 --shared-dir D --cache always --sandbox namespace --xattr --thread-pool-size=4 --rlimit-nofile=1024 --log-level debug", fd: 30, shell: background},
 	{name: "libvirt, read-only", args: "--fd=30 --shared-dir D --sandbox chroot --readonly", fd: 30, shell: background, readOnly: true},
 	{name: "libvirt, session", args: "--fd=30 --shared-dir D --uid-map=:0:65534:1: --gid-map=:0:65534:1:", fd: 30, shell: background, attr: as(nobody)},
@@ -105,10 +105,10 @@ var integrators = []integrator{
 		attr: &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM, Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}},
 }
 
-// background starts the daemon twice removed, with nothing on standard input.
+// background starts the daemon as a grandchild, with nothing on standard input.
 const background = `( "$0" "$@" </dev/null & )`
 
-// TestIntegrationStarts starts the daemon as each of them.
+// TestIntegrationStarts starts the daemon as each of these programs does.
 func TestIntegrationStarts(t *testing.T) {
 	guest.NeedRoot(t)
 	for _, in := range integrators {
@@ -175,8 +175,8 @@ func (in integrator) checkGroup(t *testing.T, p place) {
 	}
 }
 
-// end ends the daemon as the starter does. Whatever it does, no process is left, and
-// no file unless it was killed.
+// end ends the daemon as the program does. Afterwards no process is left, and no
+// file unless the daemon was killed.
 func (in integrator) end(t *testing.T, d *process, p place, disconnected func()) {
 	t.Helper()
 	switch in.ending {
@@ -217,7 +217,8 @@ func (in integrator) end(t *testing.T, d *process, p place, disconnected func())
 	}
 }
 
-// TestIntegrationQuestions asks what starters ask before they start a daemon.
+// TestIntegrationQuestions asks for what programs ask before they start a
+// daemon.
 func TestIntegrationQuestions(t *testing.T) {
 	for _, test := range []struct{ who, arg, want string }{
 		{"Lima, virtme-ng", "--version", "virtiofsd 1.14.0 (govirtiofsd "},

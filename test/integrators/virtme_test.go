@@ -24,7 +24,7 @@ func TestIntegrationVirtme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// virtme-ng hides /tmp, /run and parts of /var in the guest, and the repository may be there.
+	// virtme-ng hides /tmp, /run and parts of /var in the guest. The repository may be there.
 	home, err := os.UserHomeDir()
 	if err != nil {
 		t.Fatal(err)
@@ -46,8 +46,8 @@ func TestIntegrationVirtme(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	// Its own status is that of the script only with a virtio serial port, which the
-	// kernel has not built in.
+	// virtme-ng returns the script's status only with a virtio serial port, which is
+	// not built into the kernel.
 	out, err := cmd.CombinedOutput()
 	console := string(out)
 	for _, want := range []string{

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// maxGuestSize is how large the guest's program may be: an initramfs has it in memory.
+// maxGuestSize bounds the size of the guest's program: an initramfs keeps it in
+// memory.
 const maxGuestSize = 6 << 20
 
 // TestGuest: the guest's program is small and static for both architectures, and mount(8) finds it.

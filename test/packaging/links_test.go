@@ -11,7 +11,8 @@ import (
 // mdLink is a link or picture of a Markdown page.
 var mdLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
-// checkLinks has every link of the installed pages lead to something installed.
+// checkLinks checks that every link of the installed pages leads to something
+// installed.
 func checkLinks(t *testing.T, docs string) {
 	t.Helper()
 	pages, links := 0, 0

@@ -1,5 +1,5 @@
-// Package packaging tests what "make install" and "make dist" make: the files, and that
-// those who use them can.
+// Package packaging tests what "make install" and "make dist" make, and that the
+// programs for which these files are made can use them.
 package packaging
 
 import (
@@ -61,7 +61,7 @@ func programs(t *testing.T) string {
 	return dir
 }
 
-// has tells whether a program is there, and says so if not.
+// has reports whether a program is installed, and logs it if not.
 func has(t *testing.T, program string) bool {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
@@ -86,7 +86,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestDeb makes a package twice, which has to give the same bytes, and looks into it.
+// TestDeb builds the package twice, which must give the same bytes, and examines it.
 func TestDeb(t *testing.T) {
 	if !has(t, "dpkg-deb") {
 		t.Skip("no dpkg-deb")
@@ -111,7 +111,7 @@ func TestDeb(t *testing.T) {
 			t.Errorf("%s --version: %q", program, out)
 		}
 	}
-	// As somebody who replaces the daemon would name it.
+	// The link that an administrator makes to replace the daemon.
 	link := filepath.Join(dest, "usr/libexec/virtiofsd")
 	if err := os.Symlink("govirtiofsd", link); err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func checkTree(t *testing.T, dest, prefix, zsh string) {
 	checkLinks(t, dest+prefix+"/share/doc/govirtiofs")
 }
 
-// checkMan renders a page; the formatter has nothing to complain about.
+// checkMan renders a page. The formatter must not complain.
 func checkMan(t *testing.T, page string) {
 	t.Helper()
 	if _, err := os.Stat(page); err != nil {
@@ -191,7 +191,7 @@ func checkUnits(t *testing.T, dest, prefix string) {
 	}
 	out := sh(t, nil, "systemd-analyze", "verify", tmp+"/govirtiofsd@x.service", tmp+"/govirtiofsd@x.socket")
 	for line := range strings.Lines(out) {
-		// Releases of systemd before 254 do not know this key. They say so and go on without it.
+		// systemd before 254 does not know this key. It prints a warning and ignores the key.
 		if strings.Contains(line, "Unknown key 'FileDescriptorStorePreserve'") {
 			continue
 		}

@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// buffer may be read while it is written.
+// buffer may be read while it is written to.
 type buffer struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -71,7 +71,8 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// start starts a program, which ends with the test, and waits for its socket.
+// start starts a program and waits for its socket. The program ends with the
+// test.
 func start(t *testing.T, socket, name string, args ...string) (*exec.Cmd, *buffer) {
 	t.Helper()
 	log := &buffer{}
@@ -108,7 +109,8 @@ type host struct {
 
 const token = "a secret of root in the guest"
 
-// newHost starts them. Another device than ours is a program with the options of vhost-device-vsock.
+// newHost starts them. A device that is not ours is a program with the options of
+// vhost-device-vsock.
 func newHost(t *testing.T, kind guest.Kind, device string) *host {
 	t.Helper()
 	guest.Need(t, kind)
@@ -144,7 +146,7 @@ func (h *host) uds() string { return filepath.Join(h.dir, "v") }
 
 func (h *host) device() string { return filepath.Join(h.dir, "device") }
 
-// prologue makes vsock and the programs ready in the guest.
+// prologue loads the modules and makes the programs ready in the guest.
 const prologue = `set -e
 for m in /run/[0-9]-*.ko; do $BUSYBOX insmod $m; done
 $BUSYBOX mount -t devtmpfs dev /dev 2>/dev/null || true
@@ -155,7 +157,7 @@ echo -n '` + token + `' >/run/token; $BUSYBOX chmod 600 /run/token
 guest=/run/bin/govirtiofs-guest
 `
 
-// work uses a mounted share in every way, and leaves results for the host.
+// work uses a mounted share in many ways, and leaves results for the host.
 const work = `
 $guest mount -o token=/run/token vsock:2:1024 /mnt/s
 $BUSYBOX grep govirtiofs /proc/mounts
@@ -174,8 +176,8 @@ $BUSYBOX umount /mnt/s
 for i in $($BUSYBOX seq 100); do $BUSYBOX ps | $BUSYBOX grep -q '[@]/run' || break; $BUSYBOX sleep 0.1; done
 `
 
-// refused tries what the guest's unprivileged processes can: with root's token, and with one of
-// their own.
+// refused tries to connect as unprivileged processes of the guest: with root's token, and with
+// one of their own.
 const refused = `
 $BUSYBOX chmod 777 /run
 own='echo another secret of nobody >/run/own; chmod 600 /run/own'
@@ -184,8 +186,8 @@ for t in /run/token /run/own; do
 done
 `
 
-// loopback has the daemon in the guest as well: its AF_VSOCK port, which is reached by the guest's own
-// CID 1, so that no host's vsock is touched.
+// loopback starts the daemon in the guest as well, on its AF_VSOCK port. The guest's own CID 1
+// reaches it, so no vsock of the host is used.
 const loopback = `
 mkdir /run/share /run/n; echo words >/run/share/file; $BUSYBOX chmod 777 /run/n
 $BUSYBOX cp /run/govirtiofsd /run/bin/govirtiofsd; $BUSYBOX chmod 755 /run/bin/govirtiofsd
@@ -234,7 +236,7 @@ func (h *host) output(t *testing.T, r guest.Result, err error) string {
 	return r.Output
 }
 
-// given makes a file for the guest and returns its SHA-256.
+// given makes a file for the guest to read and returns its SHA-256.
 func (h *host) given(t *testing.T) string {
 	t.Helper()
 	out, err := exec.Command("sh", "-c", "head -c 8000001 /dev/urandom >"+h.share+"/given; sha256sum <"+h.share+"/given").Output()
@@ -291,8 +293,8 @@ func TestIntegrationRefused(t *testing.T) {
 	}
 }
 
-// TestIntegrationLoopback: the daemon's AF_VSOCK port lets in root's processes of the guest that it is for,
-// and nobody else.
+// TestIntegrationLoopback: the daemon's AF_VSOCK port lets in root's processes of the guest that
+// it is for, and refuses all others.
 func TestIntegrationLoopback(t *testing.T) {
 	h := newHost(t, guest.UML, "")
 	h.files[program(t, "govirtiofsd")] = "/run/govirtiofsd"

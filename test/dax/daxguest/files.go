@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sums prints the SHA-256 of every file below a directory as sha256sum does, read by
-// read(2), and fails where mmap(2) gives other bytes. A file that can't be read to its
-// end has its error in place of the sum.
+// sums prints the SHA-256 of every file below a directory as sha256sum does. It reads
+// with read(2) and fails where mmap(2) gives other bytes. For a file that can't be
+// read to its end, it prints the error in place of the sum.
 func sums(args []string) error {
 	n, dax := 0, 0
 	err := filepath.WalkDir(args[0], func(path string, d fs.DirEntry, err error) error {
@@ -85,7 +85,7 @@ func sumFile(path string) (sum [sha256.Size]byte, err error) {
 	}
 }
 
-// firstDifference says where.
+// firstDifference describes the first place where a and b differ.
 func firstDifference(a, b []byte) string {
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
@@ -114,8 +114,8 @@ func randomSize(r *rand.Rand, most int) int {
 	}
 }
 
-// makeFiles makes files whose contents come from the seed and prints their sums, which
-// are not read back.
+// makeFiles makes files whose contents come from the seed, and prints their sums. It
+// does not read the files back.
 func makeFiles(args []string) error {
 	dir, seed, count, most := args[0], uint64(number(args[1])), number(args[2]), number(args[3])
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -147,7 +147,7 @@ func fill(b []byte, seed uint64) {
 }
 
 // writeFile writes in one of four ways: at once, in pieces, through a mapping of a file
-// that was made long enough before, and half so and half by write(2).
+// that already has its full length, or one half so and the other by write(2).
 func writeFile(name string, data []byte, way int) error {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Daxguest runs in a guest and looks at files of a share through mappings and system
-// calls, for the integration tests of DAX. Each command prints what it found, and its
-// exit status says whether all was as it should be.
+// Daxguest runs in a guest and examines files of a share through mappings and system
+// calls, for the integration tests of DAX. Each command prints its results. The exit
+// status says whether all was right.
 package main
 
 import (
@@ -46,7 +46,8 @@ func main() {
 	os.Exit(2)
 }
 
-// number is an argument that is a number; 0 if it is none, which no command takes.
+// number parses an argument. It returns 0 for anything but a number, and no
+// command accepts 0.
 func number(s string) int {
 	n, _ := strconv.Atoi(s)
 	return n
@@ -65,7 +66,7 @@ func mapping(f *os.File, n int, write bool) ([]byte, error) {
 	return b, nil
 }
 
-// mapFile maps a file as long as it is.
+// mapFile maps a whole file.
 func mapFile(path string, write bool) ([]byte, error) {
 	flags := os.O_RDONLY
 	if write {
@@ -83,7 +84,7 @@ func mapFile(path string, write bool) ([]byte, error) {
 	return mapping(f, int(st.Size()), write)
 }
 
-// isDAX asks the kernel.
+// isDAX asks the kernel whether a file is mapped by DAX.
 func isDAX(path string) (bool, error) {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS, &st)
@@ -98,5 +99,5 @@ func checkDAX(args []string) error {
 	return err
 }
 
-// word is a place in a mapping that others write.
+// word is a word in a mapping that other processes write.
 func word(b []byte, i int) *uint64 { return (*uint64)(unsafe.Pointer(&b[8*i])) }

@@ -23,7 +23,8 @@ const turnPage = 4096
 // patience is how long a player waits for its turn.
 const patience = 90 * time.Second
 
-// turns plays one player: it sees the others' writes at once, or it waits in vain.
+// turns plays one player: it sees the others' writes at once, or it fails when
+// patience is over.
 func turns(args []string) error {
 	me, players, rounds := number(args[1]), number(args[2]), number(args[3])
 	f, err := os.OpenFile(args[0], os.O_RDWR, 0)
@@ -128,9 +129,9 @@ const stampEvery = 64 << 10
 
 func stamp(file, off int) uint64 { return uint64(file)<<40 | uint64(off) | 1 }
 
-// churn maps the files of a directory, which are more than the window, again and again
-// from several goroutines, and checks the stamps. The word behind each stamp counts how
-// often a worker was there.
+// churn maps the files of a directory again and again from several goroutines, and
+// checks the stamps. The files are larger than the window. The word after each stamp
+// counts the visits of workers.
 func churn(args []string) error {
 	passes, workers, seed := number(args[1]), number(args[2]), number(args[3])
 	var names []string
@@ -193,7 +194,7 @@ func churnFile(name string) (checked int, err error) {
 	return checked, nil
 }
 
-// rate maps ranges of a file that the window has no room for all of, so that each is a
+// rate maps ranges of a file that is larger than the window, so that each mapping is a
 // REMOVEMAPPING and a SETUPMAPPING.
 func rate(args []string) error {
 	b, err := mapFile(args[0], false)
@@ -212,7 +213,8 @@ func rate(args []string) error {
 	return nil
 }
 
-// touch reads all files of a directory, says so and waits until it is ended.
+// touch reads all files of a directory, prints a line and waits until it is
+// ended.
 func touch(args []string) error {
 	total, sum := 0, byte(0)
 	err := filepath.WalkDir(args[0], func(path string, d fs.DirEntry, err error) error {
@@ -237,7 +239,7 @@ func touch(args []string) error {
 				}
 			}
 		}
-		b, err := mapping(f, int(st.Size()), false) // stays
+		b, err := mapping(f, int(st.Size()), false) // stays mapped
 		if err != nil {
 			return err
 		}
@@ -248,14 +250,14 @@ func touch(args []string) error {
 		return nil
 	})
 	if err == nil {
-		fmt.Printf("# touched %d bytes (%d)\n", total, sum) // what is not used is not read
+		fmt.Printf("# touched %d bytes (%d)\n", total, sum) // keeps the reads
 		time.Sleep(time.Hour)
 	}
 	return err
 }
 
-// peek reads all pages of a mapping, waits, and reads them again: the host may have done
-// something to the file.
+// peek reads all pages of a mapping, waits, and reads them again. Meanwhile the host may
+// have changed the file.
 func peek(args []string) error {
 	b, err := mapFile(args[0], false)
 	if err != nil {
@@ -272,9 +274,9 @@ func peek(args []string) error {
 	return nil
 }
 
-// echo repeats each order that somebody writes into the first word of a file, which it
-// reads in a mapping, and counts in the second word how often it has looked. With order 3
-// it maps the other file, in which it writes order 4. It stays until it is ended.
+// echo reads orders that another process writes into the first word of a file. It reads
+// them in a mapping and repeats each. In the second word it counts its looks. With order
+// 3 it maps the other file, in which it writes order 4. It runs until it is ended.
 func echo(args []string) error {
 	b, err := mapFile(args[0], true)
 	if err != nil {
