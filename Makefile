@@ -9,7 +9,7 @@ GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 FUZZTIME ?= 1m
 LINT      = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all help build test test-arm64 race fuzz bench bench-peers bench-scale bench-vs bench-guest lint vet install install-guest dist clean demo guests
+.PHONY: all help build test test-arm64 race fuzz bench bench-peers bench-scale bench-fusedev bench-vs bench-guest lint vet install install-guest dist clean demo guests
 
 all: build
 help: ; @sed -n 's/^| `\(make[^`]*\)` | \([^|]*\) |.*/\1\t\2/p' CONTRIBUTING.md | expand -t 28
@@ -21,6 +21,7 @@ fuzz: ; .ci/fuzz $(FUZZTIME)
 bench: ; go test -run '^$$' -bench . -benchmem ./...
 bench-peers: ; test/bench/peers.sh
 bench-scale: ; test/bench/scale.sh
+bench-fusedev: ; FUSEDEV_BENCH_ROUNDS=$${ROUNDS:-7} go test -count=1 -v -timeout 1h -run TestMeasure ./test/fusedev
 bench-vs: ; test/bench/vs.sh $(VS)
 bench-guest: build ; go run ./internal/guest/cmd/guestbench -guest uml && go run ./internal/guest/cmd/guestbench -guest qemu72
 lint: ; $(LINT) run ./...

@@ -106,6 +106,22 @@ type Hooks struct {
 	// for its request alone, and the thread gets no other. No other hook is called after it.
 	// nil is a transport that waits.
 	Stuck func()
+	// Backing is where the client's kernel can be given files that it reads and writes itself; nil
+	// is nowhere. Other than the rest it may be used by any goroutine.
+	Backing Backing
+}
+
+// Backing gives the client's kernel files that it reads and writes itself, without a request
+// (FUSE_PASSTHROUGH). Only the kernel of this machine can do that. Numbers and descriptors are
+// valid until the mount ends.
+type Backing interface {
+	// OpenBacking gives it the file behind fd, which stays the caller's. It returns the number of
+	// the file in replies to OPEN (fuseproto.OpenOut.BackingID), which is above 0. Errors are, among others,
+	// EPERM: this process has no CAP_SYS_ADMIN; ELOOP: the file is on a file system that is
+	// stacked on another.
+	OpenBacking(fd int) (id int32, err error)
+	// CloseBacking takes a number back. Files that are open with it go on.
+	CloseBacking(id int32) error
 }
 
 // Message is one request as a transport received it, and the room for its reply. It is the

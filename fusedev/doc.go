@@ -10,6 +10,13 @@
 // A Mount owns its descriptor of /dev/fuse. Each goroutine of Serve owns one
 // fuse.Thread and two buffers; a request that waits takes both buffers with it.
 //
+// # Backing files
+//
+// A file system that names the file behind an open file (server.Request.Back; passthrough does it with
+// Config.BackingFiles) has the kernel read, write and map that file without a request, on Linux 6.9 and
+// for a process with CAP_SYS_ADMIN. Such reads cost what they cost on the file itself. An OPEN costs
+// one system call more, and so does the last RELEASE.
+//
 // # End of a mount
 //
 // When the file system is unmounted (Mount.Unmount, umount(8), or the kernel's abort

@@ -55,6 +55,7 @@ func answer(fd int, reply ...[]byte) error {
 
 // queue is one goroutine's way to the kernel.
 type queue struct {
+	mount   *Mount
 	fd      int
 	in, out []byte
 	waiting *sync.WaitGroup // requests that wait and will be answered on fd
@@ -113,9 +114,6 @@ func (m *Mount) clone() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
 }
 
-// devIocClone is FUSE_DEV_IOC_CLONE.
-const devIocClone = 0x8004e500
-
 // Serve answers the kernel's requests with h on so many goroutines until the file
 // system is unmounted, and ends the session. A failure of one goroutine aborts the
 // mount and is returned. No request is left when Serve returns: a late reply would go to
@@ -131,7 +129,7 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	var run func(fd int)
 	run = func(fd int) {
 		wg.Go(func() {
-			q := &queue{fd: fd, in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger,
+			q := &queue{mount: m, fd: fd, in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger,
 				more: func() { run(fd) }}
 			if err := q.serve(h); err != nil {
 				mu.Lock()
@@ -165,7 +163,7 @@ func (q *queue) serve(h fuse.Handler) error {
 		ended := make(chan error)
 		var again bool
 		go func() {
-			t, err := h.StartThread(fuse.Hooks{MayLinger: q.mayLinger, Stuck: q.relieve})
+			t, err := h.StartThread(fuse.Hooks{MayLinger: q.mayLinger, Stuck: q.relieve, Backing: q.mount})
 			if err != nil {
 				ended <- err
 				return

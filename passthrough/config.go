@@ -71,10 +71,18 @@ type Config struct {
 
 	Xattr bool // extended attributes
 	// XattrMap, if not nil, says how attributes are called on the host.
-	XattrMap          *xattrmap.Map
-	PosixACL          Negotiation
-	SecurityLabel     Negotiation
-	Writeback         bool // the guest collects writes (FUSE_WRITEBACK_CACHE)
+	XattrMap      *xattrmap.Map
+	PosixACL      Negotiation
+	SecurityLabel Negotiation
+	Writeback     bool // the guest collects writes (FUSE_WRITEBACK_CACHE)
+	// BackingFiles lets the kernel that has a /dev/fuse mount read, write and map the files itself
+	// (FUSE_PASSTHROUGH, Linux 6.9), where it can and this process has CAP_SYS_ADMIN. The kernel opens
+	// each file once more, with the credentials of this process and the flags of the program. The
+	// host's page cache is the only one then: what Cache and the options for direct I/O say of data,
+	// and PreserveNoatime, has no effect on such files, nor has fcntl(F_SETFL) while they are open. With
+	// KillprivV2 writes take no request either; else each asks for the file's capabilities. It
+	// excludes Writeback. Guests have DAX instead.
+	BackingFiles      bool
 	AllowDirectIO     bool // O_DIRECT reaches the host's files
 	AllowMmap         bool // shared mappings of files that are not cached
 	AnnounceSubmounts bool

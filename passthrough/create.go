@@ -132,7 +132,7 @@ func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd
 		fs.closeFD(fd)
 		return errno
 	}
-	return fs.created(ts, parent, fd, seen, in, name, out)
+	return fs.created(r, ts, parent, fd, seen, in, name, out)
 }
 
 // createExisting serves a CREATE of a file that is there already: lookup and open.
@@ -161,7 +161,7 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 // created answers with the file behind fd, whose attributes on the host are in ts.st;
 // seen is what ownership.create says of it. Its node has no descriptor of its own: that of
 // the open file serves until RELEASE.
-func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+func (fs *FS) created(r *server.Request, ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	n, errno := fs.intern(ts.cell, &ts.st, -1, parent, name)
 	if errno != 0 {
 		fs.closeFD(fd)
@@ -172,6 +172,7 @@ func (fs *FS) created(ts *threadState, parent *inode, fd int, seen guestStat, in
 		errno = fs.pinNameless(n, fd)
 	}
 	if errno == 0 {
+		fs.back(r, ts, n, fd)
 		fh, errno = fs.addOpenFile(ts.cell, n, fd, in.Flags)
 	}
 	if errno != 0 {
@@ -220,7 +221,7 @@ func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *
 		fs.closeFD(fd)
 		return errno
 	}
-	return fs.created(ts, nil, fd, seen, in, nil, out)
+	return fs.created(r, ts, nil, fd, seen, in, nil, out)
 }
 
 // labelPrefix is what names of security labels begin with.

@@ -100,11 +100,22 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 		}
 	}
 	out.OpenFlags = fs.openFlags(ts, n, opened) | fs.noFlush(fs.mountOf(n.Key(), opened), guest)
+	fs.back(r, ts, n, opened)
 	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, guest); errno != 0 {
 		fs.closeFD(opened)
 		return errno
 	}
 	return 0
+}
+
+// back gives the kernel the file of an open file that is about to be, see Config.BackingFiles. The kernel
+// uses it as this thread is now: it needs what keeps set-ID bits, as it clears those itself, by
+// SETATTR, for writers who may not keep them.
+func (fs *FS) back(r *server.Request, ts *threadState, n *inode, fd int) {
+	if fs.agreed(fp.InitPassthrough) {
+		fs.who.setFsetid(ts, true)
+		r.Back(n.ID(), fd)
+	}
 }
 
 // openAgain opens the file behind an O_PATH descriptor, and where it is not allowed

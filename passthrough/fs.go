@@ -59,6 +59,9 @@ func New(cfg Config) (*FS, error) {
 	if cfg.Immutable {
 		cfg.forImmutable()
 	}
+	if cfg.BackingFiles && cfg.Writeback {
+		return nil, errors.New("passthrough: BackingFiles and Writeback exclude each other: the kernel has no pages to write back")
+	}
 	cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	fs := &FS{
 		cfg:     cfg,
@@ -159,6 +162,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.KillprivV2, fp.InitHandleKillprivV2)
 	add(fs.cfg.AllowIdmap, fp.InitAllowIdmap)
 	add(fs.cfg.Writeback, fp.InitWritebackCache)
+	add(fs.cfg.BackingFiles, fp.InitPassthrough)
 	add(fs.cfg.AllowMmap, fp.InitDirectIOAllowMmap)
 	add(fs.cache.symlinks, fp.InitCacheSymlinks)
 	add(fs.cfg.PosixLocks, fp.InitPosixLocks)

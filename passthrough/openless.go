@@ -23,6 +23,9 @@ const openlessFlags = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
 
 // canOpenless reports whether a client with these features can do without opening.
 func (fs *FS) canOpenless(offered fp.InitFlags) bool {
+	if fs.cfg.BackingFiles && offered&fp.InitPassthrough != 0 {
+		return false // only an OPEN gets a backing file
+	}
 	return fs.cfg.Immutable && offered&openlessFlags == openlessFlags && len(fs.cache.direct) == 0 && fs.cache.directSize == 0
 }
 

@@ -11,7 +11,8 @@ import (
 
 func openFile(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.OpenIn](t)
-	return done[fp.OpenOut](t.server.fs.Open(&t.request, v, out[fp.OpenOut](t)))
+	o := out[fp.OpenOut](t)
+	return done[fp.OpenOut](t.opened(o, t.server.fs.Open(&t.request, v, o)))
 }
 
 func create(t *thread) (int, unix.Errno) {
@@ -20,13 +21,15 @@ func create(t *thread) (int, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
-	return done[fp.CreateOut](t.server.fs.Create(&t.request, v, name, out[fp.CreateOut](t)))
+	o := out[fp.CreateOut](t)
+	return done[fp.CreateOut](t.opened(&o.Open, t.server.fs.Create(&t.request, v, name, o)))
 }
 
 // tmpfile does not look at the name that Linux sends, "/", which names nothing.
 func tmpfile(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.CreateIn](t)
-	return done[fp.CreateOut](t.server.fs.Tmpfile(&t.request, v, out[fp.CreateOut](t)))
+	o := out[fp.CreateOut](t)
+	return done[fp.CreateOut](t.opened(&o.Open, t.server.fs.Tmpfile(&t.request, v, o)))
 }
 
 func read(t *thread) (int, unix.Errno) {
@@ -66,7 +69,7 @@ func flush(t *thread) (int, unix.Errno) {
 
 func release(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.ReleaseIn](t)
-	return 0, t.server.fs.Release(&t.request, v)
+	return 0, t.released(t.server.fs.Release(&t.request, v))
 }
 
 func fsync(t *thread) (int, unix.Errno) {

@@ -53,6 +53,9 @@ func initSession(t *thread) (int, unix.Errno) {
 		s.end()
 	}
 	p := s.propose(&req)
+	if t.hooks.Backing == nil {
+		p.Offered &^= fp.InitPassthrough
+	}
 	if errno := s.fs.Init(p); errno != 0 {
 		return 0, errno
 	}
@@ -60,6 +63,9 @@ func initSession(t *thread) (int, unix.Errno) {
 		s.log.Error("a session can't be noted for a successor of this process", "error", err)
 		s.fs.Destroy()
 		return 0, unix.ENOMEM
+	}
+	if s.session.Load().flags&fp.InitPassthrough != 0 {
+		s.backing.start(t.hooks.Backing)
 	}
 	return fp.Size[fp.InitOut](), 0
 }
@@ -109,6 +115,9 @@ func (s *Server) begin(p *InitParams, reply *fp.InitOut) error {
 	if flags&fp.InitRequestTimeout != 0 {
 		reply.RequestTimeout = p.RequestTimeout
 	}
+	if flags&fp.InitPassthrough != 0 {
+		reply.MaxStackDepth = maxStackDepth
+	}
 	s.restarted.Store(false)
 	begun := &session{
 		minor:    p.Minor,
@@ -131,6 +140,7 @@ func (s *Server) end() {
 	}
 	s.waiting.cancelAll()
 	s.fs.Destroy()
+	s.backing.end()
 	if err := s.note(nil); err != nil {
 		s.log.Error("the end of a session can't be noted for a successor of this process", "error", err)
 	}

@@ -33,6 +33,8 @@ type Request struct {
 	Again *Again
 
 	pending *pending // the request, when it has been waiting
+	of      *thread  // that serves it; nil in tests
+	backed  backed   // see Back
 }
 
 // NewRequest returns a request with a Thread of its own, for tests that call the methods of a

@@ -58,6 +58,7 @@ type Server struct {
 	pool    pool
 	waiting waitingTable
 	watch   watch
+	backing backing
 }
 
 // session is what INIT has settled.

@@ -99,7 +99,7 @@ func newThread(s *Server) *thread {
 // newWaiter is a thread that only finishes a request that was received on another.
 func newWaiter(s *Server) *thread {
 	t := &thread{server: s, out: alignedBytes(outSize)}
-	t.request.Thread = &t.Thread
+	t.request.Thread, t.request.of = &t.Thread, t
 	return t
 }
 

@@ -1,0 +1,178 @@
+// Package fusedev measures package fusedev against other servers of /dev/fuse, on the same kernel
+// and the same files. TestServers runs each once; "make bench-fusedev" measures.
+package fusedev
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fusedev"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// serveEnv has a process of this program serve: a kind, the mount and the host's directory, with
+// commas between them.
+const serveEnv = "FUSEDEV_BENCH_SERVE"
+
+// hpEnv is the path of libfuse's example passthrough_hp (3.17 or later: with FUSE_PASSTHROUGH), which is
+// measured, too, if it is set.
+const hpEnv = "PASSTHROUGH_HP"
+
+func TestMain(m *testing.M) {
+	if args := strings.Split(os.Getenv(serveEnv), ","); len(args) == 3 {
+		if err := serve(args[0], args[1], args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// kind is a way to show a directory of the host.
+type kind struct {
+	name  string
+	serve func(target, source string) error // in a process of its own; nil is another program
+	args  []string                          // of passthrough_hp
+}
+
+const bare = "bare" // the host's directory itself
+
+func kinds() []kind {
+	list := []kind{{name: bare}}
+	if os.Getenv(hpEnv) != "" {
+		list = append(list,
+			kind{name: "libfuse", args: []string{"--nopassthrough"}},
+			kind{name: "libfuse passthrough"})
+	}
+	return append(list,
+		kind{name: "go-fuse", serve: func(target, source string) error { return serveGoFuse(target, source, -1) }},
+		kind{name: "go-fuse passthrough", serve: func(target, source string) error { return serveGoFuse(target, source, 1) }},
+		kind{name: "fusedev", serve: func(target, source string) error { return serveOurs(target, source, false) }},
+		kind{name: "fusedev passthrough", serve: func(target, source string) error { return serveOurs(target, source, true) }})
+}
+
+func serve(name, target, source string) error {
+	for _, k := range kinds() {
+		if k.name == name {
+			return k.serve(target, source)
+		}
+	}
+	return fmt.Errorf("no kind %q", name)
+}
+
+// serveGoFuse is go-fuse's example loopback, with the options that it has by default. With a depth above 0 it
+// uses FUSE_PASSTHROUGH, which it does as root if nothing else is said.
+func serveGoFuse(target, source string, depth int) error {
+	root, err := gofs.NewLoopbackRoot(source)
+	if err != nil {
+		return err
+	}
+	second := time.Second
+	s, err := gofs.Mount(target, root, &gofs.Options{AttrTimeout: &second, EntryTimeout: &second, NullPermissions: true,
+		MountOptions: gofuse.MountOptions{MaxStackDepth: depth, AllowOther: true, DirectMount: true, FsName: source, Name: "loopback",
+			Options: []string{"default_permissions"}}})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	s.Wait()
+	return nil
+}
+
+func serveOurs(target, source string, backing bool) error {
+	root, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	proc, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	fs, err := passthrough.New(passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true, BackingFiles: backing, KillprivV2: backing})
+	if err != nil {
+		return err
+	}
+	m, err := fusedev.New(target, fusedev.Options{Subtype: "bench", AllowOther: true, Permissions: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }()
+	fmt.Println("ready")
+	return m.Serve(server.New(fs, server.Options{}), 2)
+}
+
+// start has a kind show source, and returns where it does and its process; 0 is none.
+func start(t testing.TB, k kind, source string) (dir string, pid int) {
+	t.Helper()
+	if k.name == bare {
+		return source, 0
+	}
+	target := t.TempDir()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), serveEnv+"="+strings.Join([]string{k.name, target, source}, ","))
+	if k.serve == nil {
+		cmd = exec.Command(os.Getenv(hpEnv), append(k.args, "--foreground", source, target)...)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spawn.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unmount(target); err != nil {
+			t.Errorf("unmount: %v", err)
+			_ = unix.Unmount(target, unix.MNT_DETACH)
+			_ = cmd.Process.Kill()
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", k.name, err)
+		}
+	})
+	if k.serve != nil {
+		if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+			t.Fatalf("%s: %q, %v", k.name, line, err)
+		}
+	} else if err := untilMounted(target); err != nil {
+		t.Fatalf("%s: %v", k.name, err)
+	}
+	return target, cmd.Process.Pid
+}
+
+func untilMounted(target string) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		b, err := os.ReadFile("/proc/self/mounts")
+		if err != nil || strings.Contains(string(b), " "+target+" fuse") {
+			return err
+		}
+		if time.Now().After(end) {
+			return errors.New("nothing is mounted")
+		}
+	}
+}
+
+// unmount waits for what still uses the mount.
+func unmount(target string) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := unix.Unmount(target, 0); err != unix.EBUSY || time.Now().After(end) {
+			return err
+		}
+	}
+}
