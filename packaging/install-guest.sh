@@ -15,3 +15,6 @@ install -D -m 755 "$programs/govirtiofs-guest" "$dest$prefix/bin/govirtiofs-gues
 install -D -m 644 "$root/doc/govirtiofs-guest.8" "$dest$prefix/share/man/man8/govirtiofs-guest.8"
 mkdir -p "$sbin"
 ln -sf "$prefix/bin/govirtiofs-guest" "$sbin/mount.govirtiofs"
+tools=$dest$prefix/share/initramfs-tools
+install -D -m 755 "$root/packaging/initramfs/hook" "$tools/hooks/govirtiofs"
+install -D -m 644 "$root/packaging/initramfs/script" "$tools/scripts/govirtiofs"

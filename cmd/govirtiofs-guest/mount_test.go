@@ -289,6 +289,37 @@ umount mnt
 	h.stop()
 }
 
+// TestIntegrationFstab: mount(8) mounts by the type, and by the directory that is in fstab.
+func TestIntegrationFstab(t *testing.T) {
+	h := newHost(t)
+	sbin := filepath.Join(h.dir, "sbin")
+	if err := os.Mkdir(sbin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"mount.govirtiofs", "mount.fuse.govirtiofs"} {
+		if err := os.Symlink(guestProgram, filepath.Join(sbin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fstab := fmt.Sprintf("unix:%s %s govirtiofs _netdev,nofail,x-systemd.automount,noexec,token=%s 0 0\n", h.socket, h.mnt(), h.token)
+	if err := os.WriteFile(filepath.Join(h.dir, "fstab"), []byte(fstab), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	said := shell(t, fmt.Sprintf(`cd %s
+mount -t overlay -o lowerdir=$PWD/sbin:/usr/sbin none /usr/sbin
+mount -T fstab $PWD/mnt; echo one >mnt/file; grep govirtiofs /proc/self/mounts; umount mnt
+mount -T fstab -a -O _netdev; cat mnt/file; umount mnt
+mount -t govirtiofs -o ro,token=%[2]s unix:$PWD/v_1024 $PWD/mnt; cat mnt/file; echo two >mnt/file || echo read-only; umount mnt
+mount -t fuse.govirtiofs -o token=%[2]s unix:$PWD/v_1024 $PWD/mnt; cat mnt/file; umount mnt
+mount -t govirtiofs -o token=%[2]s,nonsense unix:$PWD/v_1024 $PWD/mnt || echo status $?
+`, h.dir, h.token))
+	if strings.Count(said, "one\n") != 3 || !strings.Contains(said, "noexec") || !strings.Contains(said, "read-only") || !strings.HasSuffix(said, "status 1") ||
+		!strings.Contains(said, "no such option") {
+		t.Error(said)
+	}
+	h.stop()
+}
+
 // TestIntegrationRefused: without the token nobody gets in, and the host says so.
 func TestIntegrationRefused(t *testing.T) {
 	h := newHost(t)

@@ -57,7 +57,8 @@ func TestGuest(t *testing.T) {
 			}
 			debs[i] = string(b)
 			list := sh(t, nil, "dpkg-deb", "-c", deb)
-			for _, name := range []string{"./usr/bin/govirtiofs-guest\n", "./usr/sbin/mount.govirtiofs -> ../bin/govirtiofs-guest\n", "./usr/share/man/man8/govirtiofs-guest.8.gz\n"} {
+			for _, name := range []string{"./usr/bin/govirtiofs-guest\n", "./usr/sbin/mount.govirtiofs -> ../bin/govirtiofs-guest\n", "./usr/share/man/man8/govirtiofs-guest.8.gz\n",
+				"./usr/share/initramfs-tools/hooks/govirtiofs\n", "./usr/share/initramfs-tools/scripts/govirtiofs\n"} {
 				if !strings.Contains(list, name) {
 					t.Errorf("the package has no %s:\n%s", name, list)
 				}
@@ -65,6 +66,41 @@ func TestGuest(t *testing.T) {
 		}
 		if debs[0] != debs[1] {
 			t.Error("two packages of the same program differ")
+		}
+	}
+}
+
+// TestInitramfsHook: the hook puts program, modules and token into an initramfs, if it is told to by its file.
+// The functions of initramfs-tools are replaced by others that say how they are called.
+func TestInitramfsHook(t *testing.T) {
+	dir := t.TempDir()
+	functions := "copy_exec() { echo exec $*; }\ncopy_file() { echo file $*; }\nmanual_add_modules() { echo modules $*; }\n"
+	hook, err := os.ReadFile(filepath.Join("..", "..", "packaging/initramfs/hook"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("/usr/share/initramfs-tools", dir, "/etc/govirtiofs", dir).Replace(string(hook))
+	for name, content := range map[string]string{"hook-functions": functions, "hook": text} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		return sh(t, nil, "sh", append([]string{"-eu", filepath.Join(dir, "hook")}, args...)...)
+	}
+	if said := run() + run("prereqs"); said != "" {
+		t.Errorf("without its file the hook does %q", said)
+	}
+	for _, name := range []string{"initramfs", "token"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said := run()
+	for _, want := range []string{"exec /usr/bin/govirtiofs-guest\n", "file token " + dir + "/token\n", "modules fuse vmw_vsock_virtio_transport\n", "UMASK=0077"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in %q", want, said)
 		}
 	}
 }

@@ -221,6 +221,28 @@ func (h *host) options(kind guest.Kind, script string) guest.Options {
 	return o
 }
 
+// boots is what the initramfs does with the boot script, whose functions those of initramfs-tools stand for. Root
+// has a program then.
+const boots = `
+$BUSYBOX cp $BUSYBOX /run/bin/busybox; for p in cat cp mkdir sleep chroot; do $BUSYBOX ln -s busybox /run/bin/$p; done
+PATH=/run/bin
+log_begin_msg() { echo "begin: $*"; }
+log_end_msg() { echo end; }
+panic() { echo "panic: $*"; exit 9; }
+modprobe() { echo "modprobe $*"; }
+ROOT=vsock:2:1024/root ROOTFLAGS='-o token=/run/token,noatime' rootmnt=/run/root readonly=n
+set -u
+. /run/script
+mount_top; mount_premount; mountroot; mount_bottom
+set +u
+busybox grep /run/root /proc/mounts
+busybox cp /run/bin/busybox /run/root/busybox
+chroot /run/root /busybox sh -c 'echo "root has $(/busybox cat /words)"'
+busybox umount /run/root
+# Nothing is there to mount: it gives up.
+ROOT=vsock:2:1/root ROOTDELAY=2; mountroot
+`
+
 func (h *host) run(t *testing.T, kind guest.Kind, script string) string {
 	t.Helper()
 	r, err := guest.Run(context.Background(), kind, h.options(kind, script))
@@ -303,6 +325,28 @@ func TestIntegrationLoopback(t *testing.T) {
 		"only with --vsock=1:PORT", "local: status 1", "only the guest with CID 9", "other: status 1"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
+}
+
+// TestIntegrationBoot: the boot script of initramfs-tools mounts a root file system over vsock.
+func TestIntegrationBoot(t *testing.T) {
+	h := newHost(t, guest.UML, "")
+	root, err := guest.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.files[filepath.Join(root, "packaging/initramfs/script")] = "/run/script"
+	if err := os.WriteFile(filepath.Join(h.share, "words"), []byte("words"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := guest.Run(context.Background(), guest.UML, h.options(guest.UML, boots))
+	if err != nil || r.Status != 9 {
+		t.Fatalf("%v, status %d\n%s\n%s", err, r.Status, r.Output, h.log)
+	}
+	for _, want := range []string{"modprobe -q vmw_vsock_virtio_transport", "begin: Mounting vsock:2:1024/root\nend\n", "noatime", "root has words", "panic: Can't mount vsock:2:1/root"} {
+		if !strings.Contains(r.Output, want) {
+			t.Errorf("no %q in\n%s", want, r.Output)
 		}
 	}
 }
