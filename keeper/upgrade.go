@@ -15,6 +15,7 @@ type upgrade struct {
 	ready    *Program // what is to take over when a worker serves
 	next     *Program // what is to take over when the worker has parked
 	parking  bool     // the worker was told to park
+	again    bool     // another upgrade was asked for meanwhile: the program may be another one by now
 }
 
 // checked is what came of Options.Check.
@@ -38,18 +39,17 @@ var (
 // beginUpgrade has the program checked that is to take over.
 func (k *Keeper) beginUpgrade() {
 	u := &k.upgrade
-	var err error
 	switch {
 	case !k.o.Recover || k.o.Check == nil:
-		err = errNoRecovery
-	case k.told || k.quit || u.checking || u.ready != nil || u.parking || u.trying:
-		return // it ends, or it is being done
-	}
-	if err != nil {
-		k.refuse(err)
+		k.refuse(errNoRecovery)
+		return
+	case k.told || k.quit:
+		return
+	case u.checking || u.ready != nil || u.parking || u.trying:
+		u.again = true
 		return
 	}
-	u.checking = true
+	u.again, u.checking = false, true
 	go func() {
 		p, err := k.o.Check()
 		k.events <- event{checked: &checked{p, err}}
@@ -58,6 +58,14 @@ func (k *Keeper) beginUpgrade() {
 
 func (k *Keeper) refuse(err error) {
 	k.log.Error(fmt.Sprintf("no upgrade: %v. Nothing has changed", err))
+	k.beginNext()
+}
+
+// beginNext begins the upgrade that was asked for during the one that has just ended.
+func (k *Keeper) beginNext() {
+	if k.upgrade.again {
+		k.beginUpgrade()
+	}
 }
 
 // checked has the worker park, if the program can take over.
@@ -111,6 +119,7 @@ func (k *Keeper) upgraded() {
 	closeProgram(u.before)
 	u.before = nil
 	k.log.Info("upgraded to " + u.program.Version)
+	k.beginNext()
 }
 
 // fallBack goes back to the program of before if workers of the new one have died again and again.
@@ -124,6 +133,7 @@ func (k *Keeper) fallBack() {
 	closeProgram(u.program)
 	u.program, u.before, u.trying = u.before, nil, false
 	k.takeOvers = 0
+	k.beginNext()
 }
 
 func closeProgram(p *Program) {

@@ -76,6 +76,26 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestUpgradeTwice: an upgrade that is asked for during another one follows it, since the program may
+// have been replaced meanwhile. Asked for twice, it is one.
+func TestUpgradeTwice(t *testing.T) {
+	r := upgrading(t, "two", "three")
+	r.serving()
+	r.signals <- unix.SIGUSR2
+	f := r.next() // it does not serve yet
+	r.signals <- unix.SIGUSR2
+	r.signals <- unix.SIGUSR2
+	f.do("receive")
+	f.do("serving")
+	if f = r.serving(); f.version() != "three" || f.launch.Generation != 3 {
+		t.Errorf("%q is worker %d", f.version(), f.launch.Generation)
+	}
+	r.signals <- unix.SIGTERM
+	if out := r.end(); !out.Told {
+		t.Errorf("%+v", out)
+	}
+}
+
 // TestUpgradeFails: after three workers of the new program have died, those of the old one go on.
 func TestUpgradeFails(t *testing.T) {
 	r := upgrading(t, "two", "three")

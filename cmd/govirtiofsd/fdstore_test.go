@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // serviceManager keeps descriptors as systemd does, from the messages at its socket.
@@ -223,5 +225,42 @@ func TestIntegrationStored(t *testing.T) {
 		c.Close()
 		d.wantStatus(exitOK)
 		m.until("nothing is stored", func() bool { return m.names() == "" })
+	}
+}
+
+// TestIntegrationRestarted restarts a daemon that has a store, as "systemctl restart" does, while a
+// guest changes things that can't be changed twice. It notices nothing.
+func TestIntegrationRestarted(t *testing.T) {
+	guest.NeedRoot(t)
+	const restarts = 10
+	for _, box := range sandboxes() {
+		t.Run(box, func(t *testing.T) {
+			m := newServiceManager(t)
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tempDir(t) + "/s", Net: "unix"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			listener, err := l.File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			share := tempDir(t)
+			args := []string{"--sandbox=" + box, "--shared-dir=" + share}
+			d := m.start(listener, args...)
+			d.waitLine(waitingLine)
+			c := connect(t, l.Addr().String())
+			load := startLoad(t, c, share)
+			load.run(t, restarts, func() {
+				_ = d.cmd.Process.Signal(unix.SIGTERM)
+				d.wantStatus(exitOK)
+				d = m.start(listener, args...)
+			})
+			load.end()
+			c.Close()
+			d.wantStatus(exitOK)
+			m.until("nothing is stored", func() bool { return m.names() == "" })
+		})
 	}
 }

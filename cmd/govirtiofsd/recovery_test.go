@@ -20,32 +20,25 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// killer kills a daemon's workers, one after the other, at random moments.
-type killer struct {
-	daemon int
-	last   int
-	kills  atomic.Int64
+// disturber does something to a daemon at random moments.
+type disturber struct {
+	times  atomic.Int64
 	served atomic.Int64 // requests of all users
 }
 
-// run kills n workers. Each has served requests before.
-func (k *killer) run(t *testing.T, n int) {
+// run calls f n times. Requests have been served since the time before.
+func (k *disturber) run(t *testing.T, n int, f func()) {
+	t.Helper()
 	for range n {
 		served := k.served.Load()
 		for end := time.Now().Add(60 * time.Second); k.served.Load() <= served+2; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
-				t.Error("no worker serves")
-				return
+				t.Fatalf("nothing is served after %d times", k.times.Load())
 			}
 		}
 		time.Sleep(time.Duration(rand.IntN(20_000)) * time.Microsecond) // any moment will do
-		all := daemontest.Children(t, k.daemon)
-		if len(all) != 1 || all[0] == k.last {
-			continue
-		}
-		k.last = all[0]
-		_ = unix.Kill(k.last, unix.SIGKILL)
-		k.kills.Add(1)
+		f()
+		k.times.Add(1)
 	}
 }
 
@@ -53,7 +46,7 @@ func (k *killer) run(t *testing.T, n int) {
 type changer struct {
 	t    *testing.T
 	c    *frontend.Client
-	k    *killer
+	k    *disturber
 	dir  uint64
 	have map[string]string // name: "dir", or what a file has
 	n    int
@@ -149,55 +142,113 @@ func (u *changer) check(path string) {
 	}
 }
 
+// load is users who change a share all the time.
+type load struct {
+	t     *testing.T
+	c     *frontend.Client
+	share string
+	held  fp.CreateOut // a file that has no name any more
+	users []*changer
+	done  atomic.Bool
+	wg    sync.WaitGroup
+	disturber
+}
+
+func startLoad(t *testing.T, c *frontend.Client, share string) *load {
+	t.Helper()
+	l := &load{t: t, c: c, share: share}
+	held, err := c.Create(fp.RootID, "held", unix.O_RDWR, 0o444)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Unlink(fp.RootID, "held"); err != nil {
+		t.Fatal(err)
+	}
+	l.held = held
+	for i := range 4 {
+		e, err := c.Mkdir(fp.RootID, fmt.Sprint(i), 0o755)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := &changer{t: t, c: c, k: &l.disturber, dir: e.NodeID, have: map[string]string{}}
+		l.users = append(l.users, u)
+		l.wg.Go(func() {
+			for !l.done.Load() && !t.Failed() {
+				u.round()
+			}
+		})
+	}
+	return l
+}
+
+// end ends the load and looks at what has come of it.
+func (l *load) end() {
+	l.done.Store(true)
+	l.wg.Wait()
+	for i, u := range l.users {
+		u.check(filepath.Join(l.share, fmt.Sprint(i)))
+	}
+	node, fh := l.held.Entry.NodeID, l.held.Open.Fh
+	if n, err := l.c.Write(node, fh, 0, []byte("still here")); n != 10 || err != nil {
+		l.t.Errorf("a file without a name: %d bytes, %v", n, err)
+	}
+	if b, err := l.c.Read(node, fh, 0, 100); string(b) != "still here" || err != nil {
+		l.t.Errorf("a file without a name has %q, %v", b, err)
+	}
+	l.t.Logf("%d times, %d requests", l.times.Load(), l.served.Load())
+}
+
 // TestIntegrationRecovered kills workers at random moments while guests change things that can't be
 // changed twice. Every reply is the one of a daemon that lives, and so is the tree.
 func TestIntegrationRecovered(t *testing.T) {
 	guest.NeedRoot(t)
-	const kills, users = 100, 4
+	const kills = 100
 	for _, box := range sandboxes() {
 		t.Run(box, func(t *testing.T) {
 			share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
 			d := startDaemon(t, nil, "--sandbox="+box, "--shared-dir="+share, "--socket-path="+socket)
 			d.waitLine(waitingLine)
 			c := connect(t, socket)
-			k := &killer{daemon: d.cmd.Process.Pid}
-			held, err := c.Create(fp.RootID, "held", unix.O_RDWR, 0o444)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := c.Unlink(fp.RootID, "held"); err != nil {
-				t.Fatal(err)
-			}
-			all := make([]*changer, users)
-			for i := range all {
-				e, err := c.Mkdir(fp.RootID, fmt.Sprint(i), 0o755)
-				if err != nil {
-					t.Fatal(err)
+			l := startLoad(t, c, share)
+			last := 0
+			l.run(t, kills, func() {
+				if all := daemontest.Children(t, d.cmd.Process.Pid); len(all) == 1 && all[0] != last {
+					last = all[0]
+					_ = unix.Kill(last, unix.SIGKILL)
 				}
-				all[i] = &changer{t: t, c: c, k: k, dir: e.NodeID, have: map[string]string{}}
-			}
-			var wg sync.WaitGroup
-			var done atomic.Bool
-			for _, u := range all {
-				wg.Go(func() {
-					for !done.Load() && !t.Failed() {
-						u.round()
+			})
+			l.end()
+			c.Close()
+			d.wantStatus(exitOK)
+			wantNoFiles(t, socket)
+		})
+	}
+}
+
+// TestIntegrationUpgraded is the same with upgrades instead of deaths.
+func TestIntegrationUpgraded(t *testing.T) {
+	guest.NeedRoot(t)
+	const upgrades = 20
+	for _, box := range sandboxes() {
+		t.Run(box, func(t *testing.T) {
+			share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
+			d := startDaemon(t, nil, "--sandbox="+box, "--shared-dir="+share, "--socket-path="+socket)
+			d.waitLine(waitingLine)
+			c := connect(t, socket)
+			l := startLoad(t, c, share)
+			l.run(t, upgrades, func() {
+				before := daemontest.Children(t, d.cmd.Process.Pid)
+				_ = unix.Kill(d.cmd.Process.Pid, unix.SIGUSR2)
+				for end := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
+					if now := daemontest.Children(t, d.cmd.Process.Pid); len(now) == 1 && now[0] != before[0] {
+						return
 					}
-				})
-			}
-			k.run(t, kills)
-			done.Store(true)
-			wg.Wait()
-			for i, u := range all {
-				u.check(filepath.Join(share, fmt.Sprint(i)))
-			}
-			if n, err := c.Write(held.Entry.NodeID, held.Open.Fh, 0, []byte("still here")); n != 10 || err != nil {
-				t.Errorf("a file without a name: %d bytes, %v", n, err)
-			}
-			if b, err := c.Read(held.Entry.NodeID, held.Open.Fh, 0, 100); string(b) != "still here" || err != nil {
-				t.Errorf("a file without a name has %q, %v", b, err)
-			}
-			t.Logf("%d kills, %d requests", k.kills.Load(), k.served.Load())
+					if time.Now().After(end) {
+						t.Fatal("no other worker after 60 s")
+					}
+				}
+			})
+			l.end()
 			c.Close()
 			d.wantStatus(exitOK)
 			wantNoFiles(t, socket)
