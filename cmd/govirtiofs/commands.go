@@ -8,6 +8,7 @@ func subcommands() []*cobra.Command {
 		newBench(),
 		newDoctor(),
 		newMount(),
+		newRelay(),
 		newState(),
 		newUpgrade(),
 		newVsockDevice(),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/internal/usage"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
+	fuseprogram "github.com/govirtiofs/govirtiofs/relay/program"
 )
 
 // version is set by the linker, see internal/version.
@@ -36,7 +37,12 @@ func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if fuseprogram.RunChild() {
+		return
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 // run is the whole program; it returns the exit status.
 func run(args []string) int {

@@ -102,7 +102,8 @@ type options struct {
 	linksFD         int  // see openLinks
 	landlocked      bool // Landlock is in force
 	usesFileHandles bool
-	onConnection    func() // called before a front-end is served; nil: nothing
+	relay           *relayed // nil: the share is a directory
+	onConnection    func()   // called before a front-end is served; nil: nothing
 }
 
 // parse reads the command line. Every error is a mistake in it.

@@ -166,6 +166,10 @@ func newService(o *options, p *process, v sandbox.View, files *vsockFiles, log *
 	if err != nil {
 		return nil, err
 	}
+	lines := slog.New(libraryHandler{log: log})
+	if o.relay != nil {
+		return newRelay(o, p, files, server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, ThreadState: tasks.Dir(v.Tasks).Text}, log)
+	}
 	cfg := o.FileSystem()
 	cfg.Host = process
 	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
@@ -180,7 +184,6 @@ func newService(o *options, p *process, v sandbox.View, files *vsockFiles, log *
 	}
 	o.usesFileHandles = inner.UsesFileHandles()
 	o.reportFileHandles(inner, log)
-	lines := slog.New(libraryHandler{log: log})
 	fs, err := o.withEvents(inner, cfg.Ledger, lines)
 	if err != nil {
 		return nil, err
@@ -189,26 +192,32 @@ func newService(o *options, p *process, v sandbox.View, files *vsockFiles, log *
 		RequestTimeout: uint16(o.RequestTimeout), ThreadState: tasks.Dir(v.Tasks).Text}
 	if o.Streams() {
 		settings.MaxWrite = stream.DefaultMaxWrite
-		s := server.New(fs, settings)
-		logAtSignal(s)
-		return newStreams(o, s, files, stream.Options{Share: o.Tag, Admit: o.admit, Host: process, Log: lines}, log)
 	}
 	s := server.New(fs, settings)
+	opts := virtiofs.Options{Recovery: p.recovery(o)}
+	if cfg.DAX != nil {
+		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
+		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
+	}
+	return newServer(o, p, files, s, settings, opts, log)
+}
+
+// newServer serves s on the device of opts, or on streams.
+func newServer(o *options, p *process, files *vsockFiles, s *server.Server, settings server.Options, opts virtiofs.Options, log *logrus.Logger) (service, error) {
 	logAtSignal(s)
+	if o.Streams() {
+		return newStreams(o, s, files, stream.Options{Share: o.Tag, Admit: o.admit, Host: settings.Host, Log: settings.Log}, log)
+	}
 	if err := s.Resume(); err != nil {
 		return nil, err
 	}
 	if !p.again && p.generation > 1 {
 		s.Disconnected() // nobody proves to be the guest of before
 	}
-	opts := virtiofs.Options{Tag: o.Tag, RequestQueues: o.RequestQueues, ConfigQueues: o.ConfigQueues, BusyPoll: o.BusyPoll,
-		Host: process, Recovery: p.recovery(o), Log: lines}
+	opts.Tag, opts.RequestQueues, opts.ConfigQueues, opts.BusyPoll = o.Tag, o.RequestQueues, o.ConfigQueues, o.BusyPoll
+	opts.Host, opts.Log = settings.Host, settings.Log
 	if o.KeepListening {
 		opts.Reconnect = reconnectWait
-	}
-	if cfg.DAX != nil {
-		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
-		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
 	}
 	device, err := virtiofs.New(s, opts)
 	return func(ctx context.Context, a *acceptor) error { return serveAll(ctx, o, p, a, device, log) }, err

@@ -69,7 +69,10 @@ func start(o *options, log *logrus.Logger) error {
 	for _, n := range o.Notes {
 		log.Debug(n)
 	}
-	if s := o.aboutOwners(os.Geteuid()); s != "" {
+	if err := o.takeRelay(); err != nil {
+		return err
+	}
+	if s := o.aboutOwners(os.Geteuid()); s != "" && o.relay == nil {
 		log.Info(s)
 	}
 	n := openNotifier(log)

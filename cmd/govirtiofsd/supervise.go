@@ -182,6 +182,9 @@ func (s *supervisor) start(l keeper.Launch) (*os.Process, error) {
 		files = append(files[:len(files):len(files)], make([]*os.File, childStretch-3-len(files))...)
 		files = append(files, s.long)
 	}
+	if s.o.relay != nil {
+		env, files = s.o.relay.pass(env, files)
+	}
 	program := ""
 	if l.Program != nil {
 		program = procPath(l.Program.File)

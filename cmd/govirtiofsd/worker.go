@@ -57,6 +57,9 @@ func startChild(o *options, log *logrus.Logger) error {
 	p := &process{signals: signals, link: keeper.NewClient(childChannel), long: adoptStretch()}
 	forbidden, err := o.probeCalls(log)
 	if err == nil {
+		err = o.takeRelay()
+	}
+	if err == nil {
 		err = o.goWithout(forbidden, log)
 	}
 	if err != nil {

@@ -27,5 +27,6 @@
 // # Life
 //
 // Mounted.Done is closed, and Wait returns, when no process of the program is left. Close, the end of the caller's
-// process, and the next Mount end all of them: SIGTERM, Options.Grace, SIGKILL.
+// process, and the next Mount end all of them. A program whose socket is closed has Options.Grace to end by itself, as after
+// an unmount. Then, or if the socket is open, there is SIGTERM, and SIGKILL in the end.
 package program

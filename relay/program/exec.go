@@ -32,7 +32,7 @@ func (o *setup) becomeProgram(args []string) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl", err)
 	}
-	fd, err := installFilter()
+	fd, err := installFilter(o.Admin)
 	if err != nil {
 		return err
 	}

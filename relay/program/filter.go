@@ -26,19 +26,17 @@ func noted(number uintptr) rule {
 	return rule{number: number, verdict: unix.SECCOMP_RET_USER_NOTIF, arg: -1}
 }
 
-// rules is the table of the filter. Other calls are allowed.
-func rules() []rule {
-	return []rule{
+// mountCalls are other ways to mount, and what goes with them. libfuse falls back to mount(2) or fusermount when they fail.
+var mountCalls = []uintptr{
+	unix.SYS_FSOPEN, unix.SYS_FSPICK, unix.SYS_FSMOUNT, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_MOUNT_SETATTR, unix.SYS_PIVOT_ROOT,
+	unix.SYS_SETNS,
+}
+
+// rules is the table of the filter. Other calls are allowed. admin says that the program may mount in its namespace.
+func rules(admin bool) []rule {
+	list := []rule{
 		noted(unix.SYS_MOUNT),
 		noted(unix.SYS_UMOUNT2),
-		// libfuse falls back to mount(2) or fusermount when these fail.
-		refused(unix.SYS_FSOPEN, unix.EPERM),
-		refused(unix.SYS_FSPICK, unix.EPERM),
-		refused(unix.SYS_FSMOUNT, unix.EPERM),
-		refused(unix.SYS_OPEN_TREE, unix.EPERM),
-		refused(unix.SYS_MOVE_MOUNT, unix.EPERM),
-		refused(unix.SYS_MOUNT_SETATTR, unix.EPERM),
-		refused(unix.SYS_PIVOT_ROOT, unix.EPERM),
 		// A reply that is spliced into a socket is cut into packets of 16 pages. libfuse begins with vmsplice;
 		// go-fuse splices only what fits into its pipe.
 		refused(unix.SYS_VMSPLICE, unix.ENOSYS),
@@ -48,7 +46,6 @@ func rules() []rule {
 		refused(unix.SYS_CLONE3, unix.ENOSYS),
 		{number: unix.SYS_CLONE, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 0, mask: unix.CLONE_NEWUSER},
 		{number: unix.SYS_UNSHARE, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 0, mask: unix.CLONE_NEWUSER},
-		refused(unix.SYS_SETNS, unix.EPERM),
 		refused(unix.SYS_BPF, unix.EPERM),
 		refused(unix.SYS_PERF_EVENT_OPEN, unix.EPERM),
 		refused(unix.SYS_USERFAULTFD, unix.EPERM),
@@ -60,6 +57,12 @@ func rules() []rule {
 		refused(unix.SYS_PROCESS_VM_WRITEV, unix.EPERM),
 		refused(unix.SYS_KEXEC_LOAD, unix.EPERM),
 	}
+	if !admin {
+		for _, number := range mountCalls {
+			list = append(list, refused(number, unix.EPERM))
+		}
+	}
+	return list
 }
 
 // Offsets in struct seccomp_data; arguments are little-endian 64-bit words.
@@ -71,7 +74,7 @@ const (
 
 // filter assembles the rules. Calls of another architecture's numbers are allowed: a program for such numbers can't
 // mount, as it has no privilege.
-func filter() []unix.SockFilter {
+func filter(admin bool) []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
 	}
@@ -82,7 +85,7 @@ func filter() []unix.SockFilter {
 	prog := []unix.SockFilter{
 		load(dataArch), jump(unix.BPF_JEQ, auditArch, 1, 0), ret(unix.SECCOMP_RET_ALLOW), load(dataNumber),
 	}
-	for _, r := range rules() {
+	for _, r := range rules(admin) {
 		switch {
 		case r.arg < 0:
 			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 1), ret(r.verdict))
@@ -99,8 +102,8 @@ func filter() []unix.SockFilter {
 
 // installFilter puts the calling thread under the filter and returns the descriptor at which the noted calls
 // arrive.
-func installFilter() (int, error) {
-	prog := filter()
+func installFilter(admin bool) (int, error) {
+	prog := filter(admin)
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
 	var errno unix.Errno
 	// Without WAIT_KILLABLE_RECV (Linux 5.19) a signal interrupts a call that is being answered, and the program

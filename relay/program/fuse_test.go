@@ -101,6 +101,12 @@ func fuseProgram(what string, args []string) {
 		serveFUSE(mountAs(args[0], strings.Join(facts, " ")), true)
 	case "serve":
 		serveFUSE(mountFUSE(args[0]), true)
+	case "slow-end": // writes its data when it is unmounted
+		atEnd = func() {
+			time.Sleep(300 * time.Millisecond)
+			fmt.Println("all is written")
+		}
+		serveFUSE(mountFUSE(args[0]), true)
 	case "epoll": // as programs with an old go-fuse
 		fd := mountFUSE(args[0])
 		if _, err := os.Open(filepath.Join(args[0], ".go-fuse-epoll-hack")); err != nil {
@@ -131,6 +137,9 @@ func mountAs(dir, source string) int {
 	return high
 }
 
+// atEnd is what the program does when the other side is gone.
+var atEnd = func() {}
+
 // serveFUSE answers INIT and GETATTR until the other side is gone.
 func serveFUSE(fd int, end bool) {
 	b := make([]byte, 1<<20)
@@ -143,6 +152,7 @@ func serveFUSE(fd int, end bool) {
 			if !end {
 				select {}
 			}
+			atEnd()
 			os.Exit(0)
 		}
 		var body []byte

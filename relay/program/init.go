@@ -31,6 +31,7 @@ type setup struct {
 	Namespace    bool
 	Inherit      bool // there is a deviceFD
 	Mount        string
+	Admin        bool // see rules
 	Capabilities []uintptr
 }
 

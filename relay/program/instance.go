@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -23,7 +25,7 @@ import (
 type instance struct {
 	name, mountPoint string
 	point            *os.Root // the mount point
-	inherits         bool
+	inherits, admin  bool
 	log              *slog.Logger
 	cmd              *exec.Cmd // init
 	control          *net.UnixConn
@@ -100,7 +102,11 @@ func (i *instance) launch(o *Options, namespace bool) error {
 		return err
 	}
 	defer w.Close()
-	words, err := json.Marshal(setup{Namespace: namespace, Inherit: i.inherits, Mount: i.mountPoint, Capabilities: o.Capabilities})
+	keep := o.Capabilities
+	if i.admin = o.admin(namespace); !i.admin {
+		keep = slices.DeleteFunc(slices.Clone(keep), func(c uintptr) bool { return c == unix.CAP_SYS_ADMIN })
+	}
+	words, err := json.Marshal(setup{Namespace: namespace, Inherit: i.inherits, Mount: i.mountPoint, Admin: i.admin, Capabilities: keep})
 	if err != nil {
 		return err
 	}
@@ -325,32 +331,58 @@ func (i *instance) fatal() error {
 // killPatience is how long processes may take to end after SIGKILL.
 const killPatience = 10 * time.Second
 
-// stop ends all processes.
+// termPatience is how long a program that has not ended without its socket may take after SIGTERM.
+const termPatience = 2 * time.Second
+
+// stop ends all processes. A program without its socket ends by itself, as after an unmount: some write their data then, and
+// SIGTERM would end that.
 func (i *instance) stop(grace time.Duration) {
 	i.mu.Lock()
 	i.stopping = true
 	mounted := i.mounted != nil
 	i.mu.Unlock()
+	ended := false
 	if mounted {
-		i.order(orderTerm)
-		select {
-		case <-i.done:
-			return
-		case <-time.After(grace):
+		if isClosed(i.ours) { // by the caller
+			ended = i.within(grace)
+			grace = termPatience
+		}
+		if !ended {
+			i.order(orderTerm)
+			ended = i.within(grace)
+		}
+		if !ended {
 			i.log.Warn(i.name + " does not end: it is killed")
 		}
 	}
-	i.order(orderKill)
-	select {
-	case <-i.done:
+	if ended {
 		return
-	case <-time.After(killPatience):
+	}
+	i.order(orderKill)
+	if i.within(killPatience) {
+		return
 	}
 	_ = i.cmd.Process.Kill() // with a namespace this ends all that the kernel can end
+	if !i.within(killPatience) {
+		i.log.Error(i.name + " hangs in the kernel: a process is left behind")
+	}
+}
+
+func isClosed(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(uintptr) {})
+	}
+	return err != nil
+}
+
+// within waits for the end, for a time.
+func (i *instance) within(limit time.Duration) bool {
 	select {
 	case <-i.done:
-	case <-time.After(killPatience):
-		i.log.Error(i.name + " hangs in the kernel: a process is left behind")
+		return true
+	case <-time.After(limit):
+		return false
 	}
 }
 
@@ -366,7 +398,7 @@ func (i *instance) serve(l *listener) {
 		case unix.SYS_MOUNT:
 			i.mount(l, &n)
 		case unix.SYS_UMOUNT2:
-			_ = l.answer(n.id, i.unmount())
+			i.unmount(l, &n)
 		default:
 			_ = l.answer(n.id, unix.ENOSYS)
 		}
@@ -385,7 +417,7 @@ func (i *instance) mount(l *listener, n *notification) {
 		return
 	}
 	if !r.isFUSE() {
-		_ = l.answer(n.id, unix.EPERM)
+		i.leave(l, n, unix.EPERM)
 		return
 	}
 	fd, err := r.device()
@@ -403,7 +435,7 @@ func (i *instance) mount(l *listener, n *notification) {
 	i.mu.Unlock()
 	if again {
 		_ = l.answer(n.id, unix.EPERM)
-		i.fail(fmt.Errorf("the program mounts a second time, on %s: a share can be one mount only; start it so that it mounts once", printable([]byte(r.target))), true)
+		i.fail(fmt.Errorf("%w, on %s: a share can be one mount only; start the program so that it mounts once", ErrTwice, printable([]byte(r.target))), true)
 		return
 	}
 	if err := i.hand(l, n, theirs, fd, flags); err != nil {
@@ -435,13 +467,30 @@ func (i *instance) hand(l *listener, n *notification, theirs *os.File, fd, flags
 	return l.answer(n.id, 0)
 }
 
-// unmount is the result of umount2(2).
-func (i *instance) unmount() unix.Errno {
+// unmount answers umount2(2).
+func (i *instance) unmount(l *listener, n *notification) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.mounted == nil || i.unmounted {
-		return unix.EINVAL // not a mount point
+	ours := i.mounted != nil && !i.unmounted
+	i.mu.Unlock()
+	if target, err := readString(int(n.pid), uintptr(n.args[0]), maxPath); i.admin && (err != nil || filepath.Clean(target) != i.mountPoint) {
+		ours = false
 	}
+	if !ours {
+		i.leave(l, n, unix.EINVAL) // not a mount point
+		return
+	}
+	i.mu.Lock()
 	i.unmounted = true
-	return 0
+	i.mu.Unlock()
+	_ = l.answer(n.id, 0)
+}
+
+// leave leaves a call to the kernel if the program may mount in its namespace. Otherwise it fails. The program could
+// change the call's arguments meanwhile: what it may do there is up to its capabilities alone.
+func (i *instance) leave(l *listener, n *notification, errno unix.Errno) {
+	if i.admin {
+		_ = l.pass(n.id)
+		return
+	}
+	_ = l.answer(n.id, errno)
 }

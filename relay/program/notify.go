@@ -100,6 +100,12 @@ func (l *listener) answer(id uint64, errno unix.Errno) error {
 	return l.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a))
 }
 
+// pass has the kernel make the call (SECCOMP_USER_NOTIF_FLAG_CONTINUE).
+func (l *listener) pass(id uint64) error {
+	a := answer{id: id, flags: 1}
+	return l.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a))
+}
+
 // give puts the file in place of the descriptor of the process that has made the call.
 func (l *listener) give(id uint64, f *os.File, fd int, flags uint32) error {
 	raw, err := f.SyscallConn()

@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Placeholders in Options.Args.
@@ -42,12 +45,13 @@ type Options struct {
 	// NoNetwork gives the program a network namespace with nothing in it. It needs a sandbox.
 	NoNetwork bool
 	// Capabilities are numbers of those that the program keeps if this process has them (CAP_CHOWN is 0). Users other
-	// than root have none to give.
+	// than root have none to give. With CAP_SYS_ADMIN it can mount other things, in its sandbox, which some programs need
+	// (lxcfs); without a sandbox it does not get that one.
 	Capabilities []uintptr
 
 	// StartTimeout is how long the program may take until it mounts. 0 is a minute.
 	StartTimeout time.Duration
-	// Grace is how long it may take to end after SIGTERM. 0 is 10 seconds.
+	// Grace is how long it may take to end when its socket is closed, or after SIGTERM. 0 is 10 seconds.
 	Grace time.Duration
 
 	// Log gets what the program prints, and what happens to it; nil is slog.Default().
@@ -105,6 +109,11 @@ func (o *Options) inherits() bool {
 		}
 	}
 	return false
+}
+
+// admin reports whether the program may mount in a namespace of its own.
+func (o *Options) admin(namespace bool) bool {
+	return namespace && slices.Contains(o.Capabilities, unix.CAP_SYS_ADMIN)
 }
 
 // name is what messages call the program.

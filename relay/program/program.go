@@ -19,6 +19,8 @@ import (
 var (
 	// ErrClosed says that Close was called.
 	ErrClosed = errors.New("closed")
+	// ErrTwice says that the program has mounted more than once. It is of no use to start it again.
+	ErrTwice = errors.New("the program mounts a second time")
 	// errEnded says that no process of the program is left.
 	errEnded = errors.New("the program has ended")
 )
@@ -70,7 +72,9 @@ func (p *Program) MountPoint() string { return filepath.Join(p.dir, "mount") }
 const (
 	firstDelay = 100 * time.Millisecond
 	mostDelay  = 10 * time.Second
-	goodTime   = 30 * time.Second // a program that has run for so long starts from firstDelay again
+	// restartGrace is how long a program that is to be started again may take to end: clients wait for it.
+	restartGrace = 2 * time.Second
+	goodTime     = 30 * time.Second // a program that has run for so long starts from firstDelay again
 )
 
 // delay is how long to wait before the next start, the n-th in a row.
@@ -93,7 +97,7 @@ func (p *Program) Mount(ctx context.Context) (*relay.Mounted, error) {
 	defer context.AfterFunc(p.closing, func() { cancel(ErrClosed) })()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end()
+	p.end(min(p.o.Grace, restartGrace))
 	if time.Since(p.last) > goodTime {
 		p.starts = 0
 	}
@@ -113,7 +117,7 @@ func (p *Program) Mount(ctx context.Context) (*relay.Mounted, error) {
 	p.now, p.last = i, time.Now()
 	m, err := i.wait(ctx, p.o.StartTimeout)
 	if err != nil {
-		p.end()
+		p.end(p.o.Grace)
 		i.discard()
 		return nil, fmt.Errorf("%s: %w", p.o.name(), err)
 	}
@@ -122,11 +126,11 @@ func (p *Program) Mount(ctx context.Context) (*relay.Mounted, error) {
 }
 
 // end ends the program that runs now, and waits for that.
-func (p *Program) end() {
+func (p *Program) end(grace time.Duration) {
 	if p.now == nil {
 		return
 	}
-	p.now.stop(p.o.Grace)
+	p.now.stop(grace)
 	p.failure = p.now.fatal()
 	if p.failure != nil {
 		p.failure = fmt.Errorf("%s: %w", p.o.name(), p.failure)
@@ -143,7 +147,7 @@ func (p *Program) Close() error {
 	p.close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end()
+	p.end(p.o.Grace)
 	p.closeOnce.Do(func() {
 		_ = p.point.Close()
 		_ = os.RemoveAll(p.dir)

@@ -381,3 +381,18 @@ func TestParentDies(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteAtEnd: a program whose socket is closed ends by itself, without a signal.
+func TestWriteAtEnd(t *testing.T) {
+	sandboxes(t, func(t *testing.T, o program.Options) {
+		p, log := start(t, o, "slow-end", "{mount}")
+		m := mount(t, p)
+		_ = m.Socket.Close()
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), "all is written") {
+			t.Errorf("the program could not end by itself: %s", log)
+		}
+	})
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// TestRelayUsage: mistakes on the command line are told before anything is started.
+func TestRelayUsage(t *testing.T) {
+	for line, want := range map[string]string{
+		"relay": "give the PROGRAM and its arguments after --",
+		"relay --socket-path /run/s -- sshfs host:":                                                        "do not have {mount}",
+		"relay -- sshfs host: {mount}":                                                                     "no way to reach a front-end",
+		"relay --mount /mnt --socket-path /run/s -- sshfs host: {mount}":                                   "--mount and --socket-path exclude each other",
+		"relay --socket-path /run/s --fd 3 -- sshfs host: {mount}":                                         "--fd and --socket-path exclude each other",
+		"relay --socket-path /run/s --request-timeout=-1 -- sshfs host: {mount}":                           "1 to 86400 seconds are possible",
+		"relay --socket-path /run/s --stop-timeout=0 -- sshfs host: {mount}":                               "1 to 3600 seconds are possible",
+		"relay --socket-path /run/s --program-sandbox=x -- sshfs host: {mount}":                            "auto, namespace or none are possible",
+		"relay --socket-path /run/s --program-capabilities=fly -- sshfs host: {mount}":                     `"fly" is no capability`,
+		"relay --socket-path /run/s --program-sandbox=none --program-network=false -- sshfs host: {mount}": "needs a sandbox",
+		"relay --socket-pth /run/s -- sshfs host: {mount}":                                                 "did you mean --socket-path?",
+		"relay --socket-path /run/s --seccomp=x -- sshfs host: {mount}":                                    "--seccomp",
+	} {
+		root := newRoot()
+		root.SetArgs(strings.Fields(line))
+		err := root.Execute()
+		var usage usageError
+		if !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want a mistake on the command line with %q", line, err, want)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fusedev"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
+	"github.com/govirtiofs/govirtiofs/relay"
+	fuseprogram "github.com/govirtiofs/govirtiofs/relay/program"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// relayEnv has the daemon serve a program; its value is that of the daemon's file relay.go.
+const relayEnv = "GOVIRTIOFSD_RELAY"
+
+// Descriptors of the daemon.
+const (
+	relayChannel = 3
+	relaySocket  = 4 // that of --fd or of a service manager
+)
+
+// serveGuest has the daemon serve the program, until one of the two ends.
+func (o *relayOptions) serveGuest(ctx context.Context, p *fuseprogram.Program, first *relay.Mounted, daemon string, passed bool) error {
+	empty, err := os.MkdirTemp("", "govirtiofs-relay-empty-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(empty)
+	ours, theirs, err := relayPair()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	cmd, err := o.startDaemon(daemon, empty, theirs, passed)
+	_ = theirs.Close()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", daemon, err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- fuseprogram.Serve(ctx, ours, p, first) }()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	done := first.Done
+	if o.restart {
+		done = nil
+	}
+	return o.watch(ctx, p, cmd, served, ended, done)
+}
+
+// watch waits for the end of the daemon, and brings it about.
+func (o *relayOptions) watch(ctx context.Context, p *fuseprogram.Program, cmd *exec.Cmd, served, ended <-chan error, done <-chan struct{}) error {
+	requests := make(chan os.Signal, 1)
+	signal.Notify(requests, unix.SIGUSR1)
+	defer signal.Stop(requests)
+	var reason error
+	told := ctx.Done()
+	for {
+		select {
+		case <-requests:
+			_ = cmd.Process.Signal(unix.SIGUSR1)
+		case <-told:
+			told, done = nil, nil
+			_ = cmd.Process.Signal(unix.SIGTERM)
+		case <-done:
+			done = nil
+			if reason = p.Err(); reason == nil {
+				reason = errors.New("the program has ended")
+			}
+			_ = cmd.Process.Signal(unix.SIGTERM)
+		case err := <-served:
+			served = nil
+			if err != nil && reason == nil && ctx.Err() == nil {
+				reason = err
+				_ = cmd.Process.Signal(unix.SIGTERM)
+			}
+		case err := <-ended:
+			var exit *exec.ExitError
+			if reason == nil && errors.As(err, &exit) && exit.ExitCode() > 0 {
+				return exitStatus(exit.ExitCode()) // it has said why
+			}
+			return errors.Join(reason, err)
+		}
+	}
+}
+
+// relayPair is a channel for package relay/program.
+func relayPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "channel")
+	f := os.NewFile(uintptr(fds[0]), "channel")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, err
+	}
+	return c.(*net.UnixConn), theirs, nil
+}
+
+// startDaemon starts the daemon, which ends with this process.
+func (o *relayOptions) startDaemon(path, empty string, channel *os.File, passed bool) (*exec.Cmd, error) {
+	value, err := json.Marshal(map[string]any{"Channel": relayChannel, "Restart": o.restart, "Timeout": time.Duration(o.timeout) * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	args := o.daemonArgs(empty)
+	files := []*os.File{channel}
+	if fd := o.daemon.FD; fd >= 0 || passed {
+		if fd < 0 {
+			fd = firstPassed
+		}
+		f := os.NewFile(uintptr(fd), "socket")
+		if f == nil {
+			return nil, fmt.Errorf("descriptor %d is not open", fd)
+		}
+		defer f.Close()
+		files = append(files, f)
+		args = append(args, fmt.Sprintf("--fd=%d", relaySocket))
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, files
+	cmd.Env = append(os.Environ(), relayEnv+"="+string(value))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
+	return cmd, spawn.Start(cmd)
+}
+
+// firstPassed is the first descriptor that a service manager passes (SD_LISTEN_FDS_START).
+const firstPassed = 3
+
+// started is a relay.Source that has the first mount already.
+type started struct {
+	*fuseprogram.Program
+	first *relay.Mounted
+}
+
+func (s *started) Mount(ctx context.Context) (*relay.Mounted, error) {
+	if m := s.first; m != nil {
+		s.first = nil
+		return m, nil
+	}
+	return s.Program.Mount(ctx)
+}
+
+// reasonPatience is how long a program may take to end that does not answer.
+const reasonPatience = time.Second
+
+// ownReason is why the program has ended, or else err.
+func ownReason(p *fuseprogram.Program, m *relay.Mounted, err error) error {
+	select {
+	case <-m.Done:
+		if reason := p.Err(); reason != nil {
+			return reason
+		}
+	case <-time.After(reasonPatience):
+	}
+	return err
+}
+
+// mountThreads is how many threads serve a mount on this machine.
+const mountThreads = 4
+
+// serveHere mounts the program's file system on this machine.
+func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, first *relay.Mounted, log *slog.Logger) error {
+	fs, err := relay.New(ctx, &started{p, first}, relay.Options{Restart: o.restart, Timeout: time.Duration(o.timeout) * time.Second, Log: log})
+	if err != nil {
+		return ownReason(p, first, err)
+	}
+	defer fs.Close()
+	s := server.New(fs, server.Options{ReadOnly: o.daemon.ReadOnly, Log: log, MaxWrite: relay.MaxData})
+	mount, err := fusedev.New(o.mount, fusedev.Options{Source: filepath.Base(o.args[0]), Subtype: "relay", ReadOnly: o.daemon.ReadOnly,
+		AllowOther: os.Geteuid() == 0, Permissions: true, MaxRead: relay.MaxData})
+	if err != nil {
+		return fuseHint(err)
+	}
+	defer func() { _ = mount.Close() }()
+	log.Info(filepath.Base(o.args[0]) + " is mounted on " + o.mount)
+	served := make(chan error, 1)
+	go func() { served <- mount.Serve(s, mountThreads) }()
+	ended, told := fs.Ended(), ctx.Done()
+	var reason error
+	for {
+		select {
+		case <-told:
+			told = nil
+			leave(mount)
+		case <-ended:
+			ended = nil
+			if reason = p.Err(); reason == nil {
+				reason = errors.New("the program has ended")
+			}
+			_ = mount.Detach()
+		case err := <-served:
+			return errors.Join(reason, err)
+		}
+	}
+}

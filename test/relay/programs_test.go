@@ -1,0 +1,318 @@
+package relay_test
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/test/relay/sample"
+)
+
+// recipe is how to try a program.
+type recipe struct {
+	name  string
+	needs []string
+	// prepare makes what the program serves, and returns its command line. With empty set the sample is made through
+	// the program.
+	prepare  func(b *bench) []string
+	empty    bool
+	readOnly bool
+	rootOnly bool
+	omit     sample.Omit
+	options  []string // of the relay
+	// host looks at the program's own side for what was written with a suffix, when the relay has ended. nil: the program is
+	// started once more and looked into.
+	host func(b *bench, suffix string, o sample.Omit) error
+	// own is what is tried instead of the sample.
+	own func(b *bench, dir string) error
+}
+
+// inDir has the host side be a directory.
+func inDir(name string) func(*bench, string, sample.Omit) error {
+	return func(b *bench, suffix string, o sample.Omit) error {
+		return sample.CheckWritten(b.path(name), suffix, o)
+	}
+}
+
+// printed has the host side be what a command prints, with {name} as the name of the file.
+func printed(args ...string) func(*bench, string, sample.Omit) error {
+	return func(b *bench, suffix string, o sample.Omit) error {
+		name, want := sample.Written(suffix, o)
+		words := append([]string{}, args...)
+		for i := range words {
+			words[i] = strings.NewReplacer("{name}", name, "{dir}", b.dir).Replace(words[i])
+		}
+		var errs bytes.Buffer
+		cmd := b.command(words[0], words[1:]...)
+		cmd.Stderr = &errs
+		got, err := cmd.Output()
+		if err != nil || !bytes.Equal(got, want) {
+			return fmt.Errorf("%q prints %d bytes, want %d: %v %s", words, len(got), len(want), err, errs.String())
+		}
+		return nil
+	}
+}
+
+func squashed(program string) func(b *bench) []string {
+	return func(b *bench) []string {
+		b.run("", "mksquashfs", b.sample("src"), b.path("image"), "-quiet", "-no-progress", "-noD", "-noF")
+		return []string{program, b.path("image"), "{mount}"}
+	}
+}
+
+// recipes are the programs.
+func recipes() []recipe {
+	return []recipe{
+		{name: "raw", prepare: func(*bench) []string { return []string{rawfuse, "{mount}"} }, own: func(_ *bench, dir string) error {
+			got, err := os.ReadFile(filepath.Join(dir, "hello"))
+			if err != nil || string(got) != "hello, guest\n" {
+				return fmt.Errorf("%q, %w", got, err)
+			}
+			return nil
+		}},
+		{name: "squashfuse", needs: []string{"squashfuse", "mksquashfs"}, readOnly: true, prepare: squashed("squashfuse")},
+		{name: "squashfuse_ll", needs: []string{"squashfuse_ll", "mksquashfs"}, readOnly: true, prepare: squashed("squashfuse_ll")},
+		{name: "sshfs", needs: []string{"sshfs", "sshd"}, host: inDir("src"), prepare: prepareSSHFS},
+		{name: "bindfs", needs: []string{"bindfs"}, host: inDir("src"), prepare: func(b *bench) []string {
+			return []string{"bindfs", b.sample("src"), "{mount}"}
+		}},
+		{name: "mergerfs", needs: []string{"mergerfs"}, host: inDir("src"), prepare: func(b *bench) []string {
+			return []string{"mergerfs", b.sample("src") + ":" + b.mkdir("other"), "{mount}", "-o", "category.create=ff"}
+		}},
+		{name: "unionfs-fuse", needs: []string{"unionfs-fuse"}, host: inDir("top"), prepare: func(b *bench) []string {
+			return []string{"unionfs-fuse", "-o", "cow", b.mkdir("top") + "=RW:" + b.sample("src") + "=RO", "{mount}"}
+		}},
+		{name: "fuse-overlayfs", needs: []string{"fuse-overlayfs"}, host: inDir("top"), prepare: func(b *bench) []string {
+			return []string{"fuse-overlayfs", "-o", "lowerdir=" + b.sample("src") + ",upperdir=" + b.mkdir("top") + ",workdir=" + b.mkdir("work"), "{mount}"}
+		}},
+		{name: "rclone", needs: []string{"rclone"}, omit: sample.Omit{Modes: true, Links: true}, host: inDir("src"), prepare: func(b *bench) []string {
+			return []string{"rclone", "mount", "--vfs-cache-mode=writes", "--vfs-write-back=0", "--cache-dir=" + b.mkdir("cache"), b.sample("src"), "{mount}"}
+		}},
+		{name: "rclone-memory", needs: []string{"rclone"}, empty: true, omit: sample.Omit{Modes: true, Links: true}, host: noHost, prepare: func(b *bench) []string {
+			return []string{"rclone", "mount", "--vfs-cache-mode=writes", "--vfs-write-back=0", "--cache-dir=" + b.mkdir("cache"), ":memory:bucket", "{mount}"}
+		}},
+		{name: "gocryptfs", needs: []string{"gocryptfs"}, empty: true, prepare: func(b *bench) []string {
+			if err := os.WriteFile(b.path("password"), []byte("secret\n"), 0o644); err != nil {
+				b.t.Fatal(err)
+			}
+			b.run("", "gocryptfs", "-init", "-q", "-scryptn=10", "-passfile", b.path("password"), b.mkdir("crypt"))
+			return []string{"gocryptfs", "-q", "-fg", "-passfile", b.path("password"), b.path("crypt"), "{mount}"}
+		}},
+		{name: "encfs", needs: []string{"encfs"}, empty: true, prepare: func(b *bench) []string {
+			return []string{"encfs", "--standard", "--extpass=echo secret", b.mkdir("crypt"), "{mount}"}
+		}},
+		{name: "fuse-zip", needs: []string{"fuse-zip", "zip"}, empty: true, prepare: func(b *bench) []string {
+			b.run("", "sh", "-c", "echo 1 >first && zip -q -0 a.zip first")
+			return []string{"fuse-zip", b.path("a.zip"), "{mount}"}
+		}, host: printed("unzip", "-p", "{dir}/a.zip", "{name}")},
+		{name: "archivemount", needs: []string{"archivemount", "tar"}, omit: sample.Omit{Rename: true}, prepare: func(b *bench) []string {
+			b.run("", "tar", "-C", b.sample("src"), "-cf", b.path("a.tar"), ".")
+			return []string{"archivemount", b.path("a.tar"), "{mount}"}
+		}, host: printed("sh", "-c", "tar -xOf {dir}/a.tar {name} || tar -xOf {dir}/a.tar ./{name}")},
+		{name: "fuse2fs", needs: []string{"fuse2fs", "mke2fs", "debugfs"}, prepare: func(b *bench) []string {
+			b.run("", "mke2fs", "-q", "-t", "ext4", "-d", b.sample("src"), b.path("image"), "128M")
+			return []string{"fuse2fs", "-o", "fakeroot", b.path("image"), "{mount}"}
+		}, host: printed("debugfs", "-R", "cat /{name}", "{dir}/image")},
+		{name: "ntfs-3g", needs: []string{"ntfs-3g", "mkntfs", "ntfscat"}, empty: true, prepare: func(b *bench) []string {
+			b.run("", "truncate", "-s", "128M", b.path("image"))
+			b.run("", "mkntfs", "-q", "-F", b.path("image"))
+			return []string{"ntfs-3g", "-o", "permissions", b.path("image"), "{mount}"}
+		}, host: printed("ntfscat", "-f", "{dir}/image", "/{name}")},
+		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, prepare: func(b *bench) []string {
+			return []string{"nbdfuse", "{mount}/disk", "--command", "nbdkit", "-s", "--exit-with-parent", "memory", "64M"}
+		}},
+		{name: "lxcfs", needs: []string{"lxcfs"}, rootOnly: true, own: readLXC, options: []string{"--program-capabilities=sys_admin,sys_chroot"}, prepare: func(b *bench) []string {
+			return []string{"lxcfs", "-f", "-p", b.path("pid"), "{mount}"}
+		}},
+	}
+}
+
+func noHost(*bench, string, sample.Omit) error { return nil }
+
+// freePort is a port of the loopback that nobody uses.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// waitPort waits until somebody listens.
+func waitPort(t *testing.T, port int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// server runs a server until the end of the test.
+func server(t *testing.T, name string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	out := &text{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s:\n%s", name, tail(out.String()))
+		}
+	})
+}
+
+// prepareSSHFS starts a server that lets the user in as root, with a key.
+func prepareSSHFS(b *bench) []string {
+	b.sample("src")
+	key := b.path("key")
+	b.run("", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+	private := b.t.TempDir()
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(private, "host")).CombinedOutput(); err != nil {
+		b.t.Fatalf("%v\n%s", err, out)
+	}
+	port := freePort(b.t)
+	config := fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s.pub\nStrictModes no\nUsePAM no\nPidFile none\n"+
+		"PermitRootLogin yes\nSubsystem sftp internal-sftp\n", port, private, key)
+	if err := os.WriteFile(filepath.Join(private, "config"), []byte(config), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	server(b.t, "/usr/sbin/sshd", "-D", "-e", "-f", filepath.Join(private, "config"))
+	waitPort(b.t, port)
+	return []string{"sshfs", "-p", fmt.Sprint(port), "-o", "IdentityFile=" + key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+		"-o", "LogLevel=ERROR", "root@127.0.0.1:" + b.path("src"), "{mount}"}
+}
+
+// readDisk tries the file of nbdfuse.
+func readDisk(_ *bench, dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "disk"), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || st.Size() != 64<<20 {
+		return fmt.Errorf("%v, %w: want 64 MiB", st, err)
+	}
+	want := bytes.Repeat([]byte("block"), 100_000)
+	got := make([]byte, len(want))
+	if _, err := f.WriteAt(want, 12_345); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if _, err := f.ReadAt(got, 12_345); err != nil || !bytes.Equal(got, want) {
+		return fmt.Errorf("what was written is not there: %w", err)
+	}
+	return nil
+}
+
+// readLXC looks at what lxcfs has. Its files are about the process that asks, which a relay does not tell: they can't be
+// read.
+func readLXC(_ *bench, dir string) error {
+	entries, err := os.ReadDir(filepath.Join(dir, "proc"))
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if !slices.Contains(names, "meminfo") || !slices.Contains(names, "cpuinfo") {
+		return fmt.Errorf("proc has %v, %w", names, err)
+	}
+	return nil
+}
+
+// TestIntegrationPrograms: each program's file system is what it should be, here through /dev/fuse.
+func TestIntegrationPrograms(t *testing.T) {
+	needMounts(t)
+	for _, u := range users {
+		for _, r := range recipes() {
+			if r.rootOnly && u.uid != 0 {
+				continue
+			}
+			t.Run(u.name+"/"+r.name, func(t *testing.T) {
+				needPrograms(t, r.needs...)
+				r.try(newBench(t, u))
+			})
+		}
+	}
+}
+
+// needMounts makes sure that this machine's root can mount.
+func needMounts(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 || unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) != nil {
+		guest.NeedFUSE(t)
+	}
+}
+
+// try tries the program here.
+func (r *recipe) try(b *bench) {
+	t := b.t
+	args := r.prepare(b)
+	dir, running := b.mounted(r.options, args...)
+	if r.own != nil {
+		if err := r.own(b, dir); err != nil {
+			t.Error(err)
+		}
+		running.stop()
+		return
+	}
+	work := letters(r.omit)
+	if r.empty {
+		work += "f"
+	}
+	suffix := "-here"
+	if r.readOnly {
+		suffix = ""
+	}
+	b.run("", relaywork, dir, suffix, work)
+	running.stop()
+	if r.readOnly {
+		return
+	}
+	r.checkHost(b, args, suffix)
+}
+
+// checkHost looks for what was written at the program's own side.
+func (r *recipe) checkHost(b *bench, args []string, suffix string) {
+	b.t.Helper()
+	if r.host != nil {
+		if err := r.host(b, suffix, r.omit); err != nil {
+			b.t.Errorf("at the program's side: %v", err)
+		}
+		return
+	}
+	dir, running := b.mounted(r.options, args...)
+	if b.user.uid == 0 {
+		if err := sample.CheckWritten(dir, suffix, r.omit); err != nil {
+			b.t.Errorf("when it is started again: %v", err)
+		}
+	}
+	running.stop()
+}

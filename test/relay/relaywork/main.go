@@ -1,0 +1,31 @@
+// Command relaywork checks the sample in a directory, in a guest for example: relaywork DIR SUFFIX OMIT. OMIT has letters
+// for what the file system can't do. With a SUFFIX it also writes.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/govirtiofs/govirtiofs/test/relay/sample"
+)
+
+func main() {
+	dir, suffix, omit := os.Args[1], os.Args[2], os.Args[3]
+	has := func(letter string) bool { return strings.Contains(omit, letter) }
+	o := sample.Omit{Modes: has("m"), Times: has("t"), Links: has("l"), Rename: has("r"), Truncate: has("c")}
+	var err error
+	if has("f") {
+		err = sample.Make(dir, o)
+	}
+	if err == nil && !has("n") {
+		err = sample.Check(dir, o)
+	}
+	if err == nil && suffix != "" {
+		err = sample.Write(dir, suffix, o)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", dir, err)
+		os.Exit(1)
+	}
+}
