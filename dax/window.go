@@ -41,7 +41,7 @@ var (
 	ErrRange = errors.New("dax: bad range")
 	// ErrTaken is a range in which something else is mapped.
 	ErrTaken = errors.New("dax: range is taken")
-	// ErrNoWindow says that there is no window at the moment.
+	// ErrNoWindow means that there is no window at the moment.
 	ErrNoWindow = errors.New("dax: no window")
 	// ErrCanceled says that the caller did not want to wait any longer. The guest must
 	// not count on the mapping.

@@ -9,7 +9,8 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// DAXFlags are what a Linux guest with a window offers beside AllFlags.
+// DAXFlags are the flags of a Linux guest with a window, in addition to
+// AllFlags.
 const DAXFlags = fp.InitMapAlignment | fp.InitHasInodeDAX
 
 // SetupMapping maps length bytes of an open file from fileOffset on at offset in the

@@ -120,8 +120,8 @@ func (p *Pipe) takeCalls() uint64 {
 }
 
 // watch makes the epoll set: calls, and the end of the connection. The back-end may
-// have made the eventfd non-blocking, so read is no way to sleep; and an edge saves
-// reading it.
+// have made the eventfd non-blocking, so a read can't be used to sleep. With an
+// edge trigger the eventfd need not be read.
 func (p *Pipe) watch() (err error) {
 	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return err
@@ -288,8 +288,8 @@ func (p *Pipe) wait() error {
 	}
 	mem, q := p.q.f.mem, p.q
 	if p.eventIdx {
-		// The half beside used_event is unused. The store must come before the load of
-		// the index, as it does: both are atomic.
+		// The other half of the word, next to used_event, is unused. The store must
+		// come before the load of the index, which it does, because both are atomic.
 		atomic.StoreUint32(at[uint32](mem, q.availAt+4+2*int(q.size)), uint32(p.lastUsed))
 	} else {
 		atomic.StoreUint32(at[uint32](mem, q.availAt), p.availWord(false))

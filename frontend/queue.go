@@ -71,7 +71,7 @@ type Queue struct {
 
 	mu       sync.Mutex // guards the ring
 	avail    uint16
-	next     uint16 // where the device goes on in the available ring when the ring starts
+	next     uint16 // index in the available ring where the device continues when the ring starts
 	kicked   uint16 // avail index when the device was last considered for a kick
 	lastUsed uint16
 	inUse    map[uint16]*Slot
@@ -150,8 +150,8 @@ func (q *Queue) addSlots() {
 	}
 }
 
-// start tells the back-end about the ring, as QEMU does. The device goes on where stop has
-// found it, which may be before requests that it has not taken yet.
+// start tells the back-end about the ring, as QEMU does. The device continues at the index
+// that stop has read. That may be before requests that it has not taken yet.
 func (q *Queue) start() error {
 	f := q.f
 	q.mu.Lock()
@@ -380,7 +380,7 @@ func (q *Queue) Wait() {
 	q.Calls.Add(1)
 }
 
-// reap is the goroutine that gives finished requests back to those who wait.
+// reap is the goroutine that wakes the callers of finished requests.
 func (q *Queue) reap() {
 	defer close(q.ended)
 	for {

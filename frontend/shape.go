@@ -19,9 +19,9 @@ type Shape struct {
 	Read  int // bytes of Slot.Data from the device
 }
 
-// ShapeOf is the shape of a request of an opcode. args is what its body and names take
-// together, in bytes; 0 is the body alone. data is what follows request or reply, whichever
-// of them has data.
+// ShapeOf is the shape of a request of an opcode. args is the size of its body and names
+// together, in bytes; 0 means the body alone. data is the size of the data after the
+// request or the reply, whichever has data.
 func ShapeOf(op fp.Opcode, args, data int) Shape {
 	o := op.Shape()
 	sh := Shape{Args: max(args, o.Body), Reply: o.Reply}
@@ -104,7 +104,7 @@ func (s *Slot) buffers(sh Shape, indirect bool) []Buf {
 }
 
 // chunk is the size of the buffers for n bytes of data. A chain may not be longer than
-// the queue (virtio 1.2, 2.7.5.3.1), whatever table it stands in.
+// the queue (virtio 1.2, 2.7.5.3.1), in an indirect table as well.
 func (s *Slot) chunk(n int) int {
 	o := &s.q.f.opts
 	if o.Chunk <= 0 || !o.Indirect {

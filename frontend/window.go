@@ -112,8 +112,8 @@ func (w *Window) Mappings() []vu.SharedMemoryMap {
 	return slices.Clone(w.maps)
 }
 
-// Errors are those that could not be told to anybody, such as a region that the
-// back-end does not take.
+// Errors are those that no caller has received, such as a region that the
+// back-end refuses.
 func (w *Window) Errors() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -207,7 +207,7 @@ func (w *Window) checkFile(fd int, m vu.SharedMemoryMap) error {
 	end := m.FileOffset + m.Length
 	switch {
 	case st.Size == 0:
-		_ = unix.Ftruncate(fd, int64(end)) // QEMU says so on its standard error and goes on
+		_ = unix.Ftruncate(fd, int64(end)) // QEMU prints an error and continues
 	case end < m.Length || end > uint64(st.Size):
 		return fmt.Errorf("past the end of the file at %#x: %w", st.Size, unix.EFAULT)
 	}

@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffers are the client's memory for a request, a reply, or the file data in one of them:
-// pieces of any length, one after the other, for preadv(2) and pwritev(2) as they are. They
-// are borrowed: after the call that they were given to, they may be another request's.
+// Buffers are the client's memory for a request, a reply, or the file data in one of them.
+// They are pieces of any length, one after the other, in the form that preadv(2) and
+// pwritev(2) take. They are borrowed: after the call that they were passed to, they may
+// belong to another request.
 //
-// A client can change what is in them at any time. Copy what is decided on, and decide on
-// the copy. Touching a buffer whose memory the client has taken away panics; the transport
-// recovers, and the request is lost.
+// A client can change their content at any time. Copy what a decision depends on, and
+// decide on the copy. Access to a buffer whose memory the client has taken away panics.
+// The transport recovers, and the request is lost.
 type Buffers []unix.Iovec
 
 // Over returns buffers over memory of this process, which must live as long as they do.
@@ -38,8 +39,8 @@ func (b Buffers) Append(p []byte) Buffers {
 	return append(b, v)
 }
 
-// Len is the length of all pieces together, in bytes. It can exceed what there is of
-// memory: pieces may overlap.
+// Len is the length of all pieces together, in bytes. It can exceed the size of the
+// memory, because pieces may overlap.
 func (b Buffers) Len() (n uint64) {
 	for i := range b {
 		n += uint64(b[i].Len)
@@ -50,8 +51,8 @@ func (b Buffers) Len() (n uint64) {
 // Piece is the memory of b[i].
 func (b Buffers) Piece(i int) []byte { return unsafe.Slice(b[i].Base, b[i].Len) }
 
-// CopyTo copies from b, after its first skip bytes, to dst. It returns how many bytes
-// there were: less than len(dst) at the end of b.
+// CopyTo copies from b, after its first skip bytes, to dst. It returns the number of
+// copied bytes, which is less than len(dst) at the end of b.
 func (b Buffers) CopyTo(dst []byte, skip uint64) (n int) {
 	for i := range b {
 		p := b.Piece(i)
@@ -68,7 +69,8 @@ func (b Buffers) CopyTo(dst []byte, skip uint64) (n int) {
 	return n
 }
 
-// CopyFrom copies src to b, after its first skip bytes. It returns how many bytes fitted.
+// CopyFrom copies src to b, after its first skip bytes. It returns the number of copied
+// bytes.
 func (b Buffers) CopyFrom(src []byte, skip uint64) (n int) {
 	for i := range b {
 		p := b.Piece(i)
@@ -85,14 +87,15 @@ func (b Buffers) CopyFrom(src []byte, skip uint64) (n int) {
 	return n
 }
 
-// Fill fills b with what r has from the offset off on, in bytes. It returns how many bytes
-// there were: less than b has room for at the end of r, which is no error. r gets the
-// client's own memory, and must not rely on what it has written there.
+// Fill fills b with the content of r from the offset off on, in bytes. It returns the
+// number of bytes. At the end of r this is less than b has room for, which is not an
+// error. r writes to the client's own memory and must not rely on what it has written
+// there.
 func (b Buffers) Fill(r io.ReaderAt, off uint64) (n int, err error) {
 	for i := range b {
 		at := off + uint64(n)
 		if at > math.MaxInt64 || at < off {
-			return n, nil // nothing is there
+			return n, nil // r has nothing there
 		}
 		p := b.Piece(i)
 		k, err := r.ReadAt(p, int64(at))
@@ -107,8 +110,8 @@ func (b Buffers) Fill(r io.ReaderAt, off uint64) (n int, err error) {
 	return n, nil
 }
 
-// Cut appends to dst the pieces of b that hold size bytes, or what there is of them, after
-// the first skip bytes. It copies no data, and b stays as it is. dst may not share memory with b.
+// Cut appends to dst the pieces of b that hold size bytes after the first skip bytes, or fewer
+// at the end of b. It copies no data and does not change b. dst may not share memory with b.
 func (b Buffers) Cut(dst Buffers, skip, size uint64) Buffers {
 	for i := range b {
 		if size == 0 {

@@ -10,7 +10,7 @@ import (
 // CellSize is the size of a Cell in bytes: two cache lines.
 const CellSize = 128
 
-// Phase is how far a request is, as its Cell says.
+// Phase is the progress of a request, as stored in its Cell.
 type Phase uint8
 
 // The phases, in the order in which a request goes through them. Most requests have no
@@ -18,37 +18,38 @@ type Phase uint8
 const (
 	PhaseFree   Phase = iota // no request
 	PhaseTaken               // it was taken from the ring; nothing was changed for it
-	PhaseIntent              // what it is about to change was noted: it may have happened or not
+	PhaseIntent              // the coming change was noted: it may have happened or not
 	PhaseDone                // its reply is in the client's memory, and must not be made again
 )
 
-// EvidenceWords is how much a request can note about what it is going to change.
+// EvidenceWords is the number of words in an Evidence.
 const EvidenceWords = 5
 
-// Evidence is what a request has noted before it changed something: enough to find out later
-// whether the change happened. What the words mean is the FileSystem's own, by opcode.
+// Evidence is what a request has noted before it changed something. It is enough to find out
+// later whether the change happened. The FileSystem defines the meaning of the words, for
+// each opcode.
 type Evidence [EvidenceWords]uint64
 
 // Cell is what the process knows of one request under way, in memory that outlives the process
-// (package ledger). It has no pointers. One thread at a time writes it: the one that has the
-// request. A nil *Cell is a request of which nothing is noted.
+// (package ledger). It has no pointers. One thread at a time writes it: the thread that serves
+// the request. A nil *Cell means that nothing is noted of a request.
 //
-// Its words are stored one after the other by functions that are not inlined, so that the
-// compiler can't change the order. The processor's order does not matter: a thread that was killed
-// has executed a part of its program from the start on, and all that it has stored is there.
+// Functions that are not inlined store its words one after the other, so that the compiler can't
+// change the order. The processor's order does not matter: a thread that is killed has executed
+// a part of its program from the start on, and all of its stores up to there are in memory.
 //
-// Whoever reads a Cell that another process has written checks all of it.
+// The successor must check all of a Cell that another process has written.
 type Cell struct {
 	state   uint64 // phase, opcode, tries and step, see cellState
 	unique  uint64
 	node    uint64
-	order   uint64 // requests of a queue are counted as they are taken
+	order   uint64 // counts the requests of a queue in the order in which they are taken
 	written uint32 // length of the reply, from PhaseDone on
-	avail   uint16 // index in the available ring at which it was
-	used    uint16 // index in the used ring that it gets, from PhaseDone on
+	avail   uint16 // index in the available ring
+	used    uint16 // index in the used ring, from PhaseDone on
 	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
-	thread  uint32 // which serves it: its number in the operating system, or 0
-	hash    uint32 // of what the request says beside its header; 0 is not known
+	thread  uint32 // the thread that serves it: its number in the operating system, or 0
+	hash    uint32 // of the request's content after its header; 0 is not known
 	grant   uint32 // phase of the last grant, and where more are, see setGrant
 
 	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
@@ -80,16 +81,18 @@ func (c *Cell) set(state uint64) {
 	storing.Note()
 }
 
-// Phase is how far the request is.
+// Phase is the progress of the request.
 func (c *Cell) Phase() Phase { return Phase(c.state) }
 
-// Opcode is that of the request.
+// Opcode is the request's opcode.
 func (c *Cell) Opcode() fp.Opcode { return fp.Opcode(uint16(c.state >> opcodeShift)) }
 
-// Tries is how many processes have died while they served the request.
+// Tries is the number of processes that have died while they served the
+// request.
 func (c *Cell) Tries() int { return int(uint8(c.state >> triesShift)) }
 
-// Step is how many of its changes a request that needs several has made; see SetStep.
+// Step is the number of changes that a request with several changes has made; see
+// SetStep.
 func (c *Cell) Step() int { return int(uint32(c.state >> stepShift)) }
 
 // Order tells which of two requests of a queue was taken first.
@@ -99,10 +102,11 @@ func (c *Cell) Order() uint64 { return c.order }
 func (c *Cell) Unique() uint64 { return c.unique }
 func (c *Cell) Node() uint64   { return c.node }
 
-// Avail is where in the available ring the request was.
+// Avail is the request's index in the available ring.
 func (c *Cell) Avail() uint16 { return c.avail }
 
-// Started is when the request was taken, in nanoseconds of CLOCK_MONOTONIC; 0 is not known.
+// Started is the time when the request was taken, in nanoseconds of CLOCK_MONOTONIC; 0
+// means that it is not known.
 func (c *Cell) Started() int64 { return c.started }
 
 // Take notes a request that was taken from the ring at index avail.
@@ -113,16 +117,16 @@ func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 	c.set(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
 }
 
-// TakeAgain notes that a successor serves the request, after one process more has died of it or
-// beside it. Evidence and phase stay.
+// TakeAgain notes that a successor serves the request, after one more process has died while it
+// served it. Evidence and phase stay.
 func (c *Cell) TakeAgain(avail uint16) {
 	c.avail = avail
 	tries := min(c.Tries()+1, 0xff)
 	c.set(c.state&^(0xff<<triesShift) | uint64(tries)<<triesShift)
 }
 
-// Forgive says that processes which die from now on do not die of the request, because it only
-// waits for somebody else: Tries is 0. nil does nothing.
+// Forgive sets Tries to 0. The request only waits for another client or the host, so a process
+// that dies from now on does not die because of it. nil does nothing.
 func (c *Cell) Forgive() {
 	if c != nil {
 		c.set(c.state &^ (0xff << triesShift))
@@ -130,12 +134,12 @@ func (c *Cell) Forgive() {
 }
 
 // Same reports whether a request is the one that the cell was taken for. The client could have
-// written another one in its place.
+// written another request in its place.
 func (c *Cell) Same(h *fp.InHeader) bool {
 	return c.unique == h.Unique && c.node == h.NodeID && c.Opcode() == fp.Opcode(h.Opcode)
 }
 
-// Intend notes what is needed to find out later whether the change that follows has happened.
+// Intend notes what a successor needs to find out whether the following change has happened.
 // stamp is the time before it, by CLOCK_REALTIME_COARSE in ns. nil does nothing.
 func (c *Cell) Intend(stamp int64, e Evidence) {
 	if c == nil {
@@ -146,10 +150,11 @@ func (c *Cell) Intend(stamp int64, e Evidence) {
 	c.toPhase(PhaseIntent)
 }
 
-// Changed notes that the change which Intend was about has been made for certain. nil does nothing.
+// Changed notes that the change of the last Intend has certainly been made. nil does nothing.
 func (c *Cell) Changed() { c.SetStep(1) }
 
-// Unchanged notes that nothing has come of what Intend was about. nil does nothing.
+// Unchanged notes that the change of the last Intend was not made. nil does
+// nothing.
 func (c *Cell) Unchanged() {
 	if c != nil {
 		c.toPhase(PhaseTaken)
@@ -159,7 +164,7 @@ func (c *Cell) Unchanged() {
 // toPhase changes the phase alone.
 func (c *Cell) toPhase(p Phase) { c.set(c.state&^0xff | uint64(p)) }
 
-// SetStep notes that a request has made n of its changes; Intend begins again with 0. nil does
+// SetStep notes that a request has made n of its changes. Intend sets it to 0 again. nil does
 // nothing.
 func (c *Cell) SetStep(n int) {
 	if c != nil {
@@ -167,8 +172,8 @@ func (c *Cell) SetStep(n int) {
 	}
 }
 
-// Interrupt notes that the client has asked to end the request. It is the only method that others
-// than the request's thread may call. nil does nothing.
+// Interrupt notes that the client has asked to end the request. It is the only method that
+// threads other than the request's may call. nil does nothing.
 func (c *Cell) Interrupt() {
 	if c != nil {
 		c.interrupted = 1
@@ -178,7 +183,7 @@ func (c *Cell) Interrupt() {
 // Interrupted reports whether Interrupt was called.
 func (c *Cell) Interrupted() bool { return c != nil && c.interrupted != 0 }
 
-// Intent is what the last Intend has noted; ok is false if the request had not come to that.
+// Intent is what the last Intend has noted. ok is false if there was no Intend.
 func (c *Cell) Intent() (stamp int64, e Evidence, ok bool) {
 	if c == nil || c.Phase() != PhaseIntent {
 		return 0, Evidence{}, false
@@ -196,5 +201,5 @@ func (c *Cell) Done(written uint32, used uint16) {
 // Reply is what Done has noted.
 func (c *Cell) Reply() (written uint32, used uint16) { return c.written, c.used }
 
-// Free notes that the client can see the reply, and that the cell is another request's now.
+// Free notes that the client can see the reply. The cell can be used for another request.
 func (c *Cell) Free() { c.set(0) }

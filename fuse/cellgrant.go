@@ -2,27 +2,28 @@ package fuse
 
 import "github.com/govirtiofs/govirtiofs/internal/storing"
 
-// GrantPhase is how far a change of what the client has is: of a lookup count, or of its open
-// files.
+// GrantPhase is the progress of a change to what the client has: to a lookup count, or to its
+// open files.
 type GrantPhase uint8
 
 // The phases.
 const (
 	GrantNone GrantPhase = iota
-	// Granting: the count of a node is changed now. If it has the new value, it was changed.
-	// Nobody else changes it meanwhile, because the node's lock is held.
+	// Granting: the count of a node is being changed. If it has the new value, the change
+	// has happened. No other thread changes it meanwhile, because the node's lock is held.
 	Granting
 	// Granted: the count was changed.
 	Granted
-	// Returning: what was granted is taken back now. If the count has the new value, it was.
+	// Returning: the grant is being taken back. If the count has the new value, this has
+	// happened.
 	Returning
-	// GrantedOpen: an open file was made, if there is one with this number.
+	// GrantedOpen: an open file was made, if one with this number exists.
 	GrantedOpen
 )
 
-// Grant is a change of what the client has that a request has made: one lookup more of a node,
-// an open file, or, for FORGET, lookups less. A request whose reply the client has not seen
-// gives it back before it is served again; a FORGET is not served again.
+// Grant is a change that a request has made to what the client has: one more lookup of a node,
+// an open file, or, for FORGET, fewer lookups. If the client has not seen the reply, the grant
+// is taken back before the request is served again. A FORGET is not served again.
 type Grant struct {
 	ID    uint64 // of the node or the open file
 	After uint64 // the count with the change
@@ -46,9 +47,9 @@ func (c *Cell) setGrant(p GrantPhase, kept uint32) {
 	storing.Note()
 }
 
-// Granting notes that the count of a node is about to become after. Then comes the change, then
-// Granted, with the node's lock held all the time. The grant before this one was kept (KeepGrant).
-// nil does nothing, as for all that follows.
+// Granting notes that the count of a node is about to become after. The caller then makes the
+// change and calls Granted, with the node's lock held all the time. KeepGrant has been called
+// for the grant before. nil does nothing, as for all methods that follow.
 func (c *Cell) Granting(node, after uint64) {
 	if c == nil {
 		return
@@ -67,8 +68,8 @@ func (c *Cell) Granted() {
 	}
 }
 
-// GrantOpen notes the number of an open file that is about to be recorded. The grant before
-// this one was kept.
+// GrantOpen notes the number of an open file that is about to be recorded. KeepGrant has
+// been called for the grant before.
 func (c *Cell) GrantOpen(id uint64) {
 	if c == nil {
 		return
@@ -80,43 +81,48 @@ func (c *Cell) GrantOpen(id uint64) {
 	c.setGrant(GrantedOpen, c.KeptGrants())
 }
 
-// Returning notes that the count of the last grant's node, which is Granted, is about to become
-// after, as Granting does. Returned comes when it is.
+// Returning notes that the last grant, which is in phase Granted, is being taken back: the
+// node's count is about to become after. Returned follows when it is.
 func (c *Cell) Returning(after uint64) {
 	c.grantAfter = after
 	c.setGrant(Returning, c.KeptGrants())
 }
 
-// Returned notes that the last grant was taken back. Another one may have been kept.
+// Returned notes that the last grant was taken back. Other grants may have been
+// kept.
 func (c *Cell) Returned() { c.setGrant(GrantNone, c.KeptGrants()) }
 
-// KeepGrant notes at once that the last grant is elsewhere, and what KeptGrants says from now
-// on. What the number means is the business of who keeps them (package ledger).
+// KeepGrant notes that the last grant is stored elsewhere, and sets the result of KeptGrants.
+// Both change at once. The party that stores the grants (package ledger) defines the meaning
+// of the number.
 func (c *Cell) KeepGrant(kept uint32) { c.setGrant(GrantNone, kept) }
 
-// FetchGrant is the opposite of KeepGrant: the last grant that was kept is this one.
+// FetchGrant is the opposite of KeepGrant: it makes the last kept grant this one.
 func (c *Cell) FetchGrant(g Grant, kept uint32) {
 	c.grantID, c.grantAfter = g.ID, g.After
 	c.setGrant(g.Phase, kept)
 }
 
-// Grant is the last change of what the client has.
+// Grant is the last change to what the client has.
 func (c *Cell) Grant() Grant {
 	return Grant{ID: c.grantID, After: c.grantAfter, Phase: GrantPhase(c.grant % (1 << grantKeptShift))}
 }
 
-// KeptGrants says where the grants before the last one are; 0 is none.
+// KeptGrants says where the grants before the last one are stored; 0 means that
+// there are none.
 func (c *Cell) KeptGrants() uint32 { return c.grant >> grantKeptShift }
 
-// Forgetting notes which item of a BATCH_FORGET comes now, from 0 on. A FORGET is item 0.
+// Forgetting notes the number of the BATCH_FORGET item that comes now, from 0 on. A
+// FORGET is item 0.
 func (c *Cell) Forgetting(item uint32) {
 	if c != nil {
 		c.setGrant(GrantNone, item)
 	}
 }
 
-// Forgotten is how many items of a FORGET or BATCH_FORGET were done by a process that died,
-// and must not be done again. The ledger has looked at the cell before (NodeStore.GiveBack).
+// Forgotten is the number of items of a FORGET or BATCH_FORGET that a process that died has
+// done. They must not be done again. The ledger has checked the cell before
+// (NodeStore.GiveBack).
 func (c *Cell) Forgotten() uint32 {
 	if c == nil {
 		return 0

@@ -21,8 +21,8 @@
 //
 // When the file system is unmounted (Mount.Unmount, umount(8), or the kernel's abort
 // through /sys/fs/fuse/connections), reads of /dev/fuse fail with ENODEV and every
-// goroutine of Serve ends. When the process ends first, the kernel answers ENOTCONN to
-// everybody until somebody unmounts the directory.
+// goroutine of Serve ends. When the process ends first, every access to the mount
+// fails with ENOTCONN until the directory is unmounted.
 //
 // A process must not touch the files of a mount that it serves itself: the Go runtime
 // can't stop a thread that sleeps in the kernel for an answer of its own process while

@@ -18,8 +18,8 @@ type Options struct {
 	// SetID and Devices let set-ID bits, file capabilities and device nodes work in the mount,
 	// as they do in a guest. Only root can mount so.
 	SetID, Devices bool
-	// AllowOther lets every user of this machine in, not only the one who mounts. For
-	// others than root /etc/fuse.conf must allow it.
+	// AllowOther lets every user of this machine in, not only the one that mounts. If
+	// that is not root, /etc/fuse.conf must allow it.
 	AllowOther bool
 	// Permissions makes the kernel check owners and modes, as a virtio-fs guest does
 	// (fs/fuse/virtio_fs.c: default_permissions).
@@ -194,5 +194,6 @@ func (m *Mount) Detach() error {
 	return exec.Command("fusermount3", "-u", "-z", "--", m.target).Run()
 }
 
-// Close closes /dev/fuse: whoever uses the mount gets ENOTCONN from now on.
+// Close closes /dev/fuse. Every use of the mount fails with ENOTCONN from now
+// on.
 func (m *Mount) Close() error { return m.file.Close() }

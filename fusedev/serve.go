@@ -114,10 +114,10 @@ func (m *Mount) clone() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
 }
 
-// Serve answers the kernel's requests with h on so many goroutines until the file
-// system is unmounted, and ends the session. A failure of one goroutine aborts the
-// mount and is returned. No request is left when Serve returns: a late reply would go to
-// whatever file has the descriptor's number by then.
+// Serve serves the kernel's requests with h on so many goroutines until the file system
+// is unmounted. Then it ends the session. A failure of one goroutine aborts the mount
+// and is returned. No request is left when Serve returns: a late reply would go to the
+// file that has the descriptor's number by then.
 func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	var (
 		wg      sync.WaitGroup
@@ -156,8 +156,8 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	return first
 }
 
-// serve is one goroutine of Serve. A thread that is no longer fit ends, and another
-// goroutine goes on in its place.
+// serve is one goroutine of Serve. A thread that is unfit ends, and another
+// goroutine replaces it.
 func (q *queue) serve(h fuse.Handler) error {
 	for {
 		ended := make(chan error)
@@ -225,8 +225,8 @@ func (q *queue) wait(p fuse.Pending, out []byte) {
 	})
 }
 
-// reply answers, unless the request wants none. A reply that the kernel calls malformed
-// is turned into an error for the one who asked.
+// reply writes the reply, unless the request wants none. If the kernel calls a reply
+// malformed, the client gets an error instead.
 func reply(fd int, b []byte) error {
 	if len(b) == 0 {
 		return nil

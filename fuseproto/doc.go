@@ -7,6 +7,6 @@
 // convert between such a struct and wire bytes without copying. The protocol
 // has the byte order of the host; this module supports little-endian hosts.
 //
-// Nothing in this package trusts a length: View refuses short input, and
-// whoever calls it has copied the bytes out of memory that the peer can write.
+// Nothing in this package trusts a length: View refuses short input. The caller
+// must first copy the bytes out of memory that the peer can write.
 package fuseproto

@@ -9,7 +9,7 @@ import (
 )
 
 // A request is a header and a body. Both are read in place, after they were copied to memory
-// that nobody else writes.
+// that no other process writes.
 func ExampleView() {
 	header := fp.InHeader{Opcode: uint32(fp.OpMkdir), Unique: 7, NodeID: fp.RootID}
 	request := append(fp.Bytes(&header), fp.Bytes(&fp.MkdirIn{Mode: 0o755})...)

@@ -87,9 +87,10 @@ var shapes = [NumOpcodes]Shape{
 	OpCopyFileRange64: {Name: "COPY_FILE_RANGE_64", Body: Size[CopyFileRangeIn](), Reply: Size[CopyFileRangeOut]()},
 }
 
-// ReplyData is how many bytes a reply may have behind its header, for those opcodes whose
-// body says so; 0 for all others. body is the request's body, aligned to 8 bytes. The number
-// is the client's: whoever makes room for it bounds it.
+// ReplyData is the number of bytes that a reply may have behind its header, for those
+// opcodes whose body says so; 0 for all others. body is the request's body, aligned to 8
+// bytes. The client chooses the number, so the caller must bound it before it allocates that
+// much.
 func (o Opcode) ReplyData(body []byte) int {
 	switch o {
 	case OpRead, OpReaddir, OpReaddirplus:

@@ -6,11 +6,11 @@ import (
 	"sync/atomic"
 )
 
-// ErrBudget says that a budget has no part left for another share.
+// ErrBudget means that a budget has nothing left for another share.
 var ErrBudget = errors.New("the shares of this process have all of it")
 
-// Budget is an amount of something that the shares of a process have in common. What they
-// take together is never more. Safe for concurrent use, without locks.
+// Budget is an amount of a resource that the shares of a process have in common. Together
+// they never take more. It is safe for concurrent use, without locks.
 type Budget struct {
 	what string
 	free atomic.Int64 // neither promised to a part nor taken by one
@@ -22,12 +22,13 @@ func newBudget(what string, size int64) *Budget {
 	return b
 }
 
-// Part is what one share has of a budget: an amount of its own, which nobody else gets, and
-// of what is promised to nobody as much as is free. A nil Part refuses nothing.
+// Part is the part of a budget that one share has. It has an amount of its own, which no
+// other share can take. In addition it can take from the amount that is promised to no
+// part, as much as is free. A nil Part refuses nothing.
 type Part struct {
 	budget   *Budget
 	own      int64
-	promised int64         // of own, what the budget is less by
+	promised int64         // taken off the budget for own
 	state    atomic.Uint64 // taken in the lower half, kept in the upper
 }
 
@@ -42,7 +43,8 @@ func (b *Budget) NewPart(own int64) (*Part, error) {
 	return &Part{budget: b, own: own, promised: own}, nil
 }
 
-// Close gives the part back, with all that is taken. It must not be used any more.
+// Close gives the part back, with all that is taken. The Part must not be used any
+// more.
 func (p *Part) Close() {
 	if p != nil {
 		taken, kept := split(p.state.Swap(0))
@@ -50,7 +52,8 @@ func (p *Part) Close() {
 	}
 }
 
-// draw takes what is free; false, and nothing, if there is not as much.
+// draw takes n from the free amount. If there is less, it takes nothing and
+// returns false.
 func (b *Budget) draw(n int64) bool {
 	for {
 		free := b.free.Load()
@@ -63,27 +66,27 @@ func (b *Budget) draw(n int64) bool {
 	}
 }
 
-// Take takes n; false when there is not as much.
+// Take takes n. It returns false if there is not as much.
 func (p *Part) Take(n int64) bool { return p.change(n, 0) }
 
 // Put gives back n of what Take has taken.
 func (p *Part) Put(n int64) { p.change(-n, 0) }
 
-// Keep says that of what is taken, or is about to be, n may stay for as long as the client
-// likes. It is refused when nothing is free and the part would have less than a sixteenth of
-// its own left for what is given back soon.
+// Keep says that n of what is taken, or is about to be, may stay as long as the client
+// likes. Keep is refused when nothing is free and the part would have less than a sixteenth
+// of its own amount left for short uses.
 func (p *Part) Keep(n int64) bool { return p.change(0, n) }
 
-// Unkeep takes back n of what was said with Keep.
+// Unkeep reverses Keep for n.
 func (p *Part) Unkeep(n int64) { p.change(0, -n) }
 
-// Taken is how much is taken at the moment.
+// Taken is the amount that is taken at the moment.
 func (p *Part) Taken() int64 {
 	taken, _ := split(p.state.Load())
 	return taken
 }
 
-// beyond is how much of the budget's free amount a part has that has taken and keeps so much.
+// beyond is the amount that a part with these values has from the budget's free amount.
 func (p *Part) beyond(taken, kept int64) int64 {
 	if kept > 0 {
 		taken = max(taken, kept+p.own/16)
@@ -91,7 +94,7 @@ func (p *Part) beyond(taken, kept int64) int64 {
 	return max(0, taken-p.own)
 }
 
-// change never fails if it only gives back.
+// change never fails if both amounts only go down.
 func (p *Part) change(taken, kept int64) bool {
 	if p == nil {
 		return true

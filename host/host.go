@@ -1,12 +1,12 @@
-// Package host is what the shares of one process have in common: budgets of descriptors,
-// of threads that wait and of memory, and the number of processors that Go's scheduler has.
-// Nothing of it is global: a program makes a Host and gives it to each of its shares.
+// Package host has what the shares of one process have in common: budgets of descriptors,
+// of waiting threads and of memory, and the number of processors of Go's scheduler. Nothing
+// in it is global: a program makes a Host and gives it to each of its shares.
 //
-// A program with one share needs none. With several shares, give one Host to all of them:
-// server.Options, virtiofs.Options and passthrough.Config have a field for it.
+// A program with one share needs no Host. With several shares, give one Host to all of
+// them: server.Options, virtiofs.Options and passthrough.Config have a field for it.
 //
-// A share has a part of each budget. A part has an amount of its own, so that a client who
-// takes all that can be had takes nothing from another's.
+// A share has a part of each budget. A part has an amount of its own, so a client that
+// takes all it can get takes nothing from another share's own amount.
 package host
 
 import (
@@ -18,25 +18,27 @@ import (
 
 // Options are the sizes of a process's budgets.
 type Options struct {
-	// Descriptors is how many all shares may have open; 0 is the process's limit
-	// (RLIMIT_NOFILE) less a reserve for all else.
+	// Descriptors is the number of descriptors that all shares together may have
+	// open. 0 means the process's limit (RLIMIT_NOFILE) less a reserve for
+	// everything else.
 	Descriptors int
-	// ShareDescriptors is how many of them each share has of its own; 0 is a 1024th, and
-	// at least 64.
+	// ShareDescriptors is the own amount of each share; 0 means a 1024th, and at least
+	// 64.
 	ShareDescriptors int
-	// Threads is how many threads all shares may have that wait in system calls, beside one
-	// for each share; 0 is 256.
+	// Threads is the number of threads of all shares that may wait in system calls, in
+	// addition to one for each share; 0 means 256.
 	Threads int
-	// Memory is how many bytes requests that wait may keep, those of all shares together,
-	// beside 1 MiB for each share; 0 is 256 MiB.
+	// Memory is the number of bytes that the waiting requests of all shares together may
+	// keep, in addition to 1 MiB for each share; 0 means 256 MiB.
 	Memory int64
 
-	// Processors, if not nil, gives Go's scheduler n processors (runtime.GOMAXPROCS). It is
-	// called when that number changes, by one goroutine at a time. It begins with one, and
-	// gets more when there is more to do at the same time: each that goroutines have run on
-	// keeps some tens of KiB. Libraries do not change the number by themselves.
+	// Processors, if not nil, sets the number of processors of Go's scheduler to n
+	// (runtime.GOMAXPROCS). It is called when that number changes, by one goroutine at a
+	// time. The number begins with one, and grows when there is more to do at the same
+	// time, because each processor that goroutines have run on keeps some tens of KiB.
+	// Libraries do not change the number by themselves.
 	Processors func(n int)
-	// MaxProcessors is how many there may be beside one for each queue's thread.
+	// MaxProcessors is the limit, in addition to one for each queue's thread.
 	MaxProcessors int
 }
 
@@ -54,11 +56,11 @@ const (
 	shareMemory  = 1 << 20
 )
 
-// maxBudget is what the amounts of one Part can be.
+// maxBudget is the largest amount of one Part.
 const maxBudget = 1<<31 - 1
 
-// Host is what the shares of one process have in common. Its methods may be called by any
-// goroutine, and on a nil Host: then nothing is limited and no number changed.
+// Host is what the shares of one process have in common. Any goroutine may call its
+// methods. On a nil Host they limit nothing and change no number.
 type Host struct {
 	descriptors, threads, memory *Budget
 
@@ -66,10 +68,10 @@ type Host struct {
 
 	mu         sync.Mutex // guards the following; a leaf, but for processors
 	processors func(n int)
-	own, most  int // processors for all goroutines but the queues' threads
-	queues     int // those threads
+	own, most  int // processors for all goroutines except the queues' threads
+	queues     int // number of the queues' threads
 	waiting    int // threads that wait for requests' system calls
-	set        int // what processors was last told
+	set        int // the last argument of processors
 }
 
 // New makes a Host.
@@ -146,14 +148,14 @@ func (h *Host) Want(n int) {
 	h.want(n)
 }
 
-// want is Want with h.mu held. There are never less again.
+// want is Want with h.mu held. The number never falls.
 func (h *Host) want(n int) {
 	h.own = max(h.own, min(n, h.most))
 	h.tell()
 }
 
-// AddWaiting says that there are n more threads that wait in system calls for requests, or
-// less.
+// AddWaiting adds n to the number of threads that wait in system calls for requests. n may
+// be negative.
 func (h *Host) AddWaiting(n int) {
 	if h == nil {
 		return
@@ -164,10 +166,11 @@ func (h *Host) AddWaiting(n int) {
 	h.want(h.waiting + 1)
 }
 
-// AddQueues adds processors for the threads of n more queues, or takes them away: they sleep
-// in system calls. For the scheduler such a thread keeps its processor until a monitor thread
-// takes it away, which may be ten milliseconds later. With as many of them as processors, a
-// request that was handed to another goroutine would wait as long.
+// AddQueues adds processors for the threads of n more queues, or removes them if n is
+// negative. Such a thread sleeps in a system call. For the scheduler it keeps its processor
+// until a monitor thread takes it away, which may be ten milliseconds later. If there are
+// only as many processors as such threads, a request that was handed to another goroutine
+// waits as long.
 func (h *Host) AddQueues(n int) {
 	if h == nil {
 		return
@@ -178,8 +181,8 @@ func (h *Host) AddQueues(n int) {
 	h.tell()
 }
 
-// tell is called with h.mu held. The number is not told twice: to change it stops all
-// goroutines for a moment.
+// tell is called with h.mu held. It does not report the same number twice, because a
+// change stops all goroutines for a moment.
 func (h *Host) tell() {
 	if n := h.own + h.queues; h.processors != nil && n != h.set {
 		h.set = n

@@ -22,7 +22,7 @@ type Client struct {
 	mu      sync.Mutex // the order of messages is that of calls; a leaf
 	start   Start
 	held    map[Key]bool // what the keeper has, when it has read all messages
-	came    map[Key]int  // descriptors that Receive has got and nobody has taken
+	came    map[Key]int  // descriptors that Receive has got and that were not taken
 	late    []Key        // to be dropped, and not sent yet
 	sending bool         // a goroutine sends late
 	stuck   bool         // a message could not be sent in patience
@@ -130,7 +130,7 @@ func (c *Client) Listen(obey func(Order)) error {
 	}
 	go func() {
 		defer f.Close()
-		if c.early != 0 { // nobody writes it any more
+		if c.early != 0 { // no other goroutine writes it any more
 			obey(c.early)
 		}
 		for order := c.early; order != OrderEnd; {
@@ -170,7 +170,7 @@ func wait(socket int, events int16, limit time.Duration) error {
 	}
 }
 
-// Kept are the descriptors that came with Receive and that nobody has taken yet.
+// Kept are the descriptors that came with Receive and that were not taken yet.
 func (c *Client) Kept() []Key {
 	if c == nil {
 		return nil
@@ -184,8 +184,8 @@ func (c *Client) Kept() []Key {
 	return keys
 }
 
-// Take takes a descriptor that came with Receive: it is the caller's now, to be closed. The keeper
-// goes on holding its copy until Drop. ok is false if there is none, or it was taken.
+// Take takes a descriptor that came with Receive. The caller owns it and must close it. The
+// keeper holds its copy until Drop. ok is false if there is none, or it was already taken.
 func (c *Client) Take(k Key) (fd int, ok bool) {
 	if c == nil {
 		return -1, false
@@ -204,10 +204,10 @@ func (c *Client) Take(k Key) (fd int, ok bool) {
 // fail at once until the keeper has taken messages again.
 const patience = time.Second
 
-// Keep has the keeper hold a copy of fd under a key, in place of one that has the key. fd stays the
-// caller's. When Keep has returned nil, a successor gets the descriptor, whatever happens to this
-// process next. It waits for at most a second in all, not for each call, if the keeper does not keep
-// up; its error then wraps ErrBusy, and the keeper holds what it had. ErrLimit: it holds too many.
+// Keep gives the keeper a copy of fd under a key, which replaces an older one. The caller keeps
+// fd. When Keep has returned nil, a successor gets the descriptor, even if this process dies. If
+// the keeper is too slow, all calls together wait for at most a second. The error then wraps
+// ErrBusy, and the keeper holds what it had. ErrLimit means that it holds too many.
 func (c *Client) Keep(k Key, fd int) error {
 	if c == nil {
 		return nil
@@ -224,8 +224,8 @@ func (c *Client) Keep(k Key, fd int) error {
 	return nil
 }
 
-// Drop has the keeper close what it holds under a key; without one nothing happens. It does not wait: if
-// the keeper does not keep up, it closes the descriptor when it goes on.
+// Drop makes the keeper close the descriptor of a key, if there is one. It does not wait: if the
+// keeper is too slow, it closes the descriptor later.
 func (c *Client) Drop(k Key) {
 	if c == nil {
 		return

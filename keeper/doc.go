@@ -11,7 +11,7 @@
 // fixed size, a key and at most one descriptor. Neither side ever waits for the other one: a worker
 // whose keeper is stopped serves on, and Keep fails for the time being.
 //
-// The worker is not trusted; somebody may have taken it over. The keeper checks the shape and the
-// number of messages. It never reads, writes or maps what it holds, with one exception: when it
-// gives up, it adds 1 to the eventfds that workers have handed up as those for errors.
+// The worker is not trusted, because an attacker may control it. The keeper checks the shape and
+// the number of messages. It never reads, writes or maps what it holds, with one exception: when
+// it gives up, it adds 1 to the error eventfds that workers have given it.
 package keeper

@@ -61,7 +61,8 @@ type Outcome struct {
 	Told   bool             // it was told to end
 	Quit   bool             // with SIGQUIT
 	Left   bool             // everything was left to the next start of the service, see Options.Store
-	// Err says why there is no other worker, if it is not for the above.
+	// Err is the reason why there is no other worker, if it is none of the
+	// above.
 	Err error
 }
 
@@ -330,7 +331,7 @@ func (k *Keeper) start() error {
 // alarm tells the front-end that its rings are not served any more: by their eventfds for errors.
 func (k *Keeper) alarm() {
 	done := make(chan struct{})
-	go func() { // a full counter holds up whoever writes to it
+	go func() { // a write to a full counter waits
 		defer close(done)
 		for _, key := range k.table.keys() {
 			if key.Kind == KindErr {

@@ -61,10 +61,10 @@ func Region(id uint64) Key { return Key{Kind: KindRegion, ID: id} }
 // Kick is the eventfd by which the guest wakes up a ring's worker.
 func Kick(ring int) Key { return Key{Kind: KindKick, ID: uint64(ring)} }
 
-// Call is the eventfd by which the guest hears of used buffers.
+// Call is the eventfd that tells the guest of used buffers.
 func Call(ring int) Key { return Key{Kind: KindCall, ID: uint64(ring)} }
 
-// Err is the eventfd by which the front-end hears of a broken ring. If the keeper gives up, it
+// Err is the eventfd that tells the front-end of a broken ring. If the keeper gives up, it
 // adds 1 to all of them.
 func Err(ring int) Key { return Key{Kind: KindErr, ID: uint64(ring)} }
 

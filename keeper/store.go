@@ -170,8 +170,9 @@ func (v *saver) finish(keep bool) {
 	v.store.Settled()
 }
 
-// Restore has the keeper hold what a Store has kept since the service was started the last time, by
-// name. Names that are none of a key are refused, with fd still the caller's. It is called before Run.
+// Restore gives the keeper a descriptor that a Store has kept since the last start of the
+// service, by name. A name that is not a key is refused; the caller then still owns fd. It is
+// called before Run.
 func (k *Keeper) Restore(name string, fd int) error {
 	key, ok := ParseKey(name)
 	if !ok || key.Kind == KindListener {

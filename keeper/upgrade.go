@@ -25,7 +25,8 @@ type checked struct {
 }
 
 const (
-	// parkTime is how long a worker may take to park. Then it is killed; a successor goes on all the same.
+	// parkTime is how long a worker may take to park. Then it is killed, and a successor
+	// continues all the same.
 	parkTime = 5 * time.Second
 	// maxTries is how many workers of a new program may die before one has served.
 	maxTries = 3

@@ -17,7 +17,7 @@ type worker struct {
 	generation uint64
 	process    *os.Process
 	channel    *os.File
-	read       chan struct{} // closed when nobody reads from channel any more
+	read       chan struct{} // closed when no goroutine reads from channel any more
 	grumble    sync.Once
 	fail       bool
 	killed     bool // the one before it was killed from outside

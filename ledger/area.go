@@ -9,7 +9,8 @@ import (
 // AreaKind names an area.
 type AreaKind int
 
-// The areas, each with whoever writes it. What is in them is theirs, and versioned by the ledger.
+// The areas, each with the package that writes it. That package defines the content, and the
+// ledger's version covers it.
 const (
 	AreaConn    AreaKind = iota // vhostuser: what the front-end has said
 	AreaSession                 // server: the result of INIT

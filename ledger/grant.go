@@ -13,8 +13,8 @@ import (
 // grantOpen added. They were all made for certain. The cell says which list, and how many of its
 // entries count, in one word with the phase of the last grant: both change at once.
 //
-// A list is free again when no cell of a request that may be served again says that it has it.
-// Nobody has to give it back.
+// A list is free again when no cell of a request that may be served again refers to it. It
+// need not be given back.
 
 const (
 	numLists    = 1024 // requests at a time; list 0 is none

@@ -129,7 +129,7 @@ func newLedger(fd, prot int) (*Ledger, error) {
 // FD is the ledger's descriptor, for a successor. It stays the ledger's.
 func (l *Ledger) FD() int { return l.fd }
 
-// Close lets go of the ledger. Nothing of it may be used any more.
+// Close releases the ledger. Nothing in it may be used any more.
 func (l *Ledger) Close() error {
 	err := unix.Munmap(l.memory)
 	if closing := unix.Close(l.fd); err == nil {
@@ -138,8 +138,8 @@ func (l *Ledger) Close() error {
 	return err
 }
 
-// need has the file keep memory for its bytes from at on: without that, writing to them when
-// there is no memory would end the process. It is a system call.
+// need makes the file system provide memory for the bytes from at on. Otherwise a write to
+// them when memory is short would end the process. It is a system call.
 func (l *Ledger) need(at, size int64) error {
 	from := at / pageSize * pageSize
 	// This gives memory and maps it, page after page in one call.

@@ -24,7 +24,7 @@ type identityRecord struct {
 	birthSec        int64
 	birthNsec       uint32
 	kind            uint8
-	unkeyed         uint8 // nobody finds the node by its key
+	unkeyed         uint8 // the node is not found by its key
 	_               uint16
 }
 
@@ -74,8 +74,8 @@ func (s *Store) knownNode(id uint64) *nodeRecord {
 	return nil
 }
 
-// AddNode records a node that is new, without a place, for the request by, which may be nil.
-// false says that there is no room. It comes alone, as RemoveNode does.
+// AddNode records a new node, without a place, for the request by, which may be nil. It
+// returns false if there is no room. Calls of AddNode and RemoveNode never overlap.
 func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	slot := uint32(id)
 	if slot == 0 || slot >= MaxNodes || !s.keepGrant(by) {
@@ -109,8 +109,8 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	return true
 }
 
-// CountNode records the lookup count of a node. false says that there is no room for one more
-// grant of this request.
+// CountNode records the lookup count of a node. It returns false if there is no room for one
+// more grant of this request.
 func (s *Store) CountNode(by *fuse.Cell, id, lookups uint64) bool {
 	r := s.node(uint32(id))
 	switch {
@@ -131,7 +131,7 @@ func (s *Store) CountNode(by *fuse.Cell, id, lookups uint64) bool {
 // ForgetNode records that the client has no number for the node any more.
 func (s *Store) ForgetNode(by *fuse.Cell, id uint64) { s.CountNode(by, id, 0) }
 
-// UnkeyNode records that nobody finds the node by its key any more.
+// UnkeyNode records that the node is no longer found by its key.
 func (s *Store) UnkeyNode(id uint64) { s.node(uint32(id)).unkeyed = 1 }
 
 // PlaceNode records where a node was last seen, and its file handle, which may be nil. parent is

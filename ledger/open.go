@@ -45,8 +45,8 @@ func (s *Store) knownOpen(id uint64) *openRecord {
 	return nil
 }
 
-// AddOpen records an open file that is new, for the request by, which may be nil. false says
-// that there is no room. It comes alone.
+// AddOpen records a new open file, for the request by, which may be nil. It returns false if
+// there is no room. Calls never overlap.
 func (s *Store) AddOpen(by *fuse.Cell, o OpenFile) bool {
 	slot := uint32(o.ID)
 	if slot == 0 || slot >= MaxOpens || !s.keepGrant(by) {

@@ -8,7 +8,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/fuse"
 )
 
-// queueRecord is what is known of a ring beside its cells.
+// queueRecord is what is recorded of a ring in addition to its cells.
 type queueRecord struct {
 	taken uint64 // order of the last request that was taken<<16 | next index of the available ring
 	start uint32 // which start of the ring this is about; 0 is none
@@ -131,15 +131,15 @@ func (q *Queue) Next() uint16 {
 	return next
 }
 
-// Resume is Next for the process that goes on with the ring: it also notes the index, because
-// cells that tell of it are freed now.
+// Resume is Next for the process that continues with the ring. It also notes the index,
+// because the cells that contain it are freed now.
 func (q *Queue) Resume() uint16 {
 	next := q.Next()
 	q.SetNext(next)
 	return next
 }
 
-// orderMask is what of an order fits beside an index.
+// orderMask is the part of an order that fits next to an index.
 const orderMask = 1<<48 - 1
 
 // Unfinished yields the requests that have a cell, with the heads of their chains. The cells come

@@ -12,8 +12,8 @@ import (
 )
 
 // section is an array of records of one size in the file. A record has memory after need, which
-// is cheap when it is there, and goes on to have it until its chunk is given back. Memory comes in
-// blocks of whole pages and whole records.
+// is cheap if it is there already. The record keeps it until its chunk is given back. Memory
+// comes in blocks of whole pages and whole records.
 //
 // One thread at a time calls need and unuse.
 type section struct {
@@ -33,7 +33,7 @@ type section struct {
 // chunk is 64 blocks.
 type chunk struct {
 	blocks uint64 // which have memory
-	used   uint32 // records in use, where somebody counts them
+	used   uint32 // records in use, if they are counted
 }
 
 const (
@@ -54,8 +54,8 @@ func (s *section) blockOf(i uint32) (index, block uint32) {
 // record is where record i is. The caller knows that it has memory.
 func (s *section) record(i uint32) unsafe.Pointer { return s.ledger.at(s.at + int64(i)*s.size) }
 
-// need has record i, which is less than count, keep its memory: without that, writing to it
-// when there is no memory would end the process.
+// need makes sure that record i, which is less than count, has memory. Otherwise a write to
+// it when memory is short would end the process.
 func (s *section) need(i uint32) (*chunk, error) {
 	index, block := s.blockOf(i)
 	c := s.last

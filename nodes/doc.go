@@ -1,11 +1,11 @@
-// Package nodes keeps what a FUSE client knows of a file system: nodes, which it got from
-// LOOKUP and names by their ids, and open files, which it got from OPEN and names by
-// theirs. The client is hostile: it may send any number. A number that was never given
-// out, or that has ended, leads to nothing.
+// Package nodes keeps what a FUSE client knows of a file system: nodes and open files.
+// The client gets nodes from LOOKUP and open files from OPEN, and names both by their
+// ids. The client is hostile: it may send any number. A number that was never given out,
+// or that has ended, leads to nothing.
 //
-// The package knows numbers, counts and names, and no files. What a node or an open file
-// is besides is the file system's own: its type begins with [Node] or [OpenFile], and
-// adds what it likes.
+// The package knows numbers, counts and names, and no files. The rest of a node or an
+// open file belongs to the file system: its type begins with [Node] or [OpenFile], and
+// adds its own fields.
 //
 //	type node struct {
 //		nodes.Node[uint64, node] // the key is the file's number in an archive
@@ -24,15 +24,15 @@
 //	a child      while it lives, because its place is a name in its parent: a hold
 //
 // When the lookup count gets to 0 the client has forgotten the node, and its id leads to
-// nothing. When nothing refers to it any more it is gone, and [Config].Gone is told. The
-// first node is the root: its id is [fuseproto.RootID], and it is never forgotten.
+// nothing. When nothing refers to it any more it is gone, and [Config].Gone is called.
+// The first node is the root: its id is [fuseproto.RootID], and it is never forgotten.
 //
 // # Changes
 //
 // Every change of a node goes through a method of [Table] that tells [Config].Recorder,
-// and every change of an open file through one of [OpenFiles]: a daemon that wants to
-// survive its own death writes there what its successor must know. Nothing else in this
-// package changes them.
+// and every change of an open file through a method of [OpenFiles]. A daemon that wants
+// to survive its own death stores there what its successor must know. Nothing else in
+// this package changes nodes and open files.
 //
 // # Locks
 //

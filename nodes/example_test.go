@@ -14,7 +14,7 @@ type node struct {
 	size int
 }
 
-// A file system looks files up by what they are, and the client names them by numbers.
+// A file system finds files by their keys, and the client names them by numbers.
 func ExampleTable() {
 	table := nodes.New[int, node](nodes.Config[int, node]{
 		Gone: func(n *node) { fmt.Println("entry", n.Key(), "is gone") },
@@ -73,7 +73,7 @@ func ExampleOpenFiles() {
 	// closed
 }
 
-// recorder prints what a ledger would keep.
+// recorder prints the changes, which a ledger would store.
 type recorder struct{}
 
 func (recorder) Added(_ *fuse.Cell, n *node, lookups uint64) bool {
@@ -97,7 +97,7 @@ func (recorder) Forgotten(_ *fuse.Cell, n *node) { fmt.Printf("node %d: forgotte
 func (recorder) Unkeyed(n *node)                 { fmt.Printf("node %d: no key\n", n.ID()) }
 func (recorder) Gone(n *node)                    { fmt.Printf("node %d: gone\n", n.ID()) }
 
-// A recorder hears of every change: its ledger has what the client knows.
+// A recorder is told of every change, so its ledger has what the client knows.
 func ExampleRecorder() {
 	table := nodes.New[int, node](nodes.Config[int, node]{Recorder: recorder{}})
 	root := table.Intern(nil, 0, nil, func() *node { return new(node) })

@@ -6,9 +6,9 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// A table of hints has minHints places, and grows with the nodes up to maxHints, which
-// is 512 KiB: names are spread over all of it, so that a large one would cost a daemon
-// whose guest does little a page of memory for each name.
+// A table of hints has minHints places at first and grows with the nodes up to
+// maxHints, which is 512 KiB. Names are spread over all of it. If it began large, it
+// would cost a daemon whose guest does little a page of memory for each name.
 const (
 	minHints = 1 << 8
 	maxHints = 1 << 16
@@ -17,8 +17,8 @@ const (
 // hintTable has a length that is a power of two.
 type hintTable []atomic.Uint64
 
-// hint is the place that remembers which node a name was last seen to be. It may be
-// wrong in any way.
+// hint is the place for a name. It says which node the name was last seen to be. It
+// may be wrong in any way.
 func (t *Table[K, N]) hint(parent *N, name fp.Name) *atomic.Uint64 {
 	const prime = 0x100000001b3
 	h := base[K](parent).id ^ 0xcbf29ce484222325
@@ -30,8 +30,8 @@ func (t *Table[K, N]) hint(parent *N, name fp.Name) *atomic.Uint64 {
 }
 
 // growHints makes the table of hints larger if a node's slot says that there are, or were,
-// more nodes than half its places. A hint goes to all places that its name may have now.
-// One that is written meanwhile is lost.
+// more nodes than half its places. A hint is copied to all places that its name may have
+// now. A hint that is written meanwhile is lost.
 func (t *Table[K, N]) growHints(slot uint32) {
 	old := t.hints.Load()
 	n := len(*old)
@@ -49,9 +49,9 @@ func (t *Table[K, N]) growHints(slot uint32) {
 	t.hints.CompareAndSwap(old, &hints)
 }
 
-// SetHint remembers that name in parent was seen to be n; nil forgets it. A hint may get
-// lost: it only decides which of two correct ways is tried first. The name itself is not
-// kept.
+// SetHint notes that name in parent was seen to be n; nil removes the hint. A hint may
+// get lost: it only decides which of two correct ways is tried first. The name itself is
+// not stored.
 func (t *Table[K, N]) SetHint(parent *N, name fp.Name, n *N) {
 	id := uint64(0)
 	if n != nil {
@@ -61,13 +61,13 @@ func (t *Table[K, N]) SetHint(parent *N, name fp.Name, n *N) {
 }
 
 // Hinted is the node that a name in parent was last seen to be, if the client has it. It
-// may be another one, and the caller has no reference on it.
+// may be the wrong node, and the caller has no reference on it.
 func (t *Table[K, N]) Hinted(parent *N, name fp.Name) *N {
 	return t.Get(t.hint(parent, name).Load())
 }
 
-// Placed finds the node whose place is name in parent, with a reference; nil when no hint
-// leads to it.
+// Placed finds the node whose place is name in parent, with a reference. It returns nil
+// when no hint leads to it.
 func (t *Table[K, N]) Placed(parent *N, name fp.Name) *N {
 	n := t.Acquire(t.hint(parent, name).Load())
 	if n == nil {
@@ -84,8 +84,8 @@ func (t *Table[K, N]) Placed(parent *N, name fp.Name) *N {
 	return n
 }
 
-// TryPlaced is Placed without a reference, that does not wait for the node's lock: nil also if
-// somebody holds it.
+// TryPlaced is Placed without a reference and without waiting for the node's lock. It also
+// returns nil if another thread holds the lock.
 func (t *Table[K, N]) TryPlaced(parent *N, name fp.Name) *N {
 	n := t.Hinted(parent, name)
 	if n == nil {

@@ -10,8 +10,8 @@ import (
 )
 
 // Node is the part of a node that a [Table] knows. A file system's type of nodes, N,
-// begins with it. K says which file a node is: two nodes with one key are one file. A
-// client may know millions of nodes, so it is small: 56 bytes and K.
+// begins with it. K identifies a file: two nodes with one key are one file. A client
+// may know millions of nodes, so a Node is small: 56 bytes and K.
 //
 // Its lock, Lock, guards the node's place and file handle. The file system may guard its
 // own part with it, too.
@@ -25,8 +25,8 @@ type Node[K comparable, N any] struct {
 	id  uint64
 	key K
 
-	// refs counts requests that use the node, in its lower half, and what holds it (the
-	// table, children, open files), in units of refHold. At 0 it is gone.
+	// refs counts in its lower half the requests that use the node, and in units of
+	// refHold what holds it (the table, children, open files). At 0 the node is gone.
 	refs atomic.Int64
 
 	lookups uint64 // guarded by the shard of key
@@ -45,16 +45,16 @@ const (
 // base is the part of n that the table knows. New has checked that n begins with it.
 func base[K comparable, N any](n *N) *Node[K, N] { return (*Node[K, N])(unsafe.Pointer(n)) }
 
-// ID is the client's number for the node. It does not change. 0 is a node that the client
-// has no number for, see Table.Prepare.
+// ID is the client's number for the node. It does not change. 0 means that the client has
+// no number for the node, see Table.Prepare.
 func (n *Node[K, N]) ID() uint64 { return n.id }
 
-// Key says which file the node is. It does not change.
+// Key identifies the node's file. It does not change.
 func (n *Node[K, N]) Key() K { return n.key }
 
-// Acquire takes a reference for a request, which Table.Release drops; false when the node
-// is gone. Requests find nodes with Table.Acquire; this is for nodes that were found in
-// another way.
+// Acquire takes a reference for a request, which Table.Release drops. It returns false
+// when the node is gone. Requests find nodes with Table.Acquire; this method is for nodes
+// that were found in another way.
 func (n *Node[K, N]) Acquire() bool {
 	for {
 		v := n.refs.Load()
@@ -72,9 +72,9 @@ func (n *Node[K, N]) Acquire() bool {
 // Hold keeps the node alive until Table.Unhold. The caller has a reference or a hold.
 func (n *Node[K, N]) Hold() { n.refs.Add(refHold) }
 
-// TryExclusive keeps requests from getting references until Table.EndExclusive; they wait
-// meanwhile, so it must be short. It fails when a request uses the node, or when it is
-// gone. The caller has no reference, and is the only one who tries for this node.
+// TryExclusive keeps requests from getting references until Table.EndExclusive. They wait
+// meanwhile, so it must be short. It fails when a request uses the node, or when the node
+// is gone. The caller has no reference, and no other thread calls it for this node.
 func (n *Node[K, N]) TryExclusive() bool {
 	v := n.refs.Load()
 	return v != 0 && v&(refHold-1) == 0 && n.refs.CompareAndSwap(v, v|refExclusive)
@@ -92,12 +92,13 @@ func (n *Node[K, N]) TryLock() bool { return n.mu.TryLock() }
 // Unlock unlocks what Lock has locked.
 func (n *Node[K, N]) Unlock() { n.mu.Unlock() }
 
-// Parent is the directory where the node was last seen; nil when it has no name that is
-// known, and for the root. The node is locked, and holds its parent.
+// Parent is the directory where the node was last seen. It is nil for the root and when
+// no name of the node is known. The caller has locked the node, which holds its parent.
 func (n *Node[K, N]) Parent() *N { return n.parent }
 
-// Name is what the node was last seen as in Parent; nil when it has no name. It is not
-// changed in place: it stays valid when the node gets another one. The node is locked.
+// Name is the node's last known name in Parent; nil when it has no name. It is not
+// changed in place: it stays valid when the node gets another name. The caller has
+// locked the node.
 func (n *Node[K, N]) Name() fp.Name {
 	if n.parent == nil {
 		return nil
@@ -105,8 +106,8 @@ func (n *Node[K, N]) Name() fp.Name {
 	return keptName(n.name)
 }
 
-// FileHandle is what SetFileHandle has kept; nil is none. It is not changed in place. The
-// node is locked.
+// FileHandle is what SetFileHandle has stored; nil means none. It is not changed in
+// place. The caller has locked the node.
 func (n *Node[K, N]) FileHandle() []byte {
 	if n.handleLen == 0 {
 		return nil
@@ -115,11 +116,13 @@ func (n *Node[K, N]) FileHandle() []byte {
 	return unsafe.Slice(at, int(n.handleLen))
 }
 
-// HasFileHandle reports whether there is a file handle. The node is locked.
+// HasFileHandle reports whether there is a file handle. The caller has locked
+// the node.
 func (n *Node[K, N]) HasFileHandle() bool { return n.handleLen != 0 }
 
 // setName replaces the name with its NUL, which may be nil, and the file handle behind it.
-// What was there before is not changed: somebody may be reading it. n.mu is held.
+// It does not change the old bytes, because another thread may be reading them. n.mu is
+// held.
 func (n *Node[K, N]) setName(name fp.Name, handle []byte) {
 	if len(name) == 0 && len(handle) > 0 {
 		name = noName

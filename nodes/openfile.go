@@ -32,20 +32,20 @@ func (f *OpenFile) Acquire() bool {
 	}
 }
 
-// OpenFiles is the open files and directories of one file system, by id. Its methods may
-// be called from all threads. An open file is used by requests while others close it: it
-// ends when the last of them has released it.
+// OpenFiles is the open files and directories of one file system, by id. All threads may
+// call its methods. One request may use an open file while another closes it: the open
+// file ends when the last request has released it.
 //
-// An F may be used again after that, for the same OpenFiles: all but its OpenFile may be
-// changed then. Whoever finds an open file by its number reads nothing of it before he has
-// a reference, and then compares the number.
+// An F may be used again after that, for the same OpenFiles: all of it but its OpenFile
+// may be changed then. So a request that finds an open file by its number must take a
+// reference and compare the number before it reads anything else.
 type OpenFiles[F any] struct {
 	slots    slots[F]
 	recorder OpenRecorder[F]
 	gone     func(*F)
 }
 
-// OpenConfig says who wants to hear of changes; both may be nil.
+// OpenConfig has the functions that are told of changes; both may be nil.
 type OpenConfig[F any] struct {
 	// Gone is called when the last reference on an open file was released, with none of
 	// the table's locks held.
@@ -54,8 +54,8 @@ type OpenConfig[F any] struct {
 	Recorder OpenRecorder[F]
 }
 
-// NewOpenFiles returns a table without open files. F is a struct whose first field is an
-// embedded OpenFile; NewOpenFiles panics if it is not.
+// NewOpenFiles returns a table without open files. The first field of the struct F must
+// be an embedded OpenFile; otherwise NewOpenFiles panics.
 func NewOpenFiles[F any](c OpenConfig[F]) *OpenFiles[F] {
 	mustBeginWith[F, OpenFile]()
 	return &OpenFiles[F]{recorder: c.Recorder, gone: c.Gone}
@@ -65,20 +65,20 @@ func NewOpenFiles[F any](c OpenConfig[F]) *OpenFiles[F] {
 // with it.
 func openFile[F any](f *F) *OpenFile { return (*OpenFile)(unsafe.Pointer(f)) }
 
-// Add puts f in and returns its id; 0 when the table, or the recorder, is full. The table has
-// a reference until Close. by is the request that opens f, or nil.
+// Add adds f and returns its id; 0 when the table, or the recorder, is full. The table has a
+// reference until Close. by is the request that opens f, or nil.
 func (t *OpenFiles[F]) Add(by *fuse.Cell, f *F) (id uint64) {
 	return t.slots.add(f, func(id uint64) bool { return t.open(by, f, id) })
 }
 
-// Adopt is Add with another table's id, before Settle; false when it is taken or can't be
-// one. Ids whose slot is limit or more are refused: whoever sends the ids decides where
-// they are in the table, and each page of it costs memory.
+// Adopt is Add with another table's id, before Settle. It returns false when the id is
+// taken or invalid. Ids whose slot is limit or more are refused: the sender of the ids
+// decides where they are in the table, and each page of the table costs memory.
 func (t *OpenFiles[F]) Adopt(f *F, id uint64, limit uint32) bool {
 	return t.slots.put(id, limit, f, func() bool { return t.open(nil, f, id) }, func(*F) {})
 }
 
-// open makes f one that can be found.
+// open makes f an open file that requests can find.
 func (t *OpenFiles[F]) open(by *fuse.Cell, f *F, id uint64) bool {
 	b := openFile(f)
 	b.id = id
@@ -89,9 +89,9 @@ func (t *OpenFiles[F]) open(by *fuse.Cell, f *F, id uint64) bool {
 	return true
 }
 
-// Acquire finds an open file and takes a reference for a request, which Release drops;
-// nil when the client does not have it, or no more. Whether it is one of the request's
-// node is the caller's to compare.
+// Acquire finds an open file and takes a reference for a request, which Release drops.
+// It returns nil when the client does not have it, or no longer. The caller must check
+// that the open file belongs to the request's node.
 func (t *OpenFiles[F]) Acquire(id uint64) *F {
 	f := t.slots.get(id)
 	if f == nil {
@@ -101,7 +101,7 @@ func (t *OpenFiles[F]) Acquire(id uint64) *F {
 	if !b.Acquire() {
 		return nil
 	}
-	if b.id != id { // it was closed, and is another one by now
+	if b.id != id { // it was closed, and the number is another one's by now
 		t.Release(f)
 		return nil
 	}
@@ -123,8 +123,8 @@ func (t *OpenFiles[F]) drop(f *F) {
 	}
 }
 
-// Close ends an open file's id; requests that use it go on. false is one that is closed
-// already. The caller has a reference, which he keeps.
+// Close ends an open file's id. Requests that use it go on. Close returns false if it
+// is closed already. The caller has a reference and keeps it.
 func (t *OpenFiles[F]) Close(f *F) bool {
 	b := openFile(f)
 	if !t.slots.retire(b.id) {
@@ -137,11 +137,11 @@ func (t *OpenFiles[F]) Close(f *F) bool {
 	return true
 }
 
-// Has reports whether f is open: not closed yet. The caller has a reference.
+// Has reports whether f is open. The caller has a reference.
 func (t *OpenFiles[F]) Has(f *F) bool { return t.slots.get(openFile(f).id) == f }
 
-// All yields the open files, each with a reference that ends after yield. Files may be
-// opened and closed meanwhile.
+// All yields the open files, each with a reference that ends after yield. Other
+// threads may open and close files meanwhile.
 func (t *OpenFiles[F]) All(yield func(*F) bool) {
 	for id := range t.slots.all {
 		f := t.Acquire(id)

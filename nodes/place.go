@@ -2,9 +2,9 @@ package nodes
 
 import fp "github.com/govirtiofs/govirtiofs/fuseproto"
 
-// Place notes where a node was last seen, to find it again: as name in parent. It reports
-// whether the node had no place before. The root has none. The caller has references on
-// both; name is copied.
+// Place stores where a node was last seen, to find it again: as name in parent. It
+// reports whether the node had no place before. The root has no place. The caller has
+// references on both nodes. name is copied.
 func (t *Table[K, N]) Place(n, parent *N, name fp.Name) (first bool) {
 	b := base[K](n)
 	b.mu.Lock()
@@ -24,7 +24,7 @@ func (t *Table[K, N]) Place(n, parent *N, name fp.Name) (first bool) {
 	return old == nil
 }
 
-// Displace notes that a node's name is gone.
+// Displace notes that a node's name was removed.
 func (t *Table[K, N]) Displace(n *N) {
 	b := base[K](n)
 	b.mu.Lock()
@@ -47,8 +47,8 @@ func (t *Table[K, N]) placed(n *N) {
 	}
 }
 
-// Location is where a node was last seen, with a reference on the parent for the caller;
-// nil when that is not known. The name stays valid.
+// Location is where a node was last seen, with a reference on the parent for the caller.
+// It is nil when that is not known. The name stays valid.
 func (t *Table[K, N]) Location(n *N) (parent *N, name fp.Name) {
 	b := base[K](n)
 	b.mu.Lock()
@@ -59,9 +59,9 @@ func (t *Table[K, N]) Location(n *N) (parent *N, name fp.Name) {
 	return b.parent, keptName(b.name)
 }
 
-// TryLocation is Location that does not wait for the node's lock: somebody may hold it who waits
-// for the host. ok is false if it was locked. For the root and for a node without a name parent is
-// nil.
+// TryLocation is Location that does not wait for the node's lock: the thread that holds it may
+// wait for the host. ok is false if the node was locked. parent is nil for the root and for a
+// node without a name.
 func (t *Table[K, N]) TryLocation(n *N) (parent *N, name fp.Name, ok bool) {
 	b := base[K](n)
 	if !b.mu.TryLock() {
@@ -77,11 +77,11 @@ func (t *Table[K, N]) TryLocation(n *N) (parent *N, name fp.Name, ok bool) {
 	return b.parent, keptName(b.name), true
 }
 
-// MaxFileHandle is how many bytes a file handle has at most.
+// MaxFileHandle is the maximum length of a file handle in bytes.
 const MaxFileHandle = 255
 
-// SetFileHandle keeps what the file system finds a node's file again by, whatever its name
-// is by then (name_to_handle_at(2)). It is copied. The node is locked.
+// SetFileHandle stores the file handle by which the file system finds a node's file again,
+// under any name (name_to_handle_at(2)). It is copied. The caller has locked the node.
 func (t *Table[K, N]) SetFileHandle(n *N, handle []byte) {
 	b := base[K](n)
 	b.setName(keptName(b.name), handle[:min(len(handle), MaxFileHandle)])

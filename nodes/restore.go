@@ -2,14 +2,14 @@ package nodes
 
 import fp "github.com/govirtiofs/govirtiofs/fuseproto"
 
-// A process that takes over from one that has died has the recorder's records, and makes the
-// table of them before it serves a request:
+// A process that takes over from one that has died has the recorder's records. It makes the
+// tables from them before it serves a request:
 //
 //	the root, as always; BeginRestore; then Restore for each other node, then RestorePlace
 //	for each, then OpenFiles.Restore with holds on their nodes, then EndRestore
 //
-// The recorder hears of nothing that it has recorded already. Nobody else uses the tables
-// meanwhile: no lock is taken for each node.
+// The recorder is not told again of what it has recorded. No other thread uses the tables
+// meanwhile, so no lock is taken for each node.
 
 // BeginRestore makes room for about count nodes.
 func (t *Table[K, N]) BeginRestore(count int) {
@@ -24,11 +24,11 @@ func (t *Table[K, N]) BeginRestore(count int) {
 	}
 }
 
-// Restore puts in a node that is new under the id that it had, with the client's lookup count.
-// A node that the client has forgotten has count 0: it goes with EndRestore unless a child or an
-// open file needs it. unkeyed says that nobody is to find it by its key, as Recorder.Unkeyed does.
-// It returns false if the id is taken or can't be one; the record is to be removed then, except
-// that of the root.
+// Restore adds a new node under the id that it had, with the client's lookup count. A node that
+// the client has forgotten has count 0: EndRestore removes it unless a child or an open file
+// needs it. unkeyed says that the node must not be found by its key, as Recorder.Unkeyed does.
+// Restore returns false if the id is taken or invalid; the caller then removes the record,
+// except that of the root.
 func (t *Table[K, N]) Restore(n *N, key K, id, lookups uint64, unkeyed bool) bool {
 	b := base[K](n)
 	b.id, b.key, b.lookups, b.listed = id, key, lookups, true
@@ -49,11 +49,12 @@ func (t *Table[K, N]) Restore(n *N, key K, id, lookups uint64, unkeyed bool) boo
 	return true
 }
 
-// Restored is the node that Restore has put in a slot, or the root; nil is none.
+// Restored is the node that Restore has put in a slot, or the root; nil means
+// none.
 func (t *Table[K, N]) Restored(slot uint32) *N { return t.slots.at(slot) }
 
-// RestorePlace says where a node was last seen, as name in parent, which may be nil, and what
-// its file handle is, which may be nil. They are copied. The root has none.
+// RestorePlace sets where a node was last seen: name in parent, which may be nil. It also
+// sets the file handle, which may be nil. Both are copied. The root has none.
 func (t *Table[K, N]) RestorePlace(n, parent *N, name fp.Name, handle []byte) {
 	b := base[K](n)
 	if b.id == fp.RootID || b.parent != nil {
@@ -68,8 +69,8 @@ func (t *Table[K, N]) RestorePlace(n, parent *N, name fp.Name, handle []byte) {
 	b.setName(name, handle[:min(len(handle), MaxFileHandle)])
 }
 
-// EndRestore ends a series of Restore. Ids that are given out from then on are none of those
-// that the other process has given out, whose End and Generations these are.
+// EndRestore ends a series of Restore. end and generations are those of the other process.
+// Ids that are given out from then on are different from all that it has given out.
 func (t *Table[K, N]) EndRestore(end, generations uint32) {
 	for _, n := range t.slots.allRetired() {
 		t.Unhold(n)
@@ -81,7 +82,8 @@ func (t *Table[K, N]) EndRestore(end, generations uint32) {
 	}
 }
 
-// Restore puts in an open file under the id that it had; false if that is taken or can't be one.
+// Restore adds an open file under the id that it had. It returns false if that is taken or
+// invalid.
 func (t *OpenFiles[F]) Restore(f *F, id uint64) bool {
 	b := openFile(f)
 	b.id = id
@@ -92,7 +94,7 @@ func (t *OpenFiles[F]) Restore(f *F, id uint64) bool {
 // EndRestore is that of Table.
 func (t *OpenFiles[F]) EndRestore(end, generations uint32) { t.slots.settle(end, generations) }
 
-// restore puts v in under a number of another process's table, before settle; retired says that
+// restore adds v under a number of another process's table, before settle. retired says that
 // the number has ended there.
 func (s *slots[T]) restore(v *T, number uint64, retired bool) bool {
 	slot, generation := uint32(number), uint32(number>>32)

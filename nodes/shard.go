@@ -21,8 +21,8 @@ const minHeads = 8
 // shardOf is the shard of a key with this hash.
 func (t *Table[K, N]) shardOf(hash uint64) *shard { return &t.shards[hash>>56%shardCount] }
 
-// head is where the list of a key with this hash begins. s.mu is held, as for all that
-// follows.
+// head is where the list of a key with this hash begins. s.mu is held, also for the
+// functions that follow.
 func (s *shard) head(hash uint64) *uint32 { return &s.heads[hash&uint64(len(s.heads)-1)] }
 
 // find returns the node with a key, or nil.
@@ -41,7 +41,7 @@ func (t *Table[K, N]) find(s *shard, hash uint64, key K) *N {
 	return nil
 }
 
-// link puts a node in, which has its number already.
+// link adds a node, which has its number already.
 func (t *Table[K, N]) link(s *shard, hash uint64, n *Node[K, N]) {
 	if s.count == len(s.heads) {
 		t.grow(s)
@@ -51,7 +51,7 @@ func (t *Table[K, N]) link(s *shard, hash uint64, n *Node[K, N]) {
 	n.linked, n.next, *head = true, *head, uint32(n.id)
 }
 
-// unlink takes a node out, which still has its slot.
+// unlink removes a node, which still has its slot.
 func (t *Table[K, N]) unlink(s *shard, hash uint64, n *Node[K, N]) {
 	n.linked = false
 	s.count--

@@ -14,8 +14,8 @@ const maxSlots = 1 << 28
 // number is a slot and the slot's generation, so it is not used twice: a client that
 // keeps, guesses or forges one finds nothing.
 //
-// A number ends with retire. Its slot keeps the value, and is not used again before
-// release: a slot stands for one value as long as anybody refers to it.
+// retire ends a number. The slot keeps the value, and is not used again before
+// release: a slot stands for one value as long as anything refers to it.
 type slots[T any] struct {
 	slots paged.Array[slot[T]]
 
@@ -23,9 +23,9 @@ type slots[T any] struct {
 	next uint32     // first slot that was never used, or 0 for 1
 	free []uint32
 
-	// Slots from swept to settled are those of another table that sweep has not come to. Free
-	// ones are not in the list yet. All that are below settled are used in generation fresh or
-	// a later one.
+	// Slots from swept to settled are those of another table that sweep has not examined yet.
+	// The free ones among them are not in the list yet. All slots below settled are used in
+	// generation fresh or a later one.
 	swept, settled uint32
 	fresh          uint32
 }
@@ -37,8 +37,8 @@ type slot[T any] struct {
 	retired    atomic.Bool // value is there, but its number has ended
 }
 
-// add puts v in and returns its number; 0 when the table is full. It calls set with the
-// number before anybody can find v; if it returns false, v is not put in. The first number is 1.
+// add adds v and returns its number; 0 when the table is full. It calls set with the number
+// before v can be found. If set returns false, v is not added. The first number is 1.
 func (s *slots[T]) add(v *T, set func(number uint64) bool) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +66,8 @@ func (s *slots[T]) add(v *T, set func(number uint64) bool) uint64 {
 }
 
 // get finds a value; nil when there is none with this number. When the number is retired
-// at the same time, it may be another value, whose number the caller has to compare.
+// at the same time, get may return another value. The caller has to compare that value's
+// number.
 func (s *slots[T]) get(number uint64) *T {
 	e := s.slots.At(uint32(number))
 	if e == nil || uint64(e.generation.Load()) != number>>32 {
@@ -75,7 +76,8 @@ func (s *slots[T]) get(number uint64) *T {
 	return e.value.Load()
 }
 
-// retire ends a number; false when it is not in use, so only one of two callers gets true.
+// retire ends a number. It returns false when the number is not in use, so only one of two
+// callers gets true.
 func (s *slots[T]) retire(number uint64) bool {
 	e := s.slots.At(uint32(number))
 	generation := uint32(number >> 32)
@@ -87,7 +89,7 @@ func (s *slots[T]) retire(number uint64) bool {
 }
 
 // release makes the slot of v, whose number was retired, usable again. It calls gone
-// before that; neither happens when put has given the slot away.
+// before that. It does neither when put has given the slot away.
 func (s *slots[T]) release(slot uint32, v *T, gone func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,8 +129,8 @@ func (s *slots[T]) at(slot uint32) *T {
 	return nil
 }
 
-// all yields the values with the numbers that their slots have now: the number of a value
-// that was retired is another. Values may be removed meanwhile.
+// all yields the values with the numbers that their slots have now. The number of a
+// retired value differs from its own. Values may be removed meanwhile.
 func (s *slots[T]) all(yield func(number uint64, v *T) bool) {
 	end := s.end()
 	for page := range (end + paged.PageSize - 1) / paged.PageSize {
@@ -146,11 +148,11 @@ func (s *slots[T]) all(yield func(number uint64, v *T) bool) {
 	}
 }
 
-// put puts v in under a number of another table's, before settle; false when the number
-// is taken or can't be one. Slots from limit on are refused: whoever sends the numbers
+// put adds v under a number of another table, before settle. It returns false when the
+// number is taken or invalid. Slots from limit on are refused: the sender of the numbers
 // decides where they are, and one number alone makes a page of slots. It calls set before
-// anybody can find v. A value whose number was retired, and that some request still uses,
-// loses its slot: gone is told.
+// v can be found. If a request still uses a value whose number was retired, that value
+// loses its slot, and gone is called.
 func (s *slots[T]) put(number uint64, limit uint32, v *T, set func() bool, gone func(*T)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,7 +179,7 @@ func (s *slots[T]) put(number uint64, limit uint32, v *T, set func() bool, gone 
 }
 
 // settle makes the slots usable that no number was put in, in a generation after all that
-// were used in the other table, whose end and generations these are.
+// were used in the other table. end and generations are those of that table.
 func (s *slots[T]) settle(end, generations uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,8 +188,8 @@ func (s *slots[T]) settle(end, generations uint32) {
 	s.swept, s.settled, s.fresh = 1, s.next, generations+1
 }
 
-// sweep looks for free slots among those that were there when settle was called, a page at a
-// time: they may be many, and few of them may ever be needed. s.mu is held.
+// sweep looks for free slots among those that were there when settle was called, one page at
+// a time: there may be many, and few of them may ever be needed. s.mu is held.
 func (s *slots[T]) sweep() {
 	for len(s.free) == 0 && s.swept < s.settled && s.fresh != 0 {
 		end := min(s.swept|(paged.PageSize-1)+1, s.settled)

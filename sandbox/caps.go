@@ -97,9 +97,9 @@ func NoNewPrivileges() error {
 	return nil
 }
 
-// DropGroups removes all supplementary groups: files that the daemon makes, and directories
-// that it may read, must not depend on the groups of the user who started it. Without
-// CAP_SETGID, or in a user namespace that forbids it, the groups remain.
+// DropGroups removes all supplementary groups. Files that the daemon creates, and
+// directories that it may read, must not depend on the groups of the user who started it.
+// Without CAP_SETGID, or in a user namespace that forbids it, the groups remain.
 func DropGroups() error {
 	err := syscall.Setgroups(nil)
 	if err != nil && !errors.Is(err, unix.EPERM) {

@@ -46,12 +46,13 @@ func (a FilterAction) verdict() uint32 {
 	return unix.SECCOMP_RET_KILL_PROCESS
 }
 
-// FilterOptions say what the filter allows beside the calls that serving a share needs.
+// FilterOptions say what the filter allows in addition to the calls that serving a
+// share needs.
 type FilterOptions struct {
 	Action FilterAction
 	Accept bool // more connections: accept4 on the listening socket
 	Extra  []uintptr
-	Ioctls []uint32 // ioctl requests beside those on files of the share
+	Ioctls []uint32 // ioctl requests in addition to those on files of the share
 }
 
 // Filter limits the system calls of every thread, also of later ones, to those that serving a

@@ -32,7 +32,7 @@ func (m Mode) String() string {
 }
 
 // View has the O_PATH descriptors that a sandboxed file system needs, and what the process can
-// still know of itself. The caller who gets the View owns them.
+// still learn about itself. The caller owns them.
 type View struct {
 	Root int // the shared directory, or the shared regular file
 	Proc int // /proc/self/fd

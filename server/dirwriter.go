@@ -22,9 +22,9 @@ func (w *DirWriter) Len() int { return w.n }
 // Bytes is what was written.
 func (w *DirWriter) Bytes() []byte { return w.buf[:w.n] }
 
-// Add appends one struct fuse_dirent. off is the position after this entry, at
-// which a later READDIR goes on. It returns false, and appends nothing, when
-// the entry does not fit.
+// Add appends one struct fuse_dirent. off is the position after this entry,
+// where a later READDIR continues. If the entry does not fit, Add appends
+// nothing and returns false.
 func (w *DirWriter) Add(ino, off uint64, typ uint32, name []byte) bool {
 	size := fp.DirentAlign(int(unsafe.Sizeof(fp.Dirent{})) + len(name))
 	if len(w.buf)-w.n < size {

@@ -22,9 +22,9 @@
 // never does something that the client could not be told of, and a lookup count or
 // an open file is never lost.
 //
-// A method that would have to wait returns WouldBlock, and the request goes on as a
-// fuse.Pending on a thread that no queue depends on; after WouldBlockBriefly it may
-// go on where it was, when that has nothing else to do.
+// A method that would have to wait returns WouldBlock. The request then goes on as
+// a fuse.Pending on a thread that no queue depends on. After WouldBlockBriefly it
+// may go on in the queue's own thread, if that has nothing else to do.
 //
 // # Ownership
 //

@@ -37,16 +37,16 @@ func waits(errno unix.Errno) bool { return errno >= WouldBlock && errno <= Would
 // An errno of 0 is success. With any other errno nothing that the method put in
 // out is sent, and the method has left no lookup count or open file behind.
 //
-// What a client may send wrongly is checked before: a body of full length, names
-// by fuseproto.ParseName, room for the reply, opcodes that change a read-only
-// share. Node IDs, file handles, offsets, sizes and flags are the client's words:
-// the file system checks them.
+// The server checks these before the call: a body has its full length, names pass
+// fuseproto.ParseName, the reply has room, and no opcode changes a read-only
+// share. The file system must check the other values, which the client chooses:
+// node IDs, fh, offsets, sizes and flags.
 //
 // Embed NotImplemented and write the methods that you have. To change some methods of another
 // file system embed that: there are no optional interfaces which would be lost.
 //
-// Close lets go of all that the file system holds. It is the last call: no other method runs or
-// will be called.
+// Close frees all that the file system holds. It is the last call: no other method runs or will
+// be called.
 type FileSystem interface {
 	Close()
 	Session
@@ -68,7 +68,7 @@ type InitParams struct {
 	Minor   uint32       // agreed minor version, fp.MinMinorVersion to fp.KernelMinorVersion
 	Offered fp.InitFlags // what the client can do
 
-	// Resumed says that a session goes on which another daemon began: Offered is what was
+	// Resumed says that a session of another daemon continues here. Offered is what was
 	// agreed there, and all of it must be agreed again.
 	Resumed bool
 
@@ -92,8 +92,8 @@ type Session interface {
 	// Destroy ends it: every node but the root and every open file is dropped.
 	// Requests on other threads may still be running.
 	Destroy()
-	// Unmount comes before Destroy when the client itself ends the session, and may take a
-	// while: nobody waits for it at any other end. It may return WouldBlock.
+	// Unmount comes before Destroy when the client itself ends the session. It may take a
+	// while, because only this request waits for it. It may return WouldBlock.
 	Unmount(r *Request) unix.Errno
 	Statfs(r *Request, out *fp.Kstatfs) unix.Errno
 	Syncfs(r *Request) unix.Errno
@@ -224,11 +224,11 @@ type State interface {
 	// SaveState writes what LoadState needs and changes nothing: the file system may
 	// have to go on. No request runs meanwhile. The format is the file system's own.
 	SaveState(t *Thread, w io.Writer) error
-	// Leave follows a state that was written whole, and lets go of what only one process
-	// can have: locks.
+	// Leave follows when a state was written completely. It gives up what only one
+	// process can have: locks.
 	Leave(t *Thread)
-	// Return follows Leave if the client goes on here after all. The warning, if there is
-	// one, says what somebody else has taken meanwhile.
+	// Return follows Leave if the client goes on here and not at the destination. The
+	// warning, if there is one, says what another process has taken meanwhile.
 	Return(t *Thread) (warning string)
 	// LoadState reads from r up to the end what SaveState has written, which may be forged.
 	// It makes the nodes, open files and locks that were saved, with their numbers,

@@ -150,7 +150,8 @@ func (w *watch) notWaiting(d *pending) {
 	w.ended(d.op, d.header.NodeID, t.name(d.op), &d.hang)
 }
 
-// reporter writes messages on a goroutine of its own: the log may be where nobody answers, too.
+// reporter writes messages on a goroutine of its own, because the log may also be on a file
+// system that does not answer.
 type reporter struct{ busy atomic.Bool }
 
 // send has the lines written, and what has ended meanwhile; while earlier ones are being

@@ -11,8 +11,8 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// What a file system needs that is written over Go's own packages: errors, attributes and
-// listings of io/fs as the client knows them.
+// These help a file system that is written over Go's own packages: they convert the
+// errors, attributes and listings of io/fs to those of the protocol.
 
 // Errno is the error number that says what err says: the unix.Errno in its chain if it has
 // one, else the one of the error of io/fs, os or context that it is. nil is 0. EIO is for

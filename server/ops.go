@@ -31,9 +31,9 @@ type op struct {
 	handle   func(t *thread) (n int, errno unix.Errno)
 }
 
-// againClass is how a request is served by the successor of a process that died of it, or
-// beside it. What the client was to get (lookup counts, open files) is given back before in
-// each case: the client has not seen the reply.
+// againClass says how the successor serves a request that was under way when a process
+// died. In each case it first takes back what the request has given the client (lookup
+// counts, open files), because the client has not seen the reply.
 type againClass uint8
 
 const (

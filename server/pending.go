@@ -46,14 +46,14 @@ type pending struct {
 	ended    bool        // because of that
 }
 
-// What requests that wait keep of the host's memory is counted, all of it, and bounded for
-// each client. A ring of 32768 entries may hold as many requests, and each may have a body of
-// maxArgs and 32768 buffers.
+// Memory of the host that waiting requests keep is counted and limited for each client. A
+// ring of 32768 entries may hold as many requests, and each may have a body of maxArgs and
+// 32768 buffers.
 const (
 	// maxHeld is how much all requests of a client that wait may keep, in bytes.
 	maxHeld = 64 << 20
-	// heldBase is what each of them takes beside its copies: pending, the channel that
-	// cancels it, entries of tables, and what the transport remembers it with.
+	// heldBase is the memory of each in addition to its copies: the pending, the
+	// channel that cancels it, entries of tables, and the transport's own record.
 	heldBase = 1 << 10
 	// heldGoroutine is what a goroutine of its own takes, with its stack and Thread.
 	heldGoroutine = 16 << 10

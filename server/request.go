@@ -18,7 +18,7 @@ type Request struct {
 
 	// MayWait says that the method may block; see WouldBlock.
 	MayWait bool
-	// Canceled is closed when nobody wants the answer any more (INTERRUPT, a
+	// Canceled is closed when the answer is not needed any more (INTERRUPT, a
 	// stopped queue). It is nil unless MayWait is set.
 	Canceled <-chan struct{}
 

@@ -12,8 +12,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
-// The session is noted in ledger.AreaSession before the client hears of it, and taken out after the
-// file system has ended it: a successor that finds it goes on with it, or ends it once more.
+// The session is stored in ledger.AreaSession before the client is told of it, and removed after
+// the file system has ended it. A successor that finds it continues it, or ends it once more.
 
 // sessionVersion is that of the record.
 const sessionVersion = 1
@@ -52,8 +52,8 @@ func bit(b bool) uint64 {
 	return 0
 }
 
-// noteAgain is note of a change that has no answer to fail with. Without the record a successor goes
-// on with the one before.
+// noteAgain is note for a change without a reply that could report an error. If the record can't
+// be written, a successor uses the record before.
 func (s *Server) noteAgain() {
 	if current := s.session.Load(); current != nil {
 		if err := s.note(current); err != nil {
@@ -62,8 +62,8 @@ func (s *Server) noteAgain() {
 	}
 }
 
-// noted is what note has written; nil is no session. The record comes from another process, and may
-// be forged.
+// noted is what note has written; nil means no session. The record comes from another process,
+// and may be forged.
 func (s *Server) noted() (*session, error) {
 	area, err := s.opts.Ledger.Area(ledger.AreaSession)
 	if err != nil {
@@ -97,10 +97,10 @@ func (s *Server) noted() (*session, error) {
 	return saved, nil
 }
 
-// Resume goes on with what another process has left in the ledger, which has died. It is called
-// once, on a server that has not served a request yet; requests that were under way are served
-// again after it. The file system has been made with the same ledger. After an error there is no
-// session, and what is in the ledger is as it was: whoever tries again may succeed.
+// Resume continues what a process that died has left in the ledger. It is called once, on a
+// server that has not served a request yet. Requests that were under way are served again after
+// it. The file system must have been made with the same ledger. After an error there is no
+// session, and the ledger is unchanged, so the caller may try again.
 func (s *Server) Resume() error {
 	if s.opts.Ledger == nil {
 		return nil

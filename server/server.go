@@ -267,8 +267,8 @@ func (t *thread) run(o *op) (written uint32, errno unix.Errno) {
 	return uint32(outHeaderSize + n), 0
 }
 
-// call runs the method. A panic in it costs the request, and the thread: nobody knows
-// whose credentials it was left with.
+// call runs the method. A panic in it costs the request and the thread, because the
+// thread's credentials are not known then.
 func (t *thread) call(o *op) (n int, errno unix.Errno) {
 	t.op = o
 	t.enter()
@@ -312,7 +312,7 @@ func sent(errno unix.Errno) unix.Errno {
 	return errno
 }
 
-// fail answers with an error; it returns 0 when there is no room even for that.
+// fail replies with an error. It returns 0 if there is no room for that.
 func (t *thread) fail(errno unix.Errno) uint32 {
 	if t.room < uint64(outHeaderSize) {
 		return 0

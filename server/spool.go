@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// spool passes on what is written to it, on a goroutine of its own: whoever writes never
-// waits.
+// spool passes on what is written to it, on a goroutine of its own, so that a writer
+// never waits.
 type spool struct {
 	done chan struct{} // closed when nothing more is passed on
 
@@ -59,7 +59,7 @@ func (s *spool) run(w io.Writer) {
 	}
 }
 
-// next waits for something to pass on; nil when there is no more.
+// next waits for data to pass on. It returns nil at the end.
 func (s *spool) next() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()

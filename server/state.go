@@ -20,8 +20,8 @@ const stateMagic = "govirtiofs-state\x01"
 // Save implements fuse.State: the session, its nodes and open files. As soon as the client goes
 // on the state is out of date, and Save fails. doc/migration.md describes the format.
 //
-// w may take its time. It holds nobody up but the caller: what it has not taken waits in
-// memory, which is less than what the nodes take that it describes.
+// w may be slow. Only the caller waits for it: what w has not taken stays in memory.
+// That is less than the memory of the nodes that it describes.
 func (s *Server) Save(w io.Writer) error {
 	out := newSpool(w)
 	saved, err := s.save(out)
@@ -56,8 +56,9 @@ func (s *Server) save(w io.Writer) (saved bool, err error) {
 	return s.leaving, err
 }
 
-// leave lets go of what only one process can have, when w has taken the whole state. The
-// other side takes it: it waits for the end of w, which comes after Save.
+// leave gives up what only one process can have (locks), when w has taken the whole
+// state. The other side takes these when it has seen the end of w, which comes after
+// Save.
 func (s *Server) leave() error {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
@@ -76,8 +77,8 @@ func (s *Server) leave() error {
 	return err
 }
 
-// Started implements fuse.Session. If the client's state was saved it goes on where it was:
-// the migration has failed, or it was none.
+// Started implements fuse.Session. If the client's state was saved, the client goes on
+// here: the migration has failed, or there was none.
 func (s *Server) Started() {
 	s.initMu.Lock()
 	defer s.initMu.Unlock()
@@ -98,8 +99,8 @@ func (s *Server) Started() {
 	}
 }
 
-// Disconnected implements fuse.Session. Nothing proves that whoever connects next is the same
-// client: it gets no node, open file or lock of this one's.
+// Disconnected implements fuse.Session. Nothing proves that the next client is the same one,
+// so it gets no node, open file or lock of this one.
 func (s *Server) Disconnected() { s.Reset() }
 
 // Load implements fuse.State, on a server that has no session or whose client is gone.

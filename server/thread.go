@@ -44,9 +44,9 @@ type Thread struct {
 	broken bool
 }
 
-// Break marks the thread as not fit for another request, because its credentials
-// could not be put back. Its owner ends the goroutine, and with it the operating
-// system thread, and goes on with a new Thread.
+// Break marks the thread as unfit for another request, because its credentials
+// could not be restored. Its owner ends the goroutine, and with it the operating
+// system thread, and continues with a new Thread.
 func (t *Thread) Break() { t.broken = true }
 
 // Broken reports whether Break was called.

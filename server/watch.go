@@ -19,12 +19,13 @@ import (
 // code needs one of the scheduler's processors to run, and a thread that hangs in a system call has
 // given its own back. Only calls that can't hang are made without telling the scheduler.
 //
-// A thread says in thread.turn that it is in a method, and the watch says in thread.held that the
-// thread must see it before it goes on (watch.release). Each stores its own word and loads the
-// other's. What makes the loads see the stores is time: the watch looks at turn one look after
-// it has stored held, and only if turn is still the same the thread has not left the method, and
-// will see held when it does. No processor keeps a store to itself for a quarter of a second. So
-// a request costs two plain stores and two loads: no clock, no lock, no list and no atomic operation.
+// A thread notes in thread.turn that it is in a method. The watch notes in thread.held that the
+// thread must call watch.release before it continues. Each stores its own word and loads the
+// other's. Time makes sure that the loads see the stores: the watch reads turn again one look
+// after it has stored held. If turn is still the same, the thread has not left the method, and
+// will see held when it does. No processor delays a store for a quarter of a second. So a
+// request costs two plain stores and two loads: no clock, no lock, no list and no atomic
+// operation.
 
 const (
 	lookEvery = 250 * time.Millisecond

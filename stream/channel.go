@@ -41,7 +41,7 @@ type channel struct {
 	outList fuse.Buffers
 }
 
-// connect answers a hello and goes on with the channel over the new connection.
+// connect answers a hello and continues the channel over the new connection.
 func (c *channel) connect(conn net.Conn, h hello) (status, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -54,8 +54,9 @@ func (c *channel) connect(conn net.Conn, h hello) (status, error) {
 	if !c.knows(h.Ticket) || !c.out.couldFit(h.At) {
 		return statusStale, errors.New("the session has gone on without this guest, which was restored from an earlier state: unmount and mount again")
 	}
-	// What the last connection has brought is served to its end: what comes now is the
-	// next. Nothing may come from there any more when the welcome says how far that is.
+	// All that the last connection has brought is served first, because the new
+	// connection continues after it. When the welcome says how far that is, nothing
+	// more may come from the old one.
 	c.out.reset()
 	select {
 	case <-c.ended:
@@ -89,8 +90,8 @@ func greeted(conn net.Conn, m welcome) (*socket, error) {
 	return newSocket(conn, 1<<30)
 }
 
-// knows reports whether a guest with this ticket may go on: it is the last one that was
-// given out, or, if nobody has used that one, the one before.
+// knows reports whether a guest with this ticket may continue. The ticket must be the
+// last one that was given out or, if that was not used yet, the one before.
 func (c *channel) knows(ticket id) bool {
 	c.ticketMu.Lock()
 	defer c.ticketMu.Unlock()
@@ -105,7 +106,7 @@ func (c *channel) issue(ticket id) id {
 	return c.tickets[1]
 }
 
-// confirm is told that the guest has the welcome: the ticket before is of no use any more.
+// confirm says that the guest has the welcome. The ticket before is no longer valid.
 func (c *channel) confirm() {
 	c.fresh = false
 	c.ticketMu.Lock()
@@ -142,8 +143,8 @@ func (c *channel) serve(s *socket, at position, ended chan struct{}) {
 	}
 }
 
-// threads reads and serves requests. A thread that is no longer fit ends, and another goroutine goes
-// on in its place.
+// threads reads and serves requests. A thread that is unfit ends, and another goroutine replaces
+// it.
 func (c *channel) threads(s *socket) error {
 	for {
 		ended := make(chan error)

@@ -17,8 +17,8 @@ type Device interface {
 	// Read waits for a request and reads it into the buffers. The error is io.EOF when the file
 	// system was unmounted.
 	Read(b ...[]byte) (int, error)
-	// Answer writes a reply or a notification. One that nobody waits for any more is no
-	// error.
+	// Answer writes a reply or a notification. A reply that is no longer waited for is
+	// not an error.
 	Answer(b ...[]byte) error
 }
 
@@ -27,7 +27,7 @@ type ClientOptions struct {
 	// Dial connects to the host. It may be called by several goroutines.
 	Dial  func(context.Context) (net.Conn, error)
 	Share string // the name of the share; "" is the only one
-	Token []byte // what the host wants to hear, if anything
+	Token []byte // the token that the host asks for, if any
 	// Channels is how many requests channels there are, 1 to 4, with a Device for each. 0 is one
 	// for each CPU.
 	Channels int

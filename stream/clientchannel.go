@@ -88,7 +88,7 @@ func (ch *clientChannel) begin(s *socket, m welcome) error {
 	return ch.attach(s, m)
 }
 
-// attach goes on over a new connection.
+// attach continues over a new connection.
 func (ch *clientChannel) attach(s *socket, m welcome) error {
 	if err := ch.out.attach(s, m.At, ch.free); err != nil {
 		s.put()

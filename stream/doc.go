@@ -27,17 +27,18 @@
 //
 // # Limits
 //
-// A request is counted with its length, the room for its reply and what remembering it
-// takes, until the guest has said that it has the reply. All of a channel's requests together
-// must fit in the window that the welcome says. The Client does not read /dev/fuse beyond it. The
-// Server disconnects who exceeds it. So both sides always read what arrives.
+// A request is counted until the guest has said that it has the reply. It counts with its
+// length, the room for its reply and the memory to remember it. All requests of a channel
+// together must fit in the window that the welcome announces. The Client does not read /dev/fuse
+// beyond it. The Server disconnects a guest that exceeds it. So both sides always read what
+// arrives.
 //
 // # Who may connect
 //
-// Options.Admit looks at the address, and the hello has a token. A session is known by a
-// random number that the Client makes. A connection that goes on with a session also needs the
-// ticket of the welcome before it: of two guests that were restored from one snapshot only one
-// can go on.
+// Options.Admit checks the address, and the hello has a token. A session is known by a random
+// number that the Client makes. A connection that continues a session also needs the ticket of
+// the welcome before it. So of two guests that were restored from one snapshot only one can
+// continue.
 //
 // Sources: fs/fuse/dev.c of Linux (which descriptor takes a reply, what a read must have room
 // for); docs/vsock.md of Firecracker.

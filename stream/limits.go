@@ -6,22 +6,21 @@ import (
 
 // Sizes in bytes.
 const (
-	// DefaultMaxWrite is how much data a WRITE or READ has at most, if nobody says otherwise.
-	// A message blocks its channel while it is on the way, and the sockets of VMMs hold 64 to
-	// 256 KiB.
+	// DefaultMaxWrite is the default limit for the data of a WRITE or READ. A message blocks
+	// its channel while it is on the way, and the sockets of VMMs hold 64 to 256 KiB.
 	DefaultMaxWrite = 128 << 10
 	// maxMaxWrite is the most that Options.MaxWrite can be.
 	maxMaxWrite = 1 << 20
 
-	// head is what a message has beside data: headers, bodies, names.
+	// head is the part of a message without data: headers, bodies, names.
 	head = 8 << 10
 	// minData is the least that a message has room for: the value of an extended attribute.
 	minData    = 64 << 10
 	minMessage = minData + head
 	maxMessage = maxMaxWrite + head
 
-	// overhead is what a request that is under way takes beside its bytes: what the server and
-	// the transport remember of it.
+	// overhead is the memory of a request under way in addition to its bytes: what the server
+	// and the transport store for it.
 	overhead = 1 << 10
 
 	// windowMessages is how many of the largest requests fit in a window.

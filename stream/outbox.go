@@ -38,12 +38,12 @@ type outbox struct {
 	told     uint64 // the received that the other side knows
 	due      bool   // it shall be told soon, by itself if nothing else is sent
 
-	// busy says that somebody writes, and looks for more when it is done. If it may not wait it
-	// leaves that to the writer's goroutine: left.
+	// busy says that a goroutine writes, and looks for more when it is done. If it may not
+	// wait, it leaves the rest to the writer's goroutine: left.
 	busy, left bool
 	closed     bool
 	wake       sync.Cond
-	pieces     [][]byte // of whoever is busy
+	pieces     [][]byte // of the goroutine that is busy
 }
 
 func newOutbox() *outbox {
@@ -75,7 +75,8 @@ func (o *outbox) sent() uint64 {
 	return o.first + uint64(len(o.frames))
 }
 
-// got counts a message from the other side. due says that the other side waits to hear of it.
+// got counts a message from the other side. due says that the other side waits for the
+// acknowledgement.
 func (o *outbox) got(due bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -137,7 +138,7 @@ func (o *outbox) fits(p position) bool {
 	return own.First <= p.Received && p.Received <= own.Sent && p.First <= own.Received && own.Received <= p.Sent
 }
 
-// couldFit is fits for whoever does not hold o.mu.
+// couldFit is fits for callers without o.mu.
 func (o *outbox) couldFit(p position) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -151,8 +152,8 @@ func (o *outbox) reset() {
 	o.forget()
 }
 
-// attach goes on over a new connection, whose other side is at p. It takes a reference of the socket.
-// It fails if that side is not where this one has left it.
+// attach continues over a new connection, whose other side is at p. It takes a reference of the
+// socket. It fails if the other side is not where this one has left it.
 func (o *outbox) attach(s *socket, p position, free func(frame)) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -198,7 +199,7 @@ func (o *outbox) flush(wait bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.busy {
-		return // whoever it is sends this too
+		return // the goroutine that is busy sends this, too
 	}
 	o.busy = true
 	o.drain(wait)
@@ -221,7 +222,7 @@ func (o *outbox) drain(wait bool) {
 			o.wake.Signal()
 			return
 		case err != nil:
-			o.forget() // whoever reads from it notices
+			o.forget() // the reader of the connection notices
 		default:
 			o.wrote(n)
 		}
@@ -258,9 +259,9 @@ func (o *outbox) close() {
 // maxPieces is how many messages are sent with one call.
 const maxPieces = 64
 
-// gather collects what is to be sent next in o.pieces; false if there is nothing. An
-// ack goes between two messages, and before them: a request may rely on what the other side
-// frees when it hears of a reply.
+// gather collects in o.pieces what is sent next. It returns false if there is nothing. An
+// ack is sent before the next message: a request may rely on what the other side frees when
+// it is told of a reply.
 func (o *outbox) gather() bool {
 	if len(o.ack) == 0 && o.offset == 0 && o.received != o.told && (o.due || o.next < o.first+uint64(len(o.frames))) {
 		binary.LittleEndian.PutUint32(o.ackBuf[:], uint32(ackSize))

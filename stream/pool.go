@@ -10,7 +10,8 @@ type pool struct {
 	kept    int // bytes in free
 }
 
-// poolSizes are the sizes beside the largest. Most requests and replies need the first.
+// poolSizes are the sizes in addition to the largest. Most requests and replies need
+// the first.
 var poolSizes = [...]int{256, 4 << 10, 16 << 10, 64 << 10}
 
 // maxKept is how many bytes a pool keeps; the runtime gets the rest.

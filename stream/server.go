@@ -27,8 +27,8 @@ type Options struct {
 	// Token is what a guest has to know, at most 1024 bytes. Without one everybody may
 	// connect whom Admit lets in.
 	Token []byte
-	// Admit decides about an address. The string is the guest that has it: only the same
-	// guest goes on with a session or takes its place. nil lets everybody in, as one guest.
+	// Admit decides about an address. The string identifies the guest: only the same guest
+	// may continue a session or replace it. nil lets every address in, as one guest.
 	Admit func(net.Addr) (guest string, err error)
 	// MaxWrite is how many bytes of data a request has at most, up to 1 MiB; 0 is
 	// DefaultMaxWrite. The Handler's must not be larger.
@@ -45,8 +45,9 @@ type Options struct {
 const (
 	// helloTime is how long a connection may take until its hello is there.
 	helloTime = 10 * time.Second
-	// maxHellos is how many connections may be without a hello. One more ends the oldest
-	// of them, so that processes which connect and say nothing keep nobody out.
+	// maxHellos is the number of connections that may be without a hello. One more ends
+	// the oldest of them, so that processes that connect and send nothing do not keep
+	// others out.
 	maxHellos = 16
 	// endTime is how long a hello waits for the end of the channel's last connection.
 	endTime = 5 * time.Second
@@ -282,8 +283,9 @@ func (s *Server) keep(n *session) {
 	})
 }
 
-// ErrNobody says that a notification reaches nobody: there is no session, or one that does
-// not take what it is sent. Whoever has promised one must not rely on the client's caches.
+// ErrNobody means that a notification has no receiver: there is no session, or its
+// connection does not take messages. A file system that has promised notifications must
+// then not rely on the client's caches.
 var ErrNobody = errors.New("no client hears the notification")
 
 // Notify sends a notification to the client's kernel: code and body as /dev/fuse takes

@@ -20,7 +20,7 @@ type session struct {
 
 	linger    atomic.Int32 // requests that wait for another client, possibly for ever
 	destroyed atomic.Bool  // DESTROY has come
-	suspended atomic.Bool  // another Server goes on
+	suspended atomic.Bool  // another Server continues
 
 	underWay sync.WaitGroup // requests that wait
 

@@ -22,9 +22,9 @@ const maxStatePart = maxChannels * (windowMessages + 2) * maxMessage
 // stopTime is how long save waits for requests that are under way.
 const stopTime = 4 * time.Second
 
-// save ends all connections, lets the requests that are under way end, and writes the session. Another
-// Server goes on with it by Load. A lock that waits is refused. It is called instead of the end of
-// Serve; see Options.Save.
+// save ends all connections, waits for the requests under way, and writes the session. Another
+// Server continues with it by Load. A lock that waits is refused. It replaces the end of Serve;
+// see Options.Save.
 func (s *Server) save(w io.Writer) error {
 	s.mu.Lock()
 	s.closed = true
@@ -143,8 +143,8 @@ func (n *session) write(w io.Writer) error {
 	return err
 }
 
-// Load goes on with a session that another Server has saved; before Serve. What it reads is
-// checked. An empty reader is no session.
+// Load continues a session that another Server has saved. It is called before Serve. Its
+// input is checked. An empty reader means no session.
 func (s *Server) Load(r io.Reader) error {
 	first := make([]byte, len(stateMagic)+8)
 	switch _, err := io.ReadFull(r, first); {

@@ -32,11 +32,11 @@ type mode uint32
 
 const (
 	modeNew      mode = iota // a session that begins
-	modeResume               // the same process goes on with a channel
-	modeTakeover             // another process goes on, which knows nothing of what was sent
+	modeResume               // the same process continues with a channel
+	modeTakeover             // another process continues, which does not know what was sent
 )
 
-// id is a random number that nobody can guess.
+// id is a random number that can't be guessed.
 type id [16]byte
 
 // position is how far one side of a channel has come, in messages since the beginning.
@@ -81,9 +81,9 @@ type status uint32
 const (
 	statusOK      status = iota
 	statusRefused        // it may not connect, or asks for what there is not
-	statusBusy           // somebody else has the share
+	statusBusy           // another guest has the share
 	statusLater          // the same hello can succeed in a moment
-	statusStale          // there is no such session, or it has gone on without this guest
+	statusStale          // there is no such session, or it has continued without this guest
 )
 
 // Errors that a hello is answered with. Text of the server's follows them.

@@ -210,8 +210,8 @@ func (e *entry) take() {
 	dir.touch()
 }
 
-// intern is the client's node of e, with one lookup more, to be released; nil when there is
-// no id left. t.mu is held.
+// intern is the client's node of e. It has one more lookup and must be released. It is nil
+// when no id is left. t.mu is held.
 func (t *FS) intern(e *entry) *node {
 	return t.nodes.Intern(nil, e, nil, func() *node {
 		e.known++

@@ -18,10 +18,10 @@ var (
 )
 
 // channel carries our own requests to the front-end (vhost-user, "Back-end
-// communication"). Any goroutine may send; the front-end answers in order, and a
-// goroutine of the channel reads the answers. So nobody who waits for an answer
-// keeps Serve from reading the control socket, which the front-end may need us to do
-// before it answers.
+// communication"). Any goroutine may send. The front-end answers in order, and a
+// goroutine of the channel reads the answers. So a goroutine that waits for an
+// answer never keeps Serve from reading the control socket, which the front-end may
+// need before it answers.
 //
 // QEMU answers from its main loop, which stands still while it waits for us: when it
 // stops a ring, no answer comes before StopQueue has returned. A device must be able to

@@ -147,8 +147,9 @@ func (c *Conn) send(m *message, reply *Message) error {
 	return c.sock.Send(reply)
 }
 
-// refused logs what is wrong with a message: in words that help whoever set up the
-// VMM, and not without end, because the front-end decides how often.
+// refused logs what is wrong with a message, in words that help the user who set
+// up the VMM. The number of these messages is limited, because the front-end
+// decides how often it is called.
 func (c *Conn) refused(m *message, err error) {
 	if errors.Is(err, errNotShared) || errors.Is(err, errNoMemory) {
 		c.private.Do(func() { c.log.Warn(fmt.Sprintf("vhost-user: %s refused: %v. %s", m, err, ShareHint)) })

@@ -16,12 +16,12 @@ type Device interface {
 	StateTransferrer
 	SharedMemoryDevice
 
-	// Features are the device's own virtio feature bits, beside those that Conn
-	// offers for every device.
+	// Features are the device's own virtio feature bits, in addition to those
+	// that Conn offers for every device.
 	Features() uint64
-	// ProtocolFeatures are those that need the device, beside Conn's. They include
-	// ProtocolDeviceState if the state can be transferred. ProtocolConfig and
-	// ProtocolSharedMemory go without saying: Config and SharedMemory tell.
+	// ProtocolFeatures are those that need the device, in addition to Conn's. They
+	// include ProtocolDeviceState if the state can be transferred. ProtocolConfig
+	// and ProtocolSharedMemory follow from Config and SharedMemory.
 	ProtocolFeatures() ProtocolFeatures
 	// Negotiated tells what the front-end has chosen, before a queue starts.
 	Negotiated(features uint64, protocol ProtocolFeatures) error
@@ -40,7 +40,7 @@ type Device interface {
 	// StopQueue returns. After an error it is not running.
 	StartQueue(index int, v Vring) error
 	// StopQueue returns when nothing of the ring is in flight any more. The guest's
-	// state stays: a paused guest goes on where it was.
+	// state stays: a paused guest continues where it was.
 	StopQueue(index int) error
 	// Reset drops the guest's state: the driver has reset the device. All queues
 	// are stopped.
@@ -58,9 +58,9 @@ type Vring struct {
 	// Call and Err are notified to reach the driver; their descriptors may change
 	// while the ring runs.
 	Call, Err Notifier
-	// Start is a number that no other start of a ring of the connection has, if the connection is
-	// recovered; 0 otherwise. With the number of a ring that ran in another process, the ring
-	// goes on: that process has taken requests from it.
+	// Start is a number that no other start of a ring of the connection has, if the connection
+	// is recovered; 0 otherwise. If a ring that ran in another process had this number, this is
+	// the same start: that process has taken requests from it.
 	Start uint32
 }
 

@@ -41,7 +41,8 @@ func (c *Conn) setLogBase(m *message) ([]byte, error) {
 	return replyU64(0), nil
 }
 
-// setLogFD is accepted and its descriptor closed: an eventfd on which nobody waits.
+// setLogFD accepts the message and closes its descriptor: the front-end does not
+// wait for this eventfd.
 func (c *Conn) setLogFD(*message) ([]byte, error) { return nil, nil }
 
 // updateLogs tells the running queues where to log, if at all.
@@ -83,8 +84,8 @@ func (d *dirtyLog) open(fd int, offset, size uint64) error {
 	return nil
 }
 
-// makeRoom provides room for a log of n bytes. What queues still mark in a room that
-// was too small is not lost on anybody, because the front-end has left its log.
+// makeRoom provides room for a log of n bytes. Marks that queues still make in the
+// old, too small room do no harm, because the front-end has left that log.
 func (d *dirtyLog) makeRoom(n uint64) error {
 	if n <= uint64(len(d.room)) {
 		return nil

@@ -25,9 +25,9 @@
 //	                      framing           table            state      reply or acknowledgement
 //
 // A ring runs when it has a size, addresses and a kick descriptor, is enabled, and
-// its memory is there. The Device then owns it until StopQueue returns. Only the
-// call and error descriptors and the dirty log are changed while it runs, and memory
-// beside it: a queue takes up the new memory with its next batch.
+// its memory is there. The Device then owns it until StopQueue returns. While it
+// runs, only the call and error descriptors, the dirty log, and memory of other
+// regions are changed. A queue uses the new memory from its next batch on.
 //
 // The guest's session is not tied to rings. ENABLE 0, GET_VRING_BASE and SET_STATUS 0
 // come for a guest that is paused, too, and only stop queues; RESET_DEVICE also calls

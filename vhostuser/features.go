@@ -15,9 +15,9 @@ const (
 	FeatureVersion1         uint64 = 1 << 32 // VIRTIO_F_VERSION_1
 )
 
-// connFeatures are offered whatever the device is: they are matters of rings and of
-// this protocol. RING_PACKED (34) and others that would change the rings are not,
-// because a front-end may pass any of them on to the guest.
+// connFeatures are offered for every device: they concern rings and this protocol.
+// RING_PACKED (34) and others that would change the rings are not offered, because
+// a front-end may pass any of them on to the guest.
 const connFeatures = FeatureLogAll | FeatureIndirectDesc | FeatureEventIdx |
 	FeatureProtocolFeatures | FeatureVersion1
 

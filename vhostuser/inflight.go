@@ -56,8 +56,8 @@ func (c *Conn) getInflightFD(m *message) ([]byte, error) {
 	return reply(d)[:len(m.Body)], nil
 }
 
-// newInflightFile makes a file of zeros whose size nobody can change, so that
-// writing to a mapping of it is no fault.
+// newInflightFile makes a file of zeros whose size can't be changed, so that
+// writing to a mapping of it never faults.
 func newInflightFile(size int64) (fd int, err error) {
 	fd, err = unix.MemfdCreate("vhost-user-inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {

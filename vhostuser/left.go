@@ -15,14 +15,14 @@ import (
 // stopped, and what the guest's memory was. A front-end that connects next and brings the same
 // memory has the same guest, which does not notice: see Conn.Follow.
 //
-// The memory must be in files that have no name, such as memfds. Whoever sends such a file again
-// has got its descriptor from the process that made it, or is that process; nobody finds it by
-// accident, as a next VM finds a file of memory by its name. The memory stays mapped until it is
-// decided: a file that was freed could have a successor with the same inode number.
+// The memory must be in files without names, such as memfds. A process that sends such a file
+// again has got its descriptor from the process that made it, or is that process. It can't open
+// the file by accident, as the next VM can open a memory file by its name. The memory stays
+// mapped until the decision: after a file is freed, another one could get the same inode number.
 type Left struct {
 	memory  *virtqueue.Memory
 	rings   []leftRing
-	decided atomic.Bool // by whoever sets it: Conn or Drop
+	decided atomic.Bool // set by Conn or Drop
 }
 
 // leftRing is a ring that ran; size is 0 for others.
@@ -57,10 +57,10 @@ func (c *Conn) Left() *Left {
 	return l
 }
 
-// Follow gives the connection what an earlier one has left; nil is nothing. It is called before
-// Serve. Before the first ring starts, Device.Connected is told whether the guest is the same. If it
-// is, each ring that ran goes on where it has stopped, whatever SET_VRING_BASE says: front-ends
-// know less. QEMU says what was in the used ring when it has noticed the end, and
+// Follow gives the connection what an earlier one has left, or nil. It is called before Serve.
+// Before the first ring starts, Device.Connected is told whether the guest is the same. If it
+// is, each ring that ran continues where it has stopped, and SET_VRING_BASE is ignored:
+// front-ends know less. QEMU sends the used index that it saw when it noticed the end, and
 // cloud-hypervisor the driver's index.
 //
 // Only a connection for which Follow was called leaves anything itself.
@@ -79,7 +79,8 @@ func (l *Left) Drop() bool {
 // decide reports whether it was called for the first time.
 func (l *Left) decide() bool { return l.decided.CompareAndSwap(false, true) }
 
-// abandonQueues tells the queues that no front-end hears of what they end early.
+// abandonQueues tells the queues that no front-end gets the requests that they
+// end early.
 func (c *Conn) abandonQueues() (ran []bool) {
 	ran = make([]bool, len(c.rings))
 	for i := range c.rings {
@@ -122,8 +123,9 @@ func (c *Conn) leave(ran []bool) {
 	c.left = l
 }
 
-// meet decides whether the guest is the one of the last connection, when the first ring begins to
-// run, or when something else happens first, which a guest that goes on does not do.
+// meet decides whether the guest is the one of the last connection. It does so when the first
+// ring starts, or when the front-end first does something that the same guest's front-end does
+// not do.
 func (c *Conn) meet(begins bool) {
 	if c.met {
 		return
@@ -185,8 +187,9 @@ func (c *Conn) goesOn(r *ring, l *leftRing) bool {
 		l.unchanged(memory)
 }
 
-// position is where a ring goes on that this process has stopped, here or in the last connection;
-// nil if SET_VRING_BASE or the in-flight area says it. back is true if the front-end was away.
+// position is where a ring continues that this process has stopped, here or in the last
+// connection. It is nil if SET_VRING_BASE or the in-flight area says it. back is true if the
+// front-end was away.
 func (c *Conn) position(index int) (p *virtqueue.Position, back bool) {
 	r := &c.rings[index]
 	switch {

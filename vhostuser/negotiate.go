@@ -2,7 +2,7 @@ package vhostuser
 
 import "fmt"
 
-// connProtocolFeatures are offered whatever the device is.
+// connProtocolFeatures are offered for every device.
 //
 // INBAND_NOTIFICATIONS is not among them: QEMU acknowledges every bit that it knows,
 // and would then get VRING_CALL messages which it takes for an error. PAGEFAULT
@@ -110,9 +110,9 @@ func (c *Conn) resetDevice(*message) ([]byte, error) {
 	return nil, nil
 }
 
-// setStatus only keeps the number. A status of 0 does not reset the device's state:
-// QEMU sends it whenever it stops the rings, for a paused guest too, which goes on
-// without a new INIT.
+// setStatus only stores the number. A status of 0 does not reset the device's
+// state: QEMU sends it whenever it stops the rings. It does so for a paused guest,
+// too, which continues without a new INIT.
 func (c *Conn) setStatus(m *message) ([]byte, error) {
 	c.status = body[U64](m).Value & 0xff
 	return nil, nil

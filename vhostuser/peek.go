@@ -43,9 +43,9 @@ func (s *Socket) receivePeek(m *Message) error {
 // not nil it collects the descriptors that come with them, and the last byte of b is one that may be there
 // or not: of the next message.
 //
-// A look at bytes ends behind those that descriptors are attached to. Without this it goes on to
-// descriptors of later bytes, even if there is no room for these bytes. So without the last byte
-// nothing would tell whose descriptors they are. The peek offset is behind the message at the end.
+// A peek ends behind the bytes that descriptors are attached to. Without this last byte it would
+// continue to the descriptors of later bytes, even without room for these bytes, and nothing
+// would tell whose descriptors they are. At the end the peek offset is behind the message.
 func (s *Socket) peekFull(b []byte, m *Message) error {
 	want := len(b)
 	var oob []byte

@@ -20,8 +20,8 @@ type Recovery struct {
 
 // Keeper is a process that holds copies of descriptors for a successor of this one.
 type Keeper interface {
-	// Keep holds a copy of fd under a name, in place of one that has the name. fd stays the caller's.
-	// When it has returned nil, a successor gets the copy whatever happens to this process.
+	// Keep stores a copy of fd under a name and replaces an older one. The caller keeps fd. When
+	// Keep has returned nil, a successor gets the copy even if this process dies.
 	Keep(d Descriptor, fd int) error
 	// Drop closes what is held under a name, if anything.
 	Drop(d Descriptor)
@@ -218,7 +218,8 @@ const (
 	ringRuns
 )
 
-// numbers is what a successor needs beside descriptors, valid until the next call.
+// numbers is what a successor needs in addition to descriptors. It is valid until
+// the next call.
 func (c *Conn) numbers() []byte {
 	r := &c.recovery
 	if r.writer == nil {

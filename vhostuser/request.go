@@ -13,7 +13,7 @@ type message struct {
 // attach gives the message a descriptor to send with its reply.
 func (m *message) attach(fd int) { m.replyFD, m.hasReply = fd, true }
 
-// close closes the descriptors that nobody took.
+// close closes the descriptors that no handler has taken.
 func (m *message) close() {
 	m.Close()
 	if m.hasReply {

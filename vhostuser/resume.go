@@ -25,9 +25,9 @@ type Inherited struct {
 	Take func(Descriptor) (fd int, ok bool)
 }
 
-// Resume goes on with the connection that another process has left, up to the start of the rings that
-// ran. Recover comes before it, with the same Notes and Keeper, and Serve after it. After an error
-// nothing is left of the connection.
+// Resume continues the connection that another process has left, up to the start of the rings
+// that ran. Recover must come before it, with the same Notes and Keeper, and Serve after it.
+// After an error nothing is left of the connection.
 //
 // A transfer of the device's state that was under way has failed: the front-end is told so when it
 // asks.

@@ -38,7 +38,7 @@ func (m *Message) TakeFD(i int) int {
 	return fd
 }
 
-// Close closes the descriptors that came with the message and that nobody took.
+// Close closes the descriptors of the message that were not taken.
 func (m *Message) Close() {
 	for _, fd := range m.FDs {
 		if fd >= 0 {

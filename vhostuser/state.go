@@ -29,7 +29,7 @@ const (
 	transferLoad
 )
 
-// direction is that of a transfer whose end nobody has asked for.
+// the direction of a transfer whose result was not asked for
 func (t *transfer) direction() uint64 {
 	switch {
 	case t.result == nil:
@@ -68,7 +68,8 @@ func newStateFile(fd int) (*stateFile, error) {
 	if kind := info.Kind(); kind != unix.S_IFIFO && kind != unix.S_IFSOCK {
 		return nil, errors.New("the descriptor is no pipe or socket")
 	}
-	// What does not block can be interrupted. Nobody shares our end.
+	// A read that does not block can be interrupted. No other process shares
+	// our end.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("non-blocking mode: %w", err)
 	}
@@ -112,8 +113,8 @@ func (s *stateFile) abort() {
 	_ = s.f.SetDeadline(time.Unix(1, 0))
 }
 
-// start runs move with the file on a goroutine of its own: the front-end goes on to talk to
-// us while it moves the data.
+// start runs move with the file on a goroutine of its own, because the front-end sends
+// further messages while it moves the data.
 func (t *transfer) start(file *stateFile, move func(*stateFile) error) {
 	result := make(chan error, 1)
 	t.file, t.result = file, result

@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// Direction says who sends a request. Each direction has a socket of its own, and its own
-// numbers. The answer goes the other way on the same socket.
+// Direction says which side sends a request. Each direction has a socket of its own, and
+// its own numbers. The reply goes the other way on the same socket.
 type Direction uint8
 
 const (

@@ -69,9 +69,10 @@ func (c *Conn) ring(index uint64) (*ring, error) {
 	return &c.rings[index], nil
 }
 
-// stoppedRing decodes a request that only a stopped ring can follow. To stop it
-// here would hide a front-end's mistake and start the ring half set up with the
-// next message; a number that changes nothing is no mistake.
+// stoppedRing decodes a request that is valid only for a stopped ring. It does
+// not stop the ring: that would hide a front-end's mistake and start the ring
+// half set up with the next message. A number that changes nothing is not a
+// mistake.
 func (c *Conn) stoppedRing(m *message, same func(*ring, uint32) bool) (*ring, VringState, error) {
 	s := body[VringState](m)
 	r, err := c.ring(uint64(s.Index))
@@ -124,8 +125,8 @@ func (c *Conn) setVringAddr(m *message) ([]byte, error) {
 	return nil, c.startRing(int(a.Index))
 }
 
-// setVringEnable is a switch of its own, beside start and stop: QEMU disables the
-// rings of a paused guest, and enables them again with new descriptors.
+// setVringEnable is independent of start and stop: QEMU disables the rings of a
+// paused guest, and enables them again with new descriptors.
 func (c *Conn) setVringEnable(m *message) ([]byte, error) {
 	s := body[VringState](m)
 	r, err := c.ring(uint64(s.Index))
@@ -175,8 +176,8 @@ func (c *Conn) vringFD(m *message) (index int, r *ring, fd int, err error) {
 	return index, r, m.TakeFD(0), nil
 }
 
-// checkEventFD refuses what can be no eventfd, or whatever a front-end has that works like
-// one. A file or device of another kind may have somebody behind it who never answers.
+// checkEventFD refuses a descriptor that can't be an eventfd or work like one. Access to
+// another kind of file or device may wait for a server that never answers.
 func checkEventFD(fd int) error {
 	info, err := fdstat.Stat(fd)
 	if err != nil {
@@ -260,8 +261,8 @@ func (c *Conn) startRing(index int) error {
 		return fmt.Errorf("ring %d: %w", index, err)
 	}
 	known, at, underWay := r.known, q.Base(), q.UnderWay()
-	// A transfer of the device's state belongs to stopped rings. One that nobody
-	// has asked the result of was given up by the front-end.
+	// A transfer of the device's state needs stopped rings. If the front-end has
+	// not asked for the result of a transfer, it has given the transfer up.
 	c.transfer.abort()
 	r.queue, r.known = q, true
 	c.updateLogs()
@@ -359,8 +360,8 @@ func (c *Conn) isShared(addr uintptr) bool {
 	return memory.Contains(addr)
 }
 
-// startReady starts the rings that waited for something beside themselves: memory,
-// or features. Those that still can't be started wait on.
+// startReady starts the rings that waited only for memory or features. Those that
+// still can't be started wait on.
 func (c *Conn) startReady() {
 	for i := range c.rings {
 		if err := c.startRing(i); err != nil {

@@ -116,7 +116,7 @@ type again struct {
 	suspects []*unfinished // to be served apart from others
 	apartNow bool          // a suspect is in Handle
 	current  *waiting      // a suspect that waits; nil is none
-	until    time.Time     // when others are served beside it
+	until    time.Time     // when other requests are served in between
 }
 
 // unfinished is a request of another process whose reply the guest does not see.
@@ -162,7 +162,8 @@ func (a *again) canGoOn(s *shift) bool {
 // fit reports whether this thread can serve more of what is left, also if the queue is to be stopped.
 func (s *shift) fit() bool { return s.late == nil && !s.thread.Broken() }
 
-// takeOver goes on with what is left. When it returns true nothing is, or the rest waits.
+// takeOver continues the requests that are left, as long as the thread is fit. When none is
+// left, w.again becomes nil.
 func (w *worker) takeOver(s *shift) error {
 	a := w.again
 	if !a.listed {
@@ -315,7 +316,7 @@ func (a *again) relieved(p *waiting) {
 	}
 }
 
-// finished hears of a request that has waited and is to be given back.
+// finished is called when a request that has waited is ready to be given back.
 func (a *again) finished(w *worker, p *waiting) {
 	if a != nil && a.current == p {
 		a.current = nil

@@ -14,9 +14,9 @@ import (
 // between. Measured with "govirtiofs bench -w randread --depth 8,32": 0.36 of the
 // processor time, 1.35 and 1.57 times as fast.
 //
-// What arrives during such a wait is held up by it. If that was something that needs no
-// wait itself, and it happens more than now and then, waits go to other threads for a
-// while, as there are two kinds of work under way.
+// Requests that arrive during such a wait are delayed by it. If such a request needs no
+// wait itself, and this happens more than now and then, there are two kinds of work
+// under way. Then waits go to other threads for a while.
 type shortWaits struct {
 	list   []*waiting // to be waited for here, the oldest first
 	asked  bool       // the request that is served may wait, and knows it

@@ -72,16 +72,16 @@ func (c *cells) look() {
 	}
 }
 
-// at is look for somebody who has just looked.
+// at is look for a caller that has just called look.
 func (c *cells) at(now time.Time) {
 	if c.ring != nil {
 		c.now = c.beganAt + int64(now.Sub(c.began))
 	}
 }
 
-// take notes the request of the chain at head, which was popped. next is the index of the available
-// ring behind it. A driver that has a request under way with this head already gets no cell for the
-// second one: a cell is written by the thread that has its request, and by nobody else.
+// take notes the request of the chain at head, which was popped. next is the index of the
+// available ring behind it. If the driver already has a request under way with this head, the
+// second one gets no cell: only the thread that serves a request may write its cell.
 func (c *cells) take(m *fuse.Message, head, next uint16) {
 	if c.ring == nil {
 		return

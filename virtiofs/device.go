@@ -41,20 +41,21 @@ type Options struct {
 	ConfigQueues int
 	// BusyPoll is for the request queues, each.
 	BusyPoll BusyPoll
-	// Window is the table of the DAX window, which gets the front-end's region when
-	// there is one; nil is no window. Drivers learn of it by the front-end, which
-	// asks for the configuration space, so a Tag is needed too.
+	// Window is the table of the DAX window. It gets the front-end's region when
+	// there is one. nil means no window. Drivers are told of the window by the
+	// front-end, which asks for the configuration space, so a Tag is needed too.
 	Window *dax.Table
 	// FSMap are requests for front-ends that have a window and no SHMEM; the window's
 	// size is theirs, and must be that of Window.
 	FSMap vhostuser.FSMap
-	// Host is told how many queues run; nil is nobody. Go's scheduler needs more processors
-	// then, see host.Host.AddQueues: a program without a Host sees to them itself.
+	// Host is told how many queues run, because Go's scheduler then needs more processors,
+	// see host.Host.AddQueues. If it is nil, the program must set their number itself.
 	Host *host.Host
-	// Reconnect is how long a guest keeps its session when its front-end has gone without stopping
-	// the queues. If a front-end connects meanwhile that brings the same memory, in files without
-	// a name, the guest goes on and notices nothing. The session ends earlier when the process of
-	// the front-end ends, or when another guest connects. 0: a session ends with its connection.
+	// Reconnect is how long a guest keeps its session when its front-end has gone without
+	// stopping the queues. If a front-end connects meanwhile that brings the same memory, in
+	// files without a name, the guest continues and notices nothing. The session ends earlier
+	// when the process of the front-end ends, or when another guest connects. With 0 a session
+	// ends with its connection.
 	Reconnect time.Duration
 	// Recovery is where the device leaves what a successor of this process needs; nil is nowhere.
 	Recovery *Recovery
@@ -207,7 +208,7 @@ func (d *Device) StartQueue(index int, v vhostuser.Vring) error {
 	d.handler.Started()
 	poll := d.opts.BusyPoll
 	if index == 0 {
-		poll = BusyPoll{Max: NoPoll} // nobody waits for a FORGET
+		poll = BusyPoll{Max: NoPoll} // no request waits for a FORGET
 	}
 	w, err := newWorker(d.handler, d.opts.Host, v, poll, d.opts.Log.With("queue", index))
 	if err == nil {

@@ -9,9 +9,8 @@ import (
 // Until then they wait.
 //
 // QEMU 11.1 has two reasons. It answers requests from its main loop, which may be
-// stopping us. And a request that it reads while the device is stopped crashes it at
-// once, whatever is asked for: its handlers look for the window in dev->vdev, which is
-// NULL then.
+// stopping us. And any request that it reads while the device is stopped crashes it at
+// once: its handlers look for the window in dev->vdev, which is NULL then.
 //
 // A front-end that stops a device stops all its queues, one right after the other. So
 // requests are held back from the first of them on. A front-end may also stop one queue for good
@@ -19,7 +18,7 @@ import (
 type frontendReady struct {
 	mu    sync.Mutex
 	ready bool
-	pass  chan struct{} // closed when ready; nil if nobody waits
+	pass  chan struct{} // closed when ready; nil if no goroutine waits
 	pause *time.Timer   // sets ready; nil when nothing will
 }
 

@@ -6,8 +6,8 @@ import "github.com/govirtiofs/govirtiofs/vhostuser"
 // be wrong. QEMU kicks each queue once when it starts it.
 const vainKicks = 2
 
-// kickedInVain is for a kick after which there is no request in the ring, and was none
-// before. The guest may write to memory that looks like ours and is its own: QEMU sends a
+// kickedInVain is called after a kick without a request in the ring, if there was never
+// one before. The guest may write to private memory, while ours is a copy: QEMU sends a
 // descriptor for a memfd with share=off as well.
 func (w *worker) kickedInVain() {
 	if w.vain++; w.vain == vainKicks && len(w.waiting) == 0 && !w.broken {

@@ -23,8 +23,8 @@ type absentees struct {
 	mapped bool // the last connection has ended with files mapped; belongs to Serve's goroutine
 }
 
-// unknownWait is the longest that a guest is waited for if nobody can tell whether its VMM
-// lives (before Linux 6.5). A VMM that was killed has given up its memory, and the daemon has not.
+// unknownWait is the longest wait for a guest if the kernel can't tell whether its VMM lives
+// (before Linux 6.5). A killed VMM has given up its memory, but the daemon still holds it.
 const unknownWait = 2 * time.Second
 
 // lookForPeer is how often the VMM is looked at.
@@ -42,7 +42,7 @@ func (d *Device) Connected(same bool) {
 	a := &d.absent
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.left == nil { // there was nobody, or the guest was waited for in vain
+	if a.left == nil { // there was no guest, or the wait for it is over
 		return
 	}
 	close(a.back)
@@ -59,7 +59,7 @@ func (d *Device) depart(ctx context.Context, left *vhostuser.Left, peer int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case left != nil && left == a.left: // somebody has connected and started nothing
+	case left != nil && left == a.left: // a process has connected and started nothing
 		closePeer(peer)
 	case left == nil || d.opts.Reconnect == 0 || a.mapped || ctx.Err() != nil:
 		left.Drop()
@@ -98,8 +98,8 @@ func (d *Device) await(left *vhostuser.Left, back <-chan struct{}, peer int, end
 	}
 }
 
-// peerOf is a descriptor of the process that has connected, or -1 if there is none to be had.
-// The process may be another one than the VMM, if it has passed the connection on.
+// peerOf is a descriptor of the process that has connected, or -1 if the kernel gives none.
+// If the VMM has passed the connection on, it is another process than the VMM.
 func peerOf(conn *net.UnixConn) (pidfd int) {
 	pidfd = -1
 	raw, err := conn.SyscallConn()

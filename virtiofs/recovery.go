@@ -48,8 +48,9 @@ type Inherited struct {
 	// Killed says that the last process was killed from outside, so its requests are not suspected of
 	// its death.
 	Killed bool
-	// Goes is called when the connection and its rings go on, before requests are waited for; nil is
-	// nobody. Done is called when what the other process has finished is in the used rings.
+	// Goes is called when the connection and its rings continue, before requests are waited for;
+	// it may be nil. Done is called when the requests that the other process has finished are in
+	// the used rings.
 	Goes, Done func()
 }
 
@@ -83,7 +84,7 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 	defer func() { d.takeover = nil }()
 	err = c.Resume(left.Inherited)
 	d.takeover.sorted()
-	// It is not known whether a queue was stopped before: a guest that begins anew is believed.
+	// It is not known whether a queue was stopped before, so an INIT is accepted as a reboot.
 	d.stopped = d.running() < len(d.workers)
 	if err != nil {
 		d.handler.Disconnected()

@@ -28,8 +28,8 @@ func (s *shift) ending() bool {
 }
 
 // relieve gives the queue to another thread. It is called on another goroutine while this thread
-// is in Handle, Run or Try, and these do not return before it has: see fuse.Hooks.Stuck. So
-// nobody uses the queue meanwhile.
+// is in Handle, Run or Try, which do not return before relieve has: see fuse.Hooks.Stuck. So no
+// other thread uses the queue meanwhile.
 func (s *shift) relieve() {
 	w, p := s.worker, s.brief
 	switch {

@@ -16,7 +16,7 @@ import (
 // Where requests do not come in time, workers hardly spin.
 type BusyPoll struct {
 	// Max is the longest time of one spin. 0 is the default: up to 50 us, and only where
-	// that is measured to pay. NoPoll is no spinning at all.
+	// a measurement shows that it pays. With NoPoll there is no spinning at all.
 	Max time.Duration
 	// CPU is the most that a worker may spend on spinning, in percent of one
 	// processor; 0 is 100.
@@ -100,12 +100,12 @@ const (
 // spinPolicy decides whether and how long a worker spins on an empty ring instead of
 // sleeping at once. It belongs to the worker.
 //
-// What a sleep costs depends on the machine and on what else runs. A processor that has
-// gone idle takes 40 us to wake up in some virtual machines. One that runs something else
-// takes 2 us, and there spinning would keep the driver from running. A worker that has slept
-// can't see when the request came, only when it runs itself. So the policy measures the gaps
-// from an empty ring to the next request in both modes, stays in the mode with the shorter
-// gaps, and tries the other one now and then.
+// The cost of a sleep depends on the machine and on its load. A processor that has gone idle
+// takes 40 us to wake up in some virtual machines. One that runs another program takes 2 us,
+// and there spinning would keep the driver from running. A worker that has slept does not
+// know when the request came, only when it ran itself. So the policy measures the gaps from
+// an empty ring to the next request in both modes, stays in the mode with the shorter gaps,
+// and tries the other one now and then.
 //
 // The gaps do not show what spinning costs other threads: these make the worker's sleeps
 // longer, so that spinning looks better than it is. But the clock shows when another thread
@@ -156,8 +156,8 @@ func newSpinPolicy(b BusyPoll) spinPolicy {
 // yield lets others run that want this processor.
 func yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
-// slowWakeups reports whether it takes longer here to wake up a thread than to spin. A user
-// who sets a time for busy polling has decided that it does.
+// slowWakeups reports whether waking up a thread takes longer than spinning on this
+// machine. If the user has set a time for busy polling, it returns true.
 func (p *spinPolicy) slowWakeups() bool { return p.spinning }
 
 // poll spins until there is a request, or until wake reports that there is something else to do.

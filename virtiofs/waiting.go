@@ -58,7 +58,7 @@ func (p *waiting) finish(r fuse.Reply) {
 		w.waking.Add(1)
 	}
 	w.mu.Unlock()
-	if first { // whoever came before has rung, and the worker has not looked since
+	if first { // otherwise an earlier caller has woken the worker, which has not looked yet
 		w.waker.wake()
 		w.waking.Done()
 	}
@@ -88,9 +88,9 @@ func (w *worker) reap() {
 	w.finished = w.finished[:0]
 }
 
-// giveBack puts the chain of a finished request in the used ring. The dirty log needs
-// its memory until then. One that had to end because the front-end is gone is left for the
-// queue that goes on, if there is one.
+// giveBack puts the chain of a finished request in the used ring. Until then the dirty log
+// needs its memory. A request that had to end because the front-end is gone stays for the
+// queue that continues, if there is one.
 func (w *worker) giveBack(p *waiting) {
 	if w.waitsOn(p) {
 		return
@@ -113,7 +113,7 @@ func (w *worker) forget(p *waiting) {
 	w.again.finished(w, p)
 }
 
-// free lets go of all that the request has kept.
+// free releases all that the request has kept.
 func (p *waiting) free() {
 	p.memory.Release()
 	if p.request != nil {
@@ -131,7 +131,7 @@ func (w *worker) dropDone() {
 		if p != nil && !w.waitsOn(p) {
 			w.forget(p)
 			if p.cell != nil {
-				p.cell.Free() // nobody answers it
+				p.cell.Free() // no reply will come
 			}
 			p.free()
 		}

@@ -65,7 +65,7 @@ type worker struct {
 	mu       sync.Mutex     // guards done
 	done     []*waiting     // finished elsewhere
 	finished []*waiting     // taken from done, to be put in the used ring
-	waking   sync.WaitGroup // those who are about to wake the worker for done
+	waking   sync.WaitGroup // goroutines that are about to wake the worker for done
 }
 
 // startWorker starts the goroutine of a queue and waits until its thread is
@@ -148,8 +148,8 @@ func (w *worker) stop() {
 	w.log.Debug(fmt.Sprintf("queue stopped after %d requests", w.served))
 }
 
-// run is the queue's goroutine. It ends when the queue is stopped, or when a successor has taken
-// over because its thread is no longer fit, or stuck.
+// run is the queue's goroutine. It ends when the queue is stopped. It also ends when a successor
+// has taken over, because this thread is unfit or stuck.
 func (w *worker) run(ready chan<- error) {
 	s := &shift{worker: w}
 	thread, err := w.handler.StartThread(fuse.Hooks{Alone: w.alone, MayLinger: s.mayLinger, Stuck: s.relieve})
@@ -217,8 +217,8 @@ func (w *worker) yield() {
 // milliseconds.
 const pollInterval = 1
 
-// idle stands in for run when there is no thread to serve with: it only gives
-// back what is still waiting, and ends with the queue.
+// idle replaces run when no thread can serve. It only gives back requests that
+// still wait, and ends with the queue.
 func (w *worker) idle() {
 	for !w.stopping.Load() || len(w.waiting) > 0 {
 		w.batch(&shift{worker: w})
@@ -249,7 +249,7 @@ func (w *worker) batch(s *shift) (timeout int) {
 		w.broken = true
 		w.log.Error("queue stopped; it serves again after the front-end has set it up anew", "error", err)
 		w.vring.Err.Notify()
-		w.dropDone() // what had been taken to be given back; nobody rings again for it
+		w.dropDone() // requests that were taken to be given back; no other wake-up comes for them
 	}
 	if s.late != nil {
 		return -1 // the queue is another's
@@ -265,7 +265,7 @@ func (w *worker) drain(s *shift) (err error) {
 			err = s.fault(r)
 		}
 	}()
-	defer s.startBrief() // nobody else does, should the ring be gone
+	defer s.startBrief() // if the ring is gone, nothing else starts it
 	for {
 		if w.broken {
 			w.abandon()

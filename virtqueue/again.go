@@ -2,9 +2,9 @@ package virtqueue
 
 import "fmt"
 
-// SetBase is for a queue that goes on where another process has stopped: base is the next index
-// of the available ring to read, in place of Config.Base and of what the in-flight area says. It
-// comes before the first Pop.
+// SetBase is for a queue that continues where another process has stopped. base is the next
+// index of the available ring to read. It replaces Config.Base and the value of the in-flight
+// area. Call it before the first Pop.
 func (q *Queue) SetBase(base uint16) { q.nextAvail, q.availIdx, q.again = base, base, nil }
 
 // Retake fills c with the chain at head, which another process has popped and not returned. It

@@ -44,7 +44,7 @@ type inflight struct {
 	states  []inflightState
 	counter uint64
 	batch   []uint16 // heads pushed and not yet published
-	used    bool     // somebody has used it before
+	used    bool     // another process has used it before
 }
 
 // newInflight checks the area and prepares a fresh one (version 0).

@@ -13,7 +13,7 @@ type Region struct {
 	GuestAddr uint64 // guest physical address of Host[0]
 	UserAddr  uint64 // front-end's address of Host[0]; ring addresses use it
 	Host      []byte
-	// Origin says what the memory is, for those who compare regions; nil is unknown. It is
+	// Origin identifies the memory, to compare regions; nil means unknown. It is
 	// comparable.
 	Origin any
 	// Release, if not nil, is called once, when the last Memory with this region is

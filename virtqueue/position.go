@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Position is where a queue stands in its ring, for a queue that goes on there later.
+// Position is the state of a queue in its ring. A later queue continues there.
 type Position struct {
 	Avail uint16 // next index of the available ring to read
 	Used  uint16 // index in the used ring that the driver can see
@@ -23,9 +23,9 @@ type givenUp struct {
 // goroutine.
 func (q *Queue) Abandon() { q.abandoned.Store(true) }
 
-// GiveUp takes a chain that was popped and whose request had no effect, in place of Push. The
-// driver does not get it back: the queue that goes on at Position serves it again. It does so only
-// after Abandon, and returns false otherwise.
+// GiveUp replaces Push for a popped chain whose request had no effect. The driver does not get
+// it back: the queue that continues at Position serves it again. GiveUp works only after
+// Abandon, and returns false otherwise.
 func (q *Queue) GiveUp(c *Chain) bool {
 	if !q.abandoned.Load() {
 		return false
@@ -41,7 +41,7 @@ func (q *Queue) GiveUp(c *Chain) bool {
 func (q *Queue) Owes() bool { return len(q.again) > 0 && !q.abandoned.Load() }
 
 // Position is where a queue has stopped. ok is false if it has chains that it has neither
-// returned nor given up: nobody else can go on then.
+// returned nor given up. Then no other queue can continue.
 func (q *Queue) Position() (p Position, ok bool) {
 	p = Position{Avail: q.nextAvail, Used: q.nextUsed}
 	slices.SortFunc(q.givenUp, func(a, b givenUp) int { return cmp.Compare(a.order, b.order) })

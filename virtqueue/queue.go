@@ -26,8 +26,8 @@ type Config struct {
 	// Resume is where another queue of this ring has stopped. It goes before Base, and before what
 	// the in-flight area says. The caller has checked its Heads, which must be less than Size.
 	//
-	// Without it, if another process has used the in-flight area, the queue first pops the chains
-	// that were under way there, and goes on behind them, whatever Base is.
+	// Without it, if another process has used the in-flight area, the queue first pops the
+	// chains that were under way there. Then it continues behind them, whatever Base is.
 	Resume *Position
 }
 
@@ -164,7 +164,7 @@ var ErrMemoryGone = errors.New("shared memory is gone")
 
 // IsMemoryFault reports whether a recovered panic is a fault at an address that the front-end
 // shares with this queue: guest memory of the batch, the dirty log or the in-flight area. The
-// front-end has caused such a fault; it is no bug of this process.
+// front-end has caused such a fault; it is not a bug of this process.
 func (q *Queue) IsMemoryFault(recovered any) bool {
 	fault, ok := recovered.(interface{ Addr() uintptr })
 	if !ok {

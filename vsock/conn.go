@@ -101,7 +101,8 @@ func (d *Device) reset(c *conn) {
 func (c *conn) wakeReader() { c.readable.Broadcast() }
 func (c *conn) wakeWriter() { c.writable.Broadcast() }
 
-// expire has the connection end soon, whatever the other side does. d.mu is held.
+// expire makes the connection end soon, whatever the other side does. d.mu is
+// held.
 func (c *conn) expire() {
 	if c.timer != nil {
 		c.timer.Stop()

@@ -45,7 +45,7 @@ type Device struct {
 	mu       sync.Mutex // guards the following and all of each conn; a leaf
 	conns    map[key]*conn
 	ready    []*conn  // that have something to send to the guest
-	orphans  []header // resets of what is no connection
+	orphans  []header // resets for packets without a connection
 	lastPort uint32   // of the host's ports that were given out
 	toGuest  *worker  // nil while the queue does not run
 	hellos   int      // host programs that have not said what they want

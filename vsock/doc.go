@@ -22,8 +22,8 @@
 // that belong to no connection are answered as far as the guest takes the answers. What a guest
 // does against the protocol costs it the connection.
 //
-// There is no state to transfer: a guest that moves loses its connections, as vsock
-// has it. Stream sockets only.
+// There is no state to transfer: a guest that moves loses its connections, as the
+// specification says. Only stream sockets are supported.
 //
 // Sources: virtio 1.3, 5.10; docs/vsock.md of Firecracker and of cloud-hypervisor.
 package vsock

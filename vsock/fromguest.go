@@ -93,7 +93,7 @@ func (d *Device) take(c *conn, h *header, b fuse.Buffers) {
 			c.expire()
 		}
 	case opData:
-		// What the guest was told that there is room for.
+		// The credit that the guest was told.
 		if c.state != established || c.shut&noSend != 0 || h.length > credit(bufferSize, c.got, c.passed) {
 			d.reset(c)
 			return
@@ -106,7 +106,7 @@ func (d *Device) take(c *conn, h *header, b fuse.Buffers) {
 	case opCreditUpdate:
 	case opCreditRequest:
 		d.say(c, sayCredit)
-	default: // a REQUEST for a connection that there is, or what nobody knows
+	default: // a REQUEST for an existing connection, or an unknown operation
 		d.reset(c)
 	}
 }
@@ -122,8 +122,8 @@ func (d *Device) orphan(h *header) {
 	}
 }
 
-// tellReset sends a reset. One that the guest does not take is left out: it hears of it again
-// when it sends something more. d.mu is held.
+// tellReset sends a reset. If the guest does not take it, it is dropped: the guest gets one
+// again when it sends more. d.mu is held.
 func (d *Device) tellReset(h header) {
 	if len(d.orphans) < maxOrphans {
 		d.orphans = append(d.orphans, h)

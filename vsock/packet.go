@@ -24,7 +24,7 @@ const (
 const (
 	typeStream = 1
 
-	// What the sender of a SHUTDOWN does no more.
+	// What the sender of a SHUTDOWN will no longer do.
 	noReceive = 1 << 0
 	noSend    = 1 << 1
 )

@@ -8,7 +8,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// What a connection has to say to the guest beside data, in the order in which it is said.
+// What a connection has to send in addition to data, in the order in which it is sent.
 type saying uint
 
 const (

@@ -84,7 +84,7 @@ func (o *mountOptions) answers(cmd *exec.Cmd) error {
 // background is startBackground's other process.
 func (o *mountOptions) background() error {
 	_ = os.Unsetenv(backgroundEnv)
-	_ = os.Chdir("/") // it holds up nobody's umount
+	_ = os.Chdir("/") // does not block an umount
 	ready := os.NewFile(readyFD, "pipe of readiness")
 	unix.CloseOnExec(readyFD)
 	tell := func(s string) {

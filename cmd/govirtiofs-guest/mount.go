@@ -187,8 +187,8 @@ func fuseHint(err error) error {
 	return err
 }
 
-// unmountAtSignal unmounts at SIGTERM and the like. What is in use goes out of sight and is served
-// until nobody uses it. A second signal ends the process.
+// unmountAtSignal unmounts at SIGTERM and similar signals. A mount that is in use is detached,
+// and served until its last use ends. A second signal ends the process.
 func unmountAtSignal(m *fusedev.Mount) {
 	signals := make(chan os.Signal, 1)
 	list := []os.Signal{unix.SIGTERM, unix.SIGINT}
@@ -205,8 +205,9 @@ func unmountAtSignal(m *fusedev.Mount) {
 	}()
 }
 
-// protect keeps the process alive when the guest is short of memory: the kernel may need an
-// answer of it to get some. Whatever of it can't be had is done without.
+// protect keeps the process alive when the guest is short of memory, because the kernel may
+// need a reply from it to free memory. If a part of the protection fails, the process
+// continues without it.
 func protect() {
 	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)

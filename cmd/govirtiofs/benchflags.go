@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options that a way of using "bench" heeds, beside those that say what is measured how.
+// Options that a form of "bench" uses, in addition to those that say what is measured
+// and how.
 var (
 	writing = []string{"json", "benchstat", "markdown", "svg", "no-progress", "help"}
 	// showHeeds is all that --show takes.
@@ -91,8 +92,8 @@ func (f *benchFlags) checkNumbers(changed func(string) bool) error {
 	return nil
 }
 
-// outFile is a file to write in the end. It is opened before, so that nobody learns after
-// minutes that it cannot be written.
+// outFile is a file to write at the end. It is opened at the start, so that the user does
+// not wait minutes for an error.
 type outFile struct {
 	file    *os.File
 	made    bool // it was not there

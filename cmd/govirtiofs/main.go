@@ -53,7 +53,7 @@ func run(args []string) int {
 	root.SetOut(out)
 	cmd, err := root.ExecuteC()
 	if err == nil {
-		err = out.err // cobra's help tells nobody
+		err = out.err // cobra's help does not report it
 	}
 	if err == nil {
 		return 0

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// describe is what is shared with whom and how: one line for whoever reads the log later. c is nil
-// for vsock.
+// describe is one line for the log: what is shared, with which front-end and how. c is nil for
+// vsock.
 func (o *options) describe(c *net.UnixConn) string {
 	parts := []string{"Sharing " + o.SharedDir}
 	if o.ReadOnly {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entry is a file that the daemon has made and is going to remove. It is found
-// again after a change of the root directory, and is left alone when somebody has
-// put another file in its place.
+// entry is a file that the daemon has made and is going to remove. It can be
+// found after a change of the root directory. It is not removed if another
+// process has replaced the file.
 type entry struct {
 	dir  int // O_PATH
 	name string
@@ -67,7 +67,7 @@ func sameFile(a, b int) bool {
 	return unix.Fstat(a, &x) == nil && unix.Fstat(b, &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
 }
 
-// remove unlinks the file, if it still is the one that was found, and lets go.
+// remove unlinks the file, if it still is the same, and closes the descriptor.
 func (e *entry) remove() {
 	if e.isThere() {
 		_ = unix.Unlinkat(e.dir, e.name, 0)

@@ -6,7 +6,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
 
-// reportFileHandles tells somebody who asked for file handles that there are none.
+// reportFileHandles logs that there are no file handles, if the user asked for
+// them.
 func (o *options) reportFileHandles(fs *passthrough.FS, log *logrus.Logger) {
 	if o.Moving.FileHandles && !fs.UsesFileHandles() {
 		log.Warn("--migration-mode=file-handles: file handles can't be opened here, so a guest that comes does not find files that were moved within the share meanwhile. That takes root, and --inode-file-handles other than never.")

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the Go runtime takes at its start it keeps for good: tables and threads for as many
-// processors as the host has (1.5 MiB for 64, 8 MiB for 256), and, where the kernel uses huge
-// pages without being asked, a heap of 4 MiB. A host has hundreds of daemons. So each process of
-// the program is started with one processor and without huge pages. The first one, which somebody
-// else starts, replaces itself.
+// The Go runtime keeps for good what it takes at its start: tables and threads for as many
+// processors as the host has (1.5 MiB for 64, 8 MiB for 256), and a heap of 4 MiB where the
+// kernel always uses huge pages. A host has hundreds of daemons. So each process of the program
+// is started with one processor and without huge pages. The first process, which another program
+// starts, replaces itself.
 
 // leanEnv says that this process was started so. Its value is the process's name in ps, which is
 // "exe" after a start through /proc, and leanProcessors if GOMAXPROCS is not the user's.
@@ -40,7 +40,8 @@ func lean() {
 	runtime.GOMAXPROCS(1)
 }
 
-// leanEnviron is what the environment of a lean process has beside other variables.
+// leanEnviron is what a lean process has in addition to the other variables of its
+// environment.
 func leanEnviron(name string) []string {
 	if os.Getenv("GOMAXPROCS") != "" {
 		return []string{leanEnv + "=" + name}

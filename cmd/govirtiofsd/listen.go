@@ -140,10 +140,10 @@ func lacking(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
-// next waits for a front-end, or the end of ctx. A connection that is closed before the
-// header of a message has come is none: somebody has looked whether the daemon is ready. warn is told once if it
-// takes longer because of an error. io.EOF says that there was one connection only, which
-// has ended.
+// next waits for a front-end, or the end of ctx. A connection that is closed before the header
+// of a message has come does not count: a process has checked whether the daemon is ready. warn
+// is called once if an error makes the wait longer. The error io.EOF means that there was only
+// one connection, which has ended.
 func (a *acceptor) next(ctx context.Context, warn func(error)) (*net.UnixConn, error) {
 	for {
 		c, err := a.accept(ctx, warn)
@@ -240,7 +240,7 @@ func hungUp(fd int) bool {
 	return err == nil && n > 0
 }
 
-// close stops listening; who tries to connect is refused.
+// close stops listening. Later connections are refused.
 func (a *acceptor) close() {
 	if a.listener != nil {
 		a.listener.Close()

@@ -14,9 +14,9 @@ import (
 // writes whole or not at all (pipe(7), PIPE_BUF).
 const maxLogLine = 4096
 
-// steadyWriter writes lines to a descriptor and never waits for whoever reads them: a
-// message that does not fit is dropped and counted. What the kernel holds for the reader,
-// 64 KiB in a pipe, is the buffer.
+// steadyWriter writes lines to a descriptor and never waits for its reader: a message
+// that does not fit is dropped and counted. The buffer is the kernel's, 64 KiB for a
+// pipe.
 type steadyWriter struct {
 	mu      sync.Mutex
 	put     func([]byte) error // EAGAIN: there is no room
@@ -39,7 +39,7 @@ func (w *steadyWriter) Write(line []byte) (int, error) {
 		}
 		w.dropped = 0
 	}
-	// A reader that is gone for good is nobody that could miss something.
+	// If the reader is gone for good, dropped lines need not be counted.
 	if err := w.put(line); errors.Is(err, unix.EAGAIN) {
 		w.dropped++
 	}
@@ -74,7 +74,7 @@ func steadily(f *os.File) func([]byte) error {
 		if err == nil {
 			return directly(own)
 		}
-		return afterPoll(fd) // somebody else's
+		return afterPoll(fd) // another process shares it
 	}
 	return directly(fd) // a regular file, which does not wait
 }

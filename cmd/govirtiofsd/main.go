@@ -45,10 +45,10 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// processors is how many processors Go's scheduler may have: what the environment says
-// (GOMAXPROCS), or as many as the process may run on. A cgroup's quota, which Go's default
-// heeds, is not counted: threads that wait for a disk need a processor of the scheduler's,
-// and hardly time on a real one.
+// processors is the limit of processors for Go's scheduler: the value of GOMAXPROCS in the
+// environment, or the number of processors that the process may run on. Unlike Go's
+// default it ignores a cgroup's quota: threads that wait for a disk need a processor of
+// the scheduler, and hardly any time on a real one.
 func processors() int {
 	if n, err := strconv.Atoi(os.Getenv("GOMAXPROCS")); err == nil && n > 0 {
 		return n
@@ -86,7 +86,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		rustLog = &v
 	}
 	log := newLog(o, stderr, rustLog)
-	// Whoever reads the messages may go away: the runtime would end the daemon at the next.
+	// The reader of the messages may go away. Then the Go runtime would end the daemon at
+	// the next message.
 	signal.Ignore(unix.SIGPIPE, requestSignal)
 	if err := start(o, log); err != nil {
 		return exitStatus(log, err)

@@ -18,8 +18,8 @@ func socketsPassed() bool {
 	return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") != ""
 }
 
-// notifier tells a service manager how far the daemon is (sd_notify(3)). A nil
-// notifier tells nobody.
+// notifier tells a service manager the state of the daemon (sd_notify(3)). A
+// nil notifier does nothing.
 //
 // It connects once, at the start: a process that serves by itself has no socket to connect to in
 // its sandbox, which is why this is not go-systemd's SdNotify.
@@ -90,7 +90,7 @@ func (n *notifier) poll(limit time.Duration) error {
 	return errors.Join(err, pollErr)
 }
 
-// tell is allowed to fail: the daemon serves as well when nobody listens.
+// tell ignores errors: the daemon also serves without a service manager.
 func (n *notifier) tell(state string) {
 	_, _ = n.to.Write([]byte(state))
 }

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pidFile is the file PATH.pid beside a socket. Its lock tells whether a daemon
-// serves the socket; its content is for those who want to end the daemon.
+// pidFile is the file PATH.pid of a socket. Its lock shows whether a daemon
+// serves the socket. Its content is for programs that want to end the daemon.
 type pidFile struct {
 	entry
 	locked *os.File

@@ -83,7 +83,7 @@ func (p *process) frontend(ctx context.Context, o *options, a *acceptor, d *virt
 // left is what another worker has left.
 func (p *process) left(log *logrus.Logger) virtiofs.Inherited {
 	var steps atomic.Int32
-	replied := func() { // the keeper hears of replies when it has heard that the worker serves
+	replied := func() { // the keeper is told of replies after it is told that the worker serves
 		if steps.Add(1) == 2 {
 			p.client.Replied()
 		}

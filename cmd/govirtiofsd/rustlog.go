@@ -16,13 +16,13 @@ type logSpec struct {
 }
 
 // logTargets are the names that RUST_LOG can have for this program. All its messages
-// have one target, whichever package they are from.
+// have one target, for every package.
 var logTargets = []string{"virtiofsd", "govirtiofsd"}
 
-// parseRustLog reads the language of env_logger, which virtiofsd has RUST_LOG from:
+// parseRustLog reads the language of env_logger, from which virtiofsd has RUST_LOG:
 // "warn", "virtiofsd=debug,warn" or "info/pattern". A directive is for all targets
-// that begin with its name, and the longest name wins; who is not mentioned says
-// nothing, and an empty value means errors only.
+// that begin with its name, and the longest name wins. A target without a directive
+// logs nothing. An empty value means errors only.
 func parseRustLog(s string) logSpec {
 	spec := logSpec{level: "off"}
 	directives, pattern, hasPattern := strings.Cut(s, "/")

@@ -107,7 +107,7 @@ func limitFiles(o *options, log *logrus.Logger) (guest int, err error) {
 	if limit < want && o.NoFile != nil {
 		log.Warnf("limit of open files is %d: no privilege to raise the hard limit to %d", limit, want)
 	}
-	open, err := os.ReadDir("/proc/self/fd") // whoever started us may have left some open
+	open, err := os.ReadDir("/proc/self/fd") // the parent may have left some open
 	if err != nil {
 		return 0, fmt.Errorf("open files: %w", err)
 	}
@@ -154,7 +154,7 @@ func dropPrivileges(o *options) error {
 	return sandbox.SetCapabilities(o.Capabilities)
 }
 
-// service serves those who come to the acceptor, until ctx ends.
+// service serves the front-ends of the acceptor, until ctx ends.
 type service func(ctx context.Context, a *acceptor) error
 
 // newService joins file system and server, and a device or a server of streams.

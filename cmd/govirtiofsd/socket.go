@@ -19,8 +19,9 @@ const maxSocketPath = 107
 var errInUse = errors.New("another program uses the socket that is there; end it or choose another path")
 
 // bind makes a listening socket that its owner may connect to, and group if there
-// is one. The path appears when the socket listens: those who start the daemon wait
-// for the path and connect at once. What another program uses is never replaced.
+// is one. The path appears when the socket listens, because programs that start the
+// daemon wait for the path and connect at once. bind never replaces a socket that
+// another program uses.
 //
 // patience is how long a socket that is there may still be in use.
 func bind(path, group string, patience time.Duration) (*os.File, *entry, error) {
@@ -29,7 +30,7 @@ func bind(path, group string, patience time.Duration) (*os.File, *entry, error) 
 	}
 	tmp := path + ".new"
 	if len(tmp) > maxSocketPath || clearStale(tmp, 0) != nil {
-		tmp = path // somebody else's file has the other name
+		tmp = path // the other name is a file of another program
 	}
 	f, err := listenAt(tmp)
 	if err != nil {
@@ -83,9 +84,8 @@ func listenAt(path string) (*os.File, error) {
 // stalePause is how long clearStale waits between two looks.
 const stalePause = 20 * time.Millisecond
 
-// clearStale removes the socket of a program that is gone. Anything but a socket is
-// somebody's file, and a socket that is in use is somebody's. It waits that long for the
-// end of the use.
+// clearStale removes the socket of a program that has ended. It removes no other kind of
+// file, and no socket that is in use. It waits so long for the use to end.
 func clearStale(path string, patience time.Duration) error {
 	for deadline := time.Now().Add(patience); ; time.Sleep(stalePause) {
 		err := removeStale(path)

@@ -118,8 +118,9 @@ func stretcher(f *os.File) *stretch.Client {
 	if f == nil {
 		return nil
 	}
-	// The client has a descriptor of its own: an os.File that nobody knows any more
-	// closes its descriptor, whose number then is another file's.
+	// The client has a descriptor of its own. Otherwise the finalizer of an
+	// unreachable os.File could close the descriptor, whose number would then be
+	// another file's.
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	_ = f.Close()
 	if err != nil {

@@ -27,8 +27,7 @@ func subordinateIDs(text, name, uid string) (ranges []idRange) {
 	return ranges
 }
 
-// idMapHints says which ids the user who has started the daemon may give to --uid-map and
-// --gid-map.
+// idMapHints says which ids the user of the daemon may give to --uid-map and --gid-map.
 func idMapHints() []string {
 	uid, gid := strconv.Itoa(os.Geteuid()), strconv.Itoa(os.Getegid())
 	name := uid

@@ -18,8 +18,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// resumes reports whether a worker can go on with the front-end of one that has died. It can't if
-// there are mappings in a DAX window, which nobody notes.
+// resumes reports whether a worker can continue with the front-end of one that has died. It
+// can't if there are mappings in a DAX window, because these are not recorded.
 func (o *options) resumes() bool { return !o.HasWindow() }
 
 // supervised reports whether this process is to have another one serve.

@@ -25,9 +25,9 @@ const (
 	maxSyslogBytes = 2048
 )
 
-// syslogSocket writes to the local system log. It connects once: in the sandbox there is
-// no socket to connect to again. Like standard error it is never waited for, and messages
-// that find no room are counted. The hook of logrus can't do that: its package log/syslog
+// syslogSocket writes to the local system log. It connects once, because in the sandbox
+// there is no socket to connect to again. As with standard error, it never waits, and it
+// counts messages that do not fit. The hook of logrus can't do that: package log/syslog
 // waits while the system log does not read, and then requests would wait, too.
 type syslogSocket struct {
 	conn    *net.UnixConn

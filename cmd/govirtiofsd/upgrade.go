@@ -22,8 +22,8 @@ func ownVersions() upgrade.Versions {
 // number after it has put those that it inherits at 3 and up.
 const firstUpgradeFD = 100
 
-// checkUpgrade finds out whether the program at path can take over. It has the file held: what is checked
-// is what is started later, also if somebody replaces the file.
+// checkUpgrade checks whether the program at path can take over. It keeps the file open: the
+// file that was checked is the one that is started later, even if the path is replaced.
 func checkUpgrade(path string) (*keeper.Program, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {

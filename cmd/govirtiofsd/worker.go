@@ -30,7 +30,7 @@ func inChild() bool {
 	return ok
 }
 
-// process is what the process that serves has from whoever has started it.
+// process is what the serving process has got from its parent.
 type process struct {
 	endpoint *endpoint // nil in a worker, which gets its sockets from the keeper
 	notify   *notifier // nil in a worker
@@ -135,8 +135,9 @@ func (p *process) ready() error {
 	return p.link.Serving()
 }
 
-// connected has the keeper hold a front-end's connection, before it no longer listens: a worker that
-// dies in between has a successor. With more front-ends to come it goes on listening.
+// connected gives the keeper a front-end's connection before the worker stops listening: a
+// worker that dies in between has a successor. If more front-ends are to come, it continues to
+// listen.
 func (p *process) connected(c *net.UnixConn, more bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {

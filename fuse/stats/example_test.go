@@ -9,8 +9,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// Whatever answers requests can be counted. A transport gets the outer Handler. Here a request
-// is made by hand; it is refused because there was no INIT before it.
+// A Handler that counts goes around any other Handler. The transport gets the outer one. Here
+// the request is made by hand. It is refused because there was no INIT before it.
 func ExampleNew() {
 	counted := stats.New(server.New(server.NotImplemented{}, server.Options{}))
 	ended := make(chan struct{})

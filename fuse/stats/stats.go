@@ -1,5 +1,5 @@
-// Package stats counts the requests that go through a fuse.Handler, whatever brings them and
-// whatever answers them.
+// Package stats counts the requests that go through a fuse.Handler, for any transport and
+// any inner Handler.
 package stats
 
 import (
@@ -29,7 +29,7 @@ type Handler struct {
 	fuse.Handler
 	mu      sync.Mutex // guards threads; a leaf
 	threads map[*thread]struct{}
-	ended   counters // of threads that have stopped, and of what was finished elsewhere
+	ended   counters // of threads that have stopped, and of requests that were finished elsewhere
 }
 
 // New returns a Handler around h.
@@ -37,8 +37,8 @@ func New(h fuse.Handler) *Handler {
 	return &Handler{Handler: h, threads: make(map[*thread]struct{})}
 }
 
-// Counts are the requests so far, by opcode; those at fp.NumOpcodes are of unknown ones. A
-// request that is too short for a header has opcode 0.
+// Counts are the requests so far, by opcode. The row fp.NumOpcodes has the unknown
+// opcodes. A request that is too short for a header has opcode 0.
 func (h *Handler) Counts() [fp.NumOpcodes + 1]Counts {
 	var sum [numRows]Counts
 	h.mu.Lock()
@@ -112,7 +112,7 @@ type request struct {
 
 func requestOf(m *fuse.Message) request { return request{m.Header.Opcode, m.In.Len()} }
 
-// thread counts on its own: nobody else writes its counters.
+// thread counts in counters of its own: no other thread writes them.
 type thread struct {
 	fuse.Thread
 	handler  *Handler
@@ -163,7 +163,7 @@ func (t *thread) Stop() {
 	t.handler.ended.merge(&t.counters)
 }
 
-// pending is counted when it is finished, on whatever goroutine that is.
+// pending is counted when it is finished, on any goroutine.
 type pending struct {
 	fuse.Pending
 	handler *Handler
