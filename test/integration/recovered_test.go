@@ -84,7 +84,7 @@ find . -type f ! -name tree ! -name leave | sort | xargs sha256sum`
 // inHost runs a script in a QEMU guest that has the host's programs, which a second share is for.
 const inHost = `h=/mnt/host; mount -t tmpfs none $h/run; mkdir $h/run/recovered; mount --bind /mnt/fs $h/mnt
 mount --bind /proc $h/proc; mount --bind /dev $h/dev; mount -t tmpfs none $h/tmp
-cp /run/script $h/run/script; exec chroot $h /bin/sh /run/script /mnt %s`
+cp /run/alive $h/run/alive; exec chroot $h /bin/sh /run/alive /mnt %s`
 
 // TestIntegrationAlive kills workers with SIGKILL while a guest writes, renames, removes, commits and
 // clones. The guest notices nothing, and both sides see the same tree. With GOVIRTIOFS_LONG=1 it
@@ -119,8 +119,8 @@ func stayAlive(t *testing.T, kind guest.Kind, kills int) {
 	if err := os.WriteFile(script, []byte(aliveScript), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	o := guest.Options{Shares: []guest.Share{d.Share}, Files: map[string]string{script: "/run/script"},
-		Timeout: 2*time.Minute + time.Duration(kills)*3*time.Second, Script: "sh /run/script /mnt/fs " + fio}
+	o := guest.Options{Shares: []guest.Share{d.Share}, Files: map[string]string{script: "/run/alive"},
+		Timeout: 2*time.Minute + time.Duration(kills)*3*time.Second, Script: "sh /run/alive /mnt/fs " + fio}
 	if kind != guest.UML {
 		host := start(t, "/", "--readonly", "--tag=host", "--log-level=info")
 		host.Tag = "host"
