@@ -246,3 +246,17 @@ func (fs *FS) takeBack(l *link, o *orphan, body []byte) {
 		l.forget(made.Entry.NodeID, 1)
 	}
 }
+
+// letGo ends what an orphan keeps.
+func (fs *FS) letGo(o *orphan) {
+	for _, f := range o.files {
+		if f != nil {
+			fs.files.Release(f)
+		}
+	}
+	for _, n := range o.nodes {
+		if n != nil {
+			fs.nodes.Unhold(n)
+		}
+	}
+}

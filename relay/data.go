@@ -67,7 +67,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (n int,
 		c.data = src
 		c.form, c.fixedSize = formFixed, fp.Size[fp.WriteOut]()
 		if f != nil {
-			f.dirty.Store(true)
+			f.written.Add(1)
 		}
 		if errno := fs.ask(r, c); errno != 0 {
 			return errno
@@ -82,7 +82,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (n int,
 	return n, errno
 }
 
-// lost reports, once for each file, that a program which has ended may not have written all.
+// reportLost reports, once for each file, that a program which has ended may not have written all.
 func (f *file) reportLost() unix.Errno {
 	if f == nil {
 		return 0
@@ -124,13 +124,15 @@ func (fs *FS) fsync(r *server.Request, op fp.Opcode, in *fp.FsyncIn) unix.Errno 
 		defer c.free()
 		bodyOf[fp.FsyncIn](c).FsyncFlags = in.FsyncFlags & fp.FsyncFdatasync
 		c.setFile(f, 0)
-		dirty := f != nil && f.dirty.Swap(false)
-		errno := fs.ask(r, c)
-		if errno != 0 {
-			if dirty {
-				f.dirty.Store(true)
-			}
+		written := uint64(0)
+		if f != nil {
+			written = f.written.Load()
+		}
+		if errno := fs.ask(r, c); errno != 0 {
 			return errno
+		}
+		if f != nil {
+			f.synced.Store(written)
 		}
 		return f.reportLost()
 	})
@@ -147,7 +149,7 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 		*bodyOf[fp.FallocateIn](c) = fp.FallocateIn{Offset: in.Offset, Length: in.Length, Mode: in.Mode}
 		c.setFile(f, 0)
 		if f != nil {
-			f.dirty.Store(true)
+			f.written.Add(1)
 		}
 		return fs.ask(r, c)
 	})
@@ -199,7 +201,7 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (copied u
 		if out != nil {
 			defer fs.files.Release(out)
 			c.otherFile, c.otherFileAt = out, 24
-			out.dirty.Store(true)
+			out.written.Add(1)
 		}
 		c.form, c.fixedSize = formFixed, fp.Size[fp.WriteOut]()
 		if errno := fs.ask(r, c); errno != 0 {

@@ -22,14 +22,23 @@ type file struct {
 	// fh is the program's number, valid for the program that epoch counts. fh is stored first.
 	fh    atomic.Uint64
 	epoch atomic.Uint32
-	dirty atomic.Bool // written since the last FSYNC
 
-	mu     sync.Mutex // guards the following; held while the file is opened again
-	locked bool       // the client has, or had, locks
-	lost   bool       // a program has ended that may not have written all
+	// written counts changes, synced those that FSYNC has seen.
+	written, synced atomic.Uint64
+
+	mu     sync.Mutex   // guards the following; held while the file is opened again
+	locked bool         // the client has, or had, locks
+	lost   bool         // a program has ended that may not have written all
+	last   fp.ReleaseIn // what the client has closed it with
 }
 
+// fileGone has the program close a file. That is after the last request with it has ended in the program, whatever the
+// client does: programs rely on it.
 func (fs *FS) fileGone(f *file) {
+	f.mu.Lock()
+	last := f.last
+	f.mu.Unlock()
+	fs.release(fs.link.Load(), f, &last)
 	if f.listing != nil {
 		f.listing.drop(fs)
 	}
@@ -39,7 +48,7 @@ func (fs *FS) fileGone(f *file) {
 
 // addFile makes the client's number of what the program has opened. On error the program has closed it again.
 func (fs *FS) addFile(l *link, n *node, flags uint32, dir bool, out *fp.OpenOut) unix.Errno {
-	f := &file{node: n, flags: flags, dir: dir}
+	f := &file{node: n, flags: flags, dir: dir, last: fp.ReleaseIn{Flags: flags}}
 	if dir {
 		f.listing = new(listing)
 	}
@@ -80,13 +89,6 @@ func (fs *FS) release(l *link, f *file, in *fp.ReleaseIn) {
 	l.tell(op, f.node.id.Load(), fp.Bytes(in))
 }
 
-// closeFile ends a file at the end of a session. The caller has a reference.
-func (fs *FS) closeFile(f *file, in *fp.ReleaseIn) {
-	if fs.files.Close(f) {
-		fs.release(fs.link.Load(), f, in)
-	}
-}
-
 // opensNothing notes that the program answers OPEN or OPENDIR with ENOSYS, and reports whether it may: the kernel
 // would have offered that it may.
 func (fs *FS) opensNothing(dir bool) bool {
@@ -104,6 +106,16 @@ func (fs *FS) opensNothing(dir bool) bool {
 // withFile calls f with the request's node and open file when the request may wait. Without a file, nil, the node is
 // used: the program needs none.
 func (fs *FS) withFile(r *server.Request, fh uint64, dir bool, do func(n *node, f *file) unix.Errno) unix.Errno {
+	return fs.findFile(r, fh, dir, func(n *node, f *file) unix.Errno {
+		if !r.MayWait {
+			return server.WouldBlockInGo
+		}
+		return do(n, f)
+	})
+}
+
+// findFile is withFile for what does not wait.
+func (fs *FS) findFile(r *server.Request, fh uint64, dir bool, do func(n *node, f *file) unix.Errno) unix.Errno {
 	n := fs.nodes.Acquire(r.Header.NodeID)
 	if n == nil {
 		return unix.ESTALE
@@ -123,9 +135,6 @@ func (fs *FS) withFile(r *server.Request, fh uint64, dir bool, do func(n *node, 
 		if f.node != n || f.dir != dir {
 			return unix.EBADF
 		}
-	}
-	if !r.MayWait {
-		return server.WouldBlockInGo
 	}
 	return do(n, f)
 }
@@ -232,7 +241,8 @@ func (fs *FS) made(r *server.Request, c *call, dir *node, name fp.Name, out *fp.
 	return 0
 }
 
-// Release implements server.FileSystem. The open file is gone, whatever the program answers.
+// Release implements server.FileSystem. The open file is gone, whatever the program answers: nobody waits for that, as
+// the kernel does not.
 func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	return fs.releaseFile(r, in, false)
 }
@@ -243,23 +253,14 @@ func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 }
 
 func (fs *FS) releaseFile(r *server.Request, in *fp.ReleaseIn, dir bool) unix.Errno {
-	return fs.withFile(r, in.Fh, dir, func(_ *node, f *file) unix.Errno {
-		l := fs.link.Load()
-		if f == nil || !fs.files.Close(f) {
+	return fs.findFile(r, in.Fh, dir, func(_ *node, f *file) unix.Errno {
+		if f == nil {
 			return 0
 		}
-		if f.epoch.Load() != l.epoch || !l.alive() {
-			return 0 // it was another program's
-		}
-		op := fp.OpRelease
-		if dir {
-			op = fp.OpReleasedir
-		}
-		c := fs.newCall(r, op, f.node)
-		defer c.free()
-		*bodyOf[fp.ReleaseIn](c) = fp.ReleaseIn{Flags: in.Flags, ReleaseFlags: in.ReleaseFlags, LockOwner: in.LockOwner}
-		c.setFile(f, 0)
-		_ = fs.ask(r, c)
+		f.mu.Lock()
+		f.last = fp.ReleaseIn{Flags: in.Flags, ReleaseFlags: in.ReleaseFlags & (fp.ReleaseFlush | fp.ReleaseFlockUnlock), LockOwner: in.LockOwner}
+		f.mu.Unlock()
+		fs.files.Close(f)
 		return 0
 	})
 }

@@ -88,7 +88,7 @@ func (fs *FS) start(ctx context.Context, epoch uint32) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.notify, l.late = fs.notify, fs.late
+	l.notify, l.late, l.letGo = fs.notify, fs.late, fs.letGo
 	l.maxRead = maxReadOption(m.Options)
 	if err := l.init(ctx, fs.opts.StartTimeout); err != nil {
 		l.end(err)
@@ -129,7 +129,7 @@ func (fs *FS) Destroy() {
 	}
 	fs.mu.Unlock()
 	for f := range fs.files.All {
-		fs.closeFile(f, &fp.ReleaseIn{Flags: f.flags})
+		fs.files.Close(f)
 	}
 	for n := range fs.nodes.All {
 		fs.nodes.Forget(nil, n, math.MaxUint64)

@@ -177,3 +177,13 @@ func (g *guest) list(op fp.Opcode, node, fh uint64, size int) (all []listed) {
 		}
 	}
 }
+
+// eventually waits until ok returns true; what says what is wrong until then.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(deadline); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(what)
+		}
+	}
+}

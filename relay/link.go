@@ -48,6 +48,9 @@ type link struct {
 	// late is called on it with the reply of an orphan.
 	late func(l *link, o *orphan, body []byte)
 
+	// letGo is called with an orphan whose reply has come, or will not.
+	letGo func(o *orphan)
+
 	// io is held for reading while a system call uses fd, and for writing while that is closed. No such call waits.
 	io     sync.RWMutex
 	closed bool // guarded by io
@@ -79,6 +82,9 @@ type orphan struct {
 	form   form
 	node   uint64 // the program's number
 	lock   fp.LkIn
+	// What the program may still work with, to be kept until then; nil is nothing.
+	nodes [2]*node
+	files [2]*file
 }
 
 var errTooLong = errors.New("the program has cut a message into several packets, or joined several")
@@ -150,10 +156,13 @@ func (l *link) end(err error) {
 		err = io.EOF
 	}
 	l.err = err
-	calls := l.calls
-	l.calls, l.queue, l.small, l.forgets = nil, nil, nil, nil
+	calls, orphans := l.calls, l.orphans
+	l.calls, l.queue, l.small, l.forgets, l.orphans = nil, nil, nil, nil, nil
 	close(l.ended)
 	l.mu.Unlock()
+	for _, o := range orphans {
+		l.letGo(&o)
+	}
 	for _, c := range calls {
 		c.gone = true
 		c.finish(0, unix.EIO)
@@ -478,6 +487,17 @@ func (l *link) abandon(c *call) bool {
 	o := orphan{opcode: fp.Opcode(c.header.Opcode), form: c.form, node: c.header.NodeID}
 	if o.opcode == fp.OpSetlk || o.opcode == fp.OpSetlkw {
 		o.lock = *(*fp.LkIn)(unsafe.Pointer(&c.body))
+	}
+	o.nodes, o.files = [2]*node{c.node, c.other}, [2]*file{c.file, c.otherFile}
+	for _, n := range o.nodes {
+		if n != nil {
+			n.Hold()
+		}
+	}
+	for _, f := range o.files {
+		if f != nil {
+			f.Acquire()
+		}
 	}
 	l.orphans[c.header.Unique] = o
 	return true

@@ -25,8 +25,10 @@ type model struct {
 	maxWrite uint32
 	options  string
 
-	// hook sees each request first. If it returns true it has answered.
-	hook func(p *process, h *fp.InHeader, body []byte) bool
+	// hook sees each request first. If it returns true it has answered. It is called with hookMu held, and is set with it
+	// held, too, once there is a process.
+	hookMu sync.Mutex
+	hook   func(p *process, h *fp.InHeader, body []byte) bool
 
 	tree sync.Mutex // guards the files, and the numbers of the processes
 	root *mfile
@@ -182,11 +184,17 @@ func (p *process) run() {
 		p.m.mu.Lock()
 		p.m.requests[fp.Opcode(h.Opcode)]++
 		p.m.mu.Unlock()
-		if hook := p.m.hook; hook != nil && hook(p, h, b[inHeaderSize:]) {
+		if p.hooked(h, b[inHeaderSize:]) {
 			continue
 		}
 		p.serve(h, b[inHeaderSize:])
 	}
+}
+
+func (p *process) hooked(h *fp.InHeader, body []byte) bool {
+	p.m.hookMu.Lock()
+	defer p.m.hookMu.Unlock()
+	return p.m.hook != nil && p.m.hook(p, h, body)
 }
 
 func alignedCopy(b []byte) []byte {
@@ -371,6 +379,9 @@ func (p *process) handleNode(op fp.Opcode, h *fp.InHeader, n *mfile, b []byte) (
 		return one(p.attrOut(n))
 	case fp.OpSetattr:
 		in, _ := exact[fp.SetattrIn](p, h, b)
+		if in.Valid&fp.FattrSize != 0 && in.Size > 1<<24 {
+			return fail(unix.EFBIG)
+		}
 		if in.Valid&fp.FattrSize != 0 {
 			n.data = append(n.data, make([]byte, max(0, int(in.Size)-len(n.data)))...)[:in.Size]
 		}

@@ -133,9 +133,12 @@ func (l *link) deliver(h *fp.OutHeader, body []byte, cut bool) {
 	switch {
 	case c != nil:
 		l.answer(c, h, body, cut)
-	case orphaned && h.Error == 0 && !cut:
-		l.late(l, &o, body)
-	case !orphaned:
+	case orphaned:
+		if h.Error == 0 && !cut {
+			l.late(l, &o, body)
+		}
+		l.letGo(&o)
+	default:
 		l.lie("a reply to a request that was not sent, or was answered before")
 	}
 }

@@ -235,7 +235,8 @@ func (fs *FS) reopen(l *link, p *patience, c *call, f *file) (uint64, unix.Errno
 	default:
 		f.fh.Store(replyOf[fp.OpenOut](open).Fh)
 	}
-	f.lost = f.lost || f.dirty.Swap(false)
+	f.lost = f.lost || f.written.Load() != f.synced.Load()
+	f.synced.Store(f.written.Load())
 	f.epoch.Store(l.epoch)
 	if f.listing != nil {
 		f.listing.clear(fs) // the positions were the other program's
