@@ -34,16 +34,31 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // newGuest serves a model to a guest that can do all.
 func newGuest(t testing.TB, m *model, o Options) *guest {
+	t.Cleanup(func() { // after the guest's
+		select {
+		case <-m.process().done:
+		case <-time.After(deadline):
+			t.Error("the program has not ended")
+		}
+		m.check()
+	})
+	g := newGuestOf(t, m, o)
+	g.model = m
+	return g
+}
+
+// newGuestOf is newGuest for any program.
+func newGuestOf(t testing.TB, source Source, o Options) *guest {
 	if o.Log == nil {
 		o.Log = quiet
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	fs, err := New(ctx, m, o)
+	fs, err := New(ctx, source, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guest{t: t, fs: fs, model: m, server: server.New(fs, server.Options{Log: quiet})}
+	g := &guest{t: t, fs: fs, server: server.New(fs, server.Options{Log: quiet})}
 	runtime.LockOSThread() // as StartThread does
 	if g.thread, err = g.server.StartThread(fuse.Hooks{}); err != nil {
 		t.Fatal(err)
@@ -53,12 +68,6 @@ func newGuest(t testing.TB, m *model, o Options) *guest {
 		if err := g.server.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		select {
-		case <-m.process().done:
-		case <-time.After(deadline):
-			t.Error("the program has not ended")
-		}
-		m.check()
 	})
 	g.init()
 	return g
