@@ -43,7 +43,7 @@ func serve(t *testing.T, name string, args ...string) guest.Share {
 // TestIntegrationGuest: all examples in one guest, and the suite of the file systems on memfs.
 func TestIntegrationGuest(t *testing.T) {
 	guest.Need(t, guest.UML)
-	null, rot13, hide, upper, lower := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	null, rot13, hide, upper, lower, loop := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
 	write(t, null, "from-host")
 	write(t, hide, "visible", "secret.key")
 	write(t, upper, "dir/a")
@@ -62,6 +62,7 @@ func TestIntegrationGuest(t *testing.T) {
 		Shares: []guest.Share{
 			serve(t, "memfs"), serve(t, "nullfs", null), serve(t, "rot13fs", rot13), serve(t, "hidefs", hide, "*.key"),
 			serve(t, "livefs"), serve(t, "archivefs", archive), serve(t, "unionfs", upper, lower),
+			serve(t, "gofusefs", loop),
 		},
 		Files:   map[string]string{suite: "/run/inguest"},
 		Timeout: 4 * time.Minute,
@@ -73,6 +74,7 @@ func TestIntegrationGuest(t *testing.T) {
 			echo 70 >/mnt/livefs/set/gc-percent; [ "$(cat /mnt/livefs/set/gc-percent)" = 70 ]
 			head -c 8 /mnt/archivefs/link | grep dir/file; ! echo x >/mnt/archivefs/new
 			[ "$(echo $(ls /mnt/unionfs/dir))" = "a b" ]
+			mkdir /mnt/gofusefs/dir; echo loop >/mnt/gofusefs/dir/f; mv /mnt/gofusefs/dir/f /mnt/gofusefs/g; [ "$(cat /mnt/gofusefs/g)" = loop ]
 			[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 			GOVIRTIOFS_GUEST_DIR=/mnt/memfs /run/inguest -test.v -test.timeout 200s -test.skip 'Conformance/(Tmpfile|Btime|FileFlags)$'`,
 	})
@@ -83,6 +85,7 @@ func TestIntegrationGuest(t *testing.T) {
 		t.Errorf("the suite has not run:\n%s", tail(r.Output))
 	}
 	content(t, filepath.Join(null, "from-guest"), "back\n")
+	content(t, filepath.Join(loop, "g"), "loop\n")
 	content(t, filepath.Join(rot13, "Frperg/svyr"), "Uryyb\n")
 }
 

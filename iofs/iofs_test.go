@@ -257,9 +257,15 @@ func TestStreamOnce(t *testing.T) {
 	if p.opened != 1 {
 		t.Errorf("opened %d times", p.opened)
 	}
+	if err := s.restart(); err != nil {
+		t.Fatal(err)
+	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Read(ended, b, 0); !errors.Is(err, context.Canceled) {
+	if _, err := s.Read(ended, b, 0); err != nil {
+		t.Errorf("interrupted, where little is to be read: %v", err)
+	}
+	if _, err := s.Read(ended, b, 2*windowSize); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 }

@@ -94,7 +94,7 @@ func (s *stream) Read(ctx context.Context, p []byte, off int64) (n int, err erro
 			n += s.copyOut(p[n:], at)
 		case s.err != nil:
 			return n, s.err
-		case ctx.Err() != nil: // the way to at may be long
+		case at-s.pos > windowSize && ctx.Err() != nil: // the way to at is long
 			return n, ctx.Err()
 		default:
 			s.advance()

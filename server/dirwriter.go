@@ -19,6 +19,9 @@ func NewDirWriter(buf []byte) *DirWriter { return &DirWriter{buf: buf} }
 // Len is how many bytes were written.
 func (w *DirWriter) Len() int { return w.n }
 
+// Room is how many bytes can still be written.
+func (w *DirWriter) Room() int { return len(w.buf) - w.n }
+
 // Bytes is what was written.
 func (w *DirWriter) Bytes() []byte { return w.buf[:w.n] }
 

@@ -170,13 +170,28 @@ func (f *FS) call(r *server.Request, do func(ctx context.Context) error) unix.Er
 	if !r.MayWait {
 		return server.WouldBlockInGo
 	}
-	select {
-	case f.slots <- struct{}{}:
-	case <-r.Canceled:
+	if !f.enter(r) {
 		return unix.EINTR
 	}
 	defer func() { <-f.slots }()
 	return answerable(server.Errno(do(contextOf(r))))
+}
+
+// enter takes a slot; false if the client has interrupted a request that waits for one. If there is one the
+// request is served: the client's kernel interrupts requests for every signal, also for those that
+// restart what they interrupt.
+func (f *FS) enter(r *server.Request) bool {
+	select {
+	case f.slots <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case f.slots <- struct{}{}:
+		return true
+	case <-r.Canceled:
+		return false
+	}
 }
 
 // answerable is what a client can get: errors of a method are not to be taken for a wish to wait.

@@ -324,7 +324,7 @@ func TestContext(t *testing.T) {
 	close(ended)
 	r = request(fp.RootID)
 	r.Groups, r.Canceled = []uint32{1, 2}, ended
-	if errno := f.Lookup(r, name("x"), &out); errno != unix.EINTR {
+	if errno := f.Lookup(r, name("x"), &out); errno != unix.EINTR { // what the method says
 		t.Errorf("interrupted: %v", errno)
 	}
 	r = request(fp.RootID)

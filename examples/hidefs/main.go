@@ -15,6 +15,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -110,7 +111,7 @@ func main() {
 				return nil, fmt.Errorf("pattern %q: %w", pattern, err)
 			}
 		}
-		inner, err := cli.HostDir(args[0])
+		inner, err := cli.HostDir(args[0], passthrough.CacheAuto)
 		return hideFS{inner, args[1:]}, err
 	}}
 	p.Main()

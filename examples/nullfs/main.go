@@ -5,7 +5,10 @@
 package main
 
 import (
+	"flag"
+
 	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -14,9 +17,18 @@ import (
 type nullFS struct{ server.FileSystem }
 
 func main() {
-	p := cli.Program{Args: "DIR", NArgs: 1, New: func(args []string) (server.FileSystem, error) {
-		inner, err := cli.HostDir(args[0])
-		return nullFS{inner}, err
-	}}
+	var always bool
+	p := cli.Program{Args: "DIR", NArgs: 1,
+		Flags: func(set *flag.FlagSet) {
+			set.BoolVar(&always, "cache-always", false, "nobody else changes the directory: the client may keep all")
+		},
+		New: func(args []string) (server.FileSystem, error) {
+			cache := passthrough.CacheAuto
+			if always {
+				cache = passthrough.CacheAlways
+			}
+			inner, err := cli.HostDir(args[0], cache)
+			return nullFS{inner}, err
+		}}
 	p.Main()
 }

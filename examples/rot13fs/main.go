@@ -12,6 +12,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -143,7 +144,7 @@ func (f rot13FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (n i
 
 func main() {
 	p := cli.Program{Args: "DIR", NArgs: 1, New: func(args []string) (server.FileSystem, error) {
-		inner, err := cli.HostDir(args[0])
+		inner, err := cli.HostDir(args[0], passthrough.CacheAuto)
 		return rot13FS{inner}, err
 	}}
 	p.Main()
