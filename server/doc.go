@@ -4,6 +4,9 @@
 //
 // # Start
 //
+// Package vfs is an easier way to write a file system, and package iofs serves what is an fs.FS. Here
+// is the protocol itself, which costs least.
+//
 // A file system embeds NotImplemented and has the methods that it needs. New makes a
 // fuse.Handler of it, which virtiofs.New gives to guests and fusedev.Mount.Serve to this
 // machine. The examples are whole file systems of less than 60 lines. Package nodes has

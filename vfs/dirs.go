@@ -45,7 +45,7 @@ func (f *FS) listing(ctx context.Context, o *openFile, off uint64) ([]DirEntry, 
 	if err != nil {
 		return nil, err
 	}
-	list = slices.DeleteFunc(slices.Clone(list), func(e DirEntry) bool { return !validName(e.Name) })
+	list = slices.DeleteFunc(list, func(e DirEntry) bool { return !validName(e.Name) })
 	var size int64
 	for i := range list {
 		size += int64(len(list[i].Name)) + 64

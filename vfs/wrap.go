@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"io/fs"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,22 +113,21 @@ func made(n Node, depth int, name string, child Node, err error) (Node, error) {
 	return rewrap(n, depth, name, child), nil
 }
 
-// ReadDir lists a directory; ENOTDIR if n is no ReadDirer.
+// ReadDir lists a directory; ENOTDIR if n is no ReadDirer. The list is the caller's.
 func ReadDir(ctx context.Context, n Node) ([]DirEntry, error) {
 	l, depth, ok := find[ReadDirer](n)
 	if !ok {
 		return nil, unix.ENOTDIR
 	}
 	list, err := l.ReadDir(ctx)
-	if err != nil || depth == 0 {
-		return list, err
+	if err != nil {
+		return nil, err
 	}
-	wrapped := make([]DirEntry, len(list)) // the list may be the inner node's own
-	for i, e := range list {
-		e.Node = rewrap(n, depth, e.Name, e.Node)
-		wrapped[i] = e
+	list = slices.Clone(list) // it may be the node's own
+	for i := range list {
+		list[i].Node = rewrap(n, depth, list[i].Name, list[i].Node)
 	}
-	return wrapped, nil
+	return list, nil
 }
 
 // Readlink is the target of a symbolic link; EINVAL if n is no Readlinker.
