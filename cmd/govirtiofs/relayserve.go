@@ -60,28 +60,34 @@ func (o *relayOptions) serveGuest(ctx context.Context, p *fuseprogram.Program, f
 	return o.watch(ctx, p, cmd, served, ended, done)
 }
 
-// watch waits for the end of the daemon, and brings it about.
+// lastWord is how long the end of a program waits for that of the daemon: when the daemon ends it takes the program's socket
+// with it, and the program may be noticed first.
+const lastWord = 2 * time.Second
+
+// watch waits for the end of the daemon, and brings it about when the program has ended.
 func (o *relayOptions) watch(ctx context.Context, p *fuseprogram.Program, cmd *exec.Cmd, served, ended <-chan error, done <-chan struct{}) error {
 	requests := make(chan os.Signal, 1)
 	signal.Notify(requests, unix.SIGUSR1)
 	defer signal.Stop(requests)
 	var reason error
+	var alone <-chan time.Time // the program has ended, and the daemon has not
 	told := ctx.Done()
 	for {
 		select {
 		case <-requests:
 			_ = cmd.Process.Signal(unix.SIGUSR1)
 		case <-told:
-			told, done = nil, nil
+			told, done, alone = nil, nil, nil
 			_ = cmd.Process.Signal(unix.SIGTERM)
 		case <-done:
-			done = nil
+			done, alone = nil, time.After(lastWord)
+		case <-alone:
 			if reason = p.Err(); reason == nil {
 				reason = errors.New("the program has ended")
 			}
 			_ = cmd.Process.Signal(unix.SIGTERM)
-		case err := <-served:
-			served = nil
+		case err := <-served: // nil: no process of the daemon has the channel any more
+			served, done, alone = nil, nil, nil
 			if err != nil && reason == nil && ctx.Err() == nil {
 				reason = err
 				_ = cmd.Process.Signal(unix.SIGTERM)

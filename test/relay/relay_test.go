@@ -220,7 +220,7 @@ func letters(o sample.Omit) string {
 	for _, c := range []struct {
 		is     bool
 		letter string
-	}{{o.Modes, "m"}, {o.Times, "t"}, {o.Links, "l"}, {o.Rename, "r"}, {o.Truncate, "c"}} {
+	}{{o.Modes, "m"}, {o.Times, "t"}, {o.Links, "l"}, {o.Big, "b"}, {o.Rename, "r"}, {o.Truncate, "c"}} {
 		if c.is {
 			s += c.letter
 		}

@@ -13,7 +13,7 @@ import (
 func main() {
 	dir, suffix, omit := os.Args[1], os.Args[2], os.Args[3]
 	has := func(letter string) bool { return strings.Contains(omit, letter) }
-	o := sample.Omit{Modes: has("m"), Times: has("t"), Links: has("l"), Rename: has("r"), Truncate: has("c")}
+	o := sample.Omit{Modes: has("m"), Times: has("t"), Links: has("l"), Big: has("b"), Rename: has("r"), Truncate: has("c")}
 	var err error
 	if has("f") {
 		err = sample.Make(dir, o)

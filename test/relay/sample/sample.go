@@ -22,6 +22,7 @@ import (
 // Omit says what a file system can't do.
 type Omit struct {
 	Modes, Times, Links bool // of the sample
+	Big                 bool // its largest file
 	Rename, Truncate    bool // of Write
 }
 
@@ -57,6 +58,9 @@ func content(name string, size int) io.Reader {
 // Make makes the sample.
 func Make(dir string, o Omit) error {
 	for name, size := range sizes {
+		if o.Big && name == "big" {
+			continue
+		}
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
@@ -94,6 +98,9 @@ func write(path, name string, size int) error {
 func Check(dir string, o Omit) error {
 	var errs []error
 	for name, size := range sizes {
+		if o.Big && name == "big" {
+			continue
+		}
 		errs = append(errs, checkFile(dir, name, size, o))
 	}
 	if !o.Modes {

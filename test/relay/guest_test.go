@@ -1,0 +1,109 @@
+package relay_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+)
+
+// served is a program that serves a guest.
+type served struct {
+	recipe
+	*bench
+	tag  string
+	args []string
+	*relayed
+}
+
+// serve starts a relay for a guest.
+func (r *recipe) serve(t *testing.T, u user, tag string) *served {
+	t.Helper()
+	s := &served{recipe: *r, bench: newBench(t, u), tag: tag}
+	s.args = r.prepare(s.bench)
+	s.relayed = s.bench.relay(append([]string{"--socket-path", s.bench.path("sock"), "--tag", tag}, r.options...), s.args...)
+	s.until("socket", func() bool { return unix.Access(s.bench.path("sock"), unix.F_OK) == nil })
+	return s
+}
+
+// script is what the guest does with the share.
+func (s *served) script() string {
+	dir := "/mnt/" + s.tag
+	work := fmt.Sprintf("/run/relaywork %s '%s' '%s'", dir, s.suffix(), s.work())
+	switch s.recipe.name {
+	case "raw":
+		work = fmt.Sprintf(`[ "$(cat %s/hello)" = "hello, guest" ]`, dir)
+	case "nbdfuse":
+		work = fmt.Sprintf("echo block >/tmp/block; dd if=/tmp/block of=%[1]s/disk conv=notrunc bs=6 seek=7 2>/dev/null && sync && "+
+			`[ "$(dd if=%[1]s/disk bs=6 skip=7 count=1 2>/dev/null)" = block ]`, dir)
+	case "lxcfs":
+		work = fmt.Sprintf("[ -e %s/proc/meminfo ]", dir)
+	}
+	return fmt.Sprintf("if %s; then echo 'ok %s'; else echo 'failed %s'; fi\n", work, s.tag, s.tag)
+}
+
+// suffix is that of what is written.
+func (s *served) suffix() string {
+	if s.readOnly {
+		return ""
+	}
+	return "-guest"
+}
+
+// TestIntegrationGuest: one guest uses all programs, which root or another user has started.
+func TestIntegrationGuest(t *testing.T) {
+	guest.Need(t, guest.UML)
+	guest.NeedRoot(t)
+	for _, u := range users {
+		t.Run(u.name, func(t *testing.T) { inGuest(t, u) })
+	}
+}
+
+func inGuest(t *testing.T, u user) {
+	var all []*served
+	o := guest.Options{Files: map[string]string{relaywork: "/run/relaywork"}, Mem: 256, Timeout: 5 * time.Minute}
+	for _, r := range recipes() {
+		if r.rootOnly && u.uid != 0 {
+			continue
+		}
+		needPrograms(t, r.needs...)
+		s := r.serve(t, u, r.name)
+		all = append(all, s)
+		o.Shares = append(o.Shares, guest.Share{Tag: s.tag, Socket: s.bench.path("sock")})
+		o.Script += s.script()
+	}
+	result, err := guest.Run(t.Context(), guest.UML, o)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tail(result.Console))
+	}
+	for _, s := range all {
+		t.Run(s.recipe.name, func(t *testing.T) {
+			outer := s.relayed.t
+			s.bench.t, s.relayed.t = t, t
+			defer func() { s.bench.t, s.relayed.t = outer, outer }()
+			if !strings.Contains(result.Output, "ok "+s.tag+"\n") {
+				t.Errorf("the guest says:\n%s\nthe relay says:\n%s", tail(result.Output), tail(s.out.String()))
+				return
+			}
+			select { // the VMM has disconnected
+			case <-s.ended:
+			case <-time.After(patience):
+				t.Fatal("the relay does not end with its guest")
+			}
+			if s.err != nil {
+				t.Errorf("the relay ended with %v:\n%s", s.err, tail(s.out.String()))
+			}
+			if left, _ := filepath.Glob(s.bench.path("sock*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if !s.readOnly && s.recipe.own == nil && (s.host != nil || u.uid == 0) {
+				s.checkHost(s.bench, s.args, s.suffix())
+			}
+		})
+	}
+}
