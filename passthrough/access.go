@@ -14,7 +14,7 @@ import (
 // open file's node, or of a name in a directory. The answer comes before the first system
 // call for it, so that a refusal changes nothing on the host and tells nothing about it.
 //
-// Whoever adds a request uses one of the functions below, and adds a row to the table in
+// A new request needs one of the functions below, and a row in the table of
 // access_test.go. Requests that are about no node do not enter: INIT, DESTROY, FORGET,
 // INTERRUPT, REMOVEMAPPING.
 

@@ -10,11 +10,11 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// A request may have to be served a second time, by the successor of a process that died of it, or
-// beside it: the client has not seen a reply. Most requests may simply run again. One that would
-// answer something else the second time, or change something twice, notes in its cell what it is
-// about to do (intend), and what became of it (settle). Served again it looks first at what there
-// is, in the functions of the files again*.go.
+// The successor of a process that died may have to serve a request a second time, because the
+// client has not seen a reply. Most requests may simply run again. A request that would answer
+// something else the second time, or change something twice, notes in its cell what it is about
+// to do (intend), and the outcome (settle). When it is served again, it first examines the file
+// system, in the functions of the files again*.go.
 //
 // Only another party on the host can make that ambiguous, by changing the same file or name
 // between the two. Then: nothing is removed or replaced that is younger than the intent; an

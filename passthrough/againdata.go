@@ -27,10 +27,10 @@ func intendAppend(r *server.Request, fd int) unix.Errno {
 	return errno
 }
 
-// appendedBefore decides on a WRITE that appends. Data that was appended lies behind the end that the
-// file had, unless somebody else has cut the file off. If it is found there it was written, which
-// the predecessor may have done in part: then the file ends with a part of it. n is how much of it
-// is there.
+// appendedBefore decides on a WRITE that appends. Appended data lies behind the end that the
+// file had, unless another process has truncated the file. If the data is found there, it was
+// written. The predecessor may have written only a part: then the file ends with that part. n is
+// how much of it is there.
 func (fs *FS) appendedBefore(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
 	a := past(r)
 	if a == nil || in.Size == 0 {

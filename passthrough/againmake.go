@@ -9,8 +9,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// newFile is what a request makes: what tells its file from one that somebody else has made. The
-// numbers are the host's.
+// newFile identifies a file that a request makes, to distinguish it from one that another
+// process has made. The numbers are the host's.
 type newFile struct {
 	mode         uint32 // type and permissions, before the mask
 	mask         uint32
@@ -32,8 +32,8 @@ func (fs *FS) intendNew(r *server.Request, dir *inode, name fp.Name) {
 	}
 }
 
-// madeBefore decides on MKNOD, MKDIR, SYMLINK and CREATE: whether what is called name was made for
-// this request. EEXIST says that it is somebody else's.
+// madeBefore decides on MKNOD, MKDIR, SYMLINK and CREATE: whether the file called name was made
+// for this request. EEXIST means that another process has made it.
 func (fs *FS) madeBefore(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) (made bool, errno unix.Errno) {
 	a := past(r)
 	if a == nil {
@@ -174,8 +174,9 @@ func (x *xattrOwnership) looksMade(r *server.Request, ts *threadState, dirfd int
 	return errno == 0 && ok && has == o
 }
 
-// openMade opens a file that a predecessor has made for a CREATE. CREATE may write to a file of a
-// mode that allows nobody to (git does); to open it once more then takes another mode for a moment.
+// openMade opens a file that a predecessor has made for a CREATE. CREATE may write to a file
+// whose mode allows no user to write (git does this). Opening it again then needs another mode
+// for a moment.
 func (fs *FS) openMade(ts *threadState, dirfd int, name fp.Name, flags int) (int, unix.Errno) {
 	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {

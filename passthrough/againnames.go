@@ -131,7 +131,7 @@ func (fs *FS) keptName(st *unix.Statx_t, dirfd int, a *server.Again) bool {
 	return !since(st.Ctime, a.Stamp, !fs.mountOf(keyOf(st), dirfd).local)
 }
 
-// releasedBefore is the answer to a RELEASE or RELEASEDIR whose open file is not to be had: a
+// releasedBefore is the reply to a RELEASE or RELEASEDIR whose open file is not found: a
 // predecessor has closed it.
 func releasedBefore(r *server.Request, errno unix.Errno) unix.Errno {
 	if errno == unix.EBADF && past(r) != nil {

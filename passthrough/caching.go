@@ -82,10 +82,10 @@ func (c *cacheRules) setMissing(out *fp.EntryOut) bool {
 	return true
 }
 
-// cacheSymlinks reports whether the guest may keep the targets of symbolic links. Those
-// of a file system on a disk never change. Others make them up as they are read
-// (procfs), or have the wrong length for them (sysfs), where Linux before 6.14 cuts them
-// off (fs/fuse/dir.c: fuse_get_link), so that this is for those only who say that things keep still.
+// cacheSymlinks reports whether the guest may cache the targets of symbolic links. On a file
+// system on a disk they never change. Others generate them at each read (procfs), or report a
+// wrong length for them (sysfs), where Linux before 6.14 cuts them off (fs/fuse/dir.c:
+// fuse_get_link). So this is only for users who say that the share does not change.
 func (c *Config) cacheSymlinks() bool {
 	if c.CacheSymlinks != nil {
 		return *c.CacheSymlinks

@@ -33,7 +33,8 @@ func (s *sweeper) close() {
 	s.closed = true
 }
 
-// close stops the timer. Nobody waits for a lock any more: if it has fired just now it finds that.
+// close stops the timer. No request waits for a lock any more; if the timer has just fired, it
+// finds that.
 func (p *lockProbe) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

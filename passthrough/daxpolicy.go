@@ -64,9 +64,9 @@ func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
 	return fp.InitMapAlignment | fp.InitHasInodeDAX
 }
 
-// attrDAX is fp.AttrDAX for a file that the guest should map. Linux heeds it when it
-// first hears of a file; later changes hold when it has forgotten the file (fs/fuse/dax.c:
-// fuse_dax_dontcache), so a file keeps what it has while it is open.
+// attrDAX is fp.AttrDAX for a file that the guest should map. Linux applies it when it
+// first sees a file. A later change applies when it has forgotten the file (fs/fuse/dax.c:
+// fuse_dax_dontcache), so an open file keeps its setting.
 func (fs *FS) attrDAX(id uint64, st *unix.Statx_t) uint32 {
 	d := fs.cfg.DAX
 	if d == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !fs.agreed(fp.InitHasInodeDAX) {
@@ -135,8 +135,8 @@ func (fs *FS) daxChosen(id uint64) bool {
 }
 
 // mapsForWriting reports whether a file can, and may, be mapped for writing. It may not
-// if the host could want to execute it: that fails with ETXTBSY as long as anybody has
-// the file open for writing, and so does the reverse.
+// if the host could want to execute it: that fails with ETXTBSY as long as any process
+// has the file open for writing, and so does the reverse.
 func (fs *FS) mapsForWriting(st *unix.Statx_t) bool {
 	const fixed = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND | unix.STATX_ATTR_VERITY
 	if fs.cfg.ReadOnly || st.Attributes&fixed != 0 || st.Mode&executable != 0 {

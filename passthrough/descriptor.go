@@ -137,10 +137,10 @@ func (fs *FS) opened(call func() (int, unix.Errno)) (int, unix.Errno) {
 	return fd, 0
 }
 
-// countFD counts a descriptor before it is made. There are never more than MaxFDs, and of
-// all shares together never more than the process may have, whatever the client does on other
-// queues at the same time: the others are the process's own. Room is made a little earlier,
-// while a short search is enough for it.
+// countFD counts a descriptor before it is made. FS never has more than MaxFDs, and all
+// shares together never have more than the process may have, whatever the client does on
+// other queues at the same time. The remaining descriptors are the process's own. Room is
+// made a little earlier, while a short search is enough.
 func (fs *FS) countFD() unix.Errno {
 	most := int64(fs.cfg.MaxFDs)
 	n := fs.fds.Add(1)
@@ -169,7 +169,7 @@ func (fs *FS) closeFD(fd int) {
 }
 
 // setFD gives the node a descriptor, unless it has one. The caller has a reference, so
-// that nobody takes it away before it is in the table of owners.
+// that the evictor does not close it before it is in the table of owners.
 func (fs *FS) setFD(n *inode, fd int) bool {
 	if !n.fd.CompareAndSwap(-1, int32(fd)) {
 		return false

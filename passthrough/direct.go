@@ -76,7 +76,8 @@ func (fs *FS) closeKept(fd int) {
 	fs.unkeepFDs(1)
 }
 
-// closeCached closes the second descriptor of an open file that nobody uses.
+// closeCached closes the second descriptor of an open file when it is not in
+// use.
 func (fs *FS) closeCached(f *openFile) {
 	if fd := int(f.cached.Swap(0)); fd != 0 && fd != f.fd {
 		fs.closeKept(fd)

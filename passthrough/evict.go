@@ -35,9 +35,9 @@ const (
 	evictedClosed                // it is closed now
 )
 
-// evict closes up to want descriptors of nodes that nobody uses at the moment and that
-// can be found again; it returns how many. Nodes that were used since the hand came by
-// are spared, unless that leaves none to close.
+// evict closes up to want descriptors of nodes that are not in use and that can be
+// found again. It returns the number. Nodes that were used since the hand last passed
+// are spared, unless no others are left.
 func (fs *FS) evict(want int) (n int) {
 	if !fs.evictor.mu.TryLock() {
 		return 0
@@ -50,7 +50,7 @@ func (fs *FS) evict(want int) (n int) {
 func (fs *FS) evictTwice(look uint32, want int) (n int) {
 	from := fs.evictor.hand
 	n = fs.evictFrom(from, look, want, false)
-	if n == 0 { // nobody's turn: what was spared was used, and has been told so
+	if n == 0 { // all were used, so all were spared; their marks are cleared now
 		n = fs.evictFrom(from, look, want, false)
 	}
 	return n
@@ -59,7 +59,8 @@ func (fs *FS) evictTwice(look uint32, want int) (n int) {
 // makeRoom closes descriptors until that is enough, wherever they are, and in the end pins
 // too. It fails if all others are in use at this moment.
 func (fs *FS) makeRoom(enough func() bool) bool {
-	// The caller may hold a node's mu: whoever has evictor.mu waits for none.
+	// The caller may hold a node's mu, so code that holds evictor.mu waits for
+	// no node.
 	fs.evictor.mu.Lock()
 	defer fs.evictor.mu.Unlock()
 	for !enough() {
@@ -103,8 +104,8 @@ func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
 		return evictedInUse
 	}
 	defer fs.nodes.EndExclusive(n)
-	// Whoever makes room may hold the lock, of this node or of one whose holder makes
-	// room too.
+	// The caller may hold the lock of this node, or of one whose holder also makes
+	// room.
 	if !n.TryLock() {
 		return evictedInUse
 	}

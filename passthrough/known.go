@@ -7,7 +7,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// What the guest knows, for package events, which tells it of the host's changes.
+// What the guest knows. Package events uses it to tell the guest of the host's
+// changes.
 
 // UseFD calls f with the node's O_PATH descriptor, which is borrowed.
 func (fs *FS) UseFD(r *server.Request, id uint64, f func(fd int) error) error {

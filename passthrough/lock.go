@@ -17,8 +17,8 @@ import (
 // The locks are the host's: other guests, other daemons and processes of the host see
 // them, and they end with this process. doc/locks.md is the user's view.
 //
-// Nobody waits in a system call. A client could otherwise hold as many threads as it
-// likes, and nothing could end their wait; see lockwait.go.
+// No thread waits in a system call. Otherwise a client could hold as many threads as
+// it likes, and nothing could end their wait; see lockwait.go.
 
 // lockAsk is a request about a lock.
 type lockAsk struct {
@@ -147,7 +147,7 @@ func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (f *openFile, ask lockAsk
 }
 
 // setLock takes or drops a lock, and does not wait. With EAGAIN blocker is the owner in the
-// way, or nil if it is somebody on the host. The node's mu is held.
+// way, or nil if it is a process on the host. The node's mu is held.
 func (fs *FS) setLock(ts *threadState, f *openFile, t *lockTable, ask *lockAsk) (errno unix.Errno, blocker *lockOwner) {
 	o := t.owners[ask.owner]
 	if o == nil {
@@ -173,8 +173,8 @@ func (fs *FS) setLock(ts *threadState, f *openFile, t *lockTable, ask *lockAsk) 
 	return errno, nil
 }
 
-// change has the kernel take or drop a lock for an owner, and tells those who wait. n.mu is
-// held.
+// change makes the kernel take or drop a lock for an owner, and tells the waiting requests.
+// n.mu is held.
 func (fs *FS) change(n *inode, t *lockTable, o *lockOwner, ask *lockAsk) unix.Errno {
 	errno, frees := fs.take(t, o, ask)
 	if frees {

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Locks that somebody else on the host holds are asked about now and then. There is a call
-// that waits for one (F_OFD_SETLKW), but it can't be ended: a signal restarts it, as Go
-// installs its handlers. Threads in it would be held for as long as the host likes, and the
-// lock would be taken for a guest that has given up, or gone.
+// Locks that another process on the host holds are tried now and then. There is a call that
+// waits for one (F_OFD_SETLKW), but it can't be ended: a signal restarts it, because of the
+// way Go installs its handlers. It would hold threads for as long as the host likes, and
+// would take the lock for a guest that has given up, or gone.
 //
 // Asking costs the same however many wait: there is one timer, and at each time so many
 // calls at most, for all files of the share in turn.
@@ -21,7 +21,7 @@ const (
 	lockProbeMost = 16 // calls at a time
 )
 
-// lockProbe is the list of files with waiters that somebody on the host keeps waiting.
+// lockProbe is the list of files on which requests wait for a process on the host.
 type lockProbe struct {
 	mu      sync.Mutex // guards the following; a leaf
 	files   []*inode
@@ -84,8 +84,8 @@ func (fs *FS) probeLocks() {
 	}
 }
 
-// probeFile asks about the locks of a file with so many calls at most, and takes those that
-// are free. It reports whether somebody still waits for the host.
+// probeFile tries to get the locks of a file, with so many calls at most. It reports
+// whether a request still waits for the host.
 func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
 	n.Lock()
 	defer n.Unlock()
@@ -104,7 +104,8 @@ func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
 	return waits
 }
 
-// probeTable is probeFile for one kind of locks. It goes on where it has stopped.
+// probeTable is probeFile for one kind of locks. It continues where it has
+// stopped.
 func (fs *FS) probeTable(n *inode, t *lockTable, calls *int) {
 	var busy []lockRange // what the host is known to hold
 	for left := len(t.waiters); left > 0 && *calls > 0; left-- {

@@ -21,8 +21,8 @@ type fileLocks struct {
 	posix, flock lockTable
 }
 
-// lockTable is the locks of one kind on a file, and who waits for them. The node's mu
-// guards it.
+// lockTable has the locks of one kind on a file, and the requests that wait for them.
+// The node's mu guards it.
 type lockTable struct {
 	flock   bool
 	owners  map[uint64]*lockOwner // by the client's number; nil while there are none
@@ -139,8 +139,8 @@ func (fs *FS) newLockOwner(ts *threadState, f *openFile, t *lockTable, number ui
 	return o, 0
 }
 
-// dropIdle lets go of an owner that holds nothing and does not wait, which a process is
-// until it closes the file. It is made again when it is needed.
+// dropIdle removes an owner that holds nothing and does not wait. A process is such an
+// owner until it closes the file. The owner is made again when it is needed.
 func (fs *FS) dropIdle(t *lockTable) bool {
 	for _, o := range t.owners {
 		if len(o.held) == 0 && o.waiting == 0 {
@@ -203,9 +203,9 @@ func (fs *FS) dropOwner(n *inode, number uint64) {
 	fs.closeOwners(gone)
 }
 
-// dropOpenFileLocks ends the locks that came by an open file, and those of its own: nobody can
-// use it any more. Who waits for a lock on it gets EBADF. n.mu is held; the owners that are
-// gone are the caller's to close when it is not.
+// dropOpenFileLocks ends the locks of an open file that is closed, and of its owners. A
+// request that waits for a lock on it gets EBADF. n.mu is held. The caller closes the removed
+// owners after releasing it.
 func (fs *FS) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
 	l := n.fileLocks()
 	if l == nil {
@@ -234,8 +234,8 @@ func (fs *FS) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
 	return gone
 }
 
-// unlockAll drops all that an owner holds, and the owner unless it waits for more. Those who
-// wait for it go on. n.mu is held; owners that are gone are appended to the list.
+// unlockAll drops all locks of an owner, and the owner unless it waits for more. Requests
+// that wait for it continue. n.mu is held; removed owners are appended to the list.
 func (fs *FS) unlockAll(n *inode, t *lockTable, o *lockOwner, gone []*lockOwner) []*lockOwner {
 	if len(o.held) > 0 {
 		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})

@@ -15,25 +15,25 @@ const hostLocks = fp.InitPosixLocks | fp.InitFlockLocks
 // of their own, see fuse.Hooks.
 const maxLockWaiters = 4096
 
-// lockWaiter is a request that waits for a lock. What is in the way is known: an owner of
-// this share, which looks for waiters when it drops something, or somebody on the host, who
-// is asked now and then (lockprobe.go). Whoever makes room takes the lock for the waiter, so
-// that only those wake up that go on. The node's mu guards it.
+// lockWaiter is a request that waits for a lock. The blocker is known: it is an owner of
+// this share, which looks for waiters when it drops a lock, or a process on the host, whose
+// lock is tried now and then (lockprobe.go). The goroutine that drops the lock takes it for
+// the waiter, so that only requests wake up that can continue. The node's mu guards it.
 type lockWaiter struct {
 	lockAsk
 	f       *openFile
 	o       *lockOwner
-	blocker *lockOwner // in the way; nil: somebody on the host
+	blocker *lockOwner // in the way; nil: a process on the host
 	ended   bool       // answer has, or had, the answer
 	answer  chan unix.Errno
 
 	waitsFor *lockOwner // blocker, for lockGraph; guarded by its mu
 }
 
-// park adds a request to those who wait. n.mu is held.
+// park adds a request to the waiting ones. n.mu is held.
 func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
 	if !fs.openFiles.Has(w.f) {
-		return unix.EBADF // closed meanwhile: nobody would end it
+		return unix.EBADF // closed meanwhile: nothing would end the wait
 	}
 	if errno := fs.locks.enter(t, w); errno != 0 {
 		return errno
@@ -92,8 +92,8 @@ func (fs *FS) finish(t *lockTable, w *lockWaiter, errno unix.Errno) {
 	w.answer <- errno
 }
 
-// passOn takes locks for those who waited for an owner that holds less than before. n.mu is
-// held.
+// passOn takes locks for requests that waited for an owner that holds less than before.
+// n.mu is held.
 func (fs *FS) passOn(n *inode, t *lockTable, o *lockOwner) {
 	for less := []*lockOwner{o}; len(less) > 0 && len(t.waiters) > 0; less = less[1:] {
 		for i := 0; i < len(t.waiters); {
@@ -113,8 +113,8 @@ func (fs *FS) passOn(n *inode, t *lockTable, o *lockOwner) {
 	}
 }
 
-// tryAgain takes the lock for a waiter if nobody is in the way any more. ended reports
-// whether it waits no longer, frees whether its owner has dropped something by that. n.mu is
+// tryAgain takes the lock for a waiter if nothing is in the way any more. ended reports
+// whether its wait is over, frees whether its owner has dropped something by that. n.mu is
 // held.
 func (fs *FS) tryAgain(n *inode, t *lockTable, w *lockWaiter) (ended, frees bool) {
 	errno := unix.EAGAIN

@@ -24,9 +24,10 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 	return errno
 }
 
-// lookup finds name in the directory behind fd and fills out. A directory that is new
-// is opened, since whatever comes next in it needs its descriptor. Another file is not
-// before somebody uses it, and checked then: most names are only looked at.
+// lookup finds name in the directory behind fd and fills out. It opens a new
+// directory, because every next request for it needs a descriptor. It does not open
+// other files: they are opened, and checked, when they are used. Most names are only
+// looked at.
 func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	if !parent.isDir() {
 		return unix.ENOTDIR
@@ -48,7 +49,7 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	return fs.lookupNew(ts, parent, fd, name, out)
 }
 
-// lookupOpen is lookup of a file that will be used at once, of whatever kind.
+// lookupOpen is lookup of a file of any kind that will be used at once.
 func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	if !parent.isDir() {
 		return unix.ENOTDIR

@@ -189,9 +189,9 @@ func (fs *FS) RemoveMapping(r *server.Request, list []fp.RemoveMappingOne) unix.
 	return mappingErrno(fs.cfg.DAX.Table.Unmap(ranges, r.Canceled))
 }
 
-// Unmount implements server.Session: what the guest had mapped is unmapped before it hears
-// that the session has ended, and may reset the device. A front-end may not take it well
-// when that happens with files mapped, see frontendReady in package virtiofs.
+// Unmount implements server.Session: what the guest has mapped is unmapped before the
+// guest is told that the session has ended, and may reset the device. Some front-ends fail
+// when a device with mapped files is reset, see frontendReady in package virtiofs.
 func (fs *FS) Unmount(r *server.Request) unix.Errno {
 	d := fs.cfg.DAX
 	switch {

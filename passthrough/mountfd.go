@@ -124,7 +124,7 @@ func (fs *FS) sweepMount(m *mountInfo) (open bool) {
 	if m.touched.Swap(false) {
 		return true
 	}
-	// Whoever borrows it says so first and looks for it then.
+	// A borrower first announces itself and then looks for the mount.
 	m.fd.Store(-1)
 	if m.using.Load() != 0 {
 		m.fd.Store(fd)

@@ -53,8 +53,8 @@ type ioState struct {
 	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 
-	// What is not in use. Whoever was late to look an open file up may still read its number and
-	// references: it is never another share's.
+	// The part that is not in use. A request that looks up an open file too late may still read
+	// its number and references, so it is never reused for another share.
 	openFilePool, bufferPool sync.Pool
 	// editDirents, if not nil, changes what the host returns: a test has other cookies with it.
 	editDirents func(entries []byte)
@@ -70,10 +70,10 @@ func (s *ioState) getBuffer() *dirBuffer {
 
 func (s *ioState) putBuffer(b *dirBuffer) { s.bufferPool.Put(b) }
 
-// keepFD counts a descriptor that the client can keep for as long as it likes. These may
-// be no more than 15 of 16 that FS may have: what remains serves requests. Descriptors
-// of nodes are closed to make room, these can't be. It is called before anything is done,
-// so that a request which is refused has changed nothing.
+// keepFD counts a descriptor that the client can keep for as long as it likes. There may
+// be no more of these than 15 of 16 that FS may have; the rest serves requests.
+// Descriptors of nodes are closed to make room, but these can't be. It is called before
+// anything is done, so that a refused request has changed nothing.
 func (fs *FS) keepFD() unix.Errno { return fs.keepFDs(1) }
 
 func (fs *FS) keepFDs(n int64) unix.Errno {
@@ -101,7 +101,7 @@ func (fs *FS) unkeepFD(errno unix.Errno) unix.Errno {
 // releaseOpenFile drops a reference.
 func (fs *FS) releaseOpenFile(f *openFile) { fs.openFiles.Release(f) }
 
-// openFileGone frees what an open file has that nobody refers to any more.
+// openFileGone frees the resources of an open file after its last reference.
 func (fs *FS) openFileGone(f *openFile) {
 	n := f.node
 	owners, nameless := fs.removeOpenFile(n, f)
@@ -125,7 +125,7 @@ func (fs *FS) openFileGone(f *openFile) {
 	fs.nodes.Unhold(n)
 }
 
-// reset clears an open file that nobody has a reference on, for the next open.
+// reset clears an open file without references, for the next open.
 func (f *openFile) reset() {
 	f.fd, f.node, f.mount, f.dir = -1, nil, nil, nil
 	f.flags, f.direct, f.shared, f.counted = 0, false, false, false
@@ -140,8 +140,8 @@ func (f *openFile) reset() {
 	f.stream = dirStream{}
 }
 
-// addOpenFile puts an open descriptor, which keepFD has counted, in the table; on error it
-// stays the caller's. by is the request that the client hears of it by, or nil.
+// addOpenFile puts an open descriptor, which keepFD has counted, in the table. On an error
+// the caller still owns it. by is the request whose reply tells the client of it, or nil.
 func (fs *FS) addOpenFile(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
 	errno = fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
 		if fh = fs.openFiles.Add(by, f); fh == 0 {

@@ -143,7 +143,7 @@ func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int,
 // isForgotten reports whether the client has no number for the node any more.
 func (fs *FS) isForgotten(n *inode) bool { return fs.nodes.Lookups(n) == 0 }
 
-// forgotten lets go of the node that has taken the place of n.
+// forgotten releases the node that has taken the place of n.
 func (x *xattrOwnership) forgotten(n *inode) {
 	if m := x.converted.remove(n); m != nil {
 		x.fs.forget(nil, m, 1)

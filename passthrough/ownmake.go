@@ -7,9 +7,10 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// Making files with OwnershipXattr. A file gets its attribute before it gets its name,
-// so that nobody sees it without, not even after a crash. A directory can't be made
-// without a name: until it has the attribute, nobody but the guest's root can use it.
+// Creation of files with OwnershipXattr. A file gets its attribute before it gets its
+// name, so that no process sees it without, not even after a crash. A directory can't
+// be made without a name: until it has the attribute, only the guest's root can use
+// it.
 
 // newStat is the owner and mode of what the request's user makes in the directory
 // behind dirfd, whose set-group-ID bit is inherited (fs/inode.c: inode_init_owner).

@@ -9,14 +9,15 @@ import (
 // Keeper holds descriptors for a successor of this process; keeper.Client is one. Its methods may be
 // called from all threads.
 type Keeper interface {
-	// Keep has a copy of fd held under a key, in place of one that has the key. When it has
-	// returned nil a successor gets the descriptor, whatever happens to this process.
+	// Keep stores a copy of fd under a key, and replaces an older one. When it has returned
+	// nil, a successor gets the descriptor, even if this process dies.
 	Keep(k keeper.Key, fd int) error
 	// Drop ends that. Without a descriptor nothing happens.
 	Drop(k keeper.Key)
-	// Kept are the keys of descriptors that a predecessor has left, and that nobody has taken.
+	// Kept are the keys of descriptors that a predecessor has left and that were not taken.
 	Kept() []keeper.Key
-	// Take takes one of them: it is the caller's. The keeper goes on holding its copy.
+	// Take takes one of them; the caller owns it. The keeper continues to hold its
+	// copy.
 	Take(k keeper.Key) (fd int, ok bool)
 }
 
@@ -172,7 +173,7 @@ func (r *resumer) pins() {
 	})
 }
 
-// dropPins drops those of a predecessor that nobody takes.
+// dropPins drops the pins of a predecessor that were not taken.
 func (fs *FS) dropPins(take func(keeper.Key) bool) {
 	if fs.cfg.Keeper == nil {
 		return
@@ -196,8 +197,9 @@ func (fs *FS) dropPins(take func(keeper.Key) bool) {
 	}
 }
 
-// takePin is a descriptor that the keeper held, counted as one of fs, if it is of the node's file.
-// The process that has handed it up may have been taken over by its client.
+// takePin is a descriptor that the keeper held, counted as one of fs, if it is of the node's
+// file. It is checked because the client may have controlled the process that handed it to the
+// keeper.
 func (r *resumer) takePin(k keeper.Key, n *inode) (fd int, ok bool) {
 	fs := r.fs
 	fd, ok = fs.cfg.Keeper.Take(k)

@@ -6,9 +6,10 @@ import (
 	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
-// Open files of a predecessor, which has died, get their descriptors when they are used for the
-// first time: a file is found as its node is, and opened as it was. One whose file is not found
-// answers EIO. What was opened with rights that are not to be had again, or has locks, was kept.
+// Open files of a predecessor that has died get their descriptors when they are first used. A
+// file is found in the same way as its node, and opened with the same flags. If the file is not
+// found, the request gets EIO. The keeper has kept the open files that have locks or rights that
+// can't be obtained again.
 
 // restoreOpenFile makes an open file without a descriptor; false if its number can't be one.
 func (fs *FS) restoreOpenFile(n *inode, rec *ledger.OpenFile) bool {

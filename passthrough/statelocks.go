@@ -13,12 +13,13 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// Locks move with the guest. Two daemons on one file system exclude each other, so the old
-// one lets go of its locks when the state is written (Leave) and the new one takes them as
-// it loads: it reads the end of the state after that. Should the guest go on at the old
-// one, it takes them again (Return). In between the guest stands still and somebody else
-// may come first; no file system hands locks over. Then the guest would believe in a lock
-// that it does not have, which must be said, and prevented if the migration can be.
+// Locks move with the guest. Two daemons on one file system exclude each other. So the old
+// one drops its locks when the state is written (Leave), and the new one takes them while
+// it loads: it reads the end of the state after that. If the guest continues at the old
+// one, that one takes them again (Return). In between the guest does not run, and another
+// process may take a lock first: no file system hands locks over. Then the guest would
+// believe in a lock that it does not have. This must be reported, and prevented if the
+// migration can be stopped.
 
 // locks writes the locks of an open file: its own, and with the node's first open file
 // those of owners, which are the node's.
@@ -312,7 +313,7 @@ func (fs *FS) takeAgain(t *lockTable, o *lockOwner, end time.Time) (failed unix.
 	return failed
 }
 
-// insist tries to get a lock until somebody has dropped it, or until end.
+// insist tries to get a lock until its holder has dropped it, or until end.
 func insist(end time.Time, try func() unix.Errno) unix.Errno {
 	for {
 		errno := try()
