@@ -47,9 +47,10 @@ func serve(h fuse.Handler, dir string) error {
 	}
 	defer func() { _ = m.Close() }()
 	fmt.Println("ready")
+	err = m.Serve(h, 2)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return errors.Join(m.Serve(h, 2), h.Close(ctx))
+	return errors.Join(err, h.Close(ctx))
 }
 
 // Mount mounts a file system of Main's map until the test ends, and returns the directory.
