@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,4 +136,70 @@ umount mnt`, dir, guestProgram))
 	})
 	ask("new", "two")
 	p.end()
+}
+
+// TestIntegrationHostChanges: with --events=auto the kernel of the guest, which may keep everything for a day,
+// drops what somebody changes on the host: also what was changed while the daemon was away.
+func TestIntegrationHostChanges(t *testing.T) {
+	options := []string{"--cache=always", "--negative-timeout=24h", "--events=auto",
+		"--migration-on-error=guest-error", "--vsock-state", filepath.Join(t.TempDir(), "state")}
+	h := newHost(t, options...)
+	onHost := func(format string, args ...any) {
+		t.Helper()
+		cmd := exec.Command("sh", "-e", "-c", fmt.Sprintf(format, args...))
+		cmd.Dir = h.share
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	onHost("echo one >file; mkdir dir; echo deep >dir/deep; echo old >other; echo x >gone")
+	p := startInner(t, "shell", fmt.Sprintf(`cd %s; %s mount -o token=%s unix:v_1024 mnt; cd mnt
+while read x; do echo "$(eval "$x" 2>&1 | tr '\n' ' ')"; done
+cd ..; umount mnt`, h.dir, guestProgram, h.token))
+	ask := func(command string) string {
+		t.Helper()
+		if _, err := io.WriteString(p.stdin, command+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(p.line())
+	}
+	wants := func(command, want string) {
+		t.Helper()
+		var got string
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if got = ask(command); got == want || time.Now().After(deadline) {
+				break
+			}
+		}
+		if got != want {
+			t.Errorf("%s says %q, want %q", command, got, want)
+		}
+	}
+	read := `cat file dir/deep other; cat new 2>/dev/null || echo none; stat -c %a file; ls dir`
+	wants(read, "one deep old none 644 deep")
+	for _, step := range []struct{ change, command, want string }{
+		{"echo two >file", "cat file", "two"},
+		{"echo three >>file", "cat file; stat -c %s file", "two three 10"},
+		{"echo new >new", "cat new", "new"},
+		{"chmod 600 file", "stat -c %a file", "600"},
+		{"mv other moved", "cat moved; ls other >/dev/null 2>&1 || echo none", "old none"},
+		{"echo saved >tmp; mv tmp file", "cat file", "saved"},
+		{"rm gone", "ls gone >/dev/null 2>&1 || echo none", "none"},
+		{"echo a >dir/a; mkdir dir/sub", "ls dir", "a deep sub"},
+		{"mv dir dir2; echo b >dir2/sub/b", "cat dir2/sub/b; ls dir >/dev/null 2>&1 || echo none", "b none"},
+		{"rm new; mkdir new; echo in >new/in", "cat new/in", "in"},
+	} {
+		ask(step.command) // the guest knows how it was
+		onHost("%s", step.change)
+		wants(step.command, step.want)
+	}
+	wants("cat file dir2/deep; ls nothing >/dev/null 2>&1 || echo none", "saved deep none")
+	h.stop()
+	onHost("echo while it was away >file; rm dir2/deep")
+	h.start(options...)
+	wants("cat file; ls dir2/deep 2>/dev/null || echo none", "while it was away none")
+	onHost("echo again >file")
+	wants("cat file", "again")
+	p.end()
+	h.stop()
 }

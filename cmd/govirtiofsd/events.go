@@ -8,6 +8,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/events"
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/notify"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -20,10 +21,15 @@ func (o *options) watchCalls() []uintptr {
 	return []uintptr{unix.SYS_FANOTIFY_INIT, unix.SYS_FANOTIFY_MARK}
 }
 
-// withEvents is the file system, with a channel for a helper in the guest if it is asked for.
+// withEvents is the file system, with what tells the guest of the host's changes if it is asked for.
 func (o *options) withEvents(fs *passthrough.FS, l *ledger.Ledger, log *slog.Logger) (server.FileSystem, error) {
 	if o.Events != share.EventsAuto {
 		return fs, nil
+	}
+	if o.Streams() {
+		n := notify.New(fs, log) // the transport carries notifications, and needs no helper for them
+		o.onStreams = n.Connect
+		return n, nil
 	}
 	return events.New(fs, events.Options{ReadOnly: o.ReadOnly, Ledger: l, Log: log})
 }

@@ -141,6 +141,9 @@ func newStreams(o *options, h fuse.Handler, f *vsockFiles, opts stream.Options, 
 	if err != nil {
 		return nil, err
 	}
+	if o.onStreams != nil {
+		o.onStreams(s)
+	}
 	return func(ctx context.Context, a *acceptor) error {
 		var l net.Listener = a.listener
 		if a.vsock != nil {

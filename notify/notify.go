@@ -1,0 +1,326 @@
+package notify
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/hostwatch"
+	"github.com/govirtiofs/govirtiofs/server"
+)
+
+// Share is a file system that FS can be around: package passthrough has it.
+type Share interface {
+	server.FileSystem
+	// UseFD calls f with a descriptor of the node, which is borrowed.
+	UseFD(r *server.Request, id uint64, f func(fd int) error) error
+	// Known reports whether the client has the node.
+	Known(id uint64) bool
+	// Nodes yields the nodes that the client has.
+	Nodes(yield func(id uint64, dir bool) bool)
+	// Place is the name that the client has a node by.
+	Place(id uint64) (parent uint64, name fp.Name, ok bool)
+}
+
+// Notifier sends a notification to the client's kernel: code and body as /dev/fuse takes them. An error
+// says that it does not arrive; stream.Server has it.
+type Notifier interface {
+	Notify(code fp.NotifyCode, body ...[]byte) error
+}
+
+// For how long the client may keep things, in seconds, unless Share says less.
+const (
+	unwatched = 1
+	negative  = 10
+)
+
+// FS is a file system whose client hears of changes on the host. Connect comes before the first request.
+type FS struct {
+	Share
+	log *slog.Logger
+	to  Notifier
+
+	lost atomic.Bool // the client may remember what is not so any more
+
+	mu      sync.RWMutex // guards the following; a leaf
+	session *session     // nil if there is none
+	dirs    map[uint64]bool
+	partial bool // there are directories that are not watched
+}
+
+// session is from INIT to DESTROY.
+type session struct {
+	watcher *hostwatch.Watcher
+	done    chan struct{}
+}
+
+// New returns a file system around s. Messages go to log; nil is slog.Default().
+func New(s Share, log *slog.Logger) *FS {
+	if log == nil {
+		log = slog.Default()
+	}
+	return &FS{Share: s, log: log}
+}
+
+// Connect says where notifications go.
+func (fs *FS) Connect(to Notifier) { fs.to = to }
+
+// Close implements server.FileSystem.
+func (fs *FS) Close() {
+	fs.end()
+	fs.Share.Close()
+}
+
+// Init implements server.Session.
+func (fs *FS) Init(p *server.InitParams) unix.Errno {
+	fs.end()
+	errno := fs.Share.Init(p)
+	if errno == 0 {
+		fs.begin(p.Resumed)
+	}
+	return errno
+}
+
+// Destroy implements server.Session.
+func (fs *FS) Destroy() {
+	fs.end()
+	fs.Share.Destroy()
+}
+
+// begin begins to watch. The client of a session that goes on may remember what has changed meanwhile.
+func (fs *FS) begin(resumed bool) {
+	w, err := hostwatch.New(hostwatch.Options{})
+	if err != nil {
+		fs.log.Warn("The host's changes can't be watched: the guest keeps what it knows for a second only", "error", err)
+		return
+	}
+	s := &session{watcher: w, done: make(chan struct{})}
+	fs.lost.Store(resumed)
+	fs.mu.Lock()
+	fs.session, fs.dirs, fs.partial = s, map[uint64]bool{}, false
+	fs.mu.Unlock()
+	p := &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
+	go p.onThread(p.read)
+	go p.onThread(p.tellAll)
+}
+
+func (fs *FS) end() {
+	fs.mu.Lock()
+	s := fs.session
+	fs.session, fs.dirs = nil, nil
+	fs.mu.Unlock()
+	if s != nil {
+		close(s.done)
+		_ = s.watcher.Close()
+	}
+}
+
+// state reports whether a directory is watched, and whether that was tried.
+func (fs *FS) state(dir uint64) (watched, tried bool) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	watched, tried = fs.dirs[dir]
+	return watched, tried
+}
+
+// watch watches a directory before the client is told anything in it. Only the first request pays for that.
+func (fs *FS) watch(r *server.Request, id uint64) {
+	if _, tried := fs.state(id); tried {
+		return
+	}
+	fs.mu.RLock()
+	s := fs.session
+	fs.mu.RUnlock()
+	if s == nil {
+		return
+	}
+	err := fs.Share.UseFD(r, id, func(fd int) error { return s.watcher.Add(fd, id) })
+	if errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOENT) {
+		return // there is nothing to watch, and the number may be any
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.session != s {
+		return
+	}
+	fs.dirs[id] = err == nil
+	if err != nil && !fs.partial {
+		fs.partial = true
+		fs.log.Warn("Not all directories of the share are watched: the guest keeps what is in the others for a second only", "error", err)
+	}
+}
+
+// Forget implements server.Names.
+func (fs *FS) Forget(by *fuse.Cell, id, lookups uint64) {
+	fs.Share.Forget(by, id, lookups)
+	if _, tried := fs.state(id); !tried || fs.Share.Known(id) {
+		return
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	delete(fs.dirs, id)
+	if fs.session != nil {
+		fs.session.watcher.Remove(-1, id)
+	}
+}
+
+// valid shortens a time that the client may keep something of a directory for.
+func (fs *FS) valid(dir uint64, sec *uint64, nsec *uint32) {
+	if fs.lost.Load() {
+		*sec, *nsec = 0, 0
+	} else if watched, _ := fs.state(dir); !watched {
+		atMost(unwatched, sec, nsec)
+	}
+}
+
+func atMost(limit uint64, sec *uint64, nsec *uint32) {
+	if *sec >= limit {
+		*sec, *nsec = limit, 0
+	}
+}
+
+// entry is called with what the client is told of a name.
+func (fs *FS) entry(r *server.Request, dir uint64, e *fp.EntryOut) {
+	if e.NodeID != 0 && e.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
+		fs.watch(r, e.NodeID)
+	}
+	fs.valid(dir, &e.EntryValid, &e.EntryValidNsec)
+	if e.NodeID == 0 {
+		atMost(negative, &e.EntryValid, &e.EntryValidNsec)
+	}
+	fs.attributes(dir, &e.Attr, &e.AttrValid, &e.AttrValidNsec)
+}
+
+// attributes shortens the time of attributes. A change of a file by a name in another directory is not seen.
+func (fs *FS) attributes(dir uint64, a *fp.Attr, sec *uint64, nsec *uint32) {
+	fs.valid(dir, sec, nsec)
+	if a.Nlink > 1 && a.Mode&unix.S_IFMT != unix.S_IFDIR {
+		atMost(unwatched, sec, nsec)
+	}
+}
+
+// parent is the directory that a node is in.
+func (fs *FS) parent(id uint64) uint64 {
+	if id == fp.RootID {
+		return id
+	}
+	dir, _, _ := fs.Share.Place(id)
+	return dir
+}
+
+// Lookup implements server.Names.
+func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.made(r, out, func() unix.Errno { return fs.Share.Lookup(r, name, out) })
+}
+
+// made is a request that tells the client of a name.
+func (fs *FS) made(r *server.Request, out *fp.EntryOut, request func() unix.Errno) unix.Errno {
+	dir := r.Header.NodeID
+	fs.watch(r, dir)
+	errno := request()
+	if errno == 0 {
+		fs.entry(r, dir, out)
+	}
+	return errno
+}
+
+// Mknod implements server.Names.
+func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.made(r, out, func() unix.Errno { return fs.Share.Mknod(r, in, name, out) })
+}
+
+// Mkdir implements server.Names.
+func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.made(r, out, func() unix.Errno { return fs.Share.Mkdir(r, in, name, out) })
+}
+
+// Symlink implements server.Names.
+func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.made(r, out, func() unix.Errno { return fs.Share.Symlink(r, name, target, out) })
+}
+
+// Link implements server.Names.
+func (fs *FS) Link(r *server.Request, in *fp.LinkIn, name fp.Name, out *fp.EntryOut) unix.Errno {
+	return fs.made(r, out, func() unix.Errno { return fs.Share.Link(r, in, name, out) })
+}
+
+// Create implements server.Files.
+func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	return fs.made(r, &out.Entry, func() unix.Errno { return fs.Share.Create(r, in, name, out) })
+}
+
+// Getattr implements server.Attributes.
+func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
+	errno := fs.Share.Getattr(r, in, out)
+	if errno == 0 {
+		fs.attributes(fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+	}
+	return errno
+}
+
+// Setattr implements server.Attributes.
+func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
+	errno := fs.Share.Setattr(r, in, out)
+	if errno == 0 {
+		fs.attributes(fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+	}
+	return errno
+}
+
+// Statx implements server.Attributes.
+func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Errno {
+	errno := fs.Share.Statx(r, in, out)
+	if errno == 0 {
+		a := fp.Attr{Nlink: out.Stat.Nlink, Mode: uint32(out.Stat.Mode)}
+		fs.attributes(fs.parent(r.Header.NodeID), &a, &out.AttrValid, &out.AttrValidNsec)
+	}
+	return errno
+}
+
+// Open implements server.Files.
+func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
+	errno := fs.Share.Open(r, in, out)
+	if watched, _ := fs.state(fs.parent(r.Header.NodeID)); errno == 0 && (!watched || fs.lost.Load()) {
+		out.OpenFlags &^= fp.FopenKeepCache // nobody would say that the data is others
+	}
+	return errno
+}
+
+// Opendir implements server.Directories.
+func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
+	fs.watch(r, r.Header.NodeID)
+	errno := fs.Share.Opendir(r, in, out)
+	if watched, _ := fs.state(r.Header.NodeID); errno == 0 && (!watched || fs.lost.Load()) {
+		out.OpenFlags &^= fp.FopenKeepCache | fp.FopenCacheDir
+	}
+	return errno
+}
+
+// Readdirplus implements server.Directories.
+func (fs *FS) Readdirplus(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
+	fs.watch(r, r.Header.NodeID)
+	errno := fs.Share.Readdirplus(r, in, out)
+	if errno != 0 {
+		return errno
+	}
+	const head = int(unsafe.Sizeof(fp.Direntplus{}))
+	for b := out.Bytes(); len(b) >= head; {
+		e := (*fp.EntryOut)(unsafe.Pointer(unsafe.SliceData(b)))
+		d := (*fp.Dirent)(unsafe.Pointer(&b[unsafe.Sizeof(*e)]))
+		size := fp.DirentAlign(head + int(d.NameLen))
+		if size > len(b) {
+			break
+		}
+		if e.NodeID != 0 { // the client takes the entry
+			fs.entry(r, r.Header.NodeID, e)
+		}
+		b = b[size:]
+	}
+	return 0
+}
