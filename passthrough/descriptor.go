@@ -67,6 +67,17 @@ func (n *inode) anyOpen() *openFile {
 	return nil
 }
 
+// anyLazy reports whether an open file has no descriptor yet: the node's leads to it, and if the file
+// has no name nothing else does. The node is locked.
+func (n *inode) anyLazy() bool {
+	for f := n.openFiles; f != nil; f = f.next {
+		if f.lazy.Load() {
+			return true
+		}
+	}
+	return false
+}
+
 // ofLedger reports whether the node's file handle is one that a predecessor has left.
 func (n *inode) ofLedger() bool {
 	n.Lock()

@@ -110,8 +110,9 @@ func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
 		return evictedInUse
 	}
 	canFind := fs.findable(n, int(n.fd.Load()))
+	last := n.Parent() == nil && n.anyLazy()
 	n.Unlock()
-	if !canFind && !pins {
+	if last || !canFind && !pins {
 		return evictedPin
 	}
 	if !fs.dropFD(n) {

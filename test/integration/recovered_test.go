@@ -42,7 +42,7 @@ storm() {
 }
 commits() {
 	sqlite3 db 'create table t(a integer primary key, b text)'; i=0
-	while [ ! -e stop ]; do i=$((i+1)); sqlite3 db "insert into t(b) values('$i')"; done
+	while [ $i = 0 ] || [ ! -e stop ]; do i=$((i+1)); sqlite3 db "insert into t(b) values('$i')"; done
 	[ "$(sqlite3 db 'select count(*), max(a) from t; pragma integrity_check')" = "$(printf '%s|%s\nok' $i $i)" ] || wrong "$i commits"
 }
 clones() {
