@@ -208,22 +208,34 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 // wait has p finished and answered elsewhere. out is p's reply buffer.
 func (q *queue) wait(p fuse.Pending, out []byte) {
 	lingers := int32(0)
+	var kept *pair
 	if p.Lingers() { // possibly for ever: with a small buffer of its own
 		lingers = 1
 		out = make([]byte, 4096)
 		p.ReplyTo(fuse.Over(out))
-	} else {
-		q.in, q.out = make([]byte, BufferSize), make([]byte, BufferSize) // the old ones are p's
+	} else { // the old ones are p's until it is done
+		kept = &pair{q.in, q.out}
+		next := pairs.Get().(*pair)
+		q.in, q.out = next.in, next.out
 	}
 	q.linger.Add(lingers)
 	q.waiting.Add(1)
 	p.Start(func(r fuse.Reply) {
 		defer q.waiting.Done()
 		defer q.linger.Add(-lingers)
-		defer p.Free()
 		_ = reply(q.fd, out[:r.Len])
+		p.Free()
+		if kept != nil {
+			pairs.Put(kept)
+		}
 	})
 }
+
+// pair is the two buffers of a request. They are large: to make and to clear new ones for each request that waits took
+// longer than most requests.
+type pair struct{ in, out []byte }
+
+var pairs = sync.Pool{New: func() any { return &pair{make([]byte, BufferSize), make([]byte, BufferSize)} }}
 
 // reply writes the reply, unless the request wants none. If the kernel calls a reply
 // malformed, the client gets an error instead.
