@@ -8,7 +8,8 @@
 // # Ownership
 //
 // A Mount owns its descriptor of /dev/fuse. Each goroutine of Serve owns one
-// fuse.Thread and two buffers; a request that waits takes both buffers with it.
+// fuse.Thread and two buffers; a request that waits takes both buffers with it. With io_uring the
+// kernel has the buffers until it has completed a request into them, and from the reply on.
 //
 // # Backing files
 //
@@ -16,6 +17,12 @@
 // Config.BackingFiles) has the kernel read, write and map that file without a request, on Linux 6.9 and
 // for a process with CAP_SYS_ADMIN. Such reads cost what they cost on the file itself. An OPEN costs
 // one system call more, and so does the last RELEASE.
+//
+// # io_uring
+//
+// With Options.IOUring requests come by io_uring where the kernel can do that (Linux 6.14, with the
+// parameter fuse.enable_uring). A thread stays on each processor and serves the programs there, with
+// one system call a request instead of two. doc/performance-notes.md says what it gains.
 //
 // # End of a mount
 //

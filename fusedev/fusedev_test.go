@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -85,7 +86,7 @@ func (hello) Read(_ *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix
 
 // serveHello mounts, says so, and serves until somebody unmounts.
 func serveHello(target string) error {
-	m, err := New(target, Options{Subtype: "hello", Permissions: true})
+	m, err := New(target, Options{Subtype: "hello", Permissions: true, IOUring: os.Getenv("FUSEDEV_URING") != ""})
 	if err != nil {
 		return err
 	}
@@ -93,11 +94,20 @@ func serveHello(target string) error {
 	fmt.Println("mounted")
 	go func() { // the other end of standard input is held by the test
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		if err := m.Unmount(); err != nil {
-			fmt.Println(err)
+		if err := unmountSoon(m); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
 	return m.Serve(server.New(hello{}, server.Options{Log: slog.New(slog.DiscardHandler)}), 2)
+}
+
+// unmountSoon waits for somebody who looks at all mounts of the machine, this one included.
+func unmountSoon(m *Mount) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := m.Unmount(); !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // start serves target in a process of its own as user uid. The returned function asks
@@ -137,7 +147,7 @@ func start(t *testing.T, target string, uid uint32) (stop func() error) {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(40 * time.Second):
 			return errors.New("the server did not end")
 		}
 	}
@@ -197,6 +207,17 @@ func TestServeStuck(t *testing.T) {
 
 func TestServe(t *testing.T) {
 	guest.NeedFUSE(t)
+	testServe(t)
+}
+
+// TestServeURing is TestServe with requests that come by io_uring.
+func TestServeURing(t *testing.T) {
+	needURing(t)
+	t.Setenv("FUSEDEV_URING", "1")
+	testServe(t)
+}
+
+func testServe(t *testing.T) {
 	target := t.TempDir()
 	stop := start(t, target, 0)
 	if m := mounted(t, target); !strings.HasPrefix(m, "govirtiofs fuse.hello rw,") || !strings.Contains(m, "default_permissions") {
@@ -349,6 +370,91 @@ func (s slowSync) Fsync(r *server.Request, _ *fp.FsyncIn) unix.Errno {
 	close(s.entered)
 	<-s.release
 	return 0
+}
+
+// TestServeURingWaits: a request that came by io_uring and has to wait is answered when it is done,
+// and others meanwhile; more of them than the kernel has room for wait their turn.
+func TestServeURingWaits(t *testing.T) {
+	needURing(t)
+	target := t.TempDir()
+	m, err := New(target, Options{IOUring: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	defer func() { _ = m.Detach() }()
+	fs := &slowStatfs{release: make(chan struct{})}
+	served := make(chan error, 1)
+	go func() { served <- m.Serve(server.New(fs, server.Options{MaxWaiting: 4 * uringDepth}), 1) }()
+	var cmds []*exec.Cmd
+	for range 2*uringDepth + 5 {
+		cmd := exec.Command("stat", "-f", target)
+		if err := spawn.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		cmds = append(cmds, cmd)
+	}
+	for end := time.Now().Add(20 * time.Second); fs.entered.Load() < uringDepth; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d STATFSs", fs.entered.Load())
+		}
+	}
+	close(fs.release)
+	for _, cmd := range cmds {
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := m.rung.Load(); n < uint64(len(cmds)) {
+		t.Errorf("%d requests came by io_uring", n)
+	}
+	if err := unmountSoon(m); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Serve does not return")
+	}
+}
+
+// slowStatfs is hello whose STATFSs wait for the test.
+type slowStatfs struct {
+	hello
+	entered atomic.Int32
+	release chan struct{}
+}
+
+func (s *slowStatfs) Statfs(r *server.Request, _ *fp.Kstatfs) unix.Errno {
+	if !r.MayWait {
+		return server.WouldBlock
+	}
+	s.entered.Add(1)
+	<-s.release
+	return 0
+}
+
+// needURing has the kernel take requests by io_uring, if it can, until the test is over.
+func needURing(t *testing.T) {
+	t.Helper()
+	guest.NeedFUSE(t)
+	const path = "/sys/module/fuse/parameters/enable_uring"
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Skip("Linux before 6.14: ", err)
+	}
+	if r, err := newIOURing(1); err != nil {
+		t.Skip(err)
+	} else {
+		r.close()
+	}
+	if err := os.WriteFile(path, []byte("Y"), 0); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(path, old, 0) })
 }
 
 // TestServeLeavesNothing: a mount that is aborted while a request waits is served until

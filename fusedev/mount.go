@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,13 +30,20 @@ type Options struct {
 	// MaxRead, if not 0, is how many bytes the kernel asks for in one READ at most. It
 	// must say the same as what INIT's reply allows.
 	MaxRead uint32
+	// IOUring has Serve take requests by io_uring, if the kernel can (Linux 6.14) and may: the
+	// parameter enable_uring of the module fuse is Y. Otherwise Serve reads /dev/fuse as without. Each
+	// processor has a queue then, in which a request that hangs holds up the ones behind it
+	// (fuse.Hooks.Stuck is not used), and takes up to 16 MiB of memory for data.
+	IOUring bool
 }
 
 // Mount is a directory that shows what /dev/fuse is told.
 type Mount struct {
 	target string
 	file   *os.File
-	helper bool // unmounted by fusermount3
+	uring  bool
+	rung   atomic.Uint64 // requests that came by io_uring
+	helper bool          // unmounted by fusermount3
 }
 
 // New mounts on the directory target. Root mounts by itself; for other users
@@ -52,7 +60,7 @@ func New(target string, o Options) (*Mount, error) {
 	if st.IsDir() {
 		mode = unix.S_IFDIR
 	}
-	m := &Mount{target: target}
+	m := &Mount{target: target, uring: o.IOUring}
 	switch {
 	case os.Geteuid() == 0:
 		err = m.direct(mode, o)
@@ -192,6 +200,13 @@ func (m *Mount) Detach() error {
 		return unix.Unmount(m.target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
 	return exec.Command("fusermount3", "-u", "-z", "--", m.target).Run()
+}
+
+// abort ends the connection: requests that nobody answers would wait for ever.
+func (m *Mount) abort() {
+	if m.helper || unix.Unmount(m.target, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) != nil {
+		_ = m.Detach()
+	}
 }
 
 // Close closes /dev/fuse. Every use of the mount fails with ENOTCONN from now

@@ -55,6 +55,7 @@ func answer(fd int, reply ...[]byte) error {
 
 // queue is one goroutine's way to the kernel.
 type queue struct {
+	rings   *rings // nil is none
 	mount   *Mount
 	fd      int
 	in, out []byte
@@ -126,10 +127,11 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 		mu      sync.Mutex // guards first
 		first   error
 	)
+	var r *rings
 	var run func(fd int)
 	run = func(fd int) {
 		wg.Go(func() {
-			q := &queue{mount: m, fd: fd, in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger,
+			q := &queue{mount: m, rings: r, fd: fd, in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger,
 				more: func() { run(fd) }}
 			if err := q.serve(h); err != nil {
 				mu.Lock()
@@ -139,6 +141,17 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 			}
 		})
 	}
+	r = m.startRings(h, &waiting, func(serve func() error) {
+		wg.Go(func() {
+			if err := serve(); err != nil {
+				mu.Lock()
+				first = errors.Join(first, err)
+				mu.Unlock()
+				m.abort()
+			}
+		})
+	})
+	defer r.close()
 	for i := range max(threads, 1) {
 		file := m.file
 		if i > 0 {
@@ -186,6 +199,7 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 	for !q.lost && !t.Broken() {
 		n, err := readRequest(q.fd, q.in)
 		if errors.Is(err, io.EOF) {
+			q.rings.choose(false)
 			return false, nil
 		}
 		if err != nil {
@@ -198,8 +212,12 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 			q.wait(p, out)
 			continue
 		}
+		uring := m.Header.Opcode == uint32(fp.OpInit) && q.rings.offer(q.in[:n], out[:r.Len])
 		if err := reply(q.fd, out[:r.Len]); err != nil {
 			return false, err
+		}
+		if m.Header.Opcode == uint32(fp.OpInit) {
+			q.rings.choose(uring)
 		}
 	}
 	return !q.lost, nil

@@ -47,6 +47,7 @@ func TestHost(t *testing.T) {
 // configs are shares to run the suite on.
 var configs = map[string]func(*passthrough.Config){
 	"default":   func(*passthrough.Config) {},
+	"uring":     func(*passthrough.Config) {}, // requests come by io_uring, if the kernel lets them
 	"never":     func(c *passthrough.Config) { c.Cache = passthrough.CacheNever; c.AllowMmap = true },
 	"direct":    func(c *passthrough.Config) { c.AllowDirectIO = true },
 	"writeback": func(c *passthrough.Config) { c.Writeback = true },
@@ -244,7 +245,8 @@ func newShare(args []string, process *host.Host) (serve func() error, err error)
 	} else {
 		special[args[0]](&cfg)
 	}
-	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true})
+	m, err := fusedev.New(target, fusedev.Options{Subtype: "fstest", AllowOther: true, Permissions: true,
+		IOUring: args[0] == "uring"})
 	if err != nil {
 		return nil, err
 	}

@@ -61,8 +61,9 @@ func kinds() []kind {
 	return append(list,
 		kind{name: "go-fuse", serve: func(target, source string) error { return serveGoFuse(target, source, -1) }},
 		kind{name: "go-fuse passthrough", serve: func(target, source string) error { return serveGoFuse(target, source, 1) }},
-		kind{name: "fusedev", serve: func(target, source string) error { return serveOurs(target, source, false) }},
-		kind{name: "fusedev passthrough", serve: func(target, source string) error { return serveOurs(target, source, true) }})
+		kind{name: "fusedev", serve: func(target, source string) error { return serveOurs(target, source, false, false) }},
+		kind{name: "fusedev io_uring", serve: func(target, source string) error { return serveOurs(target, source, false, true) }},
+		kind{name: "fusedev passthrough", serve: func(target, source string) error { return serveOurs(target, source, true, false) }})
 }
 
 func serve(name, target, source string) error {
@@ -93,7 +94,7 @@ func serveGoFuse(target, source string, depth int) error {
 	return nil
 }
 
-func serveOurs(target, source string, backing bool) error {
+func serveOurs(target, source string, backing, uring bool) error {
 	root, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func serveOurs(target, source string, backing bool) error {
 	if err != nil {
 		return err
 	}
-	m, err := fusedev.New(target, fusedev.Options{Subtype: "bench", AllowOther: true, Permissions: true})
+	m, err := fusedev.New(target, fusedev.Options{Subtype: "bench", AllowOther: true, Permissions: true, IOUring: uring})
 	if err != nil {
 		return err
 	}
