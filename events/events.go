@@ -32,8 +32,8 @@ const (
 	maxDepth  = 256 // of a path
 	// lateAfter is how long the helper may take for what it was told.
 	lateAfter = 10 * time.Second
-	// parkFor is how long a READ of the control file waits.
-	parkFor = 5 * time.Second
+	// parkFor is how long a READ of the control file waits: less than what counts as a request that hangs.
+	parkFor = 3 * time.Second
 )
 
 // Share is a file system that FS can be around: package passthrough has it.

@@ -201,6 +201,22 @@ func (r *Report) share(p *share.Config, s *Share) {
 	r.mountOptions(p, s)
 	r.attributes(p, s)
 	r.shareFeatures(s)
+	r.caching(p)
+}
+
+// caching says what the guest sees of changes on the host.
+func (r *Report) caching(p *share.Config) {
+	const check = "share.caching"
+	long := p.Cache == passthrough.CacheAlways || p.Cache == passthrough.CacheMetadata
+	switch {
+	case p.Immutable:
+	case p.Events == share.EventsAuto && long:
+		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there")
+	case p.Events == share.EventsAuto:
+		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there; --cache=always is faster then, and as right")
+	case long:
+		r.ok(check, "the guest may see what others change a day late; for source trees add --events=auto, and run 'govirtiofs-guest watch' in the guest")
+	}
 }
 
 // reachable reports whether the share can be opened, so that the other checks make sense.

@@ -39,7 +39,7 @@ const (
 func cachingOptions() []Option {
 	return []Option{
 		{
-			Name: "cache", Default: "auto",
+			Name: "cache", Default: "auto", Doctor: true,
 			Value: oneOf(func(c *Config) *passthrough.CachePolicy { return &c.Cache },
 				word[passthrough.CachePolicy]{text: "never", is: passthrough.CacheNever},
 				word[passthrough.CachePolicy]{text: "metadata", is: passthrough.CacheMetadata},
@@ -63,7 +63,7 @@ and
 only when nobody else changes the share.`,
 		},
 		{
-			Name: "events", Default: string(EventsNever),
+			Name: "events", Default: string(EventsNever), Doctor: true,
 			Value: oneOf(func(c *Config) *EventsMode { return &c.Events }, literally(EventsAuto, EventsNever)...),
 			Help:  "Tell the guest what others change in the share. auto: if govirtiofs-guest watch runs there, programs in the guest get inotify events, and what the guest keeps is made right; without it the guest keeps things for a second. Default {default}.",
 			Manual: `Tell the guest what others change in the share.

@@ -57,7 +57,7 @@ func TestGuest(t *testing.T) {
 			}
 			debs[i] = string(b)
 			list := sh(t, nil, "dpkg-deb", "-c", deb)
-			for _, name := range []string{"./usr/bin/govirtiofs-guest\n", "./usr/sbin/mount.govirtiofs -> ../bin/govirtiofs-guest\n", "./usr/share/man/man8/govirtiofs-guest.8.gz\n",
+			for _, name := range []string{"./usr/bin/govirtiofs-guest\n", "./usr/sbin/mount.govirtiofs -> ../bin/govirtiofs-guest\n", "./usr/lib/systemd/system/govirtiofs-watch@.service\n", "./usr/share/man/man8/govirtiofs-guest.8.gz\n",
 				"./usr/share/initramfs-tools/hooks/govirtiofs\n", "./usr/share/initramfs-tools/scripts/govirtiofs\n"} {
 				if !strings.Contains(list, name) {
 					t.Errorf("the package has no %s:\n%s", name, list)

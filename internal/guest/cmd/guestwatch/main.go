@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -65,7 +66,7 @@ func run(root, ready, until string, count bool) error {
 	b := make([]byte, 1<<20)
 	for {
 		n, err := unix.Read(fd, b)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
@@ -93,7 +94,7 @@ func (w *watcher) add(dir string) error {
 		wd, err := unix.InotifyAddWatch(w.fd, path, mask)
 		if err == nil {
 			w.dirs[int32(wd)], err = filepath.Rel(w.root, path)
-		} else if err == unix.ENOENT || err == unix.ENOTDIR {
+		} else if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			return nil
 		}
 		return err
