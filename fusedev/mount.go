@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ type Mount struct {
 	uring  bool
 	rung   atomic.Uint64 // requests that came by io_uring
 	helper bool          // unmounted by fusermount3
+	pairs  sync.Pool     // buffers of requests that have waited
 }
 
 // New mounts on the directory target. Root mounts by itself; for other users

@@ -233,7 +233,7 @@ func (q *queue) wait(p fuse.Pending, out []byte) {
 		p.ReplyTo(fuse.Over(out))
 	} else { // the old ones are p's until it is done
 		kept = &pair{q.in, q.out}
-		next := pairs.Get().(*pair)
+		next := q.mount.takePair()
 		q.in, q.out = next.in, next.out
 	}
 	q.linger.Add(lingers)
@@ -244,16 +244,22 @@ func (q *queue) wait(p fuse.Pending, out []byte) {
 		_ = reply(q.fd, out[:r.Len])
 		p.Free()
 		if kept != nil {
-			pairs.Put(kept)
+			q.mount.pairs.Put(kept)
 		}
 	})
 }
 
-// pair is the two buffers of a request. They are large: to make and to clear new ones for each request that waits took
-// longer than most requests.
+// pair is the two buffers of a request. They are large: to make and to clear new ones for each
+// request that waits took longer than most requests.
 type pair struct{ in, out []byte }
 
-var pairs = sync.Pool{New: func() any { return &pair{make([]byte, BufferSize), make([]byte, BufferSize)} }}
+// takePair returns two buffers that no request uses.
+func (m *Mount) takePair() *pair {
+	if p, ok := m.pairs.Get().(*pair); ok {
+		return p
+	}
+	return &pair{make([]byte, BufferSize), make([]byte, BufferSize)}
+}
 
 // reply writes the reply, unless the request wants none. If the kernel calls a reply
 // malformed, the client gets an error instead.
