@@ -320,3 +320,23 @@ func FuzzGuest(f *testing.F) {
 		}
 	})
 }
+
+// TestPhantomClose: an announced open for writing opens nothing, and has the guest drop the data; another
+// one opens the file.
+func TestPhantomClose(t *testing.T) {
+	g := newGuest(t)
+	g.host("echo x >file")
+	e, _ := g.lookup(1, fp.RootID, "file")
+	g.help()
+	g.host("echo y >file")
+	g.until(wire.Close)
+	for i, want := range []bool{true, false} {
+		var out fp.OpenOut
+		if errno := g.fs.Open(g.request(helperPID, e.NodeID), &fp.OpenIn{Flags: unix.O_WRONLY}, &out); errno != 0 {
+			t.Fatal(errno)
+		}
+		if got := out.Fh>>32 == 0xffffffff; got != want || want && out.OpenFlags != 0 {
+			t.Errorf("open %d: %+v", i, out)
+		}
+	}
+}
