@@ -78,8 +78,12 @@ Without that program in the guest names and attributes are good for a second.
 The share then has a directory
 .Pa .govirtiofs ,
 which is in no listing and which only root of the guest can enter.
+Over vsock
+.Pq Fl -vsock
+the guest drops what it has kept as soon as something changes, without that program, and there are no
+inotify events.
 .Cm never
-(the default): the guest hears of nothing.`,
+(the default): the guest is told of nothing.`,
 		},
 		{
 			Name: "entry-timeout", Arg: "TIME",

@@ -38,7 +38,7 @@ func vsockOptions() []Option {
 			Name: "vsock", Arg: "[CID:]PORT",
 			Value: text(func(c *Config) *string { return &c.vsock }),
 			Check: (*Config).checkVsock,
-			Help:  "Instead of a vhost-user socket: listen on this vsock port of the host, for guests that mount with govirtiofs-guest. With a CID only that guest may connect.",
+			Help:  "Listen on this vsock port of the host instead of a vhost-user socket, for guests that mount with govirtiofs-guest. With a CID only that guest may connect.",
 			Manual: `Instead of a vhost-user socket, listen on the vsock port
 .Ar port
 of this host.
