@@ -95,6 +95,7 @@ type Config struct {
 	// only from a mount with default_permissions, which those of virtio-fs have.
 	AllowIdmap      bool
 	PreserveNoatime bool // O_NOATIME reaches the host's files
+	ShortPositions  bool // positions in directories of ext4 have 31 bits, for 32-bit programs
 	PosixLocks      bool // fcntl locks are taken on the host
 	Flocks          bool // flock locks are taken on the host
 

@@ -93,6 +93,8 @@ type dirStream struct {
 	next uint64
 	lost bool
 	used bool // something was read since the descriptor was last positioned
+
+	positions dirPositions
 }
 
 // list delivers entries from in.Offset on. What the host returned and the reply has
@@ -107,6 +109,9 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 	d := f.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if fs.cfg.ShortPositions {
+		d.positions.short = fs.mountOf(f.node.Key(), f.fd).hashes
+	}
 	if errno := fs.seekDir(r, d, f.fd, in.Offset); errno != 0 {
 		return errno
 	}
@@ -147,6 +152,10 @@ func (fs *FS) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, pl
 // Cookies are the host's. Some file systems use all 64 bits (NFS has the server's), while
 // lseek takes 63: a cookie beyond is looked for from the start.
 func (fs *FS) seekDir(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
+	off, errno := fs.hostPosition(d, fd, off)
+	if errno != 0 {
+		return errno
+	}
 	if off == d.next && !d.lost && (off != 0 || !d.used) {
 		return 0
 	}
@@ -284,7 +293,7 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 	}
 	typ := fs.own.direntType(uint32(e.typ))
 	if !plus {
-		return out.Add(e.ino, e.off, typ, name)
+		return out.Add(e.ino, f.dir.positions.shown(e.off), typ, name)
 	}
 	if !out.Fits(len(name)) {
 		return false // before a lookup that the client would not hear of
@@ -300,7 +309,7 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 	if entry.NodeID != 0 {
 		typ = entry.Attr.Mode & unix.S_IFMT >> 12
 	}
-	return out.AddPlus(&entry, e.ino, e.off, typ, name)
+	return out.AddPlus(&entry, e.ino, f.dir.positions.shown(e.off), typ, name)
 }
 
 // inoAbove is the inode number of "..". What is above the share, or above what is

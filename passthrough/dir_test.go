@@ -144,6 +144,37 @@ func TestSeek(t *testing.T) {
 	}
 }
 
+// TestShortPositions: with Config.ShortPositions each position fits a 32-bit program, and a listing
+// can go on from each, also in a process that has not read the directory before.
+func TestShortPositions(t *testing.T) {
+	s := newShare(t, func(c *Config) { c.ShortPositions = true }, 0)
+	for i := range 2000 {
+		s.write(fmt.Sprintf("%0100d", i), "")
+	}
+	g := s.guest()
+	names, all := g.listAll(g.open(fp.RootID, unix.O_DIRECTORY), 4096, false)
+	if len(names) != 2002 {
+		t.Errorf("%d names", len(names))
+	}
+	fresh := g.open(fp.RootID, unix.O_DIRECTORY)
+	for n, fh := range []uint64{fresh, g.open(fp.RootID, unix.O_DIRECTORY), fresh} {
+		for range 100 {
+			i := rand.IntN(len(all) - 1)
+			if all[i].off >= 1<<31 {
+				t.Fatalf("entry %d is at %#x", i, all[i].off)
+			}
+			list, errno := g.list(fp.RootID, fh, all[i].off, 300+rand.IntN(2000), n == 1)
+			// Names with the same hash come again.
+			first := i + 1
+			for ; first > 0 && all[first-1].off == all[i].off && first <= i && errno == 0 && list[0].name != names[first]; first-- {
+			}
+			if errno != 0 || len(list) == 0 || list[0].name != names[first] {
+				t.Fatalf("after entry %d: %v, %v", i, list, errno)
+			}
+		}
+	}
+}
+
 // TestDotDotOfTheRoot checks that nothing above the share is seen.
 func TestDotDotOfTheRoot(t *testing.T) {
 	g := newShare(t, nil, 0).guest()

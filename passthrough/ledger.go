@@ -151,7 +151,8 @@ func (c *Config) options() []option {
 		o("POSIX ACLs", c.PosixACL), o("security labels", c.SecurityLabel), o("writeback", c.Writeback),
 		o("direct I/O", c.AllowDirectIO), o("mmap of files that are not cached", c.AllowMmap), o("ownership", c.Ownership),
 		o("read-only", c.ReadOnly), o("killpriv", c.KillprivV2), o("idmapped mounts", c.AllowIdmap),
-		o("preserved access times", c.PreserveNoatime), o("fcntl locks on the host", c.PosixLocks), o("flock locks on the host", c.Flocks),
+		o("preserved access times", c.PreserveNoatime), o("short positions in directories", c.ShortPositions),
+		o("fcntl locks on the host", c.PosixLocks), o("flock locks on the host", c.Flocks),
 		o("DAX", c.DAX != nil), o("direct I/O patterns", c.DirectIO), o("direct I/O size", c.DirectIOSize),
 	}
 	if c.XattrMap != nil {

@@ -13,6 +13,7 @@ import (
 type mountInfo struct {
 	local     bool        // on the host's own disks or memory
 	readOnly  bool        // when it was first used
+	hashes    bool        // positions in directories may be hashes, as those of ext4 are
 	noNowait  atomic.Bool // reads with RWF_NOWAIT do not work
 	noHandles atomic.Bool // its files have no file handles
 	noOpens   atomic.Bool // its files can't be opened for I/O by file handles
@@ -85,6 +86,7 @@ func (fs *FS) mountOf(file key, fd int) *mountInfo {
 	if sysFstatfs(fd, st) == 0 {
 		m.local = localFS[int64(st.Type)]
 		m.readOnly = st.Flags&unix.ST_RDONLY != 0
+		m.hashes = st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC
 	}
 	return fs.mounts.add(k, m)
 }

@@ -18,6 +18,7 @@ type Features struct {
 	KillprivV2              bool
 	FileHandles             passthrough.FileHandles
 	PreserveNoatime         bool
+	ShortPositions          bool
 	Locks                   LockPlace // see PosixLocks and Flocks
 
 	Names *xattrmap.Map // settled: rules for names of attributes on the host; nil means no rules
@@ -137,6 +138,21 @@ avoids that.`,
 			Manual: `Pass
 .Dv O_NOATIME
 on to the host.`,
+		},
+		{
+			Name:  "short-dir-positions",
+			Value: on(func(c *Config) *bool { return &c.ShortPositions }),
+			Help:  "Give positions in directories 31 bits where the host's are hashes of 64 bits (ext4). For 32-bit programs in the guest, which get EOVERFLOW from readdir without it.",
+			Manual: `Give positions in directories 31 bits where the host's are hashes of 64 bits
+.Pq ext4 .
+Programs in the guest that have 32 bits and no large file support get
+.Er EOVERFLOW
+from
+.Xr readdir 3
+without it.
+A program that goes back with
+.Xr seekdir 3
+to a name whose hash another name has, too, may see one of them twice.`,
 		},
 		{
 			Name: "locks", Default: "guest", Doctor: true,

@@ -32,6 +32,7 @@ func (c *Config) FileSystem() passthrough.Config {
 		KillprivV2:        c.KillprivV2,
 		NoReaddirplus:     !c.Readdirplus,
 		PreserveNoatime:   c.PreserveNoatime,
+		ShortPositions:    c.ShortPositions,
 		PosixLocks:        c.PosixLocks(),
 		Flocks:            c.Flocks(),
 		Migration:         c.Moving,
