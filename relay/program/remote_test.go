@@ -88,11 +88,11 @@ func TestRemoteErrors(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 
-	p, _ = start(t, program.Options{}, "twice", "{mount}")
-	ours, theirs = channel(t)
+	p2, _ := start(t, program.Options{}, "twice", "{mount}")
+	ours2, theirs2 := channel(t)
 	served := make(chan error, 1)
-	go func() { served <- program.Serve(ctx, ours, p, nil) }()
-	r2 := program.NewRemote(theirs)
+	go func() { served <- program.Serve(ctx, ours2, p2, nil) }()
+	r2 := program.NewRemote(theirs2)
 	defer r2.Close()
 	if m, err := r2.Mount(ctx); err == nil {
 		waitClosed(t, "end of the program", m.Done)
