@@ -198,11 +198,12 @@ func (l *load) end() {
 	l.t.Logf("%d times, %d requests", l.times.Load(), l.served.Load())
 }
 
-// TestIntegrationRecovered kills workers at random moments while guests change things that can't be
-// changed twice. Every reply is the one of a daemon that lives, and so is the tree.
-func TestIntegrationRecovered(t *testing.T) {
+// underLoad does something to a daemon again and again, in each sandbox, while a guest changes things
+// that can't be changed twice. Every reply is the one of a daemon that nothing happens to, and so
+// is the tree.
+func underLoad(t *testing.T, times int, f func(t *testing.T, pid int)) {
+	t.Helper()
 	guest.NeedRoot(t)
-	const kills = 100
 	for _, box := range sandboxes() {
 		t.Run(box, func(t *testing.T) {
 			share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
@@ -210,13 +211,7 @@ func TestIntegrationRecovered(t *testing.T) {
 			d.waitLine(waitingLine)
 			c := connect(t, socket)
 			l := startLoad(t, c, share)
-			last := 0
-			l.run(t, kills, func() {
-				if all := daemontest.Children(t, d.cmd.Process.Pid); len(all) == 1 && all[0] != last {
-					last = all[0]
-					_ = unix.Kill(last, unix.SIGKILL)
-				}
-			})
+			l.run(t, times, func() { f(t, d.cmd.Process.Pid) })
 			l.end()
 			c.Close()
 			d.wantStatus(exitOK)
@@ -225,33 +220,31 @@ func TestIntegrationRecovered(t *testing.T) {
 	}
 }
 
-// TestIntegrationUpgraded is the same with upgrades instead of deaths.
+// TestIntegrationRecovered kills workers at random moments.
+func TestIntegrationRecovered(t *testing.T) {
+	const kills = 100
+	last := 0
+	underLoad(t, kills, func(t *testing.T, pid int) {
+		if all := daemontest.Children(t, pid); len(all) == 1 && all[0] != last {
+			last = all[0]
+			_ = unix.Kill(last, unix.SIGKILL)
+		}
+	})
+}
+
+// TestIntegrationUpgraded upgrades the daemon at random moments.
 func TestIntegrationUpgraded(t *testing.T) {
-	guest.NeedRoot(t)
 	const upgrades = 20
-	for _, box := range sandboxes() {
-		t.Run(box, func(t *testing.T) {
-			share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
-			d := startDaemon(t, nil, "--sandbox="+box, "--shared-dir="+share, "--socket-path="+socket)
-			d.waitLine(waitingLine)
-			c := connect(t, socket)
-			l := startLoad(t, c, share)
-			l.run(t, upgrades, func() {
-				before := daemontest.Children(t, d.cmd.Process.Pid)
-				_ = unix.Kill(d.cmd.Process.Pid, unix.SIGUSR2)
-				for end := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
-					if now := daemontest.Children(t, d.cmd.Process.Pid); len(now) == 1 && now[0] != before[0] {
-						return
-					}
-					if time.Now().After(end) {
-						t.Fatal("no other worker after 60 s")
-					}
-				}
-			})
-			l.end()
-			c.Close()
-			d.wantStatus(exitOK)
-			wantNoFiles(t, socket)
-		})
-	}
+	underLoad(t, upgrades, func(t *testing.T, pid int) {
+		before := daemontest.Children(t, pid)
+		_ = unix.Kill(pid, unix.SIGUSR2)
+		for end := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
+			if now := daemontest.Children(t, pid); len(now) == 1 && now[0] != before[0] {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal("no other worker after 60 s")
+			}
+		}
+	})
 }
