@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,6 +36,9 @@ func (r *recipe) serve(t *testing.T, u user, tag string) *served {
 func (s *served) script() string {
 	dir := "/mnt/" + s.tag
 	work := fmt.Sprintf("/run/relaywork %s '%s' '%s'", dir, s.suffix(), s.work())
+	if s.stored != "" {
+		work += " /run/host/" + s.tag
+	}
 	switch s.recipe.name {
 	case "raw":
 		work = fmt.Sprintf(`[ "$(cat %s/hello)" = "hello, guest" ]`, dir)
@@ -66,7 +70,7 @@ func TestIntegrationGuest(t *testing.T) {
 
 func inGuest(t *testing.T, u user) {
 	var all []*served
-	o := guest.Options{Files: map[string]string{relaywork: "/run/relaywork"}, Mem: 256, Timeout: 5 * time.Minute}
+	o := guest.Options{HostDir: t.TempDir(), Files: map[string]string{relaywork: "/run/relaywork"}, Mem: 256, Timeout: 10 * time.Minute}
 	for _, r := range recipes() {
 		if r.rootOnly && u.uid != 0 {
 			continue
@@ -74,6 +78,11 @@ func inGuest(t *testing.T, u user) {
 		needPrograms(t, r.needs...)
 		s := r.serve(t, u, r.name)
 		all = append(all, s)
+		asked := filepath.Join(o.HostDir, s.tag)
+		if err := os.Mkdir(asked, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s.ask(s.bench, asked)
 		o.Shares = append(o.Shares, guest.Share{Tag: s.tag, Socket: s.bench.path("sock")})
 		o.Script += s.script()
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a test waits for what is sure to happen.
-const patience = 60 * time.Second
+const patience = sample.Patience
 
 // Programs that the tests build.
 var govirtiofs, relaywork, rawfuse string
@@ -153,6 +153,8 @@ type relayed struct {
 func (b *bench) relay(options []string, program ...string) *relayed {
 	b.t.Helper()
 	r := &relayed{t: b.t, ended: make(chan struct{})}
+	// Programs write images and archives when they end, which takes long on a busy machine.
+	options = append([]string{"--stop-timeout=90"}, options...)
 	r.cmd = b.command(govirtiofs, append(append([]string{"relay"}, options...), append([]string{"--"}, program...)...)...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
 	if err := r.cmd.Start(); err != nil {

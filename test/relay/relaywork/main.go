@@ -1,5 +1,6 @@
 // Command relaywork checks the sample in a directory, in a guest for example: relaywork DIR SUFFIX OMIT. OMIT has letters
-// for what the file system can't do. With a SUFFIX it also writes.
+// for what the file system can't do. With a SUFFIX it also writes. With a fourth argument it asks the host whether files are
+// stored: see sample.Ask.
 package main
 
 import (
@@ -22,7 +23,11 @@ func main() {
 		err = sample.Check(dir, o)
 	}
 	if err == nil && suffix != "" {
-		err = sample.Write(dir, suffix, o)
+		var stored func(string, int) error
+		if len(os.Args) > 4 {
+			stored = sample.Ask(os.Args[4])
+		}
+		err = sample.Write(dir, suffix, o, stored)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", dir, err)

@@ -177,16 +177,27 @@ func same(f *os.File, want io.Reader) error {
 	return nil
 }
 
+// Patience is how long is waited for what is sure to happen.
+const Patience = 2 * time.Minute
+
 // Write creates, writes, renames, truncates and removes files in dir. Each name has the suffix, so that it can be done
-// again.
-func Write(dir, suffix string, o Omit) error {
+// again. stored is nil, or is called for each file that was written and closed, with its name in dir and its size; it returns
+// when the program has stored the file. A program needs it that stores files at RELEASE and is confused by a file that
+// goes away meanwhile: the kernel does not wait for RELEASE.
+func Write(dir, suffix string, o Omit, stored func(name string, size int) error) error {
 	d := filepath.Join(dir, written+suffix)
 	at := func(name string) string { return filepath.Join(d, name) }
+	write := func(name, seed string, size int) error {
+		if err := write(at(name), seed, size); err != nil || stored == nil {
+			return err
+		}
+		return stored(filepath.Join(written+suffix, name), size)
+	}
 	steps := []func() error{
 		func() error { return os.Mkdir(d, 0o755) },
-		func() error { return write(at("new"), written, 300_000) },
+		func() error { return write("new", written, 300_000) },
 		func() error { return checkWritten(at("new"), 300_000) },
-		func() error { return write(at("gone"), "gone", 5) },
+		func() error { return write("gone", "gone", 5) },
 		func() error { return os.Remove(at("gone")) },
 		func() error { return os.Mkdir(at("dir"), 0o755) },
 		func() error { return os.Remove(at("dir")) },
@@ -208,7 +219,18 @@ func Write(dir, suffix string, o Omit) error {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
 	}
-	return CheckWritten(dir, suffix, o)
+	// A file that was removed while the program had it open (RELEASE was still to come) may be hidden under another name
+	// for a while, by libfuse for example.
+	return Until(func() error { return CheckWritten(dir, suffix, o) })
+}
+
+// Until repeats a check until it succeeds, and returns its last error if it does not in time.
+func Until(check func() error) error {
+	for deadline := time.Now().Add(Patience); ; time.Sleep(20 * time.Millisecond) {
+		if err := check(); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // final is the name of what Write leaves.
