@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +44,7 @@ func TestIntegrationIdle(t *testing.T) {
 		// What the requests have stirred up settles within a second, or a few on a busy
 		// machine. What wakes up by itself does so in every second.
 		total := 0
-		for range 20 {
+		for range 60 {
 			total = 0
 			var before []bench.Switches
 			processes := processTree(t, d.cmd.Process.Pid)
@@ -68,14 +67,23 @@ func TestIntegrationIdle(t *testing.T) {
 	}
 }
 
-// TestIntegrationIdleMemory: a host has as many idle daemons as guests. The median of five
-// has about 1300 KiB; which thread runs what makes a difference of 100 KiB and more from
-// one daemon to the next. The limit is what no such accident reaches.
+// maxRestThreads is more than the threads that a daemon with few queues has by accident. A Go
+// program has 3 (main's, one more that init needs, sysmon), 3 more if it handles signals (package
+// os/signal), and one for each system call that was slow while others were, which a busy machine
+// makes more of. A thread for each queue or processor would be above it.
+const maxRestThreads = 16
+
+// manyQueues are more than maxRestThreads.
+const manyQueues = "--num-request-queues=24"
+
+// TestIntegrationIdleMemory: a host has as many idle daemons as guests. One has about 1400 KiB;
+// which thread runs what makes a difference of 100 KiB and more from one to the next. The limits
+// are what no such accident reaches, and one daemon within them is enough.
 func TestIntegrationIdleMemory(t *testing.T) {
 	const maxAnonymous, maxThreads = 2100, 24
 	guest.NeedRoot(t)
 	var sizes, counts []int
-	for range 5 {
+	for within := false; !within; {
 		socket := filepath.Join(tempDir(t), "s")
 		d := startDaemon(t, func(cmd *exec.Cmd) {
 			cmd.Env = withoutProcessors(os.Environ())
@@ -93,57 +101,50 @@ func TestIntegrationIdleMemory(t *testing.T) {
 			}
 		}
 		pid := servingPID(t, d.cmd.Process.Pid)
-		sizes, counts = append(sizes, number(pid, "smaps_rollup", "Anonymous")), append(counts, threads(pid))
+		anonymous, threads := number(pid, "smaps_rollup", "Anonymous"), threads(pid)
 		c.Close()
 		d.wantStatus(exitOK)
+		sizes, counts = append(sizes, anonymous), append(counts, threads)
+		within = anonymous > 0 && anonymous <= maxAnonymous && threads <= maxThreads
+		if !within && len(sizes) == 20 {
+			t.Fatalf("%d KiB of memory and %d threads, want at most %d and %d", sizes, counts, maxAnonymous, maxThreads)
+		}
 	}
-	slices.Sort(sizes)
-	slices.Sort(counts)
-	anonymous, threads := sizes[2], counts[2]
 	t.Logf("%d KiB, %d threads", sizes, counts)
-	if anonymous == 0 || anonymous > maxAnonymous || threads > maxThreads {
-		t.Errorf("%d KiB of memory and %d threads, want at most %d and %d", anonymous, threads, maxAnonymous, maxThreads)
-	}
 }
 
 // TestIntegrationRest: what daemons have that no front-end uses yet, with the keeper beside
-// them. A Go program has 3 threads (main's, one more that init needs, sysmon), and 3 more if it
-// handles signals (package os/signal). Calls that take long at the start add some, more of them on
-// a busy machine: so it is the best of several daemons that counts.
+// them. One of several that is within the limits is enough.
 func TestIntegrationRest(t *testing.T) {
 	guest.NeedRoot(t)
 	type rest struct{ kib, threads int }
 	for _, test := range []struct {
 		name, options string
 		pick          func(pid int) int
-		max           rest
+		max           int // KiB
 	}{
-		{"keeper", "--sandbox=namespace", func(pid int) int { return pid }, rest{1300, 6}},
-		{"worker", "--sandbox=namespace", func(pid int) int { return childOf(t, pid) }, rest{1300, 4}},
-		{"worker without namespaces", "--sandbox=none", func(pid int) int { return childOf(t, pid) }, rest{1300, 4}},
-		{"alone", "--sandbox=none --recovery=never", func(pid int) int { return pid }, rest{1400, 6}},
+		{"keeper", "--sandbox=namespace", func(pid int) int { return pid }, 1500},
+		{"worker", "--sandbox=namespace", func(pid int) int { return childOf(t, pid) }, 1500},
+		{"worker without namespaces", "--sandbox=none", func(pid int) int { return childOf(t, pid) }, 1500},
+		{"alone", "--sandbox=none --recovery=never", func(pid int) int { return pid }, 1600},
 	} {
-		best := rest{math.MaxInt, math.MaxInt}
 		var all []rest
-		for range 20 {
+		for within := false; !within; {
 			d := startDaemon(t, func(cmd *exec.Cmd) { cmd.Env = withoutProcessors(os.Environ()) },
-				append(strings.Fields(test.options), "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))...)
+				append(strings.Fields(test.options), manyQueues, "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))...)
 			d.waitLine(waitingLine)
 			pid := test.pick(d.cmd.Process.Pid)
 			one := rest{number(pid, "smaps_rollup", "Anonymous"), threads(pid)}
 			_ = d.cmd.Process.Signal(syscall.SIGTERM)
 			d.wantStatus(exitOK)
 			all = append(all, one)
-			best = rest{min(best.kib, one.kib), min(best.threads, one.threads)}
-			if best.kib <= test.max.kib && best.threads <= test.max.threads && len(all) >= 3 {
+			within = one.kib > 0 && one.kib <= test.max && one.threads <= maxRestThreads
+			if !within && len(all) == 20 {
+				t.Errorf("%s: %d KiB of memory and threads, want at most %d and %d", test.name, all, test.max, maxRestThreads)
 				break
 			}
 		}
 		t.Logf("%s: %d", test.name, all)
-		if best.kib == 0 || best.kib > test.max.kib || best.threads > test.max.threads {
-			t.Errorf("%s: %d KiB of memory and %d threads, want at most %d and %d",
-				test.name, best.kib, best.threads, test.max.kib, test.max.threads)
-		}
 	}
 }
 
@@ -195,11 +196,11 @@ func TestIntegrationLean(t *testing.T) {
 
 // TestIntegrationReady: what starts a virtual machine waits for the daemon's socket.
 func TestIntegrationReady(t *testing.T) {
-	// It takes milliseconds. Something that it waits for in vain shows also with the race
+	// It takes milliseconds. A time-out that it waits for in vain shows also with the race
 	// detector and where much else runs.
-	const want = time.Second
+	const want = 10 * time.Second
 	best := time.Hour
-	for range 10 {
+	for range 5 {
 		begin := time.Now()
 		d := startDaemon(t, nil, "--sandbox=none", "--shared-dir="+tempDir(t), "--socket-path="+filepath.Join(tempDir(t), "s"))
 		d.waitLine(waitingLine)
