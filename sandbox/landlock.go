@@ -16,12 +16,20 @@ type LandlockOptions struct {
 	Share int
 	// ReadOnly allows reading only.
 	ReadOnly bool
+	// More are further shares of the process.
+	More []LandlockShare
 	// Remove are directories in which the process will remove its own files, for example
 	// its socket. The caller keeps these descriptors.
 	Remove []int
 	// Read are other directories whose files the process may read, as View.Tasks. The caller
 	// keeps these descriptors.
 	Read []int
+}
+
+// LandlockShare is one more share of a process.
+type LandlockShare struct {
+	Share    int // as that of LandlockOptions
+	ReadOnly bool
 }
 
 // ErrNoLandlock says that the kernel has no Landlock, or that Landlock is not enabled.
@@ -134,19 +142,10 @@ func Landlock(o LandlockOptions) error {
 
 // addRules allows the files of o, with the rights that this version of the rules knows.
 func addRules(rules int, known uint64, o LandlockOptions) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(o.Share, &st); err != nil {
-		return fmt.Errorf("landlock: share: %w", err)
-	}
-	access := uint64(dirAccess)
-	if o.ReadOnly {
-		access = readAccess
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		access &= fileAccess // for a file the other rights are an error
-	}
-	if err := addRule(rules, o.Share, access&known); err != nil {
-		return err
+	for _, s := range append([]LandlockShare{{o.Share, o.ReadOnly}}, o.More...) {
+		if err := addShare(rules, known, s); err != nil {
+			return err
+		}
 	}
 	for _, dir := range o.Read {
 		if err := addRule(rules, dir, readAccess); err != nil {
@@ -159,6 +158,22 @@ func addRules(rules int, known uint64, o LandlockOptions) error {
 		}
 	}
 	return nil
+}
+
+// addShare allows the files of a share.
+func addShare(rules int, known uint64, s LandlockShare) error {
+	isDir, err := isDirectory(s.Share)
+	if err != nil {
+		return fmt.Errorf("landlock: share: %w", err)
+	}
+	access := uint64(dirAccess)
+	if s.ReadOnly {
+		access = readAccess
+	}
+	if !isDir {
+		access &= fileAccess // for a file the other rights are an error
+	}
+	return addRule(rules, s.Share, access&known)
 }
 
 func addRule(rules, at int, access uint64) error {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -125,6 +126,13 @@ func startError(err error) error {
 // Enter makes the share the root directory of the process that Start has started, and removes
 // every other mount. So the process must have opened other files that it needs by name before.
 func (n *Namespace) Enter(share string) (View, error) {
+	return n.EnterAll([]Share{{Path: share, ReadOnly: n.ReadOnly}})
+}
+
+// EnterAll is Enter for several shares, at least one. The root is then a read-only directory with a
+// mount for each of them and nothing else. They can be read-only each for itself, or all by
+// n.ReadOnly.
+func (n *Namespace) EnterAll(shares []Share) (View, error) {
 	if err := n.becomeRoot(); err != nil {
 		return View{}, err
 	}
@@ -137,20 +145,26 @@ func (n *Namespace) Enter(share string) (View, error) {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		return View{}, fmt.Errorf("set parent death signal: %w", err)
 	}
-	if err := CheckShare(share); err != nil {
-		return View{}, err
+	for _, s := range shares {
+		if err := CheckShare(s.Path); err != nil {
+			return View{}, err
+		}
 	}
 	proc, err := openProc()
 	if err != nil {
 		return View{}, err
 	}
-	tasks := openTasks()
-	root, err := n.pivot(share)
-	if err != nil {
-		View{Root: -1, Proc: proc, Tasks: tasks}.Close()
-		return View{}, fmt.Errorf("make %s the root directory: %w", share, notPermitted(err))
+	v := View{Root: -1, Proc: proc, Tasks: openTasks()}
+	if len(shares) == 1 {
+		v.Root, err = n.pivot(shares[0])
+	} else {
+		err = n.pivotAll(shares, &v)
 	}
-	return View{Root: root, Proc: proc, Tasks: tasks}, nil
+	if err != nil {
+		v.Close()
+		return View{}, err
+	}
+	return v, nil
 }
 
 // becomeRoot waits for the id maps of a user namespace, if Start sets them later. It then
@@ -186,7 +200,12 @@ func (n *Namespace) becomeRoot() error {
 
 // pivot makes a copy of the share's mounts the root, and returns the share. If the share is a
 // file, its mount is attached nowhere, and the root is an empty directory.
-func (n *Namespace) pivot(share string) (fd int, err error) {
+func (n *Namespace) pivot(share Share) (fd int, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("make %s the root directory: %w", share.Path, notPermitted(err))
+		}
+	}()
 	tree, err := n.cloneShare(share)
 	if err != nil {
 		return -1, err
@@ -196,14 +215,14 @@ func (n *Namespace) pivot(share string) (fd int, err error) {
 			_ = unix.Close(tree)
 		}
 	}()
-	var st unix.Stat_t
-	if err := unix.Fstat(tree, &st); err != nil {
+	isDir, err := isDirectory(tree)
+	if err != nil {
 		return -1, err
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+	if isDir {
 		return tree, changeRoot(tree)
 	}
-	empty, err := emptyDir()
+	empty, err := emptyDir(unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return -1, err
 	}
@@ -211,19 +230,78 @@ func (n *Namespace) pivot(share string) (fd int, err error) {
 	return tree, changeRoot(empty)
 }
 
+func isDirectory(fd int) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
+}
+
+// pivotAll makes a directory the root in which copies of the shares' mounts are, and returns the shares
+// in v. The shares are mounted there, and not only open, so that mounts which the host makes
+// later appear in them.
+func (n *Namespace) pivotAll(shares []Share, v *View) error {
+	var trees []int
+	for _, s := range shares {
+		tree, err := n.cloneShare(s)
+		if err != nil {
+			return fmt.Errorf("copy the mounts of %s: %w", s.Path, notPermitted(err))
+		}
+		if trees = append(trees, tree); len(trees) == 1 {
+			v.Root = tree
+		} else {
+			v.More = append(v.More, tree)
+		}
+	}
+	root, err := emptyDir(0)
+	if err != nil {
+		return notPermitted(err)
+	}
+	defer unix.Close(root)
+	for i, tree := range trees {
+		if err := makeMountPoint(root, strconv.Itoa(i), tree); err != nil {
+			return fmt.Errorf("make a mount point for %s: %w", shares[i].Path, err)
+		}
+	}
+	if err := changeRoot(root); err != nil {
+		return fmt.Errorf("make a root directory for the shares: %w", notPermitted(err))
+	}
+	for i, tree := range trees {
+		if err := unix.MoveMount(tree, "", root, strconv.Itoa(i), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mount %s: move_mount: %w", shares[i].Path, notPermitted(err))
+		}
+	}
+	const flags = unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC
+	if err := unix.Mount("", "/", "", flags, ""); err != nil {
+		return fmt.Errorf("make the root directory read-only: %w", notPermitted(err))
+	}
+	return nil
+}
+
+// makeMountPoint makes what a tree can be mounted on: a directory or a file, as its own root is.
+func makeMountPoint(dir int, name string, tree int) error {
+	isDir, err := isDirectory(tree)
+	if err != nil {
+		return err
+	}
+	if isDir {
+		return unix.Mkdirat(dir, name, 0o700)
+	}
+	return unix.Mknodat(dir, name, unix.S_IFREG|0o600, 0)
+}
+
 // cloneShare copies the mounts at and below share and restricts them: the daemon never follows
 // a symbolic link, opens a device or runs a program there.
-func (n *Namespace) cloneShare(share string) (int, error) {
-	share, err := filepath.EvalSymlinks(share)
+func (n *Namespace) cloneShare(share Share) (int, error) {
+	path, err := filepath.EvalSymlinks(share.Path)
 	if err != nil {
 		return -1, err
 	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, share, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("open_tree: %w", err)
 	}
 	attrs := []uint64{unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NOSYMFOLLOW}
-	if n.ReadOnly {
+	if n.ReadOnly || share.ReadOnly {
 		attrs = append(attrs, unix.MOUNT_ATTR_RDONLY)
 	}
 	for _, a := range attrs {
@@ -239,8 +317,8 @@ func (n *Namespace) cloneShare(share string) (int, error) {
 	return tree, nil
 }
 
-// emptyDir makes a read-only file system with nothing in it.
-func emptyDir() (int, error) {
+// emptyDir makes a file system with nothing in it; attr has further attributes of its mount.
+func emptyDir(attr int) (int, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("fsopen: %w", err)
@@ -250,7 +328,7 @@ func emptyDir() (int, error) {
 		return -1, fmt.Errorf("fsconfig: %w", err)
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC,
-		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		attr|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 }
 
 // changeRoot mounts tree over the root directory, makes it the root and unmounts the old

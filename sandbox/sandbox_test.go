@@ -27,6 +27,7 @@ const helperEnv = "GOVIRTIOFS_SANDBOX_HELPER"
 // helpers print what they find, and return an error when they could not look.
 var helpers = map[string]func(arg string) error{
 	"namespace":    helpNamespace,
+	"shares":       helpShares,
 	"refused":      helpRefused,
 	"chroot":       helpChroot,
 	"capabilities": helpCapabilities,

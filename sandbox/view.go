@@ -31,11 +31,18 @@ func (m Mode) String() string {
 	return fmt.Sprintf("sandbox.Mode(%d)", int(m))
 }
 
+// Share is one of several shares of a process.
+type Share struct {
+	Path     string // a directory or a regular file
+	ReadOnly bool   // for the kernel, too
+}
+
 // View has the O_PATH descriptors that a sandboxed file system needs, and what the process can
 // still learn about itself. The caller owns them.
 type View struct {
-	Root int // the shared directory, or the shared regular file
-	Proc int // /proc/self/fd
+	Root int   // the shared directory, or the shared regular file
+	More []int // the same of further shares; see Namespace.EnterAll and OpenAll
+	Proc int   // /proc/self/fd
 	// Tasks is /proc/self/task, to know what a thread waits for. Nothing can be written there,
 	// and no link leads out of it. It is -1 if that can't be had.
 	Tasks int
@@ -44,6 +51,9 @@ type View struct {
 // Close closes the descriptors.
 func (v View) Close() {
 	_ = unix.Close(v.Root)
+	for _, fd := range v.More {
+		_ = unix.Close(fd)
+	}
 	_ = unix.Close(v.Proc)
 	if v.Tasks >= 0 {
 		_ = unix.Close(v.Tasks)
@@ -59,6 +69,23 @@ func Open(share string) (View, error) {
 		}
 	}
 	return v, err
+}
+
+// OpenAll is Open for several shares.
+func OpenAll(shares []Share) (View, error) {
+	v, err := Open(shares[0].Path)
+	if err != nil {
+		return v, err
+	}
+	for _, s := range shares[1:] {
+		fd, err := openShare(s.Path)
+		if err != nil {
+			v.Close()
+			return View{}, err
+		}
+		v.More = append(v.More, fd)
+	}
+	return v, nil
 }
 
 // open is Open for a process that will not reach /proc.

@@ -12,9 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
-
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/host"
@@ -22,7 +19,8 @@ import (
 
 // Options of a Server.
 type Options struct {
-	// Share is the name that a guest has to ask for; "" lets it ask for any.
+	// Share is the name that a guest has to ask for; "" lets it ask for any. Servers that
+	// ServeAll serves together need names.
 	Share string
 	// Token is what a guest has to know, at most 1024 bytes. Without one everybody may
 	// connect whom Admit lets in.
@@ -43,12 +41,6 @@ type Options struct {
 }
 
 const (
-	// helloTime is how long a connection may take until its hello is there.
-	helloTime = 10 * time.Second
-	// maxHellos is the number of connections that may be without a hello. One more ends
-	// the oldest of them, so that processes that connect and send nothing do not keep
-	// others out.
-	maxHellos = 16
 	// endTime is how long a hello waits for the end of the channel's last connection.
 	endTime = 5 * time.Second
 	// keepTime is how long a session without a connection is kept.
@@ -60,11 +52,9 @@ type Server struct {
 	handler fuse.Handler
 	opts    Options
 	log     *slog.Logger
-	refused rate.Sometimes
 
 	mu      sync.Mutex // guards the following > session.mu
 	session *session   // nil if there is none
-	hellos  []net.Conn // that have said nothing yet, the oldest first
 	closed  bool
 }
 
@@ -88,105 +78,27 @@ func New(h fuse.Handler, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Server{handler: h, opts: o, log: o.Log, refused: rate.Sometimes{First: 10, Interval: time.Second}}, nil
+	return &Server{handler: h, opts: o, log: o.Log}, nil
 }
-
-// acceptPause is how long after a failure that others may have caused Serve tries again.
-const acceptPause = 100 * time.Millisecond
 
 // Serve accepts connections until ctx ends or the listener fails, and ends the session then.
 // The listener is closed.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	defer func() { _ = l.Close() }()
-	defer s.close()
+func (s *Server) Serve(ctx context.Context, l net.Listener) error { return ServeAll(ctx, l, s) }
+
+// finish saves the session if it is to be saved, and ends everything.
+func (s *Server) finish() {
 	if s.opts.Save != nil {
-		defer func() {
-			if err := s.save(s.opts.Save); err != nil {
-				s.log.Error(fmt.Sprintf("The guest has to mount again: %v", err))
-			}
-		}()
-	}
-	for {
-		c, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = c.Close()
-			}
-			return context.Cause(ctx)
-		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			s.refused.Do(func() { s.log.Warn(fmt.Sprintf("A guest can't connect for now: %v", err)) })
-			time.Sleep(acceptPause)
-		case err != nil:
-			return fmt.Errorf("accept: %w", err)
-		default:
-			s.accept(c)
+		if err := s.save(s.opts.Save); err != nil {
+			s.log.Error(fmt.Sprintf("The guest has to mount again: %v", err))
 		}
 	}
-}
-
-// accept lets a connection say its hello, if its address may.
-func (s *Server) accept(c net.Conn) {
-	guest, err := s.opts.Admit(c.RemoteAddr())
-	if err != nil {
-		s.refuse(c, statusRefused, err)
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.hellos) == maxHellos {
-		_ = s.hellos[0].Close()
-		s.hellos = s.hellos[1:]
-	}
-	s.hellos = append(s.hellos, c)
-	go s.greet(c, guest)
-}
-
-// refuse answers a hello, which may not have been read, with the reason.
-func (s *Server) refuse(c net.Conn, why status, err error) {
-	s.refused.Do(func() { s.log.Warn(fmt.Sprintf("Connection from %s refused: %v", describe(c), err)) })
-	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = writeWelcome(c, welcome{Status: why}, err.Error())
-	_ = c.Close()
-}
-
-func describe(c net.Conn) string {
-	if a := c.RemoteAddr(); a != nil && a.String() != "" && a.String() != "@" {
-		return a.String()
-	}
-	return "the VMM's socket"
-}
-
-// greet reads the hello, and answers it.
-func (s *Server) greet(c net.Conn, guest string) {
-	_ = c.SetDeadline(time.Now().Add(helloTime))
-	h, share, token, err := readHello(c)
-	s.mu.Lock()
-	for i := range s.hellos {
-		if s.hellos[i] == c {
-			s.hellos = append(s.hellos[:i], s.hellos[i+1:]...)
-			break
-		}
-	}
-	s.mu.Unlock()
-	if err != nil {
-		s.refuse(c, statusRefused, err)
-		return
-	}
-	if why, err := s.join(c, guest, h, share, token); err != nil {
-		s.refuse(c, why, err)
-	}
+	s.close()
 }
 
 // join gives the connection to its channel, unless the hello is refused.
 func (s *Server) join(c net.Conn, guest string, h hello, share string, token []byte) (status, error) {
-	if len(s.opts.Token) > 0 && subtle.ConstantTimeCompare(token, s.opts.Token) != 1 {
-		if len(token) == 0 {
-			return statusRefused, errors.New("a token is needed (in the guest: -o token=FILE)")
-		}
-		return statusRefused, errors.New("the token is wrong")
+	if err := s.checkToken(token); err != nil {
+		return statusRefused, err
 	}
 	if s.opts.Share != "" && share != s.opts.Share {
 		return statusRefused, fmt.Errorf("no share %q here: it is %q", share, s.opts.Share)
@@ -203,6 +115,17 @@ func (s *Server) join(c net.Conn, guest string, h hello, share string, token []b
 		s.left(n) // it may have been made for this hello
 	}
 	return why, err
+}
+
+// checkToken decides whether this is what a guest has to know.
+func (s *Server) checkToken(token []byte) error {
+	switch {
+	case len(s.opts.Token) == 0 || subtle.ConstantTimeCompare(token, s.opts.Token) == 1:
+		return nil
+	case len(token) == 0:
+		return errors.New("a token is needed (in the guest: -o token=FILE)")
+	}
+	return errors.New("the token is wrong")
 }
 
 // find returns the session of a hello: the present one, or a new one in its place.
@@ -250,9 +173,6 @@ func (s *Server) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for _, c := range s.hellos {
-		_ = c.Close()
-	}
 	s.end("the server ends")
 }
 

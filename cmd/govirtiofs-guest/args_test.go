@@ -41,6 +41,7 @@ func TestWords(t *testing.T) {
 		"nosuid,nodev,noexec":              func(o *mountOptions) bool { return !o.suid && !o.dev && o.flags == unix.MS_NOEXEC },
 		"noatime,atime,noatime":            func(o *mountOptions) bool { return o.flags == unix.MS_NOATIME },
 		"token=/a,channels=3":              func(o *mountOptions) bool { return o.token == "/a" && o.channels == 3 },
+		"share=data":                       func(o *mountOptions) bool { return o.address.share == "data" },
 		"reconnect=5,private":              func(o *mountOptions) bool { return o.patience == 5*time.Second && o.private },
 		"x-systemd.automount,nofail,x-a=b": func(o *mountOptions) bool { return true },
 	} {
@@ -49,7 +50,7 @@ func TestWords(t *testing.T) {
 			t.Errorf("%s: %+v, %v", list, o, err)
 		}
 	}
-	for _, list := range []string{"nosuch", "token", "token=", "channels=0", "channels=5", "channels", "reconnect=0", "ro=1x,nosuch", "noexec=1"} {
+	for _, list := range []string{"nosuch", "token", "token=", "share", "share=", "channels=0", "channels=5", "channels", "reconnect=0", "ro=1x,nosuch", "noexec=1"} {
 		if err := new(mountOptions).words(list); err == nil {
 			t.Errorf("%s: no error", list)
 		}

@@ -23,8 +23,8 @@ import (
 const mountHelp = `Usage: govirtiofs-guest mount [options] ADDRESS DIR
 
 Mounts a share of govirtiofsd --vsock or --vsock-uds on DIR. ADDRESS is vsock:CID:PORT/SHARE: CID
-is 2 for the host, and SHARE the daemon's --tag, which may be left out. unix:PATH is a
-Unix socket of this machine.
+is 2 for the host, and SHARE the name of the daemon's --vsock-share, or its --tag; it may be left out
+if there is only one. unix:PATH is a Unix socket of this machine.
 
 The command returns when the share is mounted. A process stays in the background until DIR
 is unmounted.
@@ -38,7 +38,7 @@ func newMountSet(o *mountOptions, list *[]string) *pflag.FlagSet {
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
 	f.BoolVarP(&o.foreground, "foreground", "f", false, "stay in the foreground")
-	f.StringArrayVarP(list, "options", "o", nil, "mount `options`, separated by commas: token=FILE, channels=N, reconnect=SECONDS, private, and those of mount(8)")
+	f.StringArrayVarP(list, "options", "o", nil, "mount `options`, separated by commas: token=FILE, share=NAME, channels=N, reconnect=SECONDS, private, and those of mount(8)")
 	return f
 }
 

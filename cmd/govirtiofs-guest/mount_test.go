@@ -164,6 +164,7 @@ type host struct {
 	t      *testing.T
 	dir    string
 	share  string
+	shares []string // values of --vsock-share; none is --shared-dir
 	token  string
 	socket string // where a VMM connects to
 	cmd    *exec.Cmd
@@ -214,7 +215,14 @@ func newHost(t *testing.T, args ...string) *host {
 func (h *host) start(args ...string) {
 	h.t.Helper()
 	h.log = &buffer{}
-	h.cmd = exec.Command(daemonProgram, append([]string{"--shared-dir", h.share, "--vsock-uds", filepath.Join(h.dir, "v"), "--vsock-token", h.token}, args...)...)
+	args = append([]string{"--vsock-uds", filepath.Join(h.dir, "v"), "--vsock-token", h.token}, args...)
+	for _, s := range h.shares {
+		args = append(args, "--vsock-share", s)
+	}
+	if len(h.shares) == 0 {
+		args = append(args, "--shared-dir", h.share)
+	}
+	h.cmd = exec.Command(daemonProgram, args...)
 	h.cmd.Stderr = h.log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := spawn.Start(h.cmd); err != nil {

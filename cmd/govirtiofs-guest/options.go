@@ -67,6 +67,10 @@ func (o *mountOptions) words(list string) error {
 			if o.token = value; value == "" {
 				return usagef("-o token: want token=FILE")
 			}
+		case "share":
+			if o.address.share = value; value == "" {
+				return usagef("-o share: want share=NAME")
+			}
 		case "channels":
 			n, err := strconv.Atoi(value)
 			if err != nil || n < 1 || n > 4 {

@@ -11,10 +11,18 @@ import (
 // describe is one line for the log: what is shared, with which front-end and how. c is nil for
 // vsock.
 func (o *options) describe(c *net.UnixConn) string {
-	parts := []string{"Sharing " + o.SharedDir}
-	if o.ReadOnly {
-		parts[0] += " read-only"
+	var parts []string
+	for _, s := range o.Shares() {
+		text := s.Dir
+		if len(o.VsockShares) > 0 {
+			text += " as " + s.Name
+		}
+		if s.ReadOnly {
+			text += " read-only"
+		}
+		parts = append(parts, text)
 	}
+	parts[0] = "Sharing " + parts[0]
 	parts = append(parts, "sandbox "+o.Sandbox.String(), "seccomp "+o.Seccomp.String())
 	if o.landlocked {
 		parts = append(parts, "Landlock")

@@ -8,7 +8,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/events"
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/ledger"
-	"github.com/govirtiofs/govirtiofs/notify"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -25,11 +24,6 @@ func (o *options) watchCalls() []uintptr {
 func (o *options) withEvents(fs *passthrough.FS, l *ledger.Ledger, log *slog.Logger) (server.FileSystem, error) {
 	if o.Events != share.EventsAuto {
 		return fs, nil
-	}
-	if o.Streams() {
-		n := notify.New(fs, log) // the transport carries notifications, and needs no helper for them
-		o.onStreams = n.Connect
-		return n, nil
 	}
 	return events.New(fs, events.Options{ReadOnly: o.ReadOnly, Ledger: l, Log: log})
 }

@@ -16,7 +16,11 @@ func (o *options) enterLandlock(v sandbox.View, e *endpoint, log *logrus.Logger)
 	if o.Landlock == share.LandlockNever {
 		return nil
 	}
-	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: o.ReadOnly}
+	shares := o.Shares()
+	opts := sandbox.LandlockOptions{Share: v.Root, ReadOnly: shares[0].ReadOnly}
+	for i, root := range v.More {
+		opts.More = append(opts.More, sandbox.LandlockShare{Share: root, ReadOnly: shares[i+1].ReadOnly})
+	}
 	if v.Tasks >= 0 {
 		opts.Read = append(opts.Read, v.Tasks)
 	}

@@ -18,7 +18,6 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
-	"github.com/govirtiofs/govirtiofs/notify"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -101,13 +100,10 @@ type options struct {
 	share.Config
 
 	guestFiles      int  // how many descriptors the guest may use up
-	linksFD         int  // see openLinks
 	landlocked      bool // Landlock is in force
 	usesFileHandles bool
 	relay           *relayed // nil: the share is a directory
 	onConnection    func()   // called before a front-end is served; nil: nothing
-	// onStreams is given what sends notifications, where guests can take some; nil: nothing.
-	onStreams func(notify.Notifier)
 }
 
 // parse reads the command line. Every error is a mistake in it.

@@ -87,5 +87,12 @@ func newRelay(o *options, p *process, files *vsockFiles, settings server.Options
 	if o.Streams() {
 		settings.MaxWrite = min(settings.MaxWrite, stream.DefaultMaxWrite)
 	}
-	return newServer(o, p, files, server.New(fs, settings), settings, virtiofs.Options{}, log)
+	if !o.Streams() {
+		return o.serveDevice(p, server.New(fs, settings), settings, virtiofs.Options{}, log)
+	}
+	s, err := o.streamServer(fs, o.Tag, files, settings)
+	if err != nil {
+		return nil, err
+	}
+	return o.streams([]*stream.Server{s}, files, log), nil
 }

@@ -5,19 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/govirtiofs/govirtiofs/host"
-	"github.com/govirtiofs/govirtiofs/internal/tasks"
-	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
-	"github.com/govirtiofs/govirtiofs/server"
-	"github.com/govirtiofs/govirtiofs/stream"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
@@ -60,7 +53,7 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	o.linksFD = openLinks(o, view)
+	links := o.openLinks(view)
 	if err := dropPrivileges(o); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
@@ -77,7 +70,7 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err != nil {
 		return err
 	}
-	serveClients, err := newService(o, p, view, files, log)
+	serveClients, err := newService(o, p, view, links, files, log)
 	if err != nil {
 		return err
 	}
@@ -111,8 +104,9 @@ func limitFiles(o *options, log *logrus.Logger) (guest int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("open files: %w", err)
 	}
-	own := len(open) + filesOfProcess + filesOfQueue*(o.RequestQueues+1)
-	if need := uint64(own + minGuestFiles); limit < need {
+	shares := len(o.Shares())
+	own := len(open) + filesOfProcess + shares*filesOfQueue*(o.RequestQueues+1)
+	if need := uint64(own + shares*minGuestFiles); limit < need {
 		return 0, fmt.Errorf("limit of open files is %d: at least %d are needed for %d request queues (--rlimit-nofile, or raise the hard limit)",
 			limit, need, o.RequestQueues)
 	}
@@ -121,26 +115,36 @@ func limitFiles(o *options, log *logrus.Logger) (guest int, err error) {
 
 // enterSandbox limits what can be reached by name.
 func enterSandbox(o *options) (sandbox.View, error) {
+	var shares []sandbox.Share
+	for _, s := range o.Shares() {
+		shares = append(shares, sandbox.Share{Path: s.Dir, ReadOnly: s.ReadOnly})
+	}
 	switch o.Sandbox {
 	case sandbox.ModeNamespace:
-		return o.Namespace.Enter(o.SharedDir)
+		return o.Namespace.EnterAll(shares)
 	case sandbox.ModeChroot:
-		return sandbox.Chroot(o.SharedDir)
+		return sandbox.Chroot(shares[0].Path)
 	}
-	return sandbox.Open(o.SharedDir)
+	return sandbox.OpenAll(shares)
 }
 
-// openLinks opens the share of --readonly for symbolic links, whose access times reading would
+// roots are the directories of the view, in the order of Config.Shares.
+func roots(v sandbox.View) []int { return append([]int{v.Root}, v.More...) }
+
+// openLinks opens each read-only share once more, for symbolic links, whose access times reading would
 // change; 0 where that can't be had or the sandbox's mount is read-only anyway.
-func openLinks(o *options, v sandbox.View) int {
-	if !o.ReadOnly || o.Sandbox == sandbox.ModeNamespace {
-		return 0
+func (o *options) openLinks(v sandbox.View) []int {
+	shares := o.Shares()
+	links := make([]int, len(shares))
+	for i, root := range roots(v) {
+		if !shares[i].ReadOnly || o.Sandbox == sandbox.ModeNamespace {
+			continue
+		}
+		if fd, err := sandbox.OpenNoAtime(root); err == nil {
+			links[i] = fd
+		}
 	}
-	fd, err := sandbox.OpenNoAtime(v.Root)
-	if err != nil {
-		return 0
-	}
-	return fd
+	return links
 }
 
 // dropPrivileges leaves the process what it needs to act for the guest's users.
@@ -156,72 +160,6 @@ func dropPrivileges(o *options) error {
 
 // service serves the front-ends of the acceptor, until ctx ends.
 type service func(ctx context.Context, a *acceptor) error
-
-// newService joins file system and server, and a device or a server of streams.
-func newService(o *options, p *process, v sandbox.View, files *vsockFiles, log *logrus.Logger) (service, error) {
-	process, err := host.New(host.Options{
-		Descriptors: o.guestFiles, ShareDescriptors: o.guestFiles, // there is one share
-		Processors: func(n int) { runtime.GOMAXPROCS(n) }, MaxProcessors: processors(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	lines := slog.New(libraryHandler{log: log})
-	if o.relay != nil {
-		return newRelay(o, p, files, server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, ThreadState: tasks.Dir(v.Tasks).Text}, log)
-	}
-	cfg := o.FileSystem()
-	cfg.Host = process
-	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = v.Root, v.Proc, o.guestFiles
-	cfg.LinksFD = o.linksFD
-	cfg.Landlocked, cfg.DAX = o.landlocked, o.daxConfig(p.long)
-	if p.ledger != nil && !o.Streams() {
-		cfg.Ledger, cfg.Keeper = p.ledger, p.client
-	}
-	inner, err := passthrough.New(cfg)
-	if err != nil {
-		return nil, err
-	}
-	o.usesFileHandles = inner.UsesFileHandles()
-	o.reportFileHandles(inner, log)
-	fs, err := o.withEvents(inner, cfg.Ledger, lines)
-	if err != nil {
-		return nil, err
-	}
-	settings := server.Options{ReadOnly: o.ReadOnly, Host: process, Log: lines, Ledger: cfg.Ledger,
-		RequestTimeout: uint16(o.RequestTimeout), ThreadState: tasks.Dir(v.Tasks).Text}
-	if o.Streams() {
-		settings.MaxWrite = stream.DefaultMaxWrite
-	}
-	s := server.New(fs, settings)
-	opts := virtiofs.Options{Recovery: p.recovery(o)}
-	if cfg.DAX != nil {
-		process.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
-		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
-	}
-	return newServer(o, p, files, s, settings, opts, log)
-}
-
-// newServer serves s on the device of opts, or on streams.
-func newServer(o *options, p *process, files *vsockFiles, s *server.Server, settings server.Options, opts virtiofs.Options, log *logrus.Logger) (service, error) {
-	logAtSignal(s)
-	if o.Streams() {
-		return newStreams(o, s, files, stream.Options{Share: o.Tag, Admit: o.admit, Host: settings.Host, Log: settings.Log}, log)
-	}
-	if err := s.Resume(); err != nil {
-		return nil, err
-	}
-	if !p.again && p.generation > 1 {
-		s.Disconnected() // nobody proves to be the guest of before
-	}
-	opts.Tag, opts.RequestQueues, opts.ConfigQueues, opts.BusyPoll = o.Tag, o.RequestQueues, o.ConfigQueues, o.BusyPoll
-	opts.Host, opts.Log = settings.Host, settings.Log
-	if o.KeepListening {
-		opts.Reconnect = reconnectWait
-	}
-	device, err := virtiofs.New(s, opts)
-	return func(ctx context.Context, a *acceptor) error { return serveAll(ctx, o, p, a, device, log) }, err
-}
 
 // within runs f. When ctx has ended f gets endGrace to return; a request that hangs
 // in a system call of a dead file server would keep it for ever.

@@ -76,8 +76,10 @@ func start(o *options, log *logrus.Logger) error {
 		log.Info(s)
 	}
 	n := openNotifier(log)
-	if err := sandbox.CheckShare(o.SharedDir); err != nil {
-		return fmt.Errorf("shared directory: %w", err)
+	for _, s := range o.Shares() {
+		if err := sandbox.CheckShare(s.Dir); err != nil {
+			return fmt.Errorf("shared directory: %w", err)
+		}
 	}
 	files, err := openVsockFiles(o) // mistakes are told before anything is made
 	if err != nil {

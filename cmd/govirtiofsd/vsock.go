@@ -13,9 +13,11 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/internal/token"
+	"github.com/govirtiofs/govirtiofs/notify"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/stream"
 )
 
@@ -63,47 +65,65 @@ func readToken(path string) ([]byte, error) {
 
 // vsockFiles are what the daemon reads and writes outside of its sandbox.
 type vsockFiles struct {
-	token []byte   // nil is none
-	state *os.File // nil is none
+	token  []byte              // nil is none
+	states map[string]*os.File // by the names of the shares; nil is none
 }
 
+// openVsockFiles opens them, and makes those of states that are not there.
 func openVsockFiles(o *options) (f *vsockFiles, err error) {
 	f = &vsockFiles{}
 	if f.token, err = readToken(o.VsockToken); err != nil || o.VsockState == "" {
 		return f, err
 	}
-	f.state, err = os.OpenFile(o.VsockState, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	f.states = make(map[string]*os.File)
+	for _, s := range o.Shares() {
+		path := o.VsockState
+		if len(o.VsockShares) > 0 {
+			path += "." + s.Name
+		}
+		if f.states[s.Name], err = openState(path); err != nil {
+			delete(f.states, s.Name)
+			f.close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// openState opens the file of a session's state.
+func openState(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--vsock-state: %w", err)
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(int(f.state.Fd()), &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0 || int(st.Uid) != os.Geteuid()) {
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0 || int(st.Uid) != os.Geteuid()) {
 		err = errors.New("it must be a regular file of the daemon's user that nobody else can read or change: remove it, the daemon makes one")
 	}
 	if err != nil {
-		f.close()
-		return nil, fmt.Errorf("--vsock-state %s: %w", o.VsockState, err)
+		f.Close()
+		return nil, fmt.Errorf("--vsock-state %s: %w", path, err)
 	}
 	return f, nil
 }
 
 func (f *vsockFiles) close() {
-	if f.state != nil {
-		f.state.Close()
+	for _, state := range f.states {
+		state.Close()
 	}
 }
 
-// load has s go on with the session that was saved. It can do so once.
-func (f *vsockFiles) load(s *stream.Server, log *logrus.Logger) error {
-	if f.state == nil {
+// loadState has s go on with the session that was saved. It can do so once.
+func loadState(s *stream.Server, state *os.File, log *logrus.Logger) error {
+	if state == nil {
 		return nil
 	}
-	if err := s.Load(bufio.NewReader(f.state)); err != nil {
+	if err := s.Load(bufio.NewReader(state)); err != nil {
 		log.WithError(err).Error("The guest has to mount again")
 	}
-	err := f.state.Truncate(0)
+	err := state.Truncate(0)
 	if err == nil {
-		_, err = f.state.Seek(0, io.SeekStart)
+		_, err = state.Seek(0, io.SeekStart)
 	}
 	if err != nil {
 		return fmt.Errorf("--vsock-state: %w", err)
@@ -131,19 +151,39 @@ func (o *options) admit(a net.Addr) (guest string, err error) {
 	return fmt.Sprintf("CID %d", v.ContextID), nil
 }
 
-// newStreams serves guests over vsock.
-func newStreams(o *options, h fuse.Handler, f *vsockFiles, opts stream.Options, log *logrus.Logger) (service, error) {
-	opts.Token = f.token
-	if f.state != nil {
-		opts.Save = f.state
-	}
-	s, err := stream.New(h, opts)
+// newStream makes the server of a share's guests.
+func (o *options) newStream(cfg passthrough.Config, sh share.Shared, files *vsockFiles, settings server.Options, log *logrus.Logger) (*stream.Server, error) {
+	inner, err := o.newFileSystem(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	if o.onStreams != nil {
-		o.onStreams(s)
+	var fs server.FileSystem = inner
+	var notifies *notify.FS
+	if o.Events == share.EventsAuto {
+		notifies = notify.New(inner, settings.Log) // the transport carries notifications, and needs no helper for them
+		fs = notifies
 	}
+	settings.ReadOnly = cfg.ReadOnly
+	s, err := o.streamServer(fs, sh.Name, files, settings)
+	if err == nil && notifies != nil {
+		notifies.Connect(s)
+	}
+	return s, err
+}
+
+// streamServer makes a server of guests over vsock.
+func (o *options) streamServer(fs server.FileSystem, name string, files *vsockFiles, settings server.Options) (*stream.Server, error) {
+	h := server.New(fs, settings)
+	logAtSignal(h)
+	opts := stream.Options{Share: name, Token: files.token, Admit: o.admit, Host: settings.Host, Log: settings.Log}
+	if state := files.states[name]; state != nil {
+		opts.Save = state
+	}
+	return stream.New(h, opts)
+}
+
+// streams serves guests over vsock, each share by its server.
+func (o *options) streams(servers []*stream.Server, files *vsockFiles, log *logrus.Logger) service {
 	return func(ctx context.Context, a *acceptor) error {
 		var l net.Listener = a.listener
 		if a.vsock != nil {
@@ -152,11 +192,13 @@ func newStreams(o *options, h fuse.Handler, f *vsockFiles, opts stream.Options, 
 		if o.onConnection != nil {
 			o.onConnection()
 		}
-		if err := f.load(s, log); err != nil {
-			return err
+		for i, sh := range o.Shares() {
+			if err := loadState(servers[i], files.states[sh.Name], log); err != nil {
+				return err
+			}
 		}
 		log.Info("Waiting for guests on vsock...")
 		log.Info(o.describe(nil))
-		return signalOr(ctx, s.Serve(ctx, l))
-	}, nil
+		return signalOr(ctx, stream.ServeAll(ctx, l, servers...))
+	}
 }

@@ -172,7 +172,7 @@ func (c *Config) checkAlone() error {
 
 // unsaid are the options that are not in Given: the log says them in other words, or they
 // say how front-ends reach the daemon.
-var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "vsock": true, "vsock-uds": true, "readonly": true}
+var unsaid = map[string]bool{"shared-dir": true, "socket-path": true, "socket": true, "fd": true, "vsock": true, "vsock-uds": true, "vsock-share": true, "readonly": true}
 
 // givenOptions are the options that were set, in alphabetical order.
 func givenOptions(set *pflag.FlagSet) (given []string) {

@@ -59,7 +59,7 @@ Default: it does.`,
 }
 
 func (c *Config) checkDirectory(*pflag.FlagSet) error {
-	if c.SharedDir == "" {
+	if c.SharedDir == "" && len(c.VsockShares) == 0 {
 		return errors.New("nothing to share: give --shared-dir DIR")
 	}
 	return nil

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -220,10 +221,31 @@ func TestParseVsock(t *testing.T) {
 			continue
 		}
 		got := c.Vsock
-		got.vsock, got.vsockUDS = "", ""
-		if got != want || !c.Streams() {
+		got.vsock, got.vsockUDS, got.vsockShares = "", "", nil
+		if !reflect.DeepEqual(got, want) || !c.Streams() {
 			t.Errorf("%s: %+v, want %+v", args, got, want)
 		}
+	}
+}
+
+// TestParseVsockShares: several shares behind one port.
+func TestParseVsockShares(t *testing.T) {
+	for args, want := range map[string][]Shared{
+		"--vsock-share a=/x": {{"a", "/x", false}},
+		"--vsock-share a=/x --vsock-share=B.2-c_d:ro=/y=z:ro":      {{"a", "/x", false}, {"B.2-c_d", "/y=z:ro", true}},
+		"--readonly --vsock-share a=/x --vsock-share a2=/x":        {{"a", "/x", true}, {"a2", "/x", true}},
+		"--sandbox=chroot --vsock-share a=/x --vsock-state /var/s": {{"a", "/x", false}},
+	} {
+		c, err := Parse(append([]string{"--vsock", "1024"}, strings.Fields(args)...), false)
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+		} else if got := c.Shares(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", args, got, want)
+		}
+	}
+	c, err := Parse([]string{"--vsock", "1024", "--shared-dir", "/s", "--tag", "data", "--readonly"}, false)
+	if err != nil || !reflect.DeepEqual(c.Shares(), []Shared{{"data", "/s", true}}) {
+		t.Errorf("--shared-dir: %+v, %v", c.Shares(), err)
 	}
 }
 
@@ -365,6 +387,17 @@ func TestParseErrors(t *testing.T) {
 		{"+ --vsock-state /f", "is for --vsock"},
 		{"--shared-dir /s --vsock 1024 --socket-group kvm", "--socket-group"},
 		{"--shared-dir /s --vsock 1024 --dax=inode", "not with --vsock"},
+		{"--vsock 1024 --vsock-share /s", "want NAME=DIR"},
+		{"--vsock 1024 --vsock-share a=", "want NAME=DIR"},
+		{"--vsock 1024 --vsock-share =/s", "1 to 100 letters"},
+		{"--vsock 1024 --vsock-share a/b=/s", "1 to 100 letters"},
+		{"--vsock 1024 --vsock-share ..=/s", "1 to 100 letters"},
+		{"--vsock 1024 --vsock-share a:rw=/s", "not ro"},
+		{"--vsock 1024 --vsock-share a=/s --vsock-share a:ro=/t", "two shares"},
+		{"--vsock 1024 --vsock-share a=/s --shared-dir /t", "exclude each other"},
+		{"--vsock 1024 --vsock-share a=/s --tag t", "exclude each other"},
+		{"--vsock 1024 --vsock-share a=/s --vsock-share b=/s --sandbox chroot", "one directory"},
+		{"--socket-path /s --vsock-share a=/s", "is for --vsock"},
 		{"--shared-dir /s --vsock 1024 --num-request-queues 2", "not with --vsock"},
 	} {
 		args := strings.Fields(test.args)

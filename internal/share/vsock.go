@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
 // DefaultVsockPort is the port of --vsock-uds if none is given.
@@ -26,7 +28,32 @@ type Vsock struct {
 	VsockToken string // a file, NoToken or ""
 	VsockState string // a file, or ""
 
-	vsock, vsockUDS string // as given
+	// VsockShares are several shares, instead of Directory.SharedDir. See Config.Shares.
+	VsockShares []Shared
+
+	vsockShares     []string // as given
+	vsock, vsockUDS string   // the same
+}
+
+// Shared is one directory, or regular file, that a process shares.
+type Shared struct {
+	Name     string // that guests ask for; "" if they need not
+	Dir      string
+	ReadOnly bool
+}
+
+// Limits of --vsock-share.
+const (
+	maxShares    = 256
+	maxShareName = 100
+)
+
+// Shares are what the process shares, at least one.
+func (c *Config) Shares() []Shared {
+	if len(c.VsockShares) > 0 {
+		return c.VsockShares
+	}
+	return []Shared{{c.Tag, c.SharedDir, c.ReadOnly}}
 }
 
 // Streams reports whether guests come over vsock.
@@ -77,6 +104,27 @@ Needs
 .Fl -vsock-token .`,
 		},
 		{
+			Name: "vsock-share", Arg: "NAME[:ro]=DIR", Complete: CompleteDirectory,
+			Value: lines(func(c *Config) *[]string { return &c.vsockShares }),
+			Check: (*Config).checkVsockShares,
+			Help:  "Share DIR under this name, which the guest gives in vsock:CID:PORT/NAME, instead of --shared-dir. May be repeated: the guest mounts each share by itself. With :ro it can change nothing in this one.",
+			Manual: `Share the directory or regular file
+.Ar dir
+under this name, instead of
+.Fl -shared-dir .
+May be repeated, for up to 256 shares behind one port; the guest mounts
+.Li vsock: Ns Ar cid Ns Li \&: Ns Ar port Ns Li / Ns Ar name
+for each of them.
+With
+.Li \&:ro
+the guest can change nothing in this share.
+All other options are those of every share, and the sandbox has all shares in it: for shares of
+guests that do not trust each other start a daemon for each guest.
+Not with
+.Fl -sandbox Ns = Ns Cm chroot ,
+which has one directory.`,
+		},
+		{
 			Name: "vsock-token", Arg: "FILE", Complete: CompleteFile, Suggest: []string{NoToken},
 			Value: text(func(c *Config) *string { return &c.VsockToken }),
 			Help:  "Accept only a guest that knows the contents of FILE. Only the daemon's user may be able to read FILE. none: any process in the guest may connect and act as its root.",
@@ -100,10 +148,63 @@ unprivileged processes.`,
 when a signal ends the daemon, and go on with the session that is there at the start.
 A guest only waits while the daemon is restarted.
 Without the option, or if the daemon dies, it has to unmount and mount again.
+With
+.Fl -vsock-share
+each share has a file of its own:
+.Ar file Ns Li \&. Ns Ar name .
 The file is made if it is not there; nobody but the daemon's user may be able to read or change it.
 A lock that waits at the end of the daemon is refused.`,
 		},
 	}
+}
+
+// checkVsockShares reads --vsock-share.
+func (c *Config) checkVsockShares() error {
+	c.VsockShares = nil
+	names := make(map[string]bool)
+	for _, given := range c.vsockShares {
+		name, dir, found := strings.Cut(given, "=")
+		name, word, hasWord := strings.Cut(name, ":")
+		switch {
+		case !found || dir == "":
+			return fmt.Errorf("--vsock-share %q: want NAME=DIR or NAME:ro=DIR", given)
+		case hasWord && word != "ro":
+			return fmt.Errorf("--vsock-share %q: %q is not ro, the only word that a name can have behind it", given, word)
+		case name == "" || name == "." || name == ".." || len(name) > maxShareName || strings.Trim(name, shareNameBytes) != "":
+			return fmt.Errorf("--vsock-share %q: the name can have 1 to %d letters, digits, dots, dashes and underscores", given, maxShareName)
+		case names[name]:
+			return fmt.Errorf("--vsock-share %q: two shares have this name", given)
+		}
+		names[name] = true
+		c.VsockShares = append(c.VsockShares, Shared{name, dir, hasWord})
+	}
+	if len(c.VsockShares) > maxShares {
+		return fmt.Errorf("--vsock-share: %d shares: at most %d are possible", len(c.VsockShares), maxShares)
+	}
+	return nil
+}
+
+// shareNameBytes is what the name of one of several shares is made of: it is part of a guest's fstab, and of
+// the name of a file.
+const shareNameBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+// settleShares checks --vsock-share together with others.
+func (c *Config) settleShares(set *pflag.FlagSet) error {
+	if len(c.VsockShares) == 0 {
+		return nil
+	}
+	for _, other := range []string{"shared-dir", "tag"} {
+		if set.Changed(other) {
+			return fmt.Errorf("--vsock-share and --%s exclude each other: --vsock-share has name and directory", other)
+		}
+	}
+	if len(c.VsockShares) > 1 && c.Sandbox == sandbox.ModeChroot {
+		return errors.New("--sandbox=chroot has one directory: with several shares use --sandbox=namespace or none")
+	}
+	for i := range c.VsockShares {
+		c.VsockShares[i].ReadOnly = c.VsockShares[i].ReadOnly || c.ReadOnly
+	}
+	return nil
 }
 
 // checkVsock reads --vsock.
@@ -159,7 +260,13 @@ func (c *Config) checkStreams(set *pflag.FlagSet) error {
 		if c.VsockState != "" {
 			return errors.New("--vsock-state is for --vsock and --vsock-uds")
 		}
+		if len(c.VsockShares) > 0 {
+			return errors.New("--vsock-share is for --vsock and --vsock-uds")
+		}
 		return nil
+	}
+	if err := c.settleShares(set); err != nil {
+		return err
 	}
 	if c.VsockPort != 0 && c.VsockUDS != "" {
 		return errors.New("--vsock and --vsock-uds exclude each other: start a daemon for each")

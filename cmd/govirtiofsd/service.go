@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/internal/share"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
+	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/sandbox"
+	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/stream"
+	"github.com/govirtiofs/govirtiofs/virtiofs"
+)
+
+// newService joins file systems and servers, and a device or a server of streams.
+func newService(o *options, p *process, v sandbox.View, links []int, files *vsockFiles, log *logrus.Logger) (service, error) {
+	shares := o.Shares()
+	process, err := host.New(host.Options{
+		Descriptors: o.guestFiles, ShareDescriptors: o.guestFiles / len(shares),
+		Processors: func(n int) { runtime.GOMAXPROCS(n) }, MaxProcessors: processors(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	settings := server.Options{Host: process, Log: slog.New(libraryHandler{log: log}), ThreadState: tasks.Dir(v.Tasks).Text}
+	if o.relay != nil {
+		settings.ReadOnly = o.ReadOnly
+		return newRelay(o, p, files, settings, log)
+	}
+	settings.RequestTimeout = uint16(o.RequestTimeout)
+	if !o.Streams() {
+		return newDevice(o, p, v, links[0], settings, log)
+	}
+	settings.MaxWrite = stream.DefaultMaxWrite
+	var servers []*stream.Server
+	for i, root := range roots(v) {
+		cfg := o.fileSystem(v, root, links[i], process, shares[i])
+		s, err := o.newStream(cfg, shares[i], files, settings, log)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, s)
+	}
+	return o.streams(servers, files, log), nil
+}
+
+// fileSystem is the configuration of a share's file system.
+func (o *options) fileSystem(v sandbox.View, root, links int, process *host.Host, s share.Shared) passthrough.Config {
+	cfg := o.FileSystem()
+	cfg.Host = process
+	cfg.RootFD, cfg.ProcFD, cfg.MaxFDs = root, v.Proc, o.guestFiles
+	cfg.LinksFD, cfg.ReadOnly = links, s.ReadOnly
+	cfg.Landlocked = o.landlocked
+	return cfg
+}
+
+// newFileSystem makes a share's file system.
+func (o *options) newFileSystem(cfg passthrough.Config, log *logrus.Logger) (*passthrough.FS, error) {
+	fs, err := passthrough.New(cfg)
+	if err == nil {
+		o.usesFileHandles = fs.UsesFileHandles()
+		o.reportFileHandles(fs, log)
+	}
+	return fs, err
+}
+
+// newDevice serves the share on a vhost-user device.
+func newDevice(o *options, p *process, v sandbox.View, links int, settings server.Options, log *logrus.Logger) (service, error) {
+	cfg := o.fileSystem(v, v.Root, links, settings.Host, o.Shares()[0])
+	cfg.DAX = o.daxConfig(p.long)
+	if p.ledger != nil {
+		cfg.Ledger, cfg.Keeper = p.ledger, p.client
+	}
+	inner, err := o.newFileSystem(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	fs, err := o.withEvents(inner, cfg.Ledger, settings.Log)
+	if err != nil {
+		return nil, err
+	}
+	settings.ReadOnly, settings.Ledger = cfg.ReadOnly, cfg.Ledger
+	opts := virtiofs.Options{Recovery: p.recovery(o)}
+	if cfg.DAX != nil {
+		settings.Host.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
+		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol
+	}
+	return o.serveDevice(p, server.New(fs, settings), settings, opts, log)
+}
+
+// serveDevice serves s on the device of opts.
+func (o *options) serveDevice(p *process, s *server.Server, settings server.Options, opts virtiofs.Options, log *logrus.Logger) (service, error) {
+	logAtSignal(s)
+	if err := s.Resume(); err != nil {
+		return nil, err
+	}
+	if !p.again && p.generation > 1 {
+		s.Disconnected() // nobody proves to be the guest of before
+	}
+	opts.Tag, opts.RequestQueues, opts.ConfigQueues, opts.BusyPoll = o.Tag, o.RequestQueues, o.ConfigQueues, o.BusyPoll
+	opts.Host, opts.Log = settings.Host, settings.Log
+	if o.KeepListening {
+		opts.Reconnect = reconnectWait
+	}
+	device, err := virtiofs.New(s, opts)
+	return func(ctx context.Context, a *acceptor) error { return serveAll(ctx, o, p, a, device, log) }, err
+}
