@@ -120,7 +120,7 @@ func (o *relayOptions) check() (p fuseprogram.Options, err error) {
 		return p, usagef("the program's arguments do not have {mount}: put it where the mount point belongs")
 	}
 	p = fuseprogram.Options{Args: o.args, Stdin: os.Stdin, Sandbox: fuseprogram.Sandbox(o.sandbox), NoNetwork: !o.network,
-		Grace: time.Duration(o.grace) * time.Second}
+		Grace: o.graceTime()}
 	switch p.Sandbox {
 	case fuseprogram.SandboxAuto, fuseprogram.SandboxNamespace, fuseprogram.SandboxNone:
 	default:
@@ -134,6 +134,8 @@ func (o *relayOptions) check() (p fuseprogram.Options, err error) {
 	}
 	return p, nil
 }
+
+func (o *relayOptions) graceTime() time.Duration { return time.Duration(o.grace) * time.Second }
 
 // capabilities are the numbers of a list of names.
 func capabilities(list string) (numbers []uintptr, err error) {

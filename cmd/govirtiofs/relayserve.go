@@ -34,17 +34,12 @@ const (
 
 // serveGuest has the daemon serve the program, until one of the two ends.
 func (o *relayOptions) serveGuest(ctx context.Context, p *fuseprogram.Program, first *relay.Mounted, daemon string, passed bool) error {
-	empty, err := os.MkdirTemp("", "govirtiofs-relay-empty-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(empty)
 	ours, theirs, err := relayPair()
 	if err != nil {
 		return err
 	}
 	defer ours.Close()
-	cmd, err := o.startDaemon(daemon, empty, theirs, passed)
+	cmd, err := o.startDaemon(daemon, p.EmptyDir(), theirs, passed)
 	_ = theirs.Close()
 	if err != nil {
 		return fmt.Errorf("start %s: %w", daemon, err)
@@ -195,16 +190,27 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 		return fuseHint(err)
 	}
 	defer func() { _ = mount.Close() }()
+	if dir, err := filepath.Abs(o.mount); err == nil {
+		p.Hide(dir)
+	}
 	log.Info(filepath.Base(o.args[0]) + " is mounted on " + o.mount)
 	served := make(chan error, 1)
 	go func() { served <- mount.Serve(s, mountThreads) }()
 	ended, told := fs.Ended(), ctx.Done()
+	var alone <-chan time.Time // unmounted, and still there
 	var reason error
 	for {
 		select {
 		case <-told:
 			told = nil
-			leave(mount)
+			if mount.Unmount() == nil {
+				alone = time.After(o.graceTime())
+			} else {
+				_ = mount.Detach()
+			}
+		case <-alone: // see Program.Hide: nobody uses it but the copy of the mount in the program's namespace
+			fs.Close()
+			_ = p.Close()
 		case <-ended:
 			ended = nil
 			if reason = p.Err(); reason == nil {

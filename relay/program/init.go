@@ -33,6 +33,7 @@ type setup struct {
 	Mount        string
 	Admin        bool // see rules
 	Capabilities []uintptr
+	Hidden       []string // see Program.Hide
 }
 
 // event is what they report.
@@ -103,7 +104,7 @@ func runInit(s string) {
 		fail(os.NewSyscallError("prctl", err))
 	}
 	if o.Namespace {
-		if err := enterNamespace(); err != nil {
+		if err := enterNamespace(o.Hidden); err != nil {
 			fail(err)
 		}
 	}

@@ -71,7 +71,7 @@ func (p *Program) startIn(namespace bool) (i *instance, err error) {
 	}
 	i = &instance{name: p.o.name(), mountPoint: p.MountPoint(), point: p.point, inherits: p.o.inherits(), log: p.o.Log, ours: ours, theirs: theirs,
 		settled: make(chan struct{}), done: make(chan struct{})}
-	if err := i.launch(&p.o, namespace); err != nil {
+	if err := i.launch(&p.o, namespace, p.hidden); err != nil {
 		_ = ours.Close()
 		_ = theirs.Close()
 		return nil, err
@@ -84,7 +84,7 @@ func (p *Program) startIn(namespace bool) (i *instance, err error) {
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
 
 // launch starts init.
-func (i *instance) launch(o *Options, namespace bool) error {
+func (i *instance) launch(o *Options, namespace bool, hidden []string) error {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socketpair", err)
@@ -106,7 +106,7 @@ func (i *instance) launch(o *Options, namespace bool) error {
 	if i.admin = o.admin(namespace); !i.admin {
 		keep = slices.DeleteFunc(slices.Clone(keep), func(c uintptr) bool { return c == unix.CAP_SYS_ADMIN })
 	}
-	words, err := json.Marshal(setup{Namespace: namespace, Inherit: i.inherits, Mount: i.mountPoint, Admin: i.admin, Capabilities: keep})
+	words, err := json.Marshal(setup{Namespace: namespace, Inherit: i.inherits, Mount: i.mountPoint, Admin: i.admin, Capabilities: keep, Hidden: hidden})
 	if err != nil {
 		return err
 	}

@@ -9,11 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enterNamespace sets up the mounts of init's namespaces.
-func enterNamespace() error {
+// enterNamespace sets up the mounts of init's namespaces. What is mounted on hidden is taken away.
+func enterNamespace(hidden []string) error {
 	// What the host mounts later appears here, not the other way round.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
+	}
+	for _, dir := range hidden {
+		_ = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // EINVAL in a user namespace
 	}
 	// The program sees the processes of its namespace only. Where parts of /proc are covered, as in a container, the kernel
 	// refuses that, and the old one stays: the processes there are out of its reach, but visible.

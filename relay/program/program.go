@@ -29,13 +29,14 @@ var (
 // by several goroutines.
 type Program struct {
 	o     Options
-	dir   string   // ours; has the mount point in it
+	place *place   // has the mount point in it
 	point *os.Root // the mount point, wherever the program moves it
 
 	mu      sync.Mutex // held while the program is started or ended
 	now     *instance
 	failure error // why it must not be started again
 	starts  int   // in a row, each soon after the one before
+	hidden  []string
 	last    time.Time
 
 	closing   context.Context
@@ -48,17 +49,18 @@ func New(o Options) (*Program, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "govirtiofs-relay-")
+	place, err := newPlace()
 	if err != nil {
 		return nil, err
 	}
 	// A program that is started by root may change to another user.
-	p := &Program{o: o, dir: dir}
-	if err = errors.Join(os.Chmod(dir, 0o711), os.Mkdir(p.MountPoint(), 0o755)); err == nil {
+	p := &Program{o: o, place: place}
+	err = errors.Join(os.Chmod(place.path, 0o711), os.Mkdir(p.MountPoint(), 0o755), os.Mkdir(p.EmptyDir(), 0o755))
+	if err == nil {
 		p.point, err = os.OpenRoot(p.MountPoint())
 	}
 	if err != nil {
-		_ = os.RemoveAll(dir)
+		place.remove()
 		return nil, err
 	}
 	p.closing, p.close = context.WithCancel(context.Background())
@@ -66,7 +68,19 @@ func New(o Options) (*Program, error) {
 }
 
 // MountPoint is the directory that "{mount}" stands for. It is empty, and nothing is ever mounted there.
-func (p *Program) MountPoint() string { return filepath.Join(p.dir, "mount") }
+func (p *Program) MountPoint() string { return filepath.Join(p.place.path, mountName) }
+
+// EmptyDir is a directory with nothing in it, which goes with Close.
+func (p *Program) EmptyDir() string { return filepath.Join(p.place.path, emptyName) }
+
+// Hide is called after something was mounted on dir, an absolute path: programs that are started from now on do not have that
+// mount in their namespace. A copy of it there would keep the file system alive when it is unmounted here. Programs of
+// users other than root have it all the same: the kernel does not let them take away what root has mounted.
+func (p *Program) Hide(dir string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hidden = append(p.hidden, dir)
+}
 
 // Back-off between starts.
 const (
@@ -150,7 +164,7 @@ func (p *Program) Close() error {
 	p.end(p.o.Grace)
 	p.closeOnce.Do(func() {
 		_ = p.point.Close()
-		_ = os.RemoveAll(p.dir)
+		p.place.remove()
 	})
 	return nil
 }

@@ -348,7 +348,8 @@ func TestParentDies(t *testing.T) {
 		select {}
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestParentDies$")
-	cmd.Env = append(os.Environ(), "GOVIRTIOFS_TEST_PARENT=1")
+	temp := t.TempDir()
+	cmd.Env = append(os.Environ(), "GOVIRTIOFS_TEST_PARENT=1", "TMPDIR="+temp)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -369,7 +370,6 @@ func TestParentDies(t *testing.T) {
 			point, _, _ = strings.Cut(s, "\n")
 		}
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(point)) })
 	if len(processes(t, point)) == 0 {
 		t.Error("no process has the mount point in its arguments")
 	}
@@ -378,6 +378,22 @@ func TestParentDies(t *testing.T) {
 	for deadline := time.Now().Add(patience); len(processes(t, point)) > 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("processes are left behind: %v", processes(t, point))
+		}
+	}
+	t.Setenv("TMPDIR", temp)
+	// Another's, with such a name.
+	foreign := filepath.Join(temp, "govirtiofs-relay-notes")
+	if err := os.MkdirAll(filepath.Join(foreign, "mount", "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := start(t, program.Options{}, "serve", "{mount}") // cleans
+	start(t, program.Options{}, "serve", "{mount}")         // leaves p's alone
+	if _, err := os.Stat(filepath.Dir(point)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a killed process has left is still there: %v", err)
+	}
+	for _, path := range []string{p.MountPoint(), p.EmptyDir(), filepath.Join(foreign, "mount", "data")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (b *bench) sample(name string) string {
 // command is a command of the user.
 func (b *bench) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "HOME="+b.dir, "LC_ALL=C.UTF-8")
+	cmd.Env = append(os.Environ(), "HOME="+b.dir, "TMPDIR="+b.dir, "LC_ALL=C.UTF-8")
 	cmd.Dir = b.dir
 	if b.user.uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(b.user.uid), Gid: uint32(b.user.uid)}}

@@ -1,0 +1,64 @@
+package relay_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+)
+
+// programs are the processes of the program that a relay of b has started.
+func (b *bench) programs(path string) (pids []int) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, d := range dirs {
+		pid, _ := strconv.Atoi(filepath.Base(d))
+		line, err := os.ReadFile(filepath.Join(d, "cmdline"))
+		if err == nil && bytes.HasPrefix(line, append([]byte(path), 0)) && bytes.Contains(line, []byte(b.dir)) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestIntegrationMountRestart: a mount on this machine is served by a program that was started again, and goes away at SIGTERM
+// all the same: no copy of it stays in the program's namespace.
+func TestIntegrationMountRestart(t *testing.T) {
+	guest.NeedFUSE(t)
+	guest.NeedRoot(t)
+	for _, u := range users {
+		t.Run(u.name, func(t *testing.T) {
+			var device unix.Stat_t
+			if err := unix.Stat("/dev/fuse", &device); u.uid != 0 && (err != nil || device.Mode&6 != 6) {
+				t.Logf("not tried: only root can open /dev/fuse, %v", err)
+				return
+			}
+			b := newBench(t, u)
+			dir, r := b.mounted([]string{"--restart", "--stop-timeout=2"}, rawfuse, "{mount}")
+			hello := filepath.Join(dir, "hello")
+			if got := b.run("", "cat", hello); got != "hello, guest\n" {
+				t.Errorf("%q", got)
+			}
+			first := b.programs(rawfuse)
+			if len(first) != 1 {
+				t.Fatalf("processes of the program: %v", first)
+			}
+			if err := unix.Kill(first[0], unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			r.until("another program", func() bool {
+				now := b.programs(rawfuse)
+				return len(now) == 1 && now[0] != first[0]
+			})
+			r.until("an answer of the other program", func() bool { return b.command("cat", hello).Run() == nil })
+			r.stop()
+			if left, _ := filepath.Glob(b.path("govirtiofs-relay-*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
