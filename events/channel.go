@@ -1,6 +1,7 @@
 package events
 
 import (
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -42,9 +43,13 @@ type session struct {
 	next  int      // of batch: those before were performed
 	seq   uint64   // of the last one that was announced
 
-	pending int       // events that are not in the queue yet
-	current time.Time // up to then all changes were told
-	read    time.Time // of the last READ
+	pending   int       // events that are not in the queue yet
+	pendingAt time.Time // when the first of them was read
+	current   time.Time // up to then all changes were told
+	heard     time.Time // when the helper has last done what only a helper does
+	watchdog  *time.Timer
+	armed     bool // the watchdog is
+	wasLate   bool // and the log says so
 }
 
 // controlEntry fills in the entry of a node of ours.
@@ -101,6 +106,7 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 		return false
 	}
 	s.pid = pid
+	s.heard = time.Now()
 	s.readOnly = fs.opts.ReadOnly || name != s.secret
 	w, err := fs.opts.watcher()
 	if err != nil {
@@ -134,11 +140,21 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 func (fs *FS) endSession(why string) {
 	fs.mu.Lock()
 	s := fs.session
-	if s == nil {
+	fs.mu.Unlock()
+	if s != nil {
+		fs.end(s, why)
+	}
+}
+
+// end ends a session, unless that was done already.
+func (fs *FS) end(s *session, why string) {
+	fs.mu.Lock()
+	if fs.session != s {
 		fs.mu.Unlock()
 		return
 	}
 	fs.session = nil
+	s.watchdog.Stop()
 	if s.pid != 0 {
 		fs.lostAt = s.current
 	}
@@ -174,19 +190,32 @@ func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 	return fs.Share.Open(r, in, out)
 }
 
-// openControl begins a session. There is one helper at a time.
+// openControl begins a session. There is one helper at a time: one that was not heard of for long makes
+// room for another. Else any process of root that opens the file would keep the helper out.
 func (fs *FS) openControl(in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 		return unix.EACCES
 	}
 	fs.mu.Lock()
+	old := fs.session
+	busy := old != nil && time.Since(old.heard) <= fs.opts.Patience
+	fs.mu.Unlock()
+	if busy {
+		return unix.EBUSY
+	}
+	if old != nil {
+		fs.end(old, "The guest's helper was silent for too long: another one takes its place")
+	}
+	// A number that a helper of another process, whose RELEASE may still come, does not have.
+	s := &session{fh: ownBase | uint64(rand.Uint32())<<8&0xffffff00 | 0xff, secret: newName(), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), heard: time.Now()}
+	s.watchdog = time.AfterFunc(time.Hour, func() { fs.late(s) })
+	s.watchdog.Stop()
+	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.session != nil {
 		return unix.EBUSY
 	}
-	fs.ghostID++
-	s := &session{fh: ownBase | uint64(fs.ghostID)<<8 | 0xff, secret: newName(), done: make(chan struct{}),
-		wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	fs.session = s
 	out.Fh, out.OpenFlags = s.fh, fp.FopenDirectIO
 	return 0
@@ -258,21 +287,18 @@ func (fs *FS) take(in *fp.ReadIn, size uint64) ([]byte, *session, unix.Errno) {
 	if size < wire.MaxRecord || in.Offset > s.seq {
 		return nil, nil, unix.EINVAL
 	}
-	s.read = time.Now()
 	if s.pid == 0 {
 		hello := wire.Record{Op: wire.Hello, Path: s.secret}
 		return hello.Append(nil), s, 0
 	}
+	s.heard = time.Now()
 	done := s.next // what was performed is not honoured again, reported or not
 	for done < len(s.batch) && s.batch[done].seq <= in.Offset {
 		done++
 	}
 	s.batch, s.next = s.batch[done:], 0
 	b := fs.announce(s, min(size, 64<<10))
-	if len(b) == 0 && len(s.queue) == 0 && s.pending == 0 && fs.state.Load() != stateLost {
-		s.current = s.read
-		fs.state.Store(stateCoherent)
-	}
+	fs.progress(s)
 	if fs.area != nil {
 		_ = fs.area.Store(fs.memory())
 	}

@@ -30,8 +30,6 @@ const (
 	maxBatch  = 512     // announced records
 	maxGhosts = 4096
 	maxDepth  = 256 // of a path
-	// lateAfter is how long the helper may take for what it was told.
-	lateAfter = 10 * time.Second
 	// parkFor is how long a READ of the control file waits: less than what counts as a request that hangs.
 	parkFor = 3 * time.Second
 )
@@ -64,6 +62,8 @@ type Options struct {
 	MaxDirectories int            // that are watched; 0 is hostwatch.DefaultMax
 	Ledger         *ledger.Ledger // where the helper's thread is noted for a successor; nil is nowhere
 	Log            *slog.Logger   // nil is slog.Default()
+	// Patience is how long the helper may take for what it was told, and be silent; 0 is 10 seconds.
+	Patience time.Duration
 }
 
 // FS is a file system whose guest hears of changes on the host.
@@ -99,6 +99,9 @@ const (
 func New(s Share, o Options) (*FS, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.Patience == 0 {
+		o.Patience = 10 * time.Second
 	}
 	area, err := o.Ledger.Area(ledger.AreaEvents)
 	if err != nil {

@@ -1,6 +1,8 @@
 package events
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/events/wire"
@@ -20,7 +22,8 @@ type change struct {
 	newName string
 
 	seq, nonce uint64
-	node       uint64 // that the helper was told of for the name; 0 is none
+	node       uint64    // that the helper was told of for the name; 0 is none
+	at         time.Time // when it was noticed
 }
 
 // isHelper reports whether a request comes from the helper's thread.
@@ -38,6 +41,7 @@ func (fs *FS) announced(performed bool, f func(c *change) bool) (change, bool) {
 	if s == nil {
 		return change{}, false
 	}
+	s.heard = time.Now()
 	for i := s.next; i < len(s.batch); i++ {
 		if c := &s.batch[i]; f(c) {
 			if performed {

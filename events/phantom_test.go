@@ -32,7 +32,9 @@ type guest struct {
 
 const helperPID = 77
 
-func newGuest(t testing.TB) *guest {
+func newGuest(t testing.TB) *guest { return newGuestWith(t, events.Options{}) }
+
+func newGuestWith(t testing.TB, o events.Options) *guest {
 	t.Helper()
 	runtime.LockOSThread()
 	g := &guest{t: t, dir: t.TempDir()}
@@ -48,7 +50,7 @@ func newGuest(t testing.TB) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g.fs, err = events.New(inner, events.Options{}); err != nil {
+	if g.fs, err = events.New(inner, o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.fs.Close)
@@ -88,13 +90,29 @@ func (g *guest) open() {
 	g.fh = out.Fh
 }
 
-// read reads records from the control file.
+// read reads records from the control file, and waits for them for a while.
 func (g *guest) read() (list []wire.Record) {
+	g.t.Helper()
+	return g.readAs(true)
+}
+
+// readNow does not wait.
+func (g *guest) readNow() []wire.Record {
+	g.t.Helper()
+	return g.readAs(false)
+}
+
+func (g *guest) readAs(wait bool) (list []wire.Record) {
 	g.t.Helper()
 	dir, _ := g.lookup(1, fp.RootID, wire.Dir)
 	file, _ := g.lookup(1, dir.NodeID, wire.File)
 	b := make([]byte, 64<<10)
-	n, errno := g.fs.Read(g.request(helperPID, file.NodeID), &fp.ReadIn{Fh: g.fh, Offset: g.acked}, fuse.Over(b))
+	r := g.request(helperPID, file.NodeID)
+	r.MayWait = wait
+	n, errno := g.fs.Read(r, &fp.ReadIn{Fh: g.fh, Offset: g.acked}, fuse.Over(b))
+	if errno == server.WouldBlockInGo {
+		return nil
+	}
 	if errno != 0 {
 		g.t.Fatal(errno)
 	}
@@ -112,6 +130,12 @@ func (g *guest) read() (list []wire.Record) {
 func (g *guest) help() {
 	g.t.Helper()
 	g.open()
+	g.introduce()
+}
+
+// introduce does what the first record says.
+func (g *guest) introduce() {
+	g.t.Helper()
 	hello := g.read()
 	if len(hello) != 1 || hello[0].Op != wire.Hello {
 		g.t.Fatalf("%+v", hello)

@@ -23,9 +23,17 @@ type pump struct {
 	thread  server.Thread
 
 	mu   sync.Mutex // guards the following; FS.mu is taken with it
-	list []hostwatch.Event
+	list []event
 	lost bool // events were
 	wake chan struct{}
+
+	at time.Time // of what is told; the goroutine that tells has it
+}
+
+// event is one of the host's, and when it was read.
+type event struct {
+	hostwatch.Event
+	at time.Time
 }
 
 func newPump(fs *FS, s *session, w *hostwatch.Watcher) *pump {
@@ -40,13 +48,14 @@ func (p *pump) read() {
 		if list, err = p.watcher.Read(list[:0]); err != nil {
 			return
 		}
+		now := time.Now()
 		p.mu.Lock()
 		for _, e := range list {
 			switch {
 			case e.Op == hostwatch.Overflow, len(p.list) >= maxQueue:
 				p.lost = true
 			case !p.lost:
-				p.list = append(p.list, e)
+				p.list = append(p.list, event{e, now})
 			}
 		}
 		if p.lost {
@@ -65,19 +74,17 @@ func (p *pump) read() {
 func (p *pump) note() {
 	p.fs.mu.Lock()
 	defer p.fs.mu.Unlock()
+	if p.fs.session != p.session {
+		return
+	}
 	if p.lost {
 		p.fs.state.Store(stateLost)
 	}
-	p.session.pending = len(p.list)
-	p.fs.late(p.session)
-}
-
-// late has the guest keep things for a short time if the helper does not do what it was told. fs.mu
-// is held.
-func (fs *FS) late(s *session) {
-	if fs.session == s && len(s.queue)+len(s.batch) > 0 && time.Since(s.read) > lateAfter {
-		fs.state.CompareAndSwap(stateCoherent, stateAlone)
+	if p.session.pending == 0 && len(p.list) > 0 {
+		p.session.pendingAt = p.list[0].at
 	}
+	p.session.pending = max(p.session.pending, len(p.list))
+	p.fs.arm(p.session)
 }
 
 // request is a request of our own.
@@ -118,13 +125,15 @@ func (p *pump) run(since time.Time) {
 			if !p.catchUp(since) {
 				return
 			}
+			p.settled(nil)
 			continue
 		}
 		for i := range list {
-			if !p.tell(&list[i], list[i+1:]) {
+			p.at = list[i].at
+			if !p.tell(&list[i].Event, list[i+1:]) {
 				return
 			}
-			p.settled(len(list) - i - 1)
+			p.settled(list[i+1:])
 		}
 		if len(list) > 0 {
 			continue
@@ -137,13 +146,19 @@ func (p *pump) run(since time.Time) {
 	}
 }
 
-// settled notes how many events of those that were read are still to be told.
-func (p *pump) settled(n int) {
+// settled notes which events of those that were read are still to be told.
+func (p *pump) settled(rest []event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fs.mu.Lock()
 	defer p.fs.mu.Unlock()
-	p.session.pending = n + len(p.list)
+	p.session.pending = len(rest) + len(p.list)
+	switch {
+	case len(rest) > 0:
+		p.session.pendingAt = rest[0].at
+	case len(p.list) > 0:
+		p.session.pendingAt = p.list[0].at
+	}
 }
 
 // queued is how many changes may wait in the session's queue; the others are events still.
@@ -161,11 +176,12 @@ func (p *pump) push(list ...change) bool {
 		full := len(s.queue) >= queued
 		if !full {
 			for _, c := range list {
+				c.at = p.at
 				c.nonce = 1<<33 | uint64(rand.Uint32())
 				s.queue = append(s.queue, c)
 			}
 		}
-		fs.late(s)
+		fs.arm(s)
 		fs.mu.Unlock()
 		select {
 		case s.wake <- struct{}{}:
@@ -195,7 +211,7 @@ func (p *pump) look(dir uint64, name string) (kind uint32, same, known bool) {
 }
 
 // tell queues what the guest is to be told of an event. more are the events behind it.
-func (p *pump) tell(e *hostwatch.Event, more []hostwatch.Event) bool {
+func (p *pump) tell(e *hostwatch.Event, more []event) bool {
 	if e.Name == "" && e.NewName == "" {
 		return e.Op&hostwatch.Attributes == 0 || p.directory(e.Dir)
 	}
@@ -226,7 +242,7 @@ func (p *pump) tell(e *hostwatch.Event, more []hostwatch.Event) bool {
 }
 
 // made reports whether the name of e is made again later.
-func made(e *hostwatch.Event, more []hostwatch.Event) bool {
+func made(e *hostwatch.Event, more []event) bool {
 	for i := range more {
 		m := &more[i]
 		if m.Op&hostwatch.Created != 0 && m.Dir == e.Dir && m.Name == e.Name || m.NewDir == e.Dir && m.NewName == e.Name {

@@ -15,6 +15,9 @@ import (
 // told from now on. It returns false when the session has ended.
 func (p *pump) catchUp(since time.Time) bool {
 	fs := p.fs
+	if p.at = since; since.IsZero() {
+		p.at = time.Now()
+	}
 	if !since.IsZero() {
 		if !p.push(change{op: wire.Lost}) {
 			return false
@@ -36,7 +39,9 @@ func (p *pump) catchUp(since time.Time) bool {
 		return true // once more
 	}
 	fs.mu.Lock()
-	fs.state.CompareAndSwap(stateLost, stateAlone) // till all is performed
+	if fs.session == p.session {
+		fs.state.CompareAndSwap(stateLost, stateAlone) // till all is performed
+	}
 	fs.mu.Unlock()
 	return p.push(change{op: wire.Found})
 }

@@ -33,6 +33,10 @@ type Options struct {
 // readSize is room for records.
 const readSize = 64 << 10
 
+// busyTries is how often a helper tries to be the only one. The share gives up one that is silent for 10
+// seconds: it may be a process that has just opened the file.
+const busyTries = 15
+
 // retry is how long to wait until the share is asked again, which did not answer as it should.
 const retry = time.Second
 
@@ -59,29 +63,40 @@ func watch(ctx context.Context, dir string, o *Options) error {
 	defer func() { _ = unix.Close(root) }()
 	h := &helper{Options: o, root: root, buf: make([]byte, readSize), parent: -1}
 	defer h.closeParent()
-	for first := true; ; first = false {
+	last := ""
+	for tries := 1; ; tries++ {
 		err := h.session(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return nil
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-			if first {
-				return fmt.Errorf("%s: %w", dir, ErrNoEvents)
-			}
-		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-			return fmt.Errorf("%s: only root may hear of changes: %w", dir, err)
-		case errors.Is(err, unix.EBUSY) && first:
-			return fmt.Errorf("%s: another helper is at work: %w", dir, err)
-		case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
-			return fmt.Errorf("%s: the share is gone: %w", dir, err)
 		}
-		o.Log.Warn("The share does not tell of changes any more; asking again", "dir", dir, "error", err)
+		if fatal := h.fatal(err, tries); fatal != nil {
+			return fmt.Errorf("%s: %w", dir, fatal)
+		}
+		if text := fmt.Sprint(err); text != last || !errors.Is(err, unix.EBUSY) { // each second would be too often
+			last = text
+			o.Log.Warn("The share does not tell of changes; asking again each second", "dir", dir, "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(retry):
 		}
 	}
+}
+
+// fatal is why a session that has failed is not tried again; nil if it is.
+func (h *helper) fatal(err error, tries int) error {
+	switch {
+	case errors.Is(err, unix.ENOENT) && !h.served, errors.Is(err, unix.ENOTDIR) && !h.served:
+		return ErrNoEvents
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("only root may hear of changes: %w", err)
+	case errors.Is(err, unix.EBUSY) && !h.served && tries >= busyTries:
+		return fmt.Errorf("another helper is at work: %w", err)
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+		return fmt.Errorf("the share is gone: %w", err)
+	}
+	return nil
 }
 
 // helper is what the thread has.
@@ -93,6 +108,7 @@ type helper struct {
 	parent     int // descriptor of the directory of the last record, or -1
 	parentPath string
 	readOnly   bool
+	served     bool // the share has answered
 }
 
 // session opens the control file, and does what it says until that fails.
@@ -114,6 +130,7 @@ func (h *helper) session(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		h.served = true
 		for b := h.buf[:n]; len(b) > 0; {
 			var r wire.Record
 			if r, b, err = wire.Parse(b); err != nil {
