@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,19 +93,24 @@ func startDaemon(t *testing.T, setup func(*exec.Cmd), args ...string) *daemon {
 // waitLine waits until the daemon has written a line with text in it.
 func (d *daemon) waitLine(text string) {
 	d.t.Helper()
-	deadline := time.After(20 * time.Second)
-	for {
+	d.waitLines(text)
+}
+
+// waitLines waits until the daemon has said each of the texts, in any order.
+func (d *daemon) waitLines(texts ...string) {
+	d.t.Helper()
+	missing := slices.Clone(texts)
+	deadline := time.After(time.Minute)
+	for len(missing) > 0 {
 		select {
 		case line, ok := <-d.lines:
 			if !ok {
-				d.t.Fatalf("ended without %q:\n%s", text, strings.Join(d.said, "\n"))
+				d.t.Fatalf("ended without %q:\n%s", missing, strings.Join(d.said, "\n"))
 			}
 			d.said = append(d.said, line)
-			if strings.Contains(line, text) {
-				return
-			}
+			missing = slices.DeleteFunc(missing, func(text string) bool { return strings.Contains(line, text) })
 		case <-deadline:
-			d.t.Fatalf("no %q:\n%s", text, strings.Join(d.said, "\n"))
+			d.t.Fatalf("no %q:\n%s", missing, strings.Join(d.said, "\n"))
 		}
 	}
 }
@@ -114,7 +120,7 @@ func (d *daemon) status() int {
 	d.t.Helper()
 	select {
 	case <-d.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		d.t.Fatalf("does not end:\n%s", strings.Join(d.said, "\n"))
 	}
 	for line := range d.lines {

@@ -171,16 +171,16 @@ func TestIntegrationReplaced(t *testing.T) {
 				if err := unix.Kill(childOf(t, pid), sig); err != nil {
 					t.Fatal(err)
 				}
+				said := []string{waitingLine, fmt.Sprintf("worker %d has died (", n+1)}
 				if n == 0 { // one that comes between two workers
 					c := connect(t, socket)
 					if err := exercise(c, false); err != nil {
 						t.Error(err)
 					}
 					c.Close()
-					d.waitLine("Client disconnected")
+					said = append(said, "Client disconnected")
 				}
-				d.waitLine(waitingLine)
-				d.waitLine(fmt.Sprintf("worker %d has died (", n+1))
+				d.waitLines(said...)
 			}
 			c := connect(t, socket)
 			if _, err := c.Getattr(1); err != nil {
