@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// placePrefix is how the names of our directories begin in the directory for temporary files.
-const placePrefix = "govirtiofs-relay-"
+// placePrefix is how the names of our directories begin in the directory for temporary files. Relays of before, which locked
+// none, had another one.
+const placePrefix = "govirtiofs-program-"
 
 // place is a directory of a Program. It is locked as long as the process lives, so that one is recognised that was left behind
 // by a process that was killed.

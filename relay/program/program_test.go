@@ -382,7 +382,7 @@ func TestParentDies(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", temp)
 	// Another's, with such a name.
-	foreign := filepath.Join(temp, "govirtiofs-relay-notes")
+	foreign := filepath.Join(temp, "govirtiofs-program-notes")
 	if err := os.MkdirAll(filepath.Join(foreign, "mount", "data"), 0o755); err != nil {
 		t.Fatal(err)
 	}

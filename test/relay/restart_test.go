@@ -56,7 +56,7 @@ func TestIntegrationMountRestart(t *testing.T) {
 			})
 			r.until("an answer of the other program", func() bool { return b.command("cat", hello).Run() == nil })
 			r.stop()
-			if left, _ := filepath.Glob(b.path("govirtiofs-relay-*")); len(left) > 0 {
+			if left, _ := filepath.Glob(b.path("govirtiofs-program-*")); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
 		})
