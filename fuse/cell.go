@@ -150,6 +150,20 @@ func (c *Cell) Intend(stamp int64, e Evidence) {
 	c.toPhase(PhaseIntent)
 }
 
+// Amend replaces word i of the evidence of the last Intend. nil does nothing.
+func (c *Cell) Amend(i int, word uint64) {
+	if c != nil {
+		c.amend(i, word)
+	}
+}
+
+//go:noinline
+func (c *Cell) amend(i int, word uint64) {
+	storing.Note()
+	c.evidence[i] = word
+	storing.Note()
+}
+
 // Changed notes that the change of the last Intend has certainly been made. nil does nothing.
 func (c *Cell) Changed() { c.SetStep(1) }
 

@@ -182,7 +182,7 @@ func (s *Store) GiveBack(c *fuse.Cell) {
 				c.Returned()
 			}
 		case fuse.Granted:
-			if r := s.knownNode(g.ID); r != nil && r.lookups > 0 {
+			if r := s.knownNode(g.ID); r != nil && r.lookups > 0 && !s.hasStandIn(c.Node(), g.ID) {
 				c.Returning(r.lookups - 1)
 			} else {
 				c.Returned()
@@ -218,7 +218,8 @@ func (s *Store) settleForget(c *fuse.Cell) {
 	}
 }
 
-// GiveBackAll calls GiveBack for all requests under way. It returns how many there are.
+// GiveBackAll calls GiveBack for all requests under way, and settles what else was half done. It
+// returns how many requests there are.
 func (s *Store) GiveBackAll() (n int, err error) {
 	if s == nil {
 		return 0, nil
@@ -227,6 +228,9 @@ func (s *Store) GiveBackAll() (n int, err error) {
 		n++
 		s.GiveBack(c)
 	})
+	if err == nil {
+		s.settleStandIns()
+	}
 	return n, err
 }
 

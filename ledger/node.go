@@ -25,7 +25,8 @@ type identityRecord struct {
 	birthNsec       uint32
 	kind            uint8
 	unkeyed         uint8 // the node is not found by its key
-	_               uint16
+	standIn         uint8 // see standin.go
+	_               uint8
 }
 
 const (
@@ -54,6 +55,7 @@ type Node struct {
 	Name       fp.Name // in the parent, with its NUL; nil if there is no parent
 	FileHandle []byte  // nil is none
 	Unkeyed    bool    // another node has its key
+	StandIn    uint64  // id of the node that is in this one's place, see Store.StandIn; 0 is none
 	Identity
 }
 

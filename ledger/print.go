@@ -101,7 +101,9 @@ func printNode(w io.Writer, n *Node) {
 	if n.FileHandle != nil {
 		fmt.Fprintf(w, " file-handle=%x", n.FileHandle)
 	}
-	if n.Unkeyed {
+	if n.StandIn != 0 {
+		fmt.Fprintf(w, " stand-in=%d", n.StandIn)
+	} else if n.Unkeyed {
 		fmt.Fprint(w, " unkeyed=yes")
 	}
 	fmt.Fprintln(w)

@@ -135,6 +135,9 @@ func (s *Store) Nodes(yield func(n *Node) bool) {
 		}
 		n = Node{ID: r.id, Lookups: r.lookups, Unkeyed: r.unkeyed != 0, Identity: Identity{Mount: r.mount, Dev: r.dev, Ino: r.ino,
 			BirthSec: r.birthSec, BirthNsec: r.birthNsec, Kind: r.kind}}
+		if r.standIn == standsFor {
+			n.StandIn, n.Unkeyed = r.ino, true
+		}
 		s.placeOf(&n, r, &b)
 		return yield(&n)
 	})

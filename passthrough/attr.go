@@ -139,6 +139,9 @@ func sxTime(t unix.StatxTimestamp) fp.SxTime { return fp.SxTime{Sec: t.Sec, Nsec
 
 // Setattr implements server.Attributes.
 func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
+	if errno := fs.own.givenBefore(r, threadOf(r)); errno != 0 {
+		return errno
+	}
 	ts, n, fd, errno := fs.enter(r, setattrIntent(in.Valid))
 	if errno != 0 {
 		return errno

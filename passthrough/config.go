@@ -129,4 +129,6 @@ type Config struct {
 	// Who hears of every change of nodes and open files; nil is nobody.
 	recordNodes nodes.Recorder[inode]
 	recordOpens nodes.OpenRecorder[openFile]
+	// noTmpfile has tests find no O_TMPFILE, as on some file systems.
+	noTmpfile bool
 }

@@ -3,6 +3,7 @@ package passthrough
 import (
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -296,3 +297,77 @@ var deathCases = []deathCase{
 		target: releaseStep(fp.OpRelease, of(1), openedBy(2)), after: []step{lockStep(fp.OpSetlk, openedBy(4), 6, unix.F_WRLCK, fp.LkFlock, 0, 0)}},
 	{name: "getlk", setup: files("f"), before: []step{lookupStep(root, "f"), openStep(of(1), unix.O_RDWR)}, target: lockStep(fp.OpGetlk, openedBy(2), 5, unix.F_WRLCK, 0, 0, 9)},
 }
+
+// labelled appends the security context of a new file to a request.
+func labelled(name string, s step) step {
+	const value = "system_u:object_r:test"
+	return func(b *board) request {
+		r := s(b)
+		context := append(fp.Bytes(&fp.Secctx{Size: uint32(len(value))}), name+"\x00"+value...)
+		context = append(context, make([]byte, -len(context)&7)...)
+		header := fp.SecctxHeader{Size: uint32(8 + len(context)), NrSecctx: 1}
+		r.body = slices.Concat(r.body, fp.Bytes(&header), context)
+		return r
+	}
+}
+
+func withLabels(c *Config) { c.SecurityLabel = Always }
+
+func byXattrNamed(c *Config) {
+	byXattr(c)
+	c.noTmpfile = true
+}
+
+func giveStep(node func(*board) uint64, uid uint32) step {
+	return setattrStep(node, fp.SetattrIn{Valid: fp.FattrUID | fp.FattrGID, UID: uid, GID: 8})
+}
+
+func readlinkStep(node func(*board) uint64) step { return raw(fp.OpReadlink, node) }
+
+func forgetStep(node func(*board) uint64, count uint64) step {
+	return raw(fp.OpForget, node, fixed(fp.ForgetIn{NLookup: count}))
+}
+
+// deathCasesOfSteps are requests that take several system calls, none of which may be left half
+// done: labels, owners in attributes, symbolic links that get an owner.
+var deathCasesOfSteps = []deathCase{
+	{name: "mkdir with a label", edit: withLabels, target: labelled("security.test", mkdirStep("d")), after: []step{mkdirStep("d")}},
+	{name: "mkdir with a label that is refused", edit: withLabels, target: labelled("user.test", mkdirStep("d")), after: []step{mkdirStep("d")}},
+	{name: "mknod with a label", edit: withLabels, target: labelled("security.test", mknodStep(unix.S_IFIFO|0o640, 0))},
+	{name: "mknod with a label that is refused", edit: withLabels, target: labelled("user.test", mknodStep(unix.S_IFREG|0o640, 0))},
+	{name: "symlink with a label", edit: withLabels, target: labelled("security.test", symlinkStep()), after: []step{readlinkStep(of(1))}},
+	{name: "create with a label", edit: withLabels, target: labelled("security.test", createStep("f", unix.O_RDWR|unix.O_EXCL, 0o640)),
+		after: []step{writeStep(of(1), made(1), 0, 0, "hello")}},
+	{name: "create with a label as a user", edit: withLabels, setup: func(dir string) { _ = os.Chmod(dir, 0o777) },
+		target: as(1000, labelled("security.test", createStep("f", unix.O_RDWR|unix.O_EXCL, 0o444))), after: []step{writeStep(of(1), made(1), 0, 0, "hello")}},
+	{name: "create with a label that is refused", edit: withLabels, target: labelled("user.test", createStep("f", unix.O_RDWR|unix.O_EXCL, 0o640)),
+		after: []step{createStep("f", unix.O_RDWR|unix.O_EXCL, 0o640)}},
+	{name: "tmpfile with a label", edit: withLabels, target: labelled("security.test", tmpfileStep()), after: []step{linkStep(of(1), "named")}},
+
+	{name: "mkdir in a directory with a group, owner in attributes", edit: byXattr,
+		before: []step{raw(fp.OpMkdir, root, fixed(fp.MkdirIn{Mode: 0o777}), str("g")), setattrStep(of(1), fp.SetattrIn{Valid: fp.FattrMode | fp.FattrGID, Mode: 0o2777, GID: 9})},
+		target: as(1000, raw(fp.OpMkdir, of(1), fixed(fp.MkdirIn{Mode: 0o750}), str("d"))), after: []step{lookupStep(of(1), "d")}},
+	{name: "tmpfile, owner in attributes", edit: byXattr, target: as(1000, tmpfileStep()),
+		after: []step{writeStep(of(1), made(1), 0, 0, "hello"), linkStep(of(1), "named")}},
+	{name: "create, owner in attributes, no O_TMPFILE", edit: byXattrNamed, target: as(1000, createStep("f", unix.O_RDWR|unix.O_EXCL, 0o444)),
+		after: []step{writeStep(of(1), made(1), 0, 0, "hello")}},
+	{name: "mknod, owner in attributes, no O_TMPFILE", edit: byXattrNamed, target: as(1000, mknodStep(unix.S_IFIFO|0o644, 0))},
+	{name: "symlink, owner in attributes, no O_TMPFILE", edit: byXattrNamed, target: as(1000, symlinkStep()), after: []step{readlinkStep(of(1))}},
+
+	{name: "symlink given away", edit: byXattr, before: []step{symlinkStep()}, target: giveStep(of(1), 7),
+		after: []step{readlinkStep(of(1)), getattrStep(of(1)), lookupStep(root, "l"), readlinkStep(of(5)), giveStep(of(1), 9)}},
+	{name: "symlink given away, no O_TMPFILE", edit: byXattrNamed, before: []step{symlinkStep()}, target: giveStep(of(1), 7),
+		after: []step{readlinkStep(of(1)), getattrStep(of(1))}},
+	{name: "symlink given away and to root", edit: byXattr, before: []step{symlinkStep(), giveStep(of(1), 7)}, target: giveStep(of(1), 0),
+		after: []step{getattrStep(of(1)), lookupStep(root, "l")}},
+	{name: "symlink given away that has two names", edit: byXattr, before: []step{symlinkStep(), linkStep(of(1), "m")}, target: giveStep(of(1), 7)},
+	{name: "symlink given away, known by both numbers", edit: byXattr, before: []step{symlinkStep(), giveStep(of(1), 7), lookupStep(root, "l")}, target: getattrStep(of(1)),
+		after: []step{readlinkStep(of(1)), readlinkStep(of(3)), forgetStep(of(1), 1), readlinkStep(of(3))}},
+	{name: "symlink given away is forgotten", edit: byXattr, before: []step{symlinkStep(), giveStep(of(1), 7)}, target: forgetStep(of(1), 1),
+		after: []step{lookupStep(root, "l"), readlinkStep(of(4))}},
+	{name: "symlink given away is removed", edit: byXattr, before: []step{symlinkStep(), giveStep(of(1), 7)}, target: unlinkStep("l")},
+	{name: "symlink given away is renamed", edit: byXattr, before: []step{symlinkStep(), giveStep(of(1), 7)}, target: renameStep("l", "m"),
+		after: []step{readlinkStep(of(1)), lookupStep(root, "m")}},
+}
+
+func init() { deathCases = append(deathCases, deathCasesOfSteps...) }

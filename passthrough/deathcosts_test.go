@@ -25,6 +25,8 @@ var recoveryCosts = map[string]int{
 	"write to the end":                    1, // where the end is
 	"write the same to the end once more": 1,
 	"fallocate that cuts out":             1,
+	"symlink given away":                  1, // which file takes its place
+	"symlink given away, no O_TMPFILE":    1,
 }
 
 // TestRecoveryCalls counts the system calls of each request of TestDeaths with a ledger and

@@ -84,6 +84,24 @@ func (r nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
 	return true
 }
 
+// Counted implements nodes.Recorder. A count that goes down because a link was forgotten is noted with that.
+func (r nodeRecorder) Counted(by *fuse.Cell, n *inode, lookups uint64) bool {
+	if link := r.fs.endsFor(by); link != nil {
+		r.Store.EndStandIn(link.ID(), n.ID(), lookups)
+		return true
+	}
+	return r.NodeRecorder.Counted(by, n, lookups)
+}
+
+// Forgotten implements nodes.Recorder.
+func (r nodeRecorder) Forgotten(by *fuse.Cell, n *inode) {
+	if link := r.fs.endsFor(by); link != nil {
+		r.Store.EndStandIn(link.ID(), n.ID(), 0)
+		return
+	}
+	r.NodeRecorder.Forgotten(by, n)
+}
+
 // Bits of an open file in the ledger.
 const (
 	openShared    = 1 << iota // see openless

@@ -44,6 +44,8 @@ type ownership interface {
 	// link; the caller has a reference on it. nil is none. forgotten says that the
 	// client has forgotten the link.
 	beforeChown(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno
+	// givenBefore finishes or undoes what a predecessor has done of that for the request r.
+	givenBefore(r *server.Request, ts *threadState) unix.Errno
 	standIn(n *inode) *inode
 	forgotten(n *inode)
 

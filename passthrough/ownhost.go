@@ -66,6 +66,8 @@ func (o *hostOwnership) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Er
 // beforeChown: a symbolic link has an owner as any other file.
 func (*hostOwnership) beforeChown(*threadState, *inode, int, *fp.SetattrIn) unix.Errno { return 0 }
 
+func (*hostOwnership) givenBefore(*server.Request, *threadState) unix.Errno { return 0 }
+
 func (*hostOwnership) standIn(*inode) *inode { return nil }
 
 func (*hostOwnership) forgotten(*inode) {}

@@ -2,11 +2,11 @@ package passthrough
 
 import (
 	"math/rand/v2"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -19,6 +19,10 @@ import (
 type convertedLinks struct {
 	mu sync.Mutex
 	to map[*inode]*inode // the new node is kept by a lookup count
+
+	endMu  sync.Mutex // while a lookup count of a new node ends; before the locks of nodes
+	ending *inode     // the link that was forgotten
+	by     fuse.Cell  // what the change is made by, to tell it from all others
 }
 
 // follow is the node that has taken n's place, with a reference, or nil.
@@ -77,7 +81,7 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 	if errno != 0 {
 		return errno
 	}
-	if errno = x.replaceLink(ts, n, fd, dirfd, name.CString(), &o); errno != 0 {
+	if errno = x.replaceLink(ts, n, fd, parent, dirfd, name.CString(), &o); errno != 0 {
 		return errno
 	}
 	return x.adoptLink(ts, n, parent, dirfd, name)
@@ -86,7 +90,7 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 func (x *xattrOwnership) standIn(n *inode) *inode { return x.converted.follow(n) }
 
 // replaceLink puts a file with the link's target, times and new owner in its place.
-func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd, dirfd int, name *byte, o *guestStat) unix.Errno {
+func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *inode, dirfd int, name *byte, o *guestStat) unix.Errno {
 	target := make([]byte, unix.PathMax)
 	size, errno := sysReadlinkat(fd, &emptyName[0], target)
 	if errno != 0 {
@@ -95,20 +99,29 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd, dirfd int, n
 	times := [2]unix.Timespec{
 		{Sec: ts.st.Atime.Sec, Nsec: int64(ts.st.Atime.Nsec)}, {Sec: ts.st.Mtime.Sec, Nsec: int64(ts.st.Mtime.Nsec)},
 	}
-	temp := append(strconv.AppendUint([]byte(".govirtiofs-"), rand.Uint64(), 36), 0)
+	number := rand.Uint64()
+	temp := tempName(number)
+	ts.cell.Intend(0, fuse.Evidence{giveTemp: number, giveDir: parent.ID(), giveKnown: 1})
 	file, errno := x.newFile(ts, dirfd, &temp[0], o, unix.O_WRONLY, target[:size])
 	if errno != 0 {
 		return errno
 	}
 	defer x.fs.closeFD(file)
 	defer func() { _ = sysUnlinkat(dirfd, &temp[0], 0) }()
+	var st unix.Statx_t
+	if ts.cell != nil {
+		if errno = statxFD(file, &st); errno != 0 {
+			return errno
+		}
+		ts.cell.Amend(giveBirth, birthOf(&st).word())
+		ts.cell.Amend(giveIno, st.Ino)
+	}
 	_ = sysUtimensat(x.fs.cfg.ProcFD, procName(&ts.num, file), &times)
 	// An exchange, so that what was in that place can be looked at: it may be another
 	// file by now, which then goes back.
 	if errno = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE); errno != 0 {
 		return errno
 	}
-	var st unix.Statx_t
 	if errno = sysStatx(dirfd, &temp[0], 0, &st); errno != 0 || keyOf(&st) != n.Key() {
 		_ = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE)
 		return unix.ESTALE
@@ -126,11 +139,14 @@ func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int,
 		x.fs.closeFD(fd)
 		return errno
 	}
-	m, errno := x.fs.intern(nil, &ts.st, fd, parent, name)
+	m, errno := x.fs.intern(ts.cell, &ts.st, fd, parent, name)
 	if errno != 0 {
 		return errno
 	}
 	x.fs.nodes.SetHint(parent, name, m)
+	if s := x.fs.recovery.store; s != nil {
+		s.StandIn(n.ID(), m.ID())
+	}
 	x.converted.add(n, m)
 	if x.fs.isForgotten(n) { // meanwhile, so that nobody would take n out again
 		x.forgotten(n)
@@ -145,7 +161,21 @@ func (fs *FS) isForgotten(n *inode) bool { return fs.nodes.Lookups(n) == 0 }
 
 // forgotten releases the node that has taken the place of n.
 func (x *xattrOwnership) forgotten(n *inode) {
-	if m := x.converted.remove(n); m != nil {
-		x.fs.forget(nil, m, 1)
+	m := x.converted.remove(n)
+	if m == nil {
+		return
 	}
+	c := &x.converted
+	c.endMu.Lock()
+	defer c.endMu.Unlock()
+	c.ending = n
+	x.fs.forget(&c.by, m, 1)
+}
+
+// endsFor is the link whose stand-in has a lookup less by this; nil if it is something else.
+func (fs *FS) endsFor(by *fuse.Cell) *inode {
+	if x, ok := fs.own.(*xattrOwnership); ok && by == &x.converted.by {
+		return x.converted.ending
+	}
+	return nil
 }

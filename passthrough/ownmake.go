@@ -43,7 +43,10 @@ func (x *xattrOwnership) newFile(ts *threadState, dirfd int, name *byte, o *gues
 	}
 	dot := [2]byte{'.', 0}
 	flags &^= unix.O_TRUNC
-	fd, errno := x.fs.open(dirfd, &dot[0], flags|unix.O_TMPFILE, o.hostMode())
+	fd, errno := -1, unix.EOPNOTSUPP
+	if name == nil || !x.fs.cfg.noTmpfile {
+		fd, errno = x.fs.open(dirfd, &dot[0], flags|unix.O_TMPFILE, o.hostMode())
+	}
 	if name != nil && (errno == unix.EISDIR || errno == unix.EOPNOTSUPP || errno == unix.ENOENT) {
 		return x.newNamed(ts, dirfd, name, o, flags, content)
 	}

@@ -223,6 +223,10 @@ func (r *resumer) nodes() {
 		if n == nil || n == r.fs.root || n.ID() != rec.ID {
 			continue
 		}
+		if rec.StandIn != 0 {
+			r.standIn(n, rec)
+			rec.Parent = 0 // another file has the name
+		}
 		var parent *inode
 		if rec.Parent != 0 {
 			if parent = t.Restored(rec.Parent); parent != nil && !parent.isDir() || parent == n {
@@ -239,6 +243,15 @@ func (r *resumer) nodes() {
 		if parent != nil {
 			t.SetHint(parent, rec.Name, n)
 		}
+	}
+}
+
+// standIn has another node stand in for the link n, as before.
+func (r *resumer) standIn(n *inode, rec *ledger.Node) {
+	m := r.fs.nodes.Restored(uint32(rec.StandIn))
+	x, ok := r.fs.own.(*xattrOwnership)
+	if ok && m != nil && m.ID() == rec.StandIn && n.isLink() && m.isReg() && rec.Lookups > 0 {
+		x.converted.add(n, m)
 	}
 }
 
