@@ -12,6 +12,8 @@ const (
 	// maxTakeOver is how many workers may die while they take over until the next one is told to answer
 	// all requests under way with EIO, and how many more until the keeper gives up.
 	maxTakeOver = 3
+	// maxKilledOver is the same of those that were killed from outside.
+	maxKilledOver = 10
 	// takeOverTime is how long taking over may take. A worker that takes longer hangs, and is killed.
 	takeOverTime = time.Minute
 )

@@ -78,21 +78,23 @@ type Keeper struct {
 
 	events chan event
 	// The following belong to Run's goroutine.
-	generation uint64
-	worker     *worker // the one that serves or takes over; nil while there is none
-	served     bool    // a worker has served
-	deaths     int     // in a row, see delay
-	takeOvers  int     // deaths in a row before the worker has served
-	told, quit bool
-	left       bool  // the worker was told to leave everything to the next start of the service
-	restored   []Key // from the Store
-	killed     bool  // how the last worker has ended, see Start.Killed
-	upgrade    upgrade
-	next       <-chan time.Time // when the next worker is to be started
-	kill       <-chan time.Time // when the worker has had time enough to end
-	hangs      <-chan time.Time // when taking over has taken too long
-	quiet      <-chan time.Time // when the log does not wait for the first reply any more
-	notes      []*note          // deaths that are not in the log yet
+	generation  uint64
+	worker      *worker // the one that serves or takes over; nil while there is none
+	served      bool    // a worker has served
+	deaths      int     // in a row, see delay
+	takeOvers   int     // deaths in a row before the worker has served, of its own
+	killedOvers int     // and by somebody else
+	hung        bool    // the worker has not finished to take over, so it is killed
+	told, quit  bool
+	left        bool  // the worker was told to leave everything to the next start of the service
+	restored    []Key // from the Store
+	killed      bool  // how the last worker has ended, see Start.Killed
+	upgrade     upgrade
+	next        <-chan time.Time // when the next worker is to be started
+	kill        <-chan time.Time // when the worker has had time enough to end
+	hangs       <-chan time.Time // when taking over has taken too long
+	quiet       <-chan time.Time // when the log does not wait for the first reply any more
+	notes       []*note          // deaths that are not in the log yet
 }
 
 // clock is the time, which tests make up.
@@ -157,7 +159,7 @@ func (k *Keeper) run(signals <-chan os.Signal) Outcome {
 			k.log.Warn("the worker does not end: killing it")
 			_ = k.worker.process.Kill()
 		case <-k.hangs:
-			k.hangs = nil
+			k.hangs, k.hung = nil, true
 			k.log.Error(fmt.Sprintf("worker %d does not finish to take over: killing it", k.worker.generation))
 			_ = k.worker.process.Kill()
 		case <-k.quiet:
@@ -231,7 +233,7 @@ func (k *Keeper) serves(w *worker) {
 		return
 	}
 	w.serving, w.since = true, k.clock.now()
-	k.takeOvers, k.hangs = 0, nil
+	k.takeOvers, k.killedOvers, k.hangs = 0, 0, nil
 	if !k.served {
 		k.served = true
 		if k.o.Ready != nil {
@@ -284,22 +286,32 @@ func (k *Keeper) replace(w *worker, how string) *Outcome {
 		if w.replied && k.killed || now.Sub(w.since) >= calm {
 			k.deaths = 0
 		}
+	} else if w != nil && k.killed && !k.hung {
+		k.killedOvers++
 	} else {
 		k.takeOvers++
 	}
+	k.hung = false
 	k.deaths++
 	k.fallBack()
 	k.tell("and its successor has died")
 	k.notes = append(k.notes, &note{generation: k.generation, how: "has died (" + how + ")", at: now})
-	if k.takeOvers >= 2*maxTakeOver {
+	if k.tooMany(2) {
 		k.alarm()
-		return &Outcome{Served: true, Err: fmt.Errorf("%w: %d workers have died while they did it", ErrGaveUp, k.takeOvers)}
+		return &Outcome{Served: true, Err: fmt.Errorf("%w: %d workers have died while they did it", ErrGaveUp, k.takeOvers+k.killedOvers)}
 	}
 	if d := delay(k.deaths); d > 0 {
 		k.next = k.clock.after(d)
 		return nil
 	}
 	return k.startNext()
+}
+
+// tooMany reports whether so many workers have died while they took over that the next one refuses what
+// was under way (times 1), or that there is no next one (times 2). Those that were killed by somebody
+// else say little about taking over, but the kernel kills again and again if it takes too much memory.
+func (k *Keeper) tooMany(times int) bool {
+	return k.takeOvers >= times*maxTakeOver || k.killedOvers >= times*maxKilledOver
 }
 
 // startNext starts a successor.

@@ -190,12 +190,12 @@ func TestTakeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.do("keep err-2-0 not an eventfd")
-	f.want("die", "gone")
+	f.want("exit 2", "gone")
 	for n := range 2 * maxTakeOver {
 		f = r.next()
 		f.want("receive", fmt.Sprintf("%d 100 %t 2", n+2, n >= maxTakeOver))
 		f.want("content err-2-0", "not an eventfd")
-		f.want("die", "gone")
+		f.want("exit 2", "gone")
 	}
 	out := r.end()
 	if !errors.Is(out.Err, ErrGaveUp) || out.State != nil {
@@ -210,13 +210,47 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// TestTakeOverKilled: workers that somebody else kills while they take over are replaced for longer.
+func TestTakeOverKilled(t *testing.T) {
+	r := newRig(t, func(k *Keeper) { k.clock.after = at(nil) })
+	r.serving().do("die")
+	for n := range 2 * maxKilledOver {
+		f := r.next()
+		f.want("receive", fmt.Sprintf("%d 100 %t 0", n+2, n >= maxKilledOver))
+		f.want("die", "gone")
+	}
+	if out := r.end(); !errors.Is(out.Err, ErrGaveUp) {
+		t.Errorf("%+v", out)
+	}
+	// Crashes among them count as always, and one that the keeper has killed because it hung.
+	r = newRig(t, func(k *Keeper) { k.clock.after = at(nil) })
+	r.serving().do("die")
+	for range maxTakeOver {
+		for range 2 {
+			r.next().do("die")
+			r.next().do("exit 2")
+		}
+	}
+	if out := r.end(); !errors.Is(out.Err, ErrGaveUp) {
+		t.Errorf("%+v", out)
+	}
+	k := New(Options{Start: func(Launch) (*os.Process, error) { return nil, errors.New("no") }, Log: slog.New(slog.DiscardHandler)})
+	k.clock.after = func(time.Duration) <-chan time.Time { return nil }
+	k.deaths = freeDeaths + 1
+	k.killed, k.hung = true, true
+	k.replace(&worker{}, "killed")
+	if k.takeOvers != 1 || k.killedOvers != 0 || k.hung {
+		t.Errorf("a worker that hung: %d, %d, %v", k.takeOvers, k.killedOvers, k.hung)
+	}
+}
+
 // TestTakeOverResumes: a worker that serves ends the count.
 func TestTakeOverResumes(t *testing.T) {
 	r := newRig(t, func(k *Keeper) { k.clock.after = at(nil) })
 	r.serving().do("die")
 	for range 3 {
 		for range 2*maxTakeOver - 1 {
-			r.next().do("die")
+			r.next().do("exit 2")
 		}
 		r.serving().do("die")
 	}

@@ -170,7 +170,7 @@ func TestStoreEnds(t *testing.T) {
 		{"gave up", func(k *Keeper) { k.clock.after = at(nil) }, func(r *rig, f *fake) {
 			f.do("die")
 			for range 2 * maxTakeOver {
-				r.next().do("die")
+				r.next().do("exit 2")
 			}
 		}},
 		{"told and ended at once", func(k *Keeper) { k.o.Ended = func() bool { return true } }, func(r *rig, _ *fake) { r.signals <- unix.SIGTERM }},

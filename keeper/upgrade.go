@@ -126,14 +126,14 @@ func (k *Keeper) upgraded() {
 // fallBack goes back to the program of before if workers of the new one have died again and again.
 func (k *Keeper) fallBack() {
 	u := &k.upgrade
-	if !u.trying || k.takeOvers < maxTries {
+	if !u.trying || k.takeOvers+k.killedOvers < maxTries {
 		return
 	}
 	k.log.Error(fmt.Sprintf("upgrade failed: %d workers of %s have died before they served. Going back to the program of before",
-		k.takeOvers, u.program.Version))
+		k.takeOvers+k.killedOvers, u.program.Version))
 	closeProgram(u.program)
 	u.program, u.before, u.trying = u.before, nil, false
-	k.takeOvers = 0
+	k.takeOvers, k.killedOvers = 0, 0
 	k.beginNext()
 }
 

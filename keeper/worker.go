@@ -51,7 +51,7 @@ func pair() (ours, theirs *os.File, err error) {
 }
 
 func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
-	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.takeOvers >= maxTakeOver, killed: k.killed}
+	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.tooMany(1), killed: k.killed}
 	go w.listen(k)
 	go w.handOver(k)
 	go w.wait(k)

@@ -307,6 +307,15 @@ func requests(random *rand.Rand) []*request {
 			s.opens.Add(by, &opened{node: n, flags: 7})
 			s.nodes.Release(n)
 		}},
+		{name: "create that fails in the end", opcode: fp.OpCreate, serve: func(s *share, by *fuse.Cell) {
+			n := s.lookup(by, c, b%c, name, true)
+			n.Hold()
+			f := &opened{node: n, flags: 7}
+			s.opens.Add(by, f)
+			s.opens.Close(f)
+			s.nodes.Forget(by, n, 1)
+			s.nodes.Release(n)
+		}},
 		{name: "open", opcode: fp.OpOpen, serve: func(s *share, by *fuse.Cell) {
 			if n := s.has(d); n != nil {
 				n.Hold()

@@ -129,6 +129,9 @@ func (s *Store) claimLists() error {
 // takeBack lowers the count of a node by what the request was granted last.
 func (s *Store) takeBack(by *fuse.Cell, id, lookups uint64) {
 	r := s.node(uint32(id))
+	if g := by.Grant(); g.Phase == fuse.GrantedOpen && s.knownOpen(g.ID) == nil {
+		by.Returned() // it was closed again
+	}
 	if by.Grant().Phase == fuse.GrantNone {
 		s.fetch(by)
 	}

@@ -37,6 +37,8 @@ type deathCase struct {
 	before []step
 	target step
 	after  []step
+	// refused has a successor answer EIO to the one.
+	refused bool
 }
 
 // step makes a request. What it needs of earlier replies is in the board.
@@ -187,6 +189,7 @@ func (p *process) serve(c *deathCase, b *board, at func(step int)) {
 		}
 		m.Set(fuse.Over(in), fuse.Over(b.reply(i)[:room]))
 		at(i)
+		again := cell.Phase() != fuse.PhaseFree
 		switch cell.Phase() {
 		case fuse.PhaseFree:
 			cell.Take(&m.Header, order, uint16(i), 0)
@@ -194,7 +197,11 @@ func (p *process) serve(c *deathCase, b *board, at func(step int)) {
 			cell.TakeAgain(uint16(i))
 		case fuse.PhaseDone: // the reply is there
 		}
-		if cell.Phase() != fuse.PhaseDone {
+		switch {
+		case cell.Phase() == fuse.PhaseDone:
+		case again && c.refused:
+			cell.Done(p.thread.Refuse(&m, unix.EIO).Len, uint16(i))
+		default:
 			reply, pending := p.thread.Handle(&m)
 			if pending != nil {
 				reply = p.thread.Run(pending)
