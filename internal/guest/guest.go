@@ -105,7 +105,7 @@ type Options struct {
 	// CPUs is the number of processors, 0 for 2 or the most Queues of a share,
 	// whichever is more. UML has one.
 	CPUs int
-	// Timeout bounds the life of the guest, 0 for two minutes.
+	// Timeout bounds the life of the guest, 0 for five minutes.
 	Timeout time.Duration
 	// DAX connects the shares through a device that has a shared memory window.
 	// It needs QEMU11. The back-end must offer the tag itself.
@@ -171,7 +171,7 @@ func (o *Options) check(kind Kind) error {
 		o.Mem = 512
 	}
 	if o.Timeout == 0 {
-		o.Timeout = 2 * time.Minute
+		o.Timeout = 5 * time.Minute
 	}
 	if o.CPUs == 0 {
 		o.CPUs = 2

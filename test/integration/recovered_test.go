@@ -120,7 +120,7 @@ func stayAlive(t *testing.T, kind guest.Kind, kills int) {
 		t.Fatal(err)
 	}
 	o := guest.Options{Shares: []guest.Share{d.Share}, Files: map[string]string{script: "/run/alive"},
-		Timeout: 2*time.Minute + time.Duration(kills)*3*time.Second, Script: "sh /run/alive /mnt/fs " + fio}
+		Timeout: 5*time.Minute + time.Duration(kills)*3*time.Second, Script: "sh /run/alive /mnt/fs " + fio}
 	if kind != guest.UML {
 		host := start(t, "/", "--readonly", "--tag=host", "--log-level=info")
 		host.Tag = "host"

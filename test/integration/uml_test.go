@@ -131,7 +131,7 @@ func TestIntegrationLocks(t *testing.T) {
 	one := start(t, "", "--cache=never", "--locks=host")
 	two := start(t, one.dir, "--cache=never", "--locks=host")
 	script := func(d *daemon, me string) guest.Options {
-		return guest.Options{Shares: []guest.Share{d.Share}, Timeout: time.Minute, Script: `cd /mnt/fs; touch lock count
+		return guest.Options{Shares: []guest.Share{d.Share}, Script: `cd /mnt/fs; touch lock count
 			for i in $(seq 50); do
 				flock lock sh -c 'n=$(cat count); n=${n:-0}; sleep 0.0$(($$ % 3)); echo $((n+1)) >count'
 			done; echo ` + me}

@@ -127,7 +127,7 @@ func startLibvirt(t *testing.T, dir, tree, kernel string) *libvirt {
 
 // try runs virsh.
 func (l *libvirt) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	args = append([]string{"-q", "-c", "qemu:///system?socket=" + l.dir + "/libvirt-sock"}, args...)
 	cmd := exec.CommandContext(ctx, l.tree+"/usr/bin/virsh", args...)

@@ -37,7 +37,7 @@ func TestIntegrationVirtme(t *testing.T) {
 	if err := os.WriteFile(dir+"/file", []byte(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	script := fmt.Sprintf("cat %s/file; grep ' / ' /proc/mounts; ls /usr/bin | wc -l", dir)
 	cmd := exec.CommandContext(ctx, "/usr/bin/python3", tree+"/usr/bin/virtme-run", "--verbose", "--show-boot-console", "--disable-kvm",
