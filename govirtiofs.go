@@ -35,6 +35,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/vfs"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
@@ -155,6 +156,10 @@ func (s *Server) Mount(ctx context.Context, dir string, o fusedev.Options) error
 		}
 	})
 	defer stop()
+	if n, ok := s.FS.(interface{ Connect(vfs.Notifier) }); ok {
+		n.Connect(m)
+		defer n.Connect(nil)
+	}
 	return m.Serve(s.handler, max(s.Queues, 1))
 }
 

@@ -27,6 +27,38 @@ func (f *FS) attr(ctx context.Context, r *server.Request, n Node, out *fp.AttrOu
 	return nil
 }
 
+// Statx implements server.FileSystem: the attributes, and the time of birth if it is known.
+func (f *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Errno {
+	return f.use(r, func(ctx context.Context, n Node) error {
+		attr, err := n.Attr(ctx)
+		if err != nil {
+			return err
+		}
+		var a fp.Attr
+		attr.put(r.Header.NodeID, &a)
+		out.AttrValid, out.AttrValidNsec = seconds(f.opts.AttrTimeout)
+		time := func(sec uint64, nsec uint32) fp.SxTime { return fp.SxTime{Sec: int64(sec), Nsec: nsec} }
+		out.Stat = fp.Statx{
+			Mask: unix.STATX_BASIC_STATS, Blksize: a.Blksize, Nlink: a.Nlink, UID: a.UID, GID: a.GID, Mode: uint16(a.Mode),
+			Ino: a.Ino, Size: a.Size, Blocks: a.Blocks, RdevMajor: unix.Major(uint64(a.Rdev)), RdevMinor: unix.Minor(uint64(a.Rdev)),
+			Atime: time(a.Atime, a.AtimeNsec), Mtime: time(a.Mtime, a.MtimeNsec), Ctime: time(a.Ctime, a.CtimeNsec),
+		}
+		if !attr.Btime.IsZero() {
+			out.Stat.Mask |= unix.STATX_BTIME
+			out.Stat.Btime = fp.SxTime{Sec: attr.Btime.Unix(), Nsec: uint32(attr.Btime.Nanosecond())}
+		}
+		return nil
+	})
+}
+
+// Access implements server.FileSystem.
+func (f *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
+	if !f.accesses {
+		return unix.ENOSYS // the client does not ask again
+	}
+	return f.use(r, func(ctx context.Context, n Node) error { return Access(ctx, n, in.Mask) })
+}
+
 // Setattr implements server.FileSystem.
 func (f *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
 	return f.change(r, func(ctx context.Context, n Node) error {

@@ -14,7 +14,9 @@ import (
 func (f *FS) Opendir(r *server.Request, _ *fp.OpenIn, out *fp.OpenOut) unix.Errno {
 	return f.use(r, func(_ context.Context, n Node) error {
 		if _, ok := As[ReadDirer](n); !ok {
-			return unix.ENOTDIR
+			if _, ok := As[DirStreamer](n); !ok {
+				return unix.ENOTDIR
+			}
 		}
 		if err := f.opening(r, r.Header.NodeID, &openFile{handle: n}, out); err != nil {
 			return err
@@ -71,19 +73,45 @@ const unknownIno = 0xffffffff
 // Readdir implements server.FileSystem.
 func (f *FS) Readdir(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
 	return f.useOpen(r, in.Fh, func(ctx context.Context, o *openFile) error {
-		list, err := f.listing(ctx, o, in.Offset)
-		if err != nil {
-			return err
-		}
-		for i := in.Offset; i < uint64(len(list))+dots; i++ {
-			e := entryAt(list, i)
-			if !out.Add(e.ino(), i+1, e.typ(), []byte(e.Name)) {
-				break
-			}
-		}
-		return nil
+		return f.entries(ctx, o, in.Offset, func(e DirEntry, next uint64) bool {
+			return out.Add(e.ino(), next, e.typ(), []byte(e.Name))
+		})
 	})
 }
+
+// entries calls add with the entries from a position on, until it returns false.
+func (f *FS) entries(ctx context.Context, o *openFile, off uint64, add func(e DirEntry, next uint64) bool) error {
+	stream, depth, ok := find[DirStreamer](o.node.Key())
+	if _, whole, listed := find[ReadDirer](o.node.Key()); ok && !(listed && whole < depth) {
+		return f.stream(ctx, o.node.Key(), stream, depth, off, add)
+	}
+	list, err := f.listing(ctx, o, off)
+	if err != nil {
+		return err
+	}
+	for i := off; i < uint64(len(list))+dots && ctx.Err() == nil && add(entryAt(list, i), i+1); i++ {
+	}
+	return nil
+}
+
+// stream is entries for a DirStreamer: its positions are behind those of "." and "..".
+func (f *FS) stream(ctx context.Context, dir Node, s DirStreamer, depth int, off uint64, add func(e DirEntry, next uint64) bool) error {
+	for ; off < dots; off++ {
+		if !add(entryAt(nil, off), off+1) {
+			return nil
+		}
+	}
+	return s.ReadDirFrom(ctx, off-dots, func(e DirEntry, next uint64) bool {
+		if !validName(e.Name) {
+			return true
+		}
+		e.Node = rewrap(dir, depth, e.Name, e.Node)
+		return next <= maxPosition && add(e, next+dots)
+	})
+}
+
+// maxPosition is the largest position of a DirStreamer: those of the client's programs have a sign.
+const maxPosition = 1 << 62
 
 // dots are "." and "..".
 const dots = 2
@@ -108,26 +136,21 @@ func (e *DirEntry) typ() uint32 { return server.ModeOf(e.Type) & unix.S_IFMT >> 
 // Readdirplus implements server.FileSystem.
 func (f *FS) Readdirplus(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
 	return f.useOpen(r, in.Fh, func(ctx context.Context, o *openFile) error {
-		list, err := f.listing(ctx, o, in.Offset)
-		if err != nil {
-			return err
-		}
-		for i := in.Offset; i < uint64(len(list))+dots && ctx.Err() == nil; i++ {
-			e := entryAt(list, i)
+		return f.entries(ctx, o, in.Offset, func(e DirEntry, next uint64) bool {
 			if !out.Fits(len(e.Name)) {
-				break
+				return false
 			}
-			f.addPlus(ctx, r, o.node.Key(), i, e, out)
-		}
-		return nil
+			f.addPlus(ctx, r, o.node.Key(), next, e, out)
+			return true
+		})
 	})
 }
 
-// addPlus adds an entry that fits. An entry that can't be looked up has a name only: the client then
+// addPlus adds an entry that fits; next is the position behind it. An entry that can't be looked up has a name only: the client then
 // asks for it, and gets the error.
-func (f *FS) addPlus(ctx context.Context, r *server.Request, dir Node, i uint64, e DirEntry, out *server.DirWriter) {
+func (f *FS) addPlus(ctx context.Context, r *server.Request, dir Node, next uint64, e DirEntry, out *server.DirWriter) {
 	var entry fp.EntryOut
-	if i >= dots {
+	if next > dots {
 		n, err := e.Node, error(nil)
 		if n == nil {
 			n, err = Lookup(ctx, dir, e.Name)
@@ -142,5 +165,5 @@ func (f *FS) addPlus(ctx context.Context, r *server.Request, dir Node, i uint64,
 	if entry.NodeID != 0 {
 		e.Ino = entry.Attr.Ino
 	}
-	out.AddPlus(&entry, e.ino(), i+1, e.typ(), []byte(e.Name))
+	out.AddPlus(&entry, e.ino(), next, e.typ(), []byte(e.Name))
 }

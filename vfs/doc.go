@@ -31,7 +31,13 @@
 //
 // [Opener] returns a [Handle]: any value. What can be done with an open file depends on its
 // methods: [Reader] or io.ReaderAt, [Writer] or io.WriterAt, [Flusher], [Syncer], io.Closer. An
-// *os.File is a complete Handle. A node without [Opener] is its own Handle.
+// *os.File is a complete Handle. A node without [Opener] is its own Handle. Rarer methods are those of
+// [Locker] (see [Locks]), [Ioctler], [Poller], [Allocater], [HoleFinder] and [CopyReceiver].
+//
+// # Notifications
+//
+// Over /dev/fuse the client's kernel can be told what has changed without it: [FS.Connect], [FS.InvalidateNode],
+// [FS.InvalidateEntry]. Virtio-fs has no notifications: there a short timeout is all that helps.
 //
 // # Blocking and cancelling
 //

@@ -65,7 +65,7 @@ func (f *FS) opening(r *server.Request, nodeID uint64, o *openFile, out *fp.Open
 
 // openOut are the flags of OPEN's reply.
 func (f *FS) openOut(h Handle) (flags uint32) {
-	if _, ok := asHandle[Flusher](h); !ok {
+	if _, ok := asHandle[Flusher](h); !ok && !f.opts.Locks {
 		flags |= fp.FopenNoflush
 	}
 	if f.opts.Immutable {
@@ -101,11 +101,31 @@ func (f *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.Cr
 			_ = Close(h)
 			return err
 		}
-		if err := f.opening(r, out.Entry.NodeID, &openFile{handle: h, writes: true}, &out.Open); err != nil {
-			f.Forget(r.Cell, out.Entry.NodeID, 1)
+		return f.openingNew(r, h, out)
+	})
+}
+
+// openingNew is opening for a node that the client gets with the same reply.
+func (f *FS) openingNew(r *server.Request, h Handle, out *fp.CreateOut) error {
+	err := f.opening(r, out.Entry.NodeID, &openFile{handle: h, writes: true}, &out.Open)
+	if err != nil {
+		f.Forget(r.Cell, out.Entry.NodeID, 1)
+	}
+	return err
+}
+
+// Tmpfile implements server.FileSystem.
+func (f *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
+	return f.change(r, func(ctx context.Context, dir Node) error {
+		n, h, err := Tmpfile(ctx, dir, int(in.Flags&openFlags), fileMode(in.Mode&0o7777))
+		if err != nil {
 			return err
 		}
-		return nil
+		if err := f.answer(ctx, r, n, &out.Entry); err != nil {
+			_ = Close(h)
+			return err
+		}
+		return f.openingNew(r, h, out)
 	})
 }
 
@@ -147,9 +167,13 @@ func (f *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 // release ends an open file, on which the caller has a reference. Its error is nobody's: FLUSH has
 // the one that close(2) returns.
 func (f *FS) release(o *openFile) {
-	if f.open.Close(o) {
-		_ = Close(o.handle)
+	if !f.open.Close(o) {
+		return
 	}
+	if f.opts.Locks {
+		f.closedLocks(o)
+	}
+	_ = Close(o.handle)
 }
 
 // chunk is how much data is moved at once. User code gets memory of ours: the client can change
@@ -225,7 +249,13 @@ func (f *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (n int, 
 
 // Flush implements server.FileSystem.
 func (f *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
-	return f.useOpen(r, in.Fh, func(ctx context.Context, o *openFile) error { return Flush(ctx, o.handle) })
+	return f.useOpen(r, in.Fh, func(ctx context.Context, o *openFile) error {
+		err := Flush(ctx, o.handle)
+		if f.opts.Locks {
+			f.closing(ctx, o, in.LockOwner)
+		}
+		return err
+	})
 }
 
 // Fsync implements server.FileSystem.
@@ -284,9 +314,4 @@ func findHole(ctx context.Context, o *openFile, off int64, hole bool) (int64, er
 		return attr.Size, nil
 	}
 	return off, nil
-}
-
-// Ioctl implements server.FileSystem.
-func (f *FS) Ioctl(*server.Request, *fp.IoctlIn, []byte, *fp.IoctlOut, []byte) (int, unix.Errno) {
-	return 0, unix.ENOTTY
 }

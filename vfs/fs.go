@@ -41,6 +41,13 @@ type Options struct {
 	// MaxListings is how many bytes the listings of open directories may take; 0 is 64 MiB. One more
 	// gets ENOMEM.
 	MaxListings int64
+	// Locks has the client ask for the locks of fcntl(2) and flock(2), for open files that are a
+	// Locker. A lock of another file is refused with EOPNOTSUPP. Without it the client's kernel keeps
+	// locks itself, which is enough, and faster, for nodes that nobody else uses.
+	Locks bool
+	// MaxLocks is how many locks, and owners of locks, the client can have; 0 is 65536. Each takes some
+	// 150 bytes. One more gets ENOLCK.
+	MaxLocks int64
 }
 
 // immutableFor is for ever: the kernel adds it to its clock.
@@ -58,6 +65,11 @@ type FS struct {
 	known  atomic.Int64  // nodes
 	opened atomic.Int64  // open files and directories
 	listed atomic.Int64  // bytes of listings
+	locked atomic.Int64  // locks, and owners of locks
+	owners lockOwners    // of locks
+
+	accesses bool // some nodes are Accessers
+	notifier atomic.Pointer[Notifier]
 }
 
 var _ server.FileSystem = (*FS)(nil)
@@ -98,8 +110,13 @@ func New(root Node, o Options) *FS {
 	if o.MaxListings == 0 {
 		o.MaxListings = 64 << 20
 	}
+	if o.MaxLocks == 0 {
+		o.MaxLocks = 1 << 16
+	}
 	f := &FS{opts: o, root: root, slots: make(chan struct{}, o.MaxRunning)}
+	f.owners.of = make(map[*inode]map[LockOwner]uint64)
 	_, f.xattrs = As[Xattrer](root)
+	_, f.accesses = As[Accesser](root)
 	f.nodes = nodes.New(nodes.Config[Node, inode]{Gone: f.gone})
 	f.open = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: f.closed})
 	f.known.Add(1)
@@ -135,6 +152,9 @@ func (f *FS) Init(p *server.InitParams) unix.Errno {
 	p.Flags |= fp.InitDoReaddirplus | fp.InitReaddirplusAuto
 	if f.opts.Immutable {
 		p.Flags |= fp.InitCacheSymlinks
+	}
+	if f.opts.Locks {
+		p.Flags |= fp.InitPosixLocks | fp.InitFlockLocks
 	}
 	// More of the client's read-ahead and write-back at once would only queue up, and have
 	// buffers.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/internal/mounttest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -22,6 +23,21 @@ import (
 
 func TestMain(m *testing.M) {
 	os.Exit(mounttest.Main(m, map[string]func() fuse.Handler{
+		"counter": func() fuse.Handler {
+			c := new(counter)
+			c.fs = vfs.New(c, vfs.Options{EntryTimeout: time.Hour, AttrTimeout: time.Hour, NegativeTimeout: time.Hour})
+			return mounttest.Connected{
+				Handler: server.New(c.fs, server.Options{Log: slog.New(slog.DiscardHandler)}),
+				Connect: func(m *fusedev.Mount) { c.fs.Connect(m) },
+			}
+		},
+		"box": func() fuse.Handler {
+			f := vfs.New(new(box), vfs.Options{Locks: true})
+			return mounttest.Connected{
+				Handler: server.New(f, server.Options{Log: slog.New(slog.DiscardHandler)}),
+				Connect: func(m *fusedev.Mount) { f.Connect(m) },
+			}
+		},
 		"slow": func() fuse.Handler {
 			return server.New(vfs.New(new(slow), vfs.Options{}), server.Options{Log: slog.New(slog.DiscardHandler)})
 		},

@@ -34,6 +34,8 @@ type Attr struct {
 	Rdev     uint32 // of a device
 	// Mtime is the time of the last change of the data. Atime and Ctime are as Mtime if they are zero.
 	Atime, Mtime, Ctime time.Time
+	// Btime is when the file was made; zero is not known. Programs see it by statx(2).
+	Btime time.Time
 }
 
 const (

@@ -59,13 +59,8 @@ func asHandle[T any](h Handle) (t T, ok bool) {
 		if t, ok = h.(T); ok {
 			return t, true
 		}
-		switch w := h.(type) {
-		case HandleWrapper:
-			h = w.UnwrapHandle()
-		case Wrapper:
-			h = w.Unwrap()
-		default:
-			return t, false
+		if h, ok = unwrapHandle(h); !ok {
+			break
 		}
 	}
 	return t, false
@@ -113,11 +108,12 @@ func made(n Node, depth int, name string, child Node, err error) (Node, error) {
 	return rewrap(n, depth, name, child), nil
 }
 
-// ReadDir lists a directory; ENOTDIR if n is no ReadDirer. The list is the caller's.
+// ReadDir lists a directory; ENOTDIR if n is neither a ReadDirer nor a DirStreamer. The list is the
+// caller's. A DirStreamer with more than a million names is ENOMEM.
 func ReadDir(ctx context.Context, n Node) ([]DirEntry, error) {
 	l, depth, ok := find[ReadDirer](n)
 	if !ok {
-		return nil, unix.ENOTDIR
+		return readAll(ctx, n)
 	}
 	list, err := l.ReadDir(ctx)
 	if err != nil {
@@ -126,6 +122,28 @@ func ReadDir(ctx context.Context, n Node) ([]DirEntry, error) {
 	list = slices.Clone(list) // it may be the node's own
 	for i := range list {
 		list[i].Node = rewrap(n, depth, list[i].Name, list[i].Node)
+	}
+	return list, nil
+}
+
+// readAll is ReadDir for a DirStreamer.
+func readAll(ctx context.Context, n Node) (list []DirEntry, _ error) {
+	s, depth, ok := find[DirStreamer](n)
+	if !ok {
+		return nil, unix.ENOTDIR
+	}
+	full := false
+	err := s.ReadDirFrom(ctx, 0, func(e DirEntry, _ uint64) bool {
+		e.Node = rewrap(n, depth, e.Name, e.Node)
+		list = append(list, e)
+		full = len(list) > 1_000_000
+		return !full
+	})
+	if full && err == nil {
+		err = unix.ENOMEM
+	}
+	if err != nil {
+		return nil, err
 	}
 	return list, nil
 }
@@ -173,6 +191,28 @@ func Create(ctx context.Context, n Node, name string, flags int, mode fs.FileMod
 	return child, h, err
 }
 
+// Tmpfile makes a file without a name and opens it; EOPNOTSUPP if n is no Tmpfiler.
+func Tmpfile(ctx context.Context, n Node, flags int, mode fs.FileMode) (Node, Handle, error) {
+	t, depth, ok := find[Tmpfiler](n)
+	if !ok {
+		return nil, nil, unix.EOPNOTSUPP
+	}
+	child, h, err := t.Tmpfile(ctx, flags, mode)
+	child, err = made(n, depth, "", child, err)
+	if err == nil && h == nil {
+		h, err = Open(ctx, child, flags)
+	}
+	return child, h, err
+}
+
+// Access says whether the caller may use a node; everybody may if it is no Accesser.
+func Access(ctx context.Context, n Node, mask uint32) error {
+	if a, ok := As[Accesser](n); ok {
+		return a.Access(ctx, mask)
+	}
+	return nil
+}
+
 // Mkdir makes a directory in another one; EPERM if n is no Mkdirer.
 func Mkdir(ctx context.Context, n Node, name string, mode fs.FileMode) (Node, error) {
 	m, depth, ok := find[Mkdirer](n)
@@ -208,6 +248,36 @@ func Symlink(ctx context.Context, n Node, target, name string) (Node, error) {
 	}
 	child, err := s.Symlink(ctx, target, name)
 	return made(n, depth, name, child, err)
+}
+
+// CopyFrom copies data from one open file to another one, as CopyReceiver says; EOPNOTSUPP if h is
+// none, EXDEV if src is not in as many wrappers as h.
+func CopyFrom(ctx context.Context, h Handle, off int64, src Handle, srcOff, n int64) (int64, error) {
+	for range maxWrappers {
+		if c, ok := h.(CopyReceiver); ok {
+			return c.CopyFrom(ctx, off, src, srcOff, n)
+		}
+		inner, ok := unwrapHandle(h)
+		if !ok {
+			break
+		}
+		h = inner
+		if src, ok = unwrapHandle(src); !ok {
+			return 0, unix.EXDEV
+		}
+	}
+	return 0, unix.EOPNOTSUPP
+}
+
+// unwrapHandle is what an open file is around.
+func unwrapHandle(h Handle) (Handle, bool) {
+	switch w := h.(type) {
+	case HandleWrapper:
+		return w.UnwrapHandle(), true
+	case Wrapper:
+		return w.Unwrap(), true
+	}
+	return nil, false
 }
 
 // Link gives old another name in a directory; EPERM if n is no Linker, EXDEV if old is not in as

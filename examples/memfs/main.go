@@ -1,6 +1,6 @@
 // Memfs is a file system in memory, as tmpfs is: what puffs had as dtfs. It has regular files (with
 // holes), directories, links of both kinds, FIFOs, sockets, device nodes, extended attributes, and
-// fallocate(2). It has no POSIX ACLs, no O_TMPFILE, no times of birth, and no file flags (chattr).
+// fallocate(2). It has no POSIX ACLs and no file flags (chattr).
 //
 //	memfs --mount=/mnt --size=1073741824
 package main

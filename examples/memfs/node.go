@@ -39,7 +39,9 @@ type node struct {
 	target string           // of a symbolic link
 	xattrs map[string][]byte
 	known  bool // the client has a number for it
-	ended  bool // it takes nothing any more
+	// nameless is set for an O_TMPFILE, which may get its first name though it has no link.
+	nameless bool
+	ended    bool // it takes nothing any more
 
 	data data // of a regular file, with a lock of its own
 }
@@ -75,7 +77,7 @@ func (m *memory) newNode(who vfs.Caller, dir *node, mode fs.FileMode, rdev uint3
 		return nil, err
 	}
 	now := time.Now()
-	n := &node{fs: m, kind: mode.Type(), attr: vfs.Attr{Ino: m.lastInode.Add(1), Mode: mode, Nlink: 1, UID: who.UID, GID: who.GID, Rdev: rdev, Atime: now, Mtime: now, Ctime: now}}
+	n := &node{fs: m, kind: mode.Type(), attr: vfs.Attr{Ino: m.lastInode.Add(1), Mode: mode, Nlink: 1, UID: who.UID, GID: who.GID, Rdev: rdev, Atime: now, Mtime: now, Ctime: now, Btime: now}}
 	if mode.IsDir() {
 		n.names, n.attr.Nlink = make(map[string]*node), 2
 	}
@@ -291,6 +293,22 @@ func (n *node) Create(ctx context.Context, name string, _ int, mode fs.FileMode)
 	return child, child, nil
 }
 
+// Tmpfile implements vfs.Tmpfiler.
+func (n *node) Tmpfile(ctx context.Context, _ int, mode fs.FileMode) (vfs.Node, vfs.Handle, error) {
+	m := n.fs
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n.names == nil {
+		return nil, nil, unix.ENOTDIR
+	}
+	file, err := m.newNode(vfs.CallerOf(ctx), n, mode&^fs.ModeType, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	file.attr.Nlink, file.nameless = 0, true
+	return file, file, nil
+}
+
 // Mkdir implements vfs.Mkdirer.
 func (n *node) Mkdir(ctx context.Context, name string, mode fs.FileMode) (vfs.Node, error) {
 	return made(n.make(ctx, name, mode|fs.ModeDir, 0, ""))
@@ -326,10 +344,11 @@ func (n *node) Link(_ context.Context, old vfs.Node, name string) error {
 	if file.names != nil {
 		return unix.EPERM
 	}
-	if file.attr.Nlink == 0 {
+	if file.attr.Nlink == 0 && (!file.nameless || file.ended) {
 		return unix.ENOENT // it was removed, and may be at its end
 	}
 	n.insert(name, file)
+	file.nameless = false
 	file.attr.Nlink++
 	file.attr.Ctime = time.Now()
 	return nil

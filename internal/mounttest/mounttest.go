@@ -40,12 +40,22 @@ func Main(m *testing.M, systems map[string]func() fuse.Handler) int {
 	return 0
 }
 
+// Connected is a handler that is told of its mount before it is served, as one that sends
+// notifications must be.
+type Connected struct {
+	fuse.Handler
+	Connect func(m *fusedev.Mount)
+}
+
 func serve(h fuse.Handler, dir string) error {
 	m, err := fusedev.New(dir, fusedev.Options{Subtype: "test", AllowOther: true, Permissions: true})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = m.Close() }()
+	if c, ok := h.(Connected); ok {
+		c.Connect(m)
+	}
 	fmt.Println("ready")
 	err = m.Serve(h, 2)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
