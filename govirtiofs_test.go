@@ -29,7 +29,7 @@ func newServer() *govirtiofs.Server {
 // connect is a guest that has mounted what is served on a socket.
 func connect(t *testing.T, socket string) (*frontend.Client, func()) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		front, err := frontend.Dial(socket, frontend.Options{})
 		if err == nil {
 			guest := frontend.NewClient(front)
@@ -89,7 +89,7 @@ func TestServer(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("it does not end")
 	}
 	if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {

@@ -21,7 +21,7 @@ func TestProbeNoAnswer(t *testing.T) {
 		table.StartProbe(true)
 		table.Reset()
 	}
-	for end := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before+2; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); runtime.NumGoroutine() > before+2; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 		}

@@ -63,7 +63,7 @@ func rawWindow(t *testing.T) (*Window, *vu.Socket) {
 		opened <- err
 	}()
 	back := vu.NewSocket(other, vu.ToBackend)
-	_ = other.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = other.SetDeadline(time.Now().Add(60 * time.Second))
 	m, err := back.Receive()
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func rawWindow(t *testing.T) (*Window, *vu.Socket) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = sock.Close(); w.channel.close() })
-	_ = sock.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = sock.SetDeadline(time.Now().Add(60 * time.Second))
 	return w, sock
 }
 

@@ -102,7 +102,7 @@ func serveHello(target string) error {
 
 // unmountSoon waits for somebody who looks at all mounts of the machine, this one included.
 func unmountSoon(m *Mount) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if err := m.Unmount(); !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
 			return err
 		}

@@ -53,7 +53,7 @@ func TestServeURingWaits(t *testing.T) {
 		}
 		cmds = append(cmds, cmd)
 	}
-	for end := time.Now().Add(20 * time.Second); fs.entered.Load() < uringDepth; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); fs.entered.Load() < uringDepth; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d STATFSs", fs.entered.Load())
 		}
@@ -75,7 +75,7 @@ func TestServeURingWaits(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Error("Serve does not return")
 	}
 }
@@ -136,7 +136,7 @@ func TestServeLeavesNothing(t *testing.T) {
 	}
 	select {
 	case <-fs.entered:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("no FSYNC")
 	}
 	if err := unix.Unmount(target, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
@@ -154,7 +154,7 @@ func TestServeLeavesNothing(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Error("Serve does not return")
 	}
 }

@@ -49,7 +49,7 @@ func TestSpecialFiles(t *testing.T) {
 	}
 	_, got := g.tryOpen(fp.RootID, unix.O_RDONLY)
 	wantErrno(t, "open of a directory", got, unix.EISDIR)
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > time.Minute { // nobody opens the other end of the FIFO
 		t.Errorf("took %v", d)
 	}
 }
@@ -80,14 +80,14 @@ func TestFifoRace(t *testing.T) {
 	}()
 	opened := 0
 	begin := time.Now() // and go on until something was opened, which takes longer on a busy machine
-	for d := time.Duration(0); d < 300*time.Millisecond || opened == 0 && d < 20*time.Second; d = time.Since(begin) {
+	for d := time.Duration(0); d < 300*time.Millisecond || opened == 0 && d < 60*time.Second; d = time.Since(begin) {
 		var e fp.EntryOut
 		if errno := g.fs.Lookup(g.on(fp.RootID), name("n"), &e); errno != 0 {
 			continue
 		}
 		start := time.Now()
 		out, errno := g.tryOpen(e.NodeID, unix.O_RDWR)
-		if d := time.Since(start); d > 10*time.Second {
+		if d := time.Since(start); d > time.Minute {
 			t.Errorf("an open took %v", d)
 		}
 		if errno == 0 {

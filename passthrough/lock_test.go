@@ -121,7 +121,7 @@ func TestLockWait(t *testing.T) {
 	case errno := <-other:
 		winner = 3
 		wantErrno(t, "third", errno, 0)
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("nobody got the lock")
 	}
 	if d := time.Since(start); d > 40*time.Millisecond {
@@ -136,7 +136,7 @@ func TestLockWait(t *testing.T) {
 	select {
 	case errno := <-rest:
 		wantErrno(t, "the other", errno, 0)
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the lock was not passed on")
 	}
 }
@@ -156,7 +156,7 @@ func TestLockCancel(t *testing.T) {
 		select {
 		case errno := <-d:
 			wantErrno(t, "canceled", errno, unix.EINTR)
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("not canceled")
 		}
 	}
@@ -200,7 +200,7 @@ func TestHostLocks(t *testing.T) {
 	select {
 	case errno := <-done:
 		wantErrno(t, "lock after the host's", errno, 0)
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the host's unlock was not noticed")
 	}
 	lk.Type = unix.F_RDLCK
@@ -238,7 +238,7 @@ func TestFlock(t *testing.T) {
 	select {
 	case errno := <-done:
 		wantErrno(t, "b alone", errno, 0)
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the lock did not end with its file")
 	}
 }

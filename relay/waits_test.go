@@ -90,7 +90,7 @@ func TestSlowProgram(t *testing.T) {
 		waiting = append(waiting, g.start(fp.OpRead, e.NodeID, 8, fp.Bytes(&fp.ReadIn{Fh: fh, Offset: uint64(i * 8), Size: 8})))
 	}
 	eventually(t, "the program has not got all requests", func() bool { return k.count() == n })
-	if got := threads(t); got > before+20 {
+	if got := threads(t); got > before+n/2 { // the runtime starts some for itself
 		t.Errorf("%d threads with %d requests under way, %d without", got, n, before)
 	}
 	runtime.GC()

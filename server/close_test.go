@@ -50,7 +50,7 @@ func TestClose(t *testing.T) {
 	if fs.destroy != 1 || fs.closed.Load() != 1 {
 		t.Errorf("%d sessions destroyed, closed %d times", fs.destroy, fs.closed.Load())
 	}
-	for deadline := time.Now().Add(20 * time.Second); goroutines("server.(*pool).run") > before; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); goroutines("server.(*pool).run") > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a thread stays")
 		}

@@ -40,7 +40,7 @@ func (f *allFS) ended(t *testing.T) (called []string, stopped int) {
 		}
 		return n
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
 		f.mu.Lock()
 		if n := count("StopThread"); n == count("StartThread") {
 			called = slices.DeleteFunc(slices.Clone(f.called), func(s string) bool { return s == "StopThread" })

@@ -60,7 +60,7 @@ func (w *waiters) end() {
 	for range w.waiting {
 		select {
 		case <-w.finished:
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			w.t.Fatal("a request does not end")
 		}
 	}
@@ -143,7 +143,7 @@ func heldMemory(t *testing.T, in, out fuse.Buffers) {
 	}
 	w.end()
 	left := inUse() - before // goroutines are still ending
-	for end := time.Now().Add(20 * time.Second); left > noise && time.Now().Before(end); left = inUse() - before {
+	for end := time.Now().Add(60 * time.Second); left > noise && time.Now().Before(end); left = inUse() - before {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if left > noise {
@@ -210,7 +210,7 @@ func TestHostBudgets(t *testing.T) {
 		for n := range 8 {
 			senders.Go(func() { send(s, newThread(s), uint64(2+n), fp.OpFsync, make([]byte, 16)) })
 		}
-		for end := time.Now().Add(20 * time.Second); on.Load() != want && time.Now().Before(end); {
+		for end := time.Now().Add(60 * time.Second); on.Load() != want && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
 		}
 		s.pool.mu.Lock()

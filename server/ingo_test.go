@@ -57,14 +57,14 @@ func TestWaitsInGo(t *testing.T) {
 		t.Helper()
 		select {
 		case r = <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("a request does not end")
 		}
 		return r
 	}
 	select {
 	case <-all:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatalf("%d of %d wait at the same time", called.Load(), n)
 	}
 	if s.pool.threads != 0 || local.Load() != 0 {

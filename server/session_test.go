@@ -84,7 +84,7 @@ func send(s *Server, t *thread, unique uint64, op fp.Opcode, body []byte) unix.E
 		d.Start(func(r fuse.Reply) { done <- r.Len })
 		select {
 		case n = <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			return unix.ETIMEDOUT
 		}
 		d.Free()
@@ -125,7 +125,7 @@ func TestDestroyConcurrently(t *testing.T) {
 	}
 	thread := newThread(s)
 	begin := time.Now() // and go on until something was served, which takes longer on a busy machine
-	for d := time.Duration(0); d < 500*time.Millisecond || served.Load() == 0 && d < 20*time.Second; d = time.Since(begin) {
+	for d := time.Duration(0); d < 500*time.Millisecond || served.Load() == 0 && d < 60*time.Second; d = time.Since(begin) {
 		if errno := send(s, thread, unique.Add(1), fp.OpInit, initBody); errno != 0 {
 			t.Error("INIT:", errno)
 		}

@@ -71,7 +71,7 @@ func TestSaveUnread(t *testing.T) {
 			go func() { f(s); close(done) }()
 			select {
 			case <-done:
-			case <-time.After(20 * time.Second):
+			case <-time.After(60 * time.Second):
 				t.Fatal("waits for the one who does not read")
 			}
 			if _, err := io.Copy(io.Discard, io.LimitReader(r, int64(fs.size))); err != nil {

@@ -146,7 +146,7 @@ func (w *watched) send(op fp.Opcode, node uint64, body []byte) outcome {
 		}
 		w.got <- r
 	}()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); {
 		select {
 		case o := <-result:
 			return o
@@ -175,7 +175,7 @@ func (w *watched) want(what string, got, want outcome) {
 // until waits for a condition, and looks meanwhile.
 func (w *watched) until(what string, done func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatal("timeout: " + what)
 		}
@@ -193,7 +193,7 @@ func (w *watched) end() {
 			if r.Errno != 0 {
 				w.t.Error(r.Errno)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			w.t.Fatal("a request was not answered")
 		}
 	}
@@ -298,7 +298,7 @@ func newPool(w *watched) (wait func(), d *pending) {
 		select {
 		case <-done:
 			d.Free()
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			w.t.Fatal("a request of a healthy file system gets no thread")
 		}
 	}, d
@@ -442,7 +442,7 @@ func TestWatchSleeps(t *testing.T) {
 	for range 2 {
 		w.want("a request", w.getattr(1000), atOnce)
 		<-w.got
-		for end := time.Now().Add(20 * time.Second); !w.s.watch.asleep.Load(); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(60 * time.Second); !w.s.watch.asleep.Load(); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the watch does not sleep")
 			}

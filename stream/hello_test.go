@@ -300,11 +300,15 @@ func TestMountAgain(t *testing.T) {
 		t.Errorf("while it is mounted: %v", err)
 	}
 	time.AfterFunc(100*time.Millisecond, func() { _ = first.Close() })
-	c, err := Dial(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
+	for range 20 { // a busy machine may need longer for it than Dial waits
+		c, err := Dial(t.Context(), o)
+		if err == nil {
+			c.Close()
+			return
+		}
+		t.Log(err)
 	}
-	c.Close()
+	t.Error("the share stays in use")
 }
 
 // TestRestored: of two guests that were restored from one state one can go on, and one only.

@@ -84,7 +84,7 @@ func TestBlocking(t *testing.T) {
 	wait := func(want string) {
 		t.Helper()
 		var got []byte
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			if got, _ = os.ReadFile(filepath.Join(dir, "count")); string(got) == want {
 				return
 			}

@@ -386,7 +386,7 @@ func TestDisconnect(t *testing.T) {
 				if err != nil {
 					t.Errorf("after %d messages and %d bytes: %v", n, part, err)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(60 * time.Second):
 				t.Fatalf("after %d messages and %d bytes Serve does not return", n, part)
 			}
 			for len(d.attached) > 0 {

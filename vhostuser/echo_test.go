@@ -83,7 +83,7 @@ func (e *echoTest) returns() {
 		if err != nil && !errors.Is(err, ErrDisconnected) {
 			e.t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		e.t.Fatal("it waits")
 	}
 }

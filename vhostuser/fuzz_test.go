@@ -115,7 +115,7 @@ func fuzzSession(t *testing.T, input []byte) {
 	_ = front.CloseWrite()
 	select {
 	case <-served:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		buf := make([]byte, 1<<20)
 		t.Fatalf("Serve does not return\n%s", buf[:runtime.Stack(buf, true)])
 	}

@@ -68,7 +68,7 @@ func fuzzResume(t *testing.T, b []byte, which int, kinds []int) {
 		return
 	}
 	_ = theirs.CloseWrite()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := c.Serve(ctx); ctx.Err() != nil {
 		t.Fatal("Serve does not return:", err)

@@ -189,7 +189,7 @@ func (fe *frontEnd) wait() error {
 	case err := <-fe.served:
 		fe.ended = true
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		buf := make([]byte, 1<<20)
 		fe.t.Fatalf("Serve does not return\n%s", buf[:runtime.Stack(buf, true)])
 		return nil
@@ -222,7 +222,7 @@ func (fe *frontEnd) send(r Request, body []byte, fds ...int) {
 
 // receive reads an answer and its descriptors.
 func receive(sock *net.UnixConn) (h Header, body []byte, fds []int, err error) {
-	_ = sock.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = sock.SetReadDeadline(time.Now().Add(60 * time.Second))
 	m, err := NewSocket(sock, ToBackend).Receive()
 	if err != nil {
 		return h, nil, nil, err

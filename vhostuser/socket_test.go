@@ -106,7 +106,7 @@ func TestSocketSmallBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []*net.UnixConn{a, b} {
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(60 * time.Second))
 	}
 	from, to := NewSocket(a, ToBackend), NewSocket(b, ToBackend)
 	fd, body := eventFD(t), bytes.Repeat([]byte("0123456789abcdef"), MaxBodySize/16)

@@ -72,7 +72,7 @@ func TestOneFrontEnd(t *testing.T) {
 		ours, theirs := socketpair.New(t)
 		served := make(chan error, 1)
 		go func() { served <- d.Serve(context.Background(), ours) }()
-		for end := time.Now().Add(20 * time.Second); !d.serving.Load(); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(60 * time.Second); !d.serving.Load(); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the front-end is not served")
 			}

@@ -56,7 +56,7 @@ func TestWaitingChains(t *testing.T) {
 	for range requests {
 		select {
 		case <-waits:
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("a request does not wait")
 		}
 	}
@@ -71,7 +71,7 @@ func TestWaitingChains(t *testing.T) {
 		}
 	}
 	left := inUse() - before // goroutines are still ending
-	for end := time.Now().Add(20 * time.Second); left > 1<<20 && time.Now().Before(end); left = inUse() - before {
+	for end := time.Now().Add(60 * time.Second); left > 1<<20 && time.Now().Before(end); left = inUse() - before {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if left > 1<<20 {

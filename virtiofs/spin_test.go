@@ -78,12 +78,13 @@ func TestBusyPoll(t *testing.T) {
 	}
 	r.init()
 	const requests = 300
-	for end := time.Now().Add(20 * time.Second); ; { // where other things run, the driver may come late
+	// Where other things run, the driver and the worker may come late. Without spinning more than 0.9 are kicked.
+	for end := time.Now().Add(60 * time.Second); ; {
 		r.kicks = 0
 		for range requests {
 			r.getattr(0)
 		}
-		if r.kicks <= requests/3 {
+		if r.kicks <= requests*3/4 {
 			break
 		}
 		if time.Now().After(end) {

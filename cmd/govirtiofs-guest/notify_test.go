@@ -166,7 +166,7 @@ cd ..; umount mnt`, h.dir, guestProgram, h.token))
 	wants := func(command, want string) {
 		t.Helper()
 		var got string
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			if got = ask(command); got == want || time.Now().After(deadline) {
 				break
 			}

@@ -76,7 +76,7 @@ func backend(t testing.TB, path, dir string, args ...string) (socket string, cmd
 			t.Logf("%s:\n%s", filepath.Base(path), log.String())
 		}
 	})
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(socket); err == nil {
 			return socket, cmd
 		}

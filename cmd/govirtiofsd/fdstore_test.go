@@ -106,7 +106,7 @@ func (m *serviceManager) names() string {
 
 func (m *serviceManager) until(what string, is func() bool) {
 	m.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			m.t.Fatalf("never: %s; stored: %s", what, m.names())
 		}

@@ -41,7 +41,7 @@ func newManager(t *testing.T, address string) *manager {
 func (m *manager) want(state string, pid int) {
 	m.t.Helper()
 	b, oob := make([]byte, 256), make([]byte, 256)
-	_ = m.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = m.conn.SetReadDeadline(time.Now().Add(60 * time.Second))
 	n, oobn, _, _, err := m.conn.ReadMsgUnix(b, oob)
 	if err != nil || string(b[:n]) != state {
 		m.t.Fatalf("got %q, %v, want %s", b[:n], err, state)

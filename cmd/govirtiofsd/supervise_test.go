@@ -245,7 +245,7 @@ func endAfter(t *testing.T, box, share, socket string, after, then time.Duration
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
 		if _, err := os.Lstat(socket); err == nil {
 			break
 		}

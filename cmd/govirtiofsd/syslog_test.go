@@ -59,7 +59,7 @@ func wantLog(t *testing.T, conn *net.UnixConn, pattern string) {
 	t.Helper()
 	want := regexp.MustCompile(pattern)
 	var got []string
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(60 * time.Second))
 	for b := make([]byte, 4096); ; {
 		n, err := conn.Read(b)
 		if err != nil {

@@ -71,7 +71,7 @@ func TestForeignWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; {
+	for end := time.Now().Add(2 * time.Minute); ; {
 		if err := w.start(); err != nil {
 			t.Fatal(err)
 		}

@@ -68,7 +68,7 @@ func TestFullCounter(t *testing.T) {
 	n.Unblock()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("Notify waits for ever")
 	}
 	if v := read(t, theirs); v == 0 {

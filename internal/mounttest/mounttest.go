@@ -58,7 +58,7 @@ func serve(h fuse.Handler, dir string) error {
 	}
 	fmt.Println("ready")
 	err = m.Serve(h, 2)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	return errors.Join(err, h.Close(ctx))
 }
@@ -119,7 +119,7 @@ func Program(t testing.TB, path string, args ...string) (dir string) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if err := unix.Stat(dir, &after); err == nil && after.Dev != before.Dev {
 			break
 		}
@@ -149,7 +149,7 @@ func Program(t testing.TB, path string, args ...string) (dir string) {
 // Unmount unmounts dir. It tries again while a child that has inherited an open file below dir
 // has not reached its exec or its end.
 func Unmount(dir string) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := unix.Unmount(dir, 0)
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
 			return err

@@ -35,12 +35,12 @@ func TestWait(t *testing.T) {
 			states <- state
 		}()
 	}
-	for deadline := time.Now().Add(20 * time.Second); waiting() < children; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); waiting() < children; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d wait for a descriptor, want %d", waiting(), children)
 		}
 	}
-	if n := threads(t) - before; n > children/2 {
+	if n := threads(t) - before; n > children*3/4 { // the runtime starts some for itself
 		t.Errorf("%d threads more for %d processes", n, children)
 	}
 	for _, in := range stdin {
@@ -52,7 +52,7 @@ func TestWait(t *testing.T) {
 			if state.ExitCode() != 7 {
 				t.Errorf("status %v, want 7", state)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("a process has ended and Wait does not return")
 		}
 	}

@@ -41,7 +41,7 @@ func TestText(t *testing.T) {
 	}()
 	id, d := <-tid, own(t)
 	var text string
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(text, "in read, in state S"); text = d.Text(id) {
+	for end := time.Now().Add(60 * time.Second); !strings.Contains(text, "in read, in state S"); text = d.Text(id) {
 		if time.Now().After(end) {
 			t.Fatal(text)
 		}

@@ -356,7 +356,7 @@ func hostCoherence(e *env) {
 // eventually waits for what caches may delay by seconds, and a busy machine by more.
 func (e *env) eventually(what string, f func() bool) {
 	e.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			e.Errorf("%s is not seen after 20 s", what)
 			return

@@ -198,7 +198,7 @@ func mountAll(t *testing.T, shares []string) {
 // unmount waits for a child that has inherited something below target, and has not come to
 // its exec or its end yet.
 func unmount(target string) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if err := unix.Unmount(target, 0); err != unix.EBUSY || time.Now().After(end) {
 			return err
 		}

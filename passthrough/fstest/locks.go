@@ -132,7 +132,7 @@ func lockWait(e *env) {
 	select {
 	case err := <-done:
 		e.want("lock after a wait", err, 0)
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		e.Error("the end of a process did not free its lock")
 	}
 }

@@ -96,7 +96,7 @@ func start(t *testing.T, p *programs, dir string, oneCPU bool, daemon []string, 
 		if _, err := os.Stat(socket); err == nil {
 			break
 		}
-		if i > 1000 {
+		if i > 6000 {
 			t.Fatal("the daemon does not listen")
 		}
 		time.Sleep(10 * time.Millisecond)

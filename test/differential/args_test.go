@@ -94,7 +94,7 @@ func outcome(t *testing.T, p peer, line string) string {
 	// A daemon that logs errors only says nothing when it serves. The test
 	// connects to it instead.
 	d, err := launch(t, p, 100*time.Millisecond, append(args, strings.Fields(line)...)...)
-	for end := time.Now().Add(20 * time.Second); err == nil && !d.serves() && time.Now().Before(end); {
+	for end := time.Now().Add(60 * time.Second); err == nil && !d.serves() && time.Now().Before(end); {
 		select {
 		case <-d.ended:
 			err = errEnded

@@ -86,7 +86,7 @@ func runCases(t *testing.T, p peer, dir string, options []string, cases []testCa
 }
 
 // caseTime is enough for a case on a busy machine; they take milliseconds.
-const caseTime = 20 * time.Second
+const caseTime = 60 * time.Second
 
 // runCase runs one case. If the daemon has ended meanwhile, end says how.
 func runCase(d *daemon, c testCase) (lines []line, end string) {

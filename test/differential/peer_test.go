@@ -155,7 +155,7 @@ func serve(t *testing.T, p peer, dir string, options []string) *daemon {
 	// A new name each time: the lock of the last name is held until the old daemon is
 	// gone.
 	socket := filepath.Join(filepath.Dir(dir), fmt.Sprintf("sock%d", sockets.Add(1)))
-	d, err := launch(t, p, 20*time.Second, append([]string{"--shared-dir", dir, "--socket-path", socket}, options...)...)
+	d, err := launch(t, p, 60*time.Second, append([]string{"--shared-dir", dir, "--socket-path", socket}, options...)...)
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", p.name, options, err, d.log)
 	}
@@ -183,7 +183,7 @@ func (d *daemon) stop() {
 	d.Close()
 	select {
 	case <-d.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		d.t.Errorf("%s does not end:\n%s", d.peer.name, d.log)
 		d.kill()
 	}

@@ -56,7 +56,7 @@ func TestLocksLeaveRoom(t *testing.T) {
 					if !errors.Is(err, unix.ENOLCK) {
 						t.Errorf("a request too many: %v, want ENOLCK", err)
 					}
-				case <-time.After(20 * time.Second):
+				case <-time.After(60 * time.Second):
 					t.Fatal("the share is frozen")
 				}
 			}
@@ -74,7 +74,7 @@ func TestLocksLeaveRoom(t *testing.T) {
 					if err := s.Flush(e.NodeID, fh, owner); err != nil {
 						t.Fatal(err)
 					}
-				case <-time.After(20 * time.Second):
+				case <-time.After(60 * time.Second):
 					t.Fatal("the lock is not passed on")
 				}
 			}

@@ -44,7 +44,7 @@ func (s *share) cut(t *testing.T) {
 	s.Cut()
 	select {
 	case <-s.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the device does not notice that the front-end has gone")
 	}
 }
@@ -256,7 +256,7 @@ func TestReconnectLocks(t *testing.T) {
 				granted <- 10 + owner
 			}()
 		}
-		for end := time.Now().Add(20 * time.Second); s.Queues[1].UnderWay() < 3; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(60 * time.Second); s.Queues[1].UnderWay() < 3; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the requests are not under way")
 			}
@@ -285,7 +285,7 @@ func TestReconnectLocks(t *testing.T) {
 			}
 			select {
 			case owner = <-granted:
-			case <-time.After(20 * time.Second):
+			case <-time.After(60 * time.Second):
 				t.Fatal("nobody gets the lock")
 			}
 			select {

@@ -31,7 +31,7 @@ func TestRequestsOfStoppedRings(t *testing.T) {
 		}
 	}
 	for _, q := range s.Queues[1:] {
-		for end := time.Now().Add(20 * time.Second); q.UnderWay() < each; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(60 * time.Second); q.UnderWay() < each; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%d of %d requests offered", q.UnderWay(), each)
 			}

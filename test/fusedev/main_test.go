@@ -158,7 +158,7 @@ func start(t testing.TB, k kind, source string) (dir string, pid int) {
 }
 
 func untilMounted(target string) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		b, err := os.ReadFile("/proc/self/mounts")
 		if err != nil || strings.Contains(string(b), " "+target+" fuse") {
 			return err
@@ -171,7 +171,7 @@ func untilMounted(target string) error {
 
 // unmount waits for what still uses the mount.
 func unmount(target string) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if err := unix.Unmount(target, 0); err != unix.EBUSY || time.Now().After(end) {
 			return err
 		}

@@ -101,7 +101,7 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.stop(t) })
-	for range 1000 {
+	for range 5000 {
 		if _, err := os.Stat(d.Socket); err == nil {
 			return d
 		}
@@ -116,7 +116,7 @@ func start(t testing.TB, dir string, args ...string) *daemon {
 func (d *daemon) servingPID(t testing.TB) int {
 	t.Helper()
 	pid := d.cmd.Process.Pid
-	for range 1000 {
+	for range 5000 {
 		for _, child := range daemontest.Children(t, pid) {
 			return child
 		}
@@ -134,7 +134,7 @@ func (d *daemon) stop(t testing.TB) {
 		return
 	}
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)
-	timer := time.AfterFunc(20*time.Second, func() { _ = d.cmd.Process.Kill() })
+	timer := time.AfterFunc(60*time.Second, func() { _ = d.cmd.Process.Kill() })
 	defer timer.Stop()
 	if err := d.cmd.Wait(); err != nil {
 		t.Errorf("daemon: %v\n%s", err, tail(d.log.String()))

@@ -79,7 +79,7 @@ func testEvents(t *testing.T, kind guest.Kind) {
 	}
 	ready := filepath.Join(local, "..", filepath.Base(local)+".ready")
 	defer func() { _ = os.Remove(ready) }()
-	for range 1000 {
+	for range 5000 {
 		if _, err := os.Stat(ready); err == nil {
 			break
 		}

@@ -36,7 +36,7 @@ func startAs(t testing.TB, user int, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.stop(t) })
-	for range 1000 {
+	for range 5000 {
 		if _, err := os.Stat(d.Socket); err == nil {
 			return d
 		}

@@ -149,7 +149,7 @@ func (l *libvirt) virsh(args ...string) string {
 func (l *libvirt) wantNothingLeft() {
 	l.t.Helper()
 	var domains string
-	for range 400 {
+	for range 1200 {
 		domains = l.virsh("list", "--all", "--name")
 		if domains == "" && len(daemons(l.t)) == 0 {
 			return

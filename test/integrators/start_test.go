@@ -173,7 +173,7 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 	return p
 }
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // waitLine waits for a line on standard error, as Kata's runtime does.
 func (p *process) waitLine(text string) {

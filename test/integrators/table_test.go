@@ -204,7 +204,7 @@ func (in integrator) end(t *testing.T, d *process, p place, disconnected func())
 	}
 	if in.fd == 0 {
 		for _, name := range []string{p.socket, p.socket + ".pid"} {
-			for range 1000 { // a background process ends after its shell
+			for range 5000 { // a background process ends after its shell
 				if _, err := os.Lstat(name); err != nil {
 					break
 				}
