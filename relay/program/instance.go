@@ -331,7 +331,8 @@ func (i *instance) fatal() error {
 // killPatience is how long processes may take to end after SIGKILL.
 const killPatience = 10 * time.Second
 
-// termPatience is how long a program that has not ended without its socket may take after SIGTERM.
+// termPatience is how long a program that has not ended without its socket may take after SIGTERM at least: some, such as
+// davfs2, notice only that, and write their data then.
 const termPatience = 2 * time.Second
 
 // stop ends all processes. A program without its socket ends by itself, as after an unmount: some write their data then, and
@@ -345,7 +346,7 @@ func (i *instance) stop(grace time.Duration) {
 	if mounted {
 		if isClosed(i.ours) { // by the caller
 			ended = i.within(grace)
-			grace = termPatience
+			grace = max(grace, termPatience)
 		}
 		if !ended {
 			i.order(orderTerm)

@@ -105,9 +105,7 @@ func recipes() []recipe {
 			return []string{"rclone", "mount", "--vfs-cache-mode=off", "--cache-dir=" + b.mkdir("cache"), ":memory:bucket", "{mount}"}
 		}},
 		{name: "gocryptfs", needs: []string{"gocryptfs"}, empty: true, prepare: func(b *bench) []string {
-			if err := os.WriteFile(b.path("password"), []byte("secret\n"), 0o644); err != nil {
-				b.t.Fatal(err)
-			}
+			b.write("password", "secret\n", 0o600)
 			b.run("", "gocryptfs", "-init", "-q", "-scryptn=10", "-passfile", b.path("password"), b.mkdir("crypt"))
 			return []string{"gocryptfs", "-q", "-fg", "-passfile", b.path("password"), b.path("crypt"), "{mount}"}
 		}},
@@ -131,6 +129,8 @@ func recipes() []recipe {
 			b.run("", "mkntfs", "-q", "-F", b.path("image"))
 			return []string{"ntfs-3g", "-o", "permissions", b.path("image"), "{mount}"}
 		}, host: printed("ntfscat", "-f", "{dir}/image", "/{name}")},
+		{name: "davfs2", needs: []string{"mount.davfs"}, rootOnly: true, omit: sample.Omit{Modes: true, Links: true}, host: inDir("src"), prepare: prepareDAV,
+			options: []string{"--stop-timeout=3"}},
 		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, prepare: func(b *bench) []string {
 			return []string{"nbdfuse", "{mount}/disk", "--command", "nbdkit", "-s", "--exit-with-parent", "memory", "64M"}
 		}},
@@ -246,11 +246,18 @@ func readLXC(_ *bench, dir string) error {
 // quick are the recipes that are tried here in any case. The others are with GOVIRTIOFS_LONG=1; a guest tries all.
 var quick = []string{"raw", "squashfuse", "sshfs", "bindfs", "gocryptfs"}
 
+// chosen reports whether a program is among those of the environment's GOVIRTIOFS_PROGRAMS, such as davfs2,s3fs. Without it all
+// are.
+func (r *recipe) chosen() bool {
+	names := os.Getenv("GOVIRTIOFS_PROGRAMS")
+	return names == "" || slices.Contains(strings.Split(names, ","), r.name)
+}
+
 // TestIntegrationPrograms: each program's file system is what it should be, here through /dev/fuse.
 func TestIntegrationPrograms(t *testing.T) {
 	guest.NeedFUSE(t)
 	for _, r := range recipes() {
-		if os.Getenv("GOVIRTIOFS_LONG") != "1" && !slices.Contains(quick, r.name) {
+		if !r.chosen() || os.Getenv("GOVIRTIOFS_PROGRAMS") == "" && os.Getenv("GOVIRTIOFS_LONG") != "1" && !slices.Contains(quick, r.name) {
 			continue
 		}
 		t.Run(r.name, func(t *testing.T) {

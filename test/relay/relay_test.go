@@ -92,6 +92,15 @@ func (b *bench) mkdir(name string) string {
 	return b.path(name)
 }
 
+// write makes a file of the user.
+func (b *bench) write(name, content string, mode os.FileMode) {
+	b.t.Helper()
+	if err := os.WriteFile(b.path(name), []byte(content), mode); err != nil {
+		b.t.Fatal(err)
+	}
+	b.give(b.path(name))
+}
+
 // sample makes a directory of the user with the sample.
 func (b *bench) sample(name string) string {
 	b.t.Helper()
@@ -197,9 +206,9 @@ func (r *relayed) stop() {
 	select {
 	case <-r.ended:
 	case <-time.After(patience):
-		r.t.Error("the relay does not end")
-		_ = r.cmd.Process.Kill()
+		_ = r.cmd.Process.Signal(unix.SIGABRT) // prints what it does
 		<-r.ended
+		r.t.Errorf("the relay does not end:\n%s", r.out.String())
 	}
 	if r.err != nil {
 		r.t.Errorf("the relay ended with %v", r.err)
