@@ -34,6 +34,7 @@ type session struct {
 	pid    uint32 // of the thread; 0 before it is known
 	// readOnly says that the guest can't make phantoms: only what it keeps is made right.
 	readOnly bool
+	pump     *pump // once the thread is known
 	done     chan struct{}
 	wake     chan struct{} // something is in the queue
 	room     chan struct{} // something was taken out of the queue
@@ -121,8 +122,10 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	if !since.IsZero() {
 		s.current = since
 	}
+	p := &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
+	s.pump = p
 	fs.dirs.start(w)
-	fs.partial.Store(false)
+	fs.partial.Store(0)
 	fs.warned = false
 	fs.state.Store(stateLost)
 	fs.helper.Store(pid)
@@ -130,8 +133,7 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	fs.mu.Unlock()
 	fs.remember()
 	fs.log.Info("The guest has a helper for changes of the host")
-	p := newPump(fs, s, w)
-	go p.read()
+	go p.read(w)
 	go p.run(since)
 	return true
 }

@@ -2,8 +2,10 @@ package events
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,7 +16,7 @@ import (
 
 // dirs are the directories that are watched.
 type dirs struct {
-	clock atomic.Uint64
+	epoch time.Time
 
 	mu      sync.RWMutex // guards the following
 	m       map[uint64]*dir
@@ -23,9 +25,13 @@ type dirs struct {
 
 // dir is a directory that was to be watched.
 type dir struct {
-	used    atomic.Uint64 // by the clock
+	// used is when the guest was last told something in it, or when it was tried to watch it: nanoseconds
+	// since the epoch.
+	used    atomic.Int64
 	watched bool
 }
+
+func (d *dirs) now() int64 { return int64(time.Since(d.epoch)) }
 
 // has reports whether a directory is watched, and notes that it is used.
 func (d *dirs) has(id uint64) bool {
@@ -35,7 +41,7 @@ func (d *dirs) has(id uint64) bool {
 	if e == nil || !e.watched {
 		return false
 	}
-	e.used.Store(d.clock.Add(1))
+	e.used.Store(d.now())
 	return true
 }
 
@@ -64,21 +70,31 @@ func (d *dirs) current() *hostwatch.Watcher {
 	return d.watcher
 }
 
-// tried reports whether a directory was to be watched before.
-func (d *dirs) tried(id uint64) bool {
+// tried reports whether a directory is watched, or was tried to be less than a time ago.
+func (d *dirs) tried(id uint64, ago time.Duration) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	e := d.m[id]
+	return e != nil && (e.watched || d.now()-e.used.Load() < int64(ago))
+}
+
+// noted reports whether there is something to drop for a directory.
+func (d *dirs) noted(id uint64) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.m[id] != nil
 }
 
-func (d *dirs) set(id uint64, watched bool) {
+// set notes whether a directory is watched by w; false if another one has taken its place.
+func (d *dirs) set(w *hostwatch.Watcher, id uint64, watched bool) bool {
 	e := &dir{watched: watched}
-	e.used.Store(d.clock.Add(1))
+	e.used.Store(d.now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.watcher != nil {
+	if d.watcher == w {
 		d.m[id] = e
 	}
+	return d.watcher == w
 }
 
 func (d *dirs) drop(id uint64) {
@@ -102,11 +118,11 @@ func (d *dirs) list() (ids []uint64) {
 // sample is how many directories are compared to find one that was not used for long.
 const sample = 64
 
-// oldest is a directory that was not used for long; 0 is none.
-func (d *dirs) oldest() (id uint64) {
+// oldest is a directory that was not used for long, and when it was; 0 is none.
+func (d *dirs) oldest() (id uint64, used int64) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	n, least := 0, ^uint64(0)
+	n, least := 0, int64(math.MaxInt64)
 	for i, e := range d.m {
 		if u := e.used.Load(); e.watched && i != fp.RootID {
 			if u < least {
@@ -117,40 +133,52 @@ func (d *dirs) oldest() (id uint64) {
 			}
 		}
 	}
-	return id
+	return id, least
 }
 
 // watch watches a directory before the guest is told anything in it. It costs the first request
 // three system calls.
 func (fs *FS) watch(r *server.Request, id uint64) {
-	if fs.helper.Load() == 0 || isOwn(id) || fs.dirs.has(id) || fs.dirs.tried(id) {
+	if fs.helper.Load() == 0 || isOwn(id) || fs.dirs.has(id) || fs.dirs.tried(id, fs.lease/10) {
 		return
 	}
-	w := fs.dirs.current()
-	if w == nil {
-		return
+	for w := fs.dirs.current(); w != nil; w = fs.dirs.current() {
+		if fs.watchBy(r, w, id) {
+			return
+		}
 	}
+}
+
+// watchBy is watch; false if w is not the watcher any more.
+func (fs *FS) watchBy(r *server.Request, w *hostwatch.Watcher, id uint64) bool {
 	add := func(fd int) error { return w.Add(fd, id) }
 	err := fs.Share.UseFD(r, id, add)
+	if errors.Is(err, hostwatch.ErrFull) && w.Stale() {
+		fs.renew(w) // which has this directory watched, too
+	}
 	if errors.Is(err, hostwatch.ErrFull) && fs.evict(r, w) {
 		err = fs.Share.UseFD(r, id, add)
 	}
 	if errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOENT) {
-		return // there is nothing to watch
+		return true // there is nothing to watch
+	}
+	if !fs.dirs.set(w, id, err == nil) {
+		return false
 	}
 	if err != nil {
 		fs.notAll(err)
 	}
-	fs.dirs.set(id, err == nil)
+	return true
 }
 
-// evict stops watching the directory that was not used for longest.
+// evict stops watching a directory of which the guest keeps nothing any more. The times of what is told are
+// noted only since there were too many.
 func (fs *FS) evict(r *server.Request, w *hostwatch.Watcher) bool {
-	id := fs.dirs.oldest()
-	if id == 0 {
+	fs.notAll(hostwatch.ErrFull)
+	id, used := fs.dirs.oldest()
+	if id == 0 || fs.dirs.now()-max(used, fs.partial.Load()) <= int64(fs.lease) {
 		return false
 	}
-	fs.notAll(hostwatch.ErrFull)
 	fs.dirs.drop(id)
 	if fs.Share.UseFD(r, id, func(fd int) error { w.Remove(fd, id); return nil }) != nil {
 		w.Remove(-1, id)
@@ -160,7 +188,7 @@ func (fs *FS) evict(r *server.Request, w *hostwatch.Watcher) bool {
 
 // notAll says once that there are directories that are not watched.
 func (fs *FS) notAll(err error) {
-	fs.partial.Store(true)
+	fs.partial.CompareAndSwap(0, max(fs.dirs.now(), 1))
 	fs.mu.Lock()
 	first := !fs.warned
 	fs.warned = true
@@ -172,11 +200,13 @@ func (fs *FS) notAll(err error) {
 
 // unwatch is called for a directory that the guest may have forgotten.
 func (fs *FS) unwatch(id uint64) {
-	if fs.helper.Load() == 0 || !fs.dirs.tried(id) || fs.Share.Known(id) {
+	if fs.helper.Load() == 0 || !fs.dirs.noted(id) || fs.Share.Known(id) {
 		return
 	}
 	fs.dirs.drop(id)
 	if w := fs.dirs.current(); w != nil {
-		w.Remove(-1, id)
+		if w.Remove(-1, id); w.Stale() {
+			fs.renew(w)
+		}
 	}
 }

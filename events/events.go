@@ -73,8 +73,9 @@ type FS struct {
 	log  *slog.Logger
 	area *ledger.Area
 
-	state   atomic.Int32  // see valid
-	partial atomic.Bool   // there are directories that are not watched
+	state   atomic.Int32 // see valid
+	partial atomic.Int64 // since when there are directories that are not watched, see dirs.now; 0 is never
+	lease   time.Duration
 	helper  atomic.Uint32 // thread of the helper; 0 is none
 	suspect atomic.Uint32 // thread of a helper that somebody else served; 0 is none
 
@@ -107,7 +108,8 @@ func New(s Share, o Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}}
+	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}, lease: Lease}
+	fs.dirs.epoch = time.Now()
 	fs.dirs.m = map[uint64]*dir{}
 	return fs, nil
 }
@@ -150,8 +152,8 @@ func (fs *FS) valid(dir uint64, sec *uint64, nsec *uint32) {
 	case stateLost:
 		limit = 0
 	case stateCoherent:
-		if !fs.partial.Load() || fs.dirs.has(dir) {
-			limit = Lease
+		if fs.partial.Load() == 0 || fs.dirs.has(dir) {
+			limit = fs.lease
 		}
 	}
 	if *sec >= uint64(limit/time.Second) {
@@ -168,14 +170,18 @@ func (fs *FS) valid(dir uint64, sec *uint64, nsec *uint32) {
 // validEntry is valid for a name in a directory and what it stands for.
 func (fs *FS) validEntry(dir uint64, out *fp.EntryOut) {
 	fs.valid(dir, &out.EntryValid, &out.EntryValidNsec)
-	fs.validAttr(dir, &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+	fs.validAttr(out.NodeID, dir, &out.Attr, &out.AttrValid, &out.AttrValidNsec)
 }
 
-// validAttr is valid for attributes. A change by another name of the file, in a directory that the
-// guest does not know, is not seen.
-func (fs *FS) validAttr(dir uint64, a *fp.Attr, sec *uint64, nsec *uint32) {
+// validAttr is valid for the attributes of a node in a directory. Those of a directory change with the names
+// in it. A change by another name of a file, in a directory that the guest does not know, is not seen.
+func (fs *FS) validAttr(id, dir uint64, a *fp.Attr, sec *uint64, nsec *uint32) {
+	if a.Mode&unix.S_IFMT == unix.S_IFDIR {
+		fs.valid(id, sec, nsec)
+		return
+	}
 	fs.valid(dir, sec, nsec)
-	if a.Nlink > 1 && a.Mode&unix.S_IFMT != unix.S_IFDIR && *sec >= 1 {
+	if a.Nlink > 1 && *sec >= 1 {
 		*sec, *nsec = 1, 0
 	}
 }

@@ -79,14 +79,14 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 	}
 	errno := fs.Share.Getattr(r, in, out)
 	if errno == 0 {
-		fs.validAttr(fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+		fs.validAttr(r.Header.NodeID, fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
 	}
 	return errno
 }
 
 // parent is the directory of a node, if it matters.
 func (fs *FS) parent(id uint64) uint64 {
-	if !fs.partial.Load() {
+	if fs.partial.Load() == 0 {
 		return 0
 	}
 	dir, _, _ := fs.Share.Place(id)
@@ -105,7 +105,7 @@ func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Er
 	errno := fs.Share.Statx(r, in, out)
 	if errno == 0 {
 		a := fp.Attr{Nlink: out.Stat.Nlink, Mode: uint32(out.Stat.Mode)}
-		fs.validAttr(fs.parent(r.Header.NodeID), &a, &out.AttrValid, &out.AttrValidNsec)
+		fs.validAttr(r.Header.NodeID, fs.parent(r.Header.NodeID), &a, &out.AttrValid, &out.AttrValidNsec)
 	}
 	return errno
 }

@@ -313,7 +313,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	}
 	errno := fs.Share.Setattr(r, in, out)
 	if errno == 0 {
-		fs.validAttr(fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+		fs.validAttr(r.Header.NodeID, fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
 	}
 	return errno
 }

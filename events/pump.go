@@ -19,13 +19,14 @@ import (
 type pump struct {
 	fs      *FS
 	session *session
-	watcher *hostwatch.Watcher
 	thread  server.Thread
 
 	mu   sync.Mutex // guards the following; FS.mu is taken with it
 	list []event
 	lost bool // events were
-	wake chan struct{}
+	// stale is a watcher that has too many directories in the kernel that nobody wants any more.
+	stale *hostwatch.Watcher
+	wake  chan struct{}
 
 	at time.Time // of what is told; the goroutine that tells has it
 }
@@ -36,16 +37,12 @@ type event struct {
 	at time.Time
 }
 
-func newPump(fs *FS, s *session, w *hostwatch.Watcher) *pump {
-	return &pump{fs: fs, session: s, watcher: w, wake: make(chan struct{}, 1)}
-}
-
 // read reads events until the watcher is closed.
-func (p *pump) read() {
+func (p *pump) read(w *hostwatch.Watcher) {
 	var list []hostwatch.Event
 	for {
 		var err error
-		if list, err = p.watcher.Read(list[:0]); err != nil {
+		if list, err = w.Read(list[:0]); err != nil {
 			return
 		}
 		now := time.Now()
@@ -63,10 +60,15 @@ func (p *pump) read() {
 		}
 		p.note()
 		p.mu.Unlock()
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+		p.poke()
+	}
+}
+
+// poke wakes up the goroutine that tells.
+func (p *pump) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -103,29 +105,19 @@ func (p *pump) run(since time.Time) {
 		return
 	}
 	defer fs.Share.StopThread(&p.thread)
-	fs.watch(p.request(fp.RootID), fp.RootID)
-	for id, dir := range fs.Share.Nodes {
-		if dir {
-			fs.watch(p.request(id), id)
-		}
-	}
+	p.watchAll()
 	if !p.catchUp(since) {
 		return
 	}
 	for {
 		p.mu.Lock()
-		list, lost := p.list, p.lost
-		p.list, p.lost = nil, false
+		list, lost, stale := p.list, p.lost, p.stale
+		p.list, p.lost, p.stale = nil, false, nil
 		p.mu.Unlock()
-		if lost {
-			fs.mu.Lock()
-			since := p.session.current
-			fs.mu.Unlock()
-			fs.log.Warn("Changes of the host were missed: looking at all that the guest knows")
-			if !p.catchUp(since) {
+		if lost || stale != nil {
+			if !p.again(stale) {
 				return
 			}
-			p.settled(nil)
 			continue
 		}
 		for i := range list {

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 	var err error
 	switch args := strings.Split(os.Getenv("EVENTS_TEST_ROLE"), ":"); args[0] {
 	case "daemon":
-		err = daemon(args[1], args[2], args[3] == "ro")
+		err = daemon(args[1], args[2], args[3])
 	case "helper":
 		err = help(args[1])
 	default:
@@ -48,8 +49,11 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// daemon shares dir and mounts it on mnt; at SIGUSR1 it prints how many requests there were.
-func daemon(dir, mnt string, readOnly bool) error {
+// daemon shares dir and mounts it on mnt; at SIGUSR1 it prints how many requests there were. The mode
+// is "rw", "ro", or how many directories are watched at most.
+func daemon(dir, mnt, mode string) error {
+	readOnly := mode == "ro"
+	most, _ := strconv.Atoi(mode)
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -62,7 +66,7 @@ func daemon(dir, mnt string, readOnly bool) error {
 	if err != nil {
 		return err
 	}
-	fs, err := events.New(inner, events.Options{ReadOnly: readOnly})
+	fs, err := events.New(inner, events.Options{ReadOnly: readOnly, MaxDirectories: most})
 	if err != nil {
 		return err
 	}

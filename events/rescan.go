@@ -8,7 +8,79 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/events/wire"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/hostwatch"
 )
+
+// watchAll watches all directories that the guest has.
+func (p *pump) watchAll() {
+	fs := p.fs
+	fs.watch(p.request(fp.RootID), fp.RootID)
+	for id, dir := range fs.Share.Nodes {
+		if dir {
+			fs.watch(p.request(id), id)
+		}
+	}
+}
+
+// again looks at all that the guest knows: events were lost, or another watcher has to take the place of
+// one that is stale, if it is not nil. It returns false when the session has ended.
+func (p *pump) again(stale *hostwatch.Watcher) bool {
+	fs := p.fs
+	fs.mu.Lock()
+	since := p.session.current
+	fs.mu.Unlock()
+	if stale == nil {
+		fs.log.Warn("Changes of the host were missed: looking at all that the guest knows")
+	} else if err := p.replace(stale); err != nil {
+		fs.log.Error("The host's changes can't be watched any more", "error", err)
+		fs.end(p.session, "")
+		return false
+	}
+	if !p.catchUp(since) {
+		return false
+	}
+	p.settled(nil)
+	return true
+}
+
+// replace puts another watcher in the place of one.
+func (p *pump) replace(stale *hostwatch.Watcher) error {
+	fs := p.fs
+	w, err := fs.opts.watcher()
+	if err != nil {
+		return err
+	}
+	fs.mu.Lock()
+	current := fs.session == p.session && fs.dirs.current() == stale
+	if current {
+		fs.state.Store(stateLost)
+		fs.dirs.start(w)
+		fs.partial.Store(0)
+	}
+	fs.mu.Unlock()
+	if !current {
+		return w.Close()
+	}
+	go p.read(w)
+	_ = stale.Close()
+	p.watchAll()
+	return nil
+}
+
+// renew asks for another watcher in the place of one that is stale.
+func (fs *FS) renew(stale *hostwatch.Watcher) {
+	fs.mu.Lock()
+	s := fs.session
+	fs.mu.Unlock()
+	if s == nil || s.pump == nil {
+		return
+	}
+	s.pump.mu.Lock()
+	s.pump.stale = stale
+	s.pump.mu.Unlock()
+	s.pump.poke()
+}
 
 // catchUp tells the guest what has changed since a time, as far as it can be found out: which names
 // are gone, which files have a younger time of change. With the zero time it only says that all is

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,15 +30,18 @@ type Options struct {
 // Watcher watches directories. All methods may be called from any goroutine, Read from one at a time.
 type Watcher struct {
 	max     int
-	own     int32 // number of this process
-	renames bool  // the kernel has FAN_RENAME
+	own     int32       // number of this process
+	renames atomic.Bool // the kernel has FAN_RENAME
 	file    *os.File
-	fd      int
-	buf     []byte // of Read
+	conn    syscall.RawConn // of file: it is not closed meanwhile
+	buf     []byte          // of Read
 
 	mu   sync.Mutex // guards the following; a leaf
 	byID map[uint64]string
 	byFH map[string]uint64
+	// stale is how many marks the kernel may have of directories that were removed without a descriptor.
+	stale int
+	full  bool // the kernel has said so
 }
 
 const (
@@ -61,8 +66,16 @@ func New(o Options) (*Watcher, error) {
 	case err != nil:
 		return nil, fmt.Errorf("hostwatch: fanotify_init: %w", err)
 	}
-	return &Watcher{max: o.Max, own: int32(os.Getpid()), renames: true, fd: fd, file: os.NewFile(uintptr(fd), "fanotify"),
-		buf: make([]byte, bufferSize), byID: map[uint64]string{}, byFH: map[string]uint64{}}, nil
+	file := os.NewFile(uintptr(fd), "fanotify")
+	conn, err := file.SyscallConn()
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("hostwatch: %w", err)
+	}
+	w := &Watcher{max: o.Max, own: int32(os.Getpid()), conn: conn, file: file,
+		buf: make([]byte, bufferSize), byID: map[uint64]string{}, byFH: map[string]uint64{}}
+	w.renames.Store(true)
+	return w, nil
 }
 
 // Close ends the Watcher, and a Read that waits.
@@ -104,6 +117,7 @@ func (w *Watcher) Add(fd int, id uint64) error {
 	}
 	if err := w.mark(unix.FAN_MARK_ADD, fd); err != nil {
 		w.mu.Lock()
+		w.full = w.full || errors.Is(err, ErrFull)
 		w.forget(id)
 		w.mu.Unlock()
 		return err
@@ -119,10 +133,22 @@ func (w *Watcher) forget(id uint64) {
 	}
 }
 
+// Stale reports whether the kernel keeps too much for this Watcher of directories that were removed: more than
+// there may be, or a part of what it is willing to keep in all. Only Close ends that: it is time for
+// a new Watcher.
+func (w *Watcher) Stale() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stale > w.max || w.full && w.stale > len(w.byID)/8
+}
+
 // Remove ends the watch of the directory with the number id. fd is a descriptor of it; with -1
-// the kernel keeps its part until Close, and what it says is left out.
+// the kernel keeps its part until Close, and what it says is left out. See Stale.
 func (w *Watcher) Remove(fd int, id uint64) {
 	w.mu.Lock()
+	if _, ok := w.byID[id]; ok && fd < 0 {
+		w.stale++
+	}
 	w.forget(id)
 	w.mu.Unlock()
 	if fd >= 0 {
@@ -133,12 +159,12 @@ func (w *Watcher) Remove(fd int, id uint64) {
 // mark changes a mark of the kernel's.
 func (w *Watcher) mark(how uint, fd int) error {
 	err := unix.EINVAL
-	if w.renames {
-		err = errno(unix.FanotifyMark(w.fd, how|unix.FAN_MARK_ONLYDIR, baseMask|unix.FAN_RENAME, fd, "."))
+	if w.renames.Load() {
+		err = w.markOnce(how, baseMask|unix.FAN_RENAME, fd)
 	}
 	if err == unix.EINVAL { // Linux before 5.17
-		if err = errno(unix.FanotifyMark(w.fd, how|unix.FAN_MARK_ONLYDIR, baseMask|moveMask, fd, ".")); err == 0 {
-			w.renames = false
+		if err = w.markOnce(how, baseMask|moveMask, fd); err == 0 {
+			w.renames.Store(false)
 		}
 	}
 	switch err {
@@ -150,6 +176,16 @@ func (w *Watcher) mark(how uint, fd int) error {
 		return fmt.Errorf("%w: fanotify_mark: %w", ErrUnsupported, err)
 	}
 	return fmt.Errorf("hostwatch: fanotify_mark: %w", err)
+}
+
+func (w *Watcher) markOnce(how uint, mask uint64, dir int) (e unix.Errno) {
+	err := w.conn.Control(func(fd uintptr) {
+		e = errno(unix.FanotifyMark(int(fd), how|unix.FAN_MARK_ONLYDIR, mask, dir, "."))
+	})
+	if err != nil {
+		return unix.EBADF // closed
+	}
+	return e
 }
 
 func errno(err error) unix.Errno {

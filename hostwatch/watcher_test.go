@@ -171,6 +171,30 @@ func TestOverflow(t *testing.T) {
 	}
 }
 
+// TestStale: what the kernel keeps of directories that are gone is noticed when it is more than there may be.
+func TestStale(t *testing.T) {
+	const most = 4
+	w := newWatcher(t, Options{Max: most})
+	root := t.TempDir()
+	for i := range most + 1 {
+		d := filepath.Join(root, fmt.Sprint(i))
+		if err := os.Mkdir(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if w.Stale() {
+			t.Errorf("stale after %d directories", i)
+		}
+		if err := w.Add(open(t, d), uint64(i+1)); err != nil {
+			t.Fatal(err)
+		}
+		w.Remove(-1, uint64(i+1))
+		w.Remove(-1, uint64(i+1)) // again is nothing
+	}
+	if !w.Stale() {
+		t.Errorf("not stale after %d directories", most+1)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	w := newWatcher(t, Options{})
 	if err := w.Add(open(t, "/dev/null"), 1); err == nil {

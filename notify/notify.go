@@ -163,10 +163,16 @@ func (fs *FS) Forget(by *fuse.Cell, id, lookups uint64) {
 		return
 	}
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	delete(fs.dirs, id)
+	stale := false
 	if fs.session != nil {
 		fs.session.watcher.Remove(-1, id)
+		stale = fs.session.watcher.Stale()
+	}
+	fs.mu.Unlock()
+	if stale {
+		fs.end()
+		fs.begin(true)
 	}
 }
 
@@ -194,13 +200,18 @@ func (fs *FS) entry(r *server.Request, dir uint64, e *fp.EntryOut) {
 	if e.NodeID == 0 {
 		atMost(negative, &e.EntryValid, &e.EntryValidNsec)
 	}
-	fs.attributes(dir, &e.Attr, &e.AttrValid, &e.AttrValidNsec)
+	fs.attributes(e.NodeID, dir, &e.Attr, &e.AttrValid, &e.AttrValidNsec)
 }
 
-// attributes shortens the time of attributes. A change of a file by a name in another directory is not seen.
-func (fs *FS) attributes(dir uint64, a *fp.Attr, sec *uint64, nsec *uint32) {
+// attributes shortens the time of the attributes of a node in a directory. Those of a directory change with the
+// names in it. A change of a file by a name in another directory is not seen.
+func (fs *FS) attributes(id, dir uint64, a *fp.Attr, sec *uint64, nsec *uint32) {
+	if a.Mode&unix.S_IFMT == unix.S_IFDIR {
+		fs.valid(id, sec, nsec)
+		return
+	}
 	fs.valid(dir, sec, nsec)
-	if a.Nlink > 1 && a.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if a.Nlink > 1 {
 		atMost(unwatched, sec, nsec)
 	}
 }
@@ -259,7 +270,7 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
 	errno := fs.Share.Getattr(r, in, out)
 	if errno == 0 {
-		fs.attributes(fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+		fs.attributes(r.Header.NodeID, fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
 	}
 	return errno
 }
@@ -268,7 +279,7 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
 	errno := fs.Share.Setattr(r, in, out)
 	if errno == 0 {
-		fs.attributes(fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
+		fs.attributes(r.Header.NodeID, fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)
 	}
 	return errno
 }
@@ -278,7 +289,7 @@ func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Er
 	errno := fs.Share.Statx(r, in, out)
 	if errno == 0 {
 		a := fp.Attr{Nlink: out.Stat.Nlink, Mode: uint32(out.Stat.Mode)}
-		fs.attributes(fs.parent(r.Header.NodeID), &a, &out.AttrValid, &out.AttrValidNsec)
+		fs.attributes(r.Header.NodeID, fs.parent(r.Header.NodeID), &a, &out.AttrValid, &out.AttrValidNsec)
 	}
 	return errno
 }
