@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/test/relay/sample"
 )
 
 // served is a program that serves a guest.
@@ -45,10 +46,21 @@ func (s *served) script() string {
 	case "nbdfuse":
 		work = fmt.Sprintf("echo block >/tmp/block; dd if=/tmp/block of=%[1]s/disk conv=notrunc bs=6 seek=7 2>/dev/null && sync && "+
 			`[ "$(dd if=%[1]s/disk bs=6 skip=7 count=1 2>/dev/null)" = block ]`, dir)
+	case restarted.name:
+		work = fmt.Sprintf("/run/relaywork %s restarts /run/host/%s", dir, s.tag)
 	case "lxcfs":
 		work = fmt.Sprintf("[ -e %s/proc/meminfo ]", dir)
 	}
 	return fmt.Sprintf("if %s; then echo 'ok %s'; else echo 'failed %s'; fi\n", work, s.tag, s.tag)
+}
+
+// answer answers the guest's questions in a directory.
+func (s *served) answer(dir string) {
+	if s.recipe.name == restarted.name {
+		go sample.Answer(s.bench.t.Context(), dir, s.endProgram())
+		return
+	}
+	s.ask(s.bench, dir)
 }
 
 // suffix is that of what is written.
@@ -71,7 +83,7 @@ func TestIntegrationGuest(t *testing.T) {
 func inGuest(t *testing.T, u user) {
 	var all []*served
 	o := guest.Options{HostDir: t.TempDir(), Files: map[string]string{relaywork: "/run/relaywork"}, Mem: 256, Timeout: 10 * time.Minute}
-	for _, r := range recipes() {
+	for _, r := range append(recipes(), restarted) {
 		if !r.chosen() || r.rootOnly && u.uid != 0 {
 			continue
 		}
@@ -82,7 +94,7 @@ func inGuest(t *testing.T, u user) {
 		if err := os.Mkdir(asked, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		s.ask(s.bench, asked)
+		s.answer(asked)
 		o.Shares = append(o.Shares, guest.Share{Tag: s.tag, Socket: s.bench.path("sock")})
 		o.Script += s.script()
 	}
@@ -110,7 +122,7 @@ func inGuest(t *testing.T, u user) {
 			if left, _ := filepath.Glob(s.bench.path("sock*")); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
-			if !s.readOnly && s.recipe.own == nil && (s.host != nil || u.uid == 0) {
+			if !s.readOnly && s.recipe.own == nil && s.recipe.name != restarted.name && (s.host != nil || u.uid == 0) {
 				s.checkHost(s.bench, s.args, s.suffix())
 			}
 		})

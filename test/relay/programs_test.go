@@ -304,7 +304,8 @@ func (r *recipe) ask(b *bench, dir string) []string {
 	if r.stored == "" {
 		return nil
 	}
-	go sample.Answer(b.t.Context(), dir, b.path(r.stored))
+	side := b.path(r.stored)
+	go sample.Answer(b.t.Context(), dir, func(question string) bool { return sample.Stored(question, side) })
 	return []string{dir}
 }
 

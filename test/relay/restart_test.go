@@ -2,9 +2,13 @@ package relay_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +27,52 @@ func (b *bench) programs(path string) (pids []int) {
 		}
 	}
 	return pids
+}
+
+// restarted is a program that ends while a guest uses it. It is not among the recipes.
+var restarted = recipe{name: "restarted", needs: []string{"bindfs"}, options: []string{"--restart"}, prepare: func(b *bench) []string {
+	return []string{"bindfs", b.sample("src"), "{mount}"}
+}}
+
+// endProgram does what the guest asks for: "stop", that the program does not answer any more, or "kill", that there is another one.
+func (s *served) endProgram() func(question string) bool {
+	path, err := exec.LookPath(s.args[0])
+	if err != nil {
+		s.bench.t.Fatal(err)
+	}
+	var killed []int
+	return func(question string) bool {
+		now := s.programs(path)
+		switch {
+		case question == "stop":
+			return len(now) > 0 && all(now, func(pid int) bool {
+				_ = unix.Kill(pid, unix.SIGSTOP)
+				return state(pid) == 'T'
+			})
+		case killed == nil && len(now) > 0:
+			killed = now
+			for _, pid := range now {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		case killed != nil && len(now) > 0 && all(now, func(pid int) bool { return !slices.Contains(killed, pid) }):
+			killed = nil
+			return true
+		}
+		return false
+	}
+}
+
+func all(pids []int, is func(pid int) bool) bool {
+	return !slices.ContainsFunc(pids, func(pid int) bool { return !is(pid) })
+}
+
+// state is the letter that proc(5) has for the state of a process, or 0.
+func state(pid int) byte {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if _, after, ok := strings.Cut(string(b), ") "); ok {
+		return after[0]
+	}
+	return 0
 }
 
 // TestIntegrationMountRestart: a mount on this machine is served by a program that was started again, and goes away at SIGTERM

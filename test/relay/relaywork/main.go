@@ -1,6 +1,6 @@
 // Command relaywork checks the sample in a directory, in a guest for example: relaywork DIR SUFFIX OMIT. OMIT has letters
 // for what the file system can't do. With a SUFFIX it also writes. With a fourth argument it asks the host whether files are
-// stored: see sample.Ask.
+// stored: see sample.Ask. "relaywork DIR restarts ASKED" is a test of its own.
 package main
 
 import (
@@ -12,6 +12,13 @@ import (
 )
 
 func main() {
+	if os.Args[2] == "restarts" {
+		if err := restarts(os.Args[1], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	dir, suffix, omit := os.Args[1], os.Args[2], os.Args[3]
 	has := func(letter string) bool { return strings.Contains(omit, letter) }
 	o := sample.Omit{Modes: has("m"), Times: has("t"), Links: has("l"), Big: has("b"), Rename: has("r"), Truncate: has("c")}

@@ -36,12 +36,19 @@ const (
 	linked   = "dir/sub/deep"
 	written  = "written"
 	kept     = 1000 // bytes of what was written
+	bigSize  = 64 << 20
+)
+
+// Names of files.
+const (
+	Big  = "big" // the largest one
+	Mega = "mega"
 )
 
 // sizes of the files.
 var sizes = map[string]int{
-	"empty": 0, "one": 1, "page": 4096, "odd": 4097, "chunk": 128 << 10, "chunk1": 128<<10 + 1, "mega": 1<<20 + 3,
-	"big": 64 << 20, linked: 5,
+	"empty": 0, "one": 1, "page": 4096, "odd": 4097, "chunk": 128 << 10, "chunk1": 128<<10 + 1, Mega: 1<<20 + 3,
+	Big: bigSize, linked: 5,
 }
 
 func init() {
@@ -58,7 +65,7 @@ func content(name string, size int) io.Reader {
 // Make makes the sample.
 func Make(dir string, o Omit) error {
 	for name, size := range sizes {
-		if o.Big && name == "big" {
+		if o.Big && name == Big {
 			continue
 		}
 		path := filepath.Join(dir, name)
@@ -98,7 +105,7 @@ func write(path, name string, size int) error {
 func Check(dir string, o Omit) error {
 	var errs []error
 	for name, size := range sizes {
-		if o.Big && name == "big" {
+		if o.Big && name == Big {
 			continue
 		}
 		errs = append(errs, checkFile(dir, name, size, o))
@@ -125,6 +132,12 @@ func Check(dir string, o Omit) error {
 	}
 	return errors.Join(errs...)
 }
+
+// BigContent is what is in the largest file.
+func BigContent() io.Reader { return content(Big, bigSize) }
+
+// CheckMega compares the file Mega.
+func CheckMega(dir string) error { return checkFile(dir, Mega, sizes[Mega], Omit{}) }
 
 func list(dir string) (names []string, err error) {
 	entries, err := os.ReadDir(dir)
