@@ -25,13 +25,14 @@ const (
 	KindOpen     // pin of an open file
 	KindLock     // pin of the locks of an owner
 	KindAnswer   // goes with an answer to the front-end that is being sent
+	KindStream   // memory of the requests and replies of a guest that comes over vsock
 	kinds        // how many there are
 )
 
 var kindNames = [kinds]string{
 	KindListener: "listener", KindConnection: "connection", KindRegion: "region", KindKick: "kick", KindCall: "call",
 	KindErr: "err", KindLog: "log", KindInflight: "inflight", KindChannel: "channel",
-	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer",
+	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer", KindStream: "stream",
 }
 
 // String is the kind's name.
@@ -54,6 +55,9 @@ func Listener() Key { return Key{Kind: KindListener} }
 
 // Connection is the front-end's connection.
 func Connection() Key { return Key{Kind: KindConnection} }
+
+// Stream is memory for the requests and replies of a guest that comes over vsock.
+func Stream() Key { return Key{Kind: KindStream} }
 
 // Region is a region of the guest's memory; id is the worker's choice.
 func Region(id uint64) Key { return Key{Kind: KindRegion, ID: id} }

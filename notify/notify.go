@@ -87,6 +87,15 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	return errno
 }
 
+// Resume implements server.Session. Only now the file system knows again what the client has.
+func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error) {
+	fs.end()
+	if warning, err = fs.Share.Resume(t, session); err == nil && session {
+		fs.begin(true)
+	}
+	return warning, err
+}
+
 // Destroy implements server.Session.
 func (fs *FS) Destroy() {
 	fs.end()

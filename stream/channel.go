@@ -20,12 +20,14 @@ type channel struct {
 	session  *session
 	index    int
 	out      *outbox
+	journal  *channelJournal // nil without recovery
 	window   int
 	notifyMu sync.Mutex // channel 0: the order of notifications
 
 	mu     sync.Mutex    // guards the following: one hello at a time
 	ended  chan struct{} // closed when the last connection's goroutine has ended
 	closed bool
+	adopt  bool // the guest says how many notifications there were
 
 	ticketMu sync.Mutex
 	tickets  [2]id // one that the guest has used, and the one that it was given then
@@ -37,6 +39,7 @@ type channel struct {
 	r, w    int
 	small   []byte // a request that is not long
 	fresh   bool   // nothing has come over this connection yet
+	partial *slot  // of the next message, if another process has begun to serve it
 	inList  fuse.Buffers
 	outList fuse.Buffers
 }
@@ -50,6 +53,10 @@ func (c *channel) connect(conn net.Conn, h hello) (status, error) {
 	}
 	if c.closed {
 		return statusStale, errors.New("the session has ended: unmount and mount again")
+	}
+	if c.adopt && c.knows(h.Ticket) {
+		c.adopt = false
+		c.out.renumber(h.At.Received)
 	}
 	if !c.knows(h.Ticket) || !c.out.couldFit(h.At) {
 		return statusStale, errors.New("the session has gone on without this guest, which was restored from an earlier state: unmount and mount again")
@@ -101,17 +108,20 @@ func (c *channel) knows(ticket id) bool {
 // issue makes a new ticket for the guest that has this one.
 func (c *channel) issue(ticket id) id {
 	c.ticketMu.Lock()
-	defer c.ticketMu.Unlock()
-	c.tickets = [2]id{ticket, newID()}
-	return c.tickets[1]
+	given := newID()
+	c.tickets = [2]id{ticket, given}
+	c.ticketMu.Unlock()
+	c.session.note()
+	return given
 }
 
 // confirm says that the guest has the welcome. The ticket before is no longer valid.
 func (c *channel) confirm() {
 	c.fresh = false
 	c.ticketMu.Lock()
-	defer c.ticketMu.Unlock()
 	c.tickets[0] = c.tickets[1]
+	c.ticketMu.Unlock()
+	c.session.note()
 }
 
 // close ends the channel, and does not wait for what is under way.
@@ -147,25 +157,34 @@ func (c *channel) serve(s *socket, at position, ended chan struct{}) {
 // it.
 func (c *channel) threads(s *socket) error {
 	for {
-		ended := make(chan error)
 		again := false
-		go func() {
-			t, err := c.session.server.handler.StartThread(fuse.Hooks{
-				Alone:     func() bool { return false },
-				MayLinger: func() bool { return c.session.linger.Load() < maxLinger },
-			})
-			if err != nil {
-				ended <- err
-				return
-			}
+		err := c.onThread(func(t fuse.Thread) (err error) {
 			again, err = c.read(s, t)
-			t.Stop()
-			ended <- err
-		}()
-		if err := <-ended; err != nil || !again {
+			return err
+		})
+		if err != nil || !again {
 			return err
 		}
 	}
+}
+
+// onThread calls f with a thread, on a goroutine that ends with it.
+func (c *channel) onThread(f func(t fuse.Thread) error) error {
+	ended := make(chan error)
+	go func() {
+		t, err := c.session.server.handler.StartThread(fuse.Hooks{
+			Alone:     func() bool { return false },
+			MayLinger: func() bool { return c.session.linger.Load() < maxLinger },
+		})
+		if err != nil {
+			ended <- err
+			return
+		}
+		err = f(t)
+		t.Stop()
+		ended <- err
+	}()
+	return <-ended
 }
 
 // flushEvery is after how many messages replies are sent although more messages are there.
@@ -195,6 +214,7 @@ func (c *channel) read(s *socket, t fuse.Thread) (again bool, err error) {
 			if i%flushEvery == 0 {
 				c.out.flush(false)
 			}
+			c.session.server.journal.replied()
 		}
 		c.out.flush(false)
 		n, err := s.read(c.in[c.w:])
@@ -240,40 +260,115 @@ func (c *channel) message(t fuse.Thread, m *fuse.Message, b []byte) error {
 	if room != 0 && c.index == 0 {
 		return errors.New("a request with a reply on channel 0")
 	}
-	k := cost(len(b), room)
-	if c.used+k > c.window {
+	r := request{b: b, room: room, cost: cost(len(b), room, c.window)}
+	if c.used+r.cost > c.window {
 		return errors.New("the guest has more requests under way than the window allows")
 	}
-	c.used += k
-	short := len(b) <= smallSize
-	if short { // it may have to be kept, and what is around it not
+	c.used += r.cost
+	if r.short = len(b) <= smallSize; r.short { // it may have to be kept, and what is around it not
 		if c.small == nil {
 			c.small = make([]byte, smallSize)
 		}
-		b = c.small[:copy(c.small, b)]
+		r.b = c.small[:copy(c.small, b)]
 	}
+	if err := c.note(&r); err != nil {
+		c.used -= r.cost // it comes again
+		return err
+	}
+	return c.serveRequest(t, m, r)
+}
+
+// request is one that is served.
+type request struct {
+	b       []byte
+	room    int   // of the reply; 0 if there is none
+	cost    int   // see cost
+	short   bool  // b is c.small
+	slot    *slot // nil without recovery
+	again   bool  // another process has begun to serve it
+	counted bool  // the guest knows that it has arrived
+}
+
+// note notes a message that has come for a successor.
+func (c *channel) note(r *request) (err error) {
+	if c.journal == nil {
+		return nil
+	}
+	if r.slot, c.partial = c.partial, nil; r.slot != nil {
+		r.again, r.slot.record.cost = true, uint32(r.cost)
+		return nil
+	}
+	r.slot, err = c.journal.take(header(r.b), c.out.count(), r.cost, c.session.number)
+	return err
+}
+
+// serveRequest serves a request that is counted and noted.
+func (c *channel) serveRequest(t fuse.Thread, m *fuse.Message, r request) error {
 	var out []byte
-	c.inList, c.outList = c.inList[:0].Append(b), c.outList[:0]
-	if room > 0 {
-		out = c.buffers.get(room)
+	c.inList, c.outList = c.inList[:0].Append(r.b), c.outList[:0]
+	if r.room > 0 {
+		var err error
+		if out, err = c.replyBuffer(r); err != nil {
+			r.slot.release()
+			c.used -= r.cost
+			return err
+		}
 		c.outList = c.outList.Append(out)
 	}
 	m.Set(c.inList, c.outList)
-	r, p := t.Handle(m)
+	reply, p := c.handle(t, m, r)
 	if fp.Opcode(m.Header.Opcode) == fp.OpDestroy {
 		c.session.destroyed.Store(true)
 	}
 	switch {
 	case p != nil:
-		c.keep(short)
-		c.wait(p, m.Header.Unique, out, k)
-	case room == 0:
-		c.used -= k
-		c.out.got(true)
+		if r.slot == nil {
+			c.keep(r.short)
+		} else if !r.counted {
+			c.session.forgetIf(r.slot.wait(r.b))
+			c.keep(r.short)
+		}
+		c.wait(p, m.Header.Unique, out, r)
+	case r.room == 0:
+		c.used -= r.cost
+		r.slot.done(0, 0)
+		c.out.got(true, r.counted)
+		r.slot.release()
+	case r.slot != nil:
+		c.out.answered(frame{b: finish(out, reply, m.Header.Unique), cost: r.cost, slot: r.slot}, r.counted)
 	default:
-		c.out.answered(frame{b: c.trim(finish(out, r, m.Header.Unique)), cost: k})
+		c.out.answered(frame{b: c.trim(finish(out, reply, m.Header.Unique)), cost: r.cost}, false)
 	}
 	return nil
+}
+
+// replyBuffer is the room for a reply.
+func (c *channel) replyBuffer(r request) ([]byte, error) {
+	if r.slot == nil {
+		return c.buffers.get(r.room), nil
+	}
+	b, err := r.slot.buffer(0, r.room)
+	if err != nil {
+		c.session.forgetIf(err)
+	}
+	return b, err
+}
+
+// handle has the Handler serve the request, unless it is given up.
+func (c *channel) handle(t fuse.Thread, m *fuse.Message, r request) (fuse.Reply, fuse.Pending) {
+	if r.slot == nil {
+		m.Cell = nil
+		return t.Handle(m)
+	}
+	m.Cell = r.slot.cell
+	if r.again {
+		errno, end := c.again(r.slot, &m.Header)
+		defer end()
+		if errno != 0 {
+			return t.Refuse(m, errno), nil
+		}
+	}
+	return t.Handle(m)
 }
 
 // smallSize is how long a request is at most that is copied out of what has come.
@@ -311,24 +406,31 @@ func (c *channel) keep(short bool) {
 }
 
 // wait has p finished and answered elsewhere.
-func (c *channel) wait(p fuse.Pending, unique uint64, out []byte, k int) {
+func (c *channel) wait(p fuse.Pending, unique uint64, out []byte, r request) {
 	lingers := p.Lingers()
 	c.session.begin(p)
-	c.out.got(len(out) == 0)
+	c.out.got(len(out) == 0, r.counted)
 	if len(out) == 0 {
-		c.used -= k
+		c.used -= r.cost
 	}
-	p.Start(func(r fuse.Reply) {
+	p.Start(func(reply fuse.Reply) {
 		defer c.session.end(p, lingers)
 		if len(out) > 0 {
-			c.out.add(frame{b: finish(out, r, unique), cost: k})
+			c.out.add(frame{b: finish(out, reply, unique), cost: r.cost, slot: r.slot})
 			c.out.flush(false)
+			return
 		}
+		r.slot.done(0, 0)
+		r.slot.release()
 	})
 }
 
 // free takes a message back that the guest has.
 func (c *channel) free(f frame) {
 	c.used -= f.cost
+	if f.slot != nil {
+		f.slot.release()
+		return
+	}
 	c.buffers.put(f.b)
 }

@@ -108,7 +108,7 @@ func (ch *clientChannel) carry() error {
 	b := ch.buffers.get(largest)
 	urgent := ch.client.channels[0]
 	for {
-		ch.wait(2*largest + overhead)
+		ch.wait(cost(largest, largest, ch.window))
 		n, err := ch.device.Read(b)
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -128,7 +128,7 @@ func (ch *clientChannel) carry() error {
 		}
 		room := replyRoom(request, largest)
 		if room == 0 {
-			urgent.wait(cost(n, 0))
+			urgent.wait(cost(n, 0, urgent.window))
 			urgent.send(request, 0)
 		} else {
 			ch.send(request, room)
@@ -157,7 +157,7 @@ func (ch *clientChannel) limit() int {
 // send sends a request. b is the outbox's from now on.
 func (ch *clientChannel) send(b []byte, room int) {
 	h, _, _ := fp.View[fp.InHeader](b)
-	k := cost(len(b), room)
+	k := cost(len(b), room, ch.window)
 	ch.mu.Lock()
 	ch.used += k
 	number := ch.out.add(frame{b: b, cost: k})
@@ -282,7 +282,7 @@ func (ch *clientChannel) deliver(b []byte) error {
 		ch.client.log.Warn(fmt.Sprintf("Reply dropped: %v", err))
 		ch.refuse(h.Unique)
 	}
-	ch.out.got(false)
+	ch.out.got(false, false)
 	ch.client.tellDelivered()
 	ch.mu.Lock()
 	delete(ch.flight, h.Unique)
@@ -335,6 +335,6 @@ func (ch *clientChannel) notification(b []byte) error {
 	if err := ch.device.Answer(b[envelopeSize+8*n:]); err != nil {
 		ch.client.log.Debug(fmt.Sprintf("Notification: %v", err)) // what it is about may be gone
 	}
-	ch.out.got(true)
+	ch.out.got(true, false)
 	return nil
 }

@@ -15,8 +15,9 @@
 // A channel outlives its connections. Both sides number their messages, and keep each until
 // the other side has it; see outbox. A connection begins with a hello and a welcome, in which
 // both say how far they have come. The rest is sent again. So each request is handed to the
-// Handler exactly once, and each reply reaches the kernel exactly once, as long as both
-// processes live.
+// Handler exactly once, and each reply reaches the kernel exactly once, as long as the guest's
+// process lives. The host's process may die if there is Options.Recovery; then its successor goes
+// on, and the Handler finds out by the request's fuse.Cell what was done.
 //
 // # Messages
 //

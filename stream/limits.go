@@ -19,9 +19,8 @@ const (
 	minMessage = minData + head
 	maxMessage = maxMaxWrite + head
 
-	// overhead is the memory of a request under way in addition to its bytes: what the server
-	// and the transport store for it.
-	overhead = 1 << 10
+	// maxUnderWay is how many requests of a channel can be under way, however small they are.
+	maxUnderWay = 1000
 
 	// windowMessages is how many of the largest requests fit in a window.
 	windowMessages = 32
@@ -57,5 +56,6 @@ func replyRoom(b []byte, most int) int {
 	return min(n, most)
 }
 
-// cost is what a request is counted with while it is under way. Both sides count alike.
-func cost(request, room int) int { return request + room + overhead }
+// cost is what a request is counted with while it is under way: its bytes, the room for its reply, and its
+// part of the number of requests that a window has room for. Both sides count alike.
+func cost(request, room, window int) int { return request + room + window/maxUnderWay }

@@ -11,7 +11,8 @@ import (
 // frame is a message that was sent, or will be.
 type frame struct {
 	b    []byte
-	cost int // of the request that it answers; the server's
+	cost int   // of the request that it answers; the server's
+	slot *slot // where b is, so that a successor finds it; nil is elsewhere
 }
 
 // outbox is one side's messages of a channel. They are numbered from 0 on. Each is kept until
@@ -34,9 +35,10 @@ type outbox struct {
 	ack    []byte // what is left of an ack that is being written
 	ackBuf [ackSize]byte
 
-	received uint64 // messages that have come and were dealt with
-	told     uint64 // the received that the other side knows
-	due      bool   // it shall be told soon, by itself if nothing else is sent
+	journal  *channelJournal // nil without recovery
+	received uint64          // messages that have come and were dealt with
+	told     uint64          // the received that the other side knows
+	due      bool            // it shall be told soon, by itself if nothing else is sent
 
 	// busy says that a goroutine writes, and looks for more when it is done. If it may not
 	// wait, it leaves the rest to the writer's goroutine: left.
@@ -62,8 +64,13 @@ func (o *outbox) add(f ...frame) uint64 {
 }
 
 func (o *outbox) append(f ...frame) {
-	o.frames = append(o.frames, f...)
 	for i := range f {
+		if o.closed && f[i].slot != nil {
+			f[i].slot.release() // nobody waits for it
+			continue
+		}
+		f[i].slot.done(len(f[i].b), o.first+uint64(len(o.frames)))
+		o.frames = append(o.frames, f[i])
 		o.bytes += len(f[i].b)
 	}
 }
@@ -75,21 +82,47 @@ func (o *outbox) sent() uint64 {
 	return o.first + uint64(len(o.frames))
 }
 
-// got counts a message from the other side. due says that the other side waits for the
-// acknowledgement.
-func (o *outbox) got(due bool) {
+// got counts a message from the other side, unless it was counted before. due says that the other side waits
+// for the acknowledgement.
+func (o *outbox) got(due, counted bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.received++
+	if !counted {
+		o.count1()
+	}
 	o.due = o.due || due
 }
 
 // answered is got and add for a message that is answered at once.
-func (o *outbox) answered(f frame) {
+func (o *outbox) answered(f frame, counted bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.append(f) // a successor that finds the reply counts the message by it
+	if !counted {
+		o.count1()
+	}
+}
+
+func (o *outbox) count1() {
+	if o.closed {
+		return // what is recorded may be the next session's
+	}
 	o.received++
-	o.append(f)
+	o.journal.setReceived(o.received)
+}
+
+// count is how many messages have come and were dealt with.
+func (o *outbox) count() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.received
+}
+
+// renumber gives the first message that is there another number.
+func (o *outbox) renumber(first uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.first, o.next, o.offset, o.upto = first, first, 0, first
 }
 
 var errAck = errors.New("the other side has more messages than it was sent")
@@ -99,6 +132,9 @@ var errAck = errors.New("the other side has more messages than it was sent")
 func (o *outbox) release(n uint64, free func(frame)) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.closed {
+		return nil
+	}
 	if n > o.upto {
 		return errAck
 	}
@@ -110,6 +146,7 @@ func (o *outbox) drop(n uint64, free func(frame)) {
 	if n <= o.first {
 		return // an old one
 	}
+	o.journal.setFirst(n)
 	k := n - o.first
 	for i := range o.frames[:k] {
 		o.bytes -= len(o.frames[i].b)
@@ -253,6 +290,12 @@ func (o *outbox) close() {
 	defer o.mu.Unlock()
 	o.closed = true
 	o.forget()
+	if o.journal != nil {
+		for _, f := range o.frames {
+			f.slot.release()
+		}
+		o.frames, o.bytes = nil, 0
+	}
 	o.wake.Signal()
 }
 

@@ -34,6 +34,9 @@ type Options struct {
 	// Save, if not nil, gets the session when Serve ends, for the Load of another Server. Otherwise
 	// it ends.
 	Save io.Writer
+	// Recovery, if not nil, is where the Server leaves the session in case its process dies. The caller then
+	// calls Resume before Serve.
+	Recovery *Recovery
 	// Host is what this server has in common with others of the process; nil is nothing.
 	Host *host.Host
 	// Log is where messages go; nil is slog.Default().
@@ -52,6 +55,8 @@ type Server struct {
 	handler fuse.Handler
 	opts    Options
 	log     *slog.Logger
+	journal *journal   // nil without recovery
+	apart   sync.Mutex // of requests that processes may have died of
 
 	mu      sync.Mutex // guards the following > session.mu
 	session *session   // nil if there is none
@@ -78,7 +83,14 @@ func New(h fuse.Handler, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Server{handler: h, opts: o, log: o.Log}, nil
+	s := &Server{handler: h, opts: o, log: o.Log}
+	if o.Recovery != nil {
+		var err error
+		if s.journal, err = newJournal(o.Recovery, o.MaxWrite); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Serve accepts connections until ctx ends or the listener fails, and ends the session then.
@@ -150,7 +162,9 @@ func (s *Server) find(guest string, h hello) (*session, status, error) {
 		}
 		s.end("another mount takes its place")
 	}
+	s.journal.begin()
 	s.session = newSession(s, guest, h)
+	s.session.note()
 	s.handler.Started()
 	s.log.Info(fmt.Sprintf("Session with %s begins", s.session.name()))
 	return s.session, statusOK, nil
@@ -163,8 +177,15 @@ func (s *Server) end(why string) {
 		return
 	}
 	s.session = nil
+	n.unnoted.Store(true)
+	if s.journal != nil {
+		_ = s.journal.note(nil)
+	}
 	n.close()
 	s.handler.Disconnected()
+	if s.journal != nil && s.journal.Ended != nil {
+		s.journal.Ended()
+	}
 	s.log.Info(fmt.Sprintf("Session with %s ends: %s", n.name(), why))
 }
 

@@ -16,11 +16,13 @@ type session struct {
 	server   *Server
 	id       id
 	guest    string
+	number   uint32 // of the session in what a successor finds
 	channels []*channel
 
 	linger    atomic.Int32 // requests that wait for another client, possibly for ever
 	destroyed atomic.Bool  // DESTROY has come
 	suspended atomic.Bool  // another Server continues
+	unnoted   atomic.Bool  // a successor of this process does not find the session
 
 	underWay sync.WaitGroup // requests that wait
 
@@ -35,11 +37,18 @@ const maxLinger = 1024
 
 func newSession(s *Server, guest string, h hello) *session {
 	n := &session{server: s, id: h.Session, guest: guest, lingering: make(map[fuse.Pending]bool)}
+	if s.journal != nil {
+		n.number = s.journal.session
+	}
 	most := messageSize(s.opts.MaxWrite)
 	for i := range h.Channels {
 		c := &channel{
 			session: n, index: int(i), out: newOutbox(), buffers: pool{largest: most},
 			window: windowMessages * most, ended: make(chan struct{}), tickets: [2]id{h.Ticket, h.Ticket},
+		}
+		if s.journal != nil {
+			c.journal = s.journal.channels[i]
+			c.out.journal = c.journal
 		}
 		close(c.ended)
 		n.channels = append(n.channels, c)
@@ -54,6 +63,22 @@ func (n *session) name() string {
 		return "the guest"
 	}
 	return n.guest
+}
+
+// note records the session for a successor of this process, if there can be one.
+func (n *session) note() {
+	if n.server.journal != nil {
+		n.forgetIf(n.server.journal.note(n))
+	}
+}
+
+// forgetIf has a successor of this process not go on with the session if something of it could not be recorded.
+func (n *session) forgetIf(err error) {
+	if err == nil || n.unnoted.Swap(true) {
+		return
+	}
+	n.server.log.Warn(fmt.Sprintf("If the serving process dies, %s has to mount again: %v", n.name(), err))
+	_ = n.server.journal.note(nil)
 }
 
 // close ends the connections.

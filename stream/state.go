@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
@@ -174,6 +175,7 @@ func (s *Server) Load(r io.Reader) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.session = n
+	n.note()
 	s.handler.Started()
 	s.keep(n)
 	return nil
@@ -194,6 +196,7 @@ func (s *Server) read(in *record.Reader) (*session, error) {
 	if err := in.Err(); err != nil {
 		return nil, err
 	}
+	s.journal.begin()
 	n := newSession(s, guest, h)
 	for _, c := range n.channels {
 		c.load(in)
@@ -212,6 +215,8 @@ func (c *channel) load(in *record.Reader) {
 	copy(c.tickets[1][:], in.Bytes(len(id{})))
 	const most = 1 << 62
 	c.out.first, c.out.received = in.Max(most), in.Max(most)
+	c.journal.setFirst(c.out.first)
+	c.journal.setReceived(c.out.received)
 	frames := in.Max(uint64(c.window))
 	total := 0
 	for range frames {
@@ -220,7 +225,10 @@ func (c *channel) load(in *record.Reader) {
 		if in.Err() != nil {
 			return
 		}
-		f.b = c.buffers.get(len(b))
+		if err := c.place(&f, len(b)); err != nil {
+			in.Fail(err)
+			return
+		}
 		copy(f.b, b)
 		c.used += f.cost
 		if total += len(b); len(b) < outHeaderSize || c.used > c.window || total > c.window {
@@ -230,4 +238,16 @@ func (c *channel) load(in *record.Reader) {
 		c.out.append(f)
 	}
 	c.out.next, c.out.upto = c.out.first, c.out.first
+}
+
+// place gives a loaded reply its memory, where a successor finds it.
+func (c *channel) place(f *frame, n int) (err error) {
+	if c.journal == nil {
+		f.b = c.buffers.get(n)
+		return nil
+	}
+	if f.slot, err = c.journal.take(&fp.InHeader{}, c.out.received-1, f.cost, c.session.number); err == nil {
+		f.b, err = f.slot.buffer(0, n)
+	}
+	return err
 }

@@ -16,7 +16,7 @@ import (
 // machines that can be guest and host of each other.
 const (
 	magic   = "FUSEstream\r\n"
-	version = 1
+	version = 2
 
 	maxShare = 255
 	maxToken = 1024
@@ -182,7 +182,7 @@ func readWelcome(r io.Reader) (m welcome, err error) {
 		}
 		return m, fmt.Errorf("%w: %q", reason, text)
 	}
-	if m.MaxMessage < minMessage || m.MaxMessage > maxMessage || uint64(m.Window) < 2*uint64(m.MaxMessage)+overhead ||
+	if m.MaxMessage < minMessage || m.MaxMessage > maxMessage || uint64(m.Window) < 3*uint64(m.MaxMessage) ||
 		m.MaxWrite == 0 || m.MaxWrite > m.MaxMessage {
 		return m, fmt.Errorf("%w: the host's limits make no sense", ErrRefused)
 	}

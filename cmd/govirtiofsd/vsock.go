@@ -15,6 +15,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/internal/token"
+	"github.com/govirtiofs/govirtiofs/keeper"
 	"github.com/govirtiofs/govirtiofs/notify"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -152,7 +153,12 @@ func (o *options) admit(a net.Addr) (guest string, err error) {
 }
 
 // newStream makes the server of a share's guests.
-func (o *options) newStream(cfg passthrough.Config, sh share.Shared, files *vsockFiles, settings server.Options, log *logrus.Logger) (*stream.Server, error) {
+func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared, files *vsockFiles, settings server.Options, log *logrus.Logger) (*stream.Server, error) {
+	recovery := p.streamRecovery(o)
+	if recovery != nil {
+		cfg.Ledger, cfg.Keeper = p.ledger, p.client
+		settings.Ledger = p.ledger
+	}
 	inner, err := o.newFileSystem(cfg, log)
 	if err != nil {
 		return nil, err
@@ -164,22 +170,71 @@ func (o *options) newStream(cfg passthrough.Config, sh share.Shared, files *vsoc
 		fs = notifies
 	}
 	settings.ReadOnly = cfg.ReadOnly
-	s, err := o.streamServer(fs, sh.Name, files, settings)
-	if err == nil && notifies != nil {
+	h := server.New(fs, settings)
+	s, err := o.streamServer(h, sh.Name, files, recovery, settings)
+	if err != nil {
+		return nil, err
+	}
+	if notifies != nil {
 		notifies.Connect(s)
 	}
-	return s, err
+	return s, p.resumeStream(h, s)
 }
 
 // streamServer makes a server of guests over vsock.
-func (o *options) streamServer(fs server.FileSystem, name string, files *vsockFiles, settings server.Options) (*stream.Server, error) {
-	h := server.New(fs, settings)
+func (o *options) streamServer(h *server.Server, name string, files *vsockFiles, recovery *stream.Recovery, settings server.Options) (*stream.Server, error) {
 	logAtSignal(h)
-	opts := stream.Options{Share: name, Token: files.token, Admit: o.admit, Host: settings.Host, Log: settings.Log}
+	opts := stream.Options{Share: name, Token: files.token, Admit: o.admit, Recovery: recovery, Host: settings.Host, Log: settings.Log}
 	if state := files.states[name]; state != nil {
 		opts.Save = state
 	}
 	return stream.New(h, opts)
+}
+
+// recoversStreams reports whether another process can go on with a guest that comes over vsock. There is one
+// ledger, which is about one share.
+func (o *options) recoversStreams() bool {
+	return o.Streams() && o.Recover == share.RecoveryAuto && len(o.Shares()) == 1
+}
+
+// holdStream has the keeper hold the memory of the requests of a guest that comes over vsock.
+func holdStream(k *keeper.Keeper, o *options) error {
+	if !o.recoversStreams() {
+		return nil
+	}
+	fd, err := stream.NewMemory()
+	if err != nil {
+		return err
+	}
+	return k.Hold(keeper.Stream(), fd)
+}
+
+// streamRecovery is where the server of streams leaves what a successor needs; nil is nowhere.
+func (p *process) streamRecovery(o *options) *stream.Recovery {
+	if p.ledger == nil || !o.recoversStreams() {
+		return nil
+	}
+	fd, ok := p.client.Take(keeper.Stream())
+	if !ok {
+		return nil
+	}
+	return &stream.Recovery{
+		Ledger: p.ledger, Memory: fd, Fail: p.start.Fail, Killed: p.start.Killed,
+		Ended:   func() { p.client.DropAll(keeper.KindNode, keeper.KindOpen, keeper.KindLock) },
+		Replied: p.client.Replied,
+	}
+}
+
+// resumeStream goes on with what another process has left.
+func (p *process) resumeStream(h *server.Server, s *stream.Server) error {
+	if err := h.Resume(); err != nil {
+		return err
+	}
+	resumed, err := s.Resume()
+	if err == nil && !resumed && p.generation > 1 {
+		h.Disconnected() // nobody proves to be the guest of before
+	}
+	return err
 }
 
 // streams serves guests over vsock, each share by its server.
@@ -192,7 +247,7 @@ func (o *options) streams(servers []*stream.Server, files *vsockFiles, log *logr
 		if o.onConnection != nil {
 			o.onConnection()
 		}
-		for i, sh := range o.Shares() {
+		for i, sh := range o.Shares() { // a state that was taken is empty
 			if err := loadState(servers[i], files.states[sh.Name], log); err != nil {
 				return err
 			}

@@ -35,6 +35,9 @@ func recoveryOptions() []Option {
 (the default): another process takes over.
 The process that was started stays: it holds what the next process needs, and starts it.
 With a DAX window the daemon ends if a VMM is connected.
+Guests of several shares
+.Pq Fl -vsock-share
+have to mount again.
 .Cm never :
 the daemon ends.
 With

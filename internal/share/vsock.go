@@ -147,7 +147,10 @@ unprivileged processes.`,
 .Ar file
 when a signal ends the daemon, and go on with the session that is there at the start.
 A guest only waits while the daemon is restarted.
-Without the option, or if the daemon dies, it has to unmount and mount again.
+Without the option, or if the whole daemon dies, it has to unmount and mount again; the death of the serving
+process alone is what
+.Fl -recovery
+is for.
 With
 .Fl -vsock-share
 each share has a file of its own:
