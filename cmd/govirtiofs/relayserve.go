@@ -197,7 +197,7 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 	served := make(chan error, 1)
 	go func() { served <- mount.Serve(s, mountThreads) }()
 	ended, told := fs.Ended(), ctx.Done()
-	var alone <-chan time.Time // unmounted, and still there
+	var alone, last <-chan time.Time // unmounted, and still there
 	var reason error
 	for {
 		select {
@@ -211,6 +211,9 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 		case <-alone: // see Program.Hide: nobody uses it but the copy of the mount in the program's namespace
 			fs.Close()
 			_ = p.Close()
+			last = time.After(lastWord)
+		case <-last: // any other process's namespace can have a copy, too: the end of this process closes the device
+			return reason
 		case <-ended:
 			ended = nil
 			if reason = p.Err(); reason == nil {

@@ -131,6 +131,7 @@ func recipes() []recipe {
 		}, host: printed("ntfscat", "-f", "{dir}/image", "/{name}")},
 		{name: "davfs2", needs: []string{"mount.davfs"}, rootOnly: true, omit: sample.Omit{Modes: true, Links: true}, host: inDir("src"), prepare: prepareDAV,
 			options: []string{"--stop-timeout=3"}},
+		{name: "s3fs", needs: []string{"s3fs"}, omit: sample.Omit{Truncate: true}, host: inBucket, prepare: prepareS3},
 		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, prepare: func(b *bench) []string {
 			return []string{"nbdfuse", "{mount}/disk", "--command", "nbdkit", "-s", "--exit-with-parent", "memory", "64M"}
 		}},

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/johannesboyne/gofakes3"
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
@@ -57,6 +58,7 @@ type bench struct {
 	t    *testing.T
 	dir  string // for the program's files; belongs to the user
 	user user
+	s3   gofakes3.Backend // what s3fs is tried with
 }
 
 func newBench(t *testing.T, u user) *bench {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -111,4 +112,22 @@ func TestIntegrationMountRestart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestIntegrationMountElsewhere: a mount ends at SIGTERM although another process has a copy of it in a mount namespace of its
+// own.
+func TestIntegrationMountElsewhere(t *testing.T) {
+	guest.NeedFUSE(t)
+	guest.NeedRoot(t)
+	_, r := newBench(t, users[0]).mounted([]string{"--stop-timeout=1"}, rawfuse, "{mount}")
+	elsewhere := exec.Command("sleep", "1000")
+	elsewhere.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if err := elsewhere.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = elsewhere.Process.Kill()
+		_ = elsewhere.Wait()
+	}()
+	r.stop()
 }

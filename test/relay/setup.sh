@@ -28,6 +28,7 @@ apt_need nbdfuse libnbd-bin
 apt_need nbdkit nbdkit
 apt_need lxcfs lxcfs
 apt_need /usr/sbin/mount.davfs davfs2
+apt_need s3fs s3fs
 [ -n "$apt_missing" ] || exit 0
 
 # invoke-rc.d(8) starts nothing while this says no.
