@@ -12,10 +12,10 @@ import (
 type rule struct {
 	number  uintptr
 	verdict uint32
-	// arg is the argument that decides. If mask is 0 the lower 32 bits must be value, otherwise have one of mask's bits.
-	// -1: any arguments.
-	arg         int
-	value, mask uint32
+	// arg is the argument that decides. The lower 32 bits must have one of mask's bits, or none of without's, or be value if
+	// both are 0. -1: any arguments.
+	arg                  int
+	value, mask, without uint32
 }
 
 func refused(number uintptr, errno unix.Errno) rule {
@@ -45,6 +45,8 @@ func rules(admin bool) []rule {
 		// back to clone.
 		refused(unix.SYS_CLONE3, unix.ENOSYS),
 		{number: unix.SYS_CLONE, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 0, mask: unix.CLONE_NEWUSER},
+		// fork(3), but not the start of a thread or vfork.
+		{number: unix.SYS_CLONE, verdict: unix.SECCOMP_RET_USER_NOTIF, arg: 0, without: unix.CLONE_VM},
 		{number: unix.SYS_UNSHARE, verdict: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), arg: 0, mask: unix.CLONE_NEWUSER},
 		refused(unix.SYS_BPF, unix.EPERM),
 		refused(unix.SYS_PERF_EVENT_OPEN, unix.EPERM),
@@ -86,16 +88,18 @@ func filter(admin bool) []unix.SockFilter {
 		load(dataArch), jump(unix.BPF_JEQ, auditArch, 1, 0), ret(unix.SECCOMP_RET_ALLOW), load(dataNumber),
 	}
 	for _, r := range rules(admin) {
-		switch {
-		case r.arg < 0:
+		if r.arg < 0 {
 			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 1), ret(r.verdict))
-		case r.mask != 0:
-			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 4), load(uint32(dataArgs+8*r.arg)),
-				jump(unix.BPF_JSET, r.mask, 0, 1), ret(r.verdict), ret(unix.SECCOMP_RET_ALLOW))
-		default:
-			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 4), load(uint32(dataArgs+8*r.arg)),
-				jump(unix.BPF_JEQ, r.value, 0, 1), ret(r.verdict), ret(unix.SECCOMP_RET_ALLOW))
+			continue
 		}
+		test := jump(unix.BPF_JEQ, r.value, 0, 1)
+		switch {
+		case r.mask != 0:
+			test = jump(unix.BPF_JSET, r.mask, 0, 1)
+		case r.without != 0:
+			test = jump(unix.BPF_JSET, r.without, 1, 0)
+		}
+		prog = append(prog, jump(unix.BPF_JEQ, uint32(r.number), 0, 4), load(uint32(dataArgs+8*r.arg)), test, ret(r.verdict), load(dataNumber))
 	}
 	return append(prog, ret(unix.SECCOMP_RET_ALLOW))
 }

@@ -61,6 +61,13 @@ func fuseProgram(what string, args []string) {
 			die("%v", err)
 		}
 		serveFUSE(fd, true)
+	case "forked": // a child mounts what its parent has opened and serves
+		err := unix.Exec("/bin/sh", []string{"sh", "-c", `exec 9<>/dev/fuse; "$0" ` + asProgram + ` mount-nine "$1" & exec "$0" ` + asProgram + ` inherited /dev/fd/9`,
+			os.Args[0], args[0]}, os.Environ())
+		die("%v", err)
+	case "mount-nine":
+		mountFD(9, args[0], "nowhere")
+		os.Exit(0)
 	case "twice":
 		fd := mountFUSE(args[0])
 		mountFUSE(args[0])
@@ -130,11 +137,15 @@ func mountAs(dir, source string) int {
 		die("%v", err)
 	}
 	_ = unix.Close(fd)
-	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=4096", high)
+	mountFD(high, dir, source)
+	return high
+}
+
+func mountFD(fd int, dir, source string) {
+	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=4096", fd)
 	if err := unix.Mount(source, dir, "fuse.test", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
 		die("mount: %v", err)
 	}
-	return high
 }
 
 // atEnd is what the program does when the other side is gone.

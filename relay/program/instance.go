@@ -400,6 +400,8 @@ func (i *instance) serve(l *listener) {
 			i.mount(l, &n)
 		case unix.SYS_UMOUNT2:
 			i.unmount(l, &n)
+		case unix.SYS_CLONE:
+			i.fork(l, &n)
 		default:
 			_ = l.answer(n.id, unix.ENOSYS)
 		}
@@ -445,11 +447,31 @@ func (i *instance) mount(l *listener, n *notification) {
 	i.hasMounted(&relay.Mounted{Type: r.kind, Source: r.source, Flags: r.flags, Options: r.data})
 }
 
+// fork lets a process make a child. If the child is to mount what its parent has opened, as with glusterfs, mount(2) can give
+// the socket to the child only: so the parent gets it now.
+func (i *instance) fork(l *listener, n *notification) {
+	i.mu.Lock()
+	theirs, mounted := i.theirs, i.isSettled
+	i.mu.Unlock()
+	if !mounted {
+		for _, fd := range fuseDevices(n.pid) {
+			flags, err := fdFlags(n.pid, fd)
+			if err == nil {
+				err = i.replace(l, n, theirs, fd, flags)
+			}
+			if err != nil && l.waits(n.id) {
+				i.log.Warn(i.name+": its device can't be replaced before it forks", "err", err)
+			}
+		}
+	}
+	_ = l.pass(n.id)
+}
+
 // epollHack is a file that programs with go-fuse of some years ago open in their mount point right after mounting.
 const epollHack = ".go-fuse-epoll-hack"
 
-// hand gives the program the socket, and lets mount return 0.
-func (i *instance) hand(l *listener, n *notification, theirs *os.File, fd, flags int) error {
+// replace puts the socket in place of a descriptor.
+func (i *instance) replace(l *listener, n *notification, theirs *os.File, fd, flags int) error {
 	if flags&unix.O_NONBLOCK != 0 {
 		raw, err := theirs.SyscallConn()
 		if err == nil {
@@ -459,7 +481,12 @@ func (i *instance) hand(l *listener, n *notification, theirs *os.File, fd, flags
 			return err
 		}
 	}
-	if err := l.give(n.id, theirs, fd, uint32(flags)&unix.O_CLOEXEC); err != nil {
+	return l.give(n.id, theirs, fd, uint32(flags)&unix.O_CLOEXEC)
+}
+
+// hand gives the program the socket, and lets mount return 0.
+func (i *instance) hand(l *listener, n *notification, theirs *os.File, fd, flags int) error {
+	if err := i.replace(l, n, theirs, fd, flags); err != nil {
 		return err
 	}
 	if f, err := i.point.OpenFile(epollHack, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err == nil {

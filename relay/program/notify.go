@@ -210,3 +210,19 @@ func fdFlags(pid uint32, fd int) (int, error) {
 	}
 	return 0, errors.New("fdinfo has no flags")
 }
+
+// fuseDevices are the descriptors of a process that are /dev/fuse, or what stands there.
+func fuseDevices(pid uint32) (fds []int) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // it has ended
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if target, _ := os.Readlink(dir + "/" + e.Name()); err == nil && target == "/dev/fuse" {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}

@@ -165,7 +165,7 @@ func sandboxes(t *testing.T, f func(t *testing.T, o program.Options)) {
 // TestMount: a program that mounts by itself is a FUSE server at the end of a socket, and ends with it or when it is told
 // to.
 func TestMount(t *testing.T) {
-	for _, how := range []string{"serve", "background", "epoll", "children", "stubborn"} {
+	for _, how := range []string{"serve", "background", "forked", "epoll", "children", "stubborn"} {
 		t.Run(how, func(t *testing.T) {
 			sandboxes(t, func(t *testing.T, o program.Options) {
 				if how == "children" || how == "stubborn" {
