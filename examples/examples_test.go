@@ -236,6 +236,65 @@ func TestUnion(t *testing.T) {
 	content(t, filepath.Join(dir, "dir/later"), "later")
 }
 
+// TestUnionWrites: what is written goes where the file is, new names to the first directory that has their
+// parent, and nothing that was removed comes to light again.
+func TestUnionWrites(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	write(t, a, "dir/both", "dir/a", "onlya/f")
+	write(t, b, "dir/both", "dir/b", "onlyb/f", "file")
+	dir := mounttest.Program(t, program("unionfs"), a, b)
+	path := func(name string) string { return filepath.Join(dir, name) }
+	there := func(root, name string, want bool) {
+		t.Helper()
+		if _, err := os.Lstat(filepath.Join(root, name)); (err == nil) != want {
+			t.Errorf("%s: %v, want it there: %v", name, err, want)
+		}
+	}
+	write(t, dir, "file", "onlyb/new", "dir/new", "onlya/new")
+	content(t, filepath.Join(b, "file"), "file")
+	there(a, "file", false)
+	there(b, "onlyb/new", true)
+	there(a, "dir/new", true)
+	if err := os.Remove(path("dir/both")); err != nil {
+		t.Error(err)
+	}
+	there(b, "dir/both", false)
+	if err := os.Rename(path("onlyb/f"), path("onlya/g")); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("a rename into a directory that is elsewhere: %v", err)
+	}
+	if err := os.Link(path("onlyb/f"), path("onlya/g")); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("a link into a directory that is elsewhere: %v", err)
+	}
+	if err := os.Rename(path("dir"), path("moved")); err != nil {
+		t.Error(err)
+	}
+	there(a, "moved/a", true)
+	there(b, "moved/b", true)
+	if got := names(t, path("moved")); !slices.Equal(got, []string{"a", "b", "new"}) {
+		t.Errorf("names: %q", got)
+	}
+	write(t, b, "moved/x")
+	if err := errors.Join(os.Remove(path("moved/a")), os.Rename(path("moved/new"), path("moved/x"))); err != nil {
+		t.Error(err)
+	}
+	content(t, path("moved/x"), "new")
+	there(b, "moved/x", false) // what was replaced
+	if err := unix.Rmdir(path("moved")); !errors.Is(err, unix.ENOTEMPTY) {
+		t.Errorf("rmdir of a directory that has names in one part only: %v", err)
+	}
+	if err := os.RemoveAll(path("moved")); err != nil {
+		t.Error(err)
+	}
+	there(a, "moved", false)
+	there(b, "moved", false)
+}
+
+// TestUnionSuite: the suite that package passthrough passes, in a union whose parts are empty, but for what
+// unionfs does not have, and a directory of more files than it may have descriptors for.
+func TestUnionSuite(t *testing.T) {
+	suite.Run(t, mounttest.Program(t, program("unionfs"), t.TempDir(), t.TempDir()), "", "FileFlags", "ReaddirLarge")
+}
+
 var modified = time.Date(2021, 3, 4, 5, 6, 7, 0, time.UTC)
 
 // tarArchive is an archive with all kinds of members.

@@ -73,7 +73,8 @@ func TestIntegrationGuest(t *testing.T) {
 			[ "$(cat /mnt/livefs/metrics/sched/goroutines-goroutines)" -gt 0 ]
 			echo 70 >/mnt/livefs/set/gc-percent; [ "$(cat /mnt/livefs/set/gc-percent)" = 70 ]
 			head -c 8 /mnt/archivefs/link | grep dir/file; ! echo x >/mnt/archivefs/new
-			[ "$(echo $(ls /mnt/unionfs/dir))" = "a b" ]
+			[ "$(echo $(ls /mnt/unionfs/dir))" = "a b" ]; echo new >/mnt/unionfs/dir/new; echo b2 >/mnt/unionfs/dir/b; rm /mnt/unionfs/dir/a
+			mv /mnt/unionfs/dir /mnt/unionfs/moved; [ "$(cat /mnt/unionfs/moved/b)" = b2 ]
 			mkdir /mnt/gofusefs/dir; echo loop >/mnt/gofusefs/dir/f; mv /mnt/gofusefs/dir/f /mnt/gofusefs/g; [ "$(cat /mnt/gofusefs/g)" = loop ]
 			[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 			GOVIRTIOFS_GUEST_DIR=/mnt/memfs /run/inguest -test.v -test.timeout 200s -test.skip 'Conformance/FileFlags$'`,
@@ -86,6 +87,8 @@ func TestIntegrationGuest(t *testing.T) {
 	}
 	content(t, filepath.Join(null, "from-guest"), "back\n")
 	content(t, filepath.Join(loop, "g"), "loop\n")
+	content(t, filepath.Join(upper, "moved/new"), "new\n")
+	content(t, filepath.Join(lower, "moved/b"), "b2\n")
 	content(t, filepath.Join(rot13, "Frperg/svyr"), "Uryyb\n")
 }
 

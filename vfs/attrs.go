@@ -86,7 +86,7 @@ func (f *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.
 // setAttr is what SETATTR asks for.
 func setAttr(in *fp.SetattrIn, now time.Time) (set SetAttr, err error) {
 	if in.Valid&fp.FattrMode != 0 {
-		mode := fileMode(in.Mode & 0o7777)
+		mode := FileMode(in.Mode & 0o7777)
 		set.Mode = &mode
 	}
 	if in.Valid&fp.FattrUID != 0 {

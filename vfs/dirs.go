@@ -89,7 +89,7 @@ func (f *FS) entries(ctx context.Context, o *openFile, off uint64, add func(e Di
 	if err != nil {
 		return err
 	}
-	for i := off; i < uint64(len(list))+dots && ctx.Err() == nil && add(entryAt(list, i), i+1); i++ {
+	for i := off; i < uint64(len(list))+dots && add(entryAt(list, i), i+1); i++ {
 	}
 	return nil
 }
@@ -119,7 +119,7 @@ const dots = 2
 // entryAt is the entry at a position.
 func entryAt(list []DirEntry, i uint64) DirEntry {
 	if i < dots {
-		return DirEntry{Name: ".."[:i+1], Type: fileMode(unix.S_IFDIR)}
+		return DirEntry{Name: ".."[:i+1], Type: FileMode(unix.S_IFDIR)}
 	}
 	return list[i-dots]
 }

@@ -90,7 +90,7 @@ func (f *FS) openOut(h Handle) (flags uint32) {
 func (f *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	return f.change(r, func(ctx context.Context, dir Node) error {
 		flags := int(in.Flags & openFlags)
-		n, h, err := Create(ctx, dir, name.String(), flags, fileMode(in.Mode&0o7777))
+		n, h, err := Create(ctx, dir, name.String(), flags, FileMode(in.Mode&0o7777))
 		if errors.Is(err, fs.ErrExist) && in.Flags&unix.O_EXCL == 0 {
 			n, h, err = f.openExisting(ctx, dir, name.String(), in)
 		}
@@ -117,7 +117,7 @@ func (f *FS) openingNew(r *server.Request, h Handle, out *fp.CreateOut) error {
 // Tmpfile implements server.FileSystem.
 func (f *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
 	return f.change(r, func(ctx context.Context, dir Node) error {
-		n, h, err := Tmpfile(ctx, dir, int(in.Flags&openFlags), fileMode(in.Mode&0o7777))
+		n, h, err := Tmpfile(ctx, dir, int(in.Flags&openFlags), FileMode(in.Mode&0o7777))
 		if err != nil {
 			return err
 		}

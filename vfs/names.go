@@ -29,7 +29,7 @@ func (f *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errn
 // Mkdir implements server.FileSystem.
 func (f *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
 	return f.change(r, func(ctx context.Context, dir Node) error {
-		n, err := Mkdir(ctx, dir, name.String(), fileMode(in.Mode&0o7777|unix.S_IFDIR))
+		n, err := Mkdir(ctx, dir, name.String(), FileMode(in.Mode&0o7777|unix.S_IFDIR))
 		if err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (f *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Entr
 		default:
 			return unix.EINVAL
 		}
-		n, err := Mknod(ctx, dir, name.String(), fileMode(in.Mode), in.Rdev)
+		n, err := Mknod(ctx, dir, name.String(), FileMode(in.Mode), in.Rdev)
 		if err != nil {
 			return err
 		}

@@ -329,8 +329,8 @@ func (c *requestContext) Value(key any) any {
 	return nil
 }
 
-// fileMode is the mode that mknod(2) and chmod(2) have.
-func fileMode(mode uint32) fs.FileMode {
+// FileMode is the kind and the permissions of a st_mode of stat(2); server.ModeOf is the way back.
+func FileMode(mode uint32) fs.FileMode {
 	m := fs.FileMode(mode & 0o777)
 	for _, b := range [...]struct {
 		bit  uint32

@@ -198,7 +198,7 @@ func TestLocksMounted(t *testing.T) {
 		}
 	}
 	must(ofd(a, unix.F_OFD_SETLK, unix.F_WRLCK, 10, 10))
-	if err := ofd(b, unix.F_OFD_SETLK, unix.F_RDLCK, 19, 1); err != unix.EAGAIN {
+	if err := ofd(b, unix.F_OFD_SETLK, unix.F_RDLCK, 19, 1); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a range that is locked: %v", err)
 	}
 	must(ofd(b, unix.F_OFD_SETLK, unix.F_RDLCK, 20, 0))
@@ -209,7 +209,7 @@ func TestLocksMounted(t *testing.T) {
 	}
 	must(unix.Flock(a, unix.LOCK_SH)) // has nothing to do with those
 	must(unix.Flock(b, unix.LOCK_SH))
-	if err := unix.Flock(b, unix.LOCK_EX|unix.LOCK_NB); err != unix.EAGAIN {
+	if err := unix.Flock(b, unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("flock: %v", err)
 	}
 	waited := make(chan error, 2)

@@ -423,3 +423,23 @@ func TestReadOnly(t *testing.T) {
 }
 
 var _ io.ReaderAt = text("")
+
+// TestInterruptedListing: a listing that is interrupted goes on. An empty reply would be its end, and
+// programs would take the rest of the names for removed.
+func TestInterruptedListing(t *testing.T) {
+	f := New(&dir{names: map[string]Node{"a": text("a"), "b": text("b")}}, Options{})
+	var d fp.OpenOut
+	if errno := f.Opendir(request(fp.RootID), nil, &d); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, call := range []func(*server.Request, *fp.ReadIn, *server.DirWriter) unix.Errno{f.Readdir, f.Readdirplus} {
+		r := request(fp.RootID)
+		ended := make(chan struct{})
+		close(ended)
+		r.Canceled = ended
+		w := server.NewDirWriter(unsafe.Slice((*byte)(unsafe.Pointer(new([512]uint64))), 4096))
+		if errno := call(r, &fp.ReadIn{Fh: d.Fh, Offset: 2}, w); errno != 0 || w.Len() == 0 {
+			t.Errorf("%d bytes, %v", w.Len(), errno)
+		}
+	}
+}

@@ -1,137 +1,64 @@
-// Unionfs shows several directories of this machine as one, read-only: what mergerfs does, without
-// writing. A name that is in several of them is that of the first, and directories are merged.
+// Unionfs shows several directories of this machine as one that can be written, as mergerfs does. A name
+// that is in several of them is that of the first, and directories are merged. Nothing is copied from one
+// directory to another, and there are no whiteouts; these are mergerfs' policies with its names:
+//
+//	search  ff     a file is read and written where it is found first
+//	create  epff   a new name goes to the first directory that has its parent already
+//	action  epall  a directory's attributes change, and names are removed and renamed, wherever they are
+//
+// A rename, or a further link, for which one of the directories lacks the new parent is EXDEV, as between two
+// file systems; mv(1) copies then. A rename in several directories is not atomic.
 //
 //	unionfs --mount=/mnt DIR1 DIR2...
 //
-// It is an fs.FS, and package iofs does the rest.
+// It has a descriptor for each file that the client knows, and for each directory one in each of the directories that
+// have it: a client that knows more files than half of RLIMIT_NOFILE gets ENFILE. Like passthrough it goes by
+// descriptors and single names, so that no link leads out of the directories. It has no file flags (chattr).
 package main
 
 import (
-	"errors"
-	"io"
-	"io/fs"
-	"os"
+	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
-	"github.com/govirtiofs/govirtiofs/iofs"
 	"github.com/govirtiofs/govirtiofs/server"
+	"github.com/govirtiofs/govirtiofs/vfs"
 )
 
-// union is file systems on top of each other, the first on top.
-type union []fs.FS
-
-// first calls do for each file system until one has the name.
-func first[T any](u union, do func(fs.FS) (T, error)) (v T, err error) {
-	err = fs.ErrNotExist
-	for _, f := range u {
-		v, err = do(f)
-		if !errors.Is(err, fs.ErrNotExist) {
-			break
+func newUnion(dirs []string) (server.FileSystem, error) {
+	u := &union{known: make(map[fileID]weakNode), devices: make(map[uint64]uint64)}
+	var found []part
+	for i, d := range dirs {
+		fd, err := unix.Open(d, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			closeParts(found)
+			return nil, &openError{d, err}
 		}
+		found = append(found, part{i, fd})
 	}
-	return v, err
-}
-
-// Open implements fs.FS.
-func (u union) Open(name string) (fs.File, error) {
-	f, err := first(u, func(f fs.FS) (fs.File, error) { return f.Open(name) })
+	root, err := u.node(found)
 	if err != nil {
 		return nil, err
 	}
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return &dir{File: f, union: u, name: name}, nil
-	}
-	return f, nil
+	unix.Umask(0) // the client has applied its own
+	return vfs.New(root, vfs.Options{MaxNodes: maxNodes()}), nil
 }
 
-// Stat implements fs.StatFS.
-func (u union) Stat(name string) (fs.FileInfo, error) {
-	return first(u, func(f fs.FS) (fs.FileInfo, error) { return fs.Stat(f, name) })
+// maxNodes is half of the descriptors that the process can have. Root can have more than it was given.
+func maxNodes() int {
+	limit := unix.Rlimit{Cur: 1 << 20, Max: 1 << 20}
+	if unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) != nil && unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 256
+	}
+	return int(min(limit.Cur, 1<<20) / 2)
 }
 
-// Lstat implements fs.ReadLinkFS.
-func (u union) Lstat(name string) (fs.FileInfo, error) {
-	return first(u, func(f fs.FS) (fs.FileInfo, error) { return fs.Lstat(f, name) })
+type openError struct {
+	dir string
+	err error
 }
 
-// ReadLink implements fs.ReadLinkFS.
-func (u union) ReadLink(name string) (string, error) {
-	return first(u, func(f fs.FS) (string, error) { return fs.ReadLink(f, name) })
-}
-
-// ReadDir implements fs.ReadDirFS: the names of all directories, from the top down to the first
-// thing of this name that is no directory.
-func (u union) ReadDir(name string) (list []fs.DirEntry, err error) {
-	seen := make(map[string]bool)
-	found := false
-	for _, f := range u {
-		info, err := fs.Lstat(f, name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil && !info.IsDir() {
-			if !found {
-				return nil, &fs.PathError{Op: "readdir", Path: name, Err: errors.New("not a directory")}
-			}
-			break
-		}
-		entries, err := fs.ReadDir(f, name)
-		if err != nil {
-			return nil, err
-		}
-		found = true
-		for _, e := range entries {
-			if !seen[e.Name()] {
-				seen[e.Name()] = true
-				list = append(list, e)
-			}
-		}
-	}
-	if !found {
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrNotExist}
-	}
-	return list, nil
-}
-
-// dir is an open directory.
-type dir struct {
-	fs.File
-	union union
-	name  string
-	list  []fs.DirEntry
-	read  bool
-}
-
-// ReadDir implements fs.ReadDirFile.
-func (d *dir) ReadDir(n int) (list []fs.DirEntry, err error) {
-	if !d.read {
-		if d.list, err = d.union.ReadDir(d.name); err != nil {
-			return nil, err
-		}
-		d.read = true
-	}
-	if n > 0 && len(d.list) == 0 {
-		return nil, io.EOF
-	}
-	if n <= 0 {
-		n = len(d.list)
-	}
-	n = min(n, len(d.list))
-	list, d.list = d.list[:n:n], d.list[n:]
-	return list, nil
-}
-
-func newUnion(dirs []string) (server.FileSystem, error) {
-	var u union
-	for _, d := range dirs {
-		root, err := os.OpenRoot(d) // links of the host's directory lead nowhere else
-		if err != nil {
-			return nil, err
-		}
-		u = append(u, root.FS())
-	}
-	return iofs.New(u), nil
-}
+func (e *openError) Error() string { return "directory " + e.dir + ": " + e.err.Error() }
+func (e *openError) Unwrap() error { return e.err }
 
 func main() {
 	p := cli.Program{Args: "DIR1 DIR2...", NArgs: 1, MaxArgs: 100, New: newUnion}
