@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -176,8 +177,18 @@ func ownReason(p *fuseprogram.Program, m *relay.Mounted, err error) error {
 // mountThreads is how many threads serve a mount on this machine.
 const mountThreads = 4
 
+// moreProcessors lets more goroutines run at the same time than there are processors. Threads that read /dev/fuse keep theirs of
+// the runtime's processors for a while when they wait in the kernel, and each request needs two more goroutines: with as
+// many as the machine has they would wait for each other, which cost half of the speed on two processors.
+func moreProcessors() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 2*mountThreads))
+	}
+}
+
 // serveHere mounts the program's file system on this machine.
 func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, first *relay.Mounted, log *slog.Logger) error {
+	moreProcessors()
 	fs, err := relay.New(ctx, &started{p, first}, relay.Options{Restart: o.restart, Timeout: time.Duration(o.timeout) * time.Second, Log: log})
 	if err != nil {
 		return ownReason(p, first, err)

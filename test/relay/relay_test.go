@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/relay/program"
 	"github.com/govirtiofs/govirtiofs/test/relay/sample"
 )
 
@@ -30,6 +31,7 @@ var govirtiofs, relaywork, rawfuse string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	program.RunChild()
 	dir, err := os.MkdirTemp("/var/tmp", "govirtiofs-bin-") // /tmp is hidden in guests
 	if err == nil {
 		defer os.RemoveAll(dir)

@@ -12,6 +12,13 @@ import (
 )
 
 func main() {
+	if os.Args[2] == "load" {
+		if err := load(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Args[2] == "restarts" {
 		if err := restarts(os.Args[1], os.Args[3]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
