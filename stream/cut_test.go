@@ -284,6 +284,9 @@ func startServer(t *testing.T, h fuse.Handler, o Options) (s *Server, path strin
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.Resume(); err != nil {
+		t.Fatal(err)
+	}
 	path = filepath.Join(t.TempDir(), "s")
 	l := listenUnix(t, path)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -186,6 +184,16 @@ func TestSilent(t *testing.T) {
 // TestHostile: a guest that breaks the rules loses its connection and no more: what it
 // keeps the server busy with is bounded, and it can go on.
 func TestHostile(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testHostile(t, func() *Recovery { return nil }) })
+	t.Run("recovery", func(t *testing.T) {
+		testHostile(t, func() *Recovery {
+			r := newRemains(t)
+			return &Recovery{Ledger: r.ledger, Memory: r.memory}
+		})
+	})
+}
+
+func testHostile(t *testing.T, recovery func() *Recovery) {
 	read := func(n uint32) []byte { return fp.Bytes(&fp.ReadIn{Size: n}) }
 	var flood []byte
 	for i := range uint64(2000) {
@@ -207,7 +215,7 @@ func TestHostile(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newRecorder()
-			_, path := startServer(t, h, Options{})
+			_, path := startServer(t, h, Options{Recovery: recovery()})
 			g := dialGuest(t, path)
 			m, err := g.greet(hello{Channel: c.channel}, "", "")
 			if err != nil {
@@ -451,59 +459,4 @@ func TestLogIsBounded(t *testing.T) {
 	if n := strings.Count(log.String(), "refused"); n == 0 || n > most {
 		t.Errorf("%d messages for 200 refusals, want 1 to %d", n, most)
 	}
-}
-
-func FuzzHello(f *testing.F) {
-	var b bytes.Buffer
-	_ = writeHello(&b, hello{Channels: 2}, "share", []byte("token"))
-	f.Add(b.Bytes())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, share, token, err := readHello(bytes.NewReader(b))
-		if err == nil && (len(share) > maxShare || len(token) > maxToken || h.Version != version) {
-			t.Error(h, fmt.Sprint(len(share), len(token)))
-		}
-		_, _ = readWelcome(bytes.NewReader(b))
-	})
-}
-
-// FuzzMessages: whatever a guest sends after its hello, each whole request is handled once and the
-// counts stay in their limits.
-func FuzzMessages(f *testing.F) {
-	f.Add(append(message(fp.OpGetattr, 1, make([]byte, 16)), message(fp.OpRead, 2, fp.Bytes(&fp.ReadIn{Size: 5000}))...), uint32(1))
-	f.Add(message(fp.OpForget, 3, make([]byte, 8)), uint32(0))
-	f.Fuzz(func(t *testing.T, b []byte, channel uint32) {
-		s, err := New(newRecorder(), Options{Log: quiet()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := newSession(s, "", hello{Channels: 2})
-		defer n.close()
-		c := n.channels[channel%2]
-		c.in = make([]byte, 2*c.buffers.largest)
-		th := &recorderThread{h: s.handler.(*recorder)}
-		var m fuse.Message
-		for len(b) > 0 {
-			k := copy(c.in[c.w:], b)
-			if k == 0 {
-				t.Fatal("no room for the rest of a message")
-			}
-			c.w += k
-			b = b[k:]
-			for {
-				one, err := c.next()
-				if err != nil {
-					return
-				}
-				if one == nil {
-					break
-				}
-				if err := c.message(th, &m, one); err != nil {
-					return
-				}
-				if c.used < 0 || c.used > c.window {
-					t.Fatalf("%d of %d are used", c.used, c.window)
-				}
-			}
-		}
-	})
 }

@@ -200,7 +200,7 @@ func TestHostConnects(t *testing.T) {
 			t.Errorf("after a reset: %q", b[:n])
 		}
 	}
-	for _, command := range []string{"\n", "CONNECT\n", "CONNECT x\n", "CONNECT 4294967296\n", "CONNECT 1 2\n", "HELLO 5\n", strings.Repeat("x", 33)} {
+	for _, command := range []string{"\n", "CONNECT\n", "CONNECT x\n", "CONNECT 4294967296\n", "CONNECT -1\n", "HELLO 5\n", strings.Repeat("x", 33)} {
 		if b, err := io.ReadAll(dial(command)); err == nil && len(b) > 0 {
 			t.Errorf("%q is answered with %q", command, b)
 		}

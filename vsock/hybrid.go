@@ -15,7 +15,7 @@ const (
 	firstPort = 1 << 30
 	endPort   = 1 << 31
 
-	// maxCommand is the length of "CONNECT 4294967295\n" and some blanks.
+	// maxCommand is the length of "CONNECT 4294967295\n" and some blanks, that of Firecracker.
 	maxCommand = 32
 	// maxCommands is how many programs may be connected that have said nothing yet.
 	maxCommands = 64
@@ -90,14 +90,12 @@ func (d *Device) freePort(guest uint32) uint32 {
 	}
 }
 
-// readCommand reads "CONNECT PORT\n", and not a byte more.
+// readCommand reads "CONNECT PORT\n", and not a byte more. As with Firecracker a command also ends
+// after maxCommand bytes.
 func readCommand(s *net.UnixConn) (port uint32, err error) {
 	_ = s.SetReadDeadline(time.Now().Add(connectTime))
 	var line []byte
-	for b := [1]byte{}; b[0] != '\n'; {
-		if len(line) == maxCommand {
-			return 0, fmt.Errorf("command of more than %d bytes", maxCommand)
-		}
+	for b := [1]byte{}; b[0] != '\n' && len(line) < maxCommand; {
 		if _, err := io.ReadFull(s, b[:]); err != nil {
 			return 0, err
 		}
@@ -107,9 +105,10 @@ func readCommand(s *net.UnixConn) (port uint32, err error) {
 	return parseCommand(string(line))
 }
 
+// parseCommand is the port of a command. What follows the port is ignored, as Firecracker does.
 func parseCommand(line string) (port uint32, err error) {
 	f := strings.Fields(line)
-	if len(f) != 2 || !strings.EqualFold(f[0], "connect") {
+	if len(f) < 2 || !strings.EqualFold(f[0], "connect") {
 		return 0, fmt.Errorf("command %q: want CONNECT PORT", line)
 	}
 	n, err := strconv.ParseUint(f[1], 10, 32)

@@ -296,11 +296,36 @@ func TestIntegrationUML(t *testing.T) {
 	}
 }
 
-// TestIntegrationQEMU: the same with a VMM, in Linux 6.1.
+// TestIntegrationQEMU: the same with a VMM, in Linux 6.1: QEMU 7.2 with our device and QEMU 11.1 with the other
+// one, and with GOVIRTIOFS_LONG=1 each with the other.
 func TestIntegrationQEMU(t *testing.T) {
-	h := newHost(t, guest.QEMU72, "")
-	sum := h.given(t)
-	h.check(t, h.run(t, guest.QEMU72, work), sum)
+	const other = "vhost-device-vsock"
+	for _, c := range []struct {
+		name   string
+		kind   guest.Kind
+		device string
+		long   bool
+	}{
+		{"7.2 and our device", guest.QEMU72, "", false},
+		{"11.1 and " + other, guest.QEMU11, other, false},
+		{"7.2 and " + other, guest.QEMU72, other, true},
+		{"11.1 and our device", guest.QEMU11, "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.long && os.Getenv("GOVIRTIOFS_LONG") == "" {
+				return
+			}
+			guest.Need(t, c.kind)
+			h := newHost(t, guest.QEMU72, c.device) // whose kernel it is
+			sum := h.given(t)
+			o := h.options(c.kind, work)
+			if c.kind != guest.QEMU72 {
+				o.Kernel = guest.QEMU72
+			}
+			r, err := guest.Run(context.Background(), c.kind, o)
+			h.check(t, h.output(t, r, err), sum)
+		})
+	}
 }
 
 // TestIntegrationRefused: an unprivileged process of the guest is refused, and the host says so.
