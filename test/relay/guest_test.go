@@ -37,7 +37,7 @@ func (r *recipe) serve(t *testing.T, u user, tag string) *served {
 func (s *served) script() string {
 	dir := "/mnt/" + s.tag
 	work := fmt.Sprintf("/run/relaywork %s '%s' '%s'", dir, s.suffix(), s.work())
-	if s.stored != "" {
+	if s.asks() {
 		work += " /run/host/" + s.tag
 	}
 	switch s.recipe.name {

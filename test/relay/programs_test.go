@@ -28,6 +28,7 @@ type recipe struct {
 	rootOnly bool
 	omit     sample.Omit
 	options  []string // of the relay
+	over     bool     // bench.kill ends a server during sample.CheckOver
 	// host looks at the program's own side for what was written with a suffix, when the relay has ended. nil: the program is
 	// started once more and looked into.
 	host func(b *bench, suffix string, o sample.Omit) error
@@ -132,6 +133,7 @@ func recipes() []recipe {
 		{name: "davfs2", needs: []string{"mount.davfs"}, rootOnly: true, omit: sample.Omit{Modes: true, Links: true}, host: inDir("src"), prepare: prepareDAV,
 			options: []string{"--stop-timeout=3"}},
 		{name: "s3fs", needs: []string{"s3fs"}, omit: sample.Omit{Truncate: true}, host: inBucket, prepare: prepareS3},
+		{name: "glusterfs", needs: []string{"/usr/sbin/glusterfs", "/usr/sbin/glusterfsd"}, over: true, host: inBricks, prepare: prepareGluster},
 		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, prepare: func(b *bench) []string {
 			return []string{"nbdfuse", "{mount}/disk", "--command", "nbdkit", "-s", "--exit-with-parent", "memory", "64M"}
 		}},
@@ -294,19 +296,31 @@ func (r *recipe) try(b *bench) {
 
 // work is what relaywork is to leave out, and whether it makes the sample.
 func (r *recipe) work() string {
+	work := letters(r.omit)
 	if r.empty {
-		return letters(r.omit) + "f"
+		work += "f"
 	}
-	return letters(r.omit)
+	if r.over {
+		work += "o"
+	}
+	return work
 }
+
+func (r *recipe) asks() bool { return r.stored != "" || r.over }
 
 // ask answers the questions of relaywork in a directory, and returns what relaywork is told of it.
 func (r *recipe) ask(b *bench, dir string) []string {
-	if r.stored == "" {
+	if !r.asks() {
 		return nil
 	}
 	side := b.path(r.stored)
-	go sample.Answer(b.t.Context(), dir, func(question string) bool { return sample.Stored(question, side) })
+	go sample.Answer(b.t.Context(), dir, func(question string) bool {
+		if r.over {
+			b.kill()
+			return true
+		}
+		return sample.Stored(question, side)
+	})
 	return []string{dir}
 }
 

@@ -61,6 +61,7 @@ type bench struct {
 	dir  string // for the program's files; belongs to the user
 	user user
 	s3   gofakes3.Backend // what s3fs is tried with
+	kill func()           // ends one of two servers that the program has
 }
 
 func newBench(t *testing.T, u user) *bench {

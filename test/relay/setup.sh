@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the FUSE programs of test/relay, and what they are tried with. It needs root and Debian 12, and says before what it
-# installs. Services among them (openssh-server, lxcfs) are neither started nor enabled.
+# installs. Services among them (openssh-server, lxcfs, glusterd) are neither started nor enabled.
 set -eu
 
 . "$(dirname "$0")/../guest/apt.sh"
@@ -29,6 +29,8 @@ apt_need nbdkit nbdkit
 apt_need lxcfs lxcfs
 apt_need /usr/sbin/mount.davfs davfs2
 apt_need s3fs s3fs
+apt_need /usr/sbin/glusterfs glusterfs-client
+apt_need /usr/sbin/glusterfsd glusterfs-server
 [ -n "$apt_missing" ] || exit 0
 
 # invoke-rc.d(8) starts nothing while this says no.
@@ -42,5 +44,6 @@ installed=$apt_missing
 apt_install
 if command -v systemctl >/dev/null; then
 	case $installed in *openssh-server*) systemctl -q disable ssh.service || true ;; esac
+	case $installed in *glusterfs-server*) systemctl -q disable glusterd.service || true ;; esac
 	case $installed in *lxcfs*) systemctl -q disable lxcfs.service || true ;; esac
 fi

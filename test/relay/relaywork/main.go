@@ -1,6 +1,7 @@
-// Command relaywork checks the sample in a directory, in a guest for example: relaywork DIR SUFFIX OMIT. OMIT has letters
-// for what the file system can't do. With a SUFFIX it also writes. With a fourth argument it asks the host whether files are
-// stored: see sample.Ask. "relaywork DIR restarts ASKED" is a test of its own.
+// Command relaywork checks the sample in a directory, in a guest for example: relaywork DIR SUFFIX OMIT [ASKED]. OMIT has letters
+// for what the file system can't do, f to make the sample first, n not to check it, o for sample.CheckOver. With a SUFFIX it
+// also writes. In ASKED it asks the host: for what CheckOver needs, or else whether files are stored, see sample.Ask.
+// "relaywork DIR restarts ASKED" is a test of its own.
 package main
 
 import (
@@ -38,10 +39,13 @@ func main() {
 	}
 	if err == nil && suffix != "" {
 		var stored func(string, int) error
-		if len(os.Args) > 4 {
+		if len(os.Args) > 4 && !has("o") {
 			stored = sample.Ask(os.Args[4])
 		}
 		err = sample.Write(dir, suffix, o, stored)
+	}
+	if err == nil && has("o") {
+		err = sample.CheckOver(dir, os.Args[4])
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", dir, err)

@@ -174,6 +174,39 @@ func checkFile(dir, name string, size int, o Omit) error {
 	return same(f, content(name, size))
 }
 
+// CheckOver reads one half of the largest file, Tells the host in a directory to end a server, and reads on: what happens in
+// between must not be noticed.
+func CheckOver(dir, asked string) error {
+	f, err := os.Open(filepath.Join(dir, "big"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	want := content("big", sizes["big"])
+	if err := sameNext(f, want, int64(sizes["big"]/2)); err != nil {
+		return err
+	}
+	if err := Tell(asked, "kill"); err != nil {
+		return err
+	}
+	return same(f, want)
+}
+
+// sameNext compares the next n bytes.
+func sameNext(f *os.File, want io.Reader, n int64) error {
+	a, b := sha256.New(), sha256.New()
+	if _, err := io.CopyN(a, f, n); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(b, want, n); err != nil {
+		return err
+	}
+	if !bytes.Equal(a.Sum(nil), b.Sum(nil)) {
+		return fmt.Errorf("%s: the first %d bytes are others", f.Name(), n)
+	}
+	return nil
+}
+
 // same compares contents.
 func same(f *os.File, want io.Reader) error {
 	a, b := sha256.New(), sha256.New()
