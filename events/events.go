@@ -2,7 +2,7 @@ package events
 
 import (
 	"bytes"
-	"crypto/rand"
+	"encoding/hex"
 	"io"
 	"log/slog"
 	"sync"
@@ -219,7 +219,11 @@ func (fs *FS) Resume(t *server.Thread, session bool) (string, error) {
 }
 
 // newName is a name that nobody guesses.
-func newName() string { return rand.Text() }
+func newName() string {
+	var b [16]byte
+	_, _ = unix.Getrandom(b[:], 0) // never fails for so few bytes
+	return hex.EncodeToString(b[:])
+}
 
 // watcher makes a watcher of the host's directories.
 func (o *Options) watcher() (*hostwatch.Watcher, error) {
