@@ -5,8 +5,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,7 +17,9 @@ import (
 	"github.com/govirtiofs/govirtiofs/frontend"
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/doctor"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -80,8 +84,9 @@ func (d *disk) thaw()   { d.t.Helper(); d.set("thaw", fiThaw) }
 // fuseServer is a FUSE file system, mounted in the share, whose server may stop answering.
 type fuseServer struct {
 	server.NotImplemented
-	mu    sync.Mutex
-	alive chan struct{} // closed while it answers
+	mu     sync.Mutex
+	alive  chan struct{} // closed while it answers
+	broken atomic.Bool   // answers EIO
 }
 
 func newFUSE(t *testing.T, dir string) *fuseServer {
@@ -124,6 +129,9 @@ func (f *fuseServer) thaw() {
 
 // answer waits until the server answers.
 func (f *fuseServer) answer(r *server.Request) unix.Errno {
+	if f.broken.Load() {
+		return unix.EIO
+	}
 	f.mu.Lock()
 	alive := f.alive
 	f.mu.Unlock()
@@ -166,6 +174,7 @@ func (f *fuseServer) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) u
 type shared struct {
 	t      *testing.T
 	dir    string
+	socket string
 	daemon *daemon
 	*frontend.Client
 }
@@ -181,7 +190,7 @@ func startShared(t *testing.T, dir, box string, queues int, args ...string) *sha
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &shared{t, dir, d, handshake(t, f)}
+	return &shared{t, dir, socket, d, handshake(t, f)}
 }
 
 // rest uses the rest of the share: nothing of it may wait for the file system that does not answer.
@@ -416,6 +425,14 @@ func TestIntegrationHangTold(t *testing.T) {
 			_ = s.daemon.cmd.Process.Signal(unix.SIGUSR1)
 			s.daemon.waitLine("1 requests are under way")
 			s.daemon.waitLine(`Under way: MKDIR of "host/` + box)
+			plan := share.Config{}
+			plan.SocketPath = s.socket
+			found := doctor.Examine(&plan, doctor.Gather(&plan, nil)).Checks
+			if !slices.ContainsFunc(found, func(f doctor.Finding) bool {
+				return f.Check == "requests" && f.Status == doctor.Warn && strings.HasPrefix(f.Text, `MKDIR at "/host" has been under way for `)
+			}) {
+				t.Errorf("the doctor says %+v", found)
+			}
 			d.thaw()
 			h.wait()
 			s.daemon.waitLine("A request that hung has ended after")

@@ -33,6 +33,8 @@ type Socket struct {
 	Connect   error // what keeps this user from connecting, as far as modes tell
 	PIDFile   int   // what PATH.pid says, 0 if there is none
 	PIDLives  bool
+	Stuck     []Stuck // requests of the guest that hang, the oldest first
+	Looked    bool    // for those: the daemon has a ledger that this user may read
 }
 
 // socket looks at a socket's file without connecting to it.
@@ -63,6 +65,11 @@ func (h host) socket(path string) Socket {
 	if st != nil && s.Mode.Type() == fs.ModeSocket {
 		h.peers(&s, st)
 	}
+	pids := s.Owners
+	if s.PIDLives {
+		pids = append(slices.Clone(pids), s.PIDFile)
+	}
+	s.Stuck, s.Looked = h.stuck(pids)
 	return s
 }
 
@@ -133,6 +140,7 @@ func (r *Report) socket(p *share.Config, s *Socket, vmms []VMM) {
 	default:
 		r.listening(s)
 		r.mayConnect(s, vmms)
+		r.stuck(s)
 	}
 }
 
