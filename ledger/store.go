@@ -164,6 +164,14 @@ func (s *Store) placeOf(n *Node, r *nodeRecord, b *[maxNameRecord]byte) {
 	}
 }
 
+// MountOf is the number of the mount of the node in a slot; 0 if there is none.
+func (s *Store) MountOf(slot uint32) uint64 {
+	if r := s.nodeAt(slot); r != nil {
+		return r.mount
+	}
+	return 0
+}
+
 // Opens yields the open files of the ledger by their slots. What is yielded is valid until
 // yield returns.
 func (s *Store) Opens(yield func(o *OpenFile) bool) {

@@ -34,7 +34,9 @@ func (fs *FS) fdAt(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 		fd, errno = fs.rewalk(ts, n, depth)
 	}
 	if errno != 0 && byName {
-		fd, errno = fs.openHandle(ts, n, depth)
+		if byHandle, refused := fs.openHandle(ts, n, depth); refused == 0 || errno == unix.ESTALE {
+			fd, errno = byHandle, refused
+		}
 	}
 	if errno != 0 {
 		return -1, errno

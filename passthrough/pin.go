@@ -210,7 +210,7 @@ func (r *resumer) takePin(k keeper.Key, n *inode) (fd int, ok bool) {
 		_ = unix.Close(fd)
 		return -1, false
 	}
-	if statxFD(fd, &r.ts.found) != 0 || !n.is(&r.ts.found) && !n.isElsewhere(r.ts) {
+	if statxCached(fd, &r.ts.found) != 0 || !n.is(&r.ts.found) && !n.isElsewhere(r.ts) {
 		fs.closeFD(fd)
 		return -1, false
 	}

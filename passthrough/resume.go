@@ -79,11 +79,13 @@ const (
 )
 
 // findMounts finds out which mounts there are of the ledger's, beside the share's own: a node of
-// each is looked for by its names from the root on.
+// each is looked for by its names from the root on. It is one whose parent is on another mount. With
+// one that is deeper, file servers would be asked, which may not answer.
 func (r *resumer) findMounts() {
 	tries := map[uint64][]ledger.Node{}
 	for n := range r.store.Nodes {
-		if list := tries[n.Mount]; n.Mount != rootMount && n.Parent != 0 && len(list) < triesForMount && len(tries) < maxMounts {
+		if list := tries[n.Mount]; n.Mount != rootMount && n.Parent != 0 && r.store.MountOf(n.Parent) != n.Mount &&
+			len(list) < triesForMount && len(tries) < maxMounts {
 			tries[n.Mount] = append(list, *n)
 		}
 	}
@@ -148,14 +150,16 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 		return false
 	}
 	defer r.fs.closeFD(fd)
-	if statxFD(fd, &r.ts.found) != 0 {
+	if statxCached(fd, &r.ts.found) != 0 {
 		return false
 	}
 	k := keyOf(&r.ts.found)
 	if k.dev != n.Dev || k.ino != n.Ino || birthOf(&r.ts.found) != birthIn(n) {
 		return false
 	}
-	r.fs.mountOf(k, fd)
+	if r.ts.found.Dev_major != 0 { // a disk, which is no file server that would have to answer
+		r.fs.mountOf(k, fd)
+	}
 	r.mounts[n.Mount] = k.mount
 	return true
 }

@@ -22,7 +22,11 @@ type mapping struct {
 // that may not be written is mapped for reading: the front-end tells us about
 // windows of shared memory like that.
 func mapFile(fd int, offset, size uint64) (mapping, error) {
-	align, err := checkFile(fd, offset, size)
+	return mapChecked(checkFile, fd, offset, size)
+}
+
+func mapChecked(check func(fd int, offset, size uint64) (align uint64, err error), fd int, offset, size uint64) (mapping, error) {
+	align, err := check(fd, offset, size)
 	if err != nil {
 		return mapping{}, err
 	}
@@ -44,8 +48,8 @@ func mapFile(fd int, offset, size uint64) (mapping, error) {
 // the end of a file is a SIGBUS. It returns the size of the file's pages, which
 // offset and length of a mapping are multiples of.
 func checkFile(fd int, offset, size uint64) (align uint64, err error) {
-	if size == 0 || size > maxMapping || offset > maxMapping {
-		return 0, fmt.Errorf("%#x bytes at offset %#x can't be mapped", size, offset)
+	if align, err = checkRange(fd, offset, size); err != nil {
+		return 0, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -54,6 +58,14 @@ func checkFile(fd int, offset, size uint64) (align uint64, err error) {
 	// Devices (DAX, udmabuf) have no size that means anything here.
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && offset+size > uint64(st.Size) {
 		return 0, fmt.Errorf("%#x bytes at offset %#x: the file has only %#x", size, offset, st.Size)
+	}
+	return align, nil
+}
+
+// checkRange is checkFile that does not look at how many bytes the file has.
+func checkRange(fd int, offset, size uint64) (align uint64, err error) {
+	if size == 0 || size > maxMapping || offset > maxMapping {
+		return 0, fmt.Errorf("%#x bytes at offset %#x can't be mapped", size, offset)
 	}
 	align = uint64(unix.Getpagesize())
 	var fs unix.Statfs_t

@@ -124,7 +124,7 @@ func (c *Conn) publish(regions []*virtqueue.Region) error {
 // mapRegion maps a region and closes fd. The keeper has it before that.
 func (c *Conn) mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
 	n := c.keep(DescriptorRegion, 0, fd)
-	region, err := mapRegion(r, fd)
+	region, err := mapRegion(r, fd, false)
 	switch {
 	case err != nil:
 		c.drop(DescriptorRegion, n)
@@ -156,14 +156,19 @@ func (c *Conn) forgetRegions(stay []*virtqueue.Region) {
 	}
 }
 
-// mapRegion maps a region and closes fd.
-func mapRegion(r *MemoryRegion, fd int) (*virtqueue.Region, error) {
+// mapRegion maps a region and closes fd. An inherited one may have lost bytes since another process has
+// mapped it: these are mapped all the same, and not there, as in that process.
+func mapRegion(r *MemoryRegion, fd int, inherited bool) (*virtqueue.Region, error) {
 	defer unix.Close(fd)
 	if r.GuestAddr+r.Size < r.GuestAddr || r.UserAddr+r.Size < r.UserAddr {
 		return nil, fmt.Errorf("%#x bytes at guest address %#x, front-end address %#x wrap around", r.Size, r.GuestAddr, r.UserAddr)
 	}
 	origin := originOf(fd, r.MmapOffset)
-	m, err := mapFile(fd, r.MmapOffset, r.Size)
+	check := checkFile
+	if inherited {
+		check = checkRange
+	}
+	m, err := mapChecked(check, fd, r.MmapOffset, r.Size)
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func (c *Conn) resumeMemory(n *notes, left Inherited) error {
 			if err != nil {
 				return err
 			}
-			region, err := mapRegion(&r.MemoryRegion, fd)
+			region, err := mapRegion(&r.MemoryRegion, fd, true)
 			if err != nil {
 				return fmt.Errorf("region at guest address %#x: %w", r.GuestAddr, err)
 			}

@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv(vmmSocket); socket != "" {
 		os.Exit(runVMM(socket))
 	}
+	if socket := os.Getenv(vmmLoad); socket != "" {
+		os.Exit(runLoad(socket))
+	}
 	os.Exit(daemontest.Main(m, "/tmp", "govirtiofsd", &program))
 }
 

@@ -42,6 +42,18 @@ func TestIntegrationRunOut(t *testing.T) {
 			if _, err := c.Getattr(1); err != nil {
 				t.Errorf("after it: %v", err)
 			}
+			killWorker(t, d.cmd.Process.Pid)
+			if err := errors.Join(c.Stop(), c.Start()); err != nil {
+				t.Error(err)
+			}
+			if _, err := c.Create(1, "after a death", unix.O_RDWR, 0o644); err != nil && !errors.Is(err, unix.ENFILE) {
+				t.Errorf("after a death: %v", err)
+			}
+			if f, err := c.Lookup(1, "file"); err != nil {
+				t.Errorf("after a death: %v", err)
+			} else if _, err := c.Getattr(f.NodeID); err != nil {
+				t.Errorf("after a death: %v", err)
+			}
 			if err := c.Destroy(); err != nil {
 				t.Error(err)
 			}
