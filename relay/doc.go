@@ -21,6 +21,6 @@
 //
 // # Locks
 //
-// From the outside in: listing.mu or file.mu, FS.mu, link.mu, link.io. The table of nodes locks its own below FS.mu, and
+// From the outside in: listing.mu or file.mu, FS.mu, link.mu, link.io. teller.mu is held alone. The table of nodes locks its own below FS.mu, and
 // calls back without them.
 package relay

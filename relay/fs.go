@@ -48,6 +48,7 @@ type FS struct {
 	close   context.CancelFunc
 
 	restart restarter
+	teller  teller
 }
 
 // New starts the program of the source, and returns when it has answered INIT. The context is for that only.

@@ -9,16 +9,19 @@ import (
 func (fs *FS) notify(l *link, code fp.NotifyCode, body []byte) {
 	switch code {
 	case fp.NotifyInvalInode, fp.NotifyInvalEntry, fp.NotifyDelete, fp.NotifyPrune, fp.NotifyIncEpoch:
-		// Clients can't be told either. From now on they ask again soon.
+		// A client with virtio-fs can't be told, and others may hear of it too late. From now on they ask again soon.
 		if fs.most.CompareAndSwap(0, int64(fs.opts.Notified)) {
 			fs.opts.Log.Info("the program tells of changes that it makes by itself; clients do not keep names and attributes "+
 				"longer than", "time", fs.opts.Notified)
 		}
+		fs.tell(l, code, body)
 	case fp.NotifyRetrieve:
 		l.retrieve(body)
-	case fp.NotifyPoll, fp.NotifyStore, fp.NotifyResend:
-		// Nobody polls: POLL is answered ENOSYS. What is to be stored in the client's memory it can read. A program that
-		// is started again gets another socket, and what is under way without asking.
+	case fp.NotifyPoll, fp.NotifyStore:
+		// Nobody polls: POLL is answered ENOSYS. What is to be stored in the client's memory it can read.
+	case fp.NotifyResend:
+		// A program that is started again gets another socket, and what is under way without asking.
+		l.lie("FUSE_NOTIFY_RESEND, which it was not offered (FUSE_HAS_RESEND): it does not get requests a second time")
 	default:
 		l.lie("a notification with an unknown code")
 	}

@@ -201,6 +201,8 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 		return fuseHint(err)
 	}
 	defer func() { _ = mount.Close() }()
+	fs.Connect(mount)
+	defer fs.Connect(nil)
 	if dir, err := filepath.Abs(o.mount); err == nil {
 		p.Hide(dir)
 	}

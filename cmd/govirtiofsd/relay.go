@@ -94,5 +94,6 @@ func newRelay(o *options, p *process, files *vsockFiles, settings server.Options
 	if err != nil {
 		return nil, err
 	}
+	fs.Connect(s)
 	return o.streams([]*stream.Server{s}, files, log), nil
 }

@@ -1,0 +1,131 @@
+package relay
+
+import (
+	"bytes"
+	"sync"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// Notifier sends a notification to the client's kernel: code and body as /dev/fuse takes them. It may wait until the kernel
+// has done it. stream.Server and fusedev.Mount are such.
+type Notifier interface {
+	Notify(code fp.NotifyCode, body ...[]byte) error
+}
+
+// maxTold bounds the notifications that wait for the client.
+const maxTold = 1024
+
+// teller passes the program's notifications on, on a goroutine of its own: the client's kernel may wait in one for a request
+// that is under way to the program, whose reply the receiving goroutine has to take.
+type teller struct {
+	mu      sync.Mutex // guards the following; a leaf
+	to      Notifier
+	waiting []told
+	running bool
+}
+
+// told is one notification, with the client's numbers.
+type told struct {
+	code fp.NotifyCode
+	body []byte
+}
+
+// Connect says where the program's notifications go beside: to the client's kernel. nil is nowhere, as at the beginning. What
+// Options.Notified says holds all the same: a notification may overtake the reply to a request that was under way.
+func (fs *FS) Connect(to Notifier) {
+	fs.teller.mu.Lock()
+	defer fs.teller.mu.Unlock()
+	fs.teller.to = to
+}
+
+// tell passes a notification on, if somebody takes it and the client has what it is about.
+func (fs *FS) tell(l *link, code fp.NotifyCode, body []byte) {
+	t := &fs.teller
+	t.mu.Lock()
+	nobody := t.to == nil
+	t.mu.Unlock()
+	if nobody {
+		return
+	}
+	own, ok := fs.ownNumbers(l, code, body)
+	if !ok {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) >= maxTold {
+		return
+	}
+	t.waiting = append(t.waiting, told{code, own})
+	if !t.running {
+		t.running = true
+		go fs.tellAll()
+	}
+}
+
+// tellAll sends what waits.
+func (fs *FS) tellAll() {
+	t := &fs.teller
+	for {
+		t.mu.Lock()
+		if len(t.waiting) == 0 || t.to == nil {
+			t.waiting, t.running = nil, false
+			t.mu.Unlock()
+			return
+		}
+		next, to := t.waiting[0], t.to
+		t.waiting = t.waiting[1:]
+		t.mu.Unlock()
+		_ = to.Notify(next.code, next.body) // a client that does not hear it asks again soon
+	}
+}
+
+// ownNumbers is the body of a notification with the client's numbers instead of the program's; false if the client has no such
+// node, or the body is malformed.
+func (fs *FS) ownNumbers(l *link, code fp.NotifyCode, body []byte) (own []byte, ok bool) {
+	own = bytes.Clone(body)
+	switch code {
+	case fp.NotifyInvalInode:
+		if len(body) != fp.Size[fp.NotifyInvalInodeOut]() {
+			l.lie("a malformed notification")
+			return nil, false
+		}
+		return own, fs.renumber(l, &(*fp.NotifyInvalInodeOut)(pointer(own)).Ino)
+	case fp.NotifyInvalEntry:
+		n := fp.Size[fp.NotifyInvalEntryOut]()
+		if len(body) < n || !isOneName(body[n:], (*fp.NotifyInvalEntryOut)(pointer(own)).NameLen) {
+			l.lie("a malformed notification")
+			return nil, false
+		}
+		v := (*fp.NotifyInvalEntryOut)(pointer(own))
+		v.Flags &= fp.ExpireOnly
+		return own, fs.renumber(l, &v.Parent)
+	case fp.NotifyDelete:
+		n := fp.Size[fp.NotifyDeleteOut]()
+		if len(body) < n || !isOneName(body[n:], (*fp.NotifyDeleteOut)(pointer(own)).NameLen) {
+			l.lie("a malformed notification")
+			return nil, false
+		}
+		v := (*fp.NotifyDeleteOut)(pointer(own))
+		return own, fs.renumber(l, &v.Parent) && fs.renumber(l, &v.Child)
+	}
+	return nil, false // PRUNE and INC_EPOCH: few kernels know them
+}
+
+// renumber replaces the program's number of a node by the client's; false if the client does not have the node.
+func (fs *FS) renumber(l *link, id *uint64) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.byID[*id]
+	if n == nil || n.ID() != fp.RootID && n.epoch.Load() != l.epoch {
+		return false
+	}
+	*id = n.ID()
+	return true
+}
+
+// isOneName reports whether b is a name of n bytes and the zero byte behind it.
+func isOneName(b []byte, n uint32) bool {
+	return n > 0 && n <= nameMax && uint64(len(b)) == uint64(n)+1 && bytes.IndexByte(b, 0) == int(n) && bytes.IndexByte(b, '/') < 0
+}
