@@ -58,6 +58,7 @@ for page in "$root"/doc/*.md "$root"/doc/*.svg; do
 	[ ! -e "$page" ] || put 644 "$page" "$docs/doc/$(basename "$page")"
 done
 put 644 "$root/packaging/systemd/example.conf" "$docs/examples/example.conf"
+sed "s|/usr/bin/|$prefix/bin/|" "$root/packaging/systemd/govirtiofs-relay.example.service" | write "$docs/examples/govirtiofs-relay.example.service"
 
 # libvirt, Lima and others find the daemon by this file. They look in /usr/share, and
 # in /etc for what was not installed there.

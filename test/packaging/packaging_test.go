@@ -128,6 +128,7 @@ func checkTree(t *testing.T, dest, prefix, zsh string) {
 		prefix + "/libexec/govirtiofsd", prefix + "/bin/govirtiofs",
 		prefix + "/lib/systemd/system/govirtiofsd@.service", prefix + "/lib/systemd/system/govirtiofsd@.socket",
 		prefix + "/share/doc/govirtiofs/examples/example.conf", "/etc/govirtiofs",
+		prefix + "/share/doc/govirtiofs/examples/govirtiofs-relay.example.service",
 	} {
 		if _, err := os.Stat(dest + name); err != nil {
 			t.Error(err)
