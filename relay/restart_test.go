@@ -1,18 +1,17 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // TestChangesAreDecided: changes under way when the program ends are answered by what is there afterwards.
@@ -147,9 +146,8 @@ func TestEndWithoutRestart(t *testing.T) {
 // TestCanNotStartAgain: while there is no program, requests fail at once.
 func TestCanNotStartAgain(t *testing.T) {
 	m := newModel(t, 31)
-	var log bytes.Buffer
-	var mu sync.Mutex
-	g := newGuest(t, m, Options{Restart: true, Log: slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))})
+	var log daemontest.Log
+	g := newGuest(t, m, Options{Restart: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	m.mu.Lock()
 	m.failNext = errors.New("no such program")
 	m.mu.Unlock()
@@ -158,22 +156,9 @@ func TestCanNotStartAgain(t *testing.T) {
 		t.Errorf("%v", errno)
 	}
 	eventually(t, "it is not tried again", func() bool { _, errno := g.do(fp.OpStatfs, 1, 80); return errno == 0 })
-	mu.Lock()
-	defer mu.Unlock()
 	if !strings.Contains(log.String(), "no such program") {
 		t.Errorf("log: %s", log.String())
 	}
-}
-
-type lockedWriter struct {
-	mu *sync.Mutex
-	b  *bytes.Buffer
-}
-
-func (w lockedWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
 }
 
 // TestBadPrograms: what can't be relayed is refused with a reason.

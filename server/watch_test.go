@@ -15,6 +15,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // frozenFS has nodes on file systems of the host, which are node / 1000. On those that are frozen,
@@ -75,28 +76,10 @@ type watched struct {
 	t    *testing.T
 	fs   *frozenFS
 	s    *Server
-	log  safeBuffer
+	log  daemontest.Log
 	lost atomic.Int32
 	got  chan fuse.Reply
 	sent int
-}
-
-// safeBuffer is what was logged.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func newWatched(t *testing.T, fs *frozenFS) *watched {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // guest is a connection that a test speaks over by hand.
@@ -68,24 +69,6 @@ func (g *guest) receive() ([]byte, error) {
 
 func newRecorder() *recorder { return &recorder{times: make(map[uint64]int)} }
 
-// lines collects what is logged.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // TestHello: who is refused hears why, and the log says it.
 func TestHello(t *testing.T) {
 	for _, c := range []struct {
@@ -110,7 +93,7 @@ func TestHello(t *testing.T) {
 		{name: "messages that are lost", h: hello{At: position{First: 1, Sent: 1}}, share: "share", token: "secret", want: ErrStale, says: "has gone on without"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var log lines
+			var log daemontest.Log
 			_, path := startServer(t, newRecorder(), Options{Share: "share", Token: []byte("secret"),
 				Log: slog.New(slog.NewTextHandler(&log, nil)), Admit: func(net.Addr) (string, error) { return "cid 3", c.admit }})
 			_, err := dialGuest(t, path).greet(c.h, c.share, c.token)
@@ -449,7 +432,7 @@ func TestNotifyNobody(t *testing.T) {
 
 // TestLogIsBounded: a guest's processes can't fill the log.
 func TestLogIsBounded(t *testing.T) {
-	var log lines
+	var log daemontest.Log
 	_, path := startServer(t, newRecorder(), Options{Token: []byte("secret"), Log: slog.New(slog.NewTextHandler(&log, nil))})
 	start := time.Now()
 	for range 200 {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // startPort serves several shares, each with a recorder, on one socket.
@@ -92,7 +93,7 @@ func TestManyShares(t *testing.T) {
 	for i := range names {
 		names[i] = fmt.Sprintf("share-%d-%s", i, strings.Repeat("x", 200))
 	}
-	var log lines
+	var log daemontest.Log
 	_, path := startPort(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, names...)
 	for i := range 1000 {
 		_, err := dialGuestOnce(path, fmt.Sprintf("guess-%d", i))

@@ -1,45 +1,25 @@
 package virtiofs
 
 import (
-	"bytes"
 	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
 )
-
-// logText is a log that can be read while it is written.
-type logText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logText) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logText) count(s string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), s)
-}
 
 // TestKickedInVain: a guest kicks for a request, which is in memory that the worker does not
 // see. That is said once.
 func TestKickedInVain(t *testing.T) {
-	var said logText
+	var said daemontest.Log
 	r := newRing(t)
 	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, slog.New(slog.NewTextHandler(&said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); said.count("share=on") == 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); said.Count("share=on") == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nothing is said")
 		}
@@ -51,7 +31,7 @@ func TestKickedInVain(t *testing.T) {
 	}
 	r.init() // it was nothing but strange kicks
 	w.stop()
-	if n := said.count("share=on"); n != 1 {
+	if n := said.Count("share=on"); n != 1 {
 		t.Errorf("said %d times", n)
 	}
 }
@@ -59,7 +39,7 @@ func TestKickedInVain(t *testing.T) {
 // TestKickedTwice: a kick at the start, as QEMU makes, and kicks that come late are no sign
 // of anything.
 func TestKickedTwice(t *testing.T) {
-	var said logText
+	var said daemontest.Log
 	r := newRing(t)
 	eventfd.Signal(r.kick)
 	w, err := startWorker(newServer(&testFS{}), nil, r.vring(), BusyPoll{}, false, slog.New(slog.NewTextHandler(&said, nil)))
@@ -74,7 +54,7 @@ func TestKickedTwice(t *testing.T) {
 		}
 	}
 	w.stop()
-	if n := said.count("share=on"); n != 0 {
+	if n := said.Count("share=on"); n != 0 {
 		t.Errorf("said %d times", n)
 	}
 }

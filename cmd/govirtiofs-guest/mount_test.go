@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,13 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
@@ -168,25 +167,7 @@ type host struct {
 	token  string
 	socket string // where a VMM connects to
 	cmd    *exec.Cmd
-	log    *buffer
-}
-
-// buffer may be read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	log    *daemontest.Log
 }
 
 func newHost(t *testing.T, args ...string) *host {
@@ -214,7 +195,7 @@ func newHost(t *testing.T, args ...string) *host {
 // start starts the daemon, and waits until it listens.
 func (h *host) start(args ...string) {
 	h.t.Helper()
-	h.log = &buffer{}
+	h.log = &daemontest.Log{}
 	args = append([]string{"--vsock-uds", filepath.Join(h.dir, "v"), "--vsock-token", h.token}, args...)
 	for _, s := range h.shares {
 		args = append(args, "--vsock-share", s)

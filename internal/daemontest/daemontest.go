@@ -1,4 +1,4 @@
-// Package daemontest has functions for tests that start the daemon.
+// Package daemontest is for tests that start the daemon or look at a log.
 package daemontest
 
 import (

@@ -11,13 +11,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/relay"
 	"github.com/govirtiofs/govirtiofs/relay/program"
 )
@@ -25,28 +25,10 @@ import (
 // patience is how long a test waits for what is sure to happen.
 const patience = 60 * time.Second
 
-// text is a log.
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (t *text) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.Write(b)
-}
-
-func (t *text) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
-}
-
 // start makes a program of this test's executable.
-func start(t *testing.T, o program.Options, args ...string) (*program.Program, *text) {
+func start(t *testing.T, o program.Options, args ...string) (*program.Program, *daemontest.Log) {
 	t.Helper()
-	log := &text{}
+	log := &daemontest.Log{}
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	self, err := os.Executable()
 	if err != nil {

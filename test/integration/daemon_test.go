@@ -60,25 +60,7 @@ type daemon struct {
 	guest.Share
 	dir string // shared
 	cmd *exec.Cmd
-	log logBuffer
-}
-
-// logBuffer is what the daemon has said so far.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log daemontest.Log
 }
 
 // start shares a new directory, or dir if it is not empty.

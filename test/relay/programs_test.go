@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/test/relay/sample"
 )
@@ -153,7 +154,7 @@ func serveTCP(t *testing.T, name string, args ...string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &text{}
+	out := &daemontest.Log{}
 	var connections sync.WaitGroup
 	connections.Go(func() {
 		for {

@@ -3,13 +3,11 @@
 package relay_test
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/relay/program"
 	"github.com/govirtiofs/govirtiofs/test/relay/sample"
@@ -136,29 +135,11 @@ func (b *bench) run(stdin, name string, args ...string) string {
 	return string(out)
 }
 
-// text is what a process prints.
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (t *text) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.Write(p)
-}
-
-func (t *text) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
-}
-
 // relayed is "govirtiofs relay" while it runs.
 type relayed struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	out   text
+	out   daemontest.Log
 	ended chan struct{}
 	err   error
 }
