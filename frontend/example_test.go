@@ -32,7 +32,7 @@ func (note) Read(_ *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix.
 	return dst.CopyFrom([]byte("hello")[min(in.Offset, 5):], 0), 0
 }
 
-// backend serves a note to whoever has the returned connection.
+// backend serves a note over the returned connection.
 func backend() (*net.UnixConn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

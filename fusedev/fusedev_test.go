@@ -314,7 +314,7 @@ func TestMountErrors(t *testing.T) {
 	}
 }
 
-// TestReply: the kernel refuses a malformed reply; whoever waits for it gets EIO.
+// TestReply: the kernel refuses a malformed reply; the process that waits for it gets EIO.
 func TestReply(t *testing.T) {
 	guest.NeedFUSE(t)
 	target := t.TempDir()

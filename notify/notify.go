@@ -40,7 +40,7 @@ const (
 	negative  = 10
 )
 
-// FS is a file system whose client hears of changes on the host. Connect comes before the first request.
+// FS is a file system whose client is told of changes on the host. Connect comes before the first request.
 type FS struct {
 	Share
 	log *slog.Logger

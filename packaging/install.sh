@@ -26,7 +26,7 @@ write() { # write TO: standard input
 
 put 755 "$programs/govirtiofsd" "$dest$libexec/govirtiofsd"
 put 755 "$programs/govirtiofs" "$dest$prefix/bin/govirtiofs"
-# VMM tools look for daemons in libexec; whoever starts it by hand, in PATH.
+# VMM tools look for daemons in libexec; a user who starts it by hand, in PATH.
 ln -sf "$libexec/govirtiofsd" "$dest$prefix/bin/govirtiofsd"
 
 for page in "$root"/doc/*.1; do

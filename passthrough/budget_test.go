@@ -168,7 +168,7 @@ func TestBudgetOfMany(t *testing.T) {
 				if errno := g.fs.Unlink(g.on(fp.RootID), name(file)); errno != 0 {
 					t.Errorf("unlink: %v", errno)
 				}
-				// Whoever counts one too many takes it back at once.
+				// A thread that counts one too many takes it back at once.
 				if n := s.fs.fds.Load(); n > 256+4 {
 					t.Errorf("%d descriptors", n)
 				}

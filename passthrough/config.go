@@ -126,7 +126,7 @@ type Config struct {
 	// Keeper holds descriptors for a successor; nil is none. With it comes Ledger.
 	Keeper Keeper
 
-	// Who hears of every change of nodes and open files; nil is nobody.
+	// It is told of every change of nodes and open files; nil is nobody.
 	recordNodes nodes.Recorder[inode]
 	recordOpens nodes.OpenRecorder[openFile]
 	// noTmpfile has tests find no O_TMPFILE, as on some file systems.

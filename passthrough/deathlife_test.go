@@ -126,7 +126,7 @@ func (l *life) finish() []string {
 	return list
 }
 
-// look is all that must be the same whoever dies.
+// look is all that must be the same, whichever process dies.
 func (l *life) look(p *process) (list []string) {
 	for i, step := range l.c.steps() {
 		list = append(list, fmt.Sprintf("reply %d: %s", i, masked(step(l.board).op, l.board.reply(i)[:*l.board.length(i)])))

@@ -296,7 +296,7 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 		return out.Add(e.ino, f.dir.positions.shown(e.off), typ, name)
 	}
 	if !out.Fits(len(name)) {
-		return false // before a lookup that the client would not hear of
+		return false // before a lookup that the client would not be told of
 	}
 	var entry fp.EntryOut
 	if !dot && !dotdot {

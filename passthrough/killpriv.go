@@ -10,7 +10,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// Who may not keep the set-ID bits of a file loses them by changing its data. Linux checks
+// A process that may not keep the set-ID bits of a file loses them by changing its data. Linux checks
 // that in the guest, and leaves it to us in these cases (fs/fuse/file.c, dir.c):
 //
 //   - with HANDLE_KILLPRIV_V2, which says who may not: OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID

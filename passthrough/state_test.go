@@ -300,7 +300,7 @@ func TestMoveVerify(t *testing.T) {
 	if _, err := load(t, copyTree(t, v.share.dir), state, nil); err == nil {
 		t.Error("a copy was taken for the same files")
 	}
-	// Whoever wants handles to be compared does not take a state without.
+	// A daemon that has to compare handles does not take a state without them.
 	state = newTraveller(t, nil).saved()
 	if _, err := load(t, v.share.dir, state, verify); err == nil || !strings.Contains(err.Error(), "--migration-verify-handles") {
 		t.Errorf("a state without handles: %v", err)

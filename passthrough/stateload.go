@@ -380,7 +380,7 @@ func (l *loader) openFile() error {
 		return fmt.Errorf("%s can't be opened here: %w; "+
 			"with --migration-on-error=guest-error the guest gets an error when it uses it", what, errno)
 	}
-	l.missing.add(what) // whoever uses it gets EBADF
+	l.missing.add(what) // requests that use it get EBADF
 	return nil
 }
 

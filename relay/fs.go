@@ -126,7 +126,7 @@ func (fs *FS) Destroy() {
 	select {
 	case <-fs.session:
 	default:
-		close(fs.session) // whoever waits gives up
+		close(fs.session) // those who wait give up
 	}
 	fs.mu.Unlock()
 	for f := range fs.files.All {

@@ -23,7 +23,7 @@ const passed = fp.InitAsyncRead | fp.InitPosixLocks | fp.InitFileOps | fp.InitAt
 	fp.InitParallelDirops | fp.InitHandleKillpriv | fp.InitPosixACL | fp.InitCacheSymlinks | fp.InitNoOpendirSupport |
 	fp.InitDirectIOAllowMmap | fp.InitHasExpireOnly | fp.InitNoExportSupport
 
-// offered are what the program hears of: all that is passed, and what is between the program and the relay.
+// offered are what the program is told of: all that is passed, and what is between the program and the relay.
 const offered = passed | fp.InitMaxPages | fp.InitExt
 
 const (

@@ -125,7 +125,7 @@ func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 
 // unqueued finishes a request that has to wait when too many others wait. If it waits in a
 // system call its queue's thread does so for it: a client with many requests is slowed down.
-// What waits for another client or process, or where others hang, possibly for ever, is refused.
+// A request is refused if it waits for another client or process, possibly for ever, or where others hang.
 func (t *thread) unqueued(o *op, forEver bool, refused unix.Errno) (written uint32, errno unix.Errno) {
 	if forEver {
 		return t.fail(refused), refused

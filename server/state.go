@@ -115,7 +115,7 @@ func (s *Server) Load(r io.Reader) error {
 	}
 	in := record.NewReader(r, maxStateBytes)
 	if magic := in.Bytes(len(stateMagic)); in.Err() != nil || string(magic) != stateMagic {
-		return fmt.Errorf("server: this is no state of govirtiofsd's, or one of another version (%q)", magic)
+		return fmt.Errorf("server: this is not a state of govirtiofsd, or it is one of another version (%q)", magic)
 	}
 	if in.Max(1) == 0 {
 		in.End()

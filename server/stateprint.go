@@ -20,7 +20,7 @@ func PrintState(to io.Writer, from io.Reader, rest func(to io.Writer, from io.Re
 	r := record.NewReader(from, maxStateBytes)
 	magic := r.Bytes(len(stateMagic))
 	if r.Err() != nil || string(magic) != stateMagic {
-		return fmt.Errorf("server: this is no state of govirtiofsd's, or one of another version (%q)", magic)
+		return fmt.Errorf("server: this is not a state of govirtiofsd, or it is one of another version (%q)", magic)
 	}
 	if _, err := fmt.Fprintf(to, "state version=%d\n", magic[len(magic)-1]); err != nil {
 		return err

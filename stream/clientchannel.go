@@ -60,7 +60,7 @@ func (ch *clientChannel) dial(ctx context.Context, m mode) (*socket, welcome, er
 	if err = writeHello(conn, h, c.opts.Share, c.opts.Token); err == nil {
 		w, err = readWelcome(conn)
 	} else if refused, readErr := readWelcome(conn); readErr != nil && refused.Status != statusOK {
-		err = readErr // it was refused before it was heard
+		err = readErr // it was refused before it was read
 	}
 	if err != nil {
 		_ = conn.Close()

@@ -346,7 +346,7 @@ func TestRestored(t *testing.T) {
 	}
 }
 
-// TestWelcomeLost: whoever has not got the answer to its hello may say it again.
+// TestWelcomeLost: a guest that has not got the answer to its hello may say it again.
 func TestWelcomeLost(t *testing.T) {
 	_, path := startServer(t, newRecorder(), Options{})
 	first, err := dialGuest(t, path).greet(hello{Channel: 1}, "", "")
@@ -406,7 +406,7 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// TestNotifyNobody: without a client, or with one that takes nothing, whoever notifies is told.
+// TestNotifyNobody: without a client, or with one that takes nothing, Notify returns an error.
 func TestNotifyNobody(t *testing.T) {
 	s, path := startServer(t, newRecorder(), Options{})
 	note := fp.Bytes(&fp.NotifyInvalInodeOut{Ino: 1})

@@ -228,7 +228,7 @@ func (s *Server) keep(n *session) {
 // ErrNobody means that a notification has no receiver: there is no session, or its
 // connection does not take messages. A file system that has promised notifications must
 // then not rely on the client's caches.
-var ErrNobody = errors.New("no client hears the notification")
+var ErrNobody = errors.New("there is no client that takes the notification")
 
 // Notify sends a notification to the client's kernel: code and body as /dev/fuse takes
 // them. It arrives after the replies that were given before, so that data which was read

@@ -148,7 +148,7 @@ func (f *FS) setLock(ctx context.Context, o *openFile, in *fp.LkIn, wait bool) e
 	if !ok {
 		return unix.EOPNOTSUPP
 	}
-	// The owner is noted before it has the lock: whoever closes the file meanwhile finds it.
+	// The owner is noted before it has the lock: a close of the file meanwhile finds it.
 	if l.Kind != Unlock && !f.owners.note(f, o, l.Owner) {
 		return unix.ENOLCK
 	}
@@ -173,7 +173,7 @@ func dropLocks(ctx context.Context, o *openFile, owners []LockOwner) {
 
 // lockOwners are the owners that may have locks, by node, each with the number of the open file by which
 // it has asked last. Its locks are dropped when that is closed. A process has none left then: it has sent FLUSH.
-// The owner of an OFD lock (F_OFD_SETLK) is an open file of the client. Its end is all that we hear: Linux sends
+// The owner of an OFD lock (F_OFD_SETLK) is an open file of the client. Its end is all that we are told: Linux sends
 // neither FLUSH nor an unlock for it (fs/fuse/file.c: fuse_setlk, FL_CLOSE_POSIX).
 type lockOwners struct {
 	mu sync.Mutex

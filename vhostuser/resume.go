@@ -383,7 +383,7 @@ func readNotes(b []byte, rings int) (*notes, error) {
 		return nil, fmt.Errorf("numbers of the connection: %w", r.Err())
 	}
 	if a.fd != 0 && a.reply == nil {
-		return nil, errors.New("a descriptor of no answer")
+		return nil, errors.New("a descriptor that belongs to no answer")
 	}
 	return n, nil
 }

@@ -188,7 +188,7 @@ func nameOf(d Direction, number uint32) string {
 var ErrUnknownRequest = errors.New("unknown request")
 
 // Check compares a request with the table: the features that it needs, the size of its
-// body and the number of its descriptors. What is in the body is for the receiver to check.
+// body and the number of its descriptors. The receiver checks what is in the body.
 func (m *Message) Check(negotiated ProtocolFeatures) error {
 	f := FormatOf(m.Direction, m.Number)
 	switch {

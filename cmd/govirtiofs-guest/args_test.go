@@ -57,7 +57,7 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// TestUsage: mistakes are told in one line, with the exit status of whoever was called.
+// TestUsage: mistakes are told in one line, with the exit status of the command that was called.
 func TestUsage(t *testing.T) {
 	for _, c := range []struct {
 		args   string

@@ -47,7 +47,7 @@ func (w *steadyWriter) Write(line []byte) (int, error) {
 }
 
 func droppedMessage(n int) string {
-	return fmt.Sprintf("%d messages were dropped here: whoever reads them was too slow", n)
+	return fmt.Sprintf("%d messages were dropped here: their reader was too slow", n)
 }
 
 // steadily returns how to write to f without waiting. Whether writing waits is a property

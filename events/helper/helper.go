@@ -273,7 +273,7 @@ func (h *helper) move(dir int, name, to string) error {
 }
 
 // find opens the directory of a path, and returns it with the last name. No link is followed and no
-// other file system is entered, whoever has put them there. The descriptor is h's.
+// other file system is entered, also if a user has put them there. The descriptor is h's.
 func (h *helper) find(path string) (dir int, name string, err error) {
 	parent, name := "", path
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {

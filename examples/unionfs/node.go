@@ -73,7 +73,7 @@ func (u *union) node(found []part) (*node, error) {
 	if _, ok := u.devices[st.Dev]; !ok {
 		u.devices[st.Dev] = uint64(len(u.devices))
 	}
-	// The garbage collector closes the descriptors: whoever has the node may use them.
+	// The garbage collector closes the descriptors: they are used as long as somebody has the node.
 	for _, p := range found {
 		runtime.AddCleanup(n, func(fd int) { _ = unix.Close(fd) }, p.fd)
 	}

@@ -27,7 +27,7 @@ type Caching struct {
 	Events        EventsMode
 }
 
-// EventsMode says whether the guest hears of what others change on the host.
+// EventsMode says whether the guest is told of what others change on the host.
 type EventsMode string
 
 // Whether the share has a channel for a helper in the guest.

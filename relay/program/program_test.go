@@ -321,7 +321,7 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// TestParentDies: the program does not outlive whoever has started it, however that ends.
+// TestParentDies: the program does not outlive the process that has started it, however that ends.
 func TestParentDies(t *testing.T) {
 	if os.Getenv("GOVIRTIOFS_TEST_PARENT") != "" {
 		p, _ := start(t, program.Options{}, "children", "{mount}")

@@ -2,7 +2,7 @@
 # behind. They set scratch to a directory to be removed, put a program that takes long in the
 # background, set child to its process, and call finish.
 #
-# A shell heeds a signal only when the program that it waits for has ended, unless that is in the
+# A shell handles a signal only when the program that it waits for has ended, unless that is in the
 # background; and there SIGINT is ignored, so it gets SIGTERM.
 
 scratch=

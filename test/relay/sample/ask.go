@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Tell asks whoever Answers in a directory that both see, a guest and its host for example, to do something, and returns when
+// Tell asks the program that runs Answers in a directory that both see, a guest and its host for example, to do something, and returns when
 // that is done. The question is an empty directory with its name; the answer is its removal.
 func Tell(dir, question string) error {
 	path := filepath.Join(dir, url.PathEscape(question))

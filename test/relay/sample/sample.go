@@ -1,4 +1,4 @@
-// Package sample is a tree of files whose contents follow from their names: whoever sees the tree can check it, in a
+// Package sample is a tree of files whose contents follow from their names: a program that sees the tree can check it, in a
 // guest as well.
 package sample
 
