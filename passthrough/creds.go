@@ -104,7 +104,7 @@ func unshareFS() error { return unix.Unshare(unix.CLONE_FS) }
 
 // guestIDs are the owner and group that the guest sees.
 func (id *credentials) guestIDs(st *unix.Statx_t) (uid, gid uint32) {
-	return id.users.guest(st.Uid), id.groups.guest(st.Gid)
+	return id.users.Guest(st.Uid), id.groups.Guest(st.Gid)
 }
 
 // tryUnshareFS is unshareFS on a thread that ends.
@@ -174,14 +174,14 @@ func (id *credentials) asCaller(r *server.Request, umask uint32, f func() unix.E
 // in ts.groups. noID, which Linux sends with requests that make nothing, is refused:
 // the kernel would take it for "as now", which is the daemon itself.
 func (id *credentials) callerIDs(r *server.Request, ts *threadState) (uid, gid uint32, errno unix.Errno) {
-	uid, mayUser := id.users.host(r.Header.UID)
-	gid, mayGroup := id.groups.host(r.Header.GID)
+	uid, mayUser := id.users.Host(r.Header.UID)
+	gid, mayGroup := id.groups.Host(r.Header.GID)
 	if !mayUser || !mayGroup || uid == noID || gid == noID {
 		return 0, 0, unix.EPERM
 	}
 	ts.groups = ts.groups[:0]
 	for _, g := range r.Groups {
-		g, may := id.groups.host(g)
+		g, may := id.groups.Host(g)
 		if !may || g == noID {
 			return 0, 0, unix.EPERM
 		}

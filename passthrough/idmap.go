@@ -163,9 +163,9 @@ func find(ranges []idRange, id uint32) *idRange {
 	return &ranges[low]
 }
 
-// host is the host's id for one of the guest's; false if the guest may not use it.
-// noID stays what it is.
-func (m *IDMap) host(id uint32) (uint32, bool) {
+// Host is the host's id for one of the guest's; false if the guest may not use it.
+// The largest number, which is no id, stays what it is.
+func (m *IDMap) Host(id uint32) (uint32, bool) {
 	if m == nil || id == noID {
 		return id, true
 	}
@@ -181,8 +181,8 @@ func (m *IDMap) host(id uint32) (uint32, bool) {
 	return r.to + (id - r.first), true
 }
 
-// guest is the guest's id for one of the host's.
-func (m *IDMap) guest(id uint32) uint32 {
+// Guest is the guest's id for one of the host's.
+func (m *IDMap) Guest(id uint32) uint32 {
 	if m == nil {
 		return id
 	}

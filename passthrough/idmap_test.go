@@ -76,10 +76,10 @@ func TestIDMap(t *testing.T) {
 		{"MAP:0:1:1 Squash-Host:5:6:1", false, 5, 6},
 	} {
 		m := rules(t, test.rules)
-		got := m.guest(test.from)
+		got := m.Guest(test.from)
 		if test.host {
 			var ok bool
-			if got, ok = m.host(test.from); ok == (test.becomes == forbidden && test.from != noID) {
+			if got, ok = m.Host(test.from); ok == (test.becomes == forbidden && test.from != noID) {
 				t.Errorf("%q: guest id %d: allowed: %v", test.rules, test.from, ok)
 			}
 		}
@@ -143,8 +143,8 @@ func TestIDMapOverlap(t *testing.T) {
 func TestIDMapAllocs(t *testing.T) {
 	m := rules(t, "map:0:1000000:1000 map:1000:1000:1 map:1001:1001001:64535 forbid-guest:65536:4294901760")
 	if n := testing.AllocsPerRun(100, func() {
-		_, _ = m.host(1000)
-		_ = m.guest(1001001)
+		_, _ = m.Host(1000)
+		_ = m.Guest(1001001)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -193,7 +193,7 @@ func FuzzIDXattr(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		size := len(b)
 		c := append([]byte(nil), b...)
-		_ = translateACL(c, rules(t, "map:0:5:100").host, nil2ID)
+		_ = translateACL(c, rules(t, "map:0:5:100").Host, nil2ID)
 		if root, ok := capRoot(b); ok {
 			if n := len(appendCapability(nil, b, root)); n != capXattr2 && n != capXattr3 {
 				t.Errorf("%d bytes became %d", size, n)
@@ -211,7 +211,7 @@ func BenchmarkIDMap(b *testing.B) {
 			b.ReportAllocs()
 			var sum uint32
 			for i := range b.N {
-				sum += m.guest(uint32(i) & 0x1fffff)
+				sum += m.Guest(uint32(i) & 0x1fffff)
 			}
 			sink = sum
 		})

@@ -113,13 +113,13 @@ func appendCapability(b, value []byte, root uint32) []byte {
 func (fs *FS) xattrToHost(ts *threadState, name fp.Name, value []byte) ([]byte, unix.Errno) {
 	if isACL(name) {
 		ts.value = append(ts.value[:0], value...)
-		return ts.value, translateACL(ts.value, fs.who.users.host, fs.who.groups.host)
+		return ts.value, translateACL(ts.value, fs.who.users.Host, fs.who.groups.Host)
 	}
 	root, ok := capRoot(value)
 	if !ok {
 		return value, 0
 	}
-	if root, ok = fs.who.users.host(root); !ok {
+	if root, ok = fs.who.users.Host(root); !ok {
 		return nil, unix.EPERM
 	}
 	ts.value = appendCapability(ts.value[:0], value, root)
@@ -141,12 +141,12 @@ func (fs *FS) getxattrIDs(ts *threadState, path *byte, guest, host fp.Name, dst 
 	value := ts.value[:n]
 	if isACL(guest) {
 		keep := func(m *IDMap) func(uint32) (uint32, bool) {
-			return func(id uint32) (uint32, bool) { return m.guest(id), true }
+			return func(id uint32) (uint32, bool) { return m.Guest(id), true }
 		}
 		_ = translateACL(value, keep(fs.who.users), keep(fs.who.groups))
 	} else if root, ok := capRoot(value); ok {
 		var b [capXattr3]byte
-		value = append(value[:0], appendCapability(b[:0], value, fs.who.users.guest(root))...)
+		value = append(value[:0], appendCapability(b[:0], value, fs.who.users.Guest(root))...)
 	}
 	if len(dst) == 0 {
 		return len(value), 0

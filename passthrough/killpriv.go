@@ -95,7 +95,7 @@ func (fs *FS) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.E
 		return errno
 	}
 	uid := r.Header.UID
-	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == fs.who.users.guest(ts.st.Uid))
+	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == fs.who.users.Guest(ts.st.Uid))
 	if !named && !n.isWritten() {
 		return 0
 	}

@@ -50,10 +50,10 @@ func (o *hostOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errn
 func (o *hostOwnership) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
 	uid, gid, mayUser, mayGroup := noID, noID, true, true
 	if in.Valid&fp.FattrUID != 0 {
-		uid, mayUser = o.fs.who.users.host(in.UID)
+		uid, mayUser = o.fs.who.users.Host(in.UID)
 	}
 	if in.Valid&fp.FattrGID != 0 {
-		gid, mayGroup = o.fs.who.groups.host(in.GID)
+		gid, mayGroup = o.fs.who.groups.Host(in.GID)
 	}
 	if !mayUser || !mayGroup {
 		return unix.EPERM

@@ -41,7 +41,8 @@ func (p *patience) stop() {
 // newCall is a call for a request of the client's. The caller frees it.
 func (fs *FS) newCall(r *server.Request, op fp.Opcode, n *node) *call {
 	c := newCall()
-	c.header = fp.InHeader{Opcode: uint32(op), UID: r.Header.UID, GID: r.Header.GID}
+	c.header = fp.InHeader{Opcode: uint32(op)}
+	c.refused = !fs.asker(&c.header, &r.Header) && makes(op)
 	c.node = n
 	return c
 }
@@ -49,6 +50,9 @@ func (fs *FS) newCall(r *server.Request, op fp.Opcode, n *node) *call {
 // ask has the program answer a call. If the program ends meanwhile and is started again, the call is repeated, or
 // answered by what is found then. On error nothing is left of the call in the program, as far as it told.
 func (fs *FS) ask(r *server.Request, c *call) unix.Errno {
+	if c.refused {
+		return unix.EPERM
+	}
 	p := fs.patience(r)
 	defer p.stop()
 	died := false

@@ -96,6 +96,9 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		body := bodyOf[fp.SetattrIn](c)
 		*body = *in
 		body.Valid, body.Fh = in.Valid&passedFattr, 0
+		if errno := fs.owner(body); errno != 0 {
+			return errno
+		}
 		if f != nil {
 			body.Valid |= fp.FattrFh
 			c.setFile(f, 8)
@@ -131,6 +134,7 @@ func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Er
 		if id := c.header.NodeID; reply.Stat.Ino == id {
 			reply.Stat.Ino = hide(id, n)
 		}
+		fs.owned(&reply.Stat.UID, &reply.Stat.GID)
 		capTime(&reply.AttrValid, &reply.AttrValidNsec, time.Duration(fs.most.Load()))
 		*out = *reply
 		return 0

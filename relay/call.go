@@ -62,6 +62,8 @@ type call struct {
 	gone  bool // no reply will come: the program has ended
 	done  chan struct{}
 
+	refused bool // the client may not make files with its ids
+
 	link *link // that it was last sent to
 	sent bool
 

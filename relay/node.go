@@ -140,6 +140,7 @@ func (fs *FS) attr(n *node, id uint64, a *fp.Attr) unix.Errno {
 		a.Ino = hide(id, n)
 	}
 	a.Flags = 0
+	fs.owned(&a.UID, &a.GID)
 	return 0
 }
 
@@ -164,6 +165,7 @@ func (fs *FS) entry(l *link, e *fp.EntryOut, dir *node, name fp.Name) (*node, un
 		e.Attr.Ino = hide(id, n)
 	}
 	e.Attr.Flags = 0
+	fs.owned(&e.Attr.UID, &e.Attr.GID)
 	fs.capEntry(e)
 	return n, 0
 }

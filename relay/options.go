@@ -25,6 +25,9 @@ type Options struct {
 	// MaxNodes and MaxFiles limit what a client can have: nodes that it has looked up, and open files and
 	// directories. More are refused with ENFILE. 0 is 4,194,304 and 65,536.
 	MaxNodes, MaxFiles int
+	// Users and Groups translate ids: who asks, owners that the client sets, and owners of files; nil translates nothing.
+	// Ids in extended attributes (access control lists) stay what they are.
+	Users, Groups IDs
 	// Log is where messages go; nil is slog.Default().
 	Log *slog.Logger
 }
@@ -41,6 +44,12 @@ func (o *Options) complete() {
 	}
 	if o.MaxFiles == 0 {
 		o.MaxFiles = 1 << 16
+	}
+	if o.Users == nil {
+		o.Users = noIDs{}
+	}
+	if o.Groups == nil {
+		o.Groups = noIDs{}
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()

@@ -37,7 +37,7 @@ type relayOptions struct {
 // relayDaemonOptions are the daemon's options that the subcommand has, too.
 var relayDaemonOptions = []string{
 	"socket-path", "socket-group", "fd", "keep-listening", "num-request-queues", "busy-poll", "vsock", "vsock-uds", "vsock-token",
-	"tag", "readonly", "sandbox", "seccomp", "landlock", "rlimit-nofile", "log-level", "syslog",
+	"tag", "readonly", "sandbox", "seccomp", "landlock", "rlimit-nofile", "log-level", "syslog", "translate-uid", "translate-gid",
 }
 
 func newRelay() *cobra.Command {
@@ -156,8 +156,15 @@ func capabilities(list string) (numbers []uintptr, err error) {
 func (o *relayOptions) daemonArgs(empty string) []string {
 	args := []string{"--shared-dir=" + empty, "--recovery=never"}
 	o.set.Visit(func(f *pflag.Flag) {
-		if slices.Contains(relayDaemonOptions, f.Name) {
-			args = append(args, "--"+f.Name+"="+f.Value.String())
+		if !slices.Contains(relayDaemonOptions, f.Name) {
+			return
+		}
+		values := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok { // an option that may be repeated
+			values = list.GetSlice()
+		}
+		for _, v := range values {
+			args = append(args, "--"+f.Name+"="+v)
 		}
 	})
 	return args

@@ -189,7 +189,8 @@ func moreProcessors() {
 // serveHere mounts the program's file system on this machine.
 func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, first *relay.Mounted, log *slog.Logger) error {
 	moreProcessors()
-	fs, err := relay.New(ctx, &started{p, first}, relay.Options{Restart: o.restart, Timeout: time.Duration(o.timeout) * time.Second, Log: log})
+	fs, err := relay.New(ctx, &started{p, first}, relay.Options{Restart: o.restart, Timeout: time.Duration(o.timeout) * time.Second,
+		Users: o.daemon.UIDs, Groups: o.daemon.GIDs, Log: log})
 	if err != nil {
 		return ownReason(p, first, err)
 	}

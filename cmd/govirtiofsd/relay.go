@@ -79,7 +79,7 @@ func newRelay(o *options, p *process, files *vsockFiles, settings server.Options
 		return nil, errors.New("relay: the channel is not a Unix socket")
 	}
 	fs, err := relay.New(context.Background(), fuseprogram.NewRemote(channel),
-		relay.Options{Restart: o.relay.Restart, Timeout: o.relay.Timeout, Log: settings.Log})
+		relay.Options{Restart: o.relay.Restart, Timeout: o.relay.Timeout, Users: o.UIDs, Groups: o.GIDs, Log: settings.Log})
 	if err != nil {
 		return nil, err
 	}

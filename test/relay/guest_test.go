@@ -28,7 +28,7 @@ func (r *recipe) serve(t *testing.T, u user, tag string) *served {
 	t.Helper()
 	s := &served{recipe: *r, bench: newBench(t, u), tag: tag}
 	s.args = r.prepare(s.bench)
-	s.relayed = s.bench.relay(append([]string{"--socket-path", s.bench.path("sock"), "--tag", tag}, r.options...), s.args...)
+	s.relayed = s.bench.relay(append([]string{"--socket-path", s.bench.path("sock"), "--tag", tag}, r.relayOptions(u)...), s.args...)
 	s.until("socket", func() bool { return unix.Access(s.bench.path("sock"), unix.F_OK) == nil })
 	return s
 }

@@ -29,7 +29,9 @@ type recipe struct {
 	rootOnly bool
 	omit     sample.Omit
 	options  []string // of the relay
-	over     bool     // bench.kill ends a server during sample.CheckOver
+	// rootIsUser has the guest's root be the user who has started the program.
+	rootIsUser bool
+	over       bool // bench.kill ends a server during sample.CheckOver
 	// host looks at the program's own side for what was written with a suffix, when the relay has ended. nil: the program is
 	// started once more and looked into.
 	host func(b *bench, suffix string, o sample.Omit) error
@@ -95,7 +97,8 @@ func recipes() []recipe {
 		{name: "unionfs-fuse", needs: []string{"unionfs-fuse"}, host: inDir("top"), prepare: func(b *bench) []string {
 			return []string{"unionfs-fuse", "-o", "cow", b.mkdir("top") + "=RW:" + b.sample("src") + "=RO", "{mount}"}
 		}},
-		{name: "fuse-overlayfs", needs: []string{"fuse-overlayfs"}, rootOnly: true, host: inDir("top"), prepare: func(b *bench) []string {
+		// It gives what it makes to who asks, and in the user's namespace there is only the user.
+		{name: "fuse-overlayfs", needs: []string{"fuse-overlayfs"}, host: inDir("top"), rootIsUser: true, prepare: func(b *bench) []string {
 			return []string{"fuse-overlayfs", "-o", "lowerdir=" + b.sample("src") + ",upperdir=" + b.mkdir("top") + ",workdir=" + b.mkdir("work"), "{mount}"}
 		}},
 		// rclone stores a file at RELEASE, and fails if the file is removed at this moment; with its own mount, too.
@@ -275,7 +278,7 @@ func TestIntegrationPrograms(t *testing.T) {
 func (r *recipe) try(b *bench) {
 	t := b.t
 	args := r.prepare(b)
-	dir, running := b.mounted(r.options, args...)
+	dir, running := b.mounted(r.relayOptions(b.user), args...)
 	if r.own != nil {
 		if err := r.own(b, dir); err != nil {
 			t.Error(err)
@@ -293,6 +296,14 @@ func (r *recipe) try(b *bench) {
 		return
 	}
 	r.checkHost(b, args, suffix)
+}
+
+func (r *recipe) relayOptions(u user) []string {
+	if !r.rootIsUser || u.uid == 0 {
+		return r.options
+	}
+	rule := fmt.Sprintf("map:0:%d:1", u.uid)
+	return append([]string{"--translate-uid=" + rule, "--translate-gid=" + rule}, r.options...)
 }
 
 // work is what relaywork is to leave out, and whether it makes the sample.
@@ -334,7 +345,7 @@ func (r *recipe) checkHost(b *bench, args []string, suffix string) {
 		}
 		return
 	}
-	dir, running := b.mounted(r.options, args...)
+	dir, running := b.mounted(r.relayOptions(b.user), args...)
 	if b.user.uid == 0 {
 		if err := sample.CheckWritten(dir, suffix, r.omit); err != nil {
 			b.t.Errorf("when it is started again: %v", err)
