@@ -46,6 +46,8 @@ type Request struct {
 	Reply  int    // room for the reply's body
 	Read   int    // room for file data in the reply
 	Groups []uint32
+	// UID and GID, if not 0, take the place of the Client's.
+	UID, GID uint32
 	// Len, if not 0, is what the header says instead of the truth.
 	Len uint32
 }
@@ -120,6 +122,12 @@ func (c *Client) await(s *Slot) (uint32, error) {
 // build writes the request in the slot and says which buffers it has.
 func (c *Client) build(s *Slot, r *Request) []Buf {
 	h := fp.InHeader{Opcode: uint32(r.Op), Unique: c.unique.Add(2), NodeID: r.NodeID, UID: c.UID, GID: c.GID, PID: 1}
+	if r.UID != 0 {
+		h.UID = r.UID
+	}
+	if r.GID != 0 {
+		h.GID = r.GID
+	}
 	ext := c.extensions(r)
 	h.TotalExtLen = uint16(len(ext) / 8)
 	h.Len = uint32(len(fp.Bytes(&h)) + len(r.Body) + len(ext) + len(r.Data))

@@ -17,16 +17,33 @@ const (
 // hintTable has a length that is a power of two.
 type hintTable []atomic.Uint64
 
-// hint is the place for a name. It says which node the name was last seen to be. It
-// may be wrong in any way.
-func (t *Table[K, N]) hint(parent *N, name fp.Name) *atomic.Uint64 {
+// noNode marks a hint which says that a name is no node's any more. The rest of the word is a hash of the
+// name. Ids do not have this bit, see maxSlots.
+const noNode = 1 << 31
+
+// hashName is a hash of a name in a directory.
+func (t *Table[K, N]) hashName(parent *N, name fp.Name) uint64 {
 	const prime = 0x100000001b3
 	h := base[K](parent).id ^ 0xcbf29ce484222325
 	for _, c := range name {
 		h = (h ^ uint64(c)) * prime
 	}
+	return h ^ h>>32
+}
+
+// hint is the place for a name with this hash. It says which node the name was last seen to be. It
+// may be wrong in any way.
+func (t *Table[K, N]) hint(hash uint64) *atomic.Uint64 {
 	hints := *t.hints.Load()
-	return &hints[(h^h>>32)%uint64(len(hints))]
+	return &hints[hash%uint64(len(hints))]
+}
+
+// hinted is the id that the hint for a name says, or 0.
+func (t *Table[K, N]) hinted(parent *N, name fp.Name) uint64 {
+	if word := t.hint(t.hashName(parent, name)).Load(); word&noNode == 0 {
+		return word
+	}
+	return 0
 }
 
 // growHints makes the table of hints larger if a node's slot says that there are, or were,
@@ -49,27 +66,36 @@ func (t *Table[K, N]) growHints(slot uint32) {
 	t.hints.CompareAndSwap(old, &hints)
 }
 
-// SetHint notes that name in parent was seen to be n; nil removes the hint. A hint may
+// SetHint notes that name in parent was seen to be n; nil says that it is no node's. A hint may
 // get lost: it only decides which of two correct ways is tried first. The name itself is
 // not stored.
 func (t *Table[K, N]) SetHint(parent *N, name fp.Name, n *N) {
-	id := uint64(0)
+	hash := t.hashName(parent, name)
+	word := hash | noNode
 	if n != nil {
-		id = base[K](n).id
+		word = base[K](n).id
 	}
-	t.hint(parent, name).Store(id)
+	t.hint(hash).Store(word)
 }
 
 // Hinted is the node that a name in parent was last seen to be, if the client has it. It
 // may be the wrong node, and the caller has no reference on it.
 func (t *Table[K, N]) Hinted(parent *N, name fp.Name) *N {
-	return t.Get(t.hint(parent, name).Load())
+	return t.Get(t.hinted(parent, name))
+}
+
+// Unplaced reports whether it is certain that no node's place is name in parent. If it is not, Placed
+// may miss such a node, as its hint may be lost.
+func (t *Table[K, N]) Unplaced(parent *N, name fp.Name) bool {
+	hash := t.hashName(parent, name)
+	word := t.hint(hash).Load()
+	return word == 0 || word == hash|noNode
 }
 
 // Placed finds the node whose place is name in parent, with a reference. It returns nil
 // when no hint leads to it.
 func (t *Table[K, N]) Placed(parent *N, name fp.Name) *N {
-	n := t.Acquire(t.hint(parent, name).Load())
+	n := t.Acquire(t.hinted(parent, name))
 	if n == nil {
 		return nil
 	}

@@ -195,6 +195,92 @@ func TestHintsGrow(t *testing.T) {
 	}
 }
 
+// TestUnkey: a node whose file is gone is not taken for a new file with the same key.
+func TestUnkey(t *testing.T) {
+	table, _ := newTable(t)
+	a := intern(table, 1)
+	table.Unkey(a)
+	table.Unkey(a)
+	b := intern(table, 1)
+	if a == b || table.Get(a.ID()) != a || table.Find(nil, 1, 0, nil) != b {
+		t.Error("the key is the old node's, or the old node is gone")
+	}
+	if !table.Forget(nil, a, 1) || table.Find(nil, 1, 0, nil) != b {
+		t.Error("the old node takes the new one's key along")
+	}
+}
+
+// TestUnplaced: where a hint may have been lost, the table says that it is not certain.
+func TestUnplaced(t *testing.T) {
+	table, root := newTable(t)
+	a, b := intern(table, 1), intern(table, 2)
+	name := fp.Name("name\x00")
+	var other fp.Name // has the same place in the table of hints
+	for i := 0; other == nil; i++ {
+		if s := fp.Name(fmt.Sprintf("other%d\x00", i)); table.hint(table.hashName(root, s)) == table.hint(table.hashName(root, name)) {
+			other = s
+		}
+	}
+	want := func(what string, name fp.Name, want bool) {
+		t.Helper()
+		if got := table.Unplaced(root, name); got != want {
+			t.Errorf("%s: certain that no node has the name: %v, want %v", what, got, want)
+		}
+	}
+	want("an empty table", name, true)
+	table.Place(a, root, name)
+	want("the name of a node", name, false)
+	table.Place(b, root, other)
+	if n := table.Placed(root, name); n != nil {
+		t.Fatal("both hints are kept: the test is pointless")
+	}
+	want("a hint that was lost", name, false)
+	table.DisplaceAt(b, root, name)
+	if p, _ := table.Location(b); p != root {
+		t.Error("a node has lost its place with another name")
+	}
+	table.Release(root)
+	table.DisplaceAt(b, root, other)
+	if p, _ := table.Location(b); p != nil {
+		t.Error("a node keeps the place that is gone")
+	}
+	table.SetHint(root, other, nil)
+	want("a hint that was lost to a name that is gone", name, false)
+	want("a name that is gone", other, true)
+}
+
+// TestHintsRestored: the hints of all nodes of a predecessor are there, however many.
+func TestHintsRestored(t *testing.T) {
+	const count = 3000
+	table, root := newTable(t)
+	table.BeginRestore(count)
+	lost := 0
+	for i := range uint64(count) {
+		n := new(file)
+		if !table.Restore(n, i+10, i+2, 1, false) {
+			t.Fatal("not restored")
+		}
+	}
+	for i := range uint64(count) {
+		table.RestorePlace(table.Restored(uint32(i+2)), root, fp.Name(fmt.Sprintf("name%d\x00", i)), nil)
+	}
+	table.EndRestore(count+2, 0)
+	for i := range uint64(count) {
+		name := fp.Name(fmt.Sprintf("name%d\x00", i))
+		if n := table.Placed(root, name); n == nil {
+			lost++
+		} else {
+			table.Release(n)
+		}
+		if table.Unplaced(root, name) {
+			t.Fatal("the name of a node is said to be none's")
+		}
+	}
+	if lost > count/2 {
+		t.Errorf("%d of %d hints are lost", lost, count)
+	}
+}
+
 // TestDeepTree: a chain of a million parents goes at once, and takes no stack.
 func TestDeepTree(t *testing.T) {
 	gone := 0

@@ -17,6 +17,7 @@ func (t *Table[K, N]) Place(n, parent *N, name fp.Name) (first bool) {
 	b.parent = parent
 	b.setName(name, b.FileHandle())
 	t.placed(n)
+	t.SetHint(parent, name, n)
 	b.mu.Unlock()
 	if old != nil {
 		t.Unhold(old)
@@ -25,10 +26,20 @@ func (t *Table[K, N]) Place(n, parent *N, name fp.Name) (first bool) {
 }
 
 // Displace notes that a node's name was removed.
-func (t *Table[K, N]) Displace(n *N) {
+func (t *Table[K, N]) Displace(n *N) { t.displace(n, func(*Node[K, N]) bool { return true }) }
+
+// DisplaceAt is Displace if the node's place is name in parent: a file may have other names.
+func (t *Table[K, N]) DisplaceAt(n, parent *N, name fp.Name) {
+	t.displace(n, func(b *Node[K, N]) bool { return b.parent == parent && sameName(b.name, name) })
+}
+
+func (t *Table[K, N]) displace(n *N, ok func(*Node[K, N]) bool) {
 	b := base[K](n)
 	b.mu.Lock()
 	parent := b.parent
+	if parent != nil && !ok(b) {
+		parent = nil
+	}
 	if parent != nil {
 		b.parent = nil
 		b.setName(nil, b.FileHandle())

@@ -22,6 +22,15 @@ func (t *Table[K, N]) BeginRestore(count int) {
 			s.heads = make([]uint32, heads)
 		}
 	}
+	t.makeHints(count)
+}
+
+// makeHints makes room for the hints of count nodes.
+func (t *Table[K, N]) makeHints(count int) {
+	for had := 0; had < len(*t.hints.Load()); {
+		had = len(*t.hints.Load())
+		t.growHints(uint32(max(min(count, maxSlots)-1, 0)))
+	}
 }
 
 // Restore adds a new node under the id that it had, with the client's lookup count. A node that
@@ -67,6 +76,9 @@ func (t *Table[K, N]) RestorePlace(n, parent *N, name fp.Name, handle []byte) {
 	}
 	b.parent = parent
 	b.setName(name, handle[:min(len(handle), MaxFileHandle)])
+	if parent != nil {
+		t.SetHint(parent, name, n)
+	}
 }
 
 // EndRestore ends a series of Restore. end and generations are those of the other process.
@@ -76,10 +88,7 @@ func (t *Table[K, N]) EndRestore(end, generations uint32) {
 		t.Unhold(n)
 	}
 	t.slots.settle(end, generations)
-	for had := 0; had < len(*t.hints.Load()); {
-		had = len(*t.hints.Load())
-		t.growHints(max(end, 1) - 1)
-	}
+	t.makeHints(int(end))
 }
 
 // Restore adds an open file under the id that it had. It returns false if that is taken or

@@ -208,6 +208,20 @@ func (t *Table[K, N]) unkeyed(n *N) {
 	}
 }
 
+// Unkey ends that a node is found by its key: its file is gone, and another one may have the key. Its id
+// goes on to be its own.
+func (t *Table[K, N]) Unkey(n *N) {
+	b := base[K](n)
+	hash := t.hash(b.key)
+	s := t.shardOf(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.linked {
+		t.unlink(s, hash, b)
+		t.unkeyed(n)
+	}
+}
+
 // Forget takes lookups off the count; at 0 the client has forgotten the node, and Forget
 // returns true. Counts that were never given out do no harm. The root is never forgotten.
 // The caller has a reference. by is the request that forgets them, or that takes back what it

@@ -110,7 +110,26 @@ func callSymlink(g *guest, r *server.Request) unix.Errno {
 	return g.fs.Symlink(r, name("l"), name("target"), &out)
 }
 
+const appended = "a part, and the rest"
+
+func callAppend(g *guest, r *server.Request) unix.Errno {
+	node := g.lookup(fp.RootID, "f")
+	fh := g.open(node, unix.O_WRONLY|unix.O_APPEND)
+	defer g.release(node, fh)
+	in := &fp.WriteIn{Fh: fh, Size: uint32(len(appended)), Flags: unix.O_WRONLY | unix.O_APPEND}
+	n, errno := g.fs.Write(r, in, fuse.Buffers(nil).Append([]byte(appended)))
+	if errno == 0 && n != len(appended) {
+		g.t.Errorf("%d bytes are appended, want %d", n, len(appended))
+	}
+	return errno
+}
+
 var againCases = []againCase{
+	{name: "append made", before: func(s *share) { aged(s, "f") }, call: callAppend, after: "f=f" + appended},
+	{name: "append not made", before: func(s *share) { aged(s, "f") }, failed: true, call: callAppend, after: "f=f" + appended},
+	{name: "append made in part", before: func(s *share) { aged(s, "f") }, failed: true, between: func(s *share) { s.write("f", "f"+appended[:6]) },
+		call: callAppend, after: "f=f" + appended},
+
 	{name: "mkdir made", call: callMkdir, after: "d/"},
 	{name: "mkdir made for certain", certain: true, call: callMkdir, after: "d/"},
 	{name: "mkdir not made", failed: true, call: callMkdir, after: "d/"},

@@ -27,41 +27,52 @@ func intendAppend(r *server.Request, fd int) unix.Errno {
 	return errno
 }
 
+// appendNext prepares a WRITE that appends. n is how many of its bytes a predecessor has
+// written: what is left is written next, behind them, unless done says that it has come to the end. The
+// evidence stays the same then, so that another successor finds all of it.
+func (fs *FS) appendNext(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
+	a := past(r)
+	if a != nil && a.Step > 0 { // see Write
+		return min(a.Step-1, int(in.Size)), true, 0
+	}
+	n, errno = fs.appendedBefore(fd, a, threadOf(r), in, src)
+	if n == 0 && errno == 0 {
+		errno = intendAppend(r, fd)
+	}
+	return n, n > 0 && n == int(in.Size), errno
+}
+
 // appendedBefore decides on a WRITE that appends. Appended data lies behind the end that the
 // file had, unless another process has truncated the file. If the data is found there, it was
 // written. The predecessor may have written only a part: then the file ends with that part. n is
 // how much of it is there.
-func (fs *FS) appendedBefore(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
-	a := past(r)
+func (fs *FS) appendedBefore(fd int, a *server.Again, ts *threadState, in *fp.WriteIn, src fuse.Buffers) (n int, errno unix.Errno) {
 	if a == nil || in.Size == 0 {
-		return 0, false, 0
-	}
-	if a.Step > 0 { // see Write
-		return min(a.Step-1, int(in.Size)), true, 0
+		return 0, 0
 	}
 	end, errno := sysLseek(fd, 0, unix.SEEK_END)
 	if errno != 0 {
-		return 0, false, errno
+		return 0, errno
 	}
 	had := int64(min(a.Evidence[0], math.MaxInt64))
 	from := max(had, end-maxTail)
 	if from >= end {
-		return 0, false, 0
+		return 0, 0
 	}
-	tail, ok := fs.readTail(threadOf(r), fd, from, end)
+	tail, ok := fs.readTail(ts, fd, from, end)
 	if !ok { // it can't be read: its length decides
-		return int(min(end-had, int64(in.Size))), true, 0
+		return int(min(end-had, int64(in.Size))), 0
 	}
 	// Of what decides there is a copy: the client may change its buffers at any time.
 	data := make([]byte, in.Size)
 	src.CopyTo(data, 0)
 	switch {
 	case bytes.Contains(tail, data):
-		return len(data), true, 0
+		return len(data), 0
 	case from == had && bytes.HasPrefix(data, tail):
-		return len(tail), true, 0 // a large write ends early when the process is killed
+		return len(tail), 0 // a large write ends early when the process is killed
 	}
-	return 0, false, 0
+	return 0, 0
 }
 
 // readTail reads what an open file has between two offsets; ok is false if it can't be read.

@@ -16,7 +16,6 @@ var recoveryCosts = map[string]int{
 	// clock would be taken for one that somebody has made after the request, and stay.
 	"unlink":                              1,
 	"unlink of nothing":                   1,
-	"unlink of one of two names":          1,
 	"rmdir of what is in use":             1,
 	"rename of nothing":                   1,
 	"rename noreplace of what is there":   1,

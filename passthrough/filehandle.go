@@ -149,8 +149,9 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 		}
 		return errno
 	}
-	// A handle means something only to the file system that it is from.
-	if n.Key().mount != 0 && n.Key().mount != uint64(uint32(h.mount)) {
+	// A handle means something only to the file system that it is from. The node's own file is on its own, also
+	// if the descriptor is one of another mount's.
+	if from == handleByName && n.Key().mount != 0 && n.Key().mount != uint64(uint32(h.mount)) {
 		return unix.ESTALE
 	}
 	fs.setHandle(n, h, from)
@@ -230,6 +231,47 @@ func (fs *FS) checked(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 		return -1, errno
 	}
 	return fd, 0
+}
+
+// keepLinked gives a node that is about to lose a name a file handle if its file has others: none of
+// them may be known, and a successor of this process has no descriptor of it. nil is none.
+func (fs *FS) keepLinked(ts *threadState, n *inode) {
+	if fs.recovery.store == nil || n == nil || fs.cfg.FileHandles == HandlesNever {
+		return
+	}
+	n.Lock()
+	linked := n.marks&markLinked != 0
+	n.Unlock()
+	if !linked {
+		return
+	}
+	if fd, errno := fs.fdOf(ts, n); errno == 0 {
+		n.Lock()
+		defer n.Unlock()
+		_ = fs.takeHandle(n, fd, &emptyName[0], &ts.handle)
+	}
+}
+
+// openHere opens the file of a node's descriptor fd, which belongs to another mount, on the node's own.
+// The file may have no name; then it can be linked only if it is open for I/O.
+func (fs *FS) openHere(ts *threadState, n *inode, fd int) (int, unix.Errno) {
+	m, mfd, errno := fs.borrowMount(ts, n, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	defer m.giveBack()
+	if errno := sysNameToHandleAt(fd, &emptyName[0], &ts.handle, unix.AT_EMPTY_PATH); errno != 0 {
+		return -1, errno
+	}
+	flags := unix.O_PATH
+	if n.isReg() {
+		flags = unix.O_RDONLY | unix.O_NONBLOCK
+	}
+	here, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, flags) })
+	if errno != 0 {
+		return -1, errno
+	}
+	return fs.checked(ts, n, here)
 }
 
 // findable reports whether a node that the evictor is at can be found again without its

@@ -75,6 +75,7 @@ const (
 	markDAX                          // the guest was told to map it when it first heard of it
 	markNoDAX                        // the guest was told not to
 	markPinned                       // the keeper has a descriptor of it, see pin.go
+	markLinked                       // its file had several names when it was last looked up
 )
 
 // newInode is a node that is not in the table yet.

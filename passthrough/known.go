@@ -91,9 +91,8 @@ func (fs *FS) Vanished(parent uint64, name fp.Name) {
 	}
 	defer fs.release(dir)
 	n := fs.nodes.Placed(dir, name)
-	fs.nodes.SetHint(dir, name, nil)
+	fs.unnamed(n, dir, name)
 	if n != nil {
-		fs.unnamed(n)
 		fs.release(n)
 	}
 }

@@ -147,6 +147,11 @@ func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.
 	if parent != nil {
 		fs.nodes.SetHint(parent, name, n)
 	}
+	if ts.st.Nlink > 1 && !n.isDir() {
+		n.Lock()
+		n.marks |= markLinked
+		n.Unlock()
+	}
 	out.NodeID = n.ID()
 	fs.cache.setEntry(out)
 	fs.fillAttr(n.ID(), &ts.st, &out.Attr)

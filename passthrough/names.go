@@ -37,12 +37,13 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 	if errno != 0 {
 		return errno
 	}
-	m := fs.known(ts, &ts.st)
-	if m == nil { // forgotten meanwhile, by another queue
+	// By its number: the descriptor may be one of another mount's, see linkHere.
+	if !fs.nodes.Grant(ts.cell, n) { // forgotten meanwhile, by another queue
 		return unix.ESTALE
 	}
-	fs.locate(m, parent, newName)
-	return fs.entryOf(ts, parent, m, newName, out)
+	n.Acquire() // for entryOf; there is a reference, so it does not fail
+	fs.locate(n, parent, newName)
+	return fs.entryOf(ts, parent, n, newName, out)
 }
 
 // linkNode links n at name. A file without a name (O_TMPFILE) can be linked through
@@ -53,6 +54,9 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 		return errno
 	}
 	errno = sysLinkat(fs.cfg.ProcFD, procName(&ts.num, fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	if errno == unix.EXDEV && fs.recovery.store != nil {
+		return fs.linkHere(ts, n, fd, dirfd, name)
+	}
 	if errno != unix.ENOENT {
 		return errno
 	}
@@ -63,6 +67,20 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 		return errno
 	}
 	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, f.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+}
+
+// linkHere is linkNode for a node whose descriptor fd the keeper has held: it belongs to a mount of
+// a predecessor's, and the kernel links only within one.
+func (fs *FS) linkHere(ts *threadState, n *inode, fd, dirfd int, name fp.Name) unix.Errno {
+	here, errno := fs.rewalk(ts, n, 0)
+	if errno != 0 {
+		here, errno = fs.openHere(ts, n, fd)
+	}
+	if errno != 0 {
+		return unix.EXDEV
+	}
+	defer fs.closeFD(here)
+	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, here), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
 }
 
 // Unlink implements server.Names.
@@ -81,21 +99,21 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		return errno
 	}
 	defer fs.release(parent)
-	victim := fs.pinVictim(ts, parent, name)
+	victim := fs.pinVictim(ts, parent, dirfd, name)
 	if !fs.removedBefore(r, ts, dirfd, name) {
 		var e fuse.Evidence
 		if r.Cell != nil {
 			victim, e = fs.lookAt(ts, victim, dirfd, name)
 		}
 		if errno = fs.pinOpen(ts, victim); errno == 0 {
+			fs.keepLinked(ts, victim)
 			intend(r, e)
 			errno = sysUnlinkat(dirfd, name.CString(), flags)
 			settle(r, errno)
 		}
 	}
 	if errno == 0 {
-		fs.nodes.SetHint(parent, name, nil)
-		fs.unnamed(victim)
+		fs.unnamed(victim, parent, name)
 	}
 	if victim != nil {
 		fs.release(victim)
@@ -106,9 +124,13 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 // pinVictim makes sure that a node which is about to lose its name can be used
 // afterwards, as the working directory of a process, say: without a name or an
 // open file only a descriptor leads to it. It returns the node with a reference, or nil
-// when the client does not know it.
-func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
+// when the client does not know it. If the hint for the name is lost, the file that has it is
+// looked at.
+func (fs *FS) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name) *inode {
 	n := fs.nodes.Placed(parent, name)
+	if n == nil && !fs.nodes.Unplaced(parent, name) {
+		n = fs.nodeAt(ts, dirfd, name)
+	}
 	if n == nil || n.fd.Load() >= 0 {
 		return n
 	}
@@ -121,10 +143,11 @@ func (fs *FS) pinVictim(ts *threadState, parent *inode, name fp.Name) *inode {
 	return n
 }
 
-// unnamed notes that a node's name is gone; nil is none.
-func (fs *FS) unnamed(n *inode) {
+// unnamed notes that name in parent is gone. n is the node that had it; nil is none.
+func (fs *FS) unnamed(n, parent *inode, name fp.Name) {
+	fs.nodes.SetHint(parent, name, nil)
 	if n != nil {
-		fs.nodes.Displace(n)
+		fs.nodes.DisplaceAt(n, parent, name)
 	}
 }
 
@@ -141,7 +164,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		return errno
 	}
 	defer fs.release(to)
-	victim := fs.pinVictim(ts, to, newName)
+	victim := fs.pinVictim(ts, to, toFD, newName)
 	moved, victim, errno := fs.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
 	if moved != nil {
 		defer fs.release(moved)
@@ -158,7 +181,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		fs.renamed(victim, from, oldName)
 	default:
 		fs.nodes.SetHint(from, oldName, nil)
-		fs.unnamed(victim)
+		fs.unnamed(victim, to, newName)
 	}
 	fs.renamed(moved, to, newName)
 	return 0
@@ -195,6 +218,7 @@ func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved
 			if errno = fs.pinOpen(c.ts, victim); errno != 0 {
 				return moved, victim, errno
 			}
+			fs.keepLinked(c.ts, victim)
 		}
 		intend(r, renaming(old, new))
 	}

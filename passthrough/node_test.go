@@ -50,9 +50,9 @@ func TestNodeCalls(t *testing.T) {
 		wantErrno(t, "link", g.fs.Link(g.on(fp.RootID), &fp.LinkIn{OldNodeID: node}, name("link"), &entry), 0)
 	})
 	wantCalls(t, "RENAME", 1, func() {
-		wantErrno(t, "rename", g.fs.Rename(g.on(fp.RootID), &fp.Rename2In{NewDir: fp.RootID}, name("link"), name("other")), 0)
+		wantErrno(t, "rename", g.fs.Rename(g.on(fp.RootID), &fp.Rename2In{NewDir: fp.RootID}, name("link"), name("second")), 0)
 	})
-	wantCalls(t, "UNLINK", 1, func() { wantErrno(t, "unlink", g.fs.Unlink(g.on(fp.RootID), name("other")), 0) })
+	wantCalls(t, "UNLINK", 1, func() { wantErrno(t, "unlink", g.fs.Unlink(g.on(fp.RootID), name("second")), 0) })
 }
 
 // TestLookupAllocations: a known name and its attributes cost no memory.

@@ -105,6 +105,9 @@ func (fs *FS) releaseOpenFile(f *openFile) { fs.openFiles.Release(f) }
 func (fs *FS) openFileGone(f *openFile) {
 	n := f.node
 	owners, nameless := fs.removeOpenFile(n, f)
+	if nameless && !f.lazy.Load() {
+		fs.disown(n, f.fd)
+	}
 	fs.closeCached(f)
 	if !f.lazy.Load() {
 		fs.closeFD(f.fd)
@@ -123,6 +126,16 @@ func (fs *FS) openFileGone(f *openFile) {
 		fs.letGo(n)
 	}
 	fs.nodes.Unhold(n)
+}
+
+// disown takes a node that has lost all names out of those that files are found by, before the last
+// descriptor of its file is closed: the next file with the inode number may be born in the same tick of
+// the clock.
+func (fs *FS) disown(n *inode, fd int) {
+	var st unix.Statx_t
+	if statxFD(fd, &st) == 0 && st.Nlink == 0 {
+		fs.nodes.Unkey(n)
+	}
 }
 
 // reset clears an open file without references, for the next open.

@@ -234,10 +234,25 @@ func (r *resumer) pinnedNode(k keeper.Key) bool {
 		return false
 	}
 	n.marks |= markPinned
+	if !n.is(&r.ts.found) {
+		fd = r.here(n, fd)
+	}
 	if !r.fs.setFD(n, fd) {
 		r.fs.closeFD(fd)
 	}
 	return true
+}
+
+// here exchanges a node's descriptor that belongs to a mount of the predecessor's for one of this
+// process's, if the file is still at its place: files are linked and renamed within one mount only, and
+// what is found through a directory belongs to the directory's.
+func (r *resumer) here(n *inode, fd int) int {
+	own, errno := r.fs.rewalk(r.ts, n, 0)
+	if errno != 0 {
+		return fd
+	}
+	r.fs.closeFD(fd)
+	return own
 }
 
 func (r *resumer) pinnedFile(k keeper.Key) bool {

@@ -206,6 +206,10 @@ func (r *resumer) nodes() {
 	t := r.fs.nodes
 	root := r.fs.root.Key().onMount()
 	local := r.fs.mounts.get(root).local
+	open := map[uint32]bool{}
+	for rec := range r.store.Opens {
+		open[rec.Node] = true
+	}
 	for rec := range r.store.Nodes {
 		if rec.ID == fp.RootID {
 			continue
@@ -218,7 +222,13 @@ func (r *resumer) nodes() {
 			n.local = m.local
 		}
 		n.fd.Store(-1)
-		if !t.Restore(n, k, rec.ID, rec.Lookups, rec.Unkeyed) {
+		if !n.isDir() {
+			n.marks = markLinked // it may be
+		}
+		// What is not to be found again is gone for good: a new file may have its inode number, and its
+		// time of birth if that is a tick of the clock.
+		gone := rec.Parent == 0 && len(rec.FileHandle) == 0 && !open[uint32(rec.ID)]
+		if !t.Restore(n, k, rec.ID, rec.Lookups, rec.Unkeyed || gone) {
 			r.store.RemoveNode(rec.ID)
 		}
 	}
@@ -243,9 +253,6 @@ func (r *resumer) nodes() {
 		t.RestorePlace(n, parent, rec.Name, rec.FileHandle)
 		if len(rec.FileHandle) > 0 {
 			n.fileHandle = handleOfLedger
-		}
-		if parent != nil {
-			t.SetHint(parent, rec.Name, n)
 		}
 	}
 }

@@ -124,15 +124,13 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 	if errno := fs.changesData(threadOf(r), f, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
 		return 0, errno
 	}
-	appends := flags&unix.RWF_APPEND != 0
+	appends, before := flags&unix.RWF_APPEND != 0, 0
 	if appends {
-		n, done, errno := fs.appendedBefore(r, f.fd, in, src)
-		if done || errno != 0 {
-			return n, errno
+		var done bool
+		if before, done, errno = fs.appendNext(r, f.fd, in, src); done || errno != 0 {
+			return before, errno
 		}
-		if errno := intendAppend(r, f.fd); errno != 0 {
-			return 0, errno
-		}
+		src = skip(src, before)
 	}
 	fd := f.fd
 	if !direct {
@@ -142,10 +140,13 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 	if direct && errno == unix.EINVAL && inPages(in.Offset, in.Size) {
 		n, errno = writeAll(fs.cachedFD(r, f), src, int64(in.Offset), flags)
 	}
+	f.unsynced.Add(int64(n))
+	if n += before; n > 0 {
+		errno = 0
+	}
 	if appends && errno == 0 {
 		r.Cell.SetStep(n + 1)
 	}
-	f.unsynced.Add(int64(n))
 	return n, errno
 }
 
