@@ -201,16 +201,21 @@ type world struct {
 
 func newWorld(t testing.TB, mode string) *world {
 	t.Helper()
+	return newWorldOn(t, t.TempDir(), mode)
+}
+
+// newWorldOn shares the directory share in dir, which is made if it is not there.
+func newWorldOn(t testing.TB, dir, mode string) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount and to mark directories of the mount")
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip(err)
 	}
-	tmp := t.TempDir()
-	w := &world{t: t, share: filepath.Join(tmp, "share"), mnt: filepath.Join(tmp, "mnt")}
+	w := &world{t: t, share: filepath.Join(dir, "share"), mnt: filepath.Join(t.TempDir(), "mnt")}
 	for _, d := range []string{w.share, w.mnt} {
-		if err := os.Mkdir(d, 0o777); err != nil {
+		if err := os.MkdirAll(d, 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
