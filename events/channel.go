@@ -1,6 +1,7 @@
 package events
 
 import (
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/events/wire"
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/hostwatch"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -109,13 +111,18 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	s.pid = pid
 	s.heard = time.Now()
 	s.readOnly = fs.opts.ReadOnly || name != s.secret
-	w, err := fs.opts.watcher()
+	w, err := fs.newWatcher()
 	if err != nil {
+		first := fs.watchErr == nil
+		fs.watchErr = err
 		fs.mu.Unlock()
-		fs.log.Error("The host's changes can't be watched", "error", err)
-		fs.endSession("")
+		if first {
+			fs.log.Error("The host's changes can't be watched: the guest hears of none, and keeps what it knows for a second only", "error", err)
+		}
+		fs.end(s, "")
 		return true
 	}
+	fs.watchErr = nil
 	since := fs.lostAt
 	fs.lostAt = time.Time{}
 	s.current = time.Now()
@@ -199,6 +206,10 @@ func (fs *FS) openControl(in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
 		return unix.EACCES
 	}
 	fs.mu.Lock()
+	if errors.Is(fs.watchErr, hostwatch.ErrUnsupported) {
+		fs.mu.Unlock()
+		return unix.EOPNOTSUPP // the helper need not try again
+	}
 	old := fs.session
 	busy := old != nil && time.Since(old.heard) <= fs.opts.Patience
 	fs.mu.Unlock()

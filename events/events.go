@@ -87,6 +87,9 @@ type FS struct {
 	ghostID uint32
 	lostAt  time.Time // up to then all changes were told; zero is no matter
 	warned  bool
+	// watchErr is why the last helper could not be served, newWatcher makes a watcher of the host's directories.
+	watchErr   error
+	newWatcher func() (*hostwatch.Watcher, error)
 }
 
 // States: for how long the guest may keep things.
@@ -110,6 +113,9 @@ func New(s Share, o Options) (*FS, error) {
 	}
 	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}, lease: Lease}
 	fs.dirs.epoch = time.Now()
+	fs.newWatcher = func() (*hostwatch.Watcher, error) {
+		return hostwatch.New(hostwatch.Options{Max: o.MaxDirectories})
+	}
 	fs.dirs.m = map[uint64]*dir{}
 	return fs, nil
 }
@@ -223,11 +229,6 @@ func newName() string {
 	var b [16]byte
 	_, _ = unix.Getrandom(b[:], 0) // never fails for so few bytes
 	return hex.EncodeToString(b[:])
-}
-
-// watcher makes a watcher of the host's directories.
-func (o *Options) watcher() (*hostwatch.Watcher, error) {
-	return hostwatch.New(hostwatch.Options{Max: o.MaxDirectories})
 }
 
 // isControl reports whether a name in the root is the one of the control directory.

@@ -118,3 +118,23 @@ func TestLateHelper(t *testing.T) {
 	eventually(t, "trusted again", func() bool { g.readNow(); return g.kept("file") > 1 })
 	eventually(t, "the log says so", func() bool { return log.has("has caught up") })
 }
+
+// TestUnsupported: where the host can't be watched the helper is told so, once in the log, and the guest keeps names for
+// a second only.
+func TestUnsupported(t *testing.T) {
+	g, log := impatient(t, time.Minute)
+	g.fs.SetUnsupported()
+	g.host(": >file")
+	g.open()
+	hello := g.read()
+	dir, _ := g.lookup(1, fp.RootID, wire.Dir)
+	if _, errno := g.lookup(helperPID, dir.NodeID, hello[0].Path); errno != unix.ENOENT {
+		t.Fatal(errno)
+	}
+	if _, errno := g.openControl(); errno != unix.EOPNOTSUPP {
+		t.Errorf("the helper opens the file again: %v", errno)
+	}
+	if !log.has("can't be watched") || g.kept("file") != 1 {
+		t.Errorf("kept for %d s, log: %v", g.kept("file"), log.b.String())
+	}
+}

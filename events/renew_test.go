@@ -11,6 +11,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/events"
 	"github.com/govirtiofs/govirtiofs/events/wire"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // marks is how many directories the kernel watches for this process, in all its fanotify groups.
@@ -102,4 +103,40 @@ func TestNoEviction(t *testing.T) {
 		g.readNow()
 		return kept(6) == 2
 	})
+}
+
+// TestCosts: what stands around the file system allocates nothing for a request, with a helper or without, once its
+// directory is watched.
+func TestCosts(t *testing.T) {
+	g := newGuest(t)
+	g.host(": >file; mkdir dir")
+	f, errno := g.lookup(1, fp.RootID, "file")
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	name, r := nul("file"), g.request(1, 0)
+	requests := func(fs server.FileSystem) float64 {
+		return testing.AllocsPerRun(100, func() {
+			var entry fp.EntryOut
+			var attr fp.AttrOut
+			r.Header.NodeID = fp.RootID
+			if errno := fs.Lookup(r, name, &entry); errno != 0 {
+				t.Error(errno)
+			}
+			r.Header.NodeID = f.NodeID
+			if errno := fs.Getattr(r, &fp.GetattrIn{}, &attr); errno != 0 {
+				t.Error(errno)
+			}
+			fs.Forget(nil, f.NodeID, 1)
+		})
+	}
+	want := requests(g.fs.Share)
+	if got := requests(g.fs); got > want {
+		t.Errorf("without a helper %v allocations, %v with nothing around it", got, want)
+	}
+	g.help()
+	g.read() // nothing else runs now
+	if got := requests(g.fs); got > want {
+		t.Errorf("with a helper %v allocations, %v with nothing around it", got, want)
+	}
 }

@@ -47,7 +47,7 @@ func (p *pump) again(stale *hostwatch.Watcher) bool {
 // replace puts another watcher in the place of one.
 func (p *pump) replace(stale *hostwatch.Watcher) error {
 	fs := p.fs
-	w, err := fs.opts.watcher()
+	w, err := fs.newWatcher()
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,8 @@ func (h *helper) fatal(err error, tries int) error {
 		return fmt.Errorf("only root may hear of changes: %w", err)
 	case errors.Is(err, unix.EBUSY) && !h.served && tries >= busyTries:
 		return fmt.Errorf("another helper is at work: %w", err)
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return errors.New("the host can't watch the share: its kernel has no fanotify or does not permit it; the log of govirtiofsd says more")
 	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
 		return fmt.Errorf("the share is gone: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 
 // eventsScript is what an editor, a compiler and a version control system do on the host. The pauses
 // keep the kernel from putting events of one file together.
-const eventsScript = `p() { sleep 0.1; }
+const eventsScript = `p() { sleep 0.2; }
 	mkdir src/new; p; sleep 2; echo 'package new' >src/new/new.go; p
 	echo more >>src/main.go; p
 	echo changed >src/.main.go.swp; mv src/.main.go.swp src/main.go; p

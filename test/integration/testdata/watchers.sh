@@ -1,0 +1,64 @@
+# Programs that watch a directory: $1 is the directory, $2 where they write what they see, $3 the script for node. It makes
+# .ready in the directory when all of them watch, and ends when all have seen the file the-end.
+set -u
+export LC_ALL=C NODE_PATH=/usr/share/nodejs
+dir=$1 out=$2 watch=$3
+mkdir -p "$out"
+cd "$dir" || exit 1
+
+# seen FILE TEXT waits until a program has written something.
+seen() {
+	n=0
+	until grep -q -e "$2" "$out/$1" 2>/dev/null; do
+		n=$((n + 1))
+		[ $n -lt 900 ] || { echo "$1 does not say $2:"; cat "$out/$1"; exit 1; }
+		sleep 0.1
+	done
+}
+
+inotifywait -m -r --exclude '\.ready' --format '%e %w%f' -e create -e delete -e modify -e close_write -e move -e attrib . \
+	>"$out/inotifywait" 2>"$out/inotifywait.err" &
+pids=$!
+tail -n +1 -F log >"$out/tail" 2>/dev/null &
+pids="$pids $!"
+node "$watch" . >"$out/chokidar" 2>"$out/chokidar.err" &
+pids="$pids $!"
+
+# A manager of its own, with two path units.
+manager() {
+	export XDG_RUNTIME_DIR=/run/systemd-user SYSTEMD_LOG_LEVEL=notice
+	# The directory says that this machine was booted by systemd.
+	mkdir -p /sys/fs/cgroup /run/systemd/system $XDG_RUNTIME_DIR/systemd/user
+	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+	cd $XDG_RUNTIME_DIR/systemd/user
+	for u in "saved PathChanged=$dir/src/main.go" "made PathExists=$dir/the-end"; do
+		name=${u%% *}
+		printf '[Path]\n%s\n' "${u#* }" >$name.path
+		printf '[Service]\nType=oneshot\nExecStart=/bin/sh -c "echo %s >>%s/units; sleep infinity"\n' $name "$out" >$name.service
+	done
+	printf '[Unit]\nWants=saved.path made.path\n' >watchers.target
+	exec /usr/lib/systemd/systemd --user --unit=watchers.target
+}
+case $out in
+/run/*)
+	manager >"$out/systemd" 2>&1 &
+	pids="$pids $!"
+	n=0
+	until XDG_RUNTIME_DIR=/run/systemd-user systemctl --user -q is-active saved.path made.path 2>/dev/null; do
+		n=$((n + 1))
+		[ $n -lt 300 ] || { cat "$out/systemd"; dmesg | tail; exit 1; }
+		sleep 0.1
+	done
+	;;
+esac
+seen inotifywait.err 'Watches established'
+seen chokidar '^ready'
+seen tail 'line 0'
+: >.ready
+seen inotifywait the-end
+seen chokidar the-end
+seen tail 'line 3'
+case $out in /run/*) seen units saved; seen units made ;; esac
+# shellcheck disable=SC2086 # numbers
+kill $pids 2>/dev/null
+wait

@@ -1,0 +1,177 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
+)
+
+// TestIntegrationWatchers: the programs that people watch directories with see in a guest what they see of a local
+// directory: inotifywait -r of inotify-tools, tail -F of coreutils, chokidar (vite, webpack), and systemd's path units.
+func TestIntegrationWatchers(t *testing.T) {
+	need(t, "inotifywait", "node")
+	if _, err := os.Stat("/usr/share/nodejs/chokidar"); err != nil {
+		guest.Missing(t, err)
+	}
+	kinds := []guest.Kind{guest.UML}
+	if os.Getenv("GOVIRTIOFS_LONG") != "" {
+		kinds = append(kinds, guest.QEMU72, guest.QEMU11)
+	}
+	files := map[string]string{}
+	for _, name := range []string{"watchers.sh", "watch.js"} {
+		path, err := filepath.Abs(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[path] = "/run/" + name
+	}
+	for _, kind := range kinds {
+		t.Run(kind.String(), func(t *testing.T) { testWatchers(t, kind, files) })
+	}
+}
+
+const watchersScript = eventsScript + "\n: >the-end"
+
+// localWatch are the programs that watch a local directory.
+type localWatch struct {
+	dir, out string
+	cmd      *exec.Cmd
+	said     bytes.Buffer
+}
+
+func watchLocally(t *testing.T) *localWatch {
+	t.Helper()
+	js, err := filepath.Abs("testdata/watch.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &localWatch{dir: guest.TempDir(t), out: guest.TempDir(t)}
+	prepareEvents(t, l.dir)
+	l.cmd = exec.Command("/bin/sh", "testdata/watchers.sh", l.dir, l.out, js)
+	l.cmd.Stdout, l.cmd.Stderr = &l.said, &l.said
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := spawn.Start(l.cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(-l.cmd.Process.Pid, syscall.SIGKILL) })
+	return l
+}
+
+// ready waits until all programs watch.
+func (l *localWatch) ready(t *testing.T) {
+	t.Helper()
+	for range 3000 {
+		if _, err := os.Stat(filepath.Join(l.dir, ".ready")); err == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("the programs do not get ready on a local directory")
+}
+
+// inHostWatch runs watchers.sh in a QEMU guest that has the host's programs, which a second share is for.
+const inHostWatch = `h=/mnt/host; mount -t tmpfs none $h/run; mount --bind /mnt/fs $h/mnt; mount --bind /proc $h/proc; mount --bind /sys $h/sys
+mount --bind /dev $h/dev; mount -t tmpfs none $h/tmp; cp /run/watchers.sh /run/watch.js $h/run/; mkdir $h/run/host
+chroot $h /bin/sh /run/watchers.sh /mnt /run/host /run/watch.js; status=$?
+cp -r $h/run/host/* /run/host/; [ $status = 0 ]`
+
+func testWatchers(t *testing.T, kind guest.Kind, files map[string]string) {
+	guest.Need(t, kind)
+	helper := build(t, "build", "./cmd/govirtiofs-guest")
+	d := start(t, "", "--events=auto", "--cache=always")
+	prepareEvents(t, d.dir)
+	out := guest.TempDir(t)
+	all := map[string]string{helper: "/run/helper"}
+	for from, to := range files {
+		all[from] = to
+	}
+	watch := "sh /run/watchers.sh /mnt/fs /run/host /run/watch.js"
+	o := guest.Options{Shares: []guest.Share{d.Share}, HostDir: out, Files: all, Timeout: 4 * time.Minute}
+	if kind != guest.UML {
+		host := start(t, "/", "--readonly", "--tag=host", "--log-level=info")
+		host.Tag = "host"
+		o.Shares, o.Mem = append(o.Shares, host.Share), 1024
+		watch = inHostWatch
+	}
+	o.Script = fmt.Sprintf(`/run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!
+		i=0; until grep -q told /run/helped; do sleep 0.1; i=$((i+1)); [ $i -lt 300 ] || exit 1; done
+		( %s ); status=$?; cat /run/helped; kill $h; wait; exit $status`, watch)
+	local := watchLocally(t)
+	vm, err := guest.Start(context.Background(), kind, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	appears(t, vm, filepath.Join(d.dir, ".ready"))
+	local.ready(t)
+	both := make(chan error)
+	for _, dir := range []string{d.dir, local.dir} {
+		go func() {
+			cmd := exec.Command("/bin/sh", "-ec", watchersScript)
+			cmd.Dir = dir
+			both <- cmd.Run()
+		}()
+	}
+	if err := errors.Join(<-both, <-both); err != nil {
+		t.Fatal(err)
+	}
+	if err := local.cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, local.said.String())
+	}
+	r, err := vm.Wait()
+	if err != nil || r.Status != 0 {
+		t.Fatalf("%v: status %d\n%s", err, r.Status, tail(r.Output))
+	}
+	for _, program := range []string{"inotifywait", "tail", "chokidar"} {
+		want, got := saw(t, local.out, program), saw(t, out, program)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s sees\n%s\nand of a local directory\n%s", program, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+}
+
+// saw is what a program has said, up to the last file. The events of inotifywait are without their order
+// (TestIntegrationEvents compares that), since two of one file may have become one. Of those of chokidar the last of
+// each name counts: it looks at the files some time after it has heard of something.
+func saw(t *testing.T, dir, program string) []string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, "the-end") }); i >= 0 {
+		lines = lines[:i]
+	}
+	switch program {
+	case "chokidar":
+		last := map[string]string{}
+		for _, l := range lines {
+			event, name, _ := strings.Cut(l, " ")
+			if event == "change" {
+				event = "add"
+			}
+			last[name] = event
+		}
+		lines = nil
+		for name, event := range last {
+			lines = append(lines, event+" "+name)
+		}
+		fallthrough
+	case "inotifywait":
+		slices.Sort(lines)
+		lines = slices.Compact(lines)
+	}
+	return lines
+}
