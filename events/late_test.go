@@ -13,6 +13,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/events"
 	"github.com/govirtiofs/govirtiofs/events/wire"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // messages is a log.
@@ -136,5 +137,41 @@ func TestUnsupported(t *testing.T) {
 	}
 	if !log.has("can't be watched") || g.kept("file") != 1 {
 		t.Errorf("kept for %d s, log: %v", g.kept("file"), log.b.String())
+	}
+}
+
+// TestNextGuest: a front-end that connects when the last one has gone without a word gets a helper of its own, and what the
+// last one was to do is no phantom any more.
+func TestNextGuest(t *testing.T) {
+	for _, with := range []string{"DESTROY", "INIT only"} {
+		t.Run(with, func(t *testing.T) {
+			g := newGuest(t)
+			g.host(": >file; : >victim")
+			g.help()
+			g.host("rm file")
+			if r := g.until(wire.Remove); r.Path != "file" {
+				t.Fatalf("%+v", r)
+			}
+			g.host(": >file")
+			old := g.fh
+			if with == "DESTROY" {
+				g.fs.Destroy()
+			}
+			if errno := g.fs.Init(&server.InitParams{}); errno != 0 {
+				t.Fatal(errno)
+			}
+			if errno := g.fs.Unlink(g.request(helperPID, fp.RootID), nul("file")); errno != 0 || g.exists("file") {
+				t.Errorf("an unlink of a thread with the number of the last helper: %v, the file exists: %v", errno, g.exists("file"))
+			}
+			g.acked = 0
+			g.help()
+			if g.fh == old {
+				t.Error("the open file has the number of the last one")
+			}
+			g.host("rm victim")
+			if r := g.until(wire.Remove); r.Path != "victim" {
+				t.Errorf("%+v", r)
+			}
+		})
 	}
 }

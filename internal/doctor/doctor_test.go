@@ -110,6 +110,7 @@ func TestExamine(t *testing.T) {
 		"unlabeled":   {func(_ *share.Config, f *Facts) { f.Share.Label = "system_u:object_r:unlabeled_t:s0" }, Warn, "share.label", "unlabeled_t", "restorecon"},
 		"no handles":  {func(_ *share.Config, f *Facts) { f.Share.Handle = unix.ENOTSUP }, Warn, "share.handles", "descriptor", ""},
 		"no tmpfile":  {func(_ *share.Config, f *Facts) { f.Share.TmpFile = unix.ENOTSUP }, Warn, "share.tmpfile", "O_TMPFILE", ""},
+		"no fanotify": {func(c *share.Config, f *Facts) { c.Events, f.Share.Watch = share.EventsAuto, unix.ENOSYS }, Warn, "share.caching", "can't be heard of", ""},
 		"no nowait":   {func(_ *share.Config, f *Facts) { f.Share.Nowait = unix.EOPNOTSUPP }, Warn, "share.nowait", "RWF_NOWAIT", ""},
 
 		"ownership, no xattrs": {func(p *share.Config, f *Facts) {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/hostwatch"
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -35,6 +36,7 @@ type Share struct {
 	Security     error // the security namespace
 	ACL          error
 	Nowait       error // reads with RWF_NOWAIT
+	Watch        error // changes by others, for --events
 	Label        string
 	Submounts    int
 }
@@ -56,6 +58,7 @@ func gatherShare(path string) Share {
 	if err != nil {
 		s.Handle, s.TmpFile, s.UserXattr, s.TrustedXattr = errUntried, errUntried, errUntried, errUntried
 		s.Security, s.ACL, s.Nowait, s.CanPut = errUntried, errUntried, errUntried, errUntried
+		s.Watch = errUntried
 		return s
 	}
 	defer unix.Close(fd)
@@ -83,6 +86,17 @@ func (s *Share) look(fd int) {
 	_, _, s.Handle = unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
 	s.Security = readable(fd, "security.capability")
 	s.ACL = readable(fd, "system.posix_acl_access")
+	s.Watch = watchable(fd)
+}
+
+// watchable reports whether changes in a directory can be heard of.
+func watchable(fd int) error {
+	w, err := hostwatch.New(hostwatch.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Close() }()
+	return w.Add(fd, 1)
 }
 
 // readable reports whether attributes of this namespace exist. ENODATA means
@@ -201,21 +215,26 @@ func (r *Report) share(p *share.Config, s *Share) {
 	r.mountOptions(p, s)
 	r.attributes(p, s)
 	r.shareFeatures(s)
-	r.caching(p)
+	r.caching(p, s)
 }
 
 // caching says what the guest sees of changes on the host.
-func (r *Report) caching(p *share.Config) {
+func (r *Report) caching(p *share.Config, s *Share) {
 	const check = "share.caching"
 	long := p.Cache == passthrough.CacheAlways || p.Cache == passthrough.CacheMetadata
 	switch {
 	case p.Immutable:
+	case p.Events == share.EventsAuto && s.Watch != nil && !errors.Is(s.Watch, errUntried):
+		r.add(Warn, check, "share a file system that fanotify works on; see doc/events.md",
+			"--events=auto: changes on the host can't be heard of (%v), so the guest keeps what it knows for a second only", s.Watch)
 	case p.Events == share.EventsAuto && long:
 		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there")
 	case p.Events == share.EventsAuto:
 		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there; --cache=always is faster then, and as right")
 	case long:
 		r.ok(check, "the guest may see what others change a day late; for source trees add --events=auto, and run 'govirtiofs-guest watch' in the guest")
+	case !p.ReadOnly:
+		r.ok(check, "programs in the guest do not hear of changes on the host; recommended for source trees: --cache=always --events=auto, with 'govirtiofs-guest watch' in the guest")
 	}
 }
 

@@ -39,8 +39,10 @@ manager() {
 	printf '[Unit]\nWants=saved.path made.path\n' >watchers.target
 	exec /usr/lib/systemd/systemd --user --unit=watchers.target
 }
-case $out in
-/run/*)
+# Nothing of the machine's own manager, if this is the machine.
+units=
+case $out in /run/*) [ ! -x /usr/lib/systemd/systemd ] || units=1 ;; esac
+if [ -n "$units" ]; then
 	manager >"$out/systemd" 2>&1 &
 	pids="$pids $!"
 	n=0
@@ -49,8 +51,7 @@ case $out in
 		[ $n -lt 300 ] || { cat "$out/systemd"; dmesg | tail; exit 1; }
 		sleep 0.1
 	done
-	;;
-esac
+fi
 seen inotifywait.err 'Watches established'
 seen chokidar '^ready'
 seen tail 'line 0'
@@ -58,7 +59,7 @@ seen tail 'line 0'
 seen inotifywait the-end
 seen chokidar the-end
 seen tail 'line 3'
-case $out in /run/*) seen units saved; seen units made ;; esac
+if [ -n "$units" ]; then seen units saved && seen units made; fi
 # shellcheck disable=SC2086 # numbers
 kill $pids 2>/dev/null
 wait
