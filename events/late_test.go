@@ -65,7 +65,7 @@ func (g *guest) openControl() (fh uint64, errno unix.Errno) {
 func TestSilentHelper(t *testing.T) {
 	for _, introduced := range []bool{false, true} {
 		t.Run(fmt.Sprint(introduced), func(t *testing.T) {
-			g, log := impatient(t, 2*time.Second)
+			g, log := impatient(t, 4*time.Second)
 			if introduced {
 				g.help()
 			} else {

@@ -62,9 +62,9 @@ func TestForgottenDirectories(t *testing.T) {
 // TestNoEviction: as long as the guest may keep something of a directory that is watched, no other one takes
 // its place; then it may.
 func TestNoEviction(t *testing.T) {
-	const most = 4
+	const most, lease = 4, 6
 	g := newGuestWith(t, events.Options{MaxDirectories: most})
-	g.fs.SetLease(2 * time.Second)
+	g.fs.SetLease(lease * time.Second)
 	g.host("for i in 1 2 3 4 5 6; do mkdir d$i; : >d$i/f; done")
 	g.help()
 	g.read()
@@ -85,7 +85,7 @@ func TestNoEviction(t *testing.T) {
 		return e.EntryValid
 	}
 	for i := 1; i < most; i++ { // the root is one, too
-		if s := kept(i); s != 2 {
+		if s := kept(i); s != lease {
 			t.Fatalf("%d s in d%d", s, i)
 		}
 	}
@@ -101,7 +101,7 @@ func TestNoEviction(t *testing.T) {
 	g.acked++
 	eventually(t, "another directory in the place of one of which nothing is kept", func() bool {
 		g.readNow()
-		return kept(6) == 2
+		return kept(6) == lease
 	})
 }
 
