@@ -3,6 +3,8 @@ package vsock
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +40,45 @@ var workloads = []workload{
 // each.
 var ways = []string{"s", "fs", "9p"}
 
+// Length of a question and its answer: a READ of 4 KiB with their headers.
+const (
+	question = 80
+	answer   = 4096 + 16
+)
+
+// connections of the transport alone, for which there are rows of their own.
+var connections = []int{1, 4}
+
+// answerAll is the host's program that the transport is measured with.
+func answerAll(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				b := make([]byte, answer)
+				for {
+					if _, err := io.ReadFull(c, b[:question]); err != nil {
+						return
+					}
+					if _, err := c.Write(b); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
 // TestIntegrationFigures measures the same workloads over vsock, virtio-fs, and 9p over the same vsock device in
 // one guest, in turn, and logs medians. It is no test of anything but that they run.
 func TestIntegrationFigures(t *testing.T) {
@@ -58,18 +99,24 @@ func TestIntegrationFigures(t *testing.T) {
 		h.files[filepath.Join(filepath.Dir(nine), "uml", m+".ko")] = fmt.Sprintf("/run/9-%d-%s.ko", i, m)
 	}
 	h.files[program(t, "mount9p")] = "/run/mount9p"
+	h.files[program(t, "model")] = "/run/model"
+	answerAll(t, h.uds()+"_7")
 	const rounds = 5
 	var script strings.Builder
 	fmt.Fprintf(&script, `mkdir /mnt/9p
 $guest mount -o token=/run/token vsock:2:1024 /mnt/s
 $BUSYBOX cp /run/mount9p /run/bin/mount9p; $BUSYBOX chmod 755 /run/bin/mount9p
 /run/bin/mount9p 2 564 %s /mnt/9p
+$BUSYBOX cp /run/model /run/bin/model; $BUSYBOX chmod 755 /run/bin/model
 fio='%s/ld.so --library-path %s %s/fio'
 create() { i=0; while [ $i -lt 500 ]; do echo $i >$1/c$i; i=$((i+1)); done; }
 walk() { i=0; while [ $i -lt 500 ]; do read x <$1/c$i; i=$((i+1)); done; }
 now() { read up rest </proc/uptime; echo $up; }
 `, other, fio, fio, fio)
 	for range rounds {
+		for _, n := range connections {
+			fmt.Fprintf(&script, "echo = %d $(/run/bin/model echo 2 7 %d %d %d 3)\n", n, question, answer, n)
+		}
 		for i, w := range workloads {
 			for _, dir := range ways {
 				fmt.Fprintf(&script, "echo @%d %s $($fio --minimal --terse-version=3 --name=f --filename=/mnt/%s/f --fallocate=none %s | $BUSYBOX tail -n 1)\n",
@@ -90,6 +137,9 @@ now() { read up rest </proc/uptime; echo $up; }
 	}
 	logFigures(t, f)
 }
+
+// transport is the key of what the transport can do alone.
+const transport = "transport "
 
 // files are what the guest does with 500 small files, by the clock of its shell.
 var files = []string{"create 500 files by a shell", "open and read them", "remove them"}
@@ -113,6 +163,12 @@ func readFigures(output string) (map[string][]float64, error) {
 				key := files[i] + f[1]
 				figures[key] = append(figures[key], 500/max(to-from, 0.01))
 			}
+		case len(f) == 3 && f[0] == "=":
+			v, err := strconv.ParseFloat(f[2], 64)
+			if err != nil {
+				return nil, err
+			}
+			figures[transport+f[1]] = append(figures[transport+f[1]], v)
 		case len(f) > 2 && f[0][0] == '@':
 			i, err := strconv.Atoi(f[0][1:])
 			terse := strings.Split(strings.Join(f[2:], " "), ";")
@@ -137,6 +193,14 @@ func readFigures(output string) (map[string][]float64, error) {
 // way's ratio to it.
 func logFigures(t *testing.T, figures map[string][]float64) {
 	t.Helper()
+	for _, n := range connections {
+		f := figures[fmt.Sprint(transport, n)]
+		if len(f) == 0 {
+			t.Fatalf("no figures of the transport with %d connections", n)
+		}
+		slices.Sort(f)
+		t.Logf("the transport alone, %d bytes and %d back, %d connections: %.0f /s (%.0f to %.0f)", question, answer, n, f[len(f)/2], f[0], f[len(f)-1])
+	}
 	rows := workloads
 	for _, name := range files {
 		rows = append(rows, workload{name: name, unit: "/s"})

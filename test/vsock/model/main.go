@@ -1,6 +1,10 @@
 // Command model changes a tree until a file appears, and leaves what must be in the tree then in another.
 //
 //	model DIR STOP RESULT
+//
+// Or it measures the transport alone:
+//
+//	model echo CID PORT QUESTION ANSWER CONNECTIONS SECONDS
 package main
 
 import (
@@ -22,6 +26,9 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "echo" {
+		return echo(args[1:])
+	}
 	if len(args) != 3 {
 		return fmt.Errorf("want DIR STOP RESULT, not %q", args)
 	}
