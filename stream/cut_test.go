@@ -90,7 +90,7 @@ func respond(h fp.InHeader, in, out fuse.Buffers) fuse.Reply {
 	if fp.Opcode(h.Opcode) == fp.OpWrite {
 		b := make([]byte, in.Len())
 		in.CopyTo(b, 0)
-		for _, v := range b[inHeaderSize+fp.Size[fp.WriteIn]():] {
+		for _, v := range b[min(inHeaderSize+fp.Size[fp.WriteIn](), len(b)):] { // it may be malformed
 			if v != byte(h.Unique) {
 				o.Error = -int32(unix.EILSEQ)
 			}
