@@ -79,6 +79,11 @@ func prepareGluster(b *bench) []string {
 		}
 		client.WriteString(values.Replace(clientVolume))
 	}
+	b.t.Cleanup(func() {
+		if log, _ := os.ReadFile(b.path("client.log")); b.t.Failed() {
+			b.t.Logf("client.log:\n%s", log[max(0, len(log)-8000):])
+		}
+	})
 	b.write("client.vol", client.String()+replicaVolume, 0o644)
 	return []string{"/usr/sbin/glusterfs", "-f", b.path("client.vol"), "-l", b.path("client.log"), "-p", b.path("client.pid"), "{mount}"}
 }
