@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -138,8 +139,9 @@ func recipes() []recipe {
 			options: []string{"--stop-timeout=3"}},
 		{name: "s3fs", needs: []string{"s3fs"}, omit: sample.Omit{Truncate: true}, host: inBucket, prepare: prepareS3},
 		{name: "glusterfs", needs: []string{"/usr/sbin/glusterfs", "/usr/sbin/glusterfsd"}, over: true, host: inBricks, prepare: prepareGluster},
-		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, prepare: func(b *bench) []string {
-			return []string{"nbdfuse", "{mount}/disk", "--command", "nbdkit", "-s", "--exit-with-parent", "memory", "64M"}
+		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, host: onDisk, prepare: func(b *bench) []string {
+			b.run("", "truncate", "-s", "64M", b.path("image"))
+			return []string{"nbdfuse", "{mount}/disk", "--command", "nbdkit", "-s", "--exit-with-parent", "file", b.path("image")}
 		}},
 		{name: "lxcfs", needs: []string{"lxcfs"}, rootOnly: true, own: readLXC, options: []string{"--program-capabilities=sys_admin,sys_chroot"}, prepare: func(b *bench) []string {
 			return []string{"lxcfs", "-f", "-p", b.path("pid"), "{mount}"}
@@ -236,6 +238,19 @@ func readDisk(_ *bench, dir string) error {
 	return nil
 }
 
+// onDisk looks for what readDisk, or the guest, has written.
+func onDisk(b *bench, suffix string, _ sample.Omit) error {
+	want, at := "blockblock", 12_345
+	if suffix == "-guest" {
+		want, at = "block\n", 7*6
+	}
+	got, err := os.ReadFile(b.path("image"))
+	if err == nil && string(got[at:at+len(want)]) != want {
+		err = errors.New("what was written is not in the image")
+	}
+	return err
+}
+
 // readLXC looks at what lxcfs has. Its files are about the process that asks, which a relay does not tell: they can't be
 // read.
 func readLXC(_ *bench, dir string) error {
@@ -284,6 +299,9 @@ func (r *recipe) try(b *bench) {
 			t.Error(err)
 		}
 		running.stop()
+		if r.host != nil {
+			r.checkHost(b, args, "-here")
+		}
 		return
 	}
 	suffix := "-here"
@@ -345,11 +363,11 @@ func (r *recipe) checkHost(b *bench, args []string, suffix string) {
 		}
 		return
 	}
-	dir, running := b.mounted(r.relayOptions(b.user), args...)
-	if b.user.uid == 0 {
-		if err := sample.CheckWritten(dir, suffix, r.omit); err != nil {
-			b.t.Errorf("when it is started again: %v", err)
-		}
+	again := *b
+	again.user = users[0] // others may not be able to mount here
+	dir, running := again.mounted(r.relayOptions(again.user), args...)
+	if err := sample.CheckWritten(dir, suffix, r.omit); err != nil {
+		b.t.Errorf("when it is started again: %v", err)
 	}
 	running.stop()
 }
