@@ -29,7 +29,7 @@ import (
 // bin is where the programs are.
 var bin string
 
-var programs = []string{"memfs", "nullfs", "rot13fs", "hidefs", "livefs", "archivefs", "unionfs", "gofusefs"}
+var programs = []string{"memfs", "nullfs", "rot13fs", "hidefs", "livefs", "archivefs", "unionfs", "gofusefs", "recoverfs"}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 

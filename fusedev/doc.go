@@ -24,6 +24,12 @@
 // parameter fuse.enable_uring). A thread stays on each processor and serves the programs there, with
 // one system call a request instead of two. doc/performance-notes.md says what it gains.
 //
+// # Death of the server
+//
+// With Options.Ledger another process can go on when this one dies, if somebody has kept the descriptor
+// (Mount.File) and the ledger: Adopt and Mount.Recover. The kernel sends it again what had no reply (Linux 6.9), and
+// the mount lives on. examples/recoverfs is a program with both sides.
+//
 // # End of a mount
 //
 // When the file system is unmounted (Mount.Unmount, umount(8), or the kernel's abort

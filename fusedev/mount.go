@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
 // Options of a mount.
@@ -36,6 +38,10 @@ type Options struct {
 	// processor has a queue then, in which a request that hangs holds up the ones behind it
 	// (fuse.Hooks.Stuck is not used), and takes up to 16 MiB of memory for data.
 	IOUring bool
+	// Ledger is where Serve notes requests under way for a process that goes on after a death of this
+	// one (Mount.Recover). The handler's server and file system have the same ledger. All goroutines of Serve
+	// then read from one descriptor, and IOUring does nothing.
+	Ledger *ledger.Ledger
 }
 
 // Mount is a directory that shows what /dev/fuse is told.
@@ -46,6 +52,11 @@ type Mount struct {
 	rung   atomic.Uint64 // requests that came by io_uring
 	helper bool          // unmounted by fusermount3
 	pairs  sync.Pool     // buffers of requests that have waited
+	ledger *ledger.Ledger
+
+	cells    *cells     // nil without a ledger
+	resentMu sync.Mutex // guards resent
+	resent   [][]byte   // requests that Recover has read
 }
 
 // New mounts on the directory target. Root mounts by itself; for other users
@@ -62,7 +73,7 @@ func New(target string, o Options) (*Mount, error) {
 	if st.IsDir() {
 		mode = unix.S_IFDIR
 	}
-	m := &Mount{target: target, uring: o.IOUring}
+	m := &Mount{target: target, uring: o.IOUring && o.Ledger == nil, ledger: o.Ledger}
 	switch {
 	case os.Geteuid() == 0:
 		err = m.direct(mode, o)

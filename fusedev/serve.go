@@ -13,6 +13,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
 // BufferSize is enough for any request to a Handler with fuse.DefaultMaxWrite, and for
@@ -131,7 +132,8 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	var run func(fd int)
 	run = func(fd int) {
 		wg.Go(func() {
-			q := &queue{mount: m, rings: r, fd: fd, in: make([]byte, BufferSize), out: make([]byte, BufferSize), waiting: &waiting, linger: &linger,
+			b := m.takePair()
+			q := &queue{mount: m, rings: r, fd: fd, in: b.in, out: b.out, waiting: &waiting, linger: &linger,
 				more: func() { run(fd) }}
 			if err := q.serve(h); err != nil {
 				mu.Lock()
@@ -140,6 +142,17 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 				_ = m.Detach() // the others would wait for ever
 			}
 		})
+	}
+	if m.ledger != nil && m.cells == nil { // nothing to recover
+		q, err := m.ledger.Queue(0, ledger.MaxQueueSize)
+		if err != nil {
+			return err
+		}
+		m.ledger.Begin()
+		q.Begin(1, 0)
+		m.cells = newCells(q)
+		m.cells.fill()
+		m.ledger.Serving()
 	}
 	r = m.startRings(h, &waiting, func(serve func() error) {
 		wg.Go(func() {
@@ -154,7 +167,7 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	defer r.close()
 	for i := range max(threads, 1) {
 		file := m.file
-		if i > 0 {
+		if i > 0 && m.ledger == nil {
 			// Not worth failing for: without a clone it shares the first descriptor.
 			if c, err := m.clone(); err == nil {
 				defer func() { _ = c.Close() }()
@@ -197,7 +210,7 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 	var m fuse.Message
 	in, room := make(fuse.Buffers, 0, 1), make(fuse.Buffers, 0, 1)
 	for !q.lost && !t.Broken() {
-		n, err := readRequest(q.fd, q.in)
+		n, err := q.read()
 		if errors.Is(err, io.EOF) {
 			q.rings.choose(false)
 			return false, nil
@@ -207,15 +220,22 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 		}
 		out := q.out
 		m.Set(in.Append(q.in[:n]), room.Append(out))
+		if q.mount.cells.take(&m) {
+			if err := q.giveUp(&m); err != nil {
+				return false, err
+			}
+			continue
+		}
 		r, p := t.Handle(&m)
 		if p != nil {
-			q.wait(p, out)
+			q.wait(p, out, m.Cell)
 			continue
 		}
 		uring := m.Header.Opcode == uint32(fp.OpInit) && q.rings.offer(q.in[:n], out[:r.Len])
 		if err := reply(q.fd, out[:r.Len]); err != nil {
 			return false, err
 		}
+		q.mount.cells.done(m.Cell)
 		if m.Header.Opcode == uint32(fp.OpInit) {
 			q.rings.choose(uring)
 		}
@@ -223,8 +243,23 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 	return !q.lost, nil
 }
 
-// wait has p finished and answered elsewhere. out is p's reply buffer.
-func (q *queue) wait(p fuse.Pending, out []byte) {
+// read reads the next request.
+func (q *queue) read() (int, error) {
+	if n, ok := q.mount.next(q.in); ok {
+		return n, nil
+	}
+	return readRequest(q.fd, q.in)
+}
+
+// giveUp answers EIO.
+func (q *queue) giveUp(m *fuse.Message) error {
+	defer q.mount.cells.done(m.Cell)
+	h := fp.OutHeader{Len: uint32(unsafe.Sizeof(fp.OutHeader{})), Error: -int32(unix.EIO), Unique: m.Header.Unique}
+	return answer(q.fd, fp.Bytes(&h))
+}
+
+// wait has p finished and answered elsewhere. out is p's reply buffer, cell where it is noted.
+func (q *queue) wait(p fuse.Pending, out []byte, cell *fuse.Cell) {
 	lingers := int32(0)
 	var kept *pair
 	if p.Lingers() { // possibly for ever: with a small buffer of its own
@@ -242,6 +277,7 @@ func (q *queue) wait(p fuse.Pending, out []byte) {
 		defer q.waiting.Done()
 		defer q.linger.Add(-lingers)
 		_ = reply(q.fd, out[:r.Len])
+		q.mount.cells.done(cell)
 		p.Free()
 		if kept != nil {
 			q.mount.pairs.Put(kept)
@@ -258,7 +294,12 @@ func (m *Mount) takePair() *pair {
 	if p, ok := m.pairs.Get().(*pair); ok {
 		return p
 	}
-	return &pair{make([]byte, BufferSize), make([]byte, BufferSize)}
+	p := &pair{make([]byte, BufferSize), make([]byte, BufferSize)}
+	if m.ledger != nil {
+		hold(p.in)
+		hold(p.out)
+	}
+	return p
 }
 
 // reply writes the reply, unless the request wants none. If the kernel calls a reply
