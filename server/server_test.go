@@ -463,20 +463,6 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-func BenchmarkHandle(b *testing.B) {
-	_, thread := newServer(b, &fakeFS{lookup: func(*Request, fp.Name, *fp.EntryOut) unix.Errno { return 0 }}, Options{})
-	read := fp.ReadIn{Size: 4096}
-	for op, body := range map[fp.Opcode][]byte{fp.OpLookup: []byte("name\x00"), fp.OpGetattr: make([]byte, 16), fp.OpRead: fp.Bytes(&read)} {
-		b.Run(op.String(), func(b *testing.B) {
-			in, out := split(message(op, body), 1<<20), split(make([]byte, 16+4096), 1<<20)
-			b.ReportAllocs()
-			for b.Loop() {
-				handle(thread, in, out)
-			}
-		})
-	}
-}
-
 // FuzzHandle sends any bytes, cut in any way, with any room for the reply.
 func FuzzHandle(f *testing.F) {
 	f.Add(message(fp.OpLookup, []byte("name\x00")), uint16(200), uint8(7))
