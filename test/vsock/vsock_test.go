@@ -192,6 +192,7 @@ const loopback = `
 mkdir /run/share /run/n; echo words >/run/share/file; $BUSYBOX chmod 777 /run/n
 $BUSYBOX cp /run/govirtiofsd /run/bin/govirtiofsd; $BUSYBOX chmod 755 /run/bin/govirtiofsd
 daemon() { # daemon VSOCK: starts a daemon
+	: >/run/log # not what the one before has said
 	/run/bin/govirtiofsd --shared-dir /run/share --sandbox none --vsock $1 >/run/log 2>&1 &
 	pid=$!
 	for i in $($BUSYBOX seq 100); do $BUSYBOX grep -q 'Waiting for guests' /run/log && return; $BUSYBOX sleep 0.1; done
