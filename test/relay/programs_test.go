@@ -136,7 +136,7 @@ func recipes() []recipe {
 			return []string{"ntfs-3g", "-o", "permissions", b.path("image"), "{mount}"}
 		}, host: printed("ntfscat", "-f", "{dir}/image", "/{name}")},
 		{name: "davfs2", needs: []string{"mount.davfs"}, rootOnly: true, omit: sample.Omit{Modes: true, Links: true}, host: inDir("src"), prepare: prepareDAV,
-			options: []string{"--stop-timeout=3"}},
+			options: []string{"--stop-timeout=10"}},
 		{name: "s3fs", needs: []string{"s3fs"}, omit: sample.Omit{Truncate: true}, host: inBucket, prepare: prepareS3},
 		{name: "glusterfs", needs: []string{"/usr/sbin/glusterfs", "/usr/sbin/glusterfsd"}, over: true, host: inBricks, prepare: prepareGluster},
 		{name: "nbdfuse", needs: []string{"nbdfuse", "nbdkit"}, own: readDisk, host: onDisk, prepare: func(b *bench) []string {
