@@ -204,6 +204,7 @@ func (r *resumer) key(n *ledger.Node) key {
 // nodes makes the nodes, then their places.
 func (r *resumer) nodes() {
 	t := r.fs.nodes
+	t.BeginRestore(r.store.NumNodes())
 	root := r.fs.root.Key().onMount()
 	local := r.fs.mounts.get(root).local
 	open := map[uint32]bool{}
