@@ -322,34 +322,46 @@ func (fs *FS) take(in *fp.ReadIn, size uint64) ([]byte, *session, unix.Errno) {
 	return b, s, 0
 }
 
-// announce encodes the records that are to be performed next. fs.mu is held.
+// announce encodes the records that are to be performed next. A change that can't be told is left out for good: the
+// helper would never report it, and the batch would not get empty. fs.mu is held.
 func (fs *FS) announce(s *session, size uint64) []byte {
 	var b []byte
-	add := func(c *change) bool {
+	add := func(c *change) (told, fits bool) {
 		rec, ok := fs.record(c)
 		if !ok {
-			return true // the guest has forgotten the directory
+			return false, true // the guest has forgotten the directory, or its path is too long
 		}
 		if uint64(len(b)+rec.Size()) > size {
-			return false
+			return true, false
 		}
 		b = rec.Append(b)
-		return true
+		return true, true
 	}
-	for i := range s.batch {
-		if !add(&s.batch[i]) {
+	batch := s.batch
+	s.batch = batch[:0]
+	for i := range batch {
+		told, fits := add(&batch[i])
+		if !fits {
+			s.batch = append(s.batch, batch[i:]...)
 			return b
+		}
+		if told {
+			s.batch = append(s.batch, batch[i])
 		}
 	}
 	for len(s.queue) > 0 && len(s.batch) < maxBatch {
 		c := s.queue[0]
 		c.seq = s.seq + 1
-		if !add(&c) {
+		told, fits := add(&c)
+		if !fits {
 			break
+		}
+		s.queue = s.queue[1:]
+		if !told {
+			continue
 		}
 		s.seq++
 		s.batch = append(s.batch, c)
-		s.queue = s.queue[1:]
 		if c.op == wire.Move && c.kind == unix.S_IFDIR {
 			break // paths are others then
 		}

@@ -343,11 +343,11 @@ func (k *Keeper) start() error {
 // alarm tells the front-end that its rings are not served any more: by their eventfds for errors.
 func (k *Keeper) alarm() {
 	done := make(chan struct{})
-	go func() { // a write to a full counter waits
+	go func() { // a worker may have given a counter to which a write waits
 		defer close(done)
 		for _, key := range k.table.keys() {
 			if key.Kind == KindErr {
-				_, _ = k.table.with(key, signalEventfd)
+				k.signalErr(key)
 			}
 		}
 	}()
@@ -357,12 +357,23 @@ func (k *Keeper) alarm() {
 	}
 }
 
-// signalEventfd adds 1 to an eventfd, and leaves everything else alone.
-func signalEventfd(fd int) error {
+// signalErr adds 1 to an eventfd that is held, and leaves everything else alone. It uses a copy of the
+// descriptor: a write that waits must not have the table locked.
+func (k *Keeper) signalErr(key Key) {
+	fd := -1
+	if has, err := k.table.with(key, func(held int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(held), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	}); !has || err != nil {
+		return
+	}
+	defer unix.Close(fd)
 	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil || name != "anon_inode:[eventfd]" {
-		return err
+		return
 	}
-	_, err = unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	return err
+	// The front-end does not need a full counter's signal: it has not read the last one.
+	if wait(fd, unix.POLLOUT, 0) == nil {
+		_, _ = unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
 }
