@@ -116,10 +116,11 @@ func (c *conn) expire() {
 
 // open makes the connection of the guest's REQUEST. d.mu is held.
 func (d *Device) open(h *header) {
-	if len(d.conns) >= maxConns {
+	if len(d.conns) >= maxConns || d.opening >= maxConns { // the guest may have given up those that are being made
 		d.orphan(h)
 		return
 	}
+	d.opening++
 	c := d.add(key{h.dstPort, h.srcPort})
 	c.bufAlloc, c.fwdCnt = h.bufAlloc, h.fwdCnt
 	path := fmt.Sprintf("%s_%d", d.opts.Path, h.dstPort)
@@ -127,6 +128,7 @@ func (d *Device) open(h *header) {
 		s, err := net.DialTimeout("unix", path, connectTime)
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		d.opening--
 		switch {
 		case err != nil:
 			d.reset(c)

@@ -48,6 +48,7 @@ type Device struct {
 	orphans  []header // resets for packets without a connection
 	lastPort uint32   // of the host's ports that were given out
 	toGuest  *worker  // nil while the queue does not run
+	opening  int      // goroutines that connect for the guest
 	hellos   int      // host programs that have not said what they want
 	ended    sync.WaitGroup
 }

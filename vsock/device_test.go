@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -353,6 +354,18 @@ func TestHostileGuest(t *testing.T) {
 	g.d.Disconnected()
 	if g.d.hasPacket() {
 		t.Error("something is left after the guest has gone")
+	}
+}
+
+// TestGivenUpRequests: connections that the guest gives up at once count as long as the device is about to make them.
+func TestGivenUpRequests(t *testing.T) {
+	g, _ := newGuest(t) // nobody listens: there are no goroutines but those
+	for i := range uint32(30_000) {
+		g.must(opRequest, i, 9, nil)
+		g.must(opReset, i, 9, nil)
+		if n := runtime.NumGoroutine(); n > 6*maxConns {
+			t.Fatalf("%d goroutines after %d requests", n, i+1)
+		}
 	}
 }
 
