@@ -49,7 +49,7 @@ func (d *listing) give(fs *FS, i, pos uint64) bool {
 		return true
 	}
 	if d.at == nil { // from now on they differ
-		if !fs.keepPositions(int64(max(d.count, i))) {
+		if n := max(d.count, i); n > maxPositions || !fs.keepPositions(int64(n)) {
 			return false
 		}
 		d.at = make([]uint64, d.count, max(d.count, i))
@@ -63,12 +63,13 @@ func (d *listing) give(fs *FS, i, pos uint64) bool {
 		d.at[i-1] = pos
 		return true
 	}
-	if i > d.count {
-		if !fs.keepPositions(1) {
+	if i > d.count { // by more than 1 if the positions were forgotten while this was asked for
+		more := i - d.count
+		if more > maxPositions || !fs.keepPositions(int64(more)) {
 			return false
 		}
 		d.count = i
-		d.at = append(d.at, pos)
+		d.at = append(append(d.at, make([]uint64, more-1)...), pos)
 		return true
 	}
 	d.at[i-1] = pos

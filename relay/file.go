@@ -26,18 +26,20 @@ type file struct {
 	// written counts changes, synced those that FSYNC has seen.
 	written, synced atomic.Uint64
 
-	mu     sync.Mutex   // guards the following; held while the file is opened again
-	locked bool         // the client has, or had, locks
-	lost   bool         // a program has ended that may not have written all
+	mu     sync.Mutex // guards the following; held while the file is opened again
+	locked bool       // the client has, or had, locks
+	lost   bool       // a program has ended that may not have written all
+
+	lastMu sync.Mutex   // guards the following; a leaf
 	last   fp.ReleaseIn // what the client has closed it with
 }
 
 // fileGone has the program close a file. That is after the last request with it has ended in the program, whatever the
 // client does: programs rely on it.
 func (fs *FS) fileGone(f *file) {
-	f.mu.Lock()
+	f.lastMu.Lock()
 	last := f.last
-	f.mu.Unlock()
+	f.lastMu.Unlock()
 	fs.release(fs.link.Load(), f, &last)
 	if f.listing != nil {
 		f.listing.drop(fs)
@@ -257,9 +259,9 @@ func (fs *FS) releaseFile(r *server.Request, in *fp.ReleaseIn, dir bool) unix.Er
 		if f == nil {
 			return 0
 		}
-		f.mu.Lock()
+		f.lastMu.Lock() // not f.mu: this may not wait for the program
 		f.last = fp.ReleaseIn{Flags: in.Flags, ReleaseFlags: in.ReleaseFlags & (fp.ReleaseFlush | fp.ReleaseFlockUnlock), LockOwner: in.LockOwner}
-		f.mu.Unlock()
+		f.lastMu.Unlock()
 		fs.files.Close(f)
 		return 0
 	})

@@ -36,11 +36,12 @@ type link struct {
 	oops  *rate.Sometimes
 	done  <-chan struct{} // see Mounted.Done
 
-	minor    uint32 // of the program
-	flags    fp.InitFlags
-	maxWrite uint32
-	maxRead  uint32
-	maxTotal int // the longest request that fits into the program's buffer
+	minor      uint32 // of the program
+	flags      fp.InitFlags
+	maxWrite   uint32
+	maxRead    uint32
+	maxTotal   int // the longest request that fits into the program's buffer
+	maxForgets int // how many counts of FORGET may wait for room
 
 	// notify is called on the receiving goroutine with a notification, body only.
 	notify func(l *link, code fp.NotifyCode, body []byte)

@@ -53,7 +53,11 @@ func (l *link) forget(node, n uint64) {
 			return
 		}
 	}
-	// A count that is told late does no harm, and there are no more of them than nodes.
+	// A count that is told late does no harm. The client's nodes find room; a program that names ever new ones in its
+	// replies, and does not read, loses counts.
+	if _, ok := l.forgets[node]; !ok && len(l.forgets) >= l.maxForgets {
+		return
+	}
 	l.forgets[node] += n
 	l.wake()
 }
