@@ -45,8 +45,11 @@ type FS struct {
 	Share
 	log *slog.Logger
 	to  Notifier
+	max int // directories that are watched; 0 is hostwatch.DefaultMax
 
 	lost atomic.Bool // the client may remember what is not so any more
+
+	turn sync.Mutex // held while a session begins or ends; mu is taken with it
 
 	mu      sync.RWMutex // guards the following; a leaf
 	session *session     // nil if there is none
@@ -73,38 +76,64 @@ func (fs *FS) Connect(to Notifier) { fs.to = to }
 
 // Close implements server.FileSystem.
 func (fs *FS) Close() {
-	fs.end()
+	fs.change(nil)
 	fs.Share.Close()
 }
 
 // Init implements server.Session.
 func (fs *FS) Init(p *server.InitParams) unix.Errno {
-	fs.end()
+	fs.change(nil)
 	errno := fs.Share.Init(p)
 	if errno == 0 {
-		fs.begin(p.Resumed)
+		fs.change(func() { fs.begin(p.Resumed) })
 	}
 	return errno
 }
 
 // Resume implements server.Session. Only now the file system knows again what the client has.
 func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error) {
-	fs.end()
+	fs.change(nil)
 	if warning, err = fs.Share.Resume(t, session); err == nil && session {
-		fs.begin(true)
+		fs.change(func() { fs.begin(true) })
 	}
 	return warning, err
 }
 
 // Destroy implements server.Session.
 func (fs *FS) Destroy() {
-	fs.end()
+	fs.change(nil)
 	fs.Share.Destroy()
 }
 
-// begin begins to watch. The client of a session that goes on may remember what has changed meanwhile.
+// change ends the session, if there is one, and then calls begin, which may be nil.
+func (fs *FS) change(begin func()) {
+	fs.turn.Lock()
+	defer fs.turn.Unlock()
+	fs.end(fs.current())
+	if begin != nil {
+		begin()
+	}
+}
+
+// renew begins a session in the place of s, unless another request has done so, or the session has ended.
+func (fs *FS) renew(s *session) {
+	fs.turn.Lock()
+	defer fs.turn.Unlock()
+	if fs.current() == s {
+		fs.end(s)
+		fs.begin(true)
+	}
+}
+
+func (fs *FS) current() *session {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	return fs.session
+}
+
+// begin begins to watch; fs.turn is held, and there is no session. The client of a session that goes on may remember what has changed meanwhile.
 func (fs *FS) begin(resumed bool) {
-	w, err := hostwatch.New(hostwatch.Options{})
+	w, err := hostwatch.New(hostwatch.Options{Max: fs.max})
 	if err != nil {
 		fs.log.Warn("The host's changes can't be watched: the guest keeps what it knows for a second only", "error", err)
 		return
@@ -119,12 +148,15 @@ func (fs *FS) begin(resumed bool) {
 	go p.onThread(p.tellAll)
 }
 
-func (fs *FS) end() {
+// end ends s, unless it is nil or not the session any more.
+func (fs *FS) end(s *session) {
 	fs.mu.Lock()
-	s := fs.session
-	fs.session, fs.dirs = nil, nil
+	ours := s != nil && fs.session == s
+	if ours {
+		fs.session, fs.dirs = nil, nil
+	}
 	fs.mu.Unlock()
-	if s != nil {
+	if ours {
 		close(s.done)
 		_ = s.watcher.Close()
 	}
@@ -143,9 +175,7 @@ func (fs *FS) watch(r *server.Request, id uint64) {
 	if _, tried := fs.state(id); tried {
 		return
 	}
-	fs.mu.RLock()
-	s := fs.session
-	fs.mu.RUnlock()
+	s := fs.current()
 	if s == nil {
 		return
 	}
@@ -173,15 +203,14 @@ func (fs *FS) Forget(by *fuse.Cell, id, lookups uint64) {
 	}
 	fs.mu.Lock()
 	delete(fs.dirs, id)
-	stale := false
-	if fs.session != nil {
-		fs.session.watcher.Remove(-1, id)
-		stale = fs.session.watcher.Stale()
+	s, stale := fs.session, false
+	if s != nil {
+		s.watcher.Remove(-1, id)
+		stale = s.watcher.Stale()
 	}
 	fs.mu.Unlock()
 	if stale {
-		fs.end()
-		fs.begin(true)
+		fs.renew(s)
 	}
 }
 

@@ -24,7 +24,7 @@ func (p *pump) onThread(f func(t *server.Thread)) {
 	var t server.Thread
 	if err := p.fs.Share.StartThread(&t); err != nil {
 		p.fs.log.Error("The host's changes can't be told to the guest", "error", err)
-		p.fs.end()
+		p.fs.end(p.session)
 		return
 	}
 	defer p.fs.Share.StopThread(&t)
