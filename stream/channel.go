@@ -46,7 +46,9 @@ type channel struct {
 
 // connect answers a hello and continues the channel over the new connection.
 func (c *channel) connect(conn net.Conn, h hello) (status, error) {
-	c.mu.Lock()
+	if !c.mu.TryLock() { // a guest that says many does not have them wait here
+		return statusLater, errors.New("another connection of this channel has just been made")
+	}
 	defer c.mu.Unlock()
 	if c.closed && c.session.suspended.Load() {
 		return statusLater, errors.New("the server ends, and another one goes on")

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
@@ -139,6 +143,59 @@ func TestSharesRefused(t *testing.T) {
 		l := listenUnix(t, filepath.Join(t.TempDir(), "s"))
 		if err := ServeAll(context.Background(), l, servers...); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v, want %q", names, err, says)
+		}
+	}
+}
+
+// stuck serves no request until it is let go.
+type stuck struct {
+	recorder
+	begun, wait chan struct{}
+}
+
+func (h *stuck) StartThread(fuse.Hooks) (fuse.Thread, error) { return &stuckThread{h: h}, nil }
+
+type stuckThread struct {
+	fuse.Thread
+	h *stuck
+}
+
+func (*stuckThread) Stop()        {}
+func (*stuckThread) Broken() bool { return false }
+
+func (t *stuckThread) Handle(m *fuse.Message) (fuse.Reply, fuse.Pending) {
+	close(t.h.begun)
+	<-t.h.wait
+	return respond(m.Header, m.In, m.Out), nil
+}
+
+// TestManyHellos: while one hello waits for the end of a channel's last connection, others of the same guest are told to come
+// again: they would keep descriptors.
+func TestManyHellos(t *testing.T) {
+	h := &stuck{recorder: recorder{times: make(map[uint64]int)}, begun: make(chan struct{}), wait: make(chan struct{})}
+	_, path := startServer(t, h, Options{})
+	defer close(h.wait)
+	g := dialGuest(t, path)
+	m, err := g.greet(hello{Channel: 1}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Write(message(fp.OpGetattr, 2, make([]byte, 16))); err != nil {
+		t.Fatal(err)
+	}
+	<-h.begun
+	const many = 40 // one after the other they would take 200 s
+	answers := make(chan error, many)
+	for range many {
+		c := dialGuest(t, path)
+		go func() {
+			_, err := c.greet(hello{Mode: modeResume, Ticket: m.Ticket, Channel: 1, At: position{Sent: 1}}, "", "")
+			answers <- err
+		}()
+	}
+	for range many - 1 { // one waits until the end of the test
+		if err := <-answers; !errors.Is(err, errLater) && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+			t.Fatalf("a hello: %v", err)
 		}
 	}
 }

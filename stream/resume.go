@@ -282,9 +282,7 @@ func (c *channel) serveWaiting(t fuse.Thread, s *slot) error {
 		return errLeft
 	}
 	room := replyRoom(b, c.buffers.largest)
-	if room > 0 {
-		c.used += int(s.record.cost)
-	}
+	c.used += int(s.record.cost)
 	var m fuse.Message
 	return c.serveRequest(t, &m, request{b: b, room: room, cost: int(s.record.cost), slot: s, again: true, counted: true})
 }

@@ -283,23 +283,8 @@ func TestForgedRemains(t *testing.T) {
 // forge writes a record of a session, and cells that are not quite right.
 func forge(t *testing.T, s *Server, random *rand.Rand) {
 	t.Helper()
+	forgeSession(t, s, random.IntN(maxChannels+2))
 	j := s.journal
-	var b bytes.Buffer
-	w := record.NewWriter(&b)
-	channels := random.IntN(maxChannels + 2)
-	w.Uint(noteVersion, 1, uint64(s.opts.MaxWrite), uint64(channels))
-	w.Bytes(make([]byte, 16))
-	w.Bytes(nil)
-	for range channels {
-		w.Bytes(make([]byte, 16))
-		w.Bytes(make([]byte, 16))
-	}
-	if err := w.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := j.area.Store(b.Bytes()); err != nil {
-		t.Fatal(err)
-	}
 	some := func() uint64 { return []uint64{0, 1, 2, 3, 1 << 31, 1<<64 - 1}[random.IntN(6)] }
 	for _, c := range j.channels {
 		c.record.first, c.record.received = some()%4, some()
@@ -318,6 +303,58 @@ func forge(t *testing.T, s *Server, random *rand.Rand) {
 				sl.cell.Done(uint32([]uint64{0, 16, 100, 1 << 20, 1<<32 - 1}[random.IntN(5)]), uint16(some()))
 			}
 		}
+	}
+}
+
+// forgeSession writes a record of a session.
+func forgeSession(t *testing.T, s *Server, channels int) {
+	t.Helper()
+	var b bytes.Buffer
+	w := record.NewWriter(&b)
+	w.Uint(noteVersion, 1, uint64(s.opts.MaxWrite), uint64(channels))
+	w.Bytes(make([]byte, 16))
+	w.Bytes(nil)
+	for range channels {
+		w.Bytes(make([]byte, 16))
+		w.Bytes(make([]byte, 16))
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.journal.area.Store(b.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestForgedCost: a request that waits and has no reply does not take off the count what it never was counted with.
+func TestForgedCost(t *testing.T) {
+	r := newRemains(t)
+	first, err := New(newRecorder(), Options{Recovery: &Recovery{Ledger: r.ledger, Memory: r.memory}, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	forgeSession(t, first, 2)
+	m := message(fp.OpForget, 2, make([]byte, 16))
+	sl := &first.journal.channels[0].slots[0]
+	kept, err := sl.buffer(1, len(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(kept, m)
+	*sl.record = cellRecord{session: 1, cost: 1 << 31, waits: uint32(len(m))}
+	sl.cell.Take(header(m), 1, 0, 0)
+	h := &counter{recorder: *newRecorder(), wait: make(chan struct{})}
+	second, err := New(h, Options{Recovery: &Recovery{Ledger: r.ledger, Memory: r.memory}, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.close()
+	if resumed, err := second.Resume(); !resumed || err != nil {
+		t.Fatal(resumed, err)
+	}
+	c := second.session.channels[0]
+	if <-c.ended; h.times[2] != 1 || c.used != 0 {
+		t.Errorf("served %d times, and %d bytes are under way", h.times[2], c.used)
 	}
 }
 
