@@ -74,8 +74,12 @@ const (
 	dataArgs   = 16
 )
 
-// filter assembles the rules. Calls of another architecture's numbers are allowed: a program for such numbers can't
-// mount, as it has no privilege.
+// otherNumbers is where the numbers of x32 begin, a second set for the same architecture (__X32_SYSCALL_BIT). No other call has
+// such a number.
+const otherNumbers = 1 << 30
+
+// filter assembles the rules. A call with another architecture's numbers ends the process: it would get around the rules, and a
+// program for such numbers can't mount.
 func filter(admin bool) []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
@@ -85,7 +89,8 @@ func filter(admin bool) []unix.SockFilter {
 	}
 	ret := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
 	prog := []unix.SockFilter{
-		load(dataArch), jump(unix.BPF_JEQ, auditArch, 1, 0), ret(unix.SECCOMP_RET_ALLOW), load(dataNumber),
+		load(dataArch), jump(unix.BPF_JEQ, auditArch, 1, 0), ret(unix.SECCOMP_RET_KILL_PROCESS), load(dataNumber),
+		jump(unix.BPF_JGE, otherNumbers, 0, 1), ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)),
 	}
 	for _, r := range rules(admin) {
 		if r.arg < 0 {
