@@ -1,12 +1,14 @@
 package stream
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +33,8 @@ type channel struct {
 
 	ticketMu sync.Mutex
 	tickets  [2]id // one that the guest has used, and the one that it was given then
+
+	kept atomic.Int32 // requests that wait and keep what has come with them
 
 	// The following belongs to the connection's goroutine.
 	buffers pool
@@ -267,11 +271,14 @@ func (c *channel) message(t fuse.Thread, m *fuse.Message, b []byte) error {
 		return errors.New("the guest has more requests under way than the window allows")
 	}
 	c.used += r.cost
-	if r.short = len(b) <= smallSize; r.short { // it may have to be kept, and what is around it not
+	switch { // it may have to be kept, and what is around it not
+	case len(b) <= smallSize:
 		if c.small == nil {
 			c.small = make([]byte, smallSize)
 		}
-		r.b = c.small[:copy(c.small, b)]
+		r.b, r.place = c.small[:copy(c.small, b)], placeSmall
+	case c.kept.Load() >= maxKeptIn:
+		r.b, r.place = bytes.Clone(b), placeOwn
 	}
 	if err := c.note(&r); err != nil {
 		c.used -= r.cost // it comes again
@@ -285,11 +292,24 @@ type request struct {
 	b       []byte
 	room    int   // of the reply; 0 if there is none
 	cost    int   // see cost
-	short   bool  // b is c.small
+	place   place // where b is
+	keeps   bool  // counted in c.kept
 	slot    *slot // nil without recovery
 	again   bool  // another process has begun to serve it
 	counted bool  // the guest knows that it has arrived
 }
+
+// place is in what memory a request is.
+type place uint8
+
+const (
+	placeIn    place = iota // with others, in what has come
+	placeSmall              // channel.small
+	placeOwn                // its own
+)
+
+// maxKeptIn is how many long requests that wait keep all that has come with them. More are copied.
+const maxKeptIn = windowMessages
 
 // note notes a message that has come for a successor.
 func (c *channel) note(r *request) (err error) {
@@ -325,10 +345,10 @@ func (c *channel) serveRequest(t fuse.Thread, m *fuse.Message, r request) error 
 	switch {
 	case p != nil:
 		if r.slot == nil {
-			c.keep(r.short)
+			c.keep(&r)
 		} else if !r.counted {
 			c.session.forgetIf(r.slot.wait(r.b))
-			c.keep(r.short)
+			c.keep(&r)
 		}
 		c.wait(p, m.Header.Unique, out, r)
 	case r.room == 0:
@@ -397,11 +417,16 @@ func (c *channel) trim(b []byte) []byte {
 }
 
 // keep leaves the memory of the last request to it.
-func (c *channel) keep(short bool) {
-	if short {
+func (c *channel) keep(r *request) {
+	switch r.place {
+	case placeSmall:
 		c.small = nil
 		return
+	case placeOwn:
+		return
 	}
+	c.kept.Add(1)
+	r.keeps = true
 	in := make([]byte, len(c.in))
 	c.r, c.w = 0, copy(in, c.in[c.r:c.w])
 	c.in = in
@@ -417,6 +442,9 @@ func (c *channel) wait(p fuse.Pending, unique uint64, out []byte, r request) {
 	}
 	p.Start(func(reply fuse.Reply) {
 		defer c.session.end(p, lingers)
+		if r.keeps {
+			c.kept.Add(-1)
+		}
 		if len(out) > 0 {
 			c.out.add(frame{b: finish(out, reply, unique), cost: r.cost, slot: r.slot})
 			c.out.flush(false)

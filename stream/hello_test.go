@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -441,5 +442,33 @@ func TestLogIsBounded(t *testing.T) {
 	most := 12 + int(time.Since(start)/time.Second)
 	if n := strings.Count(log.String(), "refused"); n == 0 || n > most {
 		t.Errorf("%d messages for 200 refusals, want 1 to %d", n, most)
+	}
+}
+
+// TestKeptMemory: requests of some KiB that wait do not keep the memory of much longer ones.
+func TestKeptMemory(t *testing.T) {
+	h := &counter{recorder: *newRecorder(), wait: make(chan struct{})}
+	defer close(h.wait)
+	_, path := startServer(t, h, Options{})
+	g := dialGuest(t, path)
+	if _, err := g.greet(hello{Channel: 1}, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const many = 400
+	for i := range uint64(many) {
+		if _, err := g.Write(message(fp.OpWrite, 2*i+3, make([]byte, 5000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all requests", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return len(h.times) == many })
+	if now := heap(); now > before+50<<20 {
+		t.Errorf("%d requests of 5 KiB keep %d MiB", many, (now-before)>>20)
 	}
 }
