@@ -91,6 +91,8 @@ type renameSeen struct {
 //	at neither, the old name is free   done, unless what was at the new name is still there
 //	at neither, the old name is taken  run if it is by an older file, which was there before;
 //	                                   else done or ENOENT as above, and that file stays
+//
+// If a name can't be looked at, nothing is decided, and the error is the reply.
 func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD int, newName fp.Name) (seen *renameSeen, done bool, errno unix.Errno) {
 	a := past(r)
 	if a == nil || a.Evidence[renameKnown]&renameOld == 0 {
@@ -98,12 +100,17 @@ func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD
 	}
 	e := &a.Evidence
 	seen = &renameSeen{}
-	seen.noOld = sysStatx(fromFD, oldName.CString(), 0, &seen.old) != 0
-	seen.noNew = sysStatx(toFD, newName.CString(), 0, &seen.new) != 0
+	oldErrno := sysStatx(fromFD, oldName.CString(), 0, &seen.old)
+	newErrno := sysStatx(toFD, newName.CString(), 0, &seen.new)
+	seen.noOld, seen.noNew = oldErrno != 0, newErrno != 0
 	kept := !seen.noNew && fs.keptName(&seen.new, toFD, a)
 	switch {
 	case a.Step > 0:
 		return seen, true, 0
+	case seen.noOld && oldErrno != unix.ENOENT:
+		return nil, false, oldErrno
+	case seen.noNew && newErrno != unix.ENOENT:
+		return nil, false, newErrno
 	case !seen.noOld && sameFile(&seen.old, e[renameOldIno], e[renameOldBirth]):
 		return nil, false, 0
 	case !seen.noNew && sameFile(&seen.new, e[renameOldIno], e[renameOldBirth]):
