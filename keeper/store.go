@@ -24,8 +24,9 @@ type Store interface {
 
 // saver puts into a Store what the table holds, on a goroutine of its own.
 type saver struct {
-	store Store
-	table *table
+	store    Store
+	table    *table
+	patience time.Duration // see savePatience
 
 	mu     sync.Mutex
 	dirty  map[Key]bool
@@ -39,7 +40,7 @@ type saver struct {
 
 // newSaver starts saving. stored is what the store has already.
 func newSaver(s Store, t *table, stored []Key) *saver {
-	v := &saver{store: s, table: t, dirty: map[Key]bool{}, stored: map[Key]bool{}, wake: make(chan struct{}, 1)}
+	v := &saver{store: s, table: t, patience: savePatience, dirty: map[Key]bool{}, stored: map[Key]bool{}, wake: make(chan struct{}, 1)}
 	v.idle = sync.NewCond(&v.mu)
 	for _, k := range stored {
 		v.stored[k] = true
@@ -154,9 +155,10 @@ func (v *saver) finish(keep bool) {
 			v.changed(k)
 		}
 	}
-	stop := time.AfterFunc(savePatience, func() {
+	stop := time.AfterFunc(v.patience, func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
+		v.closed = true // also what is being saved now is not tried again
 		clear(v.dirty)
 		v.idle.Broadcast()
 	})
