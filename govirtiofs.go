@@ -129,7 +129,11 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.Log.Info("the virtual machine has disconnected", "tag", s.Tag, "error", err)
+		if err != nil {
+			s.Log.Warn("the virtual machine has disconnected", "tag", s.Tag, "error", err)
+		} else {
+			s.Log.Info("the virtual machine has disconnected", "tag", s.Tag)
+		}
 	}
 }
 

@@ -89,8 +89,10 @@ func (c *channel) connect(conn net.Conn, h hello) (status, error) {
 		return statusLater, err
 	}
 	defer s.put()
+	// It is attached here: the next hello, which may come at once, has to find what to reset.
+	err = c.out.attach(s, h.At, c.free)
 	c.ended = make(chan struct{})
-	go c.serve(s.get(), h.At, c.ended)
+	go c.serve(s.get(), err, c.ended)
 	return statusOK, nil
 }
 
@@ -138,11 +140,10 @@ func (c *channel) close() {
 	c.closed = true
 }
 
-// serve serves one connection to its end.
-func (c *channel) serve(s *socket, at position, ended chan struct{}) {
+// serve serves one connection to its end. err is that of attaching it.
+func (c *channel) serve(s *socket, err error, ended chan struct{}) {
 	defer s.put()
-	var err error
-	if err = c.out.attach(s, at, c.free); err == nil {
+	if err == nil {
 		c.r, c.w, c.fresh = 0, 0, true
 		c.out.flush(false) // what was not there yet
 		err = c.threads(s)

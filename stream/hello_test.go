@@ -81,6 +81,7 @@ func TestHello(t *testing.T) {
 		says         string
 	}{
 		{name: "right", share: "share", token: "secret"},
+		{name: "the only share", token: "secret"},
 		{name: "no token", share: "share", want: ErrRefused, says: "token is needed"},
 		{name: "wrong token", share: "share", token: "secre", want: ErrRefused, says: "token is wrong"},
 		{name: "longer token", share: "share", token: "secrets", want: ErrRefused, says: "token is wrong"},
@@ -354,7 +355,7 @@ func TestWelcomeLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
+	for range 30 {
 		g := dialGuest(t, path)
 		if _, err := g.greet(hello{Mode: modeResume, Channel: 1, Ticket: first.Ticket}, "", ""); err != nil {
 			t.Fatal(err)

@@ -113,7 +113,7 @@ func (s *Server) join(c net.Conn, guest string, h hello, share string, token []b
 	if err := s.checkToken(token); err != nil {
 		return statusRefused, err
 	}
-	if s.opts.Share != "" && share != s.opts.Share {
+	if s.opts.Share != "" && share != "" && share != s.opts.Share { // one share needs no name
 		return statusRefused, fmt.Errorf("no share %q here: it is %q", share, s.opts.Share)
 	}
 	if h.Channels < minChannels || h.Channels > maxChannels || h.Channel >= h.Channels {

@@ -36,7 +36,12 @@ a wrong command line.`,
 		Example: `  govirtiofs doctor --shared-dir /srv/data --socket-path /run/share.sock
   govirtiofs doctor --socket-path /run/share.sock --pid $(pidof qemu-system-x86_64)
   govirtiofs doctor --guest --tag data      (in the guest)`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 0 {
+				return fmt.Errorf("%q: doctor takes options only, such as --shared-dir and --socket-path", args[0])
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()

@@ -110,6 +110,13 @@ const defaultCapabilities = "chown,dac_override,fowner,fsetid,setgid,setuid,mkno
 
 // check tells what is wrong with the options that the daemon does not have, and makes those of the program.
 func (o *relayOptions) check() (p fuseprogram.Options, err error) {
+	if o.mount != "" {
+		if st, err := os.Stat(o.mount); err != nil {
+			return p, err
+		} else if !st.IsDir() {
+			return p, fmt.Errorf("--mount: %s is not a directory", o.mount)
+		}
+	}
 	if o.timeout < 0 || o.timeout > 86400 {
 		return p, usagef("--request-timeout=%d: 1 to 86400 seconds are possible, or 0 for no limit", o.timeout)
 	}

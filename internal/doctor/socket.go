@@ -136,7 +136,7 @@ func (r *Report) socket(p *share.Config, s *Socket, vmms []VMM) {
 	case s.Err != nil:
 		r.add(Fail, check, fmt.Sprintf("namei -l %s shows which directory is closed", quote(s.Path)), "%v", s.Err)
 	case s.Mode.Type() != fs.ModeSocket:
-		r.add(Fail, check, fmt.Sprintf("rm %s, or choose another path", quote(s.Path)), "%s is not a socket", s.Path)
+		r.add(Fail, check, "choose another path: a daemon does not replace a file that is not a socket", "%s is not a socket", s.Path)
 	default:
 		r.listening(s)
 		r.mayConnect(s, vmms)
