@@ -26,6 +26,8 @@ type channel struct {
 	window   int
 	notifyMu sync.Mutex // channel 0: the order of notifications
 
+	waiting atomic.Int32 // hellos that wait for mu
+
 	mu     sync.Mutex    // guards the following: one hello at a time
 	ended  chan struct{} // closed when the last connection's goroutine has ended
 	closed bool
@@ -50,9 +52,14 @@ type channel struct {
 
 // connect answers a hello and continues the channel over the new connection.
 func (c *channel) connect(conn net.Conn, h hello) (status, error) {
-	if !c.mu.TryLock() { // a guest that says many does not have them wait here
-		return statusLater, errors.New("another connection of this channel has just been made")
+	// One waits, as a guest that has just got a welcome may connect again. A guest that says many hellos does
+	// not have them all wait here.
+	if c.waiting.Add(1) > 1 {
+		c.waiting.Add(-1)
+		return statusLater, errors.New("other connections of this channel have just been made")
 	}
+	c.mu.Lock()
+	c.waiting.Add(-1)
 	defer c.mu.Unlock()
 	if c.closed && c.session.suspended.Load() {
 		return statusLater, errors.New("the server ends, and another one goes on")
