@@ -139,7 +139,7 @@ func TestExamine(t *testing.T) {
 		"no socket":      {func(_ *share.Config, f *Facts) { f.Socket.Err = os.ErrNotExist }, Warn, "socket", "no daemon", "govirtiofsd --socket-path /run/fs.sock --shared-dir /srv"},
 		"no socket dir":  {func(_ *share.Config, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.ENOENT }, Fail, "socket", "/run", "mkdir -p /run"},
 		"closed dir":     {func(_ *share.Config, f *Facts) { f.Socket.Err, f.Socket.DirErr = os.ErrNotExist, unix.EACCES }, Fail, "socket", "can't make", "XDG_RUNTIME_DIR"},
-		"file as socket": {func(_ *share.Config, f *Facts) { f.Socket.Mode = 0o644 }, Fail, "socket", "not a socket", "rm /run/fs.sock"},
+		"file as socket": {func(_ *share.Config, f *Facts) { f.Socket.Mode = 0o644 }, Fail, "socket", "not a socket", "choose another path"},
 		"stale":          {func(_ *share.Config, f *Facts) { f.Socket.Listening, f.Socket.Connected = false, 0 }, Fail, "socket.daemon", "left", "--keep-listening"},
 		"vmm of another": {func(_ *share.Config, f *Facts) { f.VMMs[0].UID = 64055 }, Fail, "socket.access", "64055", "--socket-group"},
 		"not ours":       {func(_ *share.Config, f *Facts) { f.VMMs = nil; f.Socket.Connect = unix.EACCES }, Warn, "socket.access", "may not", "--socket-group"},
