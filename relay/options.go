@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// MaxData is how many bytes of file data one request to a program has at most. It is the largest size that all
-// programs know (32 pages), and that fits into a socket's buffer of the usual size.
-const MaxData = 128 << 10
+// MaxData is how many bytes of file data one request to a program has at most. Longer messages on the program's
+// socket would need a contiguous block of more than 32 KiB of the kernel's memory each (alloc_skb_with_frags): where memory
+// is fragmented, the program's write then fails with ENOBUFS, and its reply is lost.
+const MaxData = 64 << 10
 
 // Options are what a relay does beside relaying. The zero value is usable.
 type Options struct {

@@ -91,7 +91,10 @@ func TestRestartInReads(t *testing.T) {
 		}
 	}
 	g.must(fp.OpWrite, e.NodeID, 8, fp.Bytes(&fp.WriteIn{Fh: fh, Size: 2}), []byte("ab"))
+	before := g.fs.link.Load()
 	m.process().kill()
+	// A request that is on its way to the dead program would get an EIO of its own.
+	eventually(t, "the program is not started again", func() bool { return g.fs.link.Load() != before })
 	for i, want := range []unix.Errno{unix.EIO, 0} {
 		if _, errno := g.do(fp.OpFsync, e.NodeID, 0, fp.Bytes(&fp.FsyncIn{Fh: fh})); errno != want {
 			t.Errorf("FSYNC %d after a program with unwritten data has ended: %v, want %v", i, errno, want)

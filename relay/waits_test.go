@@ -131,8 +131,8 @@ func TestNoRoom(t *testing.T) {
 	statfs := g.start(fp.OpStatfs, 1, 80)
 	<-stopped
 	var waiting []<-chan result
-	data := bytes.Repeat([]byte{'d'}, 100_000)
-	for range 64 {
+	data := bytes.Repeat([]byte{'d'}, 60_000)
+	for range 100 {
 		waiting = append(waiting, g.start(fp.OpWrite, all[0].NodeID, 8, fp.Bytes(&fp.WriteIn{Fh: fh, Size: uint32(len(data))}), data))
 	}
 	l := g.fs.link.Load()
