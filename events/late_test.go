@@ -3,8 +3,6 @@ package events_test
 import (
 	"fmt"
 	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,30 +11,13 @@ import (
 	"github.com/govirtiofs/govirtiofs/events"
 	"github.com/govirtiofs/govirtiofs/events/wire"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// messages is a log.
-type messages struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (m *messages) Write(b []byte) (int, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.b.Write(b)
-}
-
-func (m *messages) has(text string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return strings.Contains(m.b.String(), text)
-}
-
 // impatient is a guest whose helper is late soon.
-func impatient(t testing.TB, patience time.Duration) (*guest, *messages) {
-	log := &messages{}
+func impatient(t testing.TB, patience time.Duration) (*guest, *daemontest.Log) {
+	log := &daemontest.Log{}
 	return newGuestWith(t, events.Options{Patience: patience, Log: slog.New(slog.NewTextHandler(log, nil))}), log
 }
 
@@ -86,7 +67,7 @@ func TestSilentHelper(t *testing.T) {
 				}
 				return errno == 0
 			})
-			if !log.has("silent for too long") {
+			if log.Count("silent for too long") == 0 {
 				t.Error("the log does not say so")
 			}
 			g.introduce()
@@ -113,11 +94,11 @@ func TestLateHelper(t *testing.T) {
 	}
 	g.host(": >one")
 	eventually(t, "a second only", func() bool { return g.kept("file") == 1 })
-	eventually(t, "the log says so", func() bool { return log.has("is behind") })
+	eventually(t, "the log says so", func() bool { return log.Count("is behind") > 0 })
 	g.until(wire.Close)
 	g.acked++
 	eventually(t, "trusted again", func() bool { g.readNow(); return g.kept("file") > 1 })
-	eventually(t, "the log says so", func() bool { return log.has("has caught up") })
+	eventually(t, "the log says so", func() bool { return log.Count("has caught up") > 0 })
 }
 
 // TestUnsupported: where the host can't be watched the helper is told so, once in the log, and the guest keeps names for
@@ -135,8 +116,8 @@ func TestUnsupported(t *testing.T) {
 	if _, errno := g.openControl(); errno != unix.EOPNOTSUPP {
 		t.Errorf("the helper opens the file again: %v", errno)
 	}
-	if !log.has("can't be watched") || g.kept("file") != 1 {
-		t.Errorf("kept for %d s, log: %v", g.kept("file"), log.b.String())
+	if log.Count("can't be watched") == 0 || g.kept("file") != 1 {
+		t.Errorf("kept for %d s, log: %v", g.kept("file"), log.String())
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/fuse/stats"
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -105,20 +105,7 @@ func help(mnt string) error {
 type process struct {
 	cmd   *exec.Cmd
 	lines chan string
-	mu    sync.Mutex
-	err   strings.Builder
-}
-
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err.Write(b)
-}
-
-func (p *process) said() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err.String()
+	said  daemontest.Log
 }
 
 func play(t testing.TB, role ...string) *process {
@@ -129,7 +116,7 @@ func play(t testing.TB, role ...string) *process {
 	}
 	p := &process{cmd: exec.Command(exe), lines: make(chan string, 16)}
 	p.cmd.Env = append(os.Environ(), "EVENTS_TEST_ROLE="+strings.Join(role, ":"))
-	p.cmd.Stderr = p
+	p.cmd.Stderr = &p.said
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -156,7 +143,7 @@ func play(t testing.TB, role ...string) *process {
 	t.Cleanup(func() {
 		p.end(unix.SIGTERM)
 		if t.Failed() {
-			t.Logf("%v: %s", role, p.said())
+			t.Logf("%v: %s", role, p.said.String())
 		}
 	})
 	return p
@@ -181,11 +168,11 @@ func (p *process) hears(t testing.TB) string {
 	select {
 	case l, ok := <-p.lines:
 		if !ok {
-			t.Fatalf("the process has ended: %s", p.said())
+			t.Fatalf("the process has ended: %s", p.said.String())
 		}
 		return l
 	case <-time.After(time.Minute):
-		t.Fatalf("the process says nothing: %s", p.said())
+		t.Fatalf("the process says nothing: %s", p.said.String())
 	}
 	return ""
 }
@@ -275,7 +262,7 @@ func (w *world) events(end string) (list []string) {
 		p := []unix.PollFd{{Fd: int32(w.inotify), Events: unix.POLLIN}}
 		if n, _ := unix.Poll(p, 1000); n == 0 {
 			if time.Now().After(deadline) {
-				w.t.Fatalf("no %s; so far %q\n%s", end, list, w.helper.said())
+				w.t.Fatalf("no %s; so far %q\n%s", end, list, w.helper.said.String())
 			}
 			continue
 		}

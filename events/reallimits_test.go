@@ -56,7 +56,7 @@ func TestRealManyDirectories(t *testing.T) {
 		eventually(t, "a new name", has(fmt.Sprintf("%s/d%d/8/g", w.mnt, i), "born\n"))
 		eventually(t, "a removed one", func() bool { _, err := os.Lstat(fmt.Sprintf("%s/d%d/9", w.mnt, i)); return os.IsNotExist(err) })
 	}
-	if said := w.daemon.said(); strings.Contains(said, "Not all directories") || strings.Contains(said, "were missed") {
+	if said := w.daemon.said.String(); strings.Contains(said, "Not all directories") || strings.Contains(said, "were missed") {
 		t.Error(said)
 	}
 	w.same()
@@ -72,7 +72,7 @@ func TestRealDirectoryLimit(t *testing.T) {
 		w.walk()
 		w.same()
 	}
-	eventually(t, "the log says so", func() bool { return strings.Contains(w.daemon.said(), "Not all directories") })
+	eventually(t, "the log says so", func() bool { return strings.Contains(w.daemon.said.String(), "Not all directories") })
 	w.host(fmt.Sprintf("for d in $(seq %d); do echo new >d$d/f; echo born >d$d/g; done", dirs))
 	for i := range dirs {
 		eventually(t, "content", has(fmt.Sprintf("%s/d%d/f", w.mnt, i+1), "new\n"))
@@ -106,7 +106,7 @@ func TestRealOverflow(t *testing.T) {
 	if err := w.daemon.cmd.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the log says so", func() bool { return strings.Contains(w.daemon.said(), "were missed") })
+	eventually(t, "the log says so", func() bool { return strings.Contains(w.daemon.said.String(), "were missed") })
 	eventually(t, "content", has(filepath.Join(w.mnt, "d/f10"), "newer\n"))
 	eventually(t, "a saved file", has(filepath.Join(w.mnt, "d/f18"), "x\n"))
 	for _, name := range []string{"d/f11", "d/f17", "d/gone", "d/moved"} {

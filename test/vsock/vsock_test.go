@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
@@ -53,29 +54,11 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// buffer may be read while it is written to.
-type buffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // start starts a program and waits for its socket. The program ends with the
 // test.
-func start(t *testing.T, socket, name string, args ...string) (*exec.Cmd, *buffer) {
+func start(t *testing.T, socket, name string, args ...string) (*exec.Cmd, *daemontest.Log) {
 	t.Helper()
-	log := &buffer{}
+	log := &daemontest.Log{}
 	cmd := exec.Command(name, args...)
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -103,7 +86,7 @@ func start(t *testing.T, socket, name string, args ...string) (*exec.Cmd, *buffe
 type host struct {
 	dir, share, token string
 	daemon            *exec.Cmd
-	log               *buffer           // the daemon's
+	log               *daemontest.Log   // the daemon's
 	files             map[string]string // of the guest
 }
 
