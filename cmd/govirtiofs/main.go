@@ -153,6 +153,16 @@ func addCompletion(root *cobra.Command) {
 	}
 }
 
+// oneArg refuses anything but one argument, and says which.
+func oneArg(want string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return errors.New(want)
+		}
+		return nil
+	}
+}
+
 // wrapArgs makes a wrong number of arguments, or an unknown command, a usageError.
 func wrapArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	if check == nil {

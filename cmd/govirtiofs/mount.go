@@ -135,12 +135,8 @@ func runMount(o *mountOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	st, err := os.Stat(o.dir)
-	if err != nil {
+	if err := checkTarget(o.dir); err != nil {
 		return err
-	}
-	if !st.IsDir() {
-		return fmt.Errorf("%s is not a directory", o.dir)
 	}
 	slow := time.AfterFunc(dialNotice, func() {
 		fmt.Fprintf(os.Stderr, "govirtiofs: waiting for the back-end at %s: does it serve somebody else?\n", o.socket)
@@ -262,9 +258,20 @@ func (o *mountOptions) start(ctx context.Context) (*exec.Cmd, chan error) {
 	return cmd, ended
 }
 
-// leave unmounts; what is in use goes out of sight and is served to its end.
-func leave(mount *fusedev.Mount) {
-	if err := mount.Unmount(); err != nil {
-		_ = mount.Detach()
+// checkTarget refuses to mount on what is not a directory.
+func checkTarget(dir string) error {
+	st, err := os.Stat(dir)
+	if err == nil && !st.IsDir() {
+		err = fmt.Errorf("%s is not a directory", dir)
 	}
+	return err
+}
+
+// leave unmounts; what is in use goes out of sight and is served to its end, and unmounted is false.
+func leave(mount *fusedev.Mount) (unmounted bool) {
+	if mount.Unmount() == nil {
+		return true
+	}
+	_ = mount.Detach()
+	return false
 }

@@ -111,10 +111,8 @@ const defaultCapabilities = "chown,dac_override,fowner,fsetid,setgid,setuid,mkno
 // check tells what is wrong with the options that the daemon does not have, and makes those of the program.
 func (o *relayOptions) check() (p fuseprogram.Options, err error) {
 	if o.mount != "" {
-		if st, err := os.Stat(o.mount); err != nil {
-			return p, err
-		} else if !st.IsDir() {
-			return p, fmt.Errorf("--mount: %s is not a directory", o.mount)
+		if err := checkTarget(o.mount); err != nil {
+			return p, fmt.Errorf("--mount: %w", err)
 		}
 	}
 	if o.timeout < 0 || o.timeout > 86400 {

@@ -217,10 +217,8 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 		select {
 		case <-told:
 			told = nil
-			if mount.Unmount() == nil {
+			if leave(mount) {
 				alone = time.After(o.graceTime())
-			} else {
-				_ = mount.Detach()
 			}
 		case <-alone: // see Program.Hide: nobody uses it but the copy of the mount in the program's namespace
 			fs.Close()

@@ -39,13 +39,8 @@ govirtiofsd gives it to the VMM, or a copy of a ledger.
 
 A line is the kind of the record and words of the form key=value. Names are quoted.`,
 		Example: `  govirtiofs state show $(cat /run/fs.sock.pid)`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("give one FILE, PID or -")
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error { return showState(cmd.OutOrStdout(), args[0]) },
+		Args:    oneArg("give one FILE, PID or -"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return showState(cmd.OutOrStdout(), args[0]) },
 	}
 	show.Args = wrapArgs(show.Args)
 	show.DisableFlagsInUseLine = true

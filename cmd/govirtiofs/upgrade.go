@@ -29,12 +29,7 @@ The daemon is named by its process id, or by its socket, beside which the file
 SOCKET.pid has the process id. It needs --recovery=auto, which is its default.`,
 		Example: `  govirtiofs upgrade /run/share.sock
   govirtiofs upgrade "$(systemctl show -P MainPID govirtiofsd@data)"`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("one argument is needed: the process id of the daemon, or its socket")
-			}
-			return nil
-		},
+		Args: oneArg("one argument is needed: the process id of the daemon, or its socket"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pid, err := daemonPID(args[0])
 			if err != nil {
