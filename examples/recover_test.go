@@ -22,18 +22,11 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 )
 
-// needResend skips the test on kernels that do not send requests again (Linux 6.9).
+// needResend skips the test on kernels that do not send requests again.
 func needResend(t *testing.T) {
 	t.Helper()
 	guest.NeedFUSE(t)
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 9 {
-		t.Skip("the kernel is older than Linux 6.9, from which on /dev/fuse sends requests again")
-	}
+	guest.NeedLinux(t, 6, 9, "FUSE_NOTIFY_RESEND")
 }
 
 // worker is the child of a process; 0 if there is none.

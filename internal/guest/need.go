@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The parts that test/guest/setup.sh makes in addition to the kinds, and programs
@@ -79,6 +81,20 @@ func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		Missing(t, "this test needs root")
+	}
+}
+
+// NeedLinux skips the test on a kernel older than major.minor, which does not have what it is about.
+func NeedLinux(t testing.TB, major, minor int, what string) {
+	t.Helper()
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	release := unix.ByteSliceToString(u.Release[:])
+	var haveMajor, haveMinor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &haveMajor, &haveMinor); err != nil || haveMajor < major || haveMajor == major && haveMinor < minor {
+		t.Skipf("Linux %s does not have %s: it is there from %d.%d on", release, what, major, minor)
 	}
 }
 

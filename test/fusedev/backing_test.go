@@ -15,31 +15,11 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// needPassthrough skips on kernels before 6.9.
+// needPassthrough skips on kernels that can't read and write files without the server.
 func needPassthrough(t *testing.T) {
 	t.Helper()
 	guest.NeedFUSE(t)
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	var major, minor int
-	for _, c := range bytes.TrimRight(u.Release[:], "\x00") {
-		if c == '.' {
-			if major != 0 {
-				break
-			}
-			major, minor = minor, 0
-			continue
-		}
-		if c < '0' || c > '9' {
-			break
-		}
-		minor = minor*10 + int(c-'0')
-	}
-	if major < 6 || major == 6 && minor < 9 {
-		t.Skipf("Linux %d.%d has no FUSE_PASSTHROUGH", major, minor)
-	}
+	guest.NeedLinux(t, 6, 9, "FUSE_PASSTHROUGH")
 }
 
 // stop stops a process, and waits until it has.
