@@ -156,17 +156,23 @@ func TestGuestConnects(t *testing.T) {
 	}
 }
 
+// listenHybrid takes connections of the host's programs at path, until the returned function is called.
+func (g *guest) listenHybrid(path string) (stop func()) {
+	g.t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(g.t.Context())
+	ended := make(chan struct{})
+	go func() { _ = g.d.Listen(ctx, l); close(ended) }()
+	return func() { cancel(); <-ended }
+}
+
 // TestHostConnects: the words between a host's program and the device are those of Firecracker.
 func TestHostConnects(t *testing.T) {
 	g, path := newGuest(t)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { _ = g.d.Listen(ctx, l); close(ended) }()
-	defer func() { cancel(); <-ended }()
+	defer g.listenHybrid(path)()
 	dial := func(command string) net.Conn {
 		c, err := net.Dial("unix", path)
 		if err != nil {

@@ -1,7 +1,6 @@
 package vsock
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -44,14 +43,7 @@ func TestHybridProtocol(t *testing.T) {
 		t.Error("a limit is another than those VMMs'")
 	}
 	g, path := newGuest(t)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { _ = g.d.Listen(ctx, l); close(ended) }()
-	defer func() { cancel(); <-ended }()
+	defer g.listenHybrid(path)()
 	for _, c := range []struct {
 		command                 string
 		firecracker, hypervisor bool // whether it connects to port 77

@@ -340,29 +340,9 @@ func TestIntegrationDeadFUSE(t *testing.T) {
 	for _, box := range sandboxes() {
 		for _, queues := range []int{1, 4} {
 			t.Run(fmt.Sprintf("%s/%d queues", box, queues), func(t *testing.T) {
-				dir := tempDir(t)
-				if err := os.Mkdir(dir+"/host", 0o755); err != nil {
-					t.Fatal(err)
-				}
-				dead := newFUSE(t, dir+"/host")
-				s := startShared(t, dir, box, queues)
-				host, err := s.Lookup(fp.RootID, "host")
-				if err != nil {
-					t.Fatal(err)
-				}
-				f, err := s.Lookup(host.NodeID, "f0")
-				if err != nil {
-					t.Fatal(err)
-				}
+				s, dead, ask := startBesideFUSE(t, box, queues)
 				dead.freeze()
-				h := s.hang(200, func(i int) error {
-					if i%2 == 0 {
-						_, err := s.Getattr(f.NodeID)
-						return err
-					}
-					_, err := s.Lookup(host.NodeID, fmt.Sprintf("f%d", i))
-					return err
-				})
+				h := s.hang(200, ask)
 				s.rest("a")
 				s.rest("b")
 				h.still()
@@ -373,6 +353,33 @@ func TestIntegrationDeadFUSE(t *testing.T) {
 				s.daemon.wantStatus(exitOK)
 			})
 		}
+	}
+}
+
+// startBesideFUSE is a share with a FUSE server in "host". ask has requests touch that, those of even numbers by a node.
+func startBesideFUSE(t *testing.T, box string, queues int) (s *shared, dead *fuseServer, ask func(i int) error) {
+	t.Helper()
+	dir := tempDir(t)
+	if err := os.Mkdir(dir+"/host", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dead = newFUSE(t, dir+"/host")
+	s = startShared(t, dir, box, queues)
+	host, err := s.Lookup(fp.RootID, "host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.Lookup(host.NodeID, "f0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dead, func(i int) error {
+		if i%2 == 0 {
+			_, err := s.Getattr(f.NodeID)
+			return err
+		}
+		_, err := s.Lookup(host.NodeID, fmt.Sprintf("f%d", i))
+		return err
 	}
 }
 

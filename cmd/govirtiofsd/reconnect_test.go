@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"os"
@@ -131,20 +132,7 @@ func TestKilledVMM(t *testing.T) {
 	socket := filepath.Join(tempDir(t), "s")
 	d := startDaemon(t, nil, "--socket-path", socket, "--shared-dir", dir, "--keep-listening", "--locks=host")
 	d.waitLine(waitingLine)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	vmm := exec.Command(self)
-	vmm.Env = append(os.Environ(), vmmSocket+"="+socket)
-	out, err := vmm.StdoutPipe()
-	if err == nil {
-		err = vmm.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = vmm.Process.Kill(); _ = vmm.Wait() }()
+	vmm, out := startVMM(t, vmmSocket, socket)
 	b := make([]byte, 200)
 	if n, err := out.Read(b); err != nil || string(b[:n]) != "locked\n" {
 		t.Fatalf("%q, %v", b[:n], err)
@@ -160,4 +148,24 @@ func TestKilledVMM(t *testing.T) {
 	if !hostLocks(t, path) {
 		t.Error("the lock is still there")
 	}
+}
+
+// startVMM starts a process of this program in the place of a VMM: role is the variable that says what it does. It ends
+// with the test. out is what it says.
+func startVMM(t *testing.T, role, socket string) (vmm *exec.Cmd, out io.Reader) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vmm = exec.Command(self)
+	vmm.Env = append(os.Environ(), role+"="+socket)
+	if out, err = vmm.StdoutPipe(); err == nil {
+		err = vmm.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = vmm.Process.Kill(); _ = vmm.Wait() })
+	return vmm, out
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -216,33 +215,13 @@ func TestIntegrationDeathDeadFUSE(t *testing.T) {
 	guest.NeedFUSE(t)
 	for _, box := range sandboxes() {
 		t.Run(box, func(t *testing.T) {
-			dir := tempDir(t)
-			if err := os.Mkdir(dir+"/host", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			dead := newFUSE(t, dir+"/host")
-			s := startShared(t, dir, box, 1)
-			host, err := s.Lookup(fp.RootID, "host")
-			if err != nil {
-				t.Fatal(err)
-			}
-			f, err := s.Lookup(host.NodeID, "f0")
-			if err != nil {
-				t.Fatal(err)
-			}
+			s, dead, ask := startBesideFUSE(t, box, 1)
 			dead.freeze()
 			for round := range 2 {
 				killWorker(t, s.daemon.cmd.Process.Pid)
 				s.rest(fmt.Sprint("a", round, "-"))
 			}
-			h := s.hang(8, func(i int) error {
-				if i%2 == 0 {
-					_, err := s.Getattr(f.NodeID)
-					return err
-				}
-				_, err := s.Lookup(host.NodeID, fmt.Sprintf("f%d", i))
-				return err
-			})
+			h := s.hang(8, ask)
 			s.rest("b")
 			h.still()
 			dead.thaw()
@@ -384,20 +363,7 @@ func TestIntegrationDeathsStopped(t *testing.T) {
 	dir, socket := tempDir(t), filepath.Join(tempDir(t), "s")
 	d := startDaemon(t, nil, "--socket-path", socket, "--shared-dir", dir)
 	d.waitLine(waitingLine)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	vmm := exec.Command(self)
-	vmm.Env = append(os.Environ(), vmmLoad+"="+socket)
-	out, err := vmm.StdoutPipe()
-	if err == nil {
-		err = vmm.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = vmm.Process.Kill(); _ = vmm.Wait() }()
+	vmm, out := startVMM(t, vmmLoad, socket)
 	lines := bufio.NewScanner(out)
 	made := 0
 	more := func(n int) {
