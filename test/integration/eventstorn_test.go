@@ -45,8 +45,7 @@ func TestIntegrationEventsTorn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &workerKiller{t: t, d: d, ended: make(chan struct{})}
-	go func() { _, _ = vm.Wait(); close(k.ended) }()
+	k := newWorkerKiller(t, d, vm)
 	defer func() {
 		if t.Failed() {
 			t.Log(tail(vm.Output()), tail(d.log.String()))

@@ -130,8 +130,7 @@ func stayAlive(t *testing.T, kind guest.Kind, kills int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &workerKiller{t: t, d: d, ended: make(chan struct{})}
-	go func() { _, _ = vm.Wait(); close(k.ended) }()
+	k := newWorkerKiller(t, d, vm)
 	defer func() {
 		if t.Failed() {
 			t.Log(tail(vm.Output()), tail(d.log.String()))
@@ -160,6 +159,12 @@ type workerKiller struct {
 	d      *daemon
 	ended  chan struct{} // closed when the guest has ended
 	killed int
+}
+
+func newWorkerKiller(t *testing.T, d *daemon, vm *guest.VM) *workerKiller {
+	k := &workerKiller{t: t, d: d, ended: make(chan struct{})}
+	go func() { _, _ = vm.Wait(); close(k.ended) }()
+	return k
 }
 
 // until waits for a condition, and fails when the guest ends before.

@@ -66,8 +66,7 @@ func TestIntegrationRequestTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &workerKiller{t: t, d: d, ended: make(chan struct{})}
-	go func() { _, _ = vm.Wait(); close(k.ended) }()
+	k := newWorkerKiller(t, d, vm)
 	defer vm.Kill()
 	k.exists("ready")
 	if err := unix.IoctlSetInt(int(root.Fd()), fiFreeze, 0); err != nil {
