@@ -87,6 +87,24 @@ func (c *Cell) Phase() Phase { return Phase(c.state) }
 // Opcode is the request's opcode.
 func (c *Cell) Opcode() fp.Opcode { return fp.Opcode(uint16(c.state >> opcodeShift)) }
 
+// A request that is under way when a process dies may be the cause of it. After ApartAfter deaths it is
+// served apart from others, and after MostDied it is answered EIO. A process that was killed from outside has
+// not died of a request, unless it took all memory: then it takes MostKilled deaths.
+const (
+	ApartAfter = 2
+	MostDied   = 3
+	MostKilled = 10
+)
+
+// MostDeaths is after how many deaths a request is given up. killed says that the last process was killed
+// from outside.
+func MostDeaths(killed bool) int {
+	if killed {
+		return MostKilled
+	}
+	return MostDied
+}
+
 // Tries is the number of processes that have died while they served the
 // request.
 func (c *Cell) Tries() int { return int(uint8(c.state >> triesShift)) }

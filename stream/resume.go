@@ -15,15 +15,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/record"
 )
 
-// A request that is under way when a process dies may be the cause of it. After so many deaths it
-// is served while no other suspect is, and after more it is answered EIO. A process that was killed from
-// outside has not died of a request, unless it took all memory.
-const (
-	apartAfter = 2
-	mostDied   = 3
-	mostKilled = 10
-)
-
 // noteVersion is that of the record of a session.
 const noteVersion = 1
 
@@ -298,12 +289,8 @@ func header(b []byte) *fp.InHeader {
 func (c *channel) again(s *slot, h *fp.InHeader) (errno unix.Errno, end func()) {
 	end = func() {}
 	j := s.journal.journal
-	most := mostDied
-	if j.Killed {
-		most = mostKilled
-	}
 	deaths := s.cell.Tries() + 1
-	if deaths >= apartAfter {
+	if deaths >= fuse.ApartAfter { // no other suspect is served meanwhile
 		c.session.server.apart.Lock()
 		end = c.session.server.apart.Unlock
 	}
@@ -311,7 +298,7 @@ func (c *channel) again(s *slot, h *fp.InHeader) (errno unix.Errno, end func()) 
 	switch {
 	case !s.cell.Same(h), j.Fail:
 		return unix.EIO, end
-	case deaths >= most:
+	case deaths >= fuse.MostDeaths(j.Killed):
 		c.session.server.log.Error(fmt.Sprintf("%d processes have died while they served %s: it is answered EIO", deaths, s.cell.Opcode()))
 		return unix.EIO, end
 	}

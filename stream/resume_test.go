@@ -214,7 +214,7 @@ func TestPoison(t *testing.T) {
 	}
 	eventually(t, "the request", func() bool { return p.server.session.channels[1].out.count() == 1 })
 	handlers := []*counter{}
-	for range mostDied {
+	for range fuse.MostDied {
 		p.die()
 		c := &counter{recorder: *newRecorder(), wait: make(chan struct{})}
 		handlers = append(handlers, c)
@@ -234,7 +234,7 @@ func TestPoison(t *testing.T) {
 	}
 	for i, c := range handlers {
 		c.mu.Lock()
-		if want := i < mostDied-1; (c.times[3] == 1) != want {
+		if want := i < fuse.MostDied-1; (c.times[3] == 1) != want {
 			t.Errorf("process %d has served it %d times", i+2, c.times[3])
 		}
 		c.mu.Unlock()

@@ -18,15 +18,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// A request that is under way when a process dies may be the cause of it. After so many deaths it
-// is served apart from others, and after more it is answered EIO. A process that was killed from outside
-// has not died of a request, unless it took all memory: then it takes mostKilled deaths.
-const (
-	apartAfter = 2
-	mostDied   = 3
-	mostKilled = 10
-)
-
 // apartFor is how long a queue takes no new requests while one is served apart. It may be a long one.
 const apartFor = 2 * time.Second
 
@@ -53,12 +44,9 @@ type takeover struct {
 // newTakeover is for a device none of whose queues has started yet. queues are counted with add,
 // and the caller calls sorted when it has started the last.
 func newTakeover(fail, killed bool, served func(), log *slog.Logger) *takeover {
-	t := &takeover{fail: fail, most: mostDied, served: served, log: log}
+	t := &takeover{fail: fail, most: fuse.MostDeaths(killed), served: served, log: log}
 	t.often.First, t.often.Interval = 10, time.Second
 	t.bytes.First, t.bytes.Interval = 10, time.Second
-	if killed {
-		t.most = mostKilled
-	}
 	t.unsorted.Store(1)
 	return t
 }
@@ -250,7 +238,7 @@ func (w *worker) retake(s *shift, u *unfinished) error {
 func (w *worker) serveAgain(s *shift, u *unfinished) error {
 	a := w.again
 	deaths := u.cell.Tries() + 1
-	if deaths >= apartAfter && deaths < a.most && !a.fail {
+	if deaths >= fuse.ApartAfter && deaths < a.most && !a.fail {
 		a.suspects = append(a.suspects, u)
 		return nil
 	}

@@ -323,7 +323,7 @@ func TestDieEverywhere(t *testing.T) {
 }
 
 // killed says that the deaths come from outside.
-func killed(t *takeover) { t.most = mostKilled }
+func killed(t *takeover) { t.most = fuse.MostKilled }
 
 // diesOrStops returns when the worker has died, or has answered all that was sent and was stopped.
 func (x *lives) diesOrStops(died chan struct{}) {

@@ -29,7 +29,7 @@ func (x *lives) await(what string, c <-chan struct{}) {
 }
 
 // died fails unless the deaths are those of a process that has ended by itself.
-func died(t *takeover) { t.most = mostDied }
+func died(t *takeover) { t.most = fuse.MostDied }
 
 // TestWaitAcrossDeaths: a request that waits for another client waits on, however many processes
 // die meanwhile, and is not taken for their cause.
@@ -80,7 +80,7 @@ func TestPoison(t *testing.T) {
 		x.write(slot, op, 1)
 	}
 	x.adds-- // that of the IOCTL
-	for range mostDied {
+	for range fuse.MostDied {
 		dead = make(chan struct{})
 		x.next(0, died, nil)
 		x.await("the worker's death", dead)
