@@ -24,7 +24,7 @@ var global = map[string]string{
 func TestNothingGlobal(t *testing.T) {
 	found := map[string]bool{}
 	for _, dir := range []string{"dax", "fuse", "fusedev", "fuseproto", "host", "keeper", "nodes", "passthrough", "sandbox", "server",
-		"vhostuser", "virtiofs", "virtqueue", "internal/eventfd", "internal/paged", "internal/pause", "internal/record",
+		"vhostuser", "virtiofs", "virtqueue", "internal/eventfd", "internal/memfile", "internal/paged", "internal/pause", "internal/record",
 		"internal/spawn"} {
 		err := filepath.WalkDir(filepath.Join("..", dir), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() && d.Name() != "testdata" {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/internal/memfile"
 )
 
 // Ledger is a ledger that this process writes. Its methods may be called from any goroutine,
@@ -26,19 +27,7 @@ const FileName = "govirtiofs-ledger"
 
 // newFile makes a file for a ledger.
 func newFile() (fd int, err error) {
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur < uint64(fileSize) {
-		// ftruncate would send SIGXFSZ.
-		return -1, fmt.Errorf("ledger: files may have %d bytes at most (RLIMIT_FSIZE, ulimit -f): %d are needed, of which few are used", limit.Cur, int64(fileSize))
-	}
-	if fd, err = unix.MemfdCreate(FileName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING); err != nil {
-		return -1, fmt.Errorf("ledger: memfd_create: %w", err)
-	}
-	if err = unix.Ftruncate(fd, fileSize); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
+	if fd, err = memfile.Create(FileName, fileSize); err != nil {
 		return -1, fmt.Errorf("ledger: %w", err)
 	}
 	return fd, nil
@@ -141,16 +130,7 @@ func (l *Ledger) Close() error {
 // need makes the file system provide memory for the bytes from at on. Otherwise a write to
 // them when memory is short would end the process. It is a system call.
 func (l *Ledger) need(at, size int64) error {
-	from := at / pageSize * pageSize
-	// This gives memory and maps it, page after page in one call.
-	err := unix.Madvise(l.memory[from:at+size], unix.MADV_POPULATE_WRITE)
-	if err == nil {
-		return nil
-	}
-	if err != unix.EINVAL { // Linux 5.14 has it
-		return fmt.Errorf("ledger: no memory: %w", err)
-	}
-	if err := unix.Fallocate(l.fd, unix.FALLOC_FL_KEEP_SIZE, from, at+size-from); err != nil {
+	if err := memfile.Populate(l.memory, l.fd, at, size); err != nil {
 		return fmt.Errorf("ledger: no memory: %w", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/memfile"
 	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
@@ -62,16 +63,8 @@ var _ [recordSize - unsafe.Sizeof(channelRecord{})]byte // it fits
 
 // NewMemory makes the file of Recovery.Memory. It takes memory only for what is under way.
 func NewMemory() (fd int, err error) {
-	fd, err = unix.MemfdCreate("govirtiofs stream", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return -1, fmt.Errorf("stream: memfd_create: %w", err)
-	}
-	if err = unix.Ftruncate(fd, memorySize(maxMaxWrite)); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("stream: memory: %w", err)
+	if fd, err = memfile.Create("govirtiofs stream", memorySize(maxMaxWrite)); err != nil {
+		return -1, fmt.Errorf("stream: %w", err)
 	}
 	return fd, nil
 }
@@ -153,12 +146,7 @@ func newJournal(r *Recovery, maxWrite uint32) (*journal, error) {
 
 // need gives a part of the memory its pages: a store to one that there is no room for would end the process.
 func (j *journal) need(at, size int) error {
-	from := at / pageSize * pageSize
-	err := unix.Madvise(j.memory[from:at+size], unix.MADV_POPULATE_WRITE)
-	if errors.Is(err, unix.EINVAL) { // Linux 5.14 has it
-		err = unix.Fallocate(j.Memory, unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(at+size-from))
-	}
-	if err != nil {
+	if err := memfile.Populate(j.memory, j.Memory, int64(at), int64(size)); err != nil {
 		return fmt.Errorf("no memory for recovery: %w", err)
 	}
 	return nil
