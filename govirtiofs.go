@@ -35,7 +35,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/server"
-	"github.com/govirtiofs/govirtiofs/vfs"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
 
@@ -160,7 +159,7 @@ func (s *Server) Mount(ctx context.Context, dir string, o fusedev.Options) error
 		}
 	})
 	defer stop()
-	if n, ok := s.FS.(interface{ Connect(vfs.Notifier) }); ok {
+	if n, ok := s.FS.(interface{ Connect(fuse.Notifier) }); ok {
 		n.Connect(m)
 		defer n.Connect(nil)
 	}

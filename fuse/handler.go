@@ -187,3 +187,9 @@ type Pending interface {
 	// has been answered and nothing of it is needed any more, not even Out.
 	Free()
 }
+
+// Notifier sends a notification to the client's kernel: code and body as /dev/fuse takes them. It may wait until the
+// kernel has done it. fusedev.Mount and stream.Server are Notifiers; virtio-fs has none.
+type Notifier interface {
+	Notify(code fp.NotifyCode, body ...[]byte) error
+}

@@ -4,14 +4,9 @@ import (
 	"bytes"
 	"sync"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
-
-// Notifier sends a notification to the client's kernel: code and body as /dev/fuse takes them. It may wait until the kernel
-// has done it. stream.Server and fusedev.Mount are such.
-type Notifier interface {
-	Notify(code fp.NotifyCode, body ...[]byte) error
-}
 
 // maxTold bounds the notifications that wait for the client.
 const maxTold = 1024
@@ -20,7 +15,7 @@ const maxTold = 1024
 // that is under way to the program, whose reply the receiving goroutine has to take.
 type teller struct {
 	mu      sync.Mutex // guards the following; a leaf
-	to      Notifier
+	to      fuse.Notifier
 	waiting []told
 	running bool
 }
@@ -33,7 +28,7 @@ type told struct {
 
 // Connect says where the program's notifications go beside: to the client's kernel. nil is nowhere, as at the beginning. What
 // Options.Notified says holds all the same: a notification may overtake the reply to a request that was under way.
-func (fs *FS) Connect(to Notifier) {
+func (fs *FS) Connect(to fuse.Notifier) {
 	fs.teller.mu.Lock()
 	defer fs.teller.mu.Unlock()
 	fs.teller.to = to

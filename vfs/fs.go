@@ -69,7 +69,7 @@ type FS struct {
 	owners lockOwners    // of locks
 
 	accesses bool // some nodes are Accessers
-	notifier atomic.Pointer[Notifier]
+	notifier atomic.Pointer[fuse.Notifier]
 }
 
 var _ server.FileSystem = (*FS)(nil)

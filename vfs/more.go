@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -72,15 +73,9 @@ func (f *FS) Syncfs(r *server.Request) unix.Errno {
 	return f.call(r, func(ctx context.Context) error { return s.SyncFS(ctx) })
 }
 
-// Notifier sends a notification to the client's kernel: code and body as /dev/fuse takes them.
-// fusedev.Mount and stream.Server are Notifiers; virtio-fs has none.
-type Notifier interface {
-	Notify(code fp.NotifyCode, body ...[]byte) error
-}
-
 // Connect says where notifications to the client go, before the client uses the file system; nil is
 // nowhere. govirtiofs.Server.Mount calls it.
-func (f *FS) Connect(to Notifier) {
+func (f *FS) Connect(to fuse.Notifier) {
 	if to == nil {
 		f.notifier.Store(nil)
 		return
@@ -100,7 +95,7 @@ func (f *FS) notify(code fp.NotifyCode, body ...[]byte) error {
 // length bytes, or up to the end if length is 0. If off is negative only the attributes are
 // dropped. It is for what changes without the client. It must not be called by a method of a node
 // that the client's kernel may hold the pages of, as Read: call it on a goroutine of its own. The error is ENOTCONN if
-// there is no Notifier. A client that does not know the node is no error.
+// there is no fuse.Notifier. A client that does not know the node is no error.
 func (f *FS) InvalidateNode(n Node, off, length int64) error {
 	id, err := f.idOf(n)
 	if err != nil || id == 0 {
