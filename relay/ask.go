@@ -148,6 +148,7 @@ func (fs *FS) exchange(l *link, p *patience, c *call) unix.Errno {
 	if p.late {
 		return unix.ETIMEDOUT
 	}
+	c.header.PID = l.process
 	if errno := l.do(c); errno != 0 {
 		return errno
 	}

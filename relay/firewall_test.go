@@ -265,3 +265,34 @@ func TestLongMessages(t *testing.T) {
 		t.Errorf("WRITE of 8192 bytes: %v", errno)
 	}
 }
+
+// TestAsker: requests name the process that the program's side has chosen, and never the guest's, also when files are opened
+// again.
+func TestAsker(t *testing.T) {
+	m := newModel(t, 31)
+	m.asker = 77
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	got := map[fp.Opcode]uint32{}
+	m.hook = func(_ *process, h *fp.InHeader, _ []byte) bool {
+		got[fp.Opcode(h.Opcode)] = h.PID
+		return false
+	}
+	g := newGuest(t, m, Options{Restart: true})
+	e := g.lookup(1, "file")
+	fh := g.open(fp.OpOpen, e.NodeID, 0)
+	check := func() {
+		t.Helper()
+		g.read(e.NodeID, fh, 0, 4)
+		m.hookMu.Lock()
+		defer m.hookMu.Unlock()
+		for _, op := range []fp.Opcode{fp.OpLookup, fp.OpOpen, fp.OpRead} {
+			if got[op] != 77 {
+				t.Errorf("%s names process %d", op, got[op])
+			}
+		}
+		clear(got)
+	}
+	check()
+	m.process().kill()
+	check()
+}

@@ -36,6 +36,7 @@ type link struct {
 	oops  *rate.Sometimes
 	done  <-chan struct{} // see Mounted.Done
 
+	process    uint32 // see Mounted.Process
 	minor      uint32 // of the program
 	flags      fp.InitFlags
 	maxWrite   uint32

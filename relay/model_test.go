@@ -24,6 +24,7 @@ type model struct {
 
 	maxWrite uint32
 	options  string
+	asker    uint32 // the process that Mount names
 
 	// hook sees each request first. If it returns true it has answered. It is called with hookMu held, and is set with it
 	// held, too, once there is a process.
@@ -114,7 +115,7 @@ func (m *model) Mount(context.Context) (*Mounted, error) {
 		given: map[uint64]map[uint64]bool{}, done: make(chan struct{})}
 	m.current = p
 	go p.run()
-	return &Mounted{Socket: os.NewFile(uintptr(pair[0]), "pair"), Type: "fuse.model", Options: m.options, Done: p.done}, nil
+	return &Mounted{Socket: os.NewFile(uintptr(pair[0]), "pair"), Type: "fuse.model", Options: m.options, Process: m.asker, Done: p.done}, nil
 }
 
 func (m *model) process() *process {
@@ -177,7 +178,7 @@ func (p *process) run() {
 		}
 		b := alignedCopy(buf[:n])
 		h := (*fp.InHeader)(unsafe.Pointer(unsafe.SliceData(b)))
-		if n < inHeaderSize || int(h.Len) != n || h.PID != 0 || h.TotalExtLen != 0 {
+		if n < inHeaderSize || int(h.Len) != n || h.PID != 0 && h.PID != p.m.asker || h.TotalExtLen != 0 {
 			p.violation("a header that is wrong: %+v in %d bytes", *h, n)
 			continue
 		}

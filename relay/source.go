@@ -23,6 +23,9 @@ type Mounted struct {
 	Type, Source string
 	Flags        uintptr
 	Options      string
+	// Process is what requests name as the process that asks: a number of the program's pid namespace. 0 is none. The client
+	// can't choose it: its own numbers mean nothing to the program.
+	Process uint32
 	// Done is closed when no process of the program is left.
 	Done <-chan struct{}
 }

@@ -30,6 +30,7 @@ type relayOptions struct {
 	sandbox      string
 	network      bool
 	capabilities string
+	pid          string
 	grace        int // seconds
 	args         []string
 }
@@ -85,9 +86,11 @@ govirtiofsd serves the guest, and must be installed beside this program or in PA
 	f.StringVar(&o.sandbox, "program-sandbox", string(fuseprogram.SandboxAuto), "whether the program has namespaces of its own: `auto|namespace|none`; auto: if the system allows them")
 	f.BoolVar(&o.network, "program-network", true, "let the program use the network")
 	f.StringVar(&o.capabilities, "program-capabilities", defaultCapabilities, "comma-separated `list` of capabilities that the program keeps if root starts it, or none")
+	f.StringVar(&o.pid, "program-pid", pidNone, "which process the program takes for the one that asks: `none|self`; self: itself")
 	f.IntVar(&o.grace, "stop-timeout", 10, "how many `seconds` the program may take to end before it is killed")
 	_ = share.AddCompletion(c)                                                                                 // the options are there
 	_ = c.RegisterFlagCompletionFunc("program-sandbox", completeList("auto", "namespace", "none"))             // the same
+	_ = c.RegisterFlagCompletionFunc("program-pid", completeList(pidNone, pidSelf))                            // the same
 	_ = c.RegisterFlagCompletionFunc("mount", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)) // the same
 	return c
 }
@@ -108,6 +111,12 @@ func declareRelayed(f *pflag.FlagSet, row *share.Option, c *share.Config) {
 // defaultCapabilities are what programs need that show a directory of this machine to more than one user.
 const defaultCapabilities = "chown,dac_override,fowner,fsetid,setgid,setuid,mknod"
 
+// Values of --program-pid.
+const (
+	pidNone = "none"
+	pidSelf = "self"
+)
+
 // check tells what is wrong with the options that the daemon does not have, and makes those of the program.
 func (o *relayOptions) check() (p fuseprogram.Options, err error) {
 	if o.mount != "" {
@@ -125,7 +134,13 @@ func (o *relayOptions) check() (p fuseprogram.Options, err error) {
 		return p, usagef("the program's arguments do not have {mount}: put it where the mount point belongs")
 	}
 	p = fuseprogram.Options{Args: o.args, Stdin: os.Stdin, Sandbox: fuseprogram.Sandbox(o.sandbox), NoNetwork: !o.network,
-		Grace: o.graceTime()}
+		Grace: o.graceTime(), Self: o.pid == pidSelf}
+	if o.pid != pidNone && o.pid != pidSelf {
+		return p, usagef("--program-pid=%s: none or self are possible", o.pid)
+	}
+	if p.Self && slices.ContainsFunc(o.args[1:], func(a string) bool { return strings.Contains(a, "{fd}") }) {
+		return p, usagef("--program-pid=self needs a program that mounts by itself: write {mount} instead of {fd}")
+	}
 	switch p.Sandbox {
 	case fuseprogram.SandboxAuto, fuseprogram.SandboxNamespace, fuseprogram.SandboxNone:
 	default:

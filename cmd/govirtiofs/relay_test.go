@@ -16,6 +16,8 @@ func TestRelayUsage(t *testing.T) {
 		"relay --socket-path /run/s --fd 3 -- sshfs host: {mount}":                                         "--fd and --socket-path exclude each other",
 		"relay --socket-path /run/s --request-timeout=-1 -- sshfs host: {mount}":                           "1 to 86400 seconds are possible",
 		"relay --socket-path /run/s --stop-timeout=0 -- sshfs host: {mount}":                               "1 to 3600 seconds are possible",
+		"relay --socket-path /run/s --program-pid=1 -- lxcfs {mount}":                                      "none or self are possible",
+		"relay --socket-path /run/s --program-pid=self -- lxcfs /dev/fd/{fd}":                              "write {mount} instead of {fd}",
 		"relay --socket-path /run/s --program-sandbox=x -- sshfs host: {mount}":                            "auto, namespace or none are possible",
 		"relay --socket-path /run/s --program-capabilities=fly -- sshfs host: {mount}":                     `"fly" is no capability`,
 		"relay --socket-path /run/s --program-sandbox=none --program-network=false -- sshfs host: {mount}": "needs a sandbox",

@@ -34,6 +34,7 @@ type setup struct {
 	Admin        bool // see rules
 	Capabilities []uintptr
 	Hidden       []string // see Program.Hide
+	Proc         bool     // the program needs a /proc of its namespace
 }
 
 // event is what they report.
@@ -104,7 +105,7 @@ func runInit(s string) {
 		fail(os.NewSyscallError("prctl", err))
 	}
 	if o.Namespace {
-		if err := enterNamespace(o.Hidden); err != nil {
+		if err := enterNamespace(o.Hidden, o.Proc); err != nil {
 			fail(err)
 		}
 	}

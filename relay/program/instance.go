@@ -25,6 +25,7 @@ type instance struct {
 	name, mountPoint string
 	point            *os.Root // the mount point
 	inherits, admin  bool
+	self             bool // Options.Self
 	log              *slog.Logger
 	cmd              *exec.Cmd // init
 	control          *net.UnixConn
@@ -68,7 +69,7 @@ func (p *Program) startIn(namespace bool) (i *instance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	i = &instance{name: p.o.name(), mountPoint: p.MountPoint(), point: p.point, inherits: p.o.inherits(), log: p.o.Log, ours: ours, theirs: theirs,
+	i = &instance{name: p.o.name(), mountPoint: p.MountPoint(), point: p.point, inherits: p.o.inherits(), self: p.o.Self, log: p.o.Log, ours: ours, theirs: theirs,
 		settled: make(chan struct{}), done: make(chan struct{})}
 	if err := i.launch(&p.o, namespace, p.hidden); err != nil {
 		_ = ours.Close()
@@ -105,7 +106,7 @@ func (i *instance) launch(o *Options, namespace bool, hidden []string) error {
 	if i.admin = o.admin(namespace); !i.admin {
 		keep = slices.DeleteFunc(slices.Clone(keep), func(c uintptr) bool { return c == unix.CAP_SYS_ADMIN })
 	}
-	words, err := json.Marshal(setup{Namespace: namespace, Inherit: i.inherits, Mount: i.mountPoint, Admin: i.admin, Capabilities: keep, Hidden: hidden})
+	words, err := json.Marshal(setup{Namespace: namespace, Inherit: i.inherits, Mount: i.mountPoint, Admin: i.admin, Capabilities: keep, Hidden: hidden, Proc: o.Self})
 	if err != nil {
 		return err
 	}

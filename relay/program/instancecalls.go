@@ -64,10 +64,18 @@ func (i *instance) mount(l *listener, n *notification) {
 		i.fail(fmt.Errorf("%w, on %s: a share can be one mount only; start the program so that it mounts once", ErrTwice, printable([]byte(r.target))), true)
 		return
 	}
+	m := &relay.Mounted{Type: r.kind, Source: r.source, Flags: r.flags, Options: r.data}
+	if i.self {
+		if m.Process, err = ownNumber(n.pid); err != nil {
+			_ = l.answer(n.id, unix.EPERM)
+			i.fail(fmt.Errorf("find the number of the process that mounts: %w", err), true)
+			return
+		}
+	}
 	if err := i.hand(l, n, theirs, fd, flags); err != nil {
 		return // a signal has ended the call; the program makes it again
 	}
-	i.hasMounted(&relay.Mounted{Type: r.kind, Source: r.source, Flags: r.flags, Options: r.data})
+	i.hasMounted(m)
 }
 
 // fork lets a process make a child. If the child is to mount what its parent has opened, as with glusterfs, mount(2) can give

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enterNamespace sets up the mounts of init's namespaces. What is mounted on hidden is taken away.
-func enterNamespace(hidden []string) error {
+// enterNamespace sets up the mounts of init's namespaces. What is mounted on hidden is taken away. proc says that it has to have
+// a /proc of its own.
+func enterNamespace(hidden []string, proc bool) error {
 	// What the host mounts later appears here, not the other way round.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -20,7 +21,9 @@ func enterNamespace(hidden []string) error {
 	}
 	// The program sees the processes of its namespace only. Where parts of /proc are covered, as in a container, the kernel
 	// refuses that, and the old one stays: the processes there are out of its reach, but visible.
-	_ = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && proc {
+		return fmt.Errorf("mount a /proc in which the program finds the process that asks: %w", err)
+	}
 	return provideDevice()
 }
 

@@ -120,6 +120,23 @@ func (l *listener) give(id uint64, f *os.File, fd int, flags uint32) error {
 	return errors.Join(err, failed)
 }
 
+// ownNumber is the number that the process of a thread has in its own pid namespace.
+func ownNumber(thread uint32) (uint32, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "NStgid:"); ok {
+			if all := strings.Fields(rest); len(all) > 0 {
+				n, err := strconv.ParseUint(all[len(all)-1], 10, 32)
+				return uint32(n), err
+			}
+		}
+	}
+	return 0, errors.New("the kernel does not tell it (NStgid in /proc/PID/status)")
+}
+
 // request is what a program wants mounted.
 type request struct {
 	source, target, kind, data string

@@ -49,6 +49,11 @@ type Options struct {
 	// (lxcfs); without a sandbox it does not get that one.
 	Capabilities []uintptr
 
+	// Self has each request name the process of the program that has mounted as the one that asks (relay.Mounted.Process), for
+	// programs that look for it in /proc. Otherwise none is named. It needs a /proc of the program's pid namespace, and
+	// a program that stays in the foreground and mounts by itself.
+	Self bool
+
 	// StartTimeout is how long the program may take until it mounts. 0 is a minute.
 	StartTimeout time.Duration
 	// Grace is how long it may take to end when its socket is closed, or after SIGTERM. 0 is 10 seconds.

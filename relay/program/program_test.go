@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -318,6 +319,17 @@ func TestCapabilities(t *testing.T) {
 	m := mount(t, p)
 	if !strings.Contains(m.Source, "CapEff:0000000000000001") {
 		t.Errorf("capabilities of the program: %s", m.Source)
+	}
+}
+
+// TestSelf: who has started the program is told the number that it has in its own namespace, if that was asked for.
+func TestSelf(t *testing.T) {
+	for _, self := range []bool{false, true} {
+		p, _ := start(t, program.Options{Self: self}, "facts", "{mount}")
+		m := mount(t, p)
+		if want := fmt.Sprintf("Self:%d.", m.Process); (m.Process != 0) != self || self && !strings.Contains(m.Source, want) {
+			t.Errorf("Self %v: process %d, facts %s", self, m.Process, m.Source)
+		}
 	}
 }
 

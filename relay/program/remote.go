@@ -23,6 +23,7 @@ type packet struct {
 	Source  string `json:",omitempty"`
 	Flags   uint64 `json:",omitempty"`
 	Options string `json:",omitempty"`
+	Process uint32 `json:",omitempty"`
 }
 
 // maxPacket is more than a packet has: three strings of mount(2), each byte of which may take six in JSON.
@@ -137,7 +138,7 @@ func (r *Remote) take(p packet, fd int, fdErr error) {
 		done := make(chan struct{})
 		r.done[p.Number] = done
 		r.reply <- result{mounted: &relay.Mounted{Socket: os.NewFile(uintptr(fd), "FUSE program"), Type: p.Type, Source: p.Source,
-			Flags: uintptr(p.Flags), Options: p.Options, Done: done}}
+			Flags: uintptr(p.Flags), Options: p.Options, Process: p.Process, Done: done}}
 	}
 	r.reply = nil
 }
@@ -192,7 +193,7 @@ func send(conn *net.UnixConn, number uint64, m *relay.Mounted, failed error) err
 		p.Error = failed.Error()
 		return write(conn, p, nil)
 	}
-	p.Type, p.Source, p.Flags, p.Options = m.Type, m.Source, uint64(m.Flags), m.Options
+	p.Type, p.Source, p.Flags, p.Options, p.Process = m.Type, m.Source, uint64(m.Flags), m.Options, m.Process
 	raw, err := m.Socket.SyscallConn()
 	if err != nil {
 		return err

@@ -49,7 +49,8 @@ func (s *served) script() string {
 	case restarted.name:
 		work = fmt.Sprintf("/run/relaywork %s restarts /run/host/%s", dir, s.tag)
 	case "lxcfs":
-		work = fmt.Sprintf("[ -e %s/proc/meminfo ]", dir)
+		work = fmt.Sprintf("grep -q ^processor %[1]s/cpuinfo && grep -q '^MemTotal: *[1-9]' %[1]s/meminfo && "+
+			"[ $(wc -w <%[1]s/uptime) = 2 ] && grep -q ^cpu0 %[1]s/stat", dir+"/proc")
 	}
 	return fmt.Sprintf("if %s; then echo 'ok %s'; else echo 'failed %s'; fi\n", work, s.tag, s.tag)
 }
