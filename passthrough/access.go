@@ -104,20 +104,23 @@ type policy interface {
 	name(dir *inode, name fp.Name, want intent) unix.Errno
 }
 
+// allower asks the policy, if there is one.
+type allower struct{ policy policy } // nil: the client may do what it likes
+
 // allow asks the policy about a node.
-func (fs *FS) allow(n *inode, want intent) unix.Errno {
-	if fs.policy == nil {
+func (r *allower) allow(n *inode, want intent) unix.Errno {
+	if r.policy == nil {
 		return 0
 	}
-	return fs.policy.node(n, want)
+	return r.policy.node(n, want)
 }
 
 // allowName asks the policy about a name in a directory.
-func (fs *FS) allowName(dir *inode, name fp.Name, want intent) unix.Errno {
-	if fs.policy == nil {
+func (r *allower) allowName(dir *inode, name fp.Name, want intent) unix.Errno {
+	if r.policy == nil {
 		return 0
 	}
-	return fs.policy.name(dir, name, want)
+	return r.policy.name(dir, name, want)
 }
 
 // allowFound asks about the node that a lookup has found, which may be known by other names
@@ -132,7 +135,7 @@ func (fs *FS) allowFound(by *fuse.Cell, out *fp.EntryOut) unix.Errno {
 		*out = fp.EntryOut{}
 		return errno
 	}
-	fs.release(n)
+	fs.nodes.release(n)
 	return 0
 }
 
@@ -143,7 +146,7 @@ func (fs *FS) enterNode(id uint64, want intent) (*inode, unix.Errno) {
 		return nil, errno
 	}
 	if errno = fs.allow(n, want); errno != 0 {
-		fs.release(n)
+		fs.nodes.release(n)
 		return nil, errno
 	}
 	return n, 0
@@ -155,8 +158,8 @@ func (fs *FS) enter(r *server.Request, want intent) (ts *threadState, n *inode, 
 	if n, errno = fs.enterNode(r.Header.NodeID, want); errno != 0 {
 		return
 	}
-	if fd, errno = fs.fdOf(ts, n); errno != 0 {
-		fs.release(n)
+	if fd, errno = fs.find.fdOf(ts, n); errno != 0 {
+		fs.nodes.release(n)
 	}
 	return
 }
@@ -164,7 +167,7 @@ func (fs *FS) enter(r *server.Request, want intent) (ts *threadState, n *inode, 
 // enterDir is enter for requests that only make sense for a directory.
 func (fs *FS) enterDir(r *server.Request, want intent) (ts *threadState, n *inode, fd int, errno unix.Errno) {
 	if ts, n, fd, errno = fs.enter(r, want); errno == 0 && !n.isDir() {
-		fs.release(n)
+		fs.nodes.release(n)
 		errno = unix.ENOTDIR
 	}
 	return
@@ -186,10 +189,10 @@ func (fs *FS) enterNameIn(ts *threadState, id uint64, name fp.Name, want intent)
 	if !dir.isDir() {
 		errno = unix.ENOTDIR
 	} else if errno = fs.allowName(dir, name, want); errno == 0 {
-		fd, errno = fs.fdOf(ts, dir)
+		fd, errno = fs.find.fdOf(ts, dir)
 	}
 	if errno != 0 {
-		fs.release(dir)
+		fs.nodes.release(dir)
 		return nil, -1, errno
 	}
 	return dir, fd, 0
@@ -228,7 +231,7 @@ func (fs *FS) enterShared(r *server.Request, want intent) (*openFile, unix.Errno
 	if errno != 0 {
 		return nil, errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	return fs.sharedOpenFile(threadOf(r), n)
 }
 

@@ -74,10 +74,10 @@ func newAccessTest(t *testing.T, dax bool) *accessTest {
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		if _, errno = a.fs.fdOf(threadOf(a.on(id)), n); errno != 0 {
+		if _, errno = a.fs.find.fdOf(threadOf(a.on(id)), n); errno != 0 {
 			t.Fatal(errno)
 		}
-		a.fs.release(n)
+		a.fs.nodes.release(n)
 	}
 	a.policy = &recorder{names: map[uint64]string{fp.RootID: "root", a.file: "f", a.other: "g", a.dir: "d", a.link: "l"}}
 	a.fs.policy = a.policy

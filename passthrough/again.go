@@ -21,6 +21,16 @@ import (
 // exclusive creation is not reported if the evidence says otherwise; and what is as the client
 // wanted it is done.
 
+// decider finds out for a request that is served again what a predecessor of this process has done of it.
+type decider struct {
+	cfg    *Config
+	fds    *descriptors
+	mounts *mountTable
+	nodes  *nodeTable
+	io     *ioState
+	own    ownership
+}
+
 // fileTime is the clock that times of files are from, in ns, as it was less than a millisecond ago.
 // It lags behind that of the process, by a tick or more: with that one a file could seem to be
 // older than the request that made it. To read it is a system call, so it is not read each time.
@@ -91,8 +101,8 @@ func unixNano(t unix.StatxTimestamp) int64 { return t.Sec*int64(time.Second) + i
 
 // bornSince reports whether a file was made after stamp; where times of birth are not kept,
 // whether it was changed since.
-func (fs *FS) bornSince(st *unix.Statx_t, stamp int64) bool {
-	m := fs.mounts.get(keyOf(st).onMount())
+func (d *decider) bornSince(st *unix.Statx_t, stamp int64) bool {
+	m := d.mounts.get(keyOf(st).onMount())
 	far := m == nil || !m.local
 	if st.Mask&unix.STATX_BTIME != 0 {
 		return since(st.Btime, stamp, far)

@@ -30,12 +30,12 @@ func intendAppend(r *server.Request, fd int) unix.Errno {
 // appendNext prepares a WRITE that appends. n is how many of its bytes a predecessor has
 // written: what is left is written next, behind them, unless done says that it has come to the end. The
 // evidence stays the same then, so that another successor finds all of it.
-func (fs *FS) appendNext(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
+func (d *decider) appendNext(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
 	a := past(r)
 	if a != nil && a.Step > 0 { // see Write
 		return min(a.Step-1, int(in.Size)), true, 0
 	}
-	n, errno = fs.appendedBefore(fd, a, threadOf(r), in, src)
+	n, errno = d.appendedBefore(fd, a, threadOf(r), in, src)
 	if n == 0 && errno == 0 {
 		errno = intendAppend(r, fd)
 	}
@@ -46,7 +46,7 @@ func (fs *FS) appendNext(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buf
 // file had, unless another process has truncated the file. If the data is found there, it was
 // written. The predecessor may have written only a part: then the file ends with that part. n is
 // how much of it is there.
-func (fs *FS) appendedBefore(fd int, a *server.Again, ts *threadState, in *fp.WriteIn, src fuse.Buffers) (n int, errno unix.Errno) {
+func (d *decider) appendedBefore(fd int, a *server.Again, ts *threadState, in *fp.WriteIn, src fuse.Buffers) (n int, errno unix.Errno) {
 	if a == nil || in.Size == 0 {
 		return 0, 0
 	}
@@ -59,7 +59,7 @@ func (fs *FS) appendedBefore(fd int, a *server.Again, ts *threadState, in *fp.Wr
 	if from >= end {
 		return 0, 0
 	}
-	tail, ok := fs.readTail(ts, fd, from, end)
+	tail, ok := d.readTail(ts, fd, from, end)
 	if !ok { // it can't be read: its length decides
 		return int(min(end-had, int64(in.Size))), 0
 	}
@@ -76,12 +76,12 @@ func (fs *FS) appendedBefore(fd int, a *server.Again, ts *threadState, in *fp.Wr
 }
 
 // readTail reads what an open file has between two offsets; ok is false if it can't be read.
-func (fs *FS) readTail(ts *threadState, fd int, from, end int64) (tail []byte, ok bool) {
-	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+func (d *decider) readTail(ts *threadState, fd int, from, end int64) (tail []byte, ok bool) {
+	f, errno := d.fds.open(d.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errno != 0 {
 		return nil, false
 	}
-	defer fs.closeFD(f)
+	defer d.fds.close(f)
 	tail = make([]byte, end-from)
 	for got := 0; got < len(tail); {
 		n, errno := sysPread(f, tail[got:], from+int64(got))
@@ -138,7 +138,7 @@ func intendXattr(r *server.Request, path, name *byte) {
 
 // setBefore decides on a SETXATTR that is to make an attribute: done if there was none, and it has
 // this value now. path and name are as in sysSetxattr.
-func (fs *FS) setBefore(r *server.Request, path, name *byte, value []byte) (done bool) {
+func (d *decider) setBefore(r *server.Request, path, name *byte, value []byte) (done bool) {
 	a := past(r)
 	switch {
 	case a == nil:
@@ -154,7 +154,7 @@ func (fs *FS) setBefore(r *server.Request, path, name *byte, value []byte) (done
 }
 
 // unsetBefore decides on REMOVEXATTR: done if there was an attribute, and is none now.
-func (fs *FS) unsetBefore(r *server.Request, path, name *byte) (done bool) {
+func (d *decider) unsetBefore(r *server.Request, path, name *byte) (done bool) {
 	a := past(r)
 	return a != nil && (a.Step > 0 || a.Evidence[0] != 0 && !hasXattr(path, name))
 }

@@ -21,11 +21,11 @@ func TestRenameUndecided(t *testing.T) {
 			Evidence: fuse.Evidence{renameOldIno: 1, renameKnown: renameOld}}}
 	}
 	for _, dirs := range [][2]int{{broken, fs.cfg.RootFD}, {fs.cfg.RootFD, broken}, {broken, broken}} {
-		_, done, errno := fs.renamedBefore(again(0), dirs[0], name("old"), dirs[1], name("new"))
+		_, done, errno := fs.again.renamedBefore(again(0), dirs[0], name("old"), dirs[1], name("new"))
 		if done || errno != unix.EBADF {
 			t.Errorf("in %d and %d: done %t, %v", dirs[0], dirs[1], done, errno)
 		}
-		if _, done, errno := fs.renamedBefore(again(1), dirs[0], name("old"), dirs[1], name("new")); !done || errno != 0 {
+		if _, done, errno := fs.again.renamedBefore(again(1), dirs[0], name("old"), dirs[1], name("new")); !done || errno != 0 {
 			t.Errorf("in %d and %d, certainly made: done %t, %v", dirs[0], dirs[1], done, errno)
 		}
 	}

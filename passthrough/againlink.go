@@ -38,10 +38,10 @@ func (x *xattrOwnership) givenBefore(r *server.Request, ts *threadState) unix.Er
 	if n == nil {
 		return 0
 	}
-	defer x.fs.release(n)
+	defer x.fs.nodes.release(n)
 	if m := x.standIn(n); m != nil || !n.isLink() {
 		if m != nil {
-			x.fs.release(m)
+			x.fs.nodes.release(m)
 		}
 		return 0 // all of it is done
 	}
@@ -49,10 +49,10 @@ func (x *xattrOwnership) givenBefore(r *server.Request, ts *threadState) unix.Er
 	if parent == nil {
 		return 0
 	}
-	defer x.fs.release(parent)
+	defer x.fs.nodes.release(parent)
 	e := &a.Evidence
 	var at, left unix.Statx_t
-	dirfd, errno := x.fs.fdOf(ts, parent)
+	dirfd, errno := x.fs.find.fdOf(ts, parent)
 	if errno != 0 {
 		return errno
 	}
@@ -61,8 +61,8 @@ func (x *xattrOwnership) givenBefore(r *server.Request, ts *threadState) unix.Er
 	temp := tempName(e[giveTemp])
 	tempDir := dirfd
 	if dir := x.fs.nodes.Acquire(e[giveDir]); dir != nil {
-		defer x.fs.release(dir)
-		if tempDir, errno = x.fs.fdOf(ts, dir); errno != 0 {
+		defer x.fs.nodes.release(dir)
+		if tempDir, errno = x.fs.find.fdOf(ts, dir); errno != 0 {
 			return errno
 		}
 	}

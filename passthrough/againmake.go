@@ -21,20 +21,20 @@ type newFile struct {
 // intendNew notes that r is about to make something that is called name in dir. The evidence is the
 // time, and what the client knows by that name already: it may have been made in the same tick of
 // the clock.
-func (fs *FS) intendNew(r *server.Request, dir *inode, name fp.Name) {
+func (d *decider) intendNew(r *server.Request, dir *inode, name fp.Name) {
 	if r.Cell == nil {
 		return
 	}
-	n := fs.nodes.Placed(dir, name)
+	n := d.nodes.Placed(dir, name)
 	intend(r, evidenceOf(n))
 	if n != nil {
-		fs.release(n)
+		d.nodes.release(n)
 	}
 }
 
 // madeBefore decides on MKNOD, MKDIR, SYMLINK and CREATE: whether the file called name was made
 // for this request. EEXIST means that another process has made it.
-func (fs *FS) madeBefore(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) (made bool, errno unix.Errno) {
+func (d *decider) madeBefore(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) (made bool, errno unix.Errno) {
 	a := past(r)
 	if a == nil {
 		return false, 0
@@ -45,26 +45,26 @@ func (fs *FS) madeBefore(r *server.Request, ts *threadState, dirfd int, name fp.
 	case errno != 0:
 		return false, errno
 	}
-	fs.mountOf(keyOf(&ts.st), dirfd)
+	d.mounts.of(keyOf(&ts.st), dirfd)
 	e := &a.Evidence
 	if a.Step == 0 && e[fileKnown] != 0 && sameFile(&ts.st, e[fileIno], e[fileBirth]) {
 		return false, unix.EEXIST
 	}
-	if !fs.bornSince(&ts.st, a.Stamp) || a.Step == 0 && !fs.looksMade(r, ts, dirfd, name, want) {
+	if !d.bornSince(&ts.st, a.Stamp) || a.Step == 0 && !d.looksMade(r, ts, dirfd, name, want) {
 		return false, unix.EEXIST
 	}
 	return true, 0
 }
 
 // looksMade reports whether the file of ts.st, which is called name, is as this request makes it.
-func (fs *FS) looksMade(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) bool {
+func (d *decider) looksMade(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) bool {
 	st := ts.st
-	if !fs.own.looksMade(r, ts, dirfd, name, want) {
+	if !d.own.looksMade(r, ts, dirfd, name, want) {
 		return false
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return fs.isEmpty(ts, dirfd, name)
+		return d.isEmpty(ts, dirfd, name)
 	case unix.S_IFLNK:
 		target := make([]byte, len(want.target))
 		n, errno := sysReadlinkat(dirfd, name.CString(), target)
@@ -86,14 +86,14 @@ func (want *newFile) content() []byte {
 }
 
 // isEmpty reports whether the directory name has no entries. One that can't be read is.
-func (fs *FS) isEmpty(ts *threadState, dirfd int, name fp.Name) bool {
-	dir, errno := fs.open(dirfd, name.CString(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+func (d *decider) isEmpty(ts *threadState, dirfd int, name fp.Name) bool {
+	dir, errno := d.fds.open(dirfd, name.CString(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return true
 	}
-	defer fs.closeFD(dir)
-	buf := fs.io.getBuffer()
-	defer fs.io.putBuffer(buf)
+	defer d.fds.close(dir)
+	buf := d.io.getBuffer()
+	defer d.io.putBuffer(buf)
 	end, _ := sysGetdents64(dir, buf[:])
 	for at := 0; at < end; {
 		e, size := parseDirent(buf[at:end])
@@ -160,11 +160,11 @@ func (x *xattrOwnership) looksMade(r *server.Request, ts *threadState, dirfd int
 	default:
 		return false
 	}
-	fd, errno := x.fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, errno := x.fs.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return false
 	}
-	defer x.fs.closeFD(fd)
+	defer x.fs.fds.close(fd)
 	n, errno := sysGetxattr(ts.procPath(fd), &markXattr[0], ts.mark[:])
 	if errno == unix.ENODATA {
 		return true
@@ -177,12 +177,12 @@ func (x *xattrOwnership) looksMade(r *server.Request, ts *threadState, dirfd int
 // openMade opens a file that a predecessor has made for a CREATE. CREATE may write to a file
 // whose mode allows no user to write (git does this). Opening it again then needs another mode
 // for a moment.
-func (fs *FS) openMade(ts *threadState, dirfd int, name fp.Name, flags int) (int, unix.Errno) {
-	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+func (d *decider) openMade(ts *threadState, dirfd int, name fp.Name, flags int) (int, unix.Errno) {
+	fd, errno := d.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return -1, errno
 	}
-	defer fs.closeFD(fd)
+	defer d.fds.close(fd)
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return -1, errno
 	}
@@ -190,17 +190,17 @@ func (fs *FS) openMade(ts *threadState, dirfd int, name fp.Name, flags int) (int
 		return -1, unix.EEXIST // it was, a moment ago
 	}
 	flags &^= unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_NOFOLLOW
-	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
+	f, errno := d.fds.open(d.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
 	if errno != unix.EACCES {
 		return f, errno
 	}
 	mode := uint32(ts.st.Mode) & permBits
-	if sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), mode|0o600) != 0 {
+	if sysFchmodat(d.cfg.ProcFD, procName(&ts.num, fd), mode|0o600) != 0 {
 		return -1, unix.EACCES
 	}
-	f, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
-	if err := sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), mode); err != 0 && errno == 0 {
-		fs.closeFD(f)
+	f, errno = d.fds.open(d.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
+	if err := sysFchmodat(d.cfg.ProcFD, procName(&ts.num, fd), mode); err != 0 && errno == 0 {
+		d.fds.close(f)
 		return -1, err
 	}
 	return f, errno

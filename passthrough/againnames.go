@@ -11,7 +11,7 @@ import (
 // linkedBefore decides on LINK. The node's file is at the new name, and was changed since the
 // intent, as a new name changes it: done. EEXIST says that another file is there, or that it was
 // there before.
-func (fs *FS) linkedBefore(r *server.Request, ts *threadState, n *inode, dirfd int, name fp.Name) (done bool, errno unix.Errno) {
+func (d *decider) linkedBefore(r *server.Request, ts *threadState, n *inode, dirfd int, name fp.Name) (done bool, errno unix.Errno) {
 	a := past(r)
 	if a == nil {
 		return false, 0
@@ -22,7 +22,7 @@ func (fs *FS) linkedBefore(r *server.Request, ts *threadState, n *inode, dirfd i
 	case errno != 0:
 		return false, errno
 	}
-	m := fs.mountOf(keyOf(&ts.st), dirfd)
+	m := d.mounts.of(keyOf(&ts.st), dirfd)
 	e := &a.Evidence
 	if a.Step == 0 && e[fileKnown] != 0 && sameFile(&ts.st, e[fileIno], e[fileBirth]) {
 		return false, unix.EEXIST
@@ -39,7 +39,7 @@ func (fs *FS) linkedBefore(r *server.Request, ts *threadState, n *inode, dirfd i
 //	the file of the evidence           run
 //	one that is younger                done, and it stays
 //	another one, which is older        run: it was there before
-func (fs *FS) removedBefore(r *server.Request, ts *threadState, dirfd int, name fp.Name) (done bool) {
+func (d *decider) removedBefore(r *server.Request, ts *threadState, dirfd int, name fp.Name) (done bool) {
 	a := past(r)
 	if a == nil {
 		return false
@@ -53,8 +53,8 @@ func (fs *FS) removedBefore(r *server.Request, ts *threadState, dirfd int, name 
 	case errno != 0 || e[fileKnown] == 0:
 		return false
 	}
-	fs.mountOf(keyOf(&ts.st), dirfd)
-	return !sameFile(&ts.st, e[fileIno], e[fileBirth]) && fs.bornSince(&ts.st, a.Stamp)
+	d.mounts.of(keyOf(&ts.st), dirfd)
+	return !sameFile(&ts.st, e[fileIno], e[fileBirth]) && d.bornSince(&ts.st, a.Stamp)
 }
 
 // Words of evidence of RENAME: the files at both names, and which of them there are.
@@ -93,7 +93,7 @@ type renameSeen struct {
 //	                                   else done or ENOENT as above, and that file stays
 //
 // If a name can't be looked at, nothing is decided, and the error is the reply.
-func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD int, newName fp.Name) (seen *renameSeen, done bool, errno unix.Errno) {
+func (d *decider) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD int, newName fp.Name) (seen *renameSeen, done bool, errno unix.Errno) {
 	a := past(r)
 	if a == nil || a.Evidence[renameKnown]&renameOld == 0 {
 		return nil, false, 0
@@ -103,7 +103,7 @@ func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD
 	oldErrno := sysStatx(fromFD, oldName.CString(), 0, &seen.old)
 	newErrno := sysStatx(toFD, newName.CString(), 0, &seen.new)
 	seen.noOld, seen.noNew = oldErrno != 0, newErrno != 0
-	kept := !seen.noNew && fs.keptName(&seen.new, toFD, a)
+	kept := !seen.noNew && d.keptName(&seen.new, toFD, a)
 	switch {
 	case a.Step > 0:
 		return seen, true, 0
@@ -117,8 +117,8 @@ func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD
 		return seen, true, 0
 	}
 	if !seen.noOld {
-		fs.mountOf(keyOf(&seen.old), fromFD)
-		if !fs.bornSince(&seen.old, a.Stamp) {
+		d.mounts.of(keyOf(&seen.old), fromFD)
+		if !d.bornSince(&seen.old, a.Stamp) {
 			return nil, false, 0
 		}
 	}
@@ -131,11 +131,11 @@ func (fs *FS) renamedBefore(r *server.Request, fromFD int, oldName fp.Name, toFD
 // keptName reports whether the file at the new name was there before a RENAME. If the client did
 // not know what was there, it was if nothing has happened to it since: a file that came by that
 // name has another ctime.
-func (fs *FS) keptName(st *unix.Statx_t, dirfd int, a *server.Again) bool {
+func (d *decider) keptName(st *unix.Statx_t, dirfd int, a *server.Again) bool {
 	if e := &a.Evidence; e[renameKnown]&renameNew != 0 {
 		return sameFile(st, e[renameNewIno], e[renameNewBirth])
 	}
-	return !since(st.Ctime, a.Stamp, !fs.mountOf(keyOf(st), dirfd).local)
+	return !since(st.Ctime, a.Stamp, !d.mounts.of(keyOf(st), dirfd).local)
 }
 
 // releasedBefore is the reply to a RELEASE or RELEASEDIR whose open file is not found: a

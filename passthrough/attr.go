@@ -61,11 +61,11 @@ func (fs *FS) statBasic(ts *threadState, n *inode) unix.Errno {
 
 // statClosed is stat for a node without a descriptor.
 func (fs *FS) statClosed(ts *threadState, n *inode) unix.Errno {
-	often := n.touched.Swap(true) && fs.fds.Load() < int64(fs.cfg.MaxFDs/2)
+	often := n.touched.Swap(true) && fs.fds.used.Load() < int64(fs.cfg.MaxFDs/2)
 	if !often && !fs.own.needsFile() && fs.statInPlace(ts, n) {
 		return 0
 	}
-	fd, errno := fs.fdOf(ts, n)
+	fd, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
@@ -79,7 +79,7 @@ func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
 	if parent == nil {
 		return false
 	}
-	defer fs.release(parent)
+	defer fs.nodes.release(parent)
 	fd := parent.fd.Load()
 	parent.touch()
 	return fd >= 0 && sysStatx(int(fd), name.CString(), 0, &ts.st) == 0 &&
@@ -111,7 +111,7 @@ func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	return stat(fs, ts, n)
 }
 
@@ -151,9 +151,9 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 			return errno
 		}
 	}
-	defer fs.release(n)
-	if fs.touches(n, in) {
-		errno = fs.touch(r, ts, n, fd)
+	defer fs.nodes.release(n)
+	if fs.privileges.touches(n, in) {
+		errno = fs.privileges.touch(r, ts, n, fd)
 	} else if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
 		errno = fs.caps.killAt(ts, n, fd)
 	}
@@ -194,13 +194,13 @@ func (fs *FS) chownLink(ts *threadState, n *inode, fd int, in *fp.SetattrIn) (*i
 	errno := fs.own.beforeChown(ts, n, fd, in)
 	if errno == 0 {
 		if m := fs.own.standIn(n); m != nil {
-			fs.release(n)
+			fs.nodes.release(n)
 			n = m
-			fd, errno = fs.fdOf(ts, n)
+			fd, errno = fs.find.fdOf(ts, n)
 		}
 	}
 	if errno != 0 {
-		fs.release(n)
+		fs.nodes.release(n)
 	}
 	return n, fd, errno
 }
@@ -217,7 +217,7 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 	if !n.isReg() {
 		return unix.EINVAL
 	}
-	if errno := fs.truncatesAt(ts, n, fd, in.Valid&fp.FattrKillSuidgid != 0); errno != 0 {
+	if errno := fs.privileges.truncatesAt(ts, n, fd, in.Valid&fp.FattrKillSuidgid != 0); errno != 0 {
 		return errno
 	}
 	if in.Valid&fp.FattrFh != 0 {
@@ -256,7 +256,7 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if errno := fs.stat(ts, n); errno != 0 {
 		return errno
 	}
@@ -292,10 +292,10 @@ func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if fs.cfg.LinksFD != 0 && n.isLink() {
 		if quiet, ok := fs.quietLink(ts, n, fd); ok {
-			defer fs.closeFD(quiet)
+			defer fs.fds.close(quiet)
 			fd = quiet
 		}
 	}
@@ -310,7 +310,7 @@ func (fs *FS) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) 
 		return -1, false
 	}
 	const flags = unix.O_PATH | unix.O_NOFOLLOW
-	quiet, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(fs.cfg.LinksFD, &ts.handle, flags) })
+	quiet, errno := fs.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(fs.cfg.LinksFD, &ts.handle, flags) })
 	if errno != 0 {
 		return -1, false
 	}
@@ -321,6 +321,6 @@ func (fs *FS) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) 
 			return quiet, true
 		}
 	}
-	fs.closeFD(quiet)
+	fs.fds.close(quiet)
 	return -1, false
 }

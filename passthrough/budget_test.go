@@ -19,7 +19,7 @@ import (
 // within fails if the share has more descriptors than it may.
 func (g *guest) within(what string) {
 	g.t.Helper()
-	if n := g.fs.fds.Load(); n > int64(g.fs.cfg.MaxFDs) {
+	if n := g.fs.fds.used.Load(); n > int64(g.fs.cfg.MaxFDs) {
 		g.t.Fatalf("%s: %d descriptors with a limit of %d", what, n, g.fs.cfg.MaxFDs)
 	}
 }
@@ -89,7 +89,7 @@ func TestPinsAreBounded(t *testing.T) {
 		g.mkdir(fp.RootID, "last")
 		g.within("mkdir")
 		g.fs.Destroy()
-		if n := g.fs.fds.Load(); n != 1 {
+		if n := g.fs.fds.used.Load(); n != 1 {
 			t.Errorf("%d descriptors are left, want the root's", n)
 		}
 	}
@@ -169,7 +169,7 @@ func TestBudgetOfMany(t *testing.T) {
 					t.Errorf("unlink: %v", errno)
 				}
 				// A thread that counts one too many takes it back at once.
-				if n := s.fs.fds.Load(); n > 256+4 {
+				if n := s.fs.fds.used.Load(); n > 256+4 {
 					t.Errorf("%d descriptors", n)
 				}
 			}
@@ -208,7 +208,7 @@ func TestMappingsUnanswered(t *testing.T) {
 	if mapped < 8 {
 		t.Errorf("%d requests for 8 ranges were answered", mapped)
 	}
-	if n := g.fs.io.opens.Load(); n != 0 {
+	if n := g.fs.fds.kept.Load(); n != 0 {
 		t.Errorf("%d descriptors are still counted", n)
 	}
 }
@@ -221,6 +221,7 @@ func TestAllCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	makes := regexp.MustCompile(`(sysOpenat|sysDup|sysOpenByHandleAt|unix\.Open\w*|unix\.Dup\w*|unix\.Socket\w*|os\.Open\w*)\(`)
+	opened := regexp.MustCompile(`\b(fds|d)\.opened\(`)
 	found := 0
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
@@ -239,7 +240,7 @@ func TestAllCounted(t *testing.T) {
 				continue
 			}
 			found++
-			if !strings.Contains(line, "fs.opened(") && !strings.Contains(function, ") tryHandle(") {
+			if !opened.MatchString(line) && !strings.Contains(function, ") tryHandle(") {
 				t.Errorf("%s:%d: %s", file, i+1, strings.TrimSpace(line))
 			}
 		}
@@ -262,7 +263,7 @@ func TestBudgetOfTwoShares(t *testing.T) {
 	greedy, modest := newShare(t, edit, 0).guest(), newShare(t, edit, 0).guest()
 	within := func(what string) {
 		t.Helper()
-		if n := greedy.fs.part.Taken() + modest.fs.part.Taken(); n > all {
+		if n := greedy.fs.fds.part.Taken() + modest.fs.fds.part.Taken(); n > all {
 			t.Fatalf("%s: %d descriptors of %d", what, n, all)
 		}
 	}

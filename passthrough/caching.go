@@ -172,7 +172,7 @@ func (p patterns) match(fs *FS, n *inode) bool {
 	if len(p) == 0 {
 		return false
 	}
-	names := fs.path(n)
+	names := fs.nodes.path(n)
 	for _, pattern := range p {
 		if len(names) > 0 && matchPath(pattern, names) {
 			return true
@@ -209,29 +209,4 @@ func matchPath(pattern, names []string) bool {
 func matchName(pattern, name string) bool {
 	ok, _ := path.Match(pattern, name)
 	return ok
-}
-
-// path is where the node was last seen, from the share's root on; nothing when that is
-// not known.
-func (fs *FS) path(n *inode) (names []string) {
-	n.Hold()
-	for n.ID() != fp.RootID {
-		n.Lock()
-		parent, name := n.Parent(), n.Name()
-		if parent == nil || len(names) > maxDepth {
-			n.Unlock()
-			names = nil
-			break
-		}
-		parent.Hold()
-		n.Unlock()
-		names = append(names, name.String())
-		fs.nodes.Unhold(n)
-		n = parent
-	}
-	fs.nodes.Unhold(n)
-	for i, j := 0, len(names)-1; i < j; i, j = i+1, j-1 {
-		names[i], names[j] = names[j], names[i]
-	}
-	return names
 }

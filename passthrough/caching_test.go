@@ -243,7 +243,7 @@ func TestOpenlessDescriptors(t *testing.T) {
 			if got, errno := g.readAt(nodes[i], 0, 0, 100); got != fmt.Sprint("content ", i) || errno != 0 {
 				t.Fatalf("read: %q, %v", got, errno)
 			}
-			if n := g.fs.fds.Load(); n > limit+evictAtOnce {
+			if n := g.fs.fds.used.Load(); n > limit+evictAtOnce {
 				t.Fatalf("%d descriptors with a limit of %d", n, limit)
 			}
 		}
@@ -251,10 +251,10 @@ func TestOpenlessDescriptors(t *testing.T) {
 	for _, n := range nodes {
 		g.fs.Forget(nil, n, 1)
 	}
-	if n := g.fs.io.opens.Load(); n != 0 {
+	if n := g.fs.fds.kept.Load(); n != 0 {
 		t.Errorf("%d files are open that the client has forgotten", n)
 	}
-	if n := g.fs.fds.Load(); n > 2 {
+	if n := g.fs.fds.used.Load(); n > 2 {
 		t.Errorf("%d descriptors are left", n)
 	}
 }
@@ -298,7 +298,7 @@ func TestOpenlessRace(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := g.fs.io.opens.Load(); n != 0 {
+	if n := g.fs.fds.kept.Load(); n != 0 {
 		t.Errorf("%d files are open that the client has forgotten", n)
 	}
 }
@@ -320,14 +320,14 @@ func TestMoveImmutable(t *testing.T) {
 	if _, err := there.fs.LoadState(&there.thread, r); err != nil {
 		t.Fatal(err)
 	}
-	if n := there.fs.io.opens.Load(); n != 0 {
+	if n := there.fs.fds.kept.Load(); n != 0 {
 		t.Errorf("%d open files have moved", n)
 	}
 	if got, errno := there.readAt(f, 0, 0, 100); got != "content 1" || errno != 0 {
 		t.Errorf("read: %q, %v", got, errno)
 	}
 	there.fs.Forget(nil, f, 1)
-	if n := there.fs.io.opens.Load(); n != 0 {
+	if n := there.fs.fds.kept.Load(); n != 0 {
 		t.Errorf("%d files are open that the client has forgotten", n)
 	}
 }

@@ -6,7 +6,7 @@ func (fs *FS) Close() {
 	fs.sweeper.close()
 	fs.Destroy()
 	fs.locks.probe.close()
-	fs.dropFD(fs.root)
+	fs.nodes.dropFD(fs.nodes.root)
 	_ = sysClose(fs.cfg.ProcFD)
 	if fs.cfg.LinksFD != 0 {
 		_ = sysClose(fs.cfg.LinksFD)
@@ -23,7 +23,7 @@ func (fs *FS) letMountsGo() {
 			}
 		}
 	}
-	fs.part.Close()
+	fs.fds.part.Close()
 }
 
 // close waits for a sweep that runs. There is none after it.

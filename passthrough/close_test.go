@@ -13,8 +13,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/host"
 )
 
-// descriptors are those of the process, and what they are.
-func descriptors(t *testing.T) map[string]string {
+// openDescriptors are those of the process, and what they are.
+func openDescriptors(t *testing.T) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -32,7 +32,7 @@ func descriptors(t *testing.T) map[string]string {
 // wantDescriptors fails if others are open than before.
 func wantDescriptors(t *testing.T, before map[string]string) {
 	t.Helper()
-	for fd, what := range descriptors(t) {
+	for fd, what := range openDescriptors(t) {
 		if before[fd] != what {
 			t.Errorf("descriptor %s stays: %s", fd, what)
 		}
@@ -54,7 +54,7 @@ func TestClose(t *testing.T) {
 	if err := os.Symlink("f", dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	before := descriptors(t)
+	before := openDescriptors(t)
 	for round := range 3 {
 		var all []*FS
 		for i := range shares {
@@ -111,7 +111,7 @@ func TestCloseSweep(t *testing.T) {
 }
 
 // TestNewFails: what New has taken of the host's budget goes back if it fails, and the
-// descriptors stay the caller's.
+// openDescriptors stay the caller's.
 func TestNewFails(t *testing.T) {
 	h, err := host.New(host.Options{Descriptors: 64, ShareDescriptors: 64})
 	if err != nil {
@@ -126,13 +126,13 @@ func TestNewFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	before := descriptors(t)
+	before := openDescriptors(t)
 	for range 3 {
 		if _, err := New(Config{RootFD: fd, ProcFD: fd, Host: h}); err == nil || errors.Is(err, host.ErrBudget) {
 			t.Fatalf("a share of a FIFO: %v", err)
 		}
 		wantDescriptors(t, before)
-		if len(descriptors(t)) != len(before) {
+		if len(openDescriptors(t)) != len(before) {
 			t.Error("the caller's descriptors are closed")
 		}
 	}

@@ -32,13 +32,13 @@ func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, want *
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(parent)
-	made, errno := fs.madeBefore(r, ts, fd, name, want)
+	defer fs.nodes.release(parent)
+	made, errno := fs.again.madeBefore(r, ts, fd, name, want)
 	if errno != 0 {
 		return errno
 	}
 	if !made {
-		fs.intendNew(r, parent, name)
+		fs.again.intendNew(r, parent, name)
 	}
 	errno = call(fd, made)
 	if !made {
@@ -47,7 +47,7 @@ func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, want *
 	if errno != 0 {
 		return errno
 	}
-	if errno := fs.labelName(r, ts, fd, name); errno != 0 {
+	if errno := fs.xattrs.labelName(r, ts, fd, name); errno != 0 {
 		return errno
 	}
 	return find(fs, ts, parent, fd, name, out)
@@ -95,11 +95,11 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(parent)
-	if errno := fs.keepFD(); errno != 0 {
+	defer fs.nodes.release(parent)
+	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	errno = fs.unkeepFD(fs.createNew(r, ts, parent, dirfd, in, name, out))
+	errno = fs.fds.unkeepOn(fs.createNew(r, ts, parent, dirfd, in, name, out))
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		return fs.createExisting(r, ts, parent, dirfd, in, name, out)
 	}
@@ -109,27 +109,27 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 // createNew is CREATE of a file that is not there yet, with EEXIST if it is.
 func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: fs.mask(in.Umask)}
-	made, errno := fs.madeBefore(r, ts, dirfd, name, &want)
+	made, errno := fs.again.madeBefore(r, ts, dirfd, name, &want)
 	if errno != 0 {
 		return errno
 	}
 	if !made {
-		fs.intendNew(r, parent, name)
+		fs.again.intendNew(r, parent, name)
 	}
-	fd, seen, errno := fs.own.create(r, dirfd, name, fs.hostFlags(in.Flags), &want, made)
+	fd, seen, errno := fs.own.create(r, dirfd, name, fs.opener.hostFlags(in.Flags), &want, made)
 	if !made {
 		settle(r, errno)
 	}
 	if errno != 0 {
 		return errno
 	}
-	if errno = fs.label(r, ts, fd, unix.S_IFREG); errno != 0 {
+	if errno = fs.xattrs.label(r, ts, fd, unix.S_IFREG); errno != 0 {
 		_ = sysUnlinkat(dirfd, name.CString(), 0)
 	} else {
 		errno = statxFD(fd, &ts.st)
 	}
 	if errno != 0 {
-		fs.closeFD(fd)
+		fs.fds.close(fd)
 		return errno
 	}
 	return fs.created(r, ts, parent, fd, seen, in, name, out)
@@ -145,7 +145,7 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 		fs.Forget(ts.cell, out.Entry.NodeID, 1)
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if errno = fs.openNode(r, ts, n, in.Flags, in.OpenFlags, &out.Open); errno != 0 {
 		fs.forget(ts.cell, n, 1)
 		return errno
@@ -162,21 +162,21 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 // seen is what ownership.create says of it. Its node has no descriptor of its own: that of
 // the open file serves until RELEASE.
 func (fs *FS) created(r *server.Request, ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	n, errno := fs.intern(ts.cell, &ts.st, -1, parent, name)
+	n, errno := fs.nodes.intern(ts.cell, &ts.st, -1, parent, name)
 	if errno != 0 {
-		fs.closeFD(fd)
+		fs.fds.close(fd)
 		return errno
 	}
-	fh, errno := uint64(0), fs.keepHandle(ts, n, fd, &emptyName[0])
+	fh, errno := uint64(0), fs.find.keepHandle(ts, n, fd, &emptyName[0])
 	if errno == 0 && parent == nil {
 		errno = fs.pinNameless(n, fd)
 	}
 	if errno == 0 {
-		fs.back(r, ts, n, fd)
+		fs.opener.back(r, ts, n, fd)
 		fh, errno = fs.addOpenFile(ts.cell, n, fd, in.Flags)
 	}
 	if errno != 0 {
-		fs.closeFD(fd)
+		fs.fds.close(fd)
 		return fs.unknown(ts, n, errno)
 	}
 	if errno := fs.pinCreated(ts, fh, in.Flags); errno != 0 {
@@ -195,17 +195,17 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(parent)
-	if errno := fs.keepFD(); errno != 0 {
+	defer fs.nodes.release(parent)
+	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.unkeepFD(fs.createNameless(r, ts, dirfd, in, out))
+	return fs.fds.unkeepOn(fs.createNameless(r, ts, dirfd, in, out))
 }
 
 // createNameless is the part of TMPFILE that makes the file.
 func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
-	flags := fs.hostFlags(in.Flags)&^unix.O_TRUNC | int(in.Flags&unix.O_EXCL)
+	flags := fs.opener.hostFlags(in.Flags)&^unix.O_TRUNC | int(in.Flags&unix.O_EXCL)
 	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: fs.mask(in.Umask)}
 	fd, seen, errno := fs.own.create(r, dirfd, nil, flags, &want, false)
 	if errno == unix.EISDIR { // a file system without O_TMPFILE sees an open of "."
@@ -214,11 +214,11 @@ func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *
 	if errno != 0 {
 		return errno
 	}
-	if errno = fs.label(r, ts, fd, unix.S_IFREG); errno == 0 {
+	if errno = fs.xattrs.label(r, ts, fd, unix.S_IFREG); errno == 0 {
 		errno = statxFD(fd, &ts.st)
 	}
 	if errno != 0 {
-		fs.closeFD(fd)
+		fs.fds.close(fd)
 		return errno
 	}
 	return fs.created(r, ts, nil, fd, seen, in, nil, out)
@@ -229,17 +229,17 @@ var labelPrefix = []byte("security.")
 
 // labelName gives the new file at name its security contexts. If it can't, the file is
 // taken away again: a file without its label may be open to more than it should.
-func (fs *FS) labelName(r *server.Request, ts *threadState, dirfd int, name fp.Name) unix.Errno {
-	if fs.cfg.SecurityLabel == Never || len(r.Security) == 0 {
+func (x *xattrs) labelName(r *server.Request, ts *threadState, dirfd int, name fp.Name) unix.Errno {
+	if x.cfg.SecurityLabel == Never || len(r.Security) == 0 {
 		return 0
 	}
-	fd, errno := fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, errno := x.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno == 0 {
-		defer fs.closeFD(fd)
+		defer x.fds.close(fd)
 		errno = statxFD(fd, &ts.st)
 	}
 	if errno == 0 {
-		errno = fs.label(r, ts, fd, ts.st.Mode&unix.S_IFMT)
+		errno = x.label(r, ts, fd, ts.st.Mode&unix.S_IFMT)
 	}
 	if errno == 0 {
 		return 0
@@ -253,15 +253,15 @@ func (fs *FS) labelName(r *server.Request, ts *threadState, dirfd int, name fp.N
 // label writes the security contexts that the guest's policy gives a new file. A file
 // that can't have one is left without, as the kernel does it
 // (security/security.c: security_inode_init_security).
-func (fs *FS) label(r *server.Request, ts *threadState, fd int, kind uint16) unix.Errno {
-	if fs.cfg.SecurityLabel == Never {
+func (x *xattrs) label(r *server.Request, ts *threadState, fd int, kind uint16) unix.Errno {
+	if x.cfg.SecurityLabel == Never {
 		return 0
 	}
 	for _, c := range r.Security {
 		if !bytes.HasPrefix(c.Name, labelPrefix) {
 			return unix.EINVAL // a label only: for other attributes there are rules
 		}
-		host, errno := fs.hostXattrName(ts, c.Name)
+		host, errno := x.hostName(ts, c.Name)
 		if errno == 0 {
 			errno = sysSetxattr(ts.procPath(fd), host.CString(), c.Value, 0)
 			errno = remapped(kind, c.Name, host, errno)

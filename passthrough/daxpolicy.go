@@ -130,7 +130,7 @@ func (fs *FS) daxChosen(id uint64) bool {
 	if errno != 0 {
 		return false
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	return (len(c.only) == 0 || c.only.match(fs, n)) && !c.not.match(fs, n)
 }
 
@@ -163,6 +163,6 @@ const executable = 0o111
 // meetMount looks at the mount of a directory, before files in it are announced.
 func (fs *FS) meetMount(dir *inode, fd int) {
 	if fs.cfg.DAX != nil {
-		fs.mountOf(dir.Key(), fd)
+		fs.mounts.of(dir.Key(), fd)
 	}
 }

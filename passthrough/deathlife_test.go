@@ -132,11 +132,11 @@ func (l *life) look(p *process) (list []string) {
 		list = append(list, fmt.Sprintf("reply %d: %s", i, masked(step(l.board).op, l.board.reply(i)[:*l.board.length(i)])))
 	}
 	path := func(n *inode) string {
-		if n == p.fs.root {
+		if n == p.fs.nodes.root {
 			return "/"
 		}
 		var names []string
-		for at := n; at != nil && at != p.fs.root && len(names) < 20; at = at.currentParent() {
+		for at := n; at != nil && at != p.fs.nodes.root && len(names) < 20; at = at.currentParent() {
 			_, name := at.locationOf()
 			names = append(names, name)
 		}
@@ -149,7 +149,7 @@ func (l *life) look(p *process) (list []string) {
 	for f := range p.fs.openFiles.All {
 		list = append(list, fmt.Sprintf("open file of %s: %#x, locks %v", path(f.node), f.flags, f.node.heldLocks()))
 	}
-	list = append(list, fmt.Sprintf("%d open files are counted", p.fs.io.opens.Load()))
+	list = append(list, fmt.Sprintf("%d open files are counted", p.fs.fds.kept.Load()))
 	for k := range l.safe.held {
 		list = append(list, "kept: "+k.Kind.String())
 	}

@@ -21,22 +21,22 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
-	if errno := fs.keepFD(); errno != 0 {
+	defer fs.nodes.release(n)
+	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.unkeepFD(fs.openDirKept(ts, n, fd, in.Flags, out))
+	return fs.fds.unkeepOn(fs.openDirKept(ts, n, fd, in.Flags, out))
 }
 
 // openDirKept is the part of OPENDIR that opens the directory behind fd.
 func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *fp.OpenOut) unix.Errno {
 	// Through the node's descriptor, as with files: the name may be a link by now.
-	opened, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	opened, errno := fs.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return errno
 	}
 	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, flags); errno != 0 {
-		fs.closeFD(opened)
+		fs.fds.close(opened)
 		return errno
 	}
 	out.OpenFlags = fs.cache.dirOpenFlags()
@@ -61,7 +61,7 @@ func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
 		return errno
 	}
 	defer fs.releaseOpenFile(f)
-	return f.fsync(r, fs.mountOf(f.node.Key(), f.fd), in.FsyncFlags)
+	return f.fsync(r, fs.mounts.of(f.node.Key(), f.fd), in.FsyncFlags)
 }
 
 // Readdir implements server.Directories.
@@ -110,7 +110,7 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fs.cfg.ShortPositions {
-		d.positions.short = fs.mountOf(f.node.Key(), f.fd).hashes
+		d.positions.short = fs.mounts.of(f.node.Key(), f.fd).hashes
 	}
 	if errno := fs.seekDir(r, d, f.fd, in.Offset); errno != 0 {
 		return errno

@@ -36,16 +36,23 @@ func (f *openFile) writesDirect(in *fp.WriteIn) bool {
 // or memory in another place than the transport has it: neither is the guest's doing.
 func inPages(off uint64, size uint32) bool { return (off|uint64(size))%hostPage == 0 }
 
+// clearDirect takes O_DIRECT off an open file.
+func clearDirect(fd int) {
+	if flags, errno := syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0, 0, 0, 0); errno == 0 {
+		_, _ = syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT, 0, 0, 0)
+	}
+}
+
 // cachedFD is the descriptor for what goes through the page cache. It is valid while the
 // caller has a reference on the open file.
-func (fs *FS) cachedFD(r *server.Request, f *openFile) int {
+func (o *opener) cachedFD(r *server.Request, f *openFile) int {
 	if !f.direct {
 		return f.fd
 	}
 	if fd := f.cached.Load(); fd != 0 {
 		return int(fd)
 	}
-	fd, errno := fs.openCached(threadOf(r), f)
+	fd, errno := o.openCached(threadOf(r), f)
 	if errno != 0 {
 		// No descriptors left, or a file that may not be opened again. The open file then
 		// goes through the page cache for good, which is slower and not wrong.
@@ -53,40 +60,27 @@ func (fs *FS) cachedFD(r *server.Request, f *openFile) int {
 		fd = f.fd
 	}
 	if !f.cached.CompareAndSwap(0, int32(fd)) && fd != f.fd {
-		fs.closeKept(fd) // another request was faster
+		o.fds.closeKept(fd) // another request was faster
 	}
 	return int(f.cached.Load())
 }
 
 // openCached opens the file again, without O_DIRECT.
-func (fs *FS) openCached(ts *threadState, f *openFile) (int, unix.Errno) {
-	if errno := fs.keepFD(); errno != 0 {
+func (o *opener) openCached(ts *threadState, f *openFile) (int, unix.Errno) {
+	if errno := o.fds.keep(); errno != 0 {
 		return -1, errno
 	}
-	fd, errno := fs.openAgain(ts, f.fd, fs.hostFlags(f.flags)&^(unix.O_DIRECT|unix.O_TRUNC), f.flags)
+	fd, errno := o.openAgain(ts, f.fd, o.hostFlags(f.flags)&^(unix.O_DIRECT|unix.O_TRUNC), f.flags)
 	if errno != 0 {
-		fs.unkeepFDs(1)
+		o.fds.unkeep(1)
 	}
 	return fd, errno
 }
 
-// closeKept closes a descriptor that keepFD counts.
-func (fs *FS) closeKept(fd int) {
-	fs.closeFD(fd)
-	fs.unkeepFDs(1)
-}
-
 // closeCached closes the second descriptor of an open file when it is not in
 // use.
-func (fs *FS) closeCached(f *openFile) {
+func (o *opener) closeCached(f *openFile) {
 	if fd := int(f.cached.Swap(0)); fd != 0 && fd != f.fd {
-		fs.closeKept(fd)
-	}
-}
-
-// clearDirect takes O_DIRECT off an open file.
-func clearDirect(fd int) {
-	if flags, errno := syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0, 0, 0, 0); errno == 0 {
-		_, _ = syscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT, 0, 0, 0)
+		o.fds.closeKept(fd)
 	}
 }

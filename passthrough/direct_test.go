@@ -39,7 +39,7 @@ func page(t *testing.T) []byte {
 // O_DIRECT goes through the host's, and takes one descriptor more as long as that is open.
 func TestDirectPages(t *testing.T) {
 	g, node, fh := openDirect(t, strings.Repeat("x", 1168))
-	before, opens := g.fs.fds.Load(), g.fs.io.opens.Load()
+	before, opens := g.fs.fds.used.Load(), g.fs.fds.kept.Load()
 	const direct = unix.O_RDWR | unix.O_DIRECT
 	for _, c := range []struct {
 		what string
@@ -71,7 +71,7 @@ func TestDirectPages(t *testing.T) {
 	}
 	wantErrno(t, "release", g.release(to, toFh), 0)
 	g.fs.Forget(nil, to, 1)
-	if fds, n := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != before+1 || n != opens+1 {
+	if fds, n := g.fs.fds.used.Load(), g.fs.fds.kept.Load(); fds != before+1 || n != opens+1 {
 		t.Errorf("%d and %d descriptors, want %d and %d", fds, n, before+1, opens+1)
 	}
 	f, errno := g.fs.openFileOf(node, fh)
@@ -81,7 +81,7 @@ func TestDirectPages(t *testing.T) {
 	}
 	g.fs.releaseOpenFile(f)
 	wantErrno(t, "release", g.release(node, fh), 0)
-	if fds, n := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != before-1 || n != opens-1 {
+	if fds, n := g.fs.fds.used.Load(), g.fs.fds.kept.Load(); fds != before-1 || n != opens-1 {
 		t.Errorf("%d and %d descriptors are left, want %d and %d", fds, n, before-1, opens-1)
 	}
 }
@@ -116,10 +116,10 @@ func TestDirectWholePages(t *testing.T) {
 // the same.
 func TestDirectWithoutDescriptors(t *testing.T) {
 	g, node, fh := openDirect(t, "")
-	opens := g.fs.io.opens.Load()
-	g.fs.io.opens.Store(int64(g.fs.cfg.MaxFDs))
+	opens := g.fs.fds.kept.Load()
+	g.fs.fds.kept.Store(int64(g.fs.cfg.MaxFDs))
 	n, errno := g.writeAt(node, fp.WriteIn{Fh: fh, WriteFlags: fp.WriteCache, Flags: unix.O_RDWR | unix.O_DIRECT}, "data")
-	g.fs.io.opens.Store(opens)
+	g.fs.fds.kept.Store(opens)
 	if n != 4 || errno != 0 || g.content("f") != "data" {
 		t.Errorf("%d, %v", n, errno)
 	}

@@ -1,8 +1,6 @@
 package passthrough
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // dirPositions is how an open directory's positions are shown to the client. The host's are 64-bit
 // hashes on ext4 with dir_index: 31 bits of a hash, and 32 bits that tell names with the same hash

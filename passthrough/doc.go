@@ -51,7 +51,7 @@
 //	FS.destroyExcluded
 //	openless.mu              of files that are read without opening them
 //	dirStream.mu
-//	  shard of FS.nodes        a part of the table of nodes by identity, see package nodes
+//	  shard of nodeTable        a part of the table of nodes by identity, see package nodes
 //	inode.Lock                 location, file handle, open files, lock owners of a node
 //	  evictor.mu → inode.Lock  of other nodes, tried and not waited for
 //	    numbers of nodes and open files; leaves

@@ -38,34 +38,34 @@ const (
 // evict closes up to want descriptors of nodes that are not in use and that can be
 // found again. It returns the number. Nodes that were used since the hand last passed
 // are spared, unless no others are left.
-func (fs *FS) evict(want int) (n int) {
-	if !fs.evictor.mu.TryLock() {
+func (d *descriptors) evict(want int) (n int) {
+	if !d.evictor.mu.TryLock() {
 		return 0
 	}
-	defer fs.evictor.mu.Unlock()
-	return fs.evictTwice(evictLook, want)
+	defer d.evictor.mu.Unlock()
+	return d.evictTwice(evictLook, want)
 }
 
-// evictTwice is evict that looks at so many descriptors. fs.evictor.mu is held.
-func (fs *FS) evictTwice(look uint32, want int) (n int) {
-	from := fs.evictor.hand
-	n = fs.evictFrom(from, look, want, false)
+// evictTwice is evict that looks at so many descriptors. evictor.mu is held.
+func (d *descriptors) evictTwice(look uint32, want int) (n int) {
+	from := d.evictor.hand
+	n = d.evictFrom(from, look, want, false)
 	if n == 0 { // all were used, so all were spared; their marks are cleared now
-		n = fs.evictFrom(from, look, want, false)
+		n = d.evictFrom(from, look, want, false)
 	}
 	return n
 }
 
 // makeRoom closes descriptors until that is enough, wherever they are, and in the end pins
 // too. It fails if all others are in use at this moment.
-func (fs *FS) makeRoom(enough func() bool) bool {
+func (d *descriptors) makeRoom(enough func() bool) bool {
 	// The caller may hold a node's mu, so code that holds evictor.mu waits for
 	// no node.
-	fs.evictor.mu.Lock()
-	defer fs.evictor.mu.Unlock()
+	d.evictor.mu.Lock()
+	defer d.evictor.mu.Unlock()
 	for !enough() {
-		look := fs.owners.end()
-		if fs.evictTwice(look, evictAtOnce) == 0 && fs.evictFrom(fs.evictor.hand, look, evictAtOnce, true) == 0 {
+		look := d.owners.end()
+		if d.evictTwice(look, evictAtOnce) == 0 && d.evictFrom(d.evictor.hand, look, evictAtOnce, true) == 0 {
 			return enough()
 		}
 	}
@@ -73,24 +73,24 @@ func (fs *FS) makeRoom(enough func() bool) bool {
 }
 
 // evictFrom looks at so many descriptors and leaves the hand behind the last.
-func (fs *FS) evictFrom(hand, look uint32, want int, pins bool) (n int) {
+func (d *descriptors) evictFrom(hand, look uint32, want int, pins bool) (n int) {
 	for range look {
-		if hand++; hand >= fs.owners.end() {
+		if hand++; hand >= d.owners.end() {
 			hand = 0
 		}
-		if in := fs.owners.at(hand); in != nil && in.fd.Load() == int32(hand) && fs.evictOne(in, pins) == evictedClosed {
+		if in := d.owners.at(hand); in != nil && in.fd.Load() == int32(hand) && d.find.evictOne(in, pins) == evictedClosed {
 			if n++; n == want {
 				break
 			}
 		}
 	}
-	fs.evictor.hand = hand
+	d.evictor.hand = hand
 	return n
 }
 
 // evictOne closes the node's descriptor if it may; with pins also one that was used, or
-// that is needed to find the node again. fs.evictor.mu is held.
-func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
+// that is needed to find the node again. evictor.mu is held.
+func (l *locator) evictOne(n *inode, pins bool) (what evicted) {
 	if n.ID() == fp.RootID || n.fd.Load() < 0 {
 		return evictedNone
 	}
@@ -103,19 +103,19 @@ func (fs *FS) evictOne(n *inode, pins bool) (what evicted) {
 	if !n.TryExclusive() {
 		return evictedInUse
 	}
-	defer fs.nodes.EndExclusive(n)
+	defer l.nodes.EndExclusive(n)
 	// The caller may hold the lock of this node, or of one whose holder also makes
 	// room.
 	if !n.TryLock() {
 		return evictedInUse
 	}
-	canFind := fs.findable(n, int(n.fd.Load()))
+	canFind := l.findable(n, int(n.fd.Load()))
 	last := n.Parent() == nil && n.anyLazy()
 	n.Unlock()
 	if last || !canFind && !pins {
 		return evictedPin
 	}
-	if !fs.dropFD(n) {
+	if !l.nodes.dropFD(n) {
 		return evictedNone
 	}
 	return evictedClosed

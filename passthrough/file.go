@@ -10,27 +10,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// hostFlags are the flags to open a file with on the host. Everything that is not
-// named here stays away from it: O_CREAT, O_PATH, O_TMPFILE, O_DIRECTORY and so on.
-//
-// O_APPEND, O_SYNC and O_DSYNC are not either: each WRITE says what holds for it, as
-// a process may change them while the file is open, see writeFlags. O_NONBLOCK
-// concerns only a lease that somebody on the host holds.
-func (fs *FS) hostFlags(guest uint32) int {
-	flags := int(guest)&(unix.O_ACCMODE|unix.O_TRUNC) | unix.O_NONBLOCK
-	if fs.cfg.AllowDirectIO {
-		flags |= int(guest) & unix.O_DIRECT
-	}
-	if fs.cfg.PreserveNoatime {
-		flags |= int(guest) & unix.O_NOATIME
-	}
-	if fs.agreed(fp.InitWritebackCache) && flags&unix.O_ACCMODE == unix.O_WRONLY {
-		// The guest fills up pages that a process writes a part of.
-		flags = flags&^unix.O_ACCMODE | unix.O_RDWR
-	}
-	return flags
-}
-
 // Open implements server.Files.
 func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno {
 	const tmpfile = unix.O_TMPFILE &^ unix.O_DIRECTORY
@@ -45,7 +24,7 @@ func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	return fs.openNode(r, ts, n, in.Flags, in.OpenFlags, out)
 }
 
@@ -61,96 +40,51 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	case !n.isReg():
 		return unix.ENXIO
 	}
-	if errno := fs.keepFD(); errno != 0 {
+	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.unkeepFD(fs.openKept(r, ts, n, guest, openFlags, out))
+	return fs.fds.unkeepOn(fs.openKept(r, ts, n, guest, openFlags, out))
 }
 
 // openKept is the part of openNode that opens the file.
 func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, openFlags uint32, out *fp.OpenOut) unix.Errno {
-	fd, errno := fs.fdOf(ts, n)
+	fd, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
-	flags := fs.hostFlags(guest)
-	kill := flags&unix.O_TRUNC != 0 && fs.truncatesUnprivileged(r, openFlags)
+	flags := fs.opener.hostFlags(guest)
+	kill := flags&unix.O_TRUNC != 0 && fs.privileges.truncatesUnprivileged(r, openFlags)
 	if flags&unix.O_TRUNC != 0 {
-		if errno := fs.truncatesAt(ts, n, fd, kill); errno != 0 {
+		if errno := fs.privileges.truncatesAt(ts, n, fd, kill); errno != 0 {
 			return errno
 		}
 	}
-	opened, errno := fs.openIO(ts, n, fd, flags, guest)
+	opened, errno := fs.opener.openIO(ts, n, fd, flags, guest)
 	if errno == unix.EAGAIN { // a lease, which the open has begun to break
 		if !r.MayWait {
 			return server.WouldBlock
 		}
-		opened, errno = fs.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
+		opened, errno = fs.opener.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
 	}
 	if errno == unix.EACCES && fs.cfg.Landlocked {
-		opened, errno = fs.openNamed(ts, n, flags, guest)
+		opened, errno = fs.opener.openNamed(ts, n, flags, guest)
 	}
 	if errno != 0 {
 		return errno
 	}
 	if kill {
 		if errno := fs.own.afterTruncate(ts, opened); errno != 0 {
-			fs.closeFD(opened)
+			fs.fds.close(opened)
 			return errno
 		}
 	}
-	out.OpenFlags = fs.openFlags(ts, n, opened) | fs.noFlush(fs.mountOf(n.Key(), opened), guest)
-	fs.back(r, ts, n, opened)
+	out.OpenFlags = fs.openFlags(ts, n, opened) | fs.opener.noFlush(fs.mounts.of(n.Key(), opened), guest)
+	fs.opener.back(r, ts, n, opened)
 	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, guest); errno != 0 {
-		fs.closeFD(opened)
+		fs.fds.close(opened)
 		return errno
 	}
 	return 0
-}
-
-// back gives the kernel the file of an open file that is about to be, see Config.BackingFiles. The kernel
-// uses it as this thread is now: it needs what keeps set-ID bits, as it clears those itself, by
-// SETATTR, for writers who may not keep them.
-func (fs *FS) back(r *server.Request, ts *threadState, n *inode, fd int) {
-	if fs.agreed(fp.InitPassthrough) {
-		fs.who.setFsetid(ts, true)
-		r.Back(n.ID(), fd)
-	}
-}
-
-// openAgain opens the file behind an O_PATH descriptor, and where it is not allowed
-// to do that as it should, does what comes next best.
-func (fs *FS) openAgain(ts *threadState, fd, flags int, guest uint32) (int, unix.Errno) {
-	open := func(flags int) (int, unix.Errno) {
-		return fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
-	}
-	if fs.cfg.ReadOnly && flags&unix.O_NOATIME == 0 {
-		// Reading a share that is not to be changed should not change its times.
-		if f, errno := open(flags | unix.O_NOATIME); errno != unix.EPERM {
-			return f, errno
-		}
-	}
-	f, errno := open(flags)
-	if errno == unix.EPERM && guest&unix.O_APPEND != 0 {
-		f, errno = open(flags | unix.O_APPEND) // chattr +a wants to see it
-	}
-	if errno == unix.EACCES && guest&unix.O_ACCMODE == unix.O_WRONLY && flags&unix.O_ACCMODE == unix.O_RDWR {
-		// A daemon without privileges may write and not read: better without
-		// the guest's read-modify-write than not at all.
-		f, errno = open(flags&^unix.O_ACCMODE | unix.O_WRONLY)
-	}
-	return f, errno
-}
-
-// noFlush tells the guest to save the FLUSH when a process closes a file that it can
-// only read and whose file system has nothing to report. A file that can be written
-// to keeps it: with the flag the guest would also leave pages of shared mappings
-// unwritten at close (fs/fuse/file.c: fuse_flush). POSIX locks end with FLUSH.
-func (fs *FS) noFlush(mount *mountInfo, guest uint32) uint32 {
-	if guest&unix.O_ACCMODE != unix.O_RDONLY || fs.agreed(fp.InitPosixLocks) || !mount.local {
-		return 0
-	}
-	return fp.FopenNoflush
 }
 
 // Release implements server.Files. The descriptor is closed when the last request that
@@ -189,11 +123,11 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 		return server.WouldBlock
 	}
 	// Network file systems report at close what became of earlier writes.
-	fd, errno := fs.opened(func() (int, unix.Errno) { return sysDup(f.fd) })
+	fd, errno := fs.fds.opened(func() (int, unix.Errno) { return sysDup(f.fd) })
 	if errno != 0 {
 		return 0
 	}
-	fs.uncountFD()
+	fs.fds.uncount()
 	return sysClose(fd)
 }
 
@@ -236,7 +170,7 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if !r.MayWait && in.Length > inlineBytes {
 		return server.WouldBlock
 	}
-	if errno := fs.changesData(threadOf(r), f, fs.copiesUnprivileged(r)); errno != 0 {
+	if errno := fs.privileges.changesData(threadOf(r), f, fs.privileges.copiesUnprivileged(r)); errno != 0 {
 		return errno
 	}
 	if in.Mode&shifts == 0 {
@@ -301,11 +235,11 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	if !r.MayWait && in.Len > inlineBytes {
 		return 0, server.WouldBlock
 	}
-	if errno := fs.changesData(threadOf(r), to, fs.copiesUnprivileged(r)); errno != 0 {
+	if errno := fs.privileges.changesData(threadOf(r), to, fs.privileges.copiesUnprivileged(r)); errno != 0 {
 		return 0, errno
 	}
 	const most = math.MaxInt32 &^ 0xfff // MAX_RW_COUNT
-	n, errno := sysCopyFileRange(fs.cachedFD(r, from), int64(in.OffIn), fs.cachedFD(r, to), int64(in.OffOut), int(min(in.Len, most)))
+	n, errno := sysCopyFileRange(fs.opener.cachedFD(r, from), int64(in.OffIn), fs.opener.cachedFD(r, to), int64(in.OffOut), int(min(in.Len, most)))
 	return uint64(n), errno
 }
 

@@ -348,7 +348,7 @@ func TestCopyFileRange(t *testing.T) {
 func TestFlushOnNetwork(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("f", "x", unix.O_RDWR)
-	g.fs.mountOf(g.fs.nodes.Get(node).Key(), -1).local = false
+	g.fs.mounts.of(g.fs.nodes.Get(node).Key(), -1).local = false
 	flush := func(r *server.Request) unix.Errno { return g.fs.Flush(r, &fp.FlushIn{Fh: fh}) }
 	wantErrno(t, "flush on the queue's thread", flush(g.on(node)), server.WouldBlock)
 	wantCalls(t, "flush", 2, func() { wantErrno(t, "flush", g.patient(node, flush), 0) })
@@ -377,7 +377,7 @@ func TestReadOnlyLinkTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := g.lookup(fp.RootID, "link")
-	fds := g.fs.fds.Load()
+	fds := g.fs.fds.used.Load()
 	buf := make([]byte, unix.PathMax)
 	for range 3 {
 		if n, errno := g.fs.Readlink(g.on(link), buf); errno != 0 || string(buf[:n]) != "target" {
@@ -388,7 +388,7 @@ func TestReadOnlyLinkTimes(t *testing.T) {
 	if err := unix.Lstat(g.path("link"), &st); err != nil || st.Atim.Sec != 1000 {
 		t.Errorf("it was read at %d, %v", st.Atim.Sec, err)
 	}
-	if left := g.fs.fds.Load() - fds; left > 1 { // the node's own
+	if left := g.fs.fds.used.Load() - fds; left > 1 { // the node's own
 		t.Errorf("%d descriptors are left", left)
 	}
 }

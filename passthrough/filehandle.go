@@ -47,16 +47,16 @@ const (
 )
 
 // setHandles finds out whether the share's root has a handle that can be opened.
-func (fs *FS) setHandles(st *unix.Statx_t) error {
-	if fs.cfg.FileHandles == HandlesNever {
+func (l *locator) setHandles(st *unix.Statx_t) error {
+	if l.cfg.FileHandles == HandlesNever {
 		return nil
 	}
-	errno := fs.tryHandle(st)
+	errno := l.tryHandle(st)
 	if errno == 0 {
 		return nil
 	}
-	mandatory := fs.cfg.FileHandles == HandlesMandatory
-	fs.cfg.FileHandles = HandlesNever
+	mandatory := l.cfg.FileHandles == HandlesMandatory
+	l.cfg.FileHandles = HandlesNever
 	switch {
 	case !mandatory:
 		return nil
@@ -69,14 +69,14 @@ func (fs *FS) setHandles(st *unix.Statx_t) error {
 }
 
 // tryHandle makes the root's handle and opens it.
-func (fs *FS) tryHandle(st *unix.Statx_t) unix.Errno {
+func (l *locator) tryHandle(st *unix.Statx_t) unix.Errno {
 	k := keyOf(st)
 	h := &rawHandle{}
-	if errno := sysNameToHandleAt(fs.cfg.RootFD, &emptyName[0], h, unix.AT_EMPTY_PATH); errno != 0 {
+	if errno := sysNameToHandleAt(l.cfg.RootFD, &emptyName[0], h, unix.AT_EMPTY_PATH); errno != 0 {
 		return errno
 	}
 	var num [16]byte
-	mount, errno := sysOpenat(fs.cfg.ProcFD, procName(&num, fs.cfg.RootFD), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	mount, errno := sysOpenat(l.cfg.ProcFD, procName(&num, l.cfg.RootFD), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -86,7 +86,7 @@ func (fs *FS) tryHandle(st *unix.Statx_t) unix.Errno {
 		return errno
 	}
 	_ = sysClose(fd)
-	m := fs.mountOf(k, fs.cfg.RootFD)
+	m := l.mounts.of(k, l.cfg.RootFD)
 	m.keep = true
 	m.fd.Store(int32(mount))
 	return 0
@@ -98,8 +98,8 @@ func (fs *FS) UsesFileHandles() bool { return fs.cfg.FileHandles != HandlesNever
 // keepHandle gives a node that was just seen a handle if it should have one from the
 // start. It is called name in the directory dirfd, or is dirfd with an empty name. The
 // handle may be another file's by now: that shows when it is opened.
-func (fs *FS) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.Errno {
-	switch fs.cfg.FileHandles {
+func (l *locator) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.Errno {
+	switch l.cfg.FileHandles {
 	case HandlesNever:
 		return 0
 	case HandlesPrefer:
@@ -109,8 +109,8 @@ func (fs *FS) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) unix.
 	}
 	n.Lock()
 	defer n.Unlock()
-	errno := fs.takeHandle(n, dirfd, name, &ts.handle)
-	if fs.cfg.FileHandles == HandlesMandatory {
+	errno := l.takeHandle(n, dirfd, name, &ts.handle)
+	if l.cfg.FileHandles == HandlesMandatory {
 		return errno
 	}
 	return 0
@@ -131,7 +131,7 @@ const (
 
 // takeHandle asks for the handle of a node and keeps it; h is scratch. One from its
 // descriptor, which dirfd is if the name is empty, replaces one by name. n.mu is held.
-func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Errno {
+func (l *locator) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Errno {
 	from, flags := handleByName, 0
 	if *name == 0 {
 		from, flags = handleByFD, unix.AT_EMPTY_PATH
@@ -139,7 +139,7 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 	if n.fileHandle >= from {
 		return 0
 	}
-	m := fs.mounts.get(n.Key().onMount())
+	m := l.mounts.get(n.Key().onMount())
 	if m != nil && m.noHandles.Load() {
 		return unix.EOPNOTSUPP
 	}
@@ -154,13 +154,13 @@ func (fs *FS) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix.Err
 	if from == handleByName && n.Key().mount != 0 && n.Key().mount != uint64(uint32(h.mount)) {
 		return unix.ESTALE
 	}
-	fs.setHandle(n, h, from)
+	l.setHandle(n, h, from)
 	return 0
 }
 
 // setHandle keeps a handle, which is from where from says. n is locked.
-func (fs *FS) setHandle(n *inode, h *rawHandle, from handleFrom) {
-	fs.nodes.SetFileHandle(n, h.bytes())
+func (l *locator) setHandle(n *inode, h *rawHandle, from handleFrom) {
+	l.nodes.SetFileHandle(n, h.bytes())
 	n.fileHandle = from
 }
 
@@ -176,17 +176,17 @@ func (n *inode) handle(h *rawHandle) bool {
 }
 
 // openHandle opens the node by its handle, and checks what it has got.
-func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno) {
+func (l *locator) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno) {
 	n.Lock()
 	has, from := n.HasFileHandle(), n.fileHandle
 	n.Unlock()
 	if !has {
 		return -1, unix.ESTALE
 	}
-	if errno := fs.allow(n, intentRebind); errno != 0 {
+	if errno := l.allow(n, intentRebind); errno != 0 {
 		return -1, errno
 	}
-	m, mfd, errno := fs.borrowMount(ts, n, depth)
+	m, mfd, errno := l.borrowMount(ts, n, depth)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -194,40 +194,40 @@ func (fs *FS) openHandle(ts *threadState, n *inode, depth int) (int, unix.Errno)
 	n.Lock()
 	n.handle(&ts.handle)
 	n.Unlock()
-	fd, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, unix.O_PATH) })
+	fd, errno := l.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
 	}
-	fd, errno = fs.checked(ts, n, fd)
+	fd, errno = l.checked(ts, n, fd)
 	if errno == 0 && from == handleOfLedger {
-		fd, errno = fs.proven(ts, n, fd)
+		fd, errno = l.proven(ts, n, fd)
 	}
 	return fd, errno
 }
 
 // proven exchanges a node's descriptor that a file handle from outside has led to for one that was
 // found by name below the share: the kernel opens any file of the file system by its handle.
-func (fs *FS) proven(ts *threadState, n *inode, fd int) (int, unix.Errno) {
-	path := fs.pathOf(ts, fd)
-	fs.closeFD(fd)
+func (l *locator) proven(ts *threadState, n *inode, fd int) (int, unix.Errno) {
+	path := l.pathOf(ts, fd)
+	l.fds.close(fd)
 	if path == "" {
 		return -1, unix.ESTALE
 	}
-	found, errno := fs.walk(ts, path)
+	found, errno := l.walk(ts, path)
 	if errno != 0 {
 		return -1, unix.ESTALE
 	}
-	return fs.checked(ts, n, found)
+	return l.checked(ts, n, found)
 }
 
 // checked returns fd if it is the node's file, and closes it otherwise.
-func (fs *FS) checked(ts *threadState, n *inode, fd int) (int, unix.Errno) {
+func (l *locator) checked(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 	errno := statxFD(fd, &ts.found)
 	if errno == 0 && !n.is(&ts.found) {
 		errno = unix.ESTALE
 	}
 	if errno != 0 {
-		fs.closeFD(fd)
+		l.fds.close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -245,17 +245,17 @@ func (fs *FS) keepLinked(ts *threadState, n *inode) {
 	if !linked {
 		return
 	}
-	if fd, errno := fs.fdOf(ts, n); errno == 0 {
+	if fd, errno := fs.find.fdOf(ts, n); errno == 0 {
 		n.Lock()
 		defer n.Unlock()
-		_ = fs.takeHandle(n, fd, &emptyName[0], &ts.handle)
+		_ = fs.find.takeHandle(n, fd, &emptyName[0], &ts.handle)
 	}
 }
 
 // openHere opens the file of a node's descriptor fd, which belongs to another mount, on the node's own.
 // The file may have no name; then it can be linked only if it is open for I/O.
-func (fs *FS) openHere(ts *threadState, n *inode, fd int) (int, unix.Errno) {
-	m, mfd, errno := fs.borrowMount(ts, n, 0)
+func (l *locator) openHere(ts *threadState, n *inode, fd int) (int, unix.Errno) {
+	m, mfd, errno := l.borrowMount(ts, n, 0)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -267,20 +267,20 @@ func (fs *FS) openHere(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 	if n.isReg() {
 		flags = unix.O_RDONLY | unix.O_NONBLOCK
 	}
-	here, errno := fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, flags) })
+	here, errno := l.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(mfd, &ts.handle, flags) })
 	if errno != 0 {
 		return -1, errno
 	}
-	return fs.checked(ts, n, here)
+	return l.checked(ts, n, here)
 }
 
 // findable reports whether a node that the evictor is at can be found again without its
-// descriptor fd. It gets a handle now if it can. n.mu and fs.evictor.mu are held.
-func (fs *FS) findable(n *inode, fd int) bool {
-	if fs.cfg.FileHandles != HandlesNever {
-		_ = fs.takeHandle(n, fd, &emptyName[0], &fs.evictor.handle)
+// descriptor fd. It gets a handle now if it can. n.mu and evictor.mu are held.
+func (l *locator) findable(n *inode, fd int) bool {
+	if l.cfg.FileHandles != HandlesNever {
+		_ = l.takeHandle(n, fd, &emptyName[0], &l.fds.evictor.handle)
 	}
-	if n.Parent() != nil || n.openFiles != nil || fs.nodes.Get(n.ID()) != n {
+	if n.Parent() != nil || n.openFiles != nil || l.nodes.Get(n.ID()) != n {
 		return true // or nobody but its children can ask for it
 	}
 	// A file of which no name is known lives as long as it has one at all: it is found

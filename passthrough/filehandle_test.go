@@ -26,8 +26,8 @@ func withHandles(t *testing.T, mode FileHandles, maxFDs int) *guest {
 
 // evictAll closes the descriptors of all nodes that can do without.
 func (g *guest) evictAll() {
-	for range 4 + 2*g.fs.owners.end()/evictLook { // so many times round
-		g.fs.evict(1 << 20)
+	for range 4 + 2*g.fs.fds.owners.end()/evictLook { // so many times round
+		g.fs.fds.evict(1 << 20)
 	}
 }
 
@@ -39,7 +39,7 @@ func (g *guest) use(node uint64) {
 	if errno != 0 {
 		g.t.Fatal(errno)
 	}
-	g.fs.release(n)
+	g.fs.nodes.release(n)
 }
 
 func (g *guest) getattr(node uint64) (fp.Attr, unix.Errno) {
@@ -106,8 +106,8 @@ func TestHandlesOfListings(t *testing.T) {
 		g.write("f", "")
 		var d, f fp.EntryOut
 		ts := threadOf(g.on(fp.RootID))
-		root := g.fs.root
-		fd, _ := g.fs.fdOf(ts, root)
+		root := g.fs.nodes.root
+		fd, _ := g.fs.find.fdOf(ts, root)
 		wantErrno(t, "lookup", g.fs.lookupLazy(ts, root, fd, name("d"), &d), 0)
 		wantErrno(t, "lookup", g.fs.lookupLazy(ts, root, fd, name("f"), &f), 0)
 		g.mkdirs("other")
@@ -231,7 +231,7 @@ func TestHandleMounts(t *testing.T) {
 		t.Errorf("the mount is not in use: %v", err)
 	}
 	clock.run()
-	if n := g.fs.fds.Load(); n != 1 {
+	if n := g.fs.fds.used.Load(); n != 1 {
 		t.Errorf("%d descriptors are left, want the root's", n)
 	}
 	if err := unmount(); err != nil {
@@ -282,7 +282,7 @@ func TestHandlesAskedOnce(t *testing.T) {
 	}
 	g.evictAll()
 	g.lookup(proc, "version")
-	if _, errno := g.fs.fdOf(threadOf(g.on(f)), g.fs.nodes.Get(f)); errno != 0 {
+	if _, errno := g.fs.find.fdOf(threadOf(g.on(f)), g.fs.nodes.Get(f)); errno != 0 {
 		t.Fatal(errno)
 	}
 	wantCalls(t, "closing a descriptor", 2, g.evictAll) // with that of the directory
@@ -309,21 +309,21 @@ func TestHandleFormat(t *testing.T) {
 	for size := range maxHandle + 1 {
 		for _, s := range []string{"", "x", "a long name of a file"} {
 			st := unix.Statx_t{Mode: unix.S_IFREG, Ino: 1}
-			n := fs.newInode(&st)
+			n := fs.nodes.newInode(&st)
 			fs.nodes.Prepare(n, keyOf(&st), 0)
 			if s != "" {
-				fs.locate(n, fs.root, name(s))
+				fs.nodes.locate(n, fs.nodes.root, name(s))
 			}
 			want := rawHandle{size: uint32(size), kind: -int32(size)}
 			for i := range size {
 				want.data[i] = byte(i * 7)
 			}
-			fs.setHandle(n, &want, handleByFD)
+			fs.find.setHandle(n, &want, handleByFD)
 			var got rawHandle
 			if !n.handle(&got) || got != want || s != "" && n.Name().String() != s {
 				t.Fatalf("%q with %d bytes: %q, %v", s, size, n.Name(), got)
 			}
-			fs.locate(n, fs.root, name("other"))
+			fs.nodes.locate(n, fs.nodes.root, name("other"))
 			got = rawHandle{}
 			if !n.handle(&got) || got != want || n.Name().String() != "other" {
 				t.Fatalf("%q renamed, with %d bytes: %q, %v", s, size, n.Name(), got)
@@ -373,7 +373,7 @@ func TestWalk(t *testing.T) {
 				nodes[fmt.Sprintf("d%d/f%d", d, f)] = n
 				g.release(n, g.open(n, unix.O_RDONLY))
 			}
-			if n := g.fs.fds.Load(); n > limit {
+			if n := g.fs.fds.used.Load(); n > limit {
 				t.Fatalf("%d descriptors with a limit of %d", n, limit)
 			}
 			if mode != HandlesNever && d > 0 {
@@ -410,12 +410,12 @@ func TestHandleByName(t *testing.T) {
 			t.Fatal(err)
 		}
 		ts := threadOf(g.on(fp.RootID))
-		rootFD, _ := g.fs.fdOf(ts, g.fs.root)
+		rootFD, _ := g.fs.find.fdOf(ts, g.fs.nodes.root)
 		wantErrno(t, "statx", sysStatx(rootFD, name("file").CString(), 0, &ts.st), 0)
-		n, errno := g.fs.intern(nil, &ts.st, -1, g.fs.root, name("file"))
+		n, errno := g.fs.nodes.intern(nil, &ts.st, -1, g.fs.nodes.root, name("file"))
 		wantErrno(t, "intern", errno, 0)
 		// Between two system calls of a LOOKUP, something else gets its name.
-		errno = g.fs.keepHandle(ts, n, rootFD, name("other").CString())
+		errno = g.fs.find.keepHandle(ts, n, rootFD, name("other").CString())
 		if what == "mount" {
 			wantErrno(t, "handle of another mount", errno, unix.ESTALE)
 		}
@@ -427,7 +427,7 @@ func TestHandleByName(t *testing.T) {
 			g.release(n.ID(), fh)
 			g.evictAll()
 		}
-		g.fs.release(n)
+		g.fs.nodes.release(n)
 		g.fs.Destroy()
 	}
 }

@@ -17,41 +17,36 @@ import (
 // FS is a server.FileSystem over a directory tree of the host. What belongs together is a
 // struct of its own, in the file of its subject.
 type FS struct {
-	cfg   Config
-	flags atomic.Uint64 // fp.InitFlags agreed with the client
+	cfg Config
+	features
+	allower
 
-	// Nodes and open files.
-	root      *inode
-	nodes     *nodes.Table[key, inode]
-	openFiles *nodes.OpenFiles[openFile]
+	fds       descriptors
 	mounts    mountTable
+	nodes     nodeTable
+	find      locator
+	opener    opener
+	openFiles *nodes.OpenFiles[openFile]
+	io        ioState
+	sweeper   sweeper
 
-	// Descriptors, at most cfg.MaxFDs; see countFD.
-	fds     atomic.Int64
-	part    *host.Part // of the descriptors of all shares
-	owners  owners
-	io      ioState
-	sweeper sweeper
-	evictor evictor
-
-	policy   policy // nil: the client may do what it likes
-	own      ownership
-	who      *credentials
-	caps     capState // of files
-	cache    cacheRules
-	dax      daxChoice
-	openless openless
-	locks    shareLocks
-	recovery recovery
+	own        ownership
+	who        *credentials
+	caps       capState // of files
+	privileges privileges
+	xattrs     xattrs
+	cache      cacheRules
+	dax        daxChoice
+	openless   openless
+	locks      shareLocks
+	recovery   recovery
+	again      decider
 
 	destroyExcluded sync.Mutex  // one Destroy at a time
 	limits          stateLimits // of what moves to another host
 }
 
 var _ server.FileSystem = (*FS)(nil)
-
-// fdReserve is what FS leaves for the rest of the process when Config.MaxFDs is 0.
-const fdReserve = 512
 
 // New returns a file system for the share; it takes over the descriptors of cfg
 // when it succeeds.
@@ -64,21 +59,21 @@ func New(cfg Config) (*FS, error) {
 	}
 	cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
 	fs := &FS{
-		cfg:     cfg,
-		limits:  defaultStateLimits,
-		sweeper: sweeper{after: afterFunc},
+		cfg:    cfg,
+		limits: defaultStateLimits,
 	}
 	if err := fs.setLedger(); err != nil {
 		return nil, err
 	}
-	fs.nodes = nodes.New(nodes.Config[key, inode]{
-		Hash: key.hash, Gone: func(n *inode) { fs.dropFD(n) }, Recorder: fs.cfg.recordNodes,
-	})
-	fs.openFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: fs.openFileGone, Recorder: fs.cfg.recordOpens})
+	var err error
+	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
+		return nil, err
+	}
 	if err := fs.setOwnership(); err != nil {
 		return nil, err
 	}
-	var err error
+	fs.join()
+	fs.openFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: fs.openFileGone, Recorder: fs.cfg.recordOpens})
 	if fs.cache, err = newCacheRules(&cfg); err != nil {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
@@ -86,10 +81,7 @@ func New(cfg Config) (*FS, error) {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
 	fs.caps.set(&cfg, fs.cache.attr.duration())
-	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
-		return nil, err
-	}
-	if err = fs.setBudget(); err == nil {
+	if err = fs.fds.setBudget(); err == nil {
 		err = fs.setRoot()
 	}
 	if err != nil {
@@ -99,23 +91,21 @@ func New(cfg Config) (*FS, error) {
 	return fs, nil
 }
 
-func (fs *FS) setBudget() (err error) {
-	if fs.part, err = fs.cfg.Host.Descriptors(); err != nil {
-		return fmt.Errorf("passthrough: %w", err)
-	}
-	if fs.cfg.MaxFDs == 0 {
-		fs.cfg.MaxFDs = fs.cfg.Host.MaxDescriptors()
-	}
-	if fs.cfg.MaxFDs > 0 {
-		return nil
-	}
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("passthrough: getrlimit: %w", err)
-	}
-	n := int(min(limit.Cur, 1<<30))
-	fs.cfg.MaxFDs = n - min(fdReserve, n/2)
-	return nil
+// join tells the parts of fs of each other. None of them knows more than it needs.
+func (fs *FS) join() {
+	fs.sweeper.after = afterFunc
+	fs.sweeper.rounds = []func() bool{fs.sweepShared, fs.fds.sweep, fs.mounts.sweep}
+	fs.fds.cfg, fs.fds.find = &fs.cfg, &fs.find
+	fs.mounts.fds, fs.mounts.sweeper = &fs.fds, &fs.sweeper
+	fs.nodes.Table = nodes.New(nodes.Config[key, inode]{
+		Hash: key.hash, Gone: func(n *inode) { fs.nodes.dropFD(n) }, Recorder: fs.cfg.recordNodes,
+	})
+	fs.nodes.fds, fs.nodes.mounts, fs.nodes.sweeper = &fs.fds, &fs.mounts, &fs.sweeper
+	fs.find = locator{cfg: &fs.cfg, allower: &fs.allower, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io}
+	fs.privileges = privileges{cfg: &fs.cfg, features: &fs.features, who: fs.who, own: fs.own, caps: &fs.caps}
+	fs.xattrs = xattrs{cfg: &fs.cfg, features: &fs.features, fds: &fs.fds, who: fs.who, own: fs.own}
+	fs.again = decider{cfg: &fs.cfg, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io, own: fs.own}
+	fs.opener = opener{cfg: &fs.cfg, features: &fs.features, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, find: &fs.find, who: fs.who}
 }
 
 // setRoot makes the root node, which is never forgotten.
@@ -130,22 +120,22 @@ func (fs *FS) setRoot() error {
 	if err := fs.sameShare(&st); err != nil {
 		return err
 	}
-	if err := fs.setHandles(&st); err != nil {
+	if err := fs.find.setHandles(&st); err != nil {
 		return err
 	}
 	k := keyOf(&st)
 	fs.recovery.mounts.set(k.mount, rootMount)
-	fs.mountOf(k, fs.cfg.RootFD) // most nodes will be on it
-	n, errno := fs.intern(nil, &st, fs.cfg.RootFD, nil, nil)
+	fs.mounts.of(k, fs.cfg.RootFD) // most nodes will be on it
+	n, errno := fs.nodes.intern(nil, &st, fs.cfg.RootFD, nil, nil)
 	if errno != 0 {
 		return errno
 	}
-	fs.fds.Add(1)
+	fs.fds.used.Add(1)
 	const own = 3 // with ProcFD and that of the mount, see mountfd.go
-	if !fs.part.Take(own) {
+	if !fs.fds.part.Take(own) {
 		return fmt.Errorf("passthrough: descriptors of the shared directory: %w", host.ErrBudget)
 	}
-	fs.root = n // the reference of intern is kept
+	fs.nodes.root = n // the reference of intern is kept
 	return nil
 }
 
@@ -185,12 +175,15 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 		p.Flags &^= fp.InitAtomicOTrunc
 	}
 	fs.openless.agreed.Store(openless)
-	fs.flags.Store(uint64(p.Flags & p.Offered))
+	fs.features.flags.Store(uint64(p.Flags & p.Offered))
 	return 0
 }
 
+// features are what was agreed on with the client at INIT.
+type features struct{ flags atomic.Uint64 } // fp.InitFlags
+
 // agreed reports whether a feature was settled with the client.
-func (fs *FS) agreed(f fp.InitFlags) bool { return fp.InitFlags(fs.flags.Load())&f != 0 }
+func (f *features) agreed(flag fp.InitFlags) bool { return fp.InitFlags(f.flags.Load())&flag != 0 }
 
 // Destroy implements server.Session. Requests that still run keep what they use.
 func (fs *FS) Destroy() {
@@ -213,7 +206,7 @@ func (fs *FS) Statfs(r *server.Request, out *fp.Kstatfs) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	st := &ts.statfs
 	if errno := sysFstatfs(fd, st); errno != 0 {
 		return errno
@@ -232,15 +225,15 @@ func (fs *FS) Syncfs(r *server.Request) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if !n.isDir() && !n.isReg() {
 		return 0
 	}
-	f, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, errno := fs.fds.open(fs.cfg.ProcFD, procName(&ts.num, fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.closeFD(f)
+	defer fs.fds.close(f)
 	_, errno = syscall6(unix.SYS_SYNCFS, uintptr(f), 0, 0, 0, 0, 0)
 	return errno
 }

@@ -16,8 +16,8 @@ import (
 // value are the host's there.
 
 // hasIDs reports whether the attribute's value needs translation.
-func (fs *FS) hasIDs(name fp.Name) bool {
-	return (fs.who.users != nil || fs.who.groups != nil) && (isACL(name) || isCapability(name))
+func (x *xattrs) hasIDs(name fp.Name) bool {
+	return (x.who.users != nil || x.who.groups != nil) && (isACL(name) || isCapability(name))
 }
 
 func isACL(name fp.Name) bool        { return bytes.HasPrefix(name, aclPrefix) }
@@ -108,27 +108,27 @@ func appendCapability(b, value []byte, root uint32) []byte {
 	return b
 }
 
-// xattrToHost is the value to store for one that the guest sets. It is valid until the
+// toHost is the value to store for one that the guest sets. It is valid until the
 // thread's next request.
-func (fs *FS) xattrToHost(ts *threadState, name fp.Name, value []byte) ([]byte, unix.Errno) {
+func (x *xattrs) toHost(ts *threadState, name fp.Name, value []byte) ([]byte, unix.Errno) {
 	if isACL(name) {
 		ts.value = append(ts.value[:0], value...)
-		return ts.value, translateACL(ts.value, fs.who.users.Host, fs.who.groups.Host)
+		return ts.value, translateACL(ts.value, x.who.users.Host, x.who.groups.Host)
 	}
 	root, ok := capRoot(value)
 	if !ok {
 		return value, 0
 	}
-	if root, ok = fs.who.users.Host(root); !ok {
+	if root, ok = x.who.users.Host(root); !ok {
 		return nil, unix.EPERM
 	}
 	ts.value = appendCapability(ts.value[:0], value, root)
 	return ts.value, 0
 }
 
-// getxattrIDs reads an attribute with ids in it. The length may differ from the
+// getIDs reads an attribute with ids in it. The length may differ from the
 // host's, so the whole value is read first.
-func (fs *FS) getxattrIDs(ts *threadState, path *byte, guest, host fp.Name, dst []byte) (int, unix.Errno) {
+func (x *xattrs) getIDs(ts *threadState, path *byte, guest, host fp.Name, dst []byte) (int, unix.Errno) {
 	ts.value = slices.Grow(ts.value[:0], 4096)
 	n, errno := sysGetxattr(path, host.CString(), ts.value[:cap(ts.value)])
 	if errno == unix.ERANGE {
@@ -143,10 +143,10 @@ func (fs *FS) getxattrIDs(ts *threadState, path *byte, guest, host fp.Name, dst 
 		keep := func(m *IDMap) func(uint32) (uint32, bool) {
 			return func(id uint32) (uint32, bool) { return m.Guest(id), true }
 		}
-		_ = translateACL(value, keep(fs.who.users), keep(fs.who.groups))
+		_ = translateACL(value, keep(x.who.users), keep(x.who.groups))
 	} else if root, ok := capRoot(value); ok {
 		var b [capXattr3]byte
-		value = append(value[:0], appendCapability(b[:0], value, fs.who.users.Guest(root))...)
+		value = append(value[:0], appendCapability(b[:0], value, x.who.users.Guest(root))...)
 	}
 	if len(dst) == 0 {
 		return len(value), 0

@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
-	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/nodes"
 )
 
@@ -78,15 +77,6 @@ const (
 	markLinked                       // its file had several names when it was last looked up
 )
 
-// newInode is a node that is not in the table yet.
-func (fs *FS) newInode(st *unix.Statx_t) *inode {
-	mount := fs.mounts.get(keyOf(st).onMount())
-	b := birthOf(st)
-	n := &inode{bornSec: b.sec, bornNsec: b.nsec, kind: uint8(b.kind >> kindShift), local: mount != nil && mount.local}
-	n.fd.Store(-1)
-	return n
-}
-
 func (n *inode) birth() birth { return birth{sec: n.bornSec, nsec: n.bornNsec, kind: n.mode()} }
 
 // mode has the S_IFMT bits of the kind that the node has had from the start.
@@ -99,9 +89,6 @@ func (n *inode) touch() {
 	}
 }
 
-// release drops a reference.
-func (fs *FS) release(n *inode) { fs.nodes.Release(n) }
-
 // get finds the node of a request and takes a reference. A node that the client
 // does not have, or no more, is ESTALE, as with a network file system.
 func (fs *FS) get(id uint64) (*inode, unix.Errno) {
@@ -111,28 +98,11 @@ func (fs *FS) get(id uint64) (*inode, unix.Errno) {
 	}
 	if n.isLink() {
 		if m := fs.own.standIn(n); m != nil {
-			fs.release(n)
+			fs.nodes.release(n)
 			return m, 0
 		}
 	}
 	return n, 0
-}
-
-// locate notes where a node was last seen, to find it again when it has no
-// descriptor.
-func (fs *FS) locate(n, parent *inode, name fp.Name) {
-	if fs.nodes.Place(n, parent, name) && n.fd.Load() >= 0 {
-		fs.armSweep() // a pin no more
-	}
-}
-
-// known finds a node by its identity and adds one to its lookup count. The caller
-// gets a reference.
-func (fs *FS) known(ts *threadState, st *unix.Statx_t) *inode { return fs.seen(ts, st, 1) }
-
-// seen is known that adds lookups to the lookup count.
-func (fs *FS) seen(ts *threadState, st *unix.Statx_t, lookups uint64) *inode {
-	return fs.nodes.Find(ts.cell, keyOf(st), lookups, func(n *inode) bool { return n.same(st) })
 }
 
 // same reports whether n is the file of st, and not one that had its number
@@ -141,35 +111,13 @@ func (n *inode) same(st *unix.Statx_t) bool {
 	return n.fd.Load() >= 0 || n.birth() == birthOf(st)
 }
 
-// intern returns the node of st with its lookup count raised and a reference taken,
-// making it when it is new. fd, if not -1, becomes the node's descriptor or is
-// closed. by is the request that the client hears of it by, or nil.
-func (fs *FS) intern(by *fuse.Cell, st *unix.Statx_t, fd int, parent *inode, name fp.Name) (*inode, unix.Errno) {
-	n := fs.nodes.Intern(by, keyOf(st),
-		func(n *inode) bool { return n.same(st) },
-		func() *inode { return fs.newInode(st) })
-	if n == nil {
-		if fd >= 0 {
-			fs.closeFD(fd)
-		}
-		return nil, unix.ENOMEM
-	}
-	if fd >= 0 && !fs.setFD(n, fd) {
-		fs.closeFD(fd)
-	}
-	if parent != nil {
-		fs.locate(n, parent, name)
-	}
-	return n, 0
-}
-
 // Forget implements server.Names. Counts that were never given out do no harm.
 func (fs *FS) Forget(by *fuse.Cell, nodeID, lookups uint64) {
 	n := fs.nodes.Acquire(nodeID)
 	if n == nil {
 		return
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	fs.forget(by, n, lookups)
 }
 

@@ -37,10 +37,10 @@ func shareDir(t testing.TB, dir string, edit func(*Config), flags fp.InitFlags) 
 	fs := s.fs
 	t.Cleanup(func() {
 		fs.Destroy()
-		if n := fs.io.opens.Load(); n != 0 {
+		if n := fs.fds.kept.Load(); n != 0 {
 			t.Errorf("%d descriptors of open files and locks are left", n)
 		}
-		if fds, taken := fs.fds.Load(), fs.part.Taken(); taken != fds+2 {
+		if fds, taken := fs.fds.used.Load(), fs.fds.part.Taken(); taken != fds+2 {
 			t.Errorf("%d descriptors are counted, and %d in the host's budget, want 2 more", fds, taken)
 		}
 		fs.Close()

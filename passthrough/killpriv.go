@@ -25,6 +25,15 @@ import (
 // CAP_FSETID the host's kernel clears it all the same, unless the thread is in the file's
 // group (fs/attr.c: setattr_should_drop_sgid); so it is us who clear the others then.
 
+// privileges prepare changes of a file's data by somebody who may not keep its set-ID bits.
+type privileges struct {
+	cfg *Config
+	*features
+	who  *credentials
+	own  ownership
+	caps *capState
+}
+
 // withoutSetID is what a change of a file by a user without privilege leaves of its mode.
 func withoutSetID(mode uint32) uint32 {
 	mode &^= unix.S_ISUID
@@ -36,23 +45,23 @@ func withoutSetID(mode uint32) uint32 {
 
 // changesData prepares the thread for a call that changes the data of h; kill is for a
 // user who may not keep set-ID bits.
-func (fs *FS) changesData(ts *threadState, f *openFile, kill bool) unix.Errno {
+func (p *privileges) changesData(ts *threadState, f *openFile, kill bool) unix.Errno {
 	if !kill {
-		fs.who.setFsetid(ts, true)
-	} else if errno := fs.own.beforeWrite(ts, f); errno != 0 {
+		p.who.setFsetid(ts, true)
+	} else if errno := p.own.beforeWrite(ts, f); errno != 0 {
 		return errno
 	}
-	return fs.caps.kill(f)
+	return p.caps.kill(f)
 }
 
 // truncatesAt is changesData for a file that may not be open; fd is the node's descriptor.
-func (fs *FS) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Errno {
+func (p *privileges) truncatesAt(ts *threadState, n *inode, fd int, kill bool) unix.Errno {
 	if !kill {
-		fs.who.setFsetid(ts, true)
-	} else if errno := fs.own.beforeTruncate(ts, n, fd); errno != 0 {
+		p.who.setFsetid(ts, true)
+	} else if errno := p.own.beforeTruncate(ts, n, fd); errno != 0 {
 		return errno
 	}
-	return fs.caps.killAt(ts, n, fd)
+	return p.caps.killAt(ts, n, fd)
 }
 
 // modeChanged is told that the guest has set a file's mode.
@@ -66,8 +75,8 @@ func (n *inode) modeChanged() {
 
 // truncatesUnprivileged reports whether an OPEN with O_TRUNC comes from a user who may not
 // keep set-ID bits.
-func (fs *FS) truncatesUnprivileged(r *server.Request, openFlags uint32) bool {
-	if fs.agreed(fp.InitHandleKillprivV2) {
+func (p *privileges) truncatesUnprivileged(r *server.Request, openFlags uint32) bool {
+	if p.agreed(fp.InitHandleKillprivV2) {
 		return openFlags&fp.OpenKillSuidgid != 0
 	}
 	return r.Header.UID != 0 // nor may somebody who is not named
@@ -75,14 +84,14 @@ func (fs *FS) truncatesUnprivileged(r *server.Request, openFlags uint32) bool {
 
 // copiesUnprivileged is the same for FALLOCATE and COPY_FILE_RANGE. Linux before 6.1 sends no
 // SETATTR first, but a user.
-func (fs *FS) copiesUnprivileged(r *server.Request) bool {
-	return fs.agreed(fp.InitHandleKillprivV2) && r.Header.UID != 0 && r.Header.UID != fp.InvalidUIDGID
+func (p *privileges) copiesUnprivileged(r *server.Request) bool {
+	return p.agreed(fp.InitHandleKillprivV2) && r.Header.UID != 0 && r.Header.UID != fp.InvalidUIDGID
 }
 
 // touches reports whether a SETATTR changes nothing that is in it: with HANDLE_KILLPRIV_V2 it
 // is sent for the set-ID bits. Those of directories mean something else, and stay.
-func (fs *FS) touches(n *inode, in *fp.SetattrIn) bool {
-	return fs.agreed(fp.InitHandleKillprivV2) && !n.isDir() && n.mode() != unix.S_IFLNK &&
+func (p *privileges) touches(n *inode, in *fp.SetattrIn) bool {
+	return p.agreed(fp.InitHandleKillprivV2) && !n.isDir() && n.mode() != unix.S_IFLNK &&
 		in.Valid&^(fp.FattrFh|fp.FattrLockowner|fp.FattrCtime|fp.FattrKillSuidgid) == 0
 }
 
@@ -90,23 +99,23 @@ func (fs *FS) touches(n *inode, in *fp.SetattrIn) bool {
 // file's data, who has it open for writing then; and for chown(-1, -1), which it lets
 // anybody make of any file. That is for the file's owner and root only, if the request
 // says who it is: otherwise every user could take the bits off every program.
-func (fs *FS) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.Errno {
+func (p *privileges) touch(r *server.Request, ts *threadState, n *inode, fd int) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno
 	}
 	uid := r.Header.UID
-	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == fs.who.users.Guest(ts.st.Uid))
+	named := uid != fp.InvalidUIDGID && (uid == 0 || uid == p.who.users.Guest(ts.st.Uid))
 	if !named && !n.isWritten() {
 		return 0
 	}
 	mode := uint32(ts.st.Mode) & permBits
 	if left := withoutSetID(mode); left != mode {
-		fs.who.setFsetid(ts, true)
-		if errno := sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), left); errno != 0 {
+		p.who.setFsetid(ts, true)
+		if errno := sysFchmodat(p.cfg.ProcFD, procName(&ts.num, fd), left); errno != 0 {
 			return errno
 		}
 	}
-	return fs.caps.killAt(ts, n, fd)
+	return p.caps.killAt(ts, n, fd)
 }
 
 // isWritten reports whether somebody has the file open for writing.

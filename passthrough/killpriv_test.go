@@ -157,13 +157,13 @@ func TestKillSetIDRemote(t *testing.T) {
 	needRoot(t)
 	g := newShare(t, nil, fp.InitHandleKillprivV2).guest()
 	node, fh := g.openName("f", "x", unix.O_RDWR)
-	g.fs.mountOf(g.fs.nodes.Get(node).Key(), -1).local = false
+	g.fs.mounts.of(g.fs.nodes.Get(node).Key(), -1).local = false
 	if err := unix.Chmod(g.path("f"), 0o6755); err != nil {
 		t.Fatal(err)
 	}
 	kill := fp.WriteIn{Fh: fh, WriteFlags: fp.WriteKillSuidgid}
 	wantCalls(t, "WRITE", 3, func() { g.writeAt(node, kill, "x") }) // statx, chmod
-	g.fs.mountOf(g.fs.nodes.Get(node).Key(), -1).local = true
+	g.fs.mounts.of(g.fs.nodes.Get(node).Key(), -1).local = true
 	var st unix.Stat_t
 	if err := unix.Stat(g.path("f"), &st); err != nil || st.Mode&permBits != 0o755 {
 		t.Errorf("mode %#o, %v", st.Mode&permBits, err)

@@ -16,8 +16,8 @@ func (fs *FS) UseFD(r *server.Request, id uint64, f func(fd int) error) error {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
-	fd, errno := fs.fdOf(threadOf(r), n)
+	defer fs.nodes.release(n)
+	fd, errno := fs.find.fdOf(threadOf(r), n)
 	if errno != 0 {
 		return errno
 	}
@@ -34,12 +34,12 @@ func (fs *FS) Child(parent uint64, name fp.Name) (id uint64, kind uint32) {
 	if dir == nil {
 		return 0, 0
 	}
-	defer fs.release(dir)
+	defer fs.nodes.release(dir)
 	n := fs.nodes.Placed(dir, name)
 	if n == nil {
 		return 0, 0
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if fs.nodes.Get(n.ID()) != n {
 		return 0, 0 // the guest has forgotten it
 	}
@@ -52,12 +52,12 @@ func (fs *FS) Place(id uint64) (parent uint64, name fp.Name, ok bool) {
 	if n == nil {
 		return 0, nil, false
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	dir, name := fs.nodes.Location(n)
 	if dir == nil {
 		return 0, nil, false
 	}
-	defer fs.release(dir)
+	defer fs.nodes.release(dir)
 	return dir.ID(), name, fs.nodes.Get(dir.ID()) == dir
 }
 
@@ -68,7 +68,7 @@ func (fs *FS) Grant(r *server.Request, id uint64, out *fp.EntryOut) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	ts := threadOf(r)
 	if errno := fs.stat(ts, n); errno == 0 {
 		fs.fillAttr(n.ID(), &ts.st, &out.Attr)
@@ -89,11 +89,11 @@ func (fs *FS) Vanished(parent uint64, name fp.Name) {
 	if dir == nil {
 		return
 	}
-	defer fs.release(dir)
+	defer fs.nodes.release(dir)
 	n := fs.nodes.Placed(dir, name)
-	fs.unnamed(n, dir, name)
+	fs.nodes.unnamed(n, dir, name)
 	if n != nil {
-		fs.release(n)
+		fs.nodes.release(n)
 	}
 }
 
@@ -104,13 +104,13 @@ func (fs *FS) Relocated(parent uint64, name fp.Name, newParent uint64, newName f
 	if from != nil && to != nil {
 		if n := fs.nodes.Placed(from, name); n != nil {
 			fs.nodes.SetHint(from, name, nil)
-			fs.renamed(n, to, newName)
-			fs.release(n)
+			fs.nodes.renamed(n, to, newName)
+			fs.nodes.release(n)
 		}
 	}
 	for _, dir := range []*inode{from, to} {
 		if dir != nil {
-			fs.release(dir)
+			fs.nodes.release(dir)
 		}
 	}
 }
@@ -122,14 +122,14 @@ func (fs *FS) Look(r *server.Request, parent uint64, name fp.Name, id uint64) (s
 	if errno != 0 {
 		return st, false, errno
 	}
-	defer fs.release(dir)
+	defer fs.nodes.release(dir)
 	if errno = sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 		return st, false, errno
 	}
 	st = ts.st
 	if n := fs.nodes.Acquire(id); id != 0 && n != nil {
 		same = keyOf(&st) == n.Key() && n.same(&st)
-		fs.release(n)
+		fs.nodes.release(n)
 	}
 	return st, same, 0
 }

@@ -163,7 +163,7 @@ func (o *lockOwner) cameBy(f *openFile) {
 // openForLocks opens the file again for an owner, for reading and writing if that is
 // possible. n.mu is held, so that the open file's descriptor is good.
 func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool, errno unix.Errno) {
-	if fs.keepFD() != 0 {
+	if fs.fds.keep() != 0 {
 		return -1, false, unix.ENOLCK
 	}
 	modes := [...]int{unix.O_RDWR, int(f.flags) & unix.O_ACCMODE, unix.O_RDONLY}
@@ -171,7 +171,7 @@ func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool,
 		if fs.cfg.ReadOnly && mode != unix.O_RDONLY {
 			continue
 		}
-		fd, errno = fs.open(fs.cfg.ProcFD, procName(&ts.num, f.fd), mode|unix.O_NONBLOCK, 0)
+		fd, errno = fs.fds.open(fs.cfg.ProcFD, procName(&ts.num, f.fd), mode|unix.O_NONBLOCK, 0)
 		if errno == 0 {
 			return fd, mode != unix.O_RDONLY, 0
 		}
@@ -179,7 +179,7 @@ func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool,
 			break
 		}
 	}
-	fs.unkeepFDs(1)
+	fs.fds.unkeep(1)
 	if errno == unix.ENFILE {
 		errno = unix.ENOLCK
 	}
@@ -264,8 +264,8 @@ func (t *lockTable) remove(o *lockOwner) *lockOwner {
 func (fs *FS) closeOwners(list []*lockOwner) {
 	for _, o := range list {
 		if o.fd >= 0 {
-			fs.closeFD(o.fd)
-			fs.unkeepFDs(1)
+			fs.fds.close(o.fd)
+			fs.fds.unkeep(1)
 		}
 	}
 }

@@ -14,7 +14,7 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(parent)
+	defer fs.nodes.release(parent)
 	if errno = fs.lookup(ts, parent, fd, name, out); errno == 0 {
 		return fs.allowFound(ts.cell, out)
 	}
@@ -42,8 +42,8 @@ func (fs *FS) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *
 	if ts.st.Mode&unix.S_IFMT != unix.S_IFDIR && ts.st.Mask&unix.STATX_BTIME != 0 {
 		return fs.entryLazy(ts, parent, fd, name, out)
 	}
-	if n := fs.known(ts, &ts.st); n != nil {
-		fs.locate(n, parent, name)
+	if n := fs.nodes.known(ts, &ts.st); n != nil {
+		fs.nodes.locate(n, parent, name)
 		return fs.entryOf(ts, parent, n, name, out)
 	}
 	return fs.lookupNew(ts, parent, fd, name, out)
@@ -59,8 +59,8 @@ func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, o
 		if errno := sysStatx(fd, name.CString(), 0, &ts.st); errno != 0 {
 			return errno
 		}
-		if n := fs.known(ts, &ts.st); n != nil {
-			fs.locate(n, parent, name)
+		if n := fs.nodes.known(ts, &ts.st); n != nil {
+			fs.nodes.locate(n, parent, name)
 			return fs.entryOf(ts, parent, n, name, out)
 		}
 	}
@@ -69,7 +69,7 @@ func (fs *FS) lookupOpen(ts *threadState, parent *inode, fd int, name fp.Name, o
 
 // lookupNew opens the file first, so that what it is told of is that very file.
 func (fs *FS) lookupNew(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
-	child, errno := fs.open(fd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	child, errno := fs.fds.open(fd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno == unix.ENFILE && !fs.own.needsFile() {
 		// No descriptor to be had: the node can be known without one.
 		return fs.lookupLazy(ts, parent, fd, name, out)
@@ -78,14 +78,14 @@ func (fs *FS) lookupNew(ts *threadState, parent *inode, fd int, name fp.Name, ou
 		return errno
 	}
 	if errno := statxFD(child, &ts.st); errno != 0 {
-		fs.closeFD(child)
+		fs.fds.close(child)
 		return errno
 	}
-	n, errno := fs.intern(ts.cell, &ts.st, child, parent, name)
+	n, errno := fs.nodes.intern(ts.cell, &ts.st, child, parent, name)
 	if errno != 0 {
 		return errno
 	}
-	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
+	if errno := fs.find.keepHandle(ts, n, fd, name.CString()); errno != 0 {
 		return fs.unknown(ts, n, errno)
 	}
 	return fs.entryOf(ts, parent, n, name, out)
@@ -107,11 +107,11 @@ func (fs *FS) lookupLazy(ts *threadState, parent *inode, fd int, name fp.Name, o
 // entryLazy is the end of a lookup that does not open the file, whose attributes are in
 // ts.st.
 func (fs *FS) entryLazy(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
-	n, errno := fs.intern(ts.cell, &ts.st, -1, parent, name)
+	n, errno := fs.nodes.intern(ts.cell, &ts.st, -1, parent, name)
 	if errno != 0 {
 		return errno
 	}
-	if errno := fs.keepHandle(ts, n, fd, name.CString()); errno != 0 {
+	if errno := fs.find.keepHandle(ts, n, fd, name.CString()); errno != 0 {
 		return fs.unknown(ts, n, errno)
 	}
 	fs.entryOut(ts, parent, n, name, out)
@@ -122,7 +122,7 @@ func (fs *FS) entryLazy(ts *threadState, parent *inode, fd int, name fp.Name, ou
 // up the caller's reference.
 func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.EntryOut) unix.Errno {
 	if fs.own.needsFile() {
-		fd, errno := fs.fdOf(ts, n)
+		fd, errno := fs.find.fdOf(ts, n)
 		if errno == 0 {
 			errno = fs.own.show(ts, fd)
 		}
@@ -137,7 +137,7 @@ func (fs *FS) entryOf(ts *threadState, parent, n *inode, name fp.Name, out *fp.E
 // unknown takes back what intern gave: the client is not told of n, but errno.
 func (fs *FS) unknown(ts *threadState, n *inode, errno unix.Errno) unix.Errno {
 	fs.forget(ts.cell, n, 1)
-	fs.release(n)
+	fs.nodes.release(n)
 	return errno
 }
 
@@ -159,5 +159,5 @@ func (fs *FS) entryOut(ts *threadState, parent, n *inode, name fp.Name, out *fp.
 	if parent != nil && n.Key().mount != parent.Key().mount && n.isDir() && fs.cfg.AnnounceSubmounts && fs.agreed(fp.InitSubmounts) {
 		out.Attr.Flags |= fp.AttrSubmount
 	}
-	fs.release(n)
+	fs.nodes.release(n)
 }

@@ -42,7 +42,7 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	switch {
 	case n.isDir():
 		return unix.EISDIR
@@ -68,10 +68,10 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 		return server.WouldBlock // the front-end has to answer
 	}
 	// Each may wait for as long as the front-end does not answer, with the file open.
-	if fs.keepFDs(mappingFDs) != 0 {
+	if fs.fds.keepMany(mappingFDs) != 0 {
 		return unix.EAGAIN // the guest tries again, see mappingErrno
 	}
-	defer fs.unkeepFDs(mappingFDs)
+	defer fs.fds.unkeep(mappingFDs)
 	if f != nil {
 		m.Writable = f.flags&unix.O_ACCMODE == unix.O_RDWR
 		return fs.mapFile(r, f.fd, m)
@@ -100,7 +100,7 @@ func (fs *FS) openFileToMap(r *server.Request, fh uint64, write bool) (*openFile
 // mapNode opens the file and maps it.
 func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
 	ts := threadOf(r)
-	path, errno := fs.fdOf(ts, n)
+	path, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
@@ -125,15 +125,15 @@ func (fs *FS) mapNode(r *server.Request, n *inode, m dax.Mapping) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.closeFD(fd)
+	defer fs.fds.close(fd)
 	return fs.mapFile(r, fd, m)
 }
 
 // openToMap opens the file behind the O_PATH descriptor of a node, as OPEN does.
 func (fs *FS) openToMap(ts *threadState, n *inode, path int, flags uint32) (int, unix.Errno) {
-	fd, errno := fs.openAgain(ts, path, int(flags), flags)
+	fd, errno := fs.opener.openAgain(ts, path, int(flags), flags)
 	if errno == unix.EACCES && fs.cfg.Landlocked {
-		if named, e := fs.openNamed(ts, n, int(flags), flags); e == 0 {
+		if named, e := fs.opener.openNamed(ts, n, int(flags), flags); e == 0 {
 			return named, 0
 		}
 	}
@@ -154,10 +154,10 @@ func (fs *FS) mapFile(r *server.Request, fd int, m dax.Mapping) unix.Errno {
 	}
 	switch end := m.FileOffset + m.Length; {
 	case d.Stretch != nil:
-		if fs.countFD() != 0 {
+		if fs.fds.count() != 0 {
 			return unix.EAGAIN
 		}
-		defer fs.uncountFD()
+		defer fs.fds.uncount()
 		long, err := d.Stretch.Stretch(fd)
 		switch {
 		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ETXTBSY):

@@ -47,37 +47,40 @@ const zfsMagic = 0x2fc12fc1
 // mountTable is what is known about mounts. It is replaced when one is added, so that
 // looking takes neither a lock nor memory.
 type mountTable struct {
+	fds     *descriptors
+	sweeper *sweeper
+
 	mu    sync.Mutex // one addition at a time
 	known atomic.Pointer[map[mountKey]*mountInfo]
 }
 
-func (m *mountTable) get(k mountKey) *mountInfo {
-	if known := m.known.Load(); known != nil {
+func (t *mountTable) get(k mountKey) *mountInfo {
+	if known := t.known.Load(); known != nil {
 		return (*known)[k]
 	}
 	return nil
 }
 
 // add returns what is known by now, if another thread was faster.
-func (m *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if known := m.get(k); known != nil {
+func (t *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if known := t.get(k); known != nil {
 		return known
 	}
 	table := map[mountKey]*mountInfo{k: info}
-	if known := m.known.Load(); known != nil {
+	if known := t.known.Load(); known != nil {
 		maps.Copy(table, *known)
 	}
-	m.known.Store(&table)
+	t.known.Store(&table)
 	return info
 }
 
-// mountOf is what is known about the mount of file, which fd has open, O_PATH or not. The
+// of is what is known about the mount of file, which fd has open, O_PATH or not. The
 // file system is asked once a mount.
-func (fs *FS) mountOf(file key, fd int) *mountInfo {
+func (t *mountTable) of(file key, fd int) *mountInfo {
 	k := file.onMount()
-	if m := fs.mounts.get(k); m != nil {
+	if m := t.get(k); m != nil {
 		return m
 	}
 	st := new(unix.Statfs_t)
@@ -88,5 +91,5 @@ func (fs *FS) mountOf(file key, fd int) *mountInfo {
 		m.readOnly = st.Flags&unix.ST_RDONLY != 0
 		m.hashes = st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC
 	}
-	return fs.mounts.add(k, m)
+	return t.add(k, m)
 }

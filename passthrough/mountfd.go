@@ -29,56 +29,56 @@ func (m *mountInfo) giveBack() {
 
 // borrowMount returns the mount of a node and its descriptor, which is opened if it has
 // to be. The caller calls giveBack. depth is as in fdAt.
-func (fs *FS) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo, int, unix.Errno) {
+func (l *locator) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo, int, unix.Errno) {
 	k := n.Key().onMount()
-	if k.mount == fs.root.Key().mount { // also for another subvolume of btrfs, which is another device
-		k.dev = fs.root.Key().dev
+	if k.mount == l.nodes.root.Key().mount { // also for another subvolume of btrfs, which is another device
+		k.dev = l.nodes.root.Key().dev
 	}
-	m := fs.mounts.get(k)
+	m := l.mounts.get(k)
 	if m != nil {
 		if fd, ok := m.borrow(); ok {
 			return m, fd, 0
 		}
 	}
-	top, depth, errno := fs.mountTop(n, depth)
+	top, depth, errno := l.mountTop(n, depth)
 	if errno != 0 {
 		return nil, -1, errno
 	}
-	defer fs.release(top)
-	path, errno := fs.rewalk(ts, top, depth)
+	defer l.nodes.release(top)
+	path, errno := l.rewalk(ts, top, depth)
 	if errno != 0 {
 		return nil, -1, errno
 	}
-	defer fs.closeFD(path)
+	defer l.fds.close(path)
 	if !top.isDir() && !top.isReg() {
 		return nil, -1, unix.ESTALE // to open a device may do something
 	}
-	fd, errno := fs.open(fs.cfg.ProcFD, procName(&ts.num, path), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	fd, errno := l.fds.open(l.cfg.ProcFD, procName(&ts.num, path), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errno != 0 {
 		return nil, -1, errno
 	}
-	m = fs.mountOf(n.Key(), fd)
-	return m, fs.lend(m, fd), 0
+	m = l.mounts.of(n.Key(), fd)
+	return m, l.mounts.lend(m, fd), 0
 }
 
 // mountTop is the node at the root of n's mount, with a reference for the caller, and how
 // deep it is below what depth counts. ESTALE if that is n itself, or not known.
-func (fs *FS) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
+func (l *locator) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
 	at := n
 	for {
-		parent, _ := fs.nodes.Location(at)
+		parent, _ := l.nodes.Location(at)
 		if parent != nil && parent.Key().mount != n.Key().mount && at != n {
-			fs.release(parent)
+			l.nodes.release(parent)
 			return at, depth, 0
 		}
 		if at != n {
-			fs.release(at)
+			l.nodes.release(at)
 		}
 		if depth++; parent == nil || depth > maxDepth {
 			break
 		}
 		if parent.Key().mount != n.Key().mount {
-			fs.release(parent)
+			l.nodes.release(parent)
 			break
 		}
 		at = parent
@@ -87,34 +87,34 @@ func (fs *FS) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
 }
 
 // lend makes fd the mount's descriptor, unless another thread was faster, and borrows it.
-func (fs *FS) lend(m *mountInfo, fd int) int {
+func (t *mountTable) lend(m *mountInfo, fd int) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.using.Add(1)
 	m.touched.Store(true)
 	if old := m.fd.Load(); old >= 0 {
-		fs.closeFD(fd)
+		t.fds.close(fd)
 		return int(old)
 	}
 	m.fd.Store(int32(fd))
-	fs.armSweep()
+	t.sweeper.arm()
 	return fd
 }
 
-// sweepMounts closes descriptors of mounts that were not used since the last time, and
+// sweep closes descriptors of mounts that were not used since the last time, and
 // reports whether some are left to look at.
-func (fs *FS) sweepMounts() (more bool) {
-	known := fs.mounts.known.Load()
+func (t *mountTable) sweep() (more bool) {
+	known := t.known.Load()
 	if known == nil {
 		return false
 	}
 	for _, m := range *known {
-		more = fs.sweepMount(m) || more
+		more = t.sweepOne(m) || more
 	}
 	return more
 }
 
-func (fs *FS) sweepMount(m *mountInfo) (open bool) {
+func (t *mountTable) sweepOne(m *mountInfo) (open bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fd := m.fd.Load()
@@ -130,6 +130,6 @@ func (fs *FS) sweepMount(m *mountInfo) (open bool) {
 		m.fd.Store(fd)
 		return true
 	}
-	fs.closeFD(int(fd))
+	t.fds.close(int(fd))
 	return false
 }

@@ -15,22 +15,22 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(parent)
+	defer fs.nodes.release(parent)
 	n, errno := fs.enterNode(in.OldNodeID, intentLink)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
-	done, errno := fs.linkedBefore(r, ts, n, dirfd, newName)
+	defer fs.nodes.release(n)
+	done, errno := fs.again.linkedBefore(r, ts, n, dirfd, newName)
 	if errno == 0 && !done {
-		fs.intendNew(r, parent, newName)
+		fs.again.intendNew(r, parent, newName)
 		errno = fs.linkNode(ts, n, dirfd, newName)
 		settle(r, errno)
 	}
 	if errno != 0 {
 		return errno
 	}
-	fd, errno := fs.fdOf(ts, n)
+	fd, errno := fs.find.fdOf(ts, n)
 	if errno == 0 {
 		errno = statxFD(fd, &ts.st)
 	}
@@ -42,14 +42,14 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 		return unix.ESTALE
 	}
 	n.Acquire() // for entryOf; there is a reference, so it does not fail
-	fs.locate(n, parent, newName)
+	fs.nodes.locate(n, parent, newName)
 	return fs.entryOf(ts, parent, n, newName, out)
 }
 
 // linkNode links n at name. A file without a name (O_TMPFILE) can be linked through
 // an open descriptor only, not through an O_PATH one made from it.
 func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.Errno {
-	fd, errno := fs.fdOf(ts, n)
+	fd, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
@@ -72,14 +72,14 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 // linkHere is linkNode for a node whose descriptor fd the keeper has held: it belongs to a mount of
 // a predecessor's, and the kernel links only within one.
 func (fs *FS) linkHere(ts *threadState, n *inode, fd, dirfd int, name fp.Name) unix.Errno {
-	here, errno := fs.rewalk(ts, n, 0)
+	here, errno := fs.find.rewalk(ts, n, 0)
 	if errno != 0 {
-		here, errno = fs.openHere(ts, n, fd)
+		here, errno = fs.find.openHere(ts, n, fd)
 	}
 	if errno != 0 {
 		return unix.EXDEV
 	}
-	defer fs.closeFD(here)
+	defer fs.fds.close(here)
 	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, here), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
 }
 
@@ -98,9 +98,9 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(parent)
+	defer fs.nodes.release(parent)
 	victim := fs.pinVictim(ts, parent, dirfd, name)
-	if !fs.removedBefore(r, ts, dirfd, name) {
+	if !fs.again.removedBefore(r, ts, dirfd, name) {
 		var e fuse.Evidence
 		if r.Cell != nil {
 			victim, e = fs.lookAt(ts, victim, dirfd, name)
@@ -113,10 +113,10 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		}
 	}
 	if errno == 0 {
-		fs.unnamed(victim, parent, name)
+		fs.nodes.unnamed(victim, parent, name)
 	}
 	if victim != nil {
-		fs.release(victim)
+		fs.nodes.release(victim)
 	}
 	return errno
 }
@@ -129,7 +129,7 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 func (fs *FS) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name) *inode {
 	n := fs.nodes.Placed(parent, name)
 	if n == nil && !fs.nodes.Unplaced(parent, name) {
-		n = fs.nodeAt(ts, dirfd, name)
+		n = fs.nodes.nodeAt(ts, dirfd, name)
 	}
 	if n == nil || n.fd.Load() >= 0 {
 		return n
@@ -138,17 +138,9 @@ func (fs *FS) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name)
 	open := n.openFiles != nil
 	n.Unlock()
 	if !open {
-		_, _ = fs.fdOf(ts, n) // if it can't be had, the node is lost with its name
+		_, _ = fs.find.fdOf(ts, n) // if it can't be had, the node is lost with its name
 	}
 	return n
-}
-
-// unnamed notes that name in parent is gone. n is the node that had it; nil is none.
-func (fs *FS) unnamed(n, parent *inode, name fp.Name) {
-	fs.nodes.SetHint(parent, name, nil)
-	if n != nil {
-		fs.nodes.DisplaceAt(n, parent, name)
-	}
 }
 
 // Rename implements server.Names.
@@ -158,19 +150,19 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(from)
+	defer fs.nodes.release(from)
 	to, toFD, errno := fs.enterNameIn(ts, in.NewDir, newName, wantNew)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(to)
+	defer fs.nodes.release(to)
 	victim := fs.pinVictim(ts, to, toFD, newName)
 	moved, victim, errno := fs.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
 	if moved != nil {
-		defer fs.release(moved)
+		defer fs.nodes.release(moved)
 	}
 	if victim != nil {
-		defer fs.release(victim)
+		defer fs.nodes.release(victim)
 	}
 	switch {
 	case errno != 0:
@@ -178,12 +170,12 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	case moved != nil && moved == victim: // two names of one file: nothing has moved
 		return 0
 	case in.Flags&unix.RENAME_EXCHANGE != 0:
-		fs.renamed(victim, from, oldName)
+		fs.nodes.renamed(victim, from, oldName)
 	default:
 		fs.nodes.SetHint(from, oldName, nil)
-		fs.unnamed(victim, to, newName)
+		fs.nodes.unnamed(victim, to, newName)
 	}
-	fs.renamed(moved, to, newName)
+	fs.nodes.renamed(moved, to, newName)
 	return 0
 }
 
@@ -200,7 +192,7 @@ type renameCall struct {
 // new name, with references, as far as the client knows them. victim is the latter if it is known
 // before; renameFile takes the reference.
 func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved, _ *inode, errno unix.Errno) {
-	seen, done, errno := fs.renamedBefore(r, c.fromFD, c.oldName, c.toFD, c.newName)
+	seen, done, errno := fs.again.renamedBefore(r, c.fromFD, c.oldName, c.toFD, c.newName)
 	switch {
 	case errno != 0:
 		return nil, victim, errno
@@ -228,7 +220,7 @@ func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved
 		return moved, victim, errno
 	}
 	if moved = fs.nodes.Placed(c.from, c.oldName); moved == nil {
-		moved = fs.nodeAt(c.ts, c.toFD, c.newName)
+		moved = fs.nodes.nodeAt(c.ts, c.toFD, c.newName)
 	}
 	return moved, victim, 0
 }
@@ -237,14 +229,14 @@ func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved
 // victim is the node whose place is the new name.
 func (fs *FS) renamedNodes(ts *threadState, seen *renameSeen, flags uint32, victim *inode) (moved, _ *inode) {
 	if !seen.noNew {
-		moved = fs.seen(ts, &seen.new, 0)
+		moved = fs.nodes.seen(ts, &seen.new, 0)
 	}
 	if victim != nil && (victim == moved || flags&unix.RENAME_EXCHANGE != 0) {
-		fs.release(victim) // its place is right already, or follows
+		fs.nodes.release(victim) // its place is right already, or follows
 		victim = nil
 	}
 	if flags&unix.RENAME_EXCHANGE != 0 && !seen.noOld {
-		victim = fs.seen(ts, &seen.old, 0)
+		victim = fs.nodes.seen(ts, &seen.old, 0)
 	}
 	return moved, victim
 }
@@ -260,23 +252,5 @@ func (fs *FS) lookAt(ts *threadState, n *inode, dirfd int, name fp.Name) (*inode
 		return nil, fuse.Evidence{}
 	}
 	e := fuse.Evidence{fileIno: ts.st.Ino, fileBirth: birthOf(&ts.st).word(), fileKnown: 1}
-	return fs.seen(ts, &ts.st, 0), e
-}
-
-// nodeAt finds the node of the file that is called name in the directory dirfd, if the
-// client knows it, with a reference. It takes a system call.
-func (fs *FS) nodeAt(ts *threadState, dirfd int, name fp.Name) *inode {
-	if sysStatx(dirfd, name.CString(), 0, &ts.st) != 0 {
-		return nil
-	}
-	return fs.seen(ts, &ts.st, 0)
-}
-
-// renamed notes the new place of a node; nil is none.
-func (fs *FS) renamed(n, parent *inode, name fp.Name) {
-	if n == nil || n == parent {
-		return
-	}
-	fs.locate(n, parent, name)
-	fs.nodes.SetHint(parent, name, n)
+	return fs.nodes.seen(ts, &ts.st, 0), e
 }

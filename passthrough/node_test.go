@@ -123,7 +123,7 @@ func TestForget(t *testing.T) {
 	if again := g.lookup(fp.RootID, "a"); again == node {
 		t.Error("a node's number is used again")
 	}
-	if n := g.fs.fds.Load(); n > 3 {
+	if n := g.fs.fds.used.Load(); n > 3 {
 		t.Errorf("%d descriptors for a root and a file", n)
 	}
 }
@@ -144,7 +144,7 @@ func TestEviction(t *testing.T) {
 		dir := g.lookup(fp.RootID, fmt.Sprintf("d%d", i%30))
 		nodes[fmt.Sprintf("d%d/f%d", i%30, i)] = g.lookup(dir, fmt.Sprintf("f%d", i))
 	}
-	if n := g.fs.fds.Load(); n > 60 {
+	if n := g.fs.fds.used.Load(); n > 60 {
 		t.Errorf("%d descriptors with a limit of 20", n)
 	}
 	for path, node := range nodes {
@@ -312,7 +312,7 @@ func TestRenameWithoutHint(t *testing.T) {
 	g := s.guest()
 	s.write("a", "content")
 	node := g.lookup(fp.RootID, "a")
-	g.fs.nodes.SetHint(g.fs.root, name("a"), nil)
+	g.fs.nodes.SetHint(g.fs.nodes.root, name("a"), nil)
 	wantErrno(t, "rename", g.fs.Rename(g.on(fp.RootID), &fp.Rename2In{NewDir: fp.RootID}, name("a"), name("b")), 0)
 	attr, errno := g.getattr(node)
 	if attr.Size != 7 || errno != 0 {

@@ -50,7 +50,6 @@ type openFile struct {
 
 // ioState is what FS keeps about open files.
 type ioState struct {
-	opens      atomic.Int64 // descriptors that the client keeps, see keepFD
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 
 	// The part that is not in use. A request that looks up an open file too late may still read
@@ -70,34 +69,6 @@ func (s *ioState) getBuffer() *dirBuffer {
 
 func (s *ioState) putBuffer(b *dirBuffer) { s.bufferPool.Put(b) }
 
-// keepFD counts a descriptor that the client can keep for as long as it likes. There may
-// be no more of these than 15 of 16 that FS may have; the rest serves requests.
-// Descriptors of nodes are closed to make room, but these can't be. It is called before
-// anything is done, so that a refused request has changed nothing.
-func (fs *FS) keepFD() unix.Errno { return fs.keepFDs(1) }
-
-func (fs *FS) keepFDs(n int64) unix.Errno {
-	if fs.io.opens.Add(n) > int64(fs.cfg.MaxFDs-fs.cfg.MaxFDs/16) || !fs.part.Keep(n) {
-		fs.io.opens.Add(-n)
-		return unix.ENFILE
-	}
-	return 0
-}
-
-// unkeepFDs takes back what keepFDs has counted.
-func (fs *FS) unkeepFDs(n int64) {
-	fs.io.opens.Add(-n)
-	fs.part.Unkeep(n)
-}
-
-// unkeepFD takes back what keepFD has counted, if a request failed after it.
-func (fs *FS) unkeepFD(errno unix.Errno) unix.Errno {
-	if errno != 0 {
-		fs.unkeepFDs(1)
-	}
-	return errno
-}
-
 // releaseOpenFile drops a reference.
 func (fs *FS) releaseOpenFile(f *openFile) { fs.openFiles.Release(f) }
 
@@ -108,13 +79,13 @@ func (fs *FS) openFileGone(f *openFile) {
 	if nameless && !f.lazy.Load() {
 		fs.disown(n, f.fd)
 	}
-	fs.closeCached(f)
+	fs.opener.closeCached(f)
 	if !f.lazy.Load() {
-		fs.closeFD(f.fd)
+		fs.fds.close(f.fd)
 	}
-	fs.io.opens.Add(-1)
+	fs.fds.kept.Add(-1)
 	if f.counted {
-		fs.part.Unkeep(1)
+		fs.fds.part.Unkeep(1)
 	}
 	fs.closeOwners(owners)
 	if f.dir != nil {
@@ -123,7 +94,7 @@ func (fs *FS) openFileGone(f *openFile) {
 	f.reset()
 	fs.io.openFilePool.Put(f)
 	if nameless {
-		fs.letGo(n)
+		fs.fds.letGo(n)
 	}
 	fs.nodes.Unhold(n)
 }
@@ -153,7 +124,7 @@ func (f *openFile) reset() {
 	f.stream = dirStream{}
 }
 
-// addOpenFile puts an open descriptor, which keepFD has counted, in the table. On an error
+// addOpenFile puts an open descriptor, which descriptors.keep has counted, in the table. On an error
 // the caller still owns it. by is the request whose reply tells the client of it, or nil.
 func (fs *FS) addOpenFile(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
 	errno = fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
@@ -165,13 +136,13 @@ func (fs *FS) addOpenFile(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uin
 	return fh, errno
 }
 
-// addOpenFileAs is keepFD and addOpenFile under a number that was given out elsewhere; EEXIST
+// addOpenFileAs is descriptors.keep and addOpenFile under a number that was given out elsewhere; EEXIST
 // when it is taken or impossible.
 func (fs *FS) addOpenFileAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno {
-	if errno := fs.keepFD(); errno != 0 {
+	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.unkeepFD(fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
+	return fs.fds.unkeepOn(fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
 		if !fs.openFiles.Adopt(f, fh, uint32(fs.limits.openFiles)) {
 			return unix.EEXIST
 		}
@@ -189,7 +160,7 @@ func (fs *FS) newOpenFile(n *inode, fd int, flags uint32, add func(*openFile) un
 	if n.isDir() {
 		f.dir = &f.stream
 	} else {
-		f.mount = fs.mountOf(n.Key(), fd)
+		f.mount = fs.mounts.of(n.Key(), fd)
 		f.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
 	n.Hold()

@@ -51,7 +51,7 @@ func TestOpenAgainElsewhere(t *testing.T) {
 	g := withHandles(t, HandlesPrefer, 0)
 	node, fh := g.openName("f", "x", unix.O_RDONLY)
 	g.release(node, fh)
-	root := g.fs.root
+	root := g.fs.nodes.root
 	g.fs.mounts.get(root.Key().onMount()).noOpens.Store(true)
 	for range 3 {
 		g.release(node, g.open(node, unix.O_RDONLY))

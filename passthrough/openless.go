@@ -47,11 +47,11 @@ func (fs *FS) sharedOpenFile(ts *threadState, n *inode) (*openFile, unix.Errno) 
 		return nil, unix.ENXIO
 	}
 	fs.limitShared()
-	if errno := fs.keepFD(); errno != 0 {
+	if errno := fs.fds.keep(); errno != 0 {
 		return nil, errno
 	}
 	fh, errno := fs.openShared(ts, n)
-	if fs.unkeepFD(errno) != 0 {
+	if fs.fds.unkeepOn(errno) != 0 {
 		return nil, errno
 	}
 	f, errno := fs.openFileOf(n.ID(), fh)
@@ -64,17 +64,17 @@ func (fs *FS) sharedOpenFile(ts *threadState, n *inode) (*openFile, unix.Errno) 
 
 // openShared opens the node and makes an open file, which nobody shares yet.
 func (fs *FS) openShared(ts *threadState, n *inode) (uint64, unix.Errno) {
-	fd, errno := fs.fdOf(ts, n)
+	fd, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return 0, errno
 	}
-	opened, errno := fs.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
+	opened, errno := fs.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
 	if errno != 0 {
 		return 0, errno
 	}
 	fh, errno := fs.addOpenFile(nil, n, opened, unix.O_RDONLY)
 	if errno != 0 {
-		fs.closeFD(opened)
+		fs.fds.close(opened)
 	}
 	return fh, errno
 }
@@ -109,7 +109,7 @@ func (fs *FS) share(n *inode, f *openFile) {
 	fs.openless.mu.Lock()
 	fs.openless.queue = append(fs.openless.queue, f.ID())
 	fs.openless.mu.Unlock()
-	fs.armSweep()
+	fs.sweeper.arm()
 	if fs.nodes.Get(n.ID()) == nil { // forgotten meanwhile: nobody closes it later
 		fs.closeOpenFile(f)
 	}

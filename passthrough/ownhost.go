@@ -96,7 +96,7 @@ func (o *hostOwnership) symlink(r *server.Request, dirfd int, name fp.Name, want
 
 func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, want *newFile, made bool) (fd int, seen guestStat, errno unix.Errno) {
 	if made {
-		fd, errno = o.fs.openMade(threadOf(r), dirfd, name, flags)
+		fd, errno = o.fs.again.openMade(threadOf(r), dirfd, name, flags)
 		return fd, seen, errno
 	}
 	path := name.CString()
@@ -107,7 +107,7 @@ func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags
 	}
 	fd = -1
 	errno = o.fs.who.asCaller(r, want.mask, func() (errno unix.Errno) {
-		fd, errno = o.fs.open(dirfd, path, flags, want.mode&permBits)
+		fd, errno = o.fs.fds.open(dirfd, path, flags, want.mode&permBits)
 		return errno
 	})
 	return fd, seen, errno
@@ -138,7 +138,7 @@ func (o *hostOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
 }
 
 func (o *hostOwnership) beforeTruncate(ts *threadState, n *inode, fd int) unix.Errno {
-	_, errno := o.killSetID(ts, fd, o.fs.mountOf(n.Key(), fd).local)
+	_, errno := o.killSetID(ts, fd, o.fs.mounts.of(n.Key(), fd).local)
 	return errno
 }
 

@@ -76,8 +76,8 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 	if parent == nil {
 		return 0
 	}
-	defer x.fs.release(parent)
-	dirfd, errno := x.fs.fdOf(ts, parent)
+	defer x.fs.nodes.release(parent)
+	dirfd, errno := x.fs.find.fdOf(ts, parent)
 	if errno != 0 {
 		return errno
 	}
@@ -106,7 +106,7 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *
 	if errno != 0 {
 		return errno
 	}
-	defer x.fs.closeFD(file)
+	defer x.fs.fds.close(file)
 	defer func() { _ = sysUnlinkat(dirfd, &temp[0], 0) }()
 	var st unix.Statx_t
 	if ts.cell != nil {
@@ -131,15 +131,15 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *
 
 // adoptLink makes n's number lead to the node of the file that is at name now.
 func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int, name fp.Name) unix.Errno {
-	fd, errno := x.fs.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, errno := x.fs.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return errno
 	}
 	if errno = statxFD(fd, &ts.st); errno != 0 {
-		x.fs.closeFD(fd)
+		x.fs.fds.close(fd)
 		return errno
 	}
-	m, errno := x.fs.intern(ts.cell, &ts.st, fd, parent, name)
+	m, errno := x.fs.nodes.intern(ts.cell, &ts.st, fd, parent, name)
 	if errno != 0 {
 		return errno
 	}
@@ -148,16 +148,13 @@ func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int,
 		s.StandIn(n.ID(), m.ID())
 	}
 	x.converted.add(n, m)
-	if x.fs.isForgotten(n) { // meanwhile, so that nobody would take n out again
+	if x.fs.nodes.isForgotten(n) { // meanwhile, so that nobody would take n out again
 		x.forgotten(n)
 	}
 	x.fs.nodes.Displace(n)
-	x.fs.release(m)
+	x.fs.nodes.release(m)
 	return 0
 }
-
-// isForgotten reports whether the client has no number for the node any more.
-func (fs *FS) isForgotten(n *inode) bool { return fs.nodes.Lookups(n) == 0 }
 
 // forgotten releases the node that has taken the place of n.
 func (x *xattrOwnership) forgotten(n *inode) {

@@ -97,7 +97,7 @@ func TestOwnershipNamed(t *testing.T) {
 	o := guestStat{uid: 3, gid: 4, mode: unix.S_IFREG | 0o2755}
 	fd, errno := own.newNamed(ts, dir, name("n").CString(), &o, unix.O_RDWR, []byte("content"))
 	wantErrno(t, "make", errno, 0)
-	g.fs.closeFD(fd)
+	g.fs.fds.close(fd)
 	g.shown("made", fp.RootID, "n", unix.S_IFREG|0o2755, 3, 4, 0)
 	g.onHost("n", unix.S_IFREG|0o755)
 	_, errno = own.newNamed(ts, dir, name("n").CString(), &o, unix.O_RDWR, nil)
@@ -108,7 +108,7 @@ func TestOwnershipNamed(t *testing.T) {
 	// What can't get its attribute goes away again.
 	fd, errno = own.newNamed(ts, dir, name("ro").CString(), &o, unix.O_RDONLY, []byte("x"))
 	if errno == 0 {
-		g.fs.closeFD(fd)
+		g.fs.fds.close(fd)
 	}
 	wantErrno(t, "content without the right to write", errno, unix.EBADF)
 	if _, err := os.Lstat(g.path("ro")); err == nil {

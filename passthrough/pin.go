@@ -51,7 +51,7 @@ func (fs *FS) pinNode(ts *threadState, n *inode) unix.Errno {
 	if fs.cfg.Keeper == nil {
 		return 0
 	}
-	fd, errno := fs.fdOf(ts, n)
+	fd, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return 0 // it is lost already
 	}
@@ -125,7 +125,7 @@ func (fs *FS) opensAgain(st *unix.Statx_t, flags uint32) bool {
 	if flags&unix.O_ACCMODE != unix.O_WRONLY {
 		want |= unix.R_OK
 	}
-	if flags&unix.O_ACCMODE != unix.O_RDONLY || fs.hostFlags(flags)&unix.O_ACCMODE != unix.O_RDONLY {
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || fs.opener.hostFlags(flags)&unix.O_ACCMODE != unix.O_RDONLY {
 		want |= unix.W_OK
 	}
 	if st.Uid == fs.who.uid {
@@ -206,12 +206,12 @@ func (r *resumer) takePin(k keeper.Key, n *inode) (fd int, ok bool) {
 	if !ok {
 		return -1, false
 	}
-	if fs.countFD() != 0 {
+	if fs.fds.count() != 0 {
 		_ = unix.Close(fd)
 		return -1, false
 	}
 	if statxCached(fd, &r.ts.found) != 0 || !n.is(&r.ts.found) && !n.isElsewhere(r.ts) {
-		fs.closeFD(fd)
+		fs.fds.close(fd)
 		return -1, false
 	}
 	return fd, true
@@ -237,8 +237,8 @@ func (r *resumer) pinnedNode(k keeper.Key) bool {
 	if !n.is(&r.ts.found) {
 		fd = r.here(n, fd)
 	}
-	if !r.fs.setFD(n, fd) {
-		r.fs.closeFD(fd)
+	if !r.fs.nodes.setFD(n, fd) {
+		r.fs.fds.close(fd)
 	}
 	return true
 }
@@ -247,11 +247,11 @@ func (r *resumer) pinnedNode(k keeper.Key) bool {
 // process's, if the file is still at its place: files are linked and renamed within one mount only, and
 // what is found through a directory belongs to the directory's.
 func (r *resumer) here(n *inode, fd int) int {
-	own, errno := r.fs.rewalk(r.ts, n, 0)
+	own, errno := r.fs.find.rewalk(r.ts, n, 0)
 	if errno != 0 {
 		return fd
 	}
-	r.fs.closeFD(fd)
+	r.fs.fds.close(fd)
 	return own
 }
 

@@ -35,21 +35,21 @@ func (fs *FS) Path(nodeID uint64) string {
 	for n.ID() != fp.RootID {
 		parent, name, ok := fs.nodes.TryLocation(n)
 		if parent == nil && ok && len(names) == 0 {
-			fs.release(n)
+			fs.nodes.release(n)
 			return "" // a file without a name
 		}
 		if parent == nil || len(names) == maxPath {
 			if parent != nil {
-				fs.release(parent)
+				fs.nodes.release(parent)
 			}
 			names = append(names, "...")
 			break
 		}
 		names = append(names, name.String())
-		fs.release(n)
+		fs.nodes.release(n)
 		n = parent
 	}
-	fs.release(n)
+	fs.nodes.release(n)
 	if len(names) == 0 {
 		return "."
 	}

@@ -33,8 +33,8 @@ func (fs *FS) restoreOpenFile(n *inode, rec *ledger.OpenFile) bool {
 	}
 	n.addOpenFile(f)
 	// It was counted within the limit by the predecessor, and can't be refused now.
-	fs.io.opens.Add(1)
-	f.counted = fs.part.Keep(1)
+	fs.fds.kept.Add(1)
+	f.counted = fs.fds.part.Keep(1)
 	return true
 }
 
@@ -55,7 +55,7 @@ func (fs *FS) reopenFile(ts *threadState, f *openFile) unix.Errno {
 	f.node.Lock()
 	defer f.node.Unlock()
 	if !f.lazy.Load() { // another request was faster
-		fs.closeFD(fd)
+		fs.fds.close(fd)
 		return 0
 	}
 	f.fd = fd
@@ -66,17 +66,17 @@ func (fs *FS) reopenFile(ts *threadState, f *openFile) unix.Errno {
 // findOpenFile opens the file again, with the flags that it was opened with.
 func (fs *FS) findOpenFile(ts *threadState, f *openFile) (int, unix.Errno) {
 	n := f.node
-	path, errno := fs.fdOf(ts, n)
+	path, errno := fs.find.fdOf(ts, n)
 	if errno != 0 {
 		return -1, errno
 	}
 	if n.isDir() {
-		return fs.openAgain(ts, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		return fs.opener.openAgain(ts, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
-	flags := fs.hostFlags(f.flags &^ unix.O_TRUNC)
-	fd, errno := fs.openAgain(ts, path, flags, f.flags)
+	flags := fs.opener.hostFlags(f.flags &^ unix.O_TRUNC)
+	fd, errno := fs.opener.openAgain(ts, path, flags, f.flags)
 	if errno == unix.EACCES && fs.cfg.Landlocked {
-		fd, errno = fs.openNamed(ts, n, flags, f.flags)
+		fd, errno = fs.opener.openNamed(ts, n, flags, f.flags)
 	}
 	return fd, errno
 }

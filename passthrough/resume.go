@@ -34,7 +34,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 		fs.dropPins(func(keeper.Key) bool { return false })
 		return "", nil
 	}
-	r := &resumer{fs: fs, ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.root.Key().mount}}
+	r := &resumer{fs: fs, ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.nodes.root.Key().mount}}
 	r.findMounts()
 	r.nodes()
 	r.openFiles()
@@ -149,7 +149,7 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 	if errno != 0 {
 		return false
 	}
-	defer r.fs.closeFD(fd)
+	defer r.fs.fds.close(fd)
 	if statxCached(fd, &r.ts.found) != 0 {
 		return false
 	}
@@ -158,7 +158,7 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 		return false
 	}
 	if r.ts.found.Dev_major != 0 { // a disk, which is no file server that would have to answer
-		r.fs.mountOf(k, fd)
+		r.fs.mounts.of(k, fd)
 	}
 	r.mounts[n.Mount] = k.mount
 	return true
@@ -169,9 +169,9 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 func (fs *FS) walkNames(names []string) (int, unix.Errno) {
 	at, owned := fs.cfg.RootFD, false
 	for _, name := range names {
-		fd, errno := fs.open(at, fp.Name(name).CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+		fd, errno := fs.fds.open(at, fp.Name(name).CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if owned {
-			fs.closeFD(at)
+			fs.fds.close(at)
 		}
 		if errno != 0 {
 			return -1, errno
@@ -205,7 +205,7 @@ func (r *resumer) key(n *ledger.Node) key {
 func (r *resumer) nodes() {
 	t := r.fs.nodes
 	t.BeginRestore(r.store.NumNodes())
-	root := r.fs.root.Key().onMount()
+	root := r.fs.nodes.root.Key().onMount()
 	local := r.fs.mounts.get(root).local
 	open := map[uint32]bool{}
 	for rec := range r.store.Opens {
@@ -235,7 +235,7 @@ func (r *resumer) nodes() {
 	}
 	for rec := range r.store.Nodes {
 		n := t.Restored(uint32(rec.ID))
-		if n == nil || n == r.fs.root || n.ID() != rec.ID {
+		if n == nil || n == r.fs.nodes.root || n.ID() != rec.ID {
 			continue
 		}
 		if rec.StandIn != 0 {

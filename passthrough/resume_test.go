@@ -239,7 +239,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("kept in the end: %v", keys)
 	}
 	g.fs.Destroy()
-	if n := g.fs.io.opens.Load(); n != 0 {
+	if n := g.fs.fds.kept.Load(); n != 0 {
 		t.Errorf("%d open files are counted in the end", n)
 	}
 	sameLines(t, "in the end", l.next(t, g).known(), []string{g.known()[0]})

@@ -81,7 +81,7 @@ func (r *resumer) locks() {
 		case rec.Bits&openPosix != 0 || !f.pinned.Load():
 			f.lost.Store(true)
 			if !f.lazy.Swap(true) {
-				r.fs.closeFD(f.fd)
+				r.fs.fds.close(f.fd)
 				f.fd = -1
 			}
 			r.lost.add(fmt.Sprintf("open file %d, whose locks are lost", rec.ID))

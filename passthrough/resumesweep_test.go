@@ -44,9 +44,9 @@ func TestSweepAfterDeath(t *testing.T) {
 	k.next()
 	life(0, func(p *process) {
 		for range 3 {
-			p.fs.sweepNodes()
+			p.fs.fds.sweep()
 		}
-		p.fs.makeRoom(func() bool { return false })
+		p.fs.fds.makeRoom(func() bool { return false })
 	})
 	if errno := -int32(binary.NativeEndian.Uint32(b.reply(4)[4:])); errno != 0 {
 		t.Errorf("WRITE to the file: %v", unix.Errno(errno))

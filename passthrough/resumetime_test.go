@@ -38,7 +38,7 @@ func BenchmarkResume(b *testing.B) {
 		if errno := sysStatx(p.fs.cfg.RootFD, name.CString(), 0, &st.st); errno != 0 {
 			b.Fatal(errno)
 		}
-		if _, errno := p.fs.intern(nil, &st.st, -1, p.fs.root, name); errno != 0 {
+		if _, errno := p.fs.nodes.intern(nil, &st.st, -1, p.fs.nodes.root, name); errno != 0 {
 			b.Fatal(errno)
 		}
 	}

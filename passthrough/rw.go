@@ -41,7 +41,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, uni
 
 // readPages is a read through the page cache.
 func (fs *FS) readPages(r *server.Request, f *openFile, dst fuse.Buffers, off int64) (int, unix.Errno) {
-	fd := fs.cachedFD(r, f)
+	fd := fs.opener.cachedFD(r, f)
 	if r.MayWait {
 		return f.readDisk(r, fd, dst, off)
 	}
@@ -121,24 +121,24 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 		}
 		defer f.mount.reads.waited(time.Now())
 	}
-	if errno := fs.changesData(threadOf(r), f, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
+	if errno := fs.privileges.changesData(threadOf(r), f, in.WriteFlags&fp.WriteKillSuidgid != 0); errno != 0 {
 		return 0, errno
 	}
 	appends, before := flags&unix.RWF_APPEND != 0, 0
 	if appends {
 		var done bool
-		if before, done, errno = fs.appendNext(r, f.fd, in, src); done || errno != 0 {
+		if before, done, errno = fs.again.appendNext(r, f.fd, in, src); done || errno != 0 {
 			return before, errno
 		}
 		src = skip(src, before)
 	}
 	fd := f.fd
 	if !direct {
-		fd = fs.cachedFD(r, f)
+		fd = fs.opener.cachedFD(r, f)
 	}
 	n, errno := writeAll(fd, src, int64(in.Offset), flags)
 	if direct && errno == unix.EINVAL && inPages(in.Offset, in.Size) {
-		n, errno = writeAll(fs.cachedFD(r, f), src, int64(in.Offset), flags)
+		n, errno = writeAll(fs.opener.cachedFD(r, f), src, int64(in.Offset), flags)
 	}
 	f.unsynced.Add(int64(n))
 	if n += before; n > 0 {

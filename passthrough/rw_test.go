@@ -111,7 +111,7 @@ func TestColdRead(t *testing.T) {
 	if len(got) != size || errno != 0 {
 		t.Fatalf("%d bytes, %v", len(got), errno)
 	}
-	if g.fs.mountOf(g.fs.nodes.Get(node).Key(), 0).noNowait.Load() {
+	if g.fs.mounts.of(g.fs.nodes.Get(node).Key(), 0).noNowait.Load() {
 		t.Skip("this file system can't say whether it would wait")
 	}
 	if g.waits == before {

@@ -17,14 +17,14 @@ const maxInodeBytes = 200
 // know makes n nodes as a listing does, in directories of 1000, and forgets none.
 func know(t testing.TB, fs *FS, n int) {
 	t.Helper()
-	parent := fs.root
+	parent := fs.nodes.root
 	st := unix.Statx_t{Mode: unix.S_IFDIR | 0o755, Mnt_id: 1, Dev_major: 8}
 	for i := range n {
 		st.Ino, st.Mode = uint64(1<<20+i), unix.S_IFREG|0o644
 		if i%1000 == 0 {
 			st.Mode = unix.S_IFDIR | 0o755
 		}
-		node, errno := fs.intern(nil, &st, -1, parent, fmt.Appendf(nil, "file-%07d\x00", i))
+		node, errno := fs.nodes.intern(nil, &st, -1, parent, fmt.Appendf(nil, "file-%07d\x00", i))
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -32,7 +32,7 @@ func know(t testing.TB, fs *FS, n int) {
 			parent = node // its reference is kept
 			continue
 		}
-		fs.release(node)
+		fs.nodes.release(node)
 	}
 }
 
@@ -81,10 +81,10 @@ func BenchmarkKnown(b *testing.B) {
 					i = (i + 1) % n
 				}
 				st.Ino = uint64(1<<20 + i)
-				if node := fs.known(new(threadState), &st); node != nil {
+				if node := fs.nodes.known(new(threadState), &st); node != nil {
 					_, _ = fs.get(node.ID())
-					fs.release(node)
-					fs.release(node)
+					fs.nodes.release(node)
+					fs.nodes.release(node)
 				}
 			}
 		})
@@ -105,31 +105,31 @@ func TestEvictionIsBounded(t *testing.T) {
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		if _, errno := fs.fdOf(threadOf(g.on(n.ID())), n); errno != 0 {
+		if _, errno := fs.find.fdOf(threadOf(g.on(n.ID())), n); errno != 0 {
 			t.Fatal(errno)
 		}
 		nodes[i] = n // in use from here on
 	}
 	know(t, fs, 10_000) // without descriptors: they are not even looked at
 	for range 3 {
-		before := fs.evictor.hand
-		if n := fs.evict(1); n != 0 {
+		before := fs.fds.evictor.hand
+		if n := fs.fds.evict(1); n != 0 {
 			t.Fatalf("%d descriptors closed that are in use", n)
 		}
-		if moved := (fs.evictor.hand + fs.owners.end() - before) % fs.owners.end(); moved != evictLook {
+		if moved := (fs.fds.evictor.hand + fs.fds.owners.end() - before) % fs.fds.owners.end(); moved != evictLook {
 			t.Errorf("%d descriptors looked at, want %d", moved, evictLook)
 		}
 	}
 	defer func() { // else they stay open, and tests after this one have other numbers
 		for i, n := range nodes {
 			if i != files/2 {
-				fs.release(n)
+				fs.nodes.release(n)
 			}
 		}
 	}()
-	fs.release(nodes[files/2])
-	for range fs.owners.end()/evictLook + 1 {
-		if fs.evict(1) == 1 {
+	fs.nodes.release(nodes[files/2])
+	for range fs.fds.owners.end()/evictLook + 1 {
+		if fs.fds.evict(1) == 1 {
 			if nodes[files/2].fd.Load() >= 0 {
 				t.Error("another node's descriptor was closed")
 			}

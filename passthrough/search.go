@@ -12,19 +12,19 @@ const (
 )
 
 // search opens a node that is not called name any more in the directory behind dirfd.
-func (fs *FS) search(ts *threadState, n, parent *inode, dirfd int, name *byte) (int, unix.Errno) {
-	dir, errno := fs.open(dirfd, &dotName[0], unix.O_RDONLY|unix.O_DIRECTORY, 0)
+func (l *locator) search(ts *threadState, n, parent *inode, dirfd int, name *byte) (int, unix.Errno) {
+	dir, errno := l.fds.open(dirfd, &dotName[0], unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return -1, unix.ESTALE
 	}
-	defer fs.closeFD(dir)
+	defer l.fds.close(dir)
 	for range searchTries {
-		fd, seen, errno := fs.searchOnce(ts, n, parent, dirfd, dir)
+		fd, seen, errno := l.searchOnce(ts, n, parent, dirfd, dir)
 		if errno == 0 || !seen {
 			return fd, errno
 		}
 		// It was renamed again after it was seen, maybe back.
-		if fd, errno = fs.openAs(ts, n, dirfd, name); errno == 0 {
+		if fd, errno = l.openAs(ts, n, dirfd, name); errno == 0 {
 			return fd, 0
 		}
 		if _, errno = sysLseek(dir, 0, unix.SEEK_SET); errno != 0 {
@@ -38,9 +38,9 @@ var dotName = [2]byte{'.', 0}
 
 // searchOnce goes through an open directory once. seen says that an entry had the node's
 // inode number.
-func (fs *FS) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd int, seen bool, errno unix.Errno) {
-	buf := fs.io.getBuffer()
-	defer fs.io.putBuffer(buf)
+func (l *locator) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd int, seen bool, errno unix.Errno) {
+	buf := l.io.getBuffer()
+	defer l.io.putBuffer(buf)
 	for range searchReads {
 		end, errno := sysGetdents64(dir, buf[:])
 		if errno != 0 || end == 0 {
@@ -52,12 +52,12 @@ func (fs *FS) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd 
 			if e.ino != n.Key().ino {
 				continue
 			}
-			if fs.allowName(parent, e.name, intentRebind) != 0 {
+			if l.allowName(parent, e.name, intentRebind) != 0 {
 				continue
 			}
 			seen = true
-			if fd, errno := fs.openAs(ts, n, dirfd, e.name.CString()); errno == 0 {
-				fs.locate(n, parent, e.name)
+			if fd, errno := l.openAs(ts, n, dirfd, e.name.CString()); errno == 0 {
+				l.nodes.locate(n, parent, e.name)
 				return fd, true, 0
 			}
 		}
@@ -66,13 +66,13 @@ func (fs *FS) searchOnce(ts *threadState, n, parent *inode, dirfd, dir int) (fd 
 }
 
 // openAs opens a node's file as name in the directory behind dirfd.
-func (fs *FS) openAs(ts *threadState, n *inode, dirfd int, name *byte) (int, unix.Errno) {
-	fd, errno := fs.open(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+func (l *locator) openAs(ts *threadState, n *inode, dirfd int, name *byte) (int, unix.Errno) {
+	fd, errno := l.fds.open(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno == unix.ENOENT || errno == unix.ENOTDIR {
 		return -1, unix.ESTALE
 	}
 	if errno != 0 {
 		return -1, errno
 	}
-	return fs.checked(ts, n, fd)
+	return l.checked(ts, n, fd)
 }

@@ -84,7 +84,7 @@ func (fs *FS) SaveState(t *server.Thread, to io.Writer) error {
 		mode = handlesVerify
 	}
 	w.Uint(mode)
-	s.index[fs.root] = 0
+	s.index[fs.nodes.root] = 0
 	for n := range fs.nodes.All {
 		s.node(n)
 	}
@@ -156,8 +156,8 @@ func (s *saver) write(n *inode) {
 func (s *saver) where(n *inode) {
 	parent, name := s.fs.nodes.Location(n)
 	if parent != nil {
-		defer s.fs.release(parent)
-		if index, ok := s.index[parent]; ok && s.fs.isAt(s.ts, parent, name.CString(), n) {
+		defer s.fs.nodes.release(parent)
+		if index, ok := s.index[parent]; ok && s.fs.find.isAt(s.ts, parent, name.CString(), n) {
 			s.w.Uint(locatedInParent, index)
 			s.w.Bytes(name.Bytes())
 			return
@@ -172,8 +172,8 @@ func (s *saver) where(n *inode) {
 }
 
 // isAt reports whether the node is called name in parent.
-func (fs *FS) isAt(ts *threadState, parent *inode, name *byte, n *inode) bool {
-	fd, errno := fs.fdOf(ts, parent)
+func (l *locator) isAt(ts *threadState, parent *inode, name *byte, n *inode) bool {
+	fd, errno := l.fdOf(ts, parent)
 	if errno != 0 {
 		return false
 	}
@@ -184,30 +184,30 @@ func (fs *FS) isAt(ts *threadState, parent *inode, name *byte, n *inode) bool {
 // path is the node's path below the share, which the kernel knows when the node has a
 // descriptor: the host may have moved it. nil if it has none in the share any more.
 func (s *saver) path(n *inode) []byte {
-	fd, errno := s.fs.fdOf(s.ts, n)
+	fd, errno := s.fs.find.fdOf(s.ts, n)
 	if errno != 0 {
 		return nil
 	}
-	path := s.fs.pathOf(s.ts, fd)
+	path := s.fs.find.pathOf(s.ts, fd)
 	if path == "" {
 		return nil
 	}
-	found, errno := s.fs.walk(s.ts, path)
+	found, errno := s.fs.find.walk(s.ts, path)
 	if errno == 0 {
-		found, errno = s.fs.checked(s.ts, n, found)
+		found, errno = s.fs.find.checked(s.ts, n, found)
 	}
 	if errno != 0 {
 		return nil
 	}
-	s.fs.closeFD(found)
+	s.fs.fds.close(found)
 	return []byte(path)
 }
 
 // pathOf is the path below the share that the kernel has for a descriptor; empty if it
 // has none. Nothing follows from it before it was walked and what is there was compared:
 // it may end with " (deleted)", have changed since, or come from outside of the share.
-func (fs *FS) pathOf(ts *threadState, fd int) string {
-	root, path := fs.readlink(ts, fs.cfg.RootFD), fs.readlink(ts, fd)
+func (l *locator) pathOf(ts *threadState, fd int) string {
+	root, path := l.readlink(ts, l.cfg.RootFD), l.readlink(ts, fd)
 	below, ok := strings.CutPrefix(path, strings.TrimSuffix(root, "/")+"/")
 	if root == "" || !ok {
 		return ""
@@ -216,9 +216,9 @@ func (fs *FS) pathOf(ts *threadState, fd int) string {
 }
 
 // readlink is the path that the kernel has for a descriptor, or nothing.
-func (fs *FS) readlink(ts *threadState, fd int) string {
+func (l *locator) readlink(ts *threadState, fd int) string {
 	var b [unix.PathMax]byte
-	n, errno := sysReadlinkat(fs.cfg.ProcFD, procName(&ts.num, fd), b[:])
+	n, errno := sysReadlinkat(l.cfg.ProcFD, procName(&ts.num, fd), b[:])
 	if errno != 0 || n == len(b) {
 		return ""
 	}
@@ -230,7 +230,7 @@ func (s *saver) fileHandle(n *inode) []byte {
 	if m := s.fs.cfg.Migration; !m.FileHandles && !m.VerifyHandles {
 		return nil
 	}
-	fd, errno := s.fs.fdOf(s.ts, n)
+	fd, errno := s.fs.find.fdOf(s.ts, n)
 	if errno != 0 {
 		return nil
 	}
@@ -268,16 +268,16 @@ func (s *saver) openFiles() {
 
 // walk opens a path below the share with O_PATH, one component after the other, and
 // follows no link.
-func (fs *FS) walk(ts *threadState, path string) (int, unix.Errno) {
-	at, owned := fs.cfg.RootFD, false
+func (l *locator) walk(ts *threadState, path string) (int, unix.Errno) {
+	at, owned := l.cfg.RootFD, false
 	for component := range strings.SplitSeq(path, "/") {
 		name, _, errno := fp.ParseName(append([]byte(component), 0))
 		fd := -1
 		if errno == 0 {
-			fd, errno = fs.open(at, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+			fd, errno = l.fds.open(at, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 		}
 		if owned {
-			fs.closeFD(at)
+			l.fds.close(at)
 		}
 		if errno != 0 {
 			return -1, errno

@@ -165,7 +165,7 @@ func TestMoveRenamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := v.fs.nodes.Get(v.link)
-	v.fs.dropFD(n)
+	v.fs.nodes.dropFD(n)
 	g, err := load(t, v.share.dir, v.saved(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -319,7 +319,7 @@ func TestLoadCut(t *testing.T) {
 			t.Errorf("%s is taken", what)
 		}
 		g.fs.Destroy()
-		if fds := g.fs.fds.Load(); fds != 1 {
+		if fds := g.fs.fds.used.Load(); fds != 1 {
 			t.Errorf("%s: %d descriptors are left", what, fds-1)
 		}
 	}

@@ -280,7 +280,7 @@ func TestForgedPlace(t *testing.T) {
 // use does with a node and an open file what a guest can. What is in the share may be found.
 func (o *outside) use(t *testing.T, g *guest, what string, node, fh uint64) {
 	t.Helper()
-	if fd, errno := g.fs.fdOf(threadOf(g.on(node)), g.fs.root); errno != 0 || fd < 0 {
+	if fd, errno := g.fs.find.fdOf(threadOf(g.on(node)), g.fs.nodes.root); errno != 0 || fd < 0 {
 		t.Fatal(what, errno)
 	}
 	if out, errno := g.tryOpen(node, unix.O_RDWR); errno == 0 {

@@ -68,7 +68,7 @@ func FuzzLoadState(f *testing.F) {
 			t.Skip(err) // no handles here
 		}
 		fs.limits = stateLimits{nodes: 1 << 16, openFiles: 1 << 16, locks: 1 << 10, doubles: 1 << 10}
-		fs.flags.Store(uint64(allLocks))
+		fs.features.flags.Store(uint64(allLocks))
 		g := (&share{t: t, fs: fs, dir: dir}).guest()
 		_, err = fs.LoadState(&g.thread, record.NewReader(bytes.NewReader(state), math.MaxInt64))
 		_ = PrintState(io.Discard, bytes.NewReader(state))
@@ -77,7 +77,7 @@ func FuzzLoadState(f *testing.F) {
 			g.touch()
 		}
 		fs.Destroy()
-		if fds, opens := fs.fds.Load(), fs.io.opens.Load(); fds != 1 || opens != 0 {
+		if fds, opens := fs.fds.used.Load(), fs.fds.kept.Load(); fds != 1 || opens != 0 {
 			t.Errorf("%d descriptors are left, %d of open files and locks", fds-1, opens)
 		}
 	})
@@ -88,7 +88,7 @@ func FuzzLoadState(f *testing.F) {
 func (g *guest) staysBelow(dir string) {
 	g.t.Helper()
 	check := func(what string, id uint64, fd int) {
-		if path := g.fs.readlink(threadOf(g.on(fp.RootID)), fd); path != dir && !strings.HasPrefix(path, dir+"/") {
+		if path := g.fs.find.readlink(threadOf(g.on(fp.RootID)), fd); path != dir && !strings.HasPrefix(path, dir+"/") {
 			g.t.Fatalf("%s %d is %q", what, id, path)
 		}
 	}

@@ -214,7 +214,7 @@ func TestForgedNumbers(t *testing.T) {
 			t.Errorf("%s is taken", what)
 		}
 		g.fs.Destroy()
-		if fds := g.fs.fds.Load(); fds != 1 {
+		if fds := g.fs.fds.used.Load(); fds != 1 {
 			t.Errorf("%s: %d descriptors are left", what, fds-1)
 		}
 		if err := os.Remove(g.path("file")); err != nil {
@@ -223,9 +223,9 @@ func TestForgedNumbers(t *testing.T) {
 	}
 	// A state of a guest with a DAX window is refused: it believes that files are mapped.
 	g := newShare(t, nil, 0).guest()
-	g.fs.flags.Store(uint64(fp.InitMapAlignment))
+	g.fs.features.flags.Store(uint64(fp.InitMapAlignment))
 	if err := g.load(forge(handlesAbsent).end()); err == nil {
 		t.Error("a guest with a window is taken")
 	}
-	g.fs.flags.Store(0)
+	g.fs.features.flags.Store(0)
 }

@@ -70,7 +70,7 @@ type loader struct {
 
 // LoadState implements server.State.
 func (fs *FS) LoadState(t *server.Thread, from io.Reader) (warning string, err error) {
-	l := &loader{fs: fs, ts: t.Local.(*threadState), r: record.NewReader(from, math.MaxInt64), nodes: []*inode{fs.root}, unknown: map[key]*inode{}}
+	l := &loader{fs: fs, ts: t.Local.(*threadState), r: record.NewReader(from, math.MaxInt64), nodes: []*inode{fs.nodes.root}, unknown: map[key]*inode{}}
 	defer l.close()
 	if err := l.load(); err != nil {
 		return "", fmt.Errorf("passthrough: %w", err)
@@ -239,13 +239,13 @@ func (l *loader) follow(s *savedNode) (int, unix.Errno) {
 		if errno := l.fs.allowName(s.parent, s.name, intentRebind); errno != 0 {
 			return -1, errno
 		}
-		parent, errno := l.fs.fdOf(l.ts, s.parent)
+		parent, errno := l.fs.find.fdOf(l.ts, s.parent)
 		if errno != 0 {
 			return -1, errno
 		}
-		return l.fs.open(parent, &s.name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
+		return l.fs.fds.open(parent, &s.name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
 	case s.located == locatedByPath:
-		return l.fs.walk(l.ts, s.path)
+		return l.fs.find.walk(l.ts, s.path)
 	}
 	return -1, unix.ESTALE
 }
@@ -261,17 +261,17 @@ func (l *loader) search(s *savedNode) (int, unix.Errno) {
 	}
 	h.kind = int32(binary.LittleEndian.Uint32(s.fileHandle))
 	h.size = uint32(copy(h.data[:], s.fileHandle[4:]))
-	m := l.fs.mounts.get(l.fs.root.Key().onMount()) // whose descriptor setHandles keeps open
-	fd, errno := l.fs.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(int(m.fd.Load()), h, unix.O_PATH) })
+	m := l.fs.mounts.get(l.fs.nodes.root.Key().onMount()) // whose descriptor setHandles keeps open
+	fd, errno := l.fs.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(int(m.fd.Load()), h, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
 	}
-	path := l.fs.pathOf(l.ts, fd)
-	l.fs.closeFD(fd)
+	path := l.fs.find.pathOf(l.ts, fd)
+	l.fs.fds.close(fd)
 	if path == "" {
 		return -1, unix.ESTALE
 	}
-	if fd, errno = l.fs.walk(l.ts, path); errno != 0 {
+	if fd, errno = l.fs.find.walk(l.ts, path); errno != 0 {
 		return -1, errno
 	}
 	return l.checked(s, fd)
@@ -290,7 +290,7 @@ func (l *loader) checked(s *savedNode, fd int) (int, unix.Errno) {
 		}
 	}
 	if errno != 0 {
-		l.fs.closeFD(fd)
+		l.fs.fds.close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -304,31 +304,31 @@ func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 	last := &l.nodes[len(l.nodes)-1]
 	if s.number == 0 {
 		if n := l.unknown[k]; n != nil {
-			l.fs.closeFD(fd)
+			l.fs.fds.close(fd)
 			n.Hold()
 			*last = n
 			return 0, nil
 		}
 	}
-	l.fs.mountOf(k, fd)
-	n := l.fs.newInode(&l.ts.found)
+	l.fs.mounts.of(k, fd)
+	n := l.fs.nodes.newInode(&l.ts.found)
 	l.fs.nodes.Prepare(n, k, s.number) // the loader holds it
 	if s.located == locatedInParent {
 		l.fs.nodes.Place(n, s.parent, s.name)
 	}
 	errno = l.fs.allow(n, intentRebind)
 	if errno == 0 {
-		errno = l.fs.keepHandle(l.ts, n, fd, &emptyName[0])
+		errno = l.fs.find.keepHandle(l.ts, n, fd, &emptyName[0])
 	}
 	if errno != 0 {
-		l.fs.closeFD(fd)
+		l.fs.fds.close(fd)
 		l.fs.nodes.Unhold(n)
 		return errno, nil
 	}
 	*last = n
 	// A million nodes need no descriptors as long as their names are known.
-	if s.located == locatedInParent && !n.isDir() || !l.fs.setFD(n, fd) {
-		l.fs.closeFD(fd)
+	if s.located == locatedInParent && !n.isDir() || !l.fs.nodes.setFD(n, fd) {
+		l.fs.fds.close(fd)
 	}
 	if s.number == 0 {
 		l.unknown[k] = n
@@ -363,7 +363,7 @@ func (l *loader) openFile() error {
 	fd, errno := l.open(n, flags)
 	if errno == 0 {
 		if errno = l.fs.addOpenFileAs(n, fd, flags, number); errno != 0 {
-			l.fs.closeFD(fd)
+			l.fs.fds.close(fd)
 			if errno == unix.EEXIST {
 				return fmt.Errorf("open file %d: the number is impossible or there twice", number)
 			}
@@ -390,18 +390,18 @@ func (l *loader) open(n *inode, flags uint32) (int, unix.Errno) {
 	if n == nil {
 		return -1, unix.ESTALE
 	}
-	fd, errno := l.fs.fdOf(l.ts, n)
+	fd, errno := l.fs.find.fdOf(l.ts, n)
 	switch {
 	case errno != 0:
 		return -1, errno
 	case n.isDir():
-		return l.fs.openAgain(l.ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		return l.fs.opener.openAgain(l.ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	case !n.isReg():
 		return -1, unix.ESTALE
 	case l.fs.cfg.ReadOnly && flags&unix.O_ACCMODE != unix.O_RDONLY:
 		return -1, unix.EROFS
 	}
-	return l.fs.openAgain(l.ts, fd, l.fs.hostFlags(flags&^unix.O_TRUNC), flags)
+	return l.fs.opener.openAgain(l.ts, fd, l.fs.opener.hostFlags(flags&^unix.O_TRUNC), flags)
 }
 
 // maxNames is how many files a message names.

@@ -239,8 +239,8 @@ func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
 
 // describe names a file for the log: by its path, which may be anything, as the kernel has it.
 func (fs *FS) describe(ts *threadState, n *inode) string {
-	if fd, errno := fs.fdOf(ts, n); errno == 0 {
-		if path := fs.pathOf(ts, fd); path != "" {
+	if fd, errno := fs.find.fdOf(ts, n); errno == 0 {
+		if path := fs.find.pathOf(ts, fd); path != "" {
 			return fmt.Sprintf("%q", path)
 		}
 	}

@@ -337,7 +337,7 @@ func TestLoadLocksCut(t *testing.T) {
 		}
 		g.fs.Destroy()
 		v.wantOnHost(t, "refused", false)
-		if fds, opens := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != 1 || opens != 0 {
+		if fds, opens := g.fs.fds.used.Load(), g.fs.fds.kept.Load(); fds != 1 || opens != 0 {
 			t.Fatalf("%d of %d bytes: %d descriptors and %d open files are left", n, len(state), fds-1, opens)
 		}
 	}

@@ -18,60 +18,62 @@ type sweeper struct {
 	mu     sync.Mutex // held during a sweep, outside of all others
 	closed bool       // guarded by mu
 
-	armed atomic.Bool
-	after func(time.Duration, func()) // time.AfterFunc, but in tests
+	rounds []func() (more bool) // what a sweep does
+	armed  atomic.Bool
+	after  func(time.Duration, func()) // time.AfterFunc, but in tests
 }
 
 func afterFunc(d time.Duration, f func()) { time.AfterFunc(d, f) }
 
-// armSweep is called when there is something new to sweep.
-func (fs *FS) armSweep() {
-	if !fs.sweeper.armed.Load() && fs.sweeper.armed.CompareAndSwap(false, true) {
-		fs.sweeper.after(sweepEvery, fs.sweep)
+// arm is called when there is something new to sweep.
+func (s *sweeper) arm() {
+	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
+		s.after(sweepEvery, s.sweep)
 	}
 }
 
 // sweep is one round. What is opened meanwhile arms the next one by itself.
-func (fs *FS) sweep() {
-	fs.sweeper.mu.Lock()
-	defer fs.sweeper.mu.Unlock()
-	if fs.sweeper.closed {
+func (s *sweeper) sweep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return
 	}
-	fs.sweeper.armed.Store(false)
-	more := fs.sweepShared()
-	more = fs.sweepNodes() || more
-	more = fs.sweepMounts() || more
+	s.armed.Store(false)
+	more := false
+	for _, round := range s.rounds {
+		more = round() || more
+	}
 	if more {
-		fs.armSweep()
+		s.arm()
 	}
 }
 
 // sweepLook is how many descriptors are looked at before others may make room.
 const sweepLook = 256
 
-// sweepNodes closes descriptors of nodes, and reports whether some are left that may be
+// sweep closes descriptors of nodes, and reports whether some are left that may be
 // closed the next time.
-func (fs *FS) sweepNodes() (more bool) {
-	for from := uint32(0); from < fs.owners.end(); from += sweepLook {
-		fs.evictor.mu.Lock()
-		for fd := from; fd < min(from+sweepLook, fs.owners.end()); fd++ {
-			if n := fs.owners.at(fd); n != nil && fs.evictOne(n, false) == evictedInUse {
+func (d *descriptors) sweep() (more bool) {
+	for from := uint32(0); from < d.owners.end(); from += sweepLook {
+		d.evictor.mu.Lock()
+		for fd := from; fd < min(from+sweepLook, d.owners.end()); fd++ {
+			if n := d.owners.at(fd); n != nil && d.find.evictOne(n, false) == evictedInUse {
 				more = true
 			}
 		}
-		fs.evictor.mu.Unlock()
+		d.evictor.mu.Unlock()
 	}
 	return more
 }
 
 // letGo closes the descriptor of a node without a name when nothing of it is open any
 // more: the client has only to forget it, and the file's space is free.
-func (fs *FS) letGo(n *inode) {
+func (d *descriptors) letGo(n *inode) {
 	if n.fd.Load() < 0 {
 		return
 	}
-	fs.evictor.mu.Lock()
-	defer fs.evictor.mu.Unlock()
-	fs.evictOne(n, true)
+	d.evictor.mu.Lock()
+	defer d.evictor.mu.Unlock()
+	d.find.evictOne(n, true)
 }

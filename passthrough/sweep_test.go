@@ -84,7 +84,7 @@ func TestSweep(t *testing.T) {
 			t.Error("the descriptor of a directory that is only known is open")
 		}
 		clock.run()
-		if n := g.fs.fds.Load(); n != 2 {
+		if n := g.fs.fds.used.Load(); n != 2 {
 			t.Errorf("%d descriptors, want those of the root and the open file", n)
 		}
 		for _, name := range []string{"f", "d", "open"} {
@@ -104,7 +104,7 @@ func TestSweep(t *testing.T) {
 		}
 		wantErrno(t, "release", g.release(open, openFh), 0)
 		clock.run()
-		if n := g.fs.fds.Load(); n != 1 {
+		if n := g.fs.fds.used.Load(); n != 1 {
 			t.Errorf("%d descriptors, want the root's", n)
 		}
 		if _, errno := g.getattr(used); errno != 0 {
@@ -128,7 +128,7 @@ func TestSweepOfPins(t *testing.T) {
 		t.Error("the use of a pin has armed a sweep")
 	}
 	g.fs.Forget(nil, pin, 1)
-	if n := g.fs.fds.Load(); n != 1 {
+	if n := g.fs.fds.used.Load(); n != 1 {
 		t.Errorf("%d descriptors, want the root's", n)
 	}
 
@@ -139,7 +139,7 @@ func TestSweepOfPins(t *testing.T) {
 	}
 	wantErrno(t, "unlink", g.fs.Unlink(g.on(fp.RootID), name("a")), 0)
 	clock.run()
-	if n := g.fs.fds.Load(); n != 1 {
+	if n := g.fs.fds.used.Load(); n != 1 {
 		t.Errorf("%d descriptors, want the root's", n)
 	}
 	_, errno := g.getattr(a)
@@ -171,7 +171,7 @@ func TestLetGo(t *testing.T) {
 		t.Errorf("still open, after a sweep: %d links, %v", attr.Nlink, errno)
 	}
 	wantErrno(t, "release", g.release(node, out.Fh), 0)
-	if n := g.fs.fds.Load(); n != 1 {
+	if n := g.fs.fds.used.Load(); n != 1 {
 		t.Errorf("%d descriptors, want the root's", n)
 	}
 	_, errno = g.getattr(node)
@@ -181,7 +181,7 @@ func TestLetGo(t *testing.T) {
 	wantErrno(t, "tmpfile", g.fs.Tmpfile(g.on(fp.RootID), &fp.CreateIn{Flags: unix.O_RDWR, Mode: 0o600}, &tmp), 0)
 	g.use(tmp.Entry.NodeID)
 	wantErrno(t, "release", g.release(tmp.Entry.NodeID, tmp.Open.Fh), 0)
-	if n := g.fs.fds.Load(); n != 1 {
+	if n := g.fs.fds.used.Load(); n != 1 {
 		t.Errorf("%d descriptors after TMPFILE, want the root's", n)
 	}
 }
@@ -204,7 +204,7 @@ func TestRemovedWorkingDirectory(t *testing.T) {
 			}
 		}
 		g.fs.Forget(nil, dir, 1)
-		if n := g.fs.fds.Load(); n != 1 {
+		if n := g.fs.fds.used.Load(); n != 1 {
 			t.Errorf("%d descriptors, want the root's", n)
 		}
 	}
@@ -221,11 +221,11 @@ func TestSweepOpenless(t *testing.T) {
 				t.Fatalf("round %d: read %q, %v", round, got, errno)
 			}
 		}
-		if n := g.fs.io.opens.Load(); n != 10 {
+		if n := g.fs.fds.kept.Load(); n != 10 {
 			t.Errorf("%d files are open, want 10", n)
 		}
 		clock.run()
-		if fds, opens := g.fs.fds.Load(), g.fs.io.opens.Load(); fds != 1 || opens != 0 {
+		if fds, opens := g.fs.fds.used.Load(), g.fs.fds.kept.Load(); fds != 1 || opens != 0 {
 			t.Errorf("%d descriptors, %d open files are left", fds, opens)
 		}
 	}
@@ -248,7 +248,7 @@ func TestSweepWhileUsed(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				s.fs.sweep()
+				s.fs.sweeper.sweep()
 			}
 		}
 	})

@@ -15,24 +15,33 @@ import (
 // descriptor, of whatever kind. A symbolic link's own attributes are reached so too,
 // as the path ends at the link (fs/namei.c: nd_jump_link).
 
+// xattrs is how extended attributes are called on the host, and what their values are there.
+type xattrs struct {
+	cfg *Config
+	*features
+	fds *descriptors
+	who *credentials
+	own ownership
+}
+
 const xattrListMax = 65536 // XATTR_LIST_MAX
 
 var aclPrefix = []byte("system.posix_acl_")
 
-// hostXattrName is the host's name of an attribute that the guest names, valid until
+// hostName is the host's name of an attribute that the guest names, valid until
 // the thread's next request. ACLs exist only for a guest that agreed to them: another
 // one would change them without knowing what they do to a file's mode.
-func (fs *FS) hostXattrName(ts *threadState, name fp.Name) (fp.Name, unix.Errno) {
-	if !fs.cfg.Xattr {
+func (x *xattrs) hostName(ts *threadState, name fp.Name) (fp.Name, unix.Errno) {
+	if !x.cfg.Xattr {
 		return nil, unix.ENOSYS
 	}
-	if !fs.guestMaySee(name) {
+	if !x.guestMaySee(name) {
 		return nil, unix.EOPNOTSUPP
 	}
-	if fs.cfg.XattrMap == nil {
+	if x.cfg.XattrMap == nil {
 		return name, 0
 	}
-	prepend, verdict := fs.cfg.XattrMap.ToHost(name)
+	prepend, verdict := x.cfg.XattrMap.ToHost(name)
 	switch {
 	case verdict == xattrmap.Deny:
 		return nil, unix.EPERM
@@ -46,7 +55,7 @@ func (fs *FS) hostXattrName(ts *threadState, name fp.Name) (fp.Name, unix.Errno)
 	n := copy(ts.xattr[:], prepend)
 	n += copy(ts.xattr[n:], name)
 	host := fp.Name(ts.xattr[:n])
-	if !fs.guestMaySee(host) {
+	if !x.guestMaySee(host) {
 		return nil, unix.EOPNOTSUPP
 	}
 	return host, 0
@@ -54,20 +63,20 @@ func (fs *FS) hostXattrName(ts *threadState, name fp.Name) (fp.Name, unix.Errno)
 
 // guestMaySee reports whether a name is one that the guest may know, its own or the
 // host's.
-func (fs *FS) guestMaySee(name []byte) bool {
-	return !bytes.HasPrefix(name, aclPrefix) || fs.agreed(fp.InitPosixACL)
+func (x *xattrs) guestMaySee(name []byte) bool {
+	return !bytes.HasPrefix(name, aclPrefix) || x.agreed(fp.InitPosixACL)
 }
 
-// guestXattrName is the guest's name of an attribute of the host; nil is none.
-func (fs *FS) guestXattrName(host []byte) []byte {
-	if !fs.guestMaySee(host) {
+// guestName is the guest's name of an attribute of the host; nil is none.
+func (x *xattrs) guestName(host []byte) []byte {
+	if !x.guestMaySee(host) {
 		return nil
 	}
-	if fs.cfg.XattrMap == nil {
+	if x.cfg.XattrMap == nil {
 		return host
 	}
-	strip, visible := fs.cfg.XattrMap.ToGuest(host)
-	if !visible || strip > 0 && !fs.guestMaySee(host[strip:]) {
+	strip, visible := x.cfg.XattrMap.ToGuest(host)
+	if !visible || strip > 0 && !x.guestMaySee(host[strip:]) {
 		return nil
 	}
 	return host[strip:]
@@ -89,7 +98,7 @@ func remapped(kind uint16, guest, host fp.Name, errno unix.Errno) unix.Errno {
 
 // Getxattr implements server.Xattrs.
 func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.Errno) {
-	hostName, errno := fs.hostXattrName(threadOf(r), name)
+	hostName, errno := fs.xattrs.hostName(threadOf(r), name)
 	if errno == unix.EPERM {
 		return 0, unix.ENODATA // what can't be written is not there to be read
 	}
@@ -100,19 +109,19 @@ func (fs *FS) Getxattr(r *server.Request, name fp.Name, dst []byte) (int, unix.E
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if fs.own.reserved(hostName) {
 		return 0, unix.ENODATA
 	}
-	if fs.hasIDs(name) {
-		return fs.getxattrIDs(ts, ts.procPath(fd), name, hostName, dst)
+	if fs.xattrs.hasIDs(name) {
+		return fs.xattrs.getIDs(ts, ts.procPath(fd), name, hostName, dst)
 	}
 	return sysGetxattr(ts.procPath(fd), hostName.CString(), dst)
 }
 
 // Setxattr implements server.Xattrs.
 func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value []byte) unix.Errno {
-	hostName, errno := fs.hostXattrName(threadOf(r), name)
+	hostName, errno := fs.xattrs.hostName(threadOf(r), name)
 	if errno != 0 {
 		return errno
 	}
@@ -120,12 +129,12 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
-	if fs.hasIDs(name) {
-		if value, errno = fs.xattrToHost(ts, name, value); errno != 0 {
+	if fs.xattrs.hasIDs(name) {
+		if value, errno = fs.xattrs.toHost(ts, name, value); errno != 0 {
 			return errno
 		}
 	}
@@ -137,7 +146,7 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	path, create := ts.procPath(fd), in.Flags&unix.XATTR_CREATE != 0
 	if !create {
 		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
-	} else if !fs.setBefore(r, path, hostName.CString(), value) {
+	} else if !fs.again.setBefore(r, path, hostName.CString(), value) {
 		intendXattr(r, path, hostName.CString())
 		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
 		settle(r, errno)
@@ -150,26 +159,26 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	}
 	fs.caps.xattrChanged(n, hostName)
 	if kill {
-		return fs.clearSgid(ts, fd)
+		return fs.xattrs.clearSgid(ts, fd)
 	}
 	return 0
 }
 
 // clearSgid makes sure that the bit is gone: a daemon that is in the file's group
 // keeps it in spite of all.
-func (fs *FS) clearSgid(ts *threadState, fd int) unix.Errno {
+func (x *xattrs) clearSgid(ts *threadState, fd int) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno
 	}
 	if ts.st.Mode&unix.S_ISGID == 0 {
 		return 0
 	}
-	return sysFchmodat(fs.cfg.ProcFD, procName(&ts.num, fd), uint32(ts.st.Mode)&permBits&^unix.S_ISGID)
+	return sysFchmodat(x.cfg.ProcFD, procName(&ts.num, fd), uint32(ts.st.Mode)&permBits&^unix.S_ISGID)
 }
 
 // Removexattr implements server.Xattrs.
 func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
-	hostName, errno := fs.hostXattrName(threadOf(r), name)
+	hostName, errno := fs.xattrs.hostName(threadOf(r), name)
 	if errno != 0 {
 		return errno
 	}
@@ -177,11 +186,11 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
-	if path := ts.procPath(fd); !fs.unsetBefore(r, path, hostName.CString()) {
+	if path := ts.procPath(fd); !fs.again.unsetBefore(r, path, hostName.CString()) {
 		intendXattr(r, path, hostName.CString())
 		errno = sysRemovexattr(path, hostName.CString())
 		settle(r, errno)
@@ -199,7 +208,7 @@ func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.release(n)
+	defer fs.nodes.release(n)
 	if fs.cfg.XattrMap == nil && fs.agreed(fp.InitPosixACL) {
 		return sysListxattr(ts.procPath(fd), dst)
 	}
@@ -214,18 +223,18 @@ func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 	if errno != 0 {
 		return 0, errno
 	}
-	return fs.filterXattrs(dst, all[:size])
+	return fs.xattrs.filter(dst, all[:size])
 }
 
-// filterXattrs copies the names that the guest sees to dst, and returns their length,
+// filter copies the names that the guest sees to dst, and returns their length,
 // for an empty dst too.
-func (fs *FS) filterXattrs(dst, all []byte) (size int, errno unix.Errno) {
+func (x *xattrs) filter(dst, all []byte) (size int, errno unix.Errno) {
 	for len(all) > 0 {
 		n := bytes.IndexByte(all, 0) + 1
 		if n == 0 {
 			break
 		}
-		if name := fs.guestXattrName(all[:n]); name != nil && !fs.own.reserved(all[:n]) {
+		if name := x.guestName(all[:n]); name != nil && !x.own.reserved(all[:n]) {
 			if len(dst) > 0 && copy(dst[size:], name) < len(name) {
 				return 0, unix.ERANGE
 			}
