@@ -111,24 +111,19 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	s.pid = pid
 	s.heard = time.Now()
 	s.readOnly = fs.opts.ReadOnly || name != s.secret
-	w, err := fs.newWatcher()
-	if err != nil {
-		first := fs.watchErr == nil
-		fs.watchErr = err
-		fs.mu.Unlock()
-		if first {
-			fs.log.Error("The host's changes can't be watched: the guest hears of none, and keeps what it knows for a second only", "error", err)
-		}
-		fs.end(s, "")
-		return true
-	}
-	fs.watchErr = nil
 	since := fs.lostAt
 	fs.lostAt = time.Time{}
 	s.current = time.Now()
 	if !since.IsZero() {
 		s.current = since
 	}
+	w, err := fs.newWatcher()
+	if err != nil {
+		fs.mu.Unlock()
+		fs.blind(s, err)
+		return true
+	}
+	fs.watchErr = nil
 	p := &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
 	s.pump = p
 	fs.dirs.start(w)
@@ -143,6 +138,20 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	go p.read(w)
 	go p.run(since)
 	return true
+}
+
+// blind ends a session because the host can't be watched. The log says so once until that works again.
+func (fs *FS) blind(s *session, err error) {
+	fs.mu.Lock()
+	first := fs.watchErr == nil && fs.session == s
+	if fs.session == s {
+		fs.watchErr = err
+	}
+	fs.mu.Unlock()
+	if first {
+		fs.log.Error("The host's changes can't be watched: the guest hears of none, and keeps what it knows for a second only", "error", err)
+	}
+	fs.end(s, "")
 }
 
 // endSession ends the helper's session. why, if not empty, is for the log.

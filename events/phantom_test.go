@@ -133,8 +133,23 @@ func (g *guest) help() {
 	g.introduce()
 }
 
+// release is a RELEASE of the control file, as when the helper is gone.
+func (g *guest) release(file uint64) {
+	g.t.Helper()
+	if errno := g.fs.Release(g.request(1, file), &fp.ReleaseIn{Fh: g.fh}); errno != 0 {
+		g.t.Fatal(errno)
+	}
+	g.acked = 0
+}
+
 // introduce does what the first record says.
 func (g *guest) introduce() {
+	g.t.Helper()
+	g.sayHello()
+	g.until(wire.Found)
+}
+
+func (g *guest) sayHello() {
 	g.t.Helper()
 	hello := g.read()
 	if len(hello) != 1 || hello[0].Op != wire.Hello {
@@ -147,7 +162,6 @@ func (g *guest) introduce() {
 	if _, errno := g.lookup(helperPID, dir.NodeID, hello[0].Path); errno != unix.ENOENT {
 		g.t.Fatal(errno)
 	}
-	g.until(wire.Found)
 }
 
 // until reads until there is a record of the kind, and reports those before as performed.

@@ -43,6 +43,9 @@ func (p *pump) read(w *hostwatch.Watcher) {
 	for {
 		var err error
 		if list, err = w.Read(list[:0]); err != nil {
+			if p.fs.dirs.current() == w { // it was not closed because another took its place, or the session has ended
+				p.fs.blind(p.session, err)
+			}
 			return
 		}
 		now := time.Now()
@@ -100,8 +103,7 @@ func (p *pump) run(since time.Time) {
 	runtime.LockOSThread() // for good: the thread has credentials and a directory of its own
 	fs := p.fs
 	if err := fs.Share.StartThread(&p.thread); err != nil {
-		fs.log.Error("The host's changes can't be told to the guest", "error", err)
-		fs.endSession("")
+		fs.blind(p.session, err)
 		return
 	}
 	defer fs.Share.StopThread(&p.thread)

@@ -33,8 +33,7 @@ func (p *pump) again(stale *hostwatch.Watcher) bool {
 	if stale == nil {
 		fs.log.Warn("Changes of the host were missed: looking at all that the guest knows")
 	} else if err := p.replace(stale); err != nil {
-		fs.log.Error("The host's changes can't be watched any more", "error", err)
-		fs.end(p.session, "")
+		fs.blind(p.session, err)
 		return false
 	}
 	if !p.catchUp(since) {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,9 +48,14 @@ type FS struct {
 	to  Notifier
 	max int // directories that are watched; 0 is hostwatch.DefaultMax
 
+	// newWatcher makes a watcher of the host's directories, retry is when that is tried again after it has failed.
+	newWatcher func() (*hostwatch.Watcher, error)
+	retry      time.Duration
+
 	lost atomic.Bool // the client may remember what is not so any more
 
-	turn sync.Mutex // held while a session begins or ends; mu is taken with it
+	turn  sync.Mutex // held while a session begins or ends; mu is taken with it
+	blind bool       // the log says that nothing can be watched; guarded by turn
 
 	mu      sync.RWMutex // guards the following; a leaf
 	session *session     // nil if there is none
@@ -57,10 +63,11 @@ type FS struct {
 	partial bool // there are directories that are not watched
 }
 
-// session is from INIT to DESTROY.
+// session is from INIT to DESTROY, or shorter if there has to be another watcher.
 type session struct {
-	watcher *hostwatch.Watcher
+	watcher *hostwatch.Watcher // nil if nothing can be watched
 	done    chan struct{}
+	retry   <-chan time.Time // when to try again; nil is never
 }
 
 // New returns a file system around s. Messages go to log; nil is slog.Default().
@@ -68,7 +75,9 @@ func New(s Share, log *slog.Logger) *FS {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &FS{Share: s, log: log}
+	fs := &FS{Share: s, log: log, retry: time.Minute}
+	fs.newWatcher = func() (*hostwatch.Watcher, error) { return hostwatch.New(hostwatch.Options{Max: fs.max}) }
+	return fs
 }
 
 // Connect says where notifications go.
@@ -133,19 +142,53 @@ func (fs *FS) current() *session {
 
 // begin begins to watch; fs.turn is held, and there is no session. The client of a session that goes on may remember what has changed meanwhile.
 func (fs *FS) begin(resumed bool) {
-	w, err := hostwatch.New(hostwatch.Options{Max: fs.max})
+	w, err := fs.newWatcher()
 	if err != nil {
-		fs.log.Warn("The host's changes can't be watched: the guest keeps what it knows for a second only", "error", err)
+		fs.beginBlind(resumed, err)
 		return
 	}
-	s := &session{watcher: w, done: make(chan struct{})}
-	fs.lost.Store(resumed)
-	fs.mu.Lock()
-	fs.session, fs.dirs, fs.partial = s, map[uint64]bool{}, false
-	fs.mu.Unlock()
-	p := &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
+	if fs.blind {
+		fs.blind = false
+		fs.log.Info("The host's changes are watched again")
+	}
+	p := fs.beginSession(&session{watcher: w, done: make(chan struct{})}, resumed)
 	go p.onThread(p.read)
 	go p.onThread(p.tellAll)
+}
+
+// beginBlind begins a session in which nothing is watched. What the client of a session that goes on has been told was
+// good for longer than it is now: it drops that.
+func (fs *FS) beginBlind(resumed bool, err error) {
+	resumed = resumed && !fs.blind
+	if !fs.blind {
+		fs.blind = true
+		fs.log.Warn("The host's changes can't be watched: the guest keeps what it knows for a second only", "error", err)
+	}
+	s := &session{done: make(chan struct{})}
+	if !errors.Is(err, hostwatch.ErrUnsupported) {
+		s.retry = time.After(fs.retry)
+	}
+	p := fs.beginSession(s, resumed)
+	go p.tellAll(nil)
+}
+
+// beginSession makes s the session.
+func (fs *FS) beginSession(s *session, resumed bool) *pump {
+	fs.lost.Store(resumed)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.session, fs.dirs, fs.partial = s, map[uint64]bool{}, false
+	return &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
+}
+
+// fail puts a session in which nothing is watched in the place of s.
+func (fs *FS) fail(s *session, err error) {
+	fs.turn.Lock()
+	defer fs.turn.Unlock()
+	if fs.current() == s {
+		fs.end(s)
+		fs.beginBlind(true, err)
+	}
 }
 
 // end ends s, unless it is nil or not the session any more.
@@ -158,7 +201,9 @@ func (fs *FS) end(s *session) {
 	fs.mu.Unlock()
 	if ours {
 		close(s.done)
-		_ = s.watcher.Close()
+		if s.watcher != nil {
+			_ = s.watcher.Close()
+		}
 	}
 }
 
@@ -176,7 +221,7 @@ func (fs *FS) watch(r *server.Request, id uint64) {
 		return
 	}
 	s := fs.current()
-	if s == nil {
+	if s == nil || s.watcher == nil {
 		return
 	}
 	err := fs.Share.UseFD(r, id, func(fd int) error { return s.watcher.Add(fd, id) })
@@ -204,7 +249,7 @@ func (fs *FS) Forget(by *fuse.Cell, id, lookups uint64) {
 	fs.mu.Lock()
 	delete(fs.dirs, id)
 	s, stale := fs.session, false
-	if s != nil {
+	if s != nil && s.watcher != nil {
 		s.watcher.Remove(-1, id)
 		stale = s.watcher.Stale()
 	}

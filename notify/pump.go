@@ -23,8 +23,7 @@ func (p *pump) onThread(f func(t *server.Thread)) {
 	runtime.LockOSThread() // for good: the thread has credentials and a directory of its own
 	var t server.Thread
 	if err := p.fs.Share.StartThread(&t); err != nil {
-		p.fs.log.Error("The host's changes can't be told to the guest", "error", err)
-		p.fs.end(p.session)
+		p.fs.fail(p.session, err)
 		return
 	}
 	defer p.fs.Share.StopThread(&t)
@@ -42,6 +41,7 @@ func (p *pump) read(t *server.Thread) {
 	for {
 		var err error
 		if list, err = p.session.watcher.Read(list[:0]); err != nil {
+			p.fs.fail(p.session, err) // which does nothing if the session has ended
 			return
 		}
 		for i := range list {
@@ -124,7 +124,8 @@ func (p *pump) name(dir uint64, name string) error {
 	return p.fs.to.Notify(fp.NotifyInvalEntry, fp.Bytes(&fp.NotifyInvalEntryOut{Parent: dir, NameLen: uint32(len(name))}), append([]byte(name), 0))
 }
 
-// tellAll has the client drop everything when changes were lost, until the session ends.
+// tellAll has the client drop everything when changes were lost, until the session ends. In a session in which nothing
+// is watched it tries again from time to time; t is nil there.
 func (p *pump) tellAll(t *server.Thread) {
 	for {
 		for p.fs.lost.Load() {
@@ -139,6 +140,9 @@ func (p *pump) tellAll(t *server.Thread) {
 		}
 		select {
 		case <-p.wake:
+		case <-p.session.retry:
+			p.fs.renew(p.session)
+			return
 		case <-p.session.done:
 			return
 		}
@@ -149,7 +153,7 @@ func (p *pump) tellAll(t *server.Thread) {
 // when the session has ended.
 func (p *pump) dropAll(t *server.Thread) bool {
 	for id, dir := range p.fs.Share.Nodes {
-		if dir {
+		if dir && t != nil {
 			p.fs.watch(request(t, id), id)
 		}
 		if !p.insist(func() error { return p.inode(id, data) }) {
