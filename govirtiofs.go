@@ -140,24 +140,22 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 const maxTag = 36
 
 // Mount serves on a directory of this machine until ctx ends or somebody unmounts it; then the error is
-// nil. It needs root, or fusermount3 (package fuse3 of most distributions). See package fusedev for
+// nil. When ctx ends, who still uses the directory gets ENOTCONN. It needs root, or fusermount3 (package fuse3 of most distributions). See package fusedev for
 // what a process may not do with its own mount.
 func (s *Server) Mount(ctx context.Context, dir string, o fusedev.Options) error {
 	if err := s.init(); err != nil {
 		return err
 	}
 	o.ReadOnly = o.ReadOnly || s.ReadOnly
+	if o.Host == nil {
+		o.Host = s.host
+	}
 	m, err := fusedev.New(dir, o)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = m.Close() }()
-	stop := context.AfterFunc(ctx, func() {
-		if m.Unmount() != nil { // it is in use: who has files open gets ENOTCONN
-			_ = m.Detach()
-			_ = m.Close()
-		}
-	})
+	stop := context.AfterFunc(ctx, func() { _ = m.End() })
 	defer stop()
 	if n, ok := s.FS.(interface{ Connect(fuse.Notifier) }); ok {
 		n.Connect(m)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
@@ -42,6 +43,10 @@ type Options struct {
 	// one (Mount.Recover). The handler's server and file system have the same ledger. All goroutines of Serve
 	// then read from one descriptor, and IOUring does nothing.
 	Ledger *ledger.Ledger
+	// Host, if not nil, is told of the threads of Serve, so that Go's scheduler gets a processor more for each of
+	// them (host.Host.AddQueues). Without it, as many threads as processors keep all of them while they wait for
+	// requests, which costs a third of the speed and more. govirtiofs.Server.Mount sets it.
+	Host *host.Host
 }
 
 // Mount is a directory that shows what /dev/fuse is told.
@@ -53,6 +58,9 @@ type Mount struct {
 	helper bool          // unmounted by fusermount3
 	pairs  sync.Pool     // buffers of requests that have waited
 	ledger *ledger.Ledger
+	host   *host.Host
+
+	control *os.File // ends the connection; nil where that can't be
 
 	cells    *cells     // nil without a ledger
 	resentMu sync.Mutex // guards resent
@@ -73,7 +81,7 @@ func New(target string, o Options) (*Mount, error) {
 	if st.IsDir() {
 		mode = unix.S_IFDIR
 	}
-	m := &Mount{target: target, uring: o.IOUring && o.Ledger == nil, ledger: o.Ledger}
+	m := &Mount{target: target, uring: o.IOUring && o.Ledger == nil, ledger: o.Ledger, host: o.Host}
 	switch {
 	case os.Geteuid() == 0:
 		err = m.direct(mode, o)
@@ -85,6 +93,7 @@ func New(target string, o Options) (*Mount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", target, err)
 	}
+	m.control = openControl(target)
 	return m, nil
 }
 
@@ -215,13 +224,72 @@ func (m *Mount) Detach() error {
 	return exec.Command("fusermount3", "-u", "-z", "--", m.target).Run()
 }
 
+// End unmounts and has Serve return, even while the mount is in use, and even if another mount namespace has a copy of it:
+// every container that was started meanwhile may have one, and Serve serves the last one to its end. Who uses one
+// gets ENOTCONN from then on. It can't end copies of a mount that was adopted, or was made without root where
+// /sys/fs/fuse/connections is not mounted.
+func (m *Mount) End() error {
+	err := m.Unmount()
+	if err != nil {
+		err = m.Detach()
+	}
+	m.disconnect()
+	return err
+}
+
+// disconnect ends the connection, if it still lives.
+func (m *Mount) disconnect() {
+	if m.control != nil {
+		_, _ = m.control.Write([]byte("1"))
+	}
+}
+
+// openControl opens the file that ends the connection (fs/fuse/control.c). That is done while the file system is certainly
+// mounted: the number that it has in the name is somebody else's soon after its end. An open file stays that of its
+// connection, or of none. It is nil where that can't be had.
+func openControl(target string) *os.File {
+	var st unix.Statx_t // of which the kernel asks the server nothing; the major number is 0
+	if unix.Statx(unix.AT_FDCWD, target, unix.AT_STATX_DONT_SYNC, 0, &st) != nil {
+		return nil
+	}
+	name := fmt.Sprintf("%d/abort", st.Dev_minor)
+	if f, err := os.OpenFile("/sys/fs/fuse/connections/"+name, os.O_WRONLY, 0); err == nil {
+		return f
+	}
+	// Where nobody has mounted these files, root can have them without a directory.
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if unix.FsconfigCreate(fs) != nil {
+		return nil
+	}
+	dir, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(dir) }()
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), name)
+}
+
 // abort ends the connection: requests that nobody answers would wait for ever.
 func (m *Mount) abort() {
 	if m.helper || unix.Unmount(m.target, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) != nil {
 		_ = m.Detach()
 	}
+	m.disconnect()
 }
 
 // Close closes /dev/fuse. Every use of the mount fails with ENOTCONN from now
 // on.
-func (m *Mount) Close() error { return m.file.Close() }
+func (m *Mount) Close() error {
+	if m.control != nil {
+		_ = m.control.Close()
+	}
+	return m.file.Close()
+}

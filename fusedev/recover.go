@@ -28,7 +28,7 @@ func (m *Mount) File() *os.File { return m.file }
 // descriptor of the same open file as that Mount's: inherited, or received over a socket. A process that
 // goes on with what another one has begun calls Recover next.
 func Adopt(target string, file *os.File, o Options) *Mount {
-	return &Mount{target: target, file: file, helper: os.Geteuid() != 0, ledger: o.Ledger}
+	return &Mount{target: target, file: file, helper: os.Geteuid() != 0, ledger: o.Ledger, host: o.Host}
 }
 
 // Recover has the kernel send again what a process that died had read and not answered (FUSE_NOTIFY_RESEND, Linux

@@ -131,7 +131,9 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 	var r *rings
 	var run func(fd int)
 	run = func(fd int) {
+		m.host.AddQueues(1)
 		wg.Go(func() {
+			defer m.host.AddQueues(-1)
 			b := m.takePair()
 			q := &queue{mount: m, rings: r, fd: fd, in: b.in, out: b.out, waiting: &waiting, linger: &linger,
 				more: func() { run(fd) }}
@@ -155,7 +157,9 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 		m.ledger.Serving()
 	}
 	r = m.startRings(h, &waiting, func(serve func() error) {
+		m.host.AddQueues(1)
 		wg.Go(func() {
+			defer m.host.AddQueues(-1)
 			if err := serve(); err != nil {
 				mu.Lock()
 				first = errors.Join(first, err)

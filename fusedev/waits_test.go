@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -143,6 +144,43 @@ func TestServeLeavesNothing(t *testing.T) {
 	}
 	close(fs.release)
 	wantServed(t, served)
+}
+
+// TestServeProcessors: Go's scheduler has a processor for each thread that waits in the kernel, and one for all others.
+func TestServeProcessors(t *testing.T) {
+	guest.NeedFUSE(t)
+	numbers := make(chan int, 100)
+	h, err := host.New(host.Options{Processors: func(n int) { numbers <- n }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := New(t.TempDir(), Options{Host: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	defer func() { _ = m.End() }()
+	served := make(chan error, 1)
+	go func() { served <- m.Serve(server.New(hello{}, server.Options{}), 3) }()
+	want := func(want int) {
+		t.Helper()
+		for {
+			select {
+			case n := <-numbers:
+				if n == want {
+					return
+				}
+			case <-time.After(60 * time.Second):
+				t.Fatalf("never %d processors", want)
+			}
+		}
+	}
+	want(3 + 1)
+	if err := m.End(); err != nil {
+		t.Error(err)
+	}
+	wantServed(t, served)
+	want(1)
 }
 
 // wantServed waits until Serve has returned without an error.

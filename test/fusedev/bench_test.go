@@ -231,6 +231,7 @@ func TestMeasure(t *testing.T) {
 		t.Skip("FUSEDEV_BENCH_ROUNDS is not set")
 	}
 	guest.NeedFUSE(t)
+	byURing(t)
 	list := chosen(kinds(), "FUSEDEV_BENCH_KINDS", func(k *kind) string { return k.name })
 	rows := chosen(workloads, "FUSEDEV_BENCH_ROWS", func(w *workload) string { return w.name })
 	source := makeTree(t)
@@ -250,17 +251,40 @@ func TestMeasure(t *testing.T) {
 			}
 		}
 	}
-	fmt.Println("| operation | server | operations/s | spread | CPU of the server, us each | of all, us each |")
-	fmt.Println("|---|---|---|---|---|---|")
+	base := slices.IndexFunc(list, func(k kind) bool { return k.name == "go-fuse" })
+	fmt.Println("| operation | server | operations/s | spread | CPU of the server, us each | of all, us each | rate, go-fuse is 1 | CPU, go-fuse is 1 | rate, bare is 1 |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for row := range rows {
 		for i := range list {
 			fs := figures[[2]int{row, i}]
+			compared := func(base int, of func(figure) float64) string {
+				if base < 0 || of(figures[[2]int{row, base}][0]) == 0 {
+					return ""
+				}
+				return fmt.Sprintf("%.2f", ratio(fs, figures[[2]int{row, base}], of))
+			}
 			low, rate, high := spread(fs, func(f figure) float64 { return f.rate })
 			_, server, _ := spread(fs, func(f figure) float64 { return f.server })
 			_, all, _ := spread(fs, func(f figure) float64 { return f.all })
-			fmt.Printf("| %s | %s | %.0f | %.0f to %.0f | %.1f | %.1f |\n", rows[row].name, list[i].name, rate, low, high, server, all)
+			fmt.Printf("| %s | %s | %.0f | %.0f to %.0f | %.1f | %.1f | %s | %s | %s |\n", rows[row].name, list[i].name, rate, low, high, server, all,
+				compared(base, func(f figure) float64 { return f.rate }), compared(base, func(f figure) float64 { return f.server }),
+				compared(slices.IndexFunc(list, func(k kind) bool { return k.name == bare }), func(f figure) float64 { return f.rate }))
 		}
 	}
+}
+
+// byURing has the kernel offer requests by io_uring, if it can, until the measurement is over.
+func byURing(t *testing.T) {
+	const path = "/sys/module/fuse/parameters/enable_uring"
+	old, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte("Y"), 0)
+	}
+	if err != nil {
+		t.Log("without io_uring: ", err)
+		return
+	}
+	t.Cleanup(func() { _ = os.WriteFile(path, old, 0) })
 }
 
 func chosen[T any](all []T, env string, name func(*T) string) []T {
@@ -269,6 +293,16 @@ func chosen[T any](all []T, env string, name func(*T) string) []T {
 		return all
 	}
 	return slices.DeleteFunc(all, func(v T) bool { return !slices.Contains(strings.Split(want, ";"), name(&v)) })
+}
+
+// ratio is the median of what two kinds' rounds, each beside the other, differ by.
+func ratio(fs, base []figure, of func(figure) float64) float64 {
+	v := make([]float64, len(fs))
+	for i := range fs {
+		v[i] = of(fs[i]) / of(base[i])
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
 }
 
 func spread(fs []figure, of func(figure) float64) (low, median, high float64) {

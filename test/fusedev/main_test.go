@@ -3,7 +3,7 @@
 package fusedev
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,10 +17,10 @@ import (
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs"
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/passthrough"
-	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // serveEnv has a process of this program serve: a kind, the mount and the host's directory, with
@@ -89,7 +89,6 @@ func serveGoFuse(target, source string, depth int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("ready")
 	s.Wait()
 	return nil
 }
@@ -107,13 +106,8 @@ func serveOurs(target, source string, backing, uring bool) error {
 	if err != nil {
 		return err
 	}
-	m, err := fusedev.New(target, fusedev.Options{Subtype: "bench", AllowOther: true, Permissions: true, IOUring: uring})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = m.Close() }()
-	fmt.Println("ready")
-	return m.Serve(server.New(fs, server.Options{}), 2)
+	s := govirtiofs.Server{FS: fs, Queues: 2}
+	return s.Mount(context.Background(), target, fusedev.Options{Subtype: "bench", AllowOther: true, Permissions: true, IOUring: uring})
 }
 
 // start has a kind show source, and returns where it does and its process; 0 is none.
@@ -129,11 +123,7 @@ func start(t testing.TB, k kind, source string) (dir string, pid int) {
 		cmd = exec.Command(os.Getenv(hpEnv), append(k.args, "--foreground", source, target)...)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := spawn.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
@@ -147,11 +137,7 @@ func start(t testing.TB, k kind, source string) (dir string, pid int) {
 			t.Errorf("%s: %v", k.name, err)
 		}
 	})
-	if k.serve != nil {
-		if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-			t.Fatalf("%s: %q, %v", k.name, line, err)
-		}
-	} else if err := untilMounted(target); err != nil {
+	if err := untilMounted(target); err != nil {
 		t.Fatalf("%s: %v", k.name, err)
 	}
 	return target, cmd.Process.Pid
