@@ -40,6 +40,8 @@ type Start struct {
 	// Killed says that the worker before this one was killed from outside, or has left in order. What
 	// was under way is hardly the cause of that.
 	Killed bool
+	// Stored says that the next start of the service gets what the keeper holds, also if the keeper is killed.
+	Stored bool
 }
 
 // ErrLimit is wrapped by Keep's error if the keeper holds as many descriptors as it can.
@@ -78,7 +80,8 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 			}
 			c.came[m.key], c.held[m.key] = m.fd, true
 		case m.op == opBegin:
-			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2]&beginFail != 0, Killed: m.words[2]&beginKilled != 0}
+			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2]&beginFail != 0, Killed: m.words[2]&beginKilled != 0,
+				Stored: m.words[2]&beginStored != 0}
 			return c.start, nil
 		case m.op == opEnd, m.op == opPark:
 			c.early = orderOf(m.op)
@@ -168,6 +171,18 @@ func wait(socket int, events int16, limit time.Duration) error {
 			return ErrBusy
 		}
 	}
+}
+
+// Left reports whether everything is left to the next start of the service, because the keeper is gone, or is so within
+// a time: its threads end one after the other, and the first of them may send the signal for its death.
+func (c *Client) Left(within time.Duration) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	stored := c.start.Stored
+	c.mu.Unlock()
+	return stored && wait(c.socket, 0, within) == nil // there is no event but the end
 }
 
 // Kept are the descriptors that came with Receive and that were not taken yet.

@@ -205,9 +205,10 @@ func (k *Keeper) signal(sig os.Signal) *Outcome {
 	return nil
 }
 
-// canLeave reports whether the next start of the service can go on with the front-end.
+// canLeave reports whether the next start of the service can go on with the front-end, or with the guest that
+// comes over vsock.
 func (k *Keeper) canLeave() bool {
-	return k.o.Store != nil && k.o.Recover && k.o.Resumes && k.table.has(Connection())
+	return k.o.Store != nil && k.o.Recover && k.o.Resumes && (k.table.has(Connection()) || k.table.has(Stream()))
 }
 
 // handle does what follows from something that a worker has said or that has happened to it.

@@ -32,6 +32,7 @@ const (
 const (
 	beginFail = 1 << iota
 	beginKilled
+	beginStored
 )
 
 // messageSize is the size of each message: version, op, kind, 0, id, sub and two more words.

@@ -45,6 +45,11 @@ func newSaver(s Store, t *table, stored []Key) *saver {
 	for _, k := range stored {
 		v.stored[k] = true
 	}
+	for _, k := range t.keys() { // what the table had before
+		if !v.stored[k] {
+			v.changed(k)
+		}
+	}
 	go v.run()
 	return v
 }

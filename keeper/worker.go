@@ -188,6 +188,9 @@ func (w *worker) handOver(k *Keeper) {
 	if w.killed {
 		begin.words[2] |= beginKilled
 	}
+	if k.o.Store != nil {
+		begin.words[2] |= beginStored
+	}
 	_ = w.sendOne(raw.Write, func(fd int) error { return send(fd, begin) })
 	if !k.o.Recover { // the worker alone has it: when it is gone, front-ends are to notice
 		k.table.closeAll()

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,13 +26,7 @@ func TestIntegrationDeath(t *testing.T) {
 
 func testDeath(t *testing.T, deaths int, args ...string) {
 	h := newHost(t, append(args, "--recovery=auto")...)
-	result := filepath.Join(h.dir, "result")
-	command, err := json.Marshal(map[string]string{"Dir": h.mnt(), "Result": result,
-		"Mount": fmt.Sprintf("%s mount -o channels=3,token=%s unix:%s %s", guestProgram, h.token, h.socket, h.mnt())})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := startInner(t, "model", string(command))
+	p, result := startModel(t, h)
 	progress := func() (n int) {
 		if _, err := fmt.Sscan(p.line(), &n); err != nil {
 			t.Fatalf("%v\n%s", err, h.log)

@@ -113,7 +113,7 @@ func (p *process) line() string {
 		}
 		p.said = append(p.said, s)
 		if strings.HasPrefix(s, "failed:") {
-			p.t.Fatalf("%s\n%s", s, strings.Join(p.said, "\n"))
+			p.t.Fatalf("%s\n%s", s, strings.Join(p.said[max(0, len(p.said)-3):], "\n"))
 		}
 		return s
 	case <-time.After(60 * time.Second):
@@ -168,6 +168,8 @@ type host struct {
 	socket string // where a VMM connects to
 	cmd    *exec.Cmd
 	log    *daemontest.Log
+	// manager is who starts the daemon; nil is nobody who keeps descriptors.
+	manager *daemontest.ServiceManager
 }
 
 func newHost(t *testing.T, args ...string) *host {
@@ -206,7 +208,13 @@ func (h *host) start(args ...string) {
 	h.cmd = exec.Command(daemonProgram, args...)
 	h.cmd.Stderr = h.log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := spawn.Start(h.cmd); err != nil {
+	done := func() {}
+	if h.manager != nil {
+		done = h.manager.Pass(h.cmd)
+	}
+	err := spawn.Start(h.cmd)
+	done()
+	if err != nil {
 		h.t.Fatal(err)
 	}
 	cmd := h.cmd

@@ -3,143 +3,37 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
-// serviceManager keeps descriptors as systemd does, from the messages at its socket.
-type serviceManager struct {
-	t       *testing.T
-	address string
-	conn    *net.UnixConn
-	ended   chan struct{}
-
-	mu    sync.Mutex
-	kept  map[string]int
-	said  []string
-	pause sync.Mutex // held: it reads nothing
-}
-
-func newServiceManager(t *testing.T) *serviceManager {
+// newServiceManager makes a service manager for a test.
+func newServiceManager(t *testing.T) *daemontest.ServiceManager {
 	t.Helper()
-	m := &serviceManager{t: t, address: filepath.Join(tempDir(t), "notify"), kept: map[string]int{}, ended: make(chan struct{})}
-	var err error
-	if m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.address, Net: "unixgram"}); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(m.ended)
-		for m.take() == nil {
-			m.pause.Lock()
-			m.pause.Unlock() //nolint:staticcheck // it waits
-		}
-	}()
-	t.Cleanup(func() {
-		m.conn.Close()
-		<-m.ended
-		for _, fd := range m.kept {
-			_ = unix.Close(fd)
-		}
-	})
-	return m
+	return daemontest.NewServiceManager(t, filepath.Join(tempDir(t), "notify"))
 }
 
-// take takes a message.
-func (m *serviceManager) take() error {
-	b, oob := make([]byte, 1024), make([]byte, 1024)
-	n, oobn, _, _, err := m.conn.ReadMsgUnix(b, oob)
-	if err != nil {
-		return err
-	}
-	fd := -1
-	if all, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(all) == 1 {
-		if fds, err := unix.ParseUnixRights(&all[0]); err == nil && len(fds) == 1 {
-			fd = fds[0]
-		}
-	}
-	fields := map[string]string{}
-	for line := range strings.Lines(string(b[:n])) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		fields[key] = value
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	name := fields["FDNAME"]
-	switch {
-	case fields["FDSTORE"] == "1" && fd >= 0 && fields["FDPOLL"] == "0":
-		if old, twice := m.kept[name]; twice {
-			m.t.Errorf("%s is stored twice", name)
-			_ = unix.Close(old)
-		}
-		m.kept[name], fd = fd, -1
-	case fields["FDSTOREREMOVE"] == "1":
-		if old, ok := m.kept[name]; ok {
-			_ = unix.Close(old)
-		}
-		delete(m.kept, name)
-	default:
-		m.said = append(m.said, strings.TrimSpace(string(b[:n])))
-	}
-	if fd >= 0 { // that of BARRIER=1
-		_ = unix.Close(fd)
-	}
-	return nil
-}
-
-func (m *serviceManager) names() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return strings.Join(slices.Sorted(maps.Keys(m.kept)), " ")
-}
-
-func (m *serviceManager) until(what string, is func() bool) {
-	m.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			m.t.Fatalf("never: %s; stored: %s", what, m.names())
-		}
-	}
-}
-
-// start starts the daemon as a service whose socket is listener, with what is kept.
-func (m *serviceManager) start(listener *os.File, args ...string) *daemon {
-	m.t.Helper()
-	files, names := []*os.File{listener}, []string{"govirtiofsd@x.socket"}
-	m.mu.Lock()
-	for name, fd := range m.kept {
-		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		f := os.NewFile(uintptr(own), name)
-		defer f.Close()
-		files, names = append(files, f), append(names, name)
-	}
-	m.mu.Unlock()
-	return startDaemon(m.t, func(cmd *exec.Cmd) {
-		cmd.ExtraFiles = files
-		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+m.address, storeEnv+"=4096")
-		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c",
-			fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d LISTEN_FDNAMES=%s exec "$0" "$@"`, len(files), strings.Join(names, ":"))}, cmd.Args...)
-	}, args...)
+// startService starts the daemon as a service whose socket is listener, with what is kept.
+func startService(t *testing.T, m *daemontest.ServiceManager, listener *os.File, args ...string) *daemon {
+	t.Helper()
+	done := func() {}
+	defer func() { done() }()
+	return startDaemon(t, func(cmd *exec.Cmd) { done = m.Pass(cmd, listener) }, args...)
 }
 
 // TestFDStore: messages for a service manager, also for one that does not read.
 func TestFDStore(t *testing.T) {
 	m := newServiceManager(t)
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.address, Net: "unixgram"})
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.Address, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,10 +47,10 @@ func TestFDStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Settled()
-	if got := m.names(); got != "kick-2-0" {
+	if got := m.Names(); got != "kick-2-0" {
 		t.Errorf("stored when it is settled: %s", got)
 	}
-	m.pause.Lock()
+	m.Pause.Lock()
 	n := 0
 	for err = nil; err == nil && n < 1<<20; n++ {
 		err = s.Remove("kick-9-0")
@@ -164,12 +58,12 @@ func TestFDStore(t *testing.T) {
 	if !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("after %d messages that nobody reads: %v", n, err)
 	}
-	m.pause.Unlock()
+	m.Pause.Unlock()
 	for err = unix.EAGAIN; errors.Is(err, unix.EAGAIN); s.Wait() {
 		err = s.Put("kick-3-0", 0)
 	}
 	s.Settled()
-	if got := m.names(); got != "kick-2-0 kick-3-0" || err != nil {
+	if got := m.Names(); got != "kick-2-0 kick-3-0" || err != nil {
 		t.Errorf("stored in the end: %s, %v", got, err)
 	}
 }
@@ -212,11 +106,9 @@ func TestIntegrationStored(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m.mu.Lock()
-			m.kept[name] = fd
-			m.mu.Unlock()
+			m.Keep(name, fd)
 		}
-		d := m.start(listener, "--shared-dir="+tempDir(t))
+		d := startService(t, m, listener, "--shared-dir="+tempDir(t))
 		d.waitLine(waitingLine)
 		c := connect(t, l.Addr().String())
 		if err := exercise(c, false); err != nil {
@@ -224,7 +116,7 @@ func TestIntegrationStored(t *testing.T) {
 		}
 		c.Close()
 		d.wantStatus(exitOK)
-		m.until("nothing is stored", func() bool { return m.names() == "" })
+		m.Until("nothing is stored", func() bool { return m.Names() == "" })
 	}
 }
 
@@ -248,19 +140,19 @@ func TestIntegrationRestarted(t *testing.T) {
 			defer listener.Close()
 			share := tempDir(t)
 			args := []string{"--sandbox=" + box, "--shared-dir=" + share}
-			d := m.start(listener, args...)
+			d := startService(t, m, listener, args...)
 			d.waitLine(waitingLine)
 			c := connect(t, l.Addr().String())
 			load := startLoad(t, c, share)
 			load.run(t, restarts, func() {
 				_ = d.cmd.Process.Signal(unix.SIGTERM)
 				d.wantStatus(exitOK)
-				d = m.start(listener, args...)
+				d = startService(t, m, listener, args...)
 			})
 			load.end()
 			c.Close()
 			d.wantStatus(exitOK)
-			m.until("nothing is stored", func() bool { return m.names() == "" })
+			m.Until("nothing is stored", func() bool { return m.Names() == "" })
 		})
 	}
 }

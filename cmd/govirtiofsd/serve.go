@@ -32,7 +32,7 @@ const (
 
 // serve confines this process, then serves front-ends until it is told to end.
 func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal) error {
-	ctx, cancel := untilSignal(signals)
+	ctx, cancel := p.untilSignal(signals)
 	defer cancel(nil)
 	context.AfterFunc(ctx, p.notify.stopping)
 	var err error

@@ -131,10 +131,13 @@ func logAtSignal(s *server.Server) {
 const endGrace = 5 * time.Second
 
 // untilSignal returns a context that ends at the first signal.
-func untilSignal(signals <-chan os.Signal) (context.Context, context.CancelCauseFunc) {
+func (p *process) untilSignal(signals <-chan os.Signal) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	go func() {
 		<-signals
+		if !p.told.Load() && p.client.Left(time.Second) { // it is the signal for the keeper's death
+			os.Exit(exitParked)
+		}
 		cancel(errSignal)
 	}()
 	return ctx, cancel

@@ -50,7 +50,7 @@ func isStored(name string) bool {
 // supervise returns when there is no worker any more.
 func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal) error {
 	s.store = openStore(s.notify)
-	if o.Recover != share.RecoveryAuto || !o.resumes() {
+	if o.Recover != share.RecoveryAuto || !o.resumes() || o.VsockState != "" { // the file outlives more than the store
 		s.passed.discard(s.store)
 		s.store = nil
 	}
@@ -104,14 +104,18 @@ func hold(k *keeper.Keeper, e *endpoint) error {
 }
 
 // openLedger makes the ledger if there is to be recovery, or takes the one that was stored, together with
-// a front-end's connection. Without both nothing that was stored is of any use.
+// a front-end's connection or the memory of streams. Without both nothing that was stored is of any use.
 func (s *supervisor) openLedger() {
 	if s.o.Recover != share.RecoveryAuto {
 		return
 	}
 	fd, ok1 := s.passed.stored[ledgerName]
 	delete(s.passed.stored, ledgerName)
-	_, ok2 := s.passed.stored[keeper.Connection().String()]
+	with := keeper.Connection()
+	if s.o.Streams() {
+		with = keeper.Stream()
+	}
+	_, ok2 := s.passed.stored[with.String()]
 	if ok1 && ok2 {
 		l, err := ledger.Open(fd)
 		if err == nil && !l.Ended() {

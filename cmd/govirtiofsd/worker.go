@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -44,6 +45,7 @@ type process struct {
 	link       *keeper.Client // to the keeper, nil if there is none
 	ledger     *ledger.Ledger // nil without recovery
 
+	told    atomic.Bool      // the keeper has said that it is to end
 	signals chan<- os.Signal // in a worker: gets SIGTERM when the keeper says that it is to end
 }
 
@@ -104,6 +106,10 @@ func (p *process) obey(o keeper.Order) {
 	if o == keeper.OrderPark {
 		os.Exit(exitParked) // what is under way is a successor's, as after a crash
 	}
+	if p.client.Left(0) {
+		os.Exit(exitParked)
+	}
+	p.told.Store(true)
 	p.signals <- unix.SIGTERM
 }
 
