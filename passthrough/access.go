@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/server"
 )
@@ -123,51 +122,61 @@ func (r *allower) allowName(dir *inode, name fp.Name, want intent) unix.Errno {
 	return r.policy.name(dir, name, want)
 }
 
-// allowFound asks about the node that a lookup has found, which may be known by other names
-// too. If it is refused the client is not told of it.
-func (fs *FS) allowFound(by *fuse.Cell, out *fp.EntryOut) unix.Errno {
-	if fs.policy == nil {
-		return 0
+// access is where requests enter. The operations of FS have it embedded.
+type access struct {
+	allower
+	nodes     *nodeTable
+	find      *locator
+	openFiles *openTable
+	openless  *openless
+	own       ownership
+}
+
+// get finds the node of a request and takes a reference. A node that the client
+// does not have, or no more, is ESTALE, as with a network file system.
+func (a *access) get(id uint64) (*inode, unix.Errno) {
+	n := a.nodes.Acquire(id)
+	if n == nil {
+		return nil, unix.ESTALE
 	}
-	n, errno := fs.enterNode(out.NodeID, intentLookup)
-	if errno != 0 {
-		fs.Forget(by, out.NodeID, 1)
-		*out = fp.EntryOut{}
-		return errno
+	if n.isLink() {
+		if m := a.own.standIn(n); m != nil {
+			a.nodes.release(n)
+			return m, 0
+		}
 	}
-	fs.nodes.release(n)
-	return 0
+	return n, 0
 }
 
 // enterNode finds a node by its number; the caller releases it.
-func (fs *FS) enterNode(id uint64, want intent) (*inode, unix.Errno) {
-	n, errno := fs.get(id)
+func (a *access) enterNode(id uint64, want intent) (*inode, unix.Errno) {
+	n, errno := a.get(id)
 	if errno != 0 {
 		return nil, errno
 	}
-	if errno = fs.allow(n, want); errno != 0 {
-		fs.nodes.release(n)
+	if errno = a.allow(n, want); errno != 0 {
+		a.nodes.release(n)
 		return nil, errno
 	}
 	return n, 0
 }
 
 // enter finds the node of a request and its descriptor; the caller releases n.
-func (fs *FS) enter(r *server.Request, want intent) (ts *threadState, n *inode, fd int, errno unix.Errno) {
+func (a *access) enter(r *server.Request, want intent) (ts *threadState, n *inode, fd int, errno unix.Errno) {
 	ts = threadOf(r)
-	if n, errno = fs.enterNode(r.Header.NodeID, want); errno != 0 {
+	if n, errno = a.enterNode(r.Header.NodeID, want); errno != 0 {
 		return
 	}
-	if fd, errno = fs.find.fdOf(ts, n); errno != 0 {
-		fs.nodes.release(n)
+	if fd, errno = a.find.fdOf(ts, n); errno != 0 {
+		a.nodes.release(n)
 	}
 	return
 }
 
 // enterDir is enter for requests that only make sense for a directory.
-func (fs *FS) enterDir(r *server.Request, want intent) (ts *threadState, n *inode, fd int, errno unix.Errno) {
-	if ts, n, fd, errno = fs.enter(r, want); errno == 0 && !n.isDir() {
-		fs.nodes.release(n)
+func (a *access) enterDir(r *server.Request, want intent) (ts *threadState, n *inode, fd int, errno unix.Errno) {
+	if ts, n, fd, errno = a.enter(r, want); errno == 0 && !n.isDir() {
+		a.nodes.release(n)
 		errno = unix.ENOTDIR
 	}
 	return
@@ -175,50 +184,50 @@ func (fs *FS) enterDir(r *server.Request, want intent) (ts *threadState, n *inod
 
 // enterName finds the directory of a request about name, and its descriptor; the caller
 // releases dir.
-func (fs *FS) enterName(r *server.Request, name fp.Name, want intent) (ts *threadState, dir *inode, fd int, errno unix.Errno) {
+func (a *access) enterName(r *server.Request, name fp.Name, want intent) (ts *threadState, dir *inode, fd int, errno unix.Errno) {
 	ts = threadOf(r)
-	dir, fd, errno = fs.enterNameIn(ts, r.Header.NodeID, name, want)
+	dir, fd, errno = a.enterNameIn(ts, r.Header.NodeID, name, want)
 	return
 }
 
 // enterNameIn is enterName for the directory with a number.
-func (fs *FS) enterNameIn(ts *threadState, id uint64, name fp.Name, want intent) (dir *inode, fd int, errno unix.Errno) {
-	if dir, errno = fs.get(id); errno != 0 {
+func (a *access) enterNameIn(ts *threadState, id uint64, name fp.Name, want intent) (dir *inode, fd int, errno unix.Errno) {
+	if dir, errno = a.get(id); errno != 0 {
 		return nil, -1, errno
 	}
 	if !dir.isDir() {
 		errno = unix.ENOTDIR
-	} else if errno = fs.allowName(dir, name, want); errno == 0 {
-		fd, errno = fs.find.fdOf(ts, dir)
+	} else if errno = a.allowName(dir, name, want); errno == 0 {
+		fd, errno = a.find.fdOf(ts, dir)
 	}
 	if errno != 0 {
-		fs.nodes.release(dir)
+		a.nodes.release(dir)
 		return nil, -1, errno
 	}
 	return dir, fd, 0
 }
 
 // enterOpen finds an open file or directory of the request's node; the caller releases it
-// with releaseOpenFile.
-func (fs *FS) enterOpen(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
-	if fh == 0 && fs.openless.agreed.Load() {
-		return fs.enterShared(r, want)
+// with openTable.release.
+func (a *access) enterOpen(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
+	if fh == 0 && a.openless.agreed.Load() {
+		return a.enterShared(r, want)
 	}
-	return fs.enterOpenOf(r, r.Header.NodeID, fh, want)
+	return a.enterOpenOf(r, r.Header.NodeID, fh, want)
 }
 
 // enterOpenOf is enterOpen for the node with a number.
-func (fs *FS) enterOpenOf(r *server.Request, nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
-	f, errno := fs.openFileOf(nodeID, fh)
+func (a *access) enterOpenOf(r *server.Request, nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := a.openFiles.of(nodeID, fh)
 	if errno != 0 {
 		return nil, errno
 	}
-	if errno = fs.allow(f.node, want); errno != 0 {
-		fs.releaseOpenFile(f)
+	if errno = a.allow(f.node, want); errno != 0 {
+		a.openFiles.release(f)
 		return nil, errno
 	}
 	if want&intentClose == 0 {
-		if errno = fs.usable(r, f); errno != 0 {
+		if errno = a.openFiles.usable(r, f); errno != 0 {
 			return nil, errno
 		}
 	}
@@ -226,39 +235,39 @@ func (fs *FS) enterOpenOf(r *server.Request, nodeID, fh uint64, want intent) (*o
 }
 
 // enterShared is enterOpen for a client that opens nothing.
-func (fs *FS) enterShared(r *server.Request, want intent) (*openFile, unix.Errno) {
-	n, errno := fs.enterNode(r.Header.NodeID, want)
+func (a *access) enterShared(r *server.Request, want intent) (*openFile, unix.Errno) {
+	n, errno := a.enterNode(r.Header.NodeID, want)
 	if errno != 0 {
 		return nil, errno
 	}
-	defer fs.nodes.release(n)
-	return fs.sharedOpenFile(threadOf(r), n)
+	defer a.nodes.release(n)
+	return a.openless.get(threadOf(r), n)
 }
 
 // enterFile and enterListing are enterOpen for one kind only.
-func (fs *FS) enterFile(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
-	f, errno := fs.enterOpen(r, fh, want)
-	return fs.onlyFile(f, errno)
+func (a *access) enterFile(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := a.enterOpen(r, fh, want)
+	return a.onlyFile(f, errno)
 }
 
-func (fs *FS) enterListing(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
-	f, errno := fs.enterOpen(r, fh, want)
+func (a *access) enterListing(r *server.Request, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := a.enterOpen(r, fh, want)
 	if errno == 0 && f.dir == nil {
-		fs.releaseOpenFile(f)
+		a.openFiles.release(f)
 		return nil, unix.ENOTDIR
 	}
 	return f, errno
 }
 
 // enterFileOf is enterFile for the node with a number.
-func (fs *FS) enterFileOf(r *server.Request, nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
-	f, errno := fs.enterOpenOf(r, nodeID, fh, want)
-	return fs.onlyFile(f, errno)
+func (a *access) enterFileOf(r *server.Request, nodeID, fh uint64, want intent) (*openFile, unix.Errno) {
+	f, errno := a.enterOpenOf(r, nodeID, fh, want)
+	return a.onlyFile(f, errno)
 }
 
-func (fs *FS) onlyFile(f *openFile, errno unix.Errno) (*openFile, unix.Errno) {
+func (a *access) onlyFile(f *openFile, errno unix.Errno) (*openFile, unix.Errno) {
 	if errno == 0 && f.dir != nil {
-		fs.releaseOpenFile(f)
+		a.openFiles.release(f)
 		return nil, unix.EISDIR
 	}
 	return f, errno

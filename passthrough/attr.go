@@ -10,17 +10,27 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// fillAttr puts st, of the node with number id, in the protocol's form (fs/fuse/inode.c: fuse_change_attributes).
-func (fs *FS) fillAttr(id uint64, st *unix.Statx_t, a *fp.Attr) {
+// attributes finds out what the guest sees of a file's attributes.
+type attributes struct {
+	*access
+	cfg *Config
+	fds *descriptors
+	own ownership
+	who *credentials
+	dax *daxChoice
+}
+
+// fill puts st, of the node with number id, in the protocol's form (fs/fuse/inode.c: fuse_change_attributes).
+func (at *attributes) fill(id uint64, st *unix.Statx_t, a *fp.Attr) {
 	a.Ino, a.Size, a.Blocks = st.Ino, st.Size, st.Blocks
 	a.Atime, a.AtimeNsec = uint64(st.Atime.Sec), st.Atime.Nsec
 	a.Mtime, a.MtimeNsec = uint64(st.Mtime.Sec), st.Mtime.Nsec
 	a.Ctime, a.CtimeNsec = uint64(st.Ctime.Sec), st.Ctime.Nsec
 	a.Mode, a.Nlink = uint32(st.Mode), st.Nlink
-	a.UID, a.GID = fs.who.guestIDs(st)
+	a.UID, a.GID = at.who.guestIDs(st)
 	a.Rdev = encodeDev(st.Rdev_major, st.Rdev_minor)
 	a.Blksize = st.Blksize
-	a.Flags = fs.attrDAX(id, st)
+	a.Flags = at.dax.attr(id, st)
 }
 
 // encodeDev is the kernel's new_encode_dev.
@@ -31,55 +41,55 @@ func encodeDev(major, minor uint32) uint32 {
 // stat fills ts.st with the node's attributes: one system call, even for a node
 // without a descriptor. If that is asked about again it gets one, with which the answer
 // takes half the time, while there are enough.
-func (fs *FS) stat(ts *threadState, n *inode) unix.Errno {
+func (at *attributes) stat(ts *threadState, n *inode) unix.Errno {
 	if fd := int(n.fd.Load()); fd >= 0 {
 		n.touch()
 		if !n.local {
-			return fs.statFD(ts, fd)
+			return at.ofFD(ts, fd)
 		}
 		if errno := statxLocal(fd, &ts.st); errno != 0 {
 			return errno
 		}
-		return fs.own.show(ts, fd)
+		return at.own.show(ts, fd)
 	}
-	return fs.statClosed(ts, n)
+	return at.closed(ts, n)
 }
 
-// statBasic is stat of what GETATTR tells, which takes less time.
-func (fs *FS) statBasic(ts *threadState, n *inode) unix.Errno {
+// basic is stat of what GETATTR tells, which takes less time.
+func (at *attributes) basic(ts *threadState, n *inode) unix.Errno {
 	fd := int(n.fd.Load())
-	if fd < 0 || !n.local || fs.cfg.DAX != nil { // which looks at more
-		return fs.stat(ts, n)
+	if fd < 0 || !n.local || at.cfg.DAX != nil { // which looks at more
+		return at.stat(ts, n)
 	}
 	n.touch()
 	if errno := fstatLocal(fd, &ts.basic); errno != 0 {
 		return errno
 	}
 	ts.basic.to(&ts.st)
-	return fs.own.show(ts, fd)
+	return at.own.show(ts, fd)
 }
 
-// statClosed is stat for a node without a descriptor.
-func (fs *FS) statClosed(ts *threadState, n *inode) unix.Errno {
-	often := n.touched.Swap(true) && fs.fds.used.Load() < int64(fs.cfg.MaxFDs/2)
-	if !often && !fs.own.needsFile() && fs.statInPlace(ts, n) {
+// closed is stat for a node without a descriptor.
+func (at *attributes) closed(ts *threadState, n *inode) unix.Errno {
+	often := n.touched.Swap(true) && at.fds.used.Load() < int64(at.cfg.MaxFDs/2)
+	if !often && !at.own.needsFile() && at.inPlace(ts, n) {
 		return 0
 	}
-	fd, errno := fs.find.fdOf(ts, n)
+	fd, errno := at.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
-	return fs.statFD(ts, fd)
+	return at.ofFD(ts, fd)
 }
 
-// statInPlace looks at the place where the node was last seen, and reports whether
+// inPlace looks at the place where the node was last seen, and reports whether
 // it is still there.
-func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
-	parent, name := fs.nodes.Location(n)
+func (at *attributes) inPlace(ts *threadState, n *inode) bool {
+	parent, name := at.nodes.Location(n)
 	if parent == nil {
 		return false
 	}
-	defer fs.nodes.release(parent)
+	defer at.nodes.release(parent)
 	fd := parent.fd.Load()
 	parent.touch()
 	return fd >= 0 && sysStatx(int(fd), name.CString(), 0, &ts.st) == 0 &&
@@ -89,36 +99,36 @@ func (fs *FS) statInPlace(ts *threadState, n *inode) bool {
 // Getattr implements server.Attributes.
 func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
 	ts := threadOf(r)
-	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh, (*FS).statBasic); errno != 0 {
+	if errno := fs.attrs.ofNode(r, ts, in.GetattrFlags, in.Fh, (*attributes).basic); errno != 0 {
 		return errno
 	}
 	fs.cache.setAttr(out)
-	fs.fillAttr(r.Header.NodeID, &ts.st, &out.Attr)
+	fs.attrs.fill(r.Header.NodeID, &ts.st, &out.Attr)
 	return 0
 }
 
-// statNode fills ts.st for a request that may name an open file, and with stat if not.
-func (fs *FS) statNode(r *server.Request, ts *threadState, flags uint32, fh uint64, stat func(*FS, *threadState, *inode) unix.Errno) unix.Errno {
+// ofNode fills ts.st for a request that may name an open file, and with stat if not.
+func (at *attributes) ofNode(r *server.Request, ts *threadState, flags uint32, fh uint64, stat func(*attributes, *threadState, *inode) unix.Errno) unix.Errno {
 	if flags&fp.GetattrFh != 0 {
-		f, errno := fs.enterOpen(r, fh, intentStat)
+		f, errno := at.enterOpen(r, fh, intentStat)
 		if errno != 0 {
 			return errno
 		}
-		defer fs.releaseOpenFile(f)
-		return fs.statFD(ts, f.fd)
+		defer at.openFiles.release(f)
+		return at.ofFD(ts, f.fd)
 	}
-	n, errno := fs.enterNode(r.Header.NodeID, intentStat)
+	n, errno := at.enterNode(r.Header.NodeID, intentStat)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.nodes.release(n)
-	return stat(fs, ts, n)
+	defer at.nodes.release(n)
+	return stat(at, ts, n)
 }
 
 // Statx implements server.Attributes.
 func (fs *FS) Statx(r *server.Request, in *fp.StatxIn, out *fp.StatxOut) unix.Errno {
 	ts := threadOf(r)
-	if errno := fs.statNode(r, ts, in.GetattrFlags, in.Fh, (*FS).stat); errno != 0 {
+	if errno := fs.attrs.ofNode(r, ts, in.GetattrFlags, in.Fh, (*attributes).stat); errno != 0 {
 		return errno
 	}
 	st, o := &ts.st, &out.Stat
@@ -161,7 +171,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		n.modeChanged()
 	}
 	if errno == 0 && in.Valid&(fp.FattrMode|fp.FattrUID|fp.FattrGID) != 0 && !fs.who.caps.has(unix.CAP_DAC_OVERRIDE) {
-		errno = fs.pinFiles(ts, n)
+		errno = fs.pins.files(ts, n)
 	}
 	if errno == 0 {
 		errno = fs.own.set(ts, fd, in)
@@ -177,13 +187,13 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 		errno = sysUtimensat(fs.cfg.ProcFD, procName(&ts.num, fd), &times)
 	}
 	if errno == 0 {
-		errno = fs.statFD(ts, fd)
+		errno = fs.attrs.ofFD(ts, fd)
 	}
 	if errno != 0 {
 		return errno
 	}
 	fs.cache.setAttr(out)
-	fs.fillAttr(r.Header.NodeID, &ts.st, &out.Attr)
+	fs.attrs.fill(r.Header.NodeID, &ts.st, &out.Attr)
 	return 0
 }
 
@@ -221,14 +231,14 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 		return errno
 	}
 	if in.Valid&fp.FattrFh != 0 {
-		f, errno := fs.openFileOf(r.Header.NodeID, in.Fh) // of the node that has entered
+		f, errno := fs.openFiles.of(r.Header.NodeID, in.Fh) // of the node that has entered
 		if errno == 0 {
-			errno = fs.usable(r, f)
+			errno = fs.openFiles.usable(r, f)
 		}
 		if errno != 0 {
 			return errno
 		}
-		defer fs.releaseOpenFile(f)
+		defer fs.openFiles.release(f)
 		return sysFtruncate(f.fd, int64(in.Size))
 	}
 	return sysTruncate(ts.procPath(fd), int64(in.Size))
@@ -257,7 +267,7 @@ func (fs *FS) Access(r *server.Request, in *fp.AccessIn) unix.Errno {
 		return errno
 	}
 	defer fs.nodes.release(n)
-	if errno := fs.stat(ts, n); errno != 0 {
+	if errno := fs.attrs.stat(ts, n); errno != 0 {
 		return errno
 	}
 	want := uint16(in.Mask & (unix.R_OK | unix.W_OK | unix.X_OK))
@@ -294,7 +304,7 @@ func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
 	}
 	defer fs.nodes.release(n)
 	if fs.cfg.LinksFD != 0 && n.isLink() {
-		if quiet, ok := fs.quietLink(ts, n, fd); ok {
+		if quiet, ok := fs.find.quietLink(ts, n, fd); ok {
 			defer fs.fds.close(quiet)
 			fd = quiet
 		}
@@ -305,12 +315,12 @@ func (fs *FS) Readlink(r *server.Request, dst []byte) (int, unix.Errno) {
 // quietLink opens the link behind fd once more, on the mount of Config.LinksFD: to read it
 // there leaves its access time alone. It fails where file handles can't be opened, and for
 // links on other file systems than the share's.
-func (fs *FS) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) {
+func (l *locator) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) {
 	if sysNameToHandleAt(fd, &emptyName[0], &ts.handle, unix.AT_EMPTY_PATH) != 0 {
 		return -1, false
 	}
 	const flags = unix.O_PATH | unix.O_NOFOLLOW
-	quiet, errno := fs.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(fs.cfg.LinksFD, &ts.handle, flags) })
+	quiet, errno := l.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(l.cfg.LinksFD, &ts.handle, flags) })
 	if errno != 0 {
 		return -1, false
 	}
@@ -321,6 +331,6 @@ func (fs *FS) quietLink(ts *threadState, n *inode, fd int) (quiet int, ok bool) 
 			return quiet, true
 		}
 	}
-	fs.fds.close(quiet)
+	l.fds.close(quiet)
 	return -1, false
 }

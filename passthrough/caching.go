@@ -16,6 +16,9 @@ const immutableFor = 365 * 24 * time.Hour
 
 // cacheRules say what the guest may keep, and for how long.
 type cacheRules struct {
+	nodes *nodeTable
+	dax   *daxChoice
+
 	policy                CachePolicy
 	entry, attr, negative timeout  // of names, attributes, and names that do not exist
 	symlinks              bool     // targets of symbolic links
@@ -95,9 +98,9 @@ func (c *Config) cacheSymlinks() bool {
 
 // openFlags are the FOPEN flags for a file that the guest opens, with fd open, or that
 // it has made, when fd is -1.
-func (fs *FS) openFlags(ts *threadState, n *inode, fd int) uint32 {
-	flags := fs.cacheFlags(ts, n, fd)
-	if fs.usesDAX(n) {
+func (c *cacheRules) openFlags(ts *threadState, n *inode, fd int) uint32 {
+	flags := c.cacheFlags(ts, n, fd)
+	if c.dax.uses(n) {
 		// The guest has no copies of its data. Linux 7.2 would take the mapped
 		// pages out of its tables while programs use them (fs/fuse/file.c: fuse_open,
 		// mm/truncate.c: invalidate_inode_pages2_range), count them wrong, and some time
@@ -108,12 +111,12 @@ func (fs *FS) openFlags(ts *threadState, n *inode, fd int) uint32 {
 }
 
 // cacheFlags are the FOPEN flags that the cache policy says.
-func (fs *FS) cacheFlags(ts *threadState, n *inode, fd int) uint32 {
+func (c *cacheRules) cacheFlags(ts *threadState, n *inode, fd int) uint32 {
 	switch {
-	case fs.cache.policy == CacheNever, fs.cache.policy == CacheMetadata, fs.bypassesCache(ts, n, fd):
+	case c.policy == CacheNever, c.policy == CacheMetadata, c.bypassesCache(ts, n, fd):
 		// The host's file system orders writes; the guest need not.
 		return fp.FopenDirectIO | fp.FopenParallelDirectWrites
-	case fs.cache.policy == CacheAlways:
+	case c.policy == CacheAlways:
 		return fp.FopenKeepCache
 	}
 	return 0
@@ -121,11 +124,11 @@ func (fs *FS) cacheFlags(ts *threadState, n *inode, fd int) uint32 {
 
 // bypassesCache reports whether a file is one of those that the guest shall not keep
 // data of.
-func (fs *FS) bypassesCache(ts *threadState, n *inode, fd int) bool {
-	if size := fs.cache.directSize; size > 0 && fd >= 0 && statxFD(fd, &ts.st) == 0 && ts.st.Size >= size {
+func (c *cacheRules) bypassesCache(ts *threadState, n *inode, fd int) bool {
+	if size := c.directSize; size > 0 && fd >= 0 && statxFD(fd, &ts.st) == 0 && ts.st.Size >= size {
 		return true
 	}
-	return fs.cache.direct.match(fs, n)
+	return c.direct.match(c.nodes, n)
 }
 
 // dirOpenFlags are the FOPEN flags for a directory.
@@ -168,11 +171,11 @@ func CheckPattern(s string) error {
 }
 
 // match reports whether a pattern matches the place where the node was last seen.
-func (p patterns) match(fs *FS, n *inode) bool {
+func (p patterns) match(t *nodeTable, n *inode) bool {
 	if len(p) == 0 {
 		return false
 	}
-	names := fs.nodes.path(n)
+	names := t.path(n)
 	for _, pattern := range p {
 		if len(names) > 0 && matchPath(pattern, names) {
 			return true

@@ -22,7 +22,7 @@ func (fs *FS) mask(umask uint32) uint32 {
 
 // finder is lookupOpen, which opens the new node, or lookupLazy, which leaves that until
 // somebody uses it.
-type finder func(fs *FS, ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno
+type finder func(e *entries, ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno
 
 // makeNode runs a call that makes name in the request's directory, as want says, and answers
 // with the new node. If made is set a predecessor of this process has made it, as far as one
@@ -50,7 +50,7 @@ func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, want *
 	if errno := fs.xattrs.labelName(r, ts, fd, name); errno != 0 {
 		return errno
 	}
-	return find(fs, ts, parent, fd, name, out)
+	return find(&fs.entries, ts, parent, fd, name, out)
 }
 
 // Mknod implements server.Names.
@@ -65,7 +65,7 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 	if want.mode&unix.S_IFMT == 0 {
 		want.mode |= unix.S_IFREG
 	}
-	return fs.makeNode(r, name, out, &want, (*FS).lookupLazy, func(dirfd int, made bool) unix.Errno {
+	return fs.makeNode(r, name, out, &want, (*entries).lookupLazy, func(dirfd int, made bool) unix.Errno {
 		return fs.own.mknod(r, dirfd, name, &want, made)
 	})
 }
@@ -74,7 +74,7 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 // needs its descriptor, and to find it again for that takes two more calls.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
 	want := newFile{mode: unix.S_IFDIR | in.Mode&permBits, mask: fs.mask(in.Umask)}
-	return fs.makeNode(r, name, out, &want, (*FS).lookupOpen, func(dirfd int, made bool) unix.Errno {
+	return fs.makeNode(r, name, out, &want, (*entries).lookupOpen, func(dirfd int, made bool) unix.Errno {
 		return fs.own.mkdir(r, dirfd, name, &want, made)
 	})
 }
@@ -82,7 +82,7 @@ func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.Ent
 // Symlink implements server.Names.
 func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
 	want := newFile{mode: unix.S_IFLNK | 0o777, target: target}
-	return fs.makeNode(r, name, out, &want, (*FS).lookupLazy, func(dirfd int, made bool) unix.Errno {
+	return fs.makeNode(r, name, out, &want, (*entries).lookupLazy, func(dirfd int, made bool) unix.Errno {
 		return fs.own.symlink(r, dirfd, name, &want, made)
 	})
 }
@@ -137,7 +137,7 @@ func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd
 
 // createExisting serves a CREATE of a file that is there already: lookup and open.
 func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	if errno := fs.lookupOpen(ts, parent, dirfd, name, &out.Entry); errno != 0 {
+	if errno := fs.entries.lookupOpen(ts, parent, dirfd, name, &out.Entry); errno != 0 {
 		return errno
 	}
 	n, errno := fs.enterNode(out.Entry.NodeID, openIntent(in.Flags))
@@ -147,12 +147,12 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 	}
 	defer fs.nodes.release(n)
 	if errno = fs.openNode(r, ts, n, in.Flags, in.OpenFlags, &out.Open); errno != 0 {
-		fs.forget(ts.cell, n, 1)
+		fs.entries.forget(ts.cell, n, 1)
 		return errno
 	}
 	if in.Flags&unix.O_TRUNC != 0 {
-		if errno := fs.stat(ts, n); errno == 0 {
-			fs.fillAttr(n.ID(), &ts.st, &out.Entry.Attr)
+		if errno := fs.attrs.stat(ts, n); errno == 0 {
+			fs.attrs.fill(n.ID(), &ts.st, &out.Entry.Attr)
 		}
 	}
 	return 0
@@ -169,23 +169,23 @@ func (fs *FS) created(r *server.Request, ts *threadState, parent *inode, fd int,
 	}
 	fh, errno := uint64(0), fs.find.keepHandle(ts, n, fd, &emptyName[0])
 	if errno == 0 && parent == nil {
-		errno = fs.pinNameless(n, fd)
+		errno = fs.pins.nameless(n, fd)
 	}
 	if errno == 0 {
 		fs.opener.back(r, ts, n, fd)
-		fh, errno = fs.addOpenFile(ts.cell, n, fd, in.Flags)
+		fh, errno = fs.openFiles.add(ts.cell, n, fd, in.Flags)
 	}
 	if errno != 0 {
 		fs.fds.close(fd)
-		return fs.unknown(ts, n, errno)
+		return fs.entries.unknown(ts, n, errno)
 	}
-	if errno := fs.pinCreated(ts, fh, in.Flags); errno != 0 {
-		return fs.unknown(ts, n, errno)
+	if errno := fs.pins.created(ts, fh, in.Flags); errno != 0 {
+		return fs.entries.unknown(ts, n, errno)
 	}
 	seen.apply(&ts.st)
 	out.Open.Fh = fh
-	out.Open.OpenFlags = fs.openFlags(ts, n, -1)
-	fs.entryOut(ts, parent, n, name, &out.Entry)
+	out.Open.OpenFlags = fs.cache.openFlags(ts, n, -1)
+	fs.entries.fill(ts, parent, n, name, &out.Entry)
 	return 0
 }
 

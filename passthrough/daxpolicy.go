@@ -40,7 +40,15 @@ type Stretcher interface {
 }
 
 // daxChoice is which files the guest is told to map.
-type daxChoice struct{ only, not patterns }
+type daxChoice struct {
+	cfg *Config
+	*features
+	*access
+	mounts *mountTable
+	who    *credentials
+
+	only, not patterns
+}
 
 // newDAXChoice reads the patterns; d may be nil.
 func newDAXChoice(d *DAX) (c daxChoice, err error) {
@@ -53,9 +61,9 @@ func newDAXChoice(d *DAX) (c daxChoice, err error) {
 	return c, err
 }
 
-// initDAX proposes to use the window, to a guest that has one.
-func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
-	d := fs.cfg.DAX
+// init proposes to use the window, to a guest that has one.
+func (ch *daxChoice) init(p *server.InitParams) (flags fp.InitFlags) {
+	d := ch.cfg.DAX
 	if d == nil || p.Offered&fp.InitMapAlignment == 0 {
 		return 0
 	}
@@ -64,12 +72,12 @@ func (fs *FS) initDAX(p *server.InitParams) (flags fp.InitFlags) {
 	return fp.InitMapAlignment | fp.InitHasInodeDAX
 }
 
-// attrDAX is fp.AttrDAX for a file that the guest should map. Linux applies it when it
+// attr is fp.AttrDAX for a file that the guest should map. Linux applies it when it
 // first sees a file. A later change applies when it has forgotten the file (fs/fuse/dax.c:
 // fuse_dax_dontcache), so an open file keeps its setting.
-func (fs *FS) attrDAX(id uint64, st *unix.Statx_t) uint32 {
-	d := fs.cfg.DAX
-	if d == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !fs.agreed(fp.InitHasInodeDAX) {
+func (ch *daxChoice) attr(id uint64, st *unix.Statx_t) uint32 {
+	d := ch.cfg.DAX
+	if d == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !ch.agreed(fp.InitHasInodeDAX) {
 		return 0
 	}
 	if !d.Every && st.Size < d.MinSize {
@@ -79,19 +87,19 @@ func (fs *FS) attrDAX(id uint64, st *unix.Statx_t) uint32 {
 	if d.Stretch == nil && !traits.PastEnd && (st.Size == 0 || st.Size%DAXUnit != 0) {
 		return 0
 	}
-	if !traits.ReadOnly && !fs.mapsForWriting(st) {
+	if !traits.ReadOnly && !ch.mapsForWriting(st) {
 		return 0
 	}
-	if !fs.daxChosen(id) {
+	if !ch.chosen(id) {
 		return 0
 	}
 	return fp.AttrDAX
 }
 
-// noteDAX notes whether the guest is told to map a file. It is called whenever the guest is
+// note notes whether the guest is told to map a file. It is called whenever the guest is
 // told of a name; what it was told first holds, as in the guest.
-func (fs *FS) noteDAX(n *inode, a *fp.Attr) {
-	if fs.cfg.DAX == nil || !n.isReg() {
+func (ch *daxChoice) note(n *inode, a *fp.Attr) {
+	if ch.cfg.DAX == nil || !n.isReg() {
 		return
 	}
 	mark := markNoDAX
@@ -105,14 +113,14 @@ func (fs *FS) noteDAX(n *inode, a *fp.Attr) {
 	}
 }
 
-// usesDAX reports whether the guest reads and writes a file in the window only. One that is
+// uses reports whether the guest reads and writes a file in the window only. One that is
 // mounted with -o dax=always does so with every file, and does not ask for
 // fp.InitHasInodeDAX (fs/fuse/inode.c: fuse_send_init).
-func (fs *FS) usesDAX(n *inode) bool {
+func (ch *daxChoice) uses(n *inode) bool {
 	switch {
-	case fs.cfg.DAX == nil || !n.isReg() || !fs.agreed(fp.InitMapAlignment):
+	case ch.cfg.DAX == nil || !n.isReg() || !ch.agreed(fp.InitMapAlignment):
 		return false
-	case !fs.agreed(fp.InitHasInodeDAX):
+	case !ch.agreed(fp.InitHasInodeDAX):
 		return true
 	}
 	n.Lock()
@@ -120,38 +128,37 @@ func (fs *FS) usesDAX(n *inode) bool {
 	return n.marks&markDAX != 0
 }
 
-// daxChosen reports whether the patterns let the guest map a file.
-func (fs *FS) daxChosen(id uint64) bool {
-	c := &fs.dax
-	if len(c.only) == 0 && len(c.not) == 0 {
+// chosen reports whether the patterns let the guest map a file.
+func (ch *daxChoice) chosen(id uint64) bool {
+	if len(ch.only) == 0 && len(ch.not) == 0 {
 		return true
 	}
-	n, errno := fs.get(id)
+	n, errno := ch.get(id)
 	if errno != 0 {
 		return false
 	}
-	defer fs.nodes.release(n)
-	return (len(c.only) == 0 || c.only.match(fs, n)) && !c.not.match(fs, n)
+	defer ch.nodes.release(n)
+	return (len(ch.only) == 0 || ch.only.match(ch.nodes, n)) && !ch.not.match(ch.nodes, n)
 }
 
 // mapsForWriting reports whether a file can, and may, be mapped for writing. It may not
 // if the host could want to execute it: that fails with ETXTBSY as long as any process
 // has the file open for writing, and so does the reverse.
-func (fs *FS) mapsForWriting(st *unix.Statx_t) bool {
+func (ch *daxChoice) mapsForWriting(st *unix.Statx_t) bool {
 	const fixed = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND | unix.STATX_ATTR_VERITY
-	if fs.cfg.ReadOnly || st.Attributes&fixed != 0 || st.Mode&executable != 0 {
+	if ch.cfg.ReadOnly || st.Attributes&fixed != 0 || st.Mode&executable != 0 {
 		return false
 	}
 	k := keyOf(st)
-	if m := fs.mounts.get(mountKey{k.mount, k.dev}); m == nil || m.readOnly {
+	if m := ch.mounts.get(mountKey{k.mount, k.dev}); m == nil || m.readOnly {
 		return false
 	}
 	switch {
-	case fs.who.caps.has(unix.CAP_DAC_OVERRIDE):
+	case ch.who.caps.has(unix.CAP_DAC_OVERRIDE):
 		return true
-	case st.Uid == fs.who.uid:
+	case st.Uid == ch.who.uid:
 		return st.Mode&0o200 != 0
-	case st.Gid == fs.who.gid:
+	case st.Gid == ch.who.gid:
 		return st.Mode&0o020 != 0
 	}
 	return st.Mode&0o002 != 0
@@ -161,8 +168,8 @@ func (fs *FS) mapsForWriting(st *unix.Statx_t) bool {
 const executable = 0o111
 
 // meetMount looks at the mount of a directory, before files in it are announced.
-func (fs *FS) meetMount(dir *inode, fd int) {
-	if fs.cfg.DAX != nil {
-		fs.mounts.of(dir.Key(), fd)
+func (ch *daxChoice) meetMount(dir *inode, fd int) {
+	if ch.cfg.DAX != nil {
+		ch.mounts.of(dir.Key(), fd)
 	}
 }

@@ -35,7 +35,7 @@ func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *
 	if errno != 0 {
 		return errno
 	}
-	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, flags); errno != 0 {
+	if out.Fh, errno = fs.openFiles.add(ts.cell, n, opened, flags); errno != 0 {
 		fs.fds.close(opened)
 		return errno
 	}
@@ -49,9 +49,9 @@ func (fs *FS) Releasedir(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	if errno != 0 {
 		return releasedBefore(r, errno)
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	begin(r)
-	return fs.closeOpenFile(f)
+	return fs.openFiles.close(f)
 }
 
 // Fsyncdir implements server.Directories.
@@ -60,7 +60,7 @@ func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	return f.fsync(r, fs.mounts.of(f.node.Key(), f.fd), in.FsyncFlags)
 }
 
@@ -105,17 +105,17 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	d := f.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fs.cfg.ShortPositions {
 		d.positions.short = fs.mounts.of(f.node.Key(), f.fd).hashes
 	}
-	if errno := fs.seekDir(r, d, f.fd, in.Offset); errno != 0 {
+	if errno := fs.io.seekDir(r, d, f.fd, in.Offset); errno != 0 {
 		return errno
 	}
-	defer fs.restBuffer(d)
+	defer fs.io.restBuffer(d)
 	errno = fs.deliverAll(threadOf(r), f, out, plus)
 	if out.Len() > 0 {
 		return 0 // the names are out, with their lookup counts; an error comes again
@@ -135,7 +135,7 @@ func (fs *FS) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, pl
 			if out.Len() > 0 && d.end < len(d.buf)/2 {
 				return 0
 			}
-			if errno := fs.fill(d, f.fd); errno != 0 || d.end == 0 {
+			if errno := fs.io.fill(d, f.fd); errno != 0 || d.end == 0 {
 				return errno
 			}
 		}
@@ -151,8 +151,8 @@ func (fs *FS) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, pl
 // seekDir goes to the position off. A listing from the start is read anew (rewinddir).
 // Cookies are the host's. Some file systems use all 64 bits (NFS has the server's), while
 // lseek takes 63: a cookie beyond is looked for from the start.
-func (fs *FS) seekDir(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
-	off, errno := fs.hostPosition(d, fd, off)
+func (s *ioState) seekDir(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
+	off, errno := s.hostPosition(d, fd, off)
 	if errno != 0 {
 		return errno
 	}
@@ -173,8 +173,8 @@ func (fs *FS) seekDir(r *server.Request, d *dirStream, fd int, off uint64) unix.
 	}
 	d.next, d.used = uint64(at), false
 	if search {
-		if errno := fs.findCookie(r, d, fd, off); errno != 0 {
-			fs.dropBuffer(d)
+		if errno := s.findCookie(r, d, fd, off); errno != 0 {
+			s.dropBuffer(d)
 			return errno
 		}
 	}
@@ -188,13 +188,13 @@ const maxSearch = 64 << 20
 
 // findCookie reads from the start to the entry whose cookie is off, and leaves the stream
 // behind it. An entry that is gone has taken its cookie along: EINVAL, as lseek says.
-func (fs *FS) findCookie(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
+func (s *ioState) findCookie(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
 	for range maxSearch {
 		if d.pos == d.end {
 			if isDone(r.Canceled) {
 				return unix.EINTR
 			}
-			if errno := fs.fill(d, fd); errno != 0 {
+			if errno := s.fill(d, fd); errno != 0 {
 				return errno
 			}
 			if d.end == 0 {
@@ -222,38 +222,38 @@ func isDone(done <-chan struct{}) bool {
 
 // fill reads the next entries from the host; at the end of the directory there are
 // none.
-func (fs *FS) fill(d *dirStream, fd int) unix.Errno {
+func (s *ioState) fill(d *dirStream, fd int) unix.Errno {
 	if d.buf == nil {
-		d.buf = fs.io.getBuffer()
-		fs.io.dirBuffers.Add(1)
+		d.buf = s.getBuffer()
+		s.dirBuffers.Add(1)
 	}
 	d.used = true
 	n, errno := sysGetdents64(fd, d.buf[:])
 	d.pos, d.end = 0, n
-	if fs.io.editDirents != nil {
-		fs.io.editDirents(d.buf[:n])
+	if s.editDirents != nil {
+		s.editDirents(d.buf[:n])
 	}
 	return errno
 }
 
 // restBuffer gives the buffer back if nothing waits in it, or if too many are kept.
-func (fs *FS) restBuffer(d *dirStream) {
+func (s *ioState) restBuffer(d *dirStream) {
 	switch {
 	case d.pos == d.end:
-	case fs.io.dirBuffers.Load() <= maxDirBuffers:
+	case s.dirBuffers.Load() <= maxDirBuffers:
 		return
 	default:
 		d.lost = true
 	}
-	fs.dropBuffer(d)
+	s.dropBuffer(d)
 }
 
-func (fs *FS) dropBuffer(d *dirStream) {
+func (s *ioState) dropBuffer(d *dirStream) {
 	d.pos, d.end = 0, 0
 	if d.buf != nil {
-		fs.io.putBuffer(d.buf)
+		s.putBuffer(d.buf)
 		d.buf = nil
-		fs.io.dirBuffers.Add(-1)
+		s.dirBuffers.Add(-1)
 	}
 }
 
@@ -300,9 +300,9 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 	}
 	var entry fp.EntryOut
 	if !dot && !dotdot {
-		if fs.lookupLazy(ts, f.node, f.fd, e.name, &entry) != 0 {
+		if fs.entries.lookupLazy(ts, f.node, f.fd, e.name, &entry) != 0 {
 			entry = fp.EntryOut{}
-		} else if fs.allowFound(ts.cell, &entry) != 0 {
+		} else if fs.entries.allowFound(ts.cell, &entry) != 0 {
 			return true
 		}
 	}

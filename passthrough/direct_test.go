@@ -74,12 +74,12 @@ func TestDirectPages(t *testing.T) {
 	if fds, n := g.fs.fds.used.Load(), g.fs.fds.kept.Load(); fds != before+1 || n != opens+1 {
 		t.Errorf("%d and %d descriptors, want %d and %d", fds, n, before+1, opens+1)
 	}
-	f, errno := g.fs.openFileOf(node, fh)
+	f, errno := g.fs.openFiles.of(node, fh)
 	wantErrno(t, "open file", errno, 0)
 	if flags, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0); err != nil || flags&unix.O_DIRECT == 0 {
 		t.Errorf("direct I/O has ended: %#x, %v", flags, err)
 	}
-	g.fs.releaseOpenFile(f)
+	g.fs.openFiles.release(f)
 	wantErrno(t, "release", g.release(node, fh), 0)
 	if fds, n := g.fs.fds.used.Load(), g.fs.fds.kept.Load(); fds != before-1 || n != opens-1 {
 		t.Errorf("%d and %d descriptors are left, want %d and %d", fds, n, before-1, opens-1)

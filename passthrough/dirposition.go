@@ -29,7 +29,7 @@ func (p *dirPositions) shown(off uint64) uint64 {
 }
 
 // hostPosition is the host's position for one that the client has. d.mu is held.
-func (fs *FS) hostPosition(d *dirStream, fd int, off uint64) (uint64, unix.Errno) {
+func (s *ioState) hostPosition(d *dirStream, fd int, off uint64) (uint64, unix.Errno) {
 	p := &d.positions
 	switch {
 	case !p.short || off == 0:
@@ -38,7 +38,7 @@ func (fs *FS) hostPosition(d *dirStream, fd int, off uint64) (uint64, unix.Errno
 		return d.next, 0
 	}
 	if !p.known { // the client has it from a process before this one
-		if errno := fs.findHashes(d, fd); errno != 0 {
+		if errno := s.findHashes(d, fd); errno != 0 {
 			return 0, errno
 		}
 	}
@@ -50,12 +50,12 @@ func (fs *FS) hostPosition(d *dirStream, fd int, off uint64) (uint64, unix.Errno
 
 // findHashes finds out whether the directory's positions are hashes, by its first names. The
 // stream has no position afterwards.
-func (fs *FS) findHashes(d *dirStream, fd int) unix.Errno {
+func (s *ioState) findHashes(d *dirStream, fd int) unix.Errno {
 	d.pos, d.end, d.lost = 0, 0, true
 	if _, errno := sysLseek(fd, 0, unix.SEEK_SET); errno != 0 {
 		return errno
 	}
-	if errno := fs.fill(d, fd); errno != 0 {
+	if errno := s.fill(d, fd); errno != 0 {
 		return errno
 	}
 	for d.pos < d.end {

@@ -78,9 +78,9 @@ func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, open
 			return errno
 		}
 	}
-	out.OpenFlags = fs.openFlags(ts, n, opened) | fs.opener.noFlush(fs.mounts.of(n.Key(), opened), guest)
+	out.OpenFlags = fs.cache.openFlags(ts, n, opened) | fs.opener.noFlush(fs.mounts.of(n.Key(), opened), guest)
 	fs.opener.back(r, ts, n, opened)
-	if out.Fh, errno = fs.addOpenFile(ts.cell, n, opened, guest); errno != 0 {
+	if out.Fh, errno = fs.openFiles.add(ts.cell, n, opened, guest); errno != 0 {
 		fs.fds.close(opened)
 		return errno
 	}
@@ -94,15 +94,15 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	if errno != 0 {
 		return releasedBefore(r, errno)
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	begin(r)
 	if !f.mount.local && !r.MayWait {
 		return server.WouldBlock // the close may talk to a server
 	}
 	if in.ReleaseFlags&fp.ReleaseFlush != 0 {
-		fs.dropOwner(f.node, in.LockOwner)
+		fs.locks.dropOwner(f.node, in.LockOwner)
 	}
-	return fs.closeOpenFile(f)
+	return fs.openFiles.close(f)
 }
 
 // Flush implements server.Files: a process has closed the file. Its POSIX locks end.
@@ -114,8 +114,8 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
-	fs.dropOwner(f.node, in.LockOwner)
+	defer fs.openFiles.release(f)
+	fs.locks.dropOwner(f.node, in.LockOwner)
 	if f.mount.local || f.lazy.Load() {
 		return 0
 	}
@@ -138,7 +138,7 @@ func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	return f.fsync(r, f.mount, in.FsyncFlags)
 }
 
@@ -166,7 +166,7 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	if !r.MayWait && in.Length > inlineBytes {
 		return server.WouldBlock
 	}
@@ -199,7 +199,7 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	// Backwards from the end is the only offset below 0. There is no data before a file
 	// (mm/filemap.c: mapping_seek_hole_data), and no position.
 	if in.Offset > math.MaxInt64 {
@@ -226,12 +226,12 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseOpenFile(from)
+	defer fs.openFiles.release(from)
 	to, errno := fs.enterFileOf(r, in.NodeIDOut, in.FhOut, intentWrite)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseOpenFile(to)
+	defer fs.openFiles.release(to)
 	if !r.MayWait && in.Len > inlineBytes {
 		return 0, server.WouldBlock
 	}

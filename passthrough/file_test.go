@@ -165,12 +165,12 @@ func TestHostFlags(t *testing.T) {
 	} {
 		g := newShare(t, c.edit, c.agreed).guest()
 		node, fh := g.openName("f", "x", c.guest)
-		f, errno := g.fs.openFileOf(node, fh)
+		f, errno := g.fs.openFiles.of(node, fh)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 		got, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0)
-		g.fs.releaseOpenFile(f)
+		g.fs.openFiles.release(f)
 		if got &^= always | unix.O_NONBLOCK; err != nil || got != c.want {
 			t.Errorf("%s: %#o, want %#o", c.name, got, c.want)
 		}

@@ -233,25 +233,6 @@ func (l *locator) checked(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 	return fd, 0
 }
 
-// keepLinked gives a node that is about to lose a name a file handle if its file has others: none of
-// them may be known, and a successor of this process has no descriptor of it. nil is none.
-func (fs *FS) keepLinked(ts *threadState, n *inode) {
-	if fs.recovery.store == nil || n == nil || fs.cfg.FileHandles == HandlesNever {
-		return
-	}
-	n.Lock()
-	linked := n.marks&markLinked != 0
-	n.Unlock()
-	if !linked {
-		return
-	}
-	if fd, errno := fs.find.fdOf(ts, n); errno == 0 {
-		n.Lock()
-		defer n.Unlock()
-		_ = fs.find.takeHandle(n, fd, &emptyName[0], &ts.handle)
-	}
-}
-
 // openHere opens the file of a node's descriptor fd, which belongs to another mount, on the node's own.
 // The file may have no name; then it can be linked only if it is open for I/O.
 func (l *locator) openHere(ts *threadState, n *inode, fd int) (int, unix.Errno) {

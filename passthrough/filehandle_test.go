@@ -108,8 +108,8 @@ func TestHandlesOfListings(t *testing.T) {
 		ts := threadOf(g.on(fp.RootID))
 		root := g.fs.nodes.root
 		fd, _ := g.fs.find.fdOf(ts, root)
-		wantErrno(t, "lookup", g.fs.lookupLazy(ts, root, fd, name("d"), &d), 0)
-		wantErrno(t, "lookup", g.fs.lookupLazy(ts, root, fd, name("f"), &f), 0)
+		wantErrno(t, "lookup", g.fs.entries.lookupLazy(ts, root, fd, name("d"), &d), 0)
+		wantErrno(t, "lookup", g.fs.entries.lookupLazy(ts, root, fd, name("f"), &f), 0)
 		g.mkdirs("other")
 		g.hostRename("d", "other/d")
 		g.hostRename("f", "other/f")

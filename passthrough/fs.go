@@ -10,7 +10,6 @@ import (
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/host"
-	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -19,17 +18,23 @@ import (
 type FS struct {
 	cfg Config
 	features
-	allower
+	access
 
+	// Files of the host.
 	fds       descriptors
 	mounts    mountTable
 	nodes     nodeTable
 	find      locator
 	opener    opener
-	openFiles *nodes.OpenFiles[openFile]
+	openFiles openTable
+	openless  openless
 	io        ioState
+	locks     shareLocks
 	sweeper   sweeper
 
+	// What the guest sees of them.
+	attrs      attributes
+	entries    entries
 	own        ownership
 	who        *credentials
 	caps       capState // of files
@@ -37,10 +42,11 @@ type FS struct {
 	xattrs     xattrs
 	cache      cacheRules
 	dax        daxChoice
-	openless   openless
-	locks      shareLocks
-	recovery   recovery
-	again      decider
+
+	// What a successor of this process gets.
+	recovery recovery
+	pins     pinner
+	again    decider
 
 	destroyExcluded sync.Mutex  // one Destroy at a time
 	limits          stateLimits // of what moves to another host
@@ -66,14 +72,6 @@ func New(cfg Config) (*FS, error) {
 		return nil, err
 	}
 	var err error
-	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
-		return nil, err
-	}
-	if err := fs.setOwnership(); err != nil {
-		return nil, err
-	}
-	fs.join()
-	fs.openFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: fs.openFileGone, Recorder: fs.cfg.recordOpens})
 	if fs.cache, err = newCacheRules(&cfg); err != nil {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
@@ -81,6 +79,13 @@ func New(cfg Config) (*FS, error) {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
 	fs.caps.set(&cfg, fs.cache.attr.duration())
+	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
+		return nil, err
+	}
+	if err = fs.setOwnership(); err != nil {
+		return nil, err
+	}
+	fs.join()
 	if err = fs.fds.setBudget(); err == nil {
 		err = fs.setRoot()
 	}
@@ -89,23 +94,6 @@ func New(cfg Config) (*FS, error) {
 		return nil, err
 	}
 	return fs, nil
-}
-
-// join tells the parts of fs of each other. None of them knows more than it needs.
-func (fs *FS) join() {
-	fs.sweeper.after = afterFunc
-	fs.sweeper.rounds = []func() bool{fs.sweepShared, fs.fds.sweep, fs.mounts.sweep}
-	fs.fds.cfg, fs.fds.find = &fs.cfg, &fs.find
-	fs.mounts.fds, fs.mounts.sweeper = &fs.fds, &fs.sweeper
-	fs.nodes.Table = nodes.New(nodes.Config[key, inode]{
-		Hash: key.hash, Gone: func(n *inode) { fs.nodes.dropFD(n) }, Recorder: fs.cfg.recordNodes,
-	})
-	fs.nodes.fds, fs.nodes.mounts, fs.nodes.sweeper = &fs.fds, &fs.mounts, &fs.sweeper
-	fs.find = locator{cfg: &fs.cfg, allower: &fs.allower, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io}
-	fs.privileges = privileges{cfg: &fs.cfg, features: &fs.features, who: fs.who, own: fs.own, caps: &fs.caps}
-	fs.xattrs = xattrs{cfg: &fs.cfg, features: &fs.features, fds: &fs.fds, who: fs.who, own: fs.own}
-	fs.again = decider{cfg: &fs.cfg, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io, own: fs.own}
-	fs.opener = opener{cfg: &fs.cfg, features: &fs.features, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, find: &fs.find, who: fs.who}
 }
 
 // setRoot makes the root node, which is never forgotten.
@@ -165,8 +153,8 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	}
 	add(fs.cfg.PosixACL != Never && canACL, acl)
 	add(fs.cfg.SecurityLabel != Never, fp.InitSecurityCtx)
-	want |= fs.initDAX(p)
-	openless := fs.canOpenless(p.Offered)
+	want |= fs.dax.init(p)
+	openless := fs.openless.can(p.Offered)
 	add(openless, openlessFlags) // which Linux does not look at, but a daemon that it moves to does
 	p.Flags |= want
 	if got := p.Flags & p.Offered; !p.Resumed && got&fp.InitAllowIdmap != 0 && got&fp.InitHandleKillprivV2 == 0 {
@@ -193,10 +181,10 @@ func (fs *FS) Destroy() {
 		fs.cfg.DAX.Table.Reset()
 	}
 	for f := range fs.openFiles.All {
-		fs.closeOpenFile(f)
+		fs.openFiles.close(f)
 	}
 	for n := range fs.nodes.All {
-		fs.forget(nil, n, ^uint64(0))
+		fs.entries.forget(nil, n, ^uint64(0))
 	}
 }
 

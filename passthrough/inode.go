@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/nodes"
 )
 
@@ -89,49 +88,10 @@ func (n *inode) touch() {
 	}
 }
 
-// get finds the node of a request and takes a reference. A node that the client
-// does not have, or no more, is ESTALE, as with a network file system.
-func (fs *FS) get(id uint64) (*inode, unix.Errno) {
-	n := fs.nodes.Acquire(id)
-	if n == nil {
-		return nil, unix.ESTALE
-	}
-	if n.isLink() {
-		if m := fs.own.standIn(n); m != nil {
-			fs.nodes.release(n)
-			return m, 0
-		}
-	}
-	return n, 0
-}
-
 // same reports whether n is the file of st, and not one that had its number
 // before. A descriptor pins the number, so only nodes without one are compared.
 func (n *inode) same(st *unix.Statx_t) bool {
 	return n.fd.Load() >= 0 || n.birth() == birthOf(st)
-}
-
-// Forget implements server.Names. Counts that were never given out do no harm.
-func (fs *FS) Forget(by *fuse.Cell, nodeID, lookups uint64) {
-	n := fs.nodes.Acquire(nodeID)
-	if n == nil {
-		return
-	}
-	defer fs.nodes.release(n)
-	fs.forget(by, n, lookups)
-}
-
-// forget takes lookups off the count. The caller has a reference.
-func (fs *FS) forget(by *fuse.Cell, n *inode, lookups uint64) {
-	if !fs.nodes.Forget(by, n, lookups) {
-		return
-	}
-	if fs.openless.agreed.Load() {
-		fs.closeShared(n)
-	}
-	if n.isLink() {
-		fs.own.forgotten(n)
-	}
 }
 
 // is reports whether a file's attributes are those of the node's file, and not of one that

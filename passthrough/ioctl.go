@@ -57,7 +57,7 @@ func (fs *FS) getIoctl(r *server.Request, fh uint64, cmd uint32, dst []byte, siz
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	var arg ioctlArg
 	if errno := sysIoctl(f.fd, cmd, &arg); errno != 0 {
 		return 0, errno
@@ -79,7 +79,7 @@ func (fs *FS) setIoctl(r *server.Request, fh uint64, get, set uint32, data []byt
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	var old, arg ioctlArg
 	copy(arg[:size], data)
 	if errno := sysIoctl(f.fd, get, &old); errno != 0 {
@@ -88,7 +88,7 @@ func (fs *FS) setIoctl(r *server.Request, fh uint64, get, set uint32, data []byt
 	if changesProject(set, &old, &arg) {
 		return unix.EINVAL
 	}
-	if errno := fs.pinFiles(threadOf(r), f.node); errno != 0 { // with chattr +i nobody opens it for writing again
+	if errno := fs.pins.files(threadOf(r), f.node); errno != 0 { // with chattr +i nobody opens it for writing again
 		return errno
 	}
 	return sysIoctl(f.fd, set, &arg)

@@ -70,9 +70,9 @@ func (fs *FS) Grant(r *server.Request, id uint64, out *fp.EntryOut) unix.Errno {
 	}
 	defer fs.nodes.release(n)
 	ts := threadOf(r)
-	if errno := fs.stat(ts, n); errno == 0 {
-		fs.fillAttr(n.ID(), &ts.st, &out.Attr)
-		fs.noteDAX(n, &out.Attr)
+	if errno := fs.attrs.stat(ts, n); errno == 0 {
+		fs.attrs.fill(n.ID(), &ts.st, &out.Attr)
+		fs.dax.note(n, &out.Attr)
 	} else {
 		out.Attr = fp.Attr{Ino: n.Key().ino, Mode: uint32(n.mode()) | 0o600, Nlink: 1, Blksize: 4096}
 	}

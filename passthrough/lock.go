@@ -53,7 +53,7 @@ func (fs *FS) Getlk(r *server.Request, in *fp.LkIn, out *fp.LkOut) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	n, lk := f.node, ask.lk
 	n.Lock()
 	defer n.Unlock()
@@ -84,15 +84,15 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	n := f.node
-	if errno = fs.beforeLock(f, in); errno != 0 {
+	if errno = fs.locks.beforeLock(f, in); errno != 0 {
 		return errno
 	}
 	n.Lock()
 	t := n.locks().table(in)
-	errno, blocker := fs.setLock(threadOf(r), f, t, &ask)
-	fs.noteLocks(n)
+	errno, blocker := fs.locks.setLock(threadOf(r), f, t, &ask)
+	fs.recovery.noteLocks(n)
 	if errno != unix.EAGAIN || !wait {
 		n.Unlock()
 		return errno
@@ -106,12 +106,12 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 		}
 		return errno
 	}
-	errno = fs.park(n, t, w)
+	errno = fs.locks.park(n, t, w)
 	n.Unlock()
 	if errno != 0 {
 		return errno
 	}
-	return fs.await(n, t, w, r.Canceled)
+	return fs.locks.await(n, t, w, r.Canceled)
 }
 
 // lockArgs checks a request about a lock and finds its open file, which the caller
@@ -148,26 +148,26 @@ func (fs *FS) lockArgs(r *server.Request, in *fp.LkIn) (f *openFile, ask lockAsk
 
 // setLock takes or drops a lock, and does not wait. With EAGAIN blocker is the owner in the
 // way, or nil if it is a process on the host. The node's mu is held.
-func (fs *FS) setLock(ts *threadState, f *openFile, t *lockTable, ask *lockAsk) (errno unix.Errno, blocker *lockOwner) {
+func (s *shareLocks) setLock(ts *threadState, f *openFile, t *lockTable, ask *lockAsk) (errno unix.Errno, blocker *lockOwner) {
 	o := t.owners[ask.owner]
 	if o == nil {
 		if ask.lk.Type == unix.F_UNLCK {
 			return 0, nil
 		}
-		if o, errno = fs.newLockOwner(ts, f, t, ask.owner); errno != 0 {
+		if o, errno = s.newLockOwner(ts, f, t, ask.owner); errno != 0 {
 			return errno, nil
 		}
 	}
 	o.cameBy(f)
 	// An open file locks exclusively with flock whatever it was opened for, but a guest that
 	// may only read has no business to keep the host's writers out.
-	if ask.lk.Type == unix.F_WRLCK && (!o.writable || fs.cfg.ReadOnly) {
+	if ask.lk.Type == unix.F_WRLCK && (!o.writable || s.cfg.ReadOnly) {
 		return unix.EBADF, nil
 	}
 	if blocker = t.inWay(o, ask.lk); blocker != nil && !t.flock {
 		return unix.EAGAIN, blocker // flock asks all the same, as that drops the lock that is to be changed
 	}
-	if errno = fs.change(f.node, t, o, ask); errno == unix.EAGAIN {
+	if errno = s.change(f.node, t, o, ask); errno == unix.EAGAIN {
 		return errno, t.inWay(o, ask.lk)
 	}
 	return errno, nil
@@ -175,21 +175,21 @@ func (fs *FS) setLock(ts *threadState, f *openFile, t *lockTable, ask *lockAsk) 
 
 // change makes the kernel take or drop a lock for an owner, and tells the waiting requests.
 // n.mu is held.
-func (fs *FS) change(n *inode, t *lockTable, o *lockOwner, ask *lockAsk) unix.Errno {
-	errno, frees := fs.take(t, o, ask)
+func (s *shareLocks) change(n *inode, t *lockTable, o *lockOwner, ask *lockAsk) unix.Errno {
+	errno, frees := s.take(t, o, ask)
 	if frees {
-		fs.passOn(n, t, o)
+		s.passOn(n, t, o)
 	}
 	return errno
 }
 
 // take has the kernel take or drop a lock for an owner. n.mu is held.
-func (fs *FS) take(t *lockTable, o *lockOwner, ask *lockAsk) (errno unix.Errno, frees bool) {
+func (s *shareLocks) take(t *lockTable, o *lockOwner, ask *lockAsk) (errno unix.Errno, frees bool) {
 	c := o.held.change(ask.lk)
 	if ask.lk.Type == unix.F_UNLCK && !c.frees {
 		return 0, false // there is nothing to unlock
 	}
-	if !fs.locks.room(t, c.growth()) {
+	if !s.room(t, c.growth()) {
 		return unix.ENOLCK, false
 	}
 	switch errno = t.set(o, ask.lk); errno {
@@ -197,13 +197,13 @@ func (fs *FS) take(t *lockTable, o *lockOwner, ask *lockAsk) (errno unix.Errno, 
 		if ask.lk.Type != unix.F_UNLCK {
 			o.pid = ask.pid
 		}
-		fs.hold(t, o, o.held.apply(&c))
+		s.hold(t, o, o.held.apply(&c))
 		return 0, c.frees
 	case unix.EACCES:
 		errno = unix.EAGAIN
 	}
 	if errno == unix.EAGAIN && t.flock && len(o.held) > 0 {
-		fs.hold(t, o, nil) // the host drops the lock that was to be changed, see flock(2)
+		s.hold(t, o, nil) // the host drops the lock that was to be changed, see flock(2)
 		return errno, true
 	}
 	return errno, false

@@ -32,8 +32,8 @@ type lockProbe struct {
 }
 
 // probeSoon puts a file on the list. n.mu is held.
-func (fs *FS) probeSoon(n *inode) {
-	p := &fs.locks.probe
+func (s *shareLocks) probeSoon(n *inode) {
+	p := &s.probe
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// The file's locks end with its last open file, and its place in the list does not: a
@@ -51,15 +51,15 @@ func (fs *FS) probeSoon(n *inode) {
 	}
 	p.running, p.pause = true, lockProbeMin
 	if p.timer == nil {
-		p.timer = time.AfterFunc(p.pause, fs.probeLocks)
+		p.timer = time.AfterFunc(p.pause, s.probeLocks)
 	} else {
 		p.timer.Reset(p.pause)
 	}
 }
 
 // probeLocks runs when it is time to ask.
-func (fs *FS) probeLocks() {
-	p := &fs.locks.probe
+func (s *shareLocks) probeLocks() {
+	p := &s.probe
 	p.mu.Lock()
 	files := slices.Clone(p.files)
 	p.mu.Unlock()
@@ -70,7 +70,7 @@ func (fs *FS) probeLocks() {
 			break
 		}
 		done++
-		if fs.probeFile(n, &calls) {
+		if s.probeFile(n, &calls) {
 			waiting = append(waiting, n)
 		}
 	}
@@ -86,17 +86,17 @@ func (fs *FS) probeLocks() {
 
 // probeFile tries to get the locks of a file, with so many calls at most. It reports
 // whether a request still waits for the host.
-func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
+func (s *shareLocks) probeFile(n *inode, calls *int) (waits bool) {
 	n.Lock()
 	defer n.Unlock()
 	if l := n.fileLocks(); l != nil {
 		for _, t := range []*lockTable{&l.posix, &l.flock} {
-			fs.probeTable(n, t, calls)
+			s.probeTable(n, t, calls)
 			waits = waits || slices.ContainsFunc(t.waiters, func(w *lockWaiter) bool { return w.blocker == nil })
 		}
 	}
 	if !waits {
-		p := &fs.locks.probe
+		p := &s.probe
 		p.mu.Lock()
 		delete(p.listed, n)
 		p.mu.Unlock()
@@ -106,7 +106,7 @@ func (fs *FS) probeFile(n *inode, calls *int) (waits bool) {
 
 // probeTable is probeFile for one kind of locks. It continues where it has
 // stopped.
-func (fs *FS) probeTable(n *inode, t *lockTable, calls *int) {
+func (s *shareLocks) probeTable(n *inode, t *lockTable, calls *int) {
 	var busy []lockRange // what the host is known to hold
 	for left := len(t.waiters); left > 0 && *calls > 0; left-- {
 		if t.next >= len(t.waiters) {
@@ -121,14 +121,14 @@ func (fs *FS) probeTable(n *inode, t *lockTable, calls *int) {
 			t.next++
 			continue
 		}
-		if ended := fs.probe(n, t, w, &busy, calls); !ended {
+		if ended := s.probeOne(n, t, w, &busy, calls); !ended {
 			t.next++
 		}
 	}
 }
 
-// probe asks for a waiter, and adds what is in the way to busy.
-func (fs *FS) probe(n *inode, t *lockTable, w *lockWaiter, busy *[]lockRange, calls *int) (ended bool) {
+// probeOne asks for a waiter, and adds what is in the way to busy.
+func (s *shareLocks) probeOne(n *inode, t *lockTable, w *lockWaiter, busy *[]lockRange, calls *int) (ended bool) {
 	if w.blocker = t.inWay(w.o, w.lk); w.blocker == nil && !t.flock {
 		lk := *w.lk
 		*calls--
@@ -138,9 +138,9 @@ func (fs *FS) probe(n *inode, t *lockTable, w *lockWaiter, busy *[]lockRange, ca
 		}
 	}
 	*calls--
-	ended, frees := fs.tryAgain(n, t, w)
+	ended, frees := s.tryAgain(n, t, w)
 	if frees {
-		fs.passOn(n, t, w.o)
+		s.passOn(n, t, w.o)
 	}
 	if !ended && w.blocker == nil && t.flock {
 		*busy = append(*busy, lockRange{0, rangeOf(w.lk).end, w.lk.Type == unix.F_RDLCK})

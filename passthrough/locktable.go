@@ -87,6 +87,13 @@ func (t *lockTable) set(o *lockOwner, lk *unix.Flock_t) unix.Errno {
 
 // shareLocks is what concerns the locks of all files of a share.
 type shareLocks struct {
+	cfg *Config
+	*features
+	fds       *descriptors
+	openFiles *openTable
+	pins      *pinner
+	recovery  *recovery
+
 	graph   lockGraph    // who waits for whom, of POSIX locks
 	probe   lockProbe    // of locks that somebody on the host holds
 	ranges  atomic.Int64 // that are locked
@@ -99,14 +106,14 @@ func (l *shareLocks) room(t *lockTable, more int) bool {
 }
 
 // hold notes what an owner holds now.
-func (fs *FS) hold(t *lockTable, o *lockOwner, held lockRanges) {
+func (s *shareLocks) hold(t *lockTable, o *lockOwner, held lockRanges) {
 	had, has := len(o.held), len(held)
 	o.held = held
 	if t.flock {
-		fs.noteFlock(o)
+		s.recovery.noteFlock(o)
 	}
 	t.ranges += has - had
-	fs.locks.ranges.Add(int64(has - had))
+	s.ranges.Add(int64(has - had))
 	switch {
 	case had == 0 && has > 0:
 		o.place = len(t.holders)
@@ -120,14 +127,14 @@ func (fs *FS) hold(t *lockTable, o *lockOwner, held lockRanges) {
 }
 
 // newLockOwner makes an owner, which holds nothing yet.
-func (fs *FS) newLockOwner(ts *threadState, f *openFile, t *lockTable, number uint64) (*lockOwner, unix.Errno) {
+func (s *shareLocks) newLockOwner(ts *threadState, f *openFile, t *lockTable, number uint64) (*lockOwner, unix.Errno) {
 	o := &lockOwner{number: number, f: f, fd: f.fd, writable: true}
 	if !t.flock {
-		if len(t.owners) >= maxFileLocks && !fs.dropIdle(t) {
+		if len(t.owners) >= maxFileLocks && !s.dropIdle(t) {
 			return nil, unix.ENOLCK
 		}
 		var errno unix.Errno
-		if o.fd, o.writable, errno = fs.openForLocks(ts, f); errno != 0 {
+		if o.fd, o.writable, errno = s.openForLocks(ts, f); errno != 0 {
 			return nil, errno
 		}
 		f.lockOwners++
@@ -141,10 +148,10 @@ func (fs *FS) newLockOwner(ts *threadState, f *openFile, t *lockTable, number ui
 
 // dropIdle removes an owner that holds nothing and does not wait. A process is such an
 // owner until it closes the file. The owner is made again when it is needed.
-func (fs *FS) dropIdle(t *lockTable) bool {
+func (s *shareLocks) dropIdle(t *lockTable) bool {
 	for _, o := range t.owners {
 		if len(o.held) == 0 && o.waiting == 0 {
-			fs.closeOwners([]*lockOwner{t.remove(o)})
+			s.closeOwners([]*lockOwner{t.remove(o)})
 			return true
 		}
 	}
@@ -162,16 +169,16 @@ func (o *lockOwner) cameBy(f *openFile) {
 
 // openForLocks opens the file again for an owner, for reading and writing if that is
 // possible. n.mu is held, so that the open file's descriptor is good.
-func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool, errno unix.Errno) {
-	if fs.fds.keep() != 0 {
+func (s *shareLocks) openForLocks(ts *threadState, f *openFile) (fd int, writable bool, errno unix.Errno) {
+	if s.fds.keep() != 0 {
 		return -1, false, unix.ENOLCK
 	}
 	modes := [...]int{unix.O_RDWR, int(f.flags) & unix.O_ACCMODE, unix.O_RDONLY}
 	for i, mode := range modes {
-		if fs.cfg.ReadOnly && mode != unix.O_RDONLY {
+		if s.cfg.ReadOnly && mode != unix.O_RDONLY {
 			continue
 		}
-		fd, errno = fs.fds.open(fs.cfg.ProcFD, procName(&ts.num, f.fd), mode|unix.O_NONBLOCK, 0)
+		fd, errno = s.fds.open(s.cfg.ProcFD, procName(&ts.num, f.fd), mode|unix.O_NONBLOCK, 0)
 		if errno == 0 {
 			return fd, mode != unix.O_RDONLY, 0
 		}
@@ -179,7 +186,7 @@ func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool,
 			break
 		}
 	}
-	fs.fds.unkeep(1)
+	s.fds.unkeep(1)
 	if errno == unix.ENFILE {
 		errno = unix.ENOLCK
 	}
@@ -187,26 +194,26 @@ func (fs *FS) openForLocks(ts *threadState, f *openFile) (fd int, writable bool,
 }
 
 // dropOwner ends all POSIX locks of an owner on the file.
-func (fs *FS) dropOwner(n *inode, number uint64) {
-	if !fs.agreed(hostLocks) {
+func (s *shareLocks) dropOwner(n *inode, number uint64) {
+	if !s.agreed(hostLocks) {
 		return
 	}
 	n.Lock()
 	var gone []*lockOwner
 	if l := n.fileLocks(); l != nil {
 		if o := l.posix.owners[number]; o != nil {
-			gone = fs.unlockAll(n, &l.posix, o, gone)
+			gone = s.unlockAll(n, &l.posix, o, gone)
 		}
 	}
-	fs.noteLocks(n)
+	s.recovery.noteLocks(n)
 	n.Unlock()
-	fs.closeOwners(gone)
+	s.closeOwners(gone)
 }
 
 // dropOpenFileLocks ends the locks of an open file that is closed, and of its owners. A
 // request that waits for a lock on it gets EBADF. n.mu is held. The caller closes the removed
 // owners after releasing it.
-func (fs *FS) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
+func (s *shareLocks) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
 	l := n.fileLocks()
 	if l == nil {
 		return nil
@@ -214,21 +221,21 @@ func (fs *FS) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
 	for _, t := range []*lockTable{&l.posix, &l.flock} {
 		for i := 0; i < len(t.waiters); {
 			if w := t.waiters[i]; w.f == f {
-				fs.finish(t, w, unix.EBADF)
+				s.finish(t, w, unix.EBADF)
 			} else {
 				i++
 			}
 		}
 	}
 	if o := l.flock.owners[f.ID()]; o != nil {
-		gone = fs.unlockAll(n, &l.flock, o, gone)
+		gone = s.unlockAll(n, &l.flock, o, gone)
 	}
 	if f.lockOwners == 0 {
 		return gone
 	}
 	for _, o := range l.posix.owners {
 		if o.f == f {
-			gone = fs.unlockAll(n, &l.posix, o, gone)
+			gone = s.unlockAll(n, &l.posix, o, gone)
 		}
 	}
 	return gone
@@ -236,11 +243,11 @@ func (fs *FS) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner) {
 
 // unlockAll drops all locks of an owner, and the owner unless it waits for more. Requests
 // that wait for it continue. n.mu is held; removed owners are appended to the list.
-func (fs *FS) unlockAll(n *inode, t *lockTable, o *lockOwner, gone []*lockOwner) []*lockOwner {
+func (s *shareLocks) unlockAll(n *inode, t *lockTable, o *lockOwner, gone []*lockOwner) []*lockOwner {
 	if len(o.held) > 0 {
 		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
-		fs.hold(t, o, nil)
-		fs.passOn(n, t, o)
+		s.hold(t, o, nil)
+		s.passOn(n, t, o)
 	}
 	if o.waiting > 0 {
 		return gone
@@ -261,11 +268,11 @@ func (t *lockTable) remove(o *lockOwner) *lockOwner {
 }
 
 // closeOwners closes the descriptions of owners that are in no table.
-func (fs *FS) closeOwners(list []*lockOwner) {
+func (s *shareLocks) closeOwners(list []*lockOwner) {
 	for _, o := range list {
 		if o.fd >= 0 {
-			fs.fds.close(o.fd)
-			fs.fds.unkeep(1)
+			s.fds.close(o.fd)
+			s.fds.unkeep(1)
 		}
 	}
 }

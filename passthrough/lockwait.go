@@ -31,18 +31,18 @@ type lockWaiter struct {
 }
 
 // park adds a request to the waiting ones. n.mu is held.
-func (fs *FS) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
-	if !fs.openFiles.Has(w.f) {
+func (s *shareLocks) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
+	if !s.openFiles.Has(w.f) {
 		return unix.EBADF // closed meanwhile: nothing would end the wait
 	}
-	if errno := fs.locks.enter(t, w); errno != 0 {
+	if errno := s.enter(t, w); errno != 0 {
 		return errno
 	}
 	w.answer = make(chan unix.Errno, 1)
 	w.o.waiting++
 	t.waiters = append(t.waiters, w)
 	if w.blocker == nil {
-		fs.probeSoon(n)
+		s.probeSoon(n)
 	}
 	return 0
 }
@@ -65,7 +65,7 @@ func (l *shareLocks) leave(t *lockTable, w *lockWaiter) {
 }
 
 // await waits for the answer to a request that is parked.
-func (fs *FS) await(n *inode, t *lockTable, w *lockWaiter, canceled <-chan struct{}) unix.Errno {
+func (s *shareLocks) await(n *inode, t *lockTable, w *lockWaiter, canceled <-chan struct{}) unix.Errno {
 	select {
 	case errno := <-w.answer:
 		return errno
@@ -74,19 +74,19 @@ func (fs *FS) await(n *inode, t *lockTable, w *lockWaiter, canceled <-chan struc
 	n.Lock()
 	defer n.Unlock()
 	if !w.ended {
-		fs.finish(t, w, unix.EINTR)
+		s.finish(t, w, unix.EINTR)
 	}
 	return <-w.answer // it may have the lock already
 }
 
 // finish ends a wait. n.mu is held.
-func (fs *FS) finish(t *lockTable, w *lockWaiter, errno unix.Errno) {
+func (s *shareLocks) finish(t *lockTable, w *lockWaiter, errno unix.Errno) {
 	i := slices.Index(t.waiters, w)
 	t.waiters = slices.Delete(t.waiters, i, i+1)
 	if i < t.next {
 		t.next--
 	}
-	fs.locks.leave(t, w)
+	s.leave(t, w)
 	w.o.waiting--
 	w.ended = true
 	w.answer <- errno
@@ -94,7 +94,7 @@ func (fs *FS) finish(t *lockTable, w *lockWaiter, errno unix.Errno) {
 
 // passOn takes locks for requests that waited for an owner that holds less than before.
 // n.mu is held.
-func (fs *FS) passOn(n *inode, t *lockTable, o *lockOwner) {
+func (s *shareLocks) passOn(n *inode, t *lockTable, o *lockOwner) {
 	for less := []*lockOwner{o}; len(less) > 0 && len(t.waiters) > 0; less = less[1:] {
 		for i := 0; i < len(t.waiters); {
 			w := t.waiters[i]
@@ -102,7 +102,7 @@ func (fs *FS) passOn(n *inode, t *lockTable, o *lockOwner) {
 				i++
 				continue
 			}
-			ended, frees := fs.tryAgain(n, t, w)
+			ended, frees := s.tryAgain(n, t, w)
 			if frees {
 				less = append(less, w.o)
 			}
@@ -116,20 +116,20 @@ func (fs *FS) passOn(n *inode, t *lockTable, o *lockOwner) {
 // tryAgain takes the lock for a waiter if nothing is in the way any more. ended reports
 // whether its wait is over, frees whether its owner has dropped something by that. n.mu is
 // held.
-func (fs *FS) tryAgain(n *inode, t *lockTable, w *lockWaiter) (ended, frees bool) {
+func (s *shareLocks) tryAgain(n *inode, t *lockTable, w *lockWaiter) (ended, frees bool) {
 	errno := unix.EAGAIN
 	if w.blocker = t.inWay(w.o, w.lk); w.blocker == nil {
-		errno, frees = fs.take(t, w.o, &w.lockAsk)
+		errno, frees = s.take(t, w.o, &w.lockAsk)
 	}
 	if errno == unix.EAGAIN {
-		errno = fs.locks.graph.block(t, w)
+		errno = s.graph.block(t, w)
 		if errno == 0 {
 			if w.blocker == nil {
-				fs.probeSoon(n)
+				s.probeSoon(n)
 			}
 			return false, frees
 		}
 	}
-	fs.finish(t, w, errno)
+	s.finish(t, w, errno)
 	return true, frees
 }

@@ -59,7 +59,7 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 		if f, errno = fs.openFileToMap(r, in.Fh, m.Writable); errno != 0 {
 			return errno
 		}
-		defer fs.releaseOpenFile(f)
+		defer fs.openFiles.release(f)
 	}
 	switch {
 	case d.Table.Has(m):
@@ -82,16 +82,16 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 // openFileToMap finds the open file, if it has the access that the mapping needs. What can
 // be written through a mapping can be read through it.
 func (fs *FS) openFileToMap(r *server.Request, fh uint64, write bool) (*openFile, unix.Errno) {
-	f, errno := fs.onlyFile(fs.openFileOf(r.Header.NodeID, fh)) // of the node that has entered
+	f, errno := fs.onlyFile(fs.openFiles.of(r.Header.NodeID, fh)) // of the node that has entered
 	if errno == 0 {
-		errno = fs.usable(r, f)
+		errno = fs.openFiles.usable(r, f)
 	}
 	if errno != 0 {
 		return nil, errno
 	}
 	access := f.flags & unix.O_ACCMODE
 	if access == unix.O_WRONLY || write && access != unix.O_RDWR {
-		fs.releaseOpenFile(f)
+		fs.openFiles.release(f)
 		return nil, unix.EACCES
 	}
 	return f, 0

@@ -43,7 +43,7 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 	}
 	n.Acquire() // for entryOf; there is a reference, so it does not fail
 	fs.nodes.locate(n, parent, newName)
-	return fs.entryOf(ts, parent, n, newName, out)
+	return fs.entries.entryOf(ts, parent, n, newName, out)
 }
 
 // linkNode links n at name. A file without a name (O_TMPFILE) can be linked through
@@ -105,8 +105,8 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		if r.Cell != nil {
 			victim, e = fs.lookAt(ts, victim, dirfd, name)
 		}
-		if errno = fs.pinOpen(ts, victim); errno == 0 {
-			fs.keepLinked(ts, victim)
+		if errno = fs.pins.open(ts, victim); errno == 0 {
+			fs.pins.keepLinked(ts, victim)
 			intend(r, e)
 			errno = sysUnlinkat(dirfd, name.CString(), flags)
 			settle(r, errno)
@@ -207,10 +207,10 @@ func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved
 			victim, new = fs.lookAt(c.ts, victim, c.toFD, c.newName)
 		}
 		if c.flags&unix.RENAME_EXCHANGE == 0 {
-			if errno = fs.pinOpen(c.ts, victim); errno != 0 {
+			if errno = fs.pins.open(c.ts, victim); errno != 0 {
 				return moved, victim, errno
 			}
-			fs.keepLinked(c.ts, victim)
+			fs.pins.keepLinked(c.ts, victim)
 		}
 		intend(r, renaming(old, new))
 	}

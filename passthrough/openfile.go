@@ -48,13 +48,31 @@ type openFile struct {
 	stream dirStream
 }
 
-// ioState is what FS keeps about open files.
+// openTable has the open files by number. It closes their descriptors after the last reference.
+type openTable struct {
+	*nodes.OpenFiles[openFile]
+	cfg *Config
+	*features
+	fds    *descriptors
+	mounts *mountTable
+	nodes  *nodeTable
+	find   *locator
+	opener *opener
+	io     *ioState
+	locks  *shareLocks
+	pins   *pinner
+	limits *stateLimits
+
+	// pool has those that are not in use. A request that looks up an open file too late may still read
+	// its number and references, so it is never used for another share.
+	pool sync.Pool
+}
+
+// ioState are the buffers of listings.
 type ioState struct {
 	dirBuffers atomic.Int64 // buffers that listings keep between requests
 
-	// The part that is not in use. A request that looks up an open file too late may still read
-	// its number and references, so it is never reused for another share.
-	openFilePool, bufferPool sync.Pool
+	bufferPool sync.Pool
 	// editDirents, if not nil, changes what the host returns: a test has other cookies with it.
 	editDirents func(entries []byte)
 }
@@ -69,43 +87,43 @@ func (s *ioState) getBuffer() *dirBuffer {
 
 func (s *ioState) putBuffer(b *dirBuffer) { s.bufferPool.Put(b) }
 
-// releaseOpenFile drops a reference.
-func (fs *FS) releaseOpenFile(f *openFile) { fs.openFiles.Release(f) }
+// release drops a reference.
+func (t *openTable) release(f *openFile) { t.Release(f) }
 
-// openFileGone frees the resources of an open file after its last reference.
-func (fs *FS) openFileGone(f *openFile) {
+// gone frees the resources of an open file after its last reference.
+func (t *openTable) gone(f *openFile) {
 	n := f.node
-	owners, nameless := fs.removeOpenFile(n, f)
+	owners, nameless := t.remove(n, f)
 	if nameless && !f.lazy.Load() {
-		fs.disown(n, f.fd)
+		t.disown(n, f.fd)
 	}
-	fs.opener.closeCached(f)
+	t.opener.closeCached(f)
 	if !f.lazy.Load() {
-		fs.fds.close(f.fd)
+		t.fds.close(f.fd)
 	}
-	fs.fds.kept.Add(-1)
+	t.fds.kept.Add(-1)
 	if f.counted {
-		fs.fds.part.Unkeep(1)
+		t.fds.part.Unkeep(1)
 	}
-	fs.closeOwners(owners)
+	t.locks.closeOwners(owners)
 	if f.dir != nil {
-		fs.dropBuffer(f.dir)
+		t.io.dropBuffer(f.dir)
 	}
 	f.reset()
-	fs.io.openFilePool.Put(f)
+	t.pool.Put(f)
 	if nameless {
-		fs.fds.letGo(n)
+		t.fds.letGo(n)
 	}
-	fs.nodes.Unhold(n)
+	t.nodes.Unhold(n)
 }
 
 // disown takes a node that has lost all names out of those that files are found by, before the last
 // descriptor of its file is closed: the next file with the inode number may be born in the same tick of
 // the clock.
-func (fs *FS) disown(n *inode, fd int) {
+func (t *openTable) disown(n *inode, fd int) {
 	var st unix.Statx_t
 	if statxFD(fd, &st) == 0 && st.Nlink == 0 {
-		fs.nodes.Unkey(n)
+		t.nodes.Unkey(n)
 	}
 }
 
@@ -124,11 +142,11 @@ func (f *openFile) reset() {
 	f.stream = dirStream{}
 }
 
-// addOpenFile puts an open descriptor, which descriptors.keep has counted, in the table. On an error
+// add puts an open descriptor, which descriptors.keep has counted, in the table. On an error
 // the caller still owns it. by is the request whose reply tells the client of it, or nil.
-func (fs *FS) addOpenFile(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
-	errno = fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
-		if fh = fs.openFiles.Add(by, f); fh == 0 {
+func (t *openTable) add(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uint64, errno unix.Errno) {
+	errno = t.make(n, fd, flags, func(f *openFile) unix.Errno {
+		if fh = t.Add(by, f); fh == 0 {
 			return unix.ENFILE
 		}
 		return 0
@@ -136,23 +154,23 @@ func (fs *FS) addOpenFile(by *fuse.Cell, n *inode, fd int, flags uint32) (fh uin
 	return fh, errno
 }
 
-// addOpenFileAs is descriptors.keep and addOpenFile under a number that was given out elsewhere; EEXIST
+// addAs is descriptors.keep and add under a number that was given out elsewhere; EEXIST
 // when it is taken or impossible.
-func (fs *FS) addOpenFileAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno {
-	if errno := fs.fds.keep(); errno != 0 {
+func (t *openTable) addAs(n *inode, fd int, flags uint32, fh uint64) unix.Errno {
+	if errno := t.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.fds.unkeepOn(fs.newOpenFile(n, fd, flags, func(f *openFile) unix.Errno {
-		if !fs.openFiles.Adopt(f, fh, uint32(fs.limits.openFiles)) {
+	return t.fds.unkeepOn(t.make(n, fd, flags, func(f *openFile) unix.Errno {
+		if !t.Adopt(f, fh, uint32(t.limits.openFiles)) {
 			return unix.EEXIST
 		}
 		return 0
 	}))
 }
 
-// newOpenFile makes an open file and calls add to put it in the table.
-func (fs *FS) newOpenFile(n *inode, fd int, flags uint32, add func(*openFile) unix.Errno) unix.Errno {
-	f, ok := fs.io.openFilePool.Get().(*openFile)
+// make makes an open file and calls add to put it in the table.
+func (t *openTable) make(n *inode, fd int, flags uint32, add func(*openFile) unix.Errno) unix.Errno {
+	f, ok := t.pool.Get().(*openFile)
 	if !ok {
 		f = new(openFile)
 	}
@@ -160,17 +178,17 @@ func (fs *FS) newOpenFile(n *inode, fd int, flags uint32, add func(*openFile) un
 	if n.isDir() {
 		f.dir = &f.stream
 	} else {
-		f.mount = fs.mounts.of(n.Key(), fd)
-		f.direct = fs.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
+		f.mount = t.mounts.of(n.Key(), fd)
+		f.direct = t.cfg.AllowDirectIO && flags&unix.O_DIRECT != 0
 	}
 	n.Hold()
 	n.addOpenFile(f)
 	errno := add(f)
 	if errno != 0 {
-		fs.removeOpenFile(n, f)
+		t.remove(n, f)
 		f.reset()
-		fs.io.openFilePool.Put(f)
-		fs.nodes.Unhold(n)
+		t.pool.Put(f)
+		t.nodes.Unhold(n)
 	}
 	return errno
 }
@@ -185,14 +203,14 @@ func (n *inode) addOpenFile(f *openFile) {
 	n.openFiles = f
 }
 
-// removeOpenFile takes h off the node's list. Its locks end, and with the last one all of the
+// remove takes h off the node's list. Its locks end, and with the last one all of the
 // node; the owners that are gone are the caller's to close. nameless says that nothing is
 // left that a file is known by. A directory may be somebody's working directory, in which
 // files are looked for again and again; it takes no space.
-func (fs *FS) removeOpenFile(n *inode, f *openFile) (gone []*lockOwner, nameless bool) {
+func (t *openTable) remove(n *inode, f *openFile) (gone []*lockOwner, nameless bool) {
 	n.Lock()
 	defer n.Unlock()
-	gone = fs.dropOpenFileLocks(n, f)
+	gone = t.locks.dropOpenFileLocks(n, f)
 	if f.next != nil {
 		f.next.prev = f.prev
 	}
@@ -202,57 +220,57 @@ func (fs *FS) removeOpenFile(n *inode, f *openFile) (gone []*lockOwner, nameless
 	}
 	if f.locks != nil && f.next == nil {
 		for _, o := range f.locks.posix.owners {
-			gone = fs.unlockAll(n, &f.locks.posix, o, gone)
+			gone = t.locks.unlockAll(n, &f.locks.posix, o, gone)
 		}
 	} else if f.next != nil {
 		f.next.locks = f.locks
 	}
 	n.openFiles = f.next
-	fs.unpinned(n)
+	t.pins.unpinned(n)
 	return gone, n.openFiles == nil && n.Parent() == nil && !n.isDir()
 }
 
 // usable gives an open file of a predecessor's its descriptor. On error it drops the reference.
-func (fs *FS) usable(r *server.Request, f *openFile) unix.Errno {
+func (t *openTable) usable(r *server.Request, f *openFile) unix.Errno {
 	if !f.lazy.Load() {
 		return 0
 	}
-	errno := fs.reopenFile(threadOf(r), f)
+	errno := t.reopen(threadOf(r), f)
 	if errno != 0 {
-		fs.releaseOpenFile(f)
+		t.release(f)
 	}
 	return errno
 }
 
-// openFileOf finds an open file of a node and takes a reference. It may have no descriptor yet, see
+// of finds an open file of a node and takes a reference. It may have no descriptor yet, see
 // usable.
-func (fs *FS) openFileOf(nodeID, fh uint64) (*openFile, unix.Errno) {
-	f := fs.openFiles.Acquire(fh)
+func (t *openTable) of(nodeID, fh uint64) (*openFile, unix.Errno) {
+	f := t.Acquire(fh)
 	if f == nil {
 		return nil, unix.EBADF
 	}
 	if f.node.ID() != nodeID {
-		fs.releaseOpenFile(f)
+		t.release(f)
 		return nil, unix.EBADF
 	}
 	return f, 0
 }
 
-// closeOpenFile ends the open file's number; requests that use it go on. The caller has a
+// close ends the open file's number; requests that use it go on. The caller has a
 // reference.
-func (fs *FS) closeOpenFile(f *openFile) unix.Errno {
+func (t *openTable) close(f *openFile) unix.Errno {
 	id := f.ID()
-	if !fs.openFiles.Close(f) {
+	if !t.Close(f) {
 		return unix.EBADF // released twice
 	}
 	if f.pinned.Swap(false) {
-		fs.cfg.Keeper.Drop(keeper.Open(id))
+		t.cfg.Keeper.Drop(keeper.Open(id))
 	}
-	if fs.agreed(hostLocks) { // requests that wait keep the open file: it is told to them
+	if t.agreed(hostLocks) { // requests that wait keep the open file: it is told to them
 		f.node.Lock()
-		gone := fs.dropOpenFileLocks(f.node, f)
+		gone := t.locks.dropOpenFileLocks(f.node, f)
 		f.node.Unlock()
-		fs.closeOwners(gone)
+		t.locks.closeOwners(gone)
 	}
 	return 0
 }

@@ -186,6 +186,6 @@ func BenchmarkOpenFile(b *testing.B) {
 		if errno != 0 {
 			b.Fatal(errno)
 		}
-		g.fs.releaseOpenFile(f)
+		g.fs.openFiles.release(f)
 	}
 }

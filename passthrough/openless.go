@@ -21,16 +21,26 @@ import (
 
 const openlessFlags = fp.InitNoOpenSupport | fp.InitNoOpendirSupport
 
-// canOpenless reports whether a client with these features can do without opening.
-func (fs *FS) canOpenless(offered fp.InitFlags) bool {
-	if fs.cfg.BackingFiles && offered&fp.InitPassthrough != 0 {
+// can reports whether a client with these features can do without opening.
+func (o *openless) can(offered fp.InitFlags) bool {
+	if o.cfg.BackingFiles && offered&fp.InitPassthrough != 0 {
 		return false // only an OPEN gets a backing file
 	}
-	return fs.cfg.Immutable && offered&openlessFlags == openlessFlags && len(fs.cache.direct) == 0 && fs.cache.directSize == 0
+	return o.cfg.Immutable && offered&openlessFlags == openlessFlags && len(o.cache.direct) == 0 && o.cache.directSize == 0
 }
 
-// openless is what FS knows of a client that opens nothing.
+// openless has the open files of a client that opens nothing.
 type openless struct {
+	cfg       *Config
+	fds       *descriptors
+	nodes     *nodeTable
+	find      *locator
+	opener    *opener
+	openFiles *openTable
+	sweeper   *sweeper
+	recovery  *recovery
+	cache     *cacheRules
+
 	agreed atomic.Bool
 	mu     sync.Mutex
 	// queue has the numbers of shared open files in the order in which they were opened. Those
@@ -38,43 +48,43 @@ type openless struct {
 	queue []uint64
 }
 
-// sharedOpenFile finds or makes the open file of a node.
-func (fs *FS) sharedOpenFile(ts *threadState, n *inode) (*openFile, unix.Errno) {
+// get finds or makes the open file of a node.
+func (o *openless) get(ts *threadState, n *inode) (*openFile, unix.Errno) {
 	if f := n.sharedOpenFile(); f != nil {
 		return f, 0
 	}
 	if !n.isDir() && !n.isReg() {
 		return nil, unix.ENXIO
 	}
-	fs.limitShared()
-	if errno := fs.fds.keep(); errno != 0 {
+	o.limit()
+	if errno := o.fds.keep(); errno != 0 {
 		return nil, errno
 	}
-	fh, errno := fs.openShared(ts, n)
-	if fs.fds.unkeepOn(errno) != 0 {
+	fh, errno := o.open(ts, n)
+	if o.fds.unkeepOn(errno) != 0 {
 		return nil, errno
 	}
-	f, errno := fs.openFileOf(n.ID(), fh)
+	f, errno := o.openFiles.of(n.ID(), fh)
 	if errno != 0 {
 		return nil, errno // the client is gone
 	}
-	fs.share(n, f)
+	o.share(n, f)
 	return f, 0
 }
 
-// openShared opens the node and makes an open file, which nobody shares yet.
-func (fs *FS) openShared(ts *threadState, n *inode) (uint64, unix.Errno) {
-	fd, errno := fs.find.fdOf(ts, n)
+// open opens the node and makes an open file, which nobody shares yet.
+func (o *openless) open(ts *threadState, n *inode) (uint64, unix.Errno) {
+	fd, errno := o.find.fdOf(ts, n)
 	if errno != 0 {
 		return 0, errno
 	}
-	opened, errno := fs.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
+	opened, errno := o.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, unix.O_RDONLY)
 	if errno != 0 {
 		return 0, errno
 	}
-	fh, errno := fs.addOpenFile(nil, n, opened, unix.O_RDONLY)
+	fh, errno := o.openFiles.add(nil, n, opened, unix.O_RDONLY)
 	if errno != 0 {
-		fs.fds.close(opened)
+		o.fds.close(opened)
 	}
 	return fh, errno
 }
@@ -100,62 +110,59 @@ func (f *openFile) isShared() bool {
 
 // share lets others use h, which was just opened. Two threads may both have made one;
 // then both are used, and closed in the end.
-func (fs *FS) share(n *inode, f *openFile) {
+func (o *openless) share(n *inode, f *openFile) {
 	n.Lock()
 	f.shared = true
-	fs.setBits(f, openShared, openShared)
+	o.recovery.setBits(f, openShared, openShared)
 	f.touched.Store(true)
 	n.Unlock()
-	fs.openless.mu.Lock()
-	fs.openless.queue = append(fs.openless.queue, f.ID())
-	fs.openless.mu.Unlock()
-	fs.sweeper.arm()
-	if fs.nodes.Get(n.ID()) == nil { // forgotten meanwhile: nobody closes it later
-		fs.closeOpenFile(f)
+	o.mu.Lock()
+	o.queue = append(o.queue, f.ID())
+	o.mu.Unlock()
+	o.sweeper.arm()
+	if o.nodes.Get(n.ID()) == nil { // forgotten meanwhile: nobody closes it later
+		o.openFiles.close(f)
 	}
 }
 
-// limitShared closes shared open files if they take more than half of the descriptors.
-func (fs *FS) limitShared() {
-	s := &fs.openless
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for spared := 0; len(s.queue) >= max(fs.cfg.MaxFDs/2, 1); {
-		if fs.closeFirst(spared < len(s.queue)-1) {
+// limit closes shared open files if they take more than half of the descriptors.
+func (o *openless) limit() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for spared := 0; len(o.queue) >= max(o.cfg.MaxFDs/2, 1); {
+		if o.closeFirst(spared < len(o.queue)-1) {
 			spared++
 		}
 	}
 }
 
-// sweepShared closes shared open files that were not used since the last time, and reports
+// sweep closes shared open files that were not used since the last time, and reports
 // whether some are left.
-func (fs *FS) sweepShared() (more bool) {
-	s := &fs.openless
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for range len(s.queue) {
-		more = fs.closeFirst(true) || more
+func (o *openless) sweep() (more bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for range len(o.queue) {
+		more = o.closeFirst(true) || more
 	}
 	return more
 }
 
 // closeFirst takes the first open file off the queue and closes it. It spares one that was
-// used, if it may, and puts it at the end. fs.openless.mu is held.
-func (fs *FS) closeFirst(maySpare bool) (spared bool) {
-	s := &fs.openless
-	fh := s.queue[0]
-	s.queue = s.queue[1:]
-	f := fs.openFiles.Acquire(fh)
+// used, if it may, and puts it at the end. fs.openleso.mu is held.
+func (o *openless) closeFirst(maySpare bool) (spared bool) {
+	fh := o.queue[0]
+	o.queue = o.queue[1:]
+	f := o.openFiles.Acquire(fh)
 	if f == nil {
 		return false // closed before
 	}
-	defer fs.releaseOpenFile(f)
+	defer o.openFiles.release(f)
 	if f.touched.Swap(false) && maySpare {
-		s.queue = append(s.queue, fh)
+		o.queue = append(o.queue, fh)
 		return true
 	}
 	f.node.unshare(f)
-	fs.closeOpenFile(f)
+	o.openFiles.close(f)
 	return false
 }
 
@@ -166,11 +173,11 @@ func (n *inode) unshare(f *openFile) {
 	f.shared = false
 }
 
-// closeShared closes the shared open files of a node that the client has forgotten.
-func (fs *FS) closeShared(n *inode) {
+// closeOf closes the shared open files of a node that the client has forgotten.
+func (o *openless) closeOf(n *inode) {
 	for f := n.sharedOpenFile(); f != nil; f = n.sharedOpenFile() {
 		n.unshare(f)
-		fs.closeOpenFile(f)
-		fs.releaseOpenFile(f)
+		o.openFiles.close(f)
+		o.openFiles.release(f)
 	}
 }

@@ -87,10 +87,10 @@ func (fs *FS) setOwnership() error {
 	return nil
 }
 
-// statFD fills ts.st with the attributes of the file behind fd, as the guest sees them.
-func (fs *FS) statFD(ts *threadState, fd int) unix.Errno {
+// ofFD fills ts.st with the attributes of the file behind fd, as the guest sees them.
+func (at *attributes) ofFD(ts *threadState, fd int) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno
 	}
-	return fs.own.show(ts, fd)
+	return at.own.show(ts, fd)
 }

@@ -166,7 +166,7 @@ func (x *xattrOwnership) forgotten(n *inode) {
 	c.endMu.Lock()
 	defer c.endMu.Unlock()
 	c.ending = n
-	x.fs.forget(&c.by, m, 1)
+	x.fs.entries.forget(&c.by, m, 1)
 }
 
 // endsFor is the link whose stand-in has a lookup less by this; nil if it is something else.

@@ -198,7 +198,7 @@ func (x *xattrOwnership) readlink(ts *threadState, n *inode, fd int, dst []byte)
 	if !n.isReg() {
 		return readlinkHost(n, fd, dst)
 	}
-	if errno := x.fs.statFD(ts, fd); errno != 0 {
+	if errno := x.fs.attrs.ofFD(ts, fd); errno != 0 {
 		return 0, errno
 	}
 	if ts.st.Mode&unix.S_IFMT != unix.S_IFLNK {

@@ -31,10 +31,21 @@ type Keeper interface {
 // A pin is made before the client can know of what makes it necessary, and dropped with the open
 // file or the lock. One too many does no harm.
 
-// pinOpen pins a node that is about to lose a name, if it is open. An error is the request's: a
+// pinner decides what the keeper has to hold.
+type pinner struct {
+	cfg       *Config
+	nodes     *nodeTable
+	find      *locator
+	openFiles *openTable
+	opener    *opener
+	who       *credentials
+	recovery  *recovery
+}
+
+// open pins a node that is about to lose a name, if it is open. An error is the request's: a
 // file that is lost with this process is worse than one that keeps its name.
-func (fs *FS) pinOpen(ts *threadState, n *inode) unix.Errno {
-	if fs.cfg.Keeper == nil || n == nil {
+func (p *pinner) open(ts *threadState, n *inode) unix.Errno {
+	if p.cfg.Keeper == nil || n == nil {
 		return 0
 	}
 	n.Lock()
@@ -43,101 +54,101 @@ func (fs *FS) pinOpen(ts *threadState, n *inode) unix.Errno {
 	if !needed {
 		return 0
 	}
-	return fs.pinNode(ts, n)
+	return p.node(ts, n)
 }
 
-// pinNode has the keeper hold a descriptor of a node that is open.
-func (fs *FS) pinNode(ts *threadState, n *inode) unix.Errno {
-	if fs.cfg.Keeper == nil {
+// node has the keeper hold a descriptor of a node that is open.
+func (p *pinner) node(ts *threadState, n *inode) unix.Errno {
+	if p.cfg.Keeper == nil {
 		return 0
 	}
-	fd, errno := fs.find.fdOf(ts, n)
+	fd, errno := p.find.fdOf(ts, n)
 	if errno != 0 {
 		return 0 // it is lost already
 	}
 	n.Lock()
 	n.marks |= markPinned // before: whoever closes the last open file drops it
 	n.Unlock()
-	if err := fs.cfg.Keeper.Keep(keeper.Node(n.ID()), fd); err != nil {
+	if err := p.cfg.Keeper.Keep(keeper.Node(n.ID()), fd); err != nil {
 		return unix.ENFILE
 	}
 	return 0
 }
 
 // unpinned ends a node's pin, if it has one and nothing of it is open. n is locked.
-func (fs *FS) unpinned(n *inode) {
+func (p *pinner) unpinned(n *inode) {
 	if n.marks&markPinned != 0 && n.openFiles == nil {
 		n.marks &^= markPinned
-		fs.cfg.Keeper.Drop(keeper.Node(n.ID()))
+		p.cfg.Keeper.Drop(keeper.Node(n.ID()))
 	}
 }
 
-// pinFile has the keeper hold an open file's descriptor, unless it does.
-func (fs *FS) pinFile(f *openFile) unix.Errno {
-	if fs.cfg.Keeper == nil || f.pinned.Load() {
+// file has the keeper hold an open file's descriptor, unless it does.
+func (p *pinner) file(f *openFile) unix.Errno {
+	if p.cfg.Keeper == nil || f.pinned.Load() {
 		return 0
 	}
-	if err := fs.cfg.Keeper.Keep(keeper.Open(f.ID()), f.fd); err != nil {
+	if err := p.cfg.Keeper.Keep(keeper.Open(f.ID()), f.fd); err != nil {
 		return unix.ENFILE
 	}
 	f.pinned.Store(true)
 	return 0
 }
 
-// pinNameless pins a new node without a name, of which fd is about to become an open file.
-func (fs *FS) pinNameless(n *inode, fd int) unix.Errno {
-	if fs.cfg.Keeper == nil {
+// nameless pins a new node without a name, of which fd is about to become an open file.
+func (p *pinner) nameless(n *inode, fd int) unix.Errno {
+	if p.cfg.Keeper == nil {
 		return 0
 	}
 	n.Lock()
 	n.marks |= markPinned
 	n.Unlock()
-	if err := fs.cfg.Keeper.Keep(keeper.Node(n.ID()), fd); err != nil {
+	if err := p.cfg.Keeper.Keep(keeper.Node(n.ID()), fd); err != nil {
 		return unix.ENFILE
 	}
 	return 0
 }
 
-// pinCreated pins the open file of a CREATE whose file, with the attributes in ts.st, could not be
+// created pins the open file of a CREATE whose file, with the attributes in ts.st, could not be
 // opened like that once more. On error it is closed.
-func (fs *FS) pinCreated(ts *threadState, fh uint64, flags uint32) unix.Errno {
-	if fs.cfg.Keeper == nil || fs.opensAgain(&ts.st, flags) {
+func (p *pinner) created(ts *threadState, fh uint64, flags uint32) unix.Errno {
+	if p.cfg.Keeper == nil || p.opensAgain(&ts.st, flags) {
 		return 0
 	}
-	f := fs.openFiles.Acquire(fh)
+	f := p.openFiles.Acquire(fh)
 	if f == nil {
 		return 0
 	}
-	defer fs.releaseOpenFile(f)
-	errno := fs.pinFile(f)
+	defer p.openFiles.release(f)
+	errno := p.file(f)
 	if errno != 0 {
-		fs.closeOpenFile(f)
+		p.openFiles.close(f)
 	}
 	return errno
 }
 
 // opensAgain reports whether this process can certainly open a file with these attributes.
-func (fs *FS) opensAgain(st *unix.Statx_t, flags uint32) bool {
-	if fs.who.caps.has(unix.CAP_DAC_OVERRIDE) {
+func (p *pinner) opensAgain(st *unix.Statx_t, flags uint32) bool {
+	if p.who.caps.has(unix.CAP_DAC_OVERRIDE) {
 		return true
 	}
 	want := uint16(0)
 	if flags&unix.O_ACCMODE != unix.O_WRONLY {
 		want |= unix.R_OK
 	}
-	if flags&unix.O_ACCMODE != unix.O_RDONLY || fs.opener.hostFlags(flags)&unix.O_ACCMODE != unix.O_RDONLY {
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || p.opener.hostFlags(flags)&unix.O_ACCMODE != unix.O_RDONLY {
 		want |= unix.W_OK
 	}
-	if st.Uid == fs.who.uid {
+	if st.Uid == p.who.uid {
 		return st.Mode>>6&want == want
 	}
 	return st.Mode>>3&st.Mode&want == want // in the group or not
 }
 
-// pinFiles pins all open files of a node that is about to change so that it might not be opened
+// files pins all open files of a node that is about to change so that it might not be opened
 // again as they were.
-func (fs *FS) pinFiles(ts *threadState, n *inode) (errno unix.Errno) {
-	if fs.cfg.Keeper == nil {
+func (p *pinner) files(ts *threadState, n *inode) (errno unix.Errno) {
+	if p.cfg.Keeper == nil {
 		return 0
 	}
 	var list []*openFile
@@ -150,19 +161,19 @@ func (fs *FS) pinFiles(ts *threadState, n *inode) (errno unix.Errno) {
 	n.Unlock()
 	for _, f := range list {
 		if errno == 0 && f.lazy.Load() {
-			errno = fs.reopenFile(ts, f)
+			errno = p.openFiles.reopen(ts, f)
 		}
 		if errno == 0 {
-			errno = fs.pinFile(f)
+			errno = p.file(f)
 		}
-		fs.releaseOpenFile(f)
+		p.openFiles.release(f)
 	}
 	return errno
 }
 
 // pins takes over what the keeper has held. What nothing needs any more is dropped.
 func (r *resumer) pins() {
-	r.fs.dropPins(func(k keeper.Key) bool {
+	r.fs.pins.drop(func(k keeper.Key) bool {
 		switch k.Kind {
 		case keeper.KindNode:
 			return r.pinnedNode(k)
@@ -173,12 +184,12 @@ func (r *resumer) pins() {
 	})
 }
 
-// dropPins drops the pins of a predecessor that were not taken.
-func (fs *FS) dropPins(take func(keeper.Key) bool) {
-	if fs.cfg.Keeper == nil {
+// drop drops the pins of a predecessor that were not taken.
+func (p *pinner) drop(take func(keeper.Key) bool) {
+	if p.cfg.Keeper == nil {
 		return
 	}
-	for _, k := range fs.cfg.Keeper.Kept() {
+	for _, k := range p.cfg.Keeper.Kept() {
 		switch k.Kind {
 		case keeper.KindNode, keeper.KindOpen, keeper.KindLock:
 		default:
@@ -187,13 +198,13 @@ func (fs *FS) dropPins(take func(keeper.Key) bool) {
 		if take(k) {
 			continue
 		}
-		if fd, ok := fs.cfg.Keeper.Take(k); ok {
+		if fd, ok := p.cfg.Keeper.Take(k); ok {
 			if k.Kind == keeper.KindOpen {
 				_ = sysFlock(fd, unix.LOCK_UN) // now, not when the keeper has read that it is dropped
 			}
 			_ = unix.Close(fd)
 		}
-		fs.cfg.Keeper.Drop(k)
+		p.cfg.Keeper.Drop(k)
 	}
 }
 
@@ -260,7 +271,7 @@ func (r *resumer) pinnedFile(k keeper.Key) bool {
 	if f == nil {
 		return false
 	}
-	defer r.fs.releaseOpenFile(f)
+	defer r.fs.openFiles.release(f)
 	fd, ok := r.takePin(k, f.node)
 	if !ok {
 		return false
@@ -269,4 +280,23 @@ func (r *resumer) pinnedFile(k keeper.Key) bool {
 	f.pinned.Store(true)
 	f.lazy.Store(false)
 	return true
+}
+
+// keepLinked gives a node that is about to lose a name a file handle if its file has others: none of
+// them may be known, and a successor of this process has no descriptor of it. nil is none.
+func (p *pinner) keepLinked(ts *threadState, n *inode) {
+	if p.recovery.store == nil || n == nil || p.cfg.FileHandles == HandlesNever {
+		return
+	}
+	n.Lock()
+	linked := n.marks&markLinked != 0
+	n.Unlock()
+	if !linked {
+		return
+	}
+	if fd, errno := p.find.fdOf(ts, n); errno == 0 {
+		n.Lock()
+		defer n.Unlock()
+		_ = p.find.takeHandle(n, fd, &emptyName[0], &ts.handle)
+	}
 }

@@ -11,39 +11,39 @@ import (
 // found, the request gets EIO. The keeper has kept the open files that have locks or rights that
 // can't be obtained again.
 
-// restoreOpenFile makes an open file without a descriptor; false if its number can't be one.
-func (fs *FS) restoreOpenFile(n *inode, rec *ledger.OpenFile) bool {
+// restore makes an open file without a descriptor; false if its number can't be one.
+func (t *openTable) restore(n *inode, rec *ledger.OpenFile) bool {
 	f := &openFile{fd: -1, node: n, flags: rec.Flags}
 	f.lazy.Store(true)
 	if n.isDir() {
 		f.dir = &f.stream
 		f.stream.lost = true // each request says where it goes on
 	} else {
-		f.mount = fs.mounts.get(n.Key().onMount())
+		f.mount = t.mounts.get(n.Key().onMount())
 		if f.mount == nil {
 			f.mount = &mountInfo{}
 			f.mount.fd.Store(-1)
 		}
-		f.direct = fs.cfg.AllowDirectIO && rec.Flags&unix.O_DIRECT != 0
+		f.direct = t.cfg.AllowDirectIO && rec.Flags&unix.O_DIRECT != 0
 	}
 	n.Hold()
-	if !fs.openFiles.Restore(f, rec.ID) {
-		fs.nodes.Unhold(n)
+	if !t.Restore(f, rec.ID) {
+		t.nodes.Unhold(n)
 		return false
 	}
 	n.addOpenFile(f)
 	// It was counted within the limit by the predecessor, and can't be refused now.
-	fs.fds.kept.Add(1)
-	f.counted = fs.fds.part.Keep(1)
+	t.fds.kept.Add(1)
+	f.counted = t.fds.part.Keep(1)
 	return true
 }
 
-// reopenFile gives an open file of a predecessor's its descriptor. The caller has a reference.
-func (fs *FS) reopenFile(ts *threadState, f *openFile) unix.Errno {
+// reopen gives an open file of a predecessor's its descriptor. The caller has a reference.
+func (t *openTable) reopen(ts *threadState, f *openFile) unix.Errno {
 	if f.lost.Load() {
 		return unix.EIO
 	}
-	fd, errno := fs.findOpenFile(ts, f)
+	fd, errno := t.findFile(ts, f)
 	switch errno {
 	case 0:
 	case unix.ENFILE, unix.ENOMEM, unix.EINTR, unix.EAGAIN:
@@ -55,7 +55,7 @@ func (fs *FS) reopenFile(ts *threadState, f *openFile) unix.Errno {
 	f.node.Lock()
 	defer f.node.Unlock()
 	if !f.lazy.Load() { // another request was faster
-		fs.fds.close(fd)
+		t.fds.close(fd)
 		return 0
 	}
 	f.fd = fd
@@ -63,20 +63,20 @@ func (fs *FS) reopenFile(ts *threadState, f *openFile) unix.Errno {
 	return 0
 }
 
-// findOpenFile opens the file again, with the flags that it was opened with.
-func (fs *FS) findOpenFile(ts *threadState, f *openFile) (int, unix.Errno) {
+// findFile opens the file again, with the flags that it was opened with.
+func (t *openTable) findFile(ts *threadState, f *openFile) (int, unix.Errno) {
 	n := f.node
-	path, errno := fs.find.fdOf(ts, n)
+	path, errno := t.find.fdOf(ts, n)
 	if errno != 0 {
 		return -1, errno
 	}
 	if n.isDir() {
-		return fs.opener.openAgain(ts, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		return t.opener.openAgain(ts, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
-	flags := fs.opener.hostFlags(f.flags &^ unix.O_TRUNC)
-	fd, errno := fs.opener.openAgain(ts, path, flags, f.flags)
-	if errno == unix.EACCES && fs.cfg.Landlocked {
-		fd, errno = fs.opener.openNamed(ts, n, flags, f.flags)
+	flags := t.opener.hostFlags(f.flags &^ unix.O_TRUNC)
+	fd, errno := t.opener.openAgain(ts, path, flags, f.flags)
+	if errno == unix.EACCES && t.cfg.Landlocked {
+		fd, errno = t.opener.openNamed(ts, n, flags, f.flags)
 	}
 	return fd, errno
 }

@@ -30,8 +30,8 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 		return "", fmt.Errorf("passthrough: %w", err)
 	}
 	if !session {
-		fs.forgetRecords()
-		fs.dropPins(func(keeper.Key) bool { return false })
+		fs.recovery.forgetRecords()
+		fs.pins.drop(func(keeper.Key) bool { return false })
 		return "", nil
 	}
 	r := &resumer{fs: fs, ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.nodes.root.Key().mount}}
@@ -44,8 +44,8 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 }
 
 // forgetRecords takes all nodes but the root and all open files out of the ledger.
-func (fs *FS) forgetRecords() {
-	s := fs.recovery.store
+func (r *recovery) forgetRecords() {
+	s := r.store
 	for o := range s.Opens {
 		s.RemoveOpen(o.ID)
 	}
@@ -145,7 +145,7 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 		slot = w.parent
 	}
 	slices.Reverse(names)
-	fd, errno := r.fs.walkNames(names)
+	fd, errno := r.fs.find.walkNames(names)
 	if errno != 0 {
 		return false
 	}
@@ -166,12 +166,12 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 
 // walkNames opens what is below the share by these names, which are checked and have their NULs,
 // and follows no link.
-func (fs *FS) walkNames(names []string) (int, unix.Errno) {
-	at, owned := fs.cfg.RootFD, false
+func (l *locator) walkNames(names []string) (int, unix.Errno) {
+	at, owned := l.cfg.RootFD, false
 	for _, name := range names {
-		fd, errno := fs.fds.open(at, fp.Name(name).CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+		fd, errno := l.fds.open(at, fp.Name(name).CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if owned {
-			fs.fds.close(at)
+			l.fds.close(at)
 		}
 		if errno != 0 {
 			return -1, errno
@@ -278,7 +278,7 @@ func (r *resumer) openFiles() {
 			r.store.RemoveOpen(rec.ID)
 			continue
 		}
-		if !fs.restoreOpenFile(n, rec) {
+		if !fs.openFiles.restore(n, rec) {
 			r.store.RemoveOpen(rec.ID)
 		}
 	}

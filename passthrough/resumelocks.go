@@ -15,46 +15,46 @@ import (
 // with it as if it were alone, and gets EIO.
 
 // setBits changes some bits of an open file in the ledger. Its node is locked.
-func (fs *FS) setBits(f *openFile, which, bits uint32) {
-	if fs.recovery.store == nil || f.bits&which == bits {
+func (r *recovery) setBits(f *openFile, which, bits uint32) {
+	if r.store == nil || f.bits&which == bits {
 		return
 	}
 	f.bits = f.bits&^which | bits
-	fs.recovery.store.SetOpenBits(f.ID(), f.bits)
+	r.store.SetOpenBits(f.ID(), f.bits)
 }
 
 // beforeLock is called before a lock is taken by an open file.
-func (fs *FS) beforeLock(f *openFile, in *fp.LkIn) unix.Errno {
+func (s *shareLocks) beforeLock(f *openFile, in *fp.LkIn) unix.Errno {
 	switch {
-	case fs.recovery.store == nil || in.Lk.Type == unix.F_UNLCK:
+	case s.recovery.store == nil || in.Lk.Type == unix.F_UNLCK:
 		return 0
 	case in.LkFlags&fp.LkFlock != 0:
-		if fs.pinFile(f) != 0 {
+		if s.pins.file(f) != 0 {
 			return unix.ENOLCK
 		}
 		return 0
 	}
 	f.node.Lock()
 	defer f.node.Unlock()
-	fs.setBits(f, openPosix, openPosix)
+	s.recovery.setBits(f, openPosix, openPosix)
 	return 0
 }
 
 // noteLocks notes that a node has no fcntl locks any more, if that is so. n is locked.
-func (fs *FS) noteLocks(n *inode) {
-	if fs.recovery.store == nil {
+func (r *recovery) noteLocks(n *inode) {
+	if r.store == nil {
 		return
 	}
 	if l := n.fileLocks(); l != nil && (l.posix.ranges > 0 || len(l.posix.waiters) > 0) {
 		return
 	}
 	for f := n.openFiles; f != nil; f = f.next {
-		fs.setBits(f, openPosix, 0)
+		r.setBits(f, openPosix, 0)
 	}
 }
 
 // noteFlock notes the flock lock of an owner. Its node is locked.
-func (fs *FS) noteFlock(o *lockOwner) {
+func (r *recovery) noteFlock(o *lockOwner) {
 	bits := uint32(0)
 	if len(o.held) > 0 {
 		bits = openFlock
@@ -62,7 +62,7 @@ func (fs *FS) noteFlock(o *lockOwner) {
 			bits |= openExclusive
 		}
 	}
-	fs.setBits(o.f, openFlock|openExclusive, bits)
+	r.setBits(o.f, openFlock|openExclusive, bits)
 }
 
 // locks makes the locks of a predecessor. Open files that have lost theirs are lost.
@@ -89,7 +89,7 @@ func (r *resumer) locks() {
 			r.flock(f, rec.Bits)
 		}
 		f.node.Unlock()
-		r.fs.releaseOpenFile(f)
+		r.fs.openFiles.release(f)
 	}
 }
 
@@ -102,5 +102,5 @@ func (r *resumer) flock(f *openFile, bits uint32) {
 	}
 	t.owners[o.number] = o
 	f.bits = bits
-	r.fs.hold(t, o, lockRanges{{0, math.MaxInt64, bits&openExclusive != 0}})
+	r.fs.locks.hold(t, o, lockRanges{{0, math.MaxInt64, bits&openExclusive != 0}})
 }

@@ -21,7 +21,7 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, uni
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
@@ -106,7 +106,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (int, u
 	if errno != 0 {
 		return 0, errno
 	}
-	defer fs.releaseOpenFile(f)
+	defer fs.openFiles.release(f)
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}

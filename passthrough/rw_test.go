@@ -371,9 +371,9 @@ func byteSize(n int) string {
 func TestWaitsAlone(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("f", strings.Repeat("x", 8192), unix.O_RDWR|unix.O_DIRECT)
-	f, errno := g.fs.openFileOf(node, fh)
+	f, errno := g.fs.openFiles.of(node, fh)
 	wantErrno(t, "open file", errno, 0)
-	defer g.fs.releaseOpenFile(f)
+	defer g.fs.openFiles.release(f)
 	if !f.direct {
 		t.Skip("no direct I/O in the temporary directory")
 	}
@@ -411,9 +411,9 @@ func TestWaitsAlone(t *testing.T) {
 func TestSyncsAlone(t *testing.T) {
 	g := newShare(t, nil, 0).guest()
 	node, fh := g.openName("f", "", unix.O_RDWR)
-	f, errno := g.fs.openFileOf(node, fh)
+	f, errno := g.fs.openFiles.of(node, fh)
 	wantErrno(t, "open file", errno, 0)
-	defer g.fs.releaseOpenFile(f)
+	defer g.fs.openFiles.release(f)
 	for _, c := range []struct {
 		what         string
 		alone, local bool

@@ -336,7 +336,7 @@ func TestForgedFlags(t *testing.T) {
 					case g.fs.cfg.ReadOnly && access != unix.O_RDONLY:
 						t.Errorf("%s: open for writing", what)
 					}
-					g.fs.releaseOpenFile(in)
+					g.fs.openFiles.release(in)
 				} else if err == nil && !g.fs.cfg.ReadOnly {
 					t.Errorf("%s: not open", what)
 				}

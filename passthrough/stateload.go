@@ -362,7 +362,7 @@ func (l *loader) openFile() error {
 	n := l.nodes[index]
 	fd, errno := l.open(n, flags)
 	if errno == 0 {
-		if errno = l.fs.addOpenFileAs(n, fd, flags, number); errno != 0 {
+		if errno = l.fs.openFiles.addAs(n, fd, flags, number); errno != 0 {
 			l.fs.fds.close(fd)
 			if errno == unix.EEXIST {
 				return fmt.Errorf("open file %d: the number is impossible or there twice", number)
@@ -374,7 +374,7 @@ func (l *loader) openFile() error {
 	}
 	what := fmt.Sprintf("open file %d, which has no name any more,", number)
 	if n != nil {
-		what = fmt.Sprintf("open file %d of %s", number, l.fs.describe(l.ts, n))
+		what = fmt.Sprintf("open file %d of %s", number, l.fs.find.describe(l.ts, n))
 	}
 	if !l.fs.cfg.Migration.GuestErrors {
 		return fmt.Errorf("%s can't be opened here: %w; "+

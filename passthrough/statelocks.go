@@ -131,7 +131,7 @@ const maxOpenFilesToLock = 1000
 func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 	f := l.fs.openFiles.Acquire(l.locker.fh)
 	if f != nil {
-		defer l.fs.releaseOpenFile(f)
+		defer l.fs.openFiles.release(f)
 	}
 	if f == nil || f.node != n {
 		f = n.openFiles
@@ -146,7 +146,7 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 		return unix.EBADF
 	}
 	t := &n.locks().posix
-	errno, _ := l.fs.setLock(l.ts, f, t, ask)
+	errno, _ := l.fs.locks.setLock(l.ts, f, t, ask)
 	if o := t.owners[ask.owner]; o != nil && f.ID() != l.locker.fh {
 		o.cameBy(nil)
 	}
@@ -158,7 +158,7 @@ func (l *loader) flock() error {
 	number, kind := l.r.Uint(), l.r.Max(flockExclusive)
 	f := l.fs.openFiles.Acquire(number)
 	if f != nil {
-		defer l.fs.releaseOpenFile(f)
+		defer l.fs.openFiles.release(f)
 	}
 	switch err := l.countLock(); {
 	case err != nil:
@@ -170,7 +170,7 @@ func (l *loader) flock() error {
 	}
 	r := lockRange{0, math.MaxInt64, kind == flockExclusive}
 	f.node.Lock()
-	errno, _ := l.fs.setLock(l.ts, f, &f.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
+	errno, _ := l.fs.locks.setLock(l.ts, f, &f.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
 	f.node.Unlock()
 	if errno != 0 {
 		l.lost = append(l.lost, lostLock{f.node, number, errno})
@@ -190,25 +190,25 @@ func (l *loader) settleLost() error {
 			"with --migration-on-error=guest-error the guest gets an error when it uses these open files", l.lostNames)
 	}
 	for _, lost := range l.lost {
-		l.fs.closeLost(lost)
+		l.fs.openFiles.closeLost(lost)
 	}
 	return nil
 }
 
 // closeLost closes the open files that a lost lock was to protect. No request runs.
-func (fs *FS) closeLost(lost lostLock) {
+func (t *openTable) closeLost(lost lostLock) {
 	if lost.fh != 0 {
-		if f := fs.openFiles.Acquire(lost.fh); f != nil {
-			fs.closeOpenFile(f)
-			fs.releaseOpenFile(f)
+		if f := t.Acquire(lost.fh); f != nil {
+			t.close(f)
+			t.release(f)
 		}
 		return
 	}
 	for f := lost.node.openFiles; f != nil; {
 		next := f.next
 		if f.Acquire() {
-			fs.closeOpenFile(f)
-			fs.releaseOpenFile(f)
+			t.close(f)
+			t.release(f)
 		}
 		f = next
 	}
@@ -232,15 +232,15 @@ func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
 		case unix.EBADF:
 			why = "the file is not open for it"
 		}
-		names.add(fmt.Sprintf("%s on %s (%s)", kind, fs.describe(ts, lost.node), why))
+		names.add(fmt.Sprintf("%s on %s (%s)", kind, fs.find.describe(ts, lost.node), why))
 	}
 	return names.String()
 }
 
 // describe names a file for the log: by its path, which may be anything, as the kernel has it.
-func (fs *FS) describe(ts *threadState, n *inode) string {
-	if fd, errno := fs.find.fdOf(ts, n); errno == 0 {
-		if path := fs.find.pathOf(ts, fd); path != "" {
+func (l *locator) describe(ts *threadState, n *inode) string {
+	if fd, errno := l.fdOf(ts, n); errno == 0 {
+		if path := l.pathOf(ts, fd); path != "" {
 			return fmt.Sprintf("%q", path)
 		}
 	}
@@ -249,11 +249,11 @@ func (fs *FS) describe(ts *threadState, n *inode) string {
 
 // eachOwner calls visit with all owners that hold something, their tables and nodes, with the
 // node's mu held. No request runs.
-func (fs *FS) eachOwner(visit func(n *inode, t *lockTable, o *lockOwner)) {
-	if !fs.agreed(hostLocks) {
+func (s *shareLocks) eachOwner(visit func(n *inode, t *lockTable, o *lockOwner)) {
+	if !s.agreed(hostLocks) {
 		return
 	}
-	for f := range fs.openFiles.All {
+	for f := range s.openFiles.All {
 		n := f.node
 		n.Lock()
 		if l := n.fileLocks(); l != nil && f == n.openFiles {
@@ -269,7 +269,7 @@ func (fs *FS) eachOwner(visit func(n *inode, t *lockTable, o *lockOwner)) {
 
 // Leave implements server.State.
 func (fs *FS) Leave(*server.Thread) {
-	fs.eachOwner(func(_ *inode, t *lockTable, o *lockOwner) {
+	fs.locks.eachOwner(func(_ *inode, t *lockTable, o *lockOwner) {
 		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
 	})
 }
@@ -282,8 +282,8 @@ const returnGrace = time.Second
 func (fs *FS) Return(t *server.Thread) (warning string) {
 	var lost []lostLock
 	end := time.Now().Add(returnGrace)
-	fs.eachOwner(func(n *inode, t *lockTable, o *lockOwner) {
-		if errno := fs.takeAgain(t, o, end); errno != 0 {
+	fs.locks.eachOwner(func(n *inode, t *lockTable, o *lockOwner) {
+		if errno := fs.locks.takeAgain(t, o, end); errno != 0 {
 			l := lostLock{node: n, errno: errno}
 			if t.flock {
 				l.fh = o.number
@@ -299,7 +299,7 @@ func (fs *FS) Return(t *server.Thread) (warning string) {
 }
 
 // takeAgain takes an owner's locks again. What can't be taken is forgotten.
-func (fs *FS) takeAgain(t *lockTable, o *lockOwner, end time.Time) (failed unix.Errno) {
+func (s *shareLocks) takeAgain(t *lockTable, o *lockOwner, end time.Time) (failed unix.Errno) {
 	var got lockRanges
 	for _, r := range o.held {
 		lk := r.flock()
@@ -309,7 +309,7 @@ func (fs *FS) takeAgain(t *lockTable, o *lockOwner, end time.Time) (failed unix.
 		}
 		got = append(got, r)
 	}
-	fs.hold(t, o, got)
+	s.hold(t, o, got)
 	return failed
 }
 
