@@ -268,10 +268,8 @@ func checkTarget(dir string) error {
 }
 
 // leave unmounts; what is in use goes out of sight and is served to its end, and unmounted is false.
-func leave(mount *fusedev.Mount) (unmounted bool) {
-	if mount.Unmount() == nil {
-		return true
+func leave(mount *fusedev.Mount) {
+	if mount.Unmount() != nil {
+		_ = mount.Detach()
 	}
-	_ = mount.Detach()
-	return false
 }

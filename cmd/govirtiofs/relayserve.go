@@ -211,16 +211,16 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 	served := make(chan error, 1)
 	go func() { served <- mount.Serve(s, mountThreads) }()
 	ended, told := fs.Ended(), ctx.Done()
-	var alone, last <-chan time.Time // unmounted, and still there
+	var late, last <-chan time.Time // told to end, and still there
 	var reason error
 	for {
 		select {
 		case <-told:
 			told = nil
-			if leave(mount) {
-				alone = time.After(o.graceTime())
-			}
-		case <-alone: // see Program.Hide: nobody uses it but the copy of the mount in the program's namespace
+			late = time.After(o.graceTime())
+			go leave(mount) // this waits for the program if there is data to write
+		case <-late: // a process uses it and may wait for a program that hangs; or only a namespace has a copy, see Program.Hide
+			log.Warn("the mount is still in use: who uses it gets errors from now on")
 			fs.Close()
 			_ = p.Close()
 			last = time.After(lastWord)

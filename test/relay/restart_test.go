@@ -131,3 +131,29 @@ func TestIntegrationMountElsewhere(t *testing.T) {
 	}()
 	r.stop()
 }
+
+// TestIntegrationMountHangs: SIGTERM ends a mount whose program hangs, while a process waits for a reply. That gets an
+// error, and no process of the program is left.
+func TestIntegrationMountHangs(t *testing.T) {
+	guest.NeedFUSE(t)
+	guest.NeedRoot(t)
+	b := newBench(t, users[0])
+	dir, r := b.mounted([]string{"--stop-timeout=1"}, rawfuse, "{mount}")
+	for _, pid := range b.programs(rawfuse) {
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := b.command("cat", filepath.Join(dir, "hello"))
+	if err := read.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.until("a process that waits", func() bool { return state(read.Process.Pid) == 'D' || state(read.Process.Pid) == 'S' })
+	r.stop()
+	if err := read.Wait(); err == nil {
+		t.Error("a program that hangs has answered")
+	}
+	if left := b.programs(rawfuse); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
