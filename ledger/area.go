@@ -15,7 +15,6 @@ const (
 	AreaConn    AreaKind = iota // vhostuser: what the front-end has said
 	AreaSession                 // server: the result of INIT
 	AreaFS                      // passthrough: what was agreed on, and mounts
-	AreaLocks                   // passthrough
 	AreaEvents                  // events: the helper in the guest
 	numAreas
 )

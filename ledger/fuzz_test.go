@@ -25,6 +25,8 @@ var forgery = []struct {
 	{listsAt + listSize, pageSize, 16},
 	{cellsAt + crashQueue*MaxQueueSize*fuse.CellSize, fuse.CellSize, 32},
 	{queuesAt + crashQueue*queueSize, queueSize, 1},
+	{ownersAt, lockOwnerSize, 256},
+	{locksAt, lockSize, 256},
 	{areasAt, int64(unsafe.Sizeof(areaHeader{})), 1},
 	{areasAt + areaStride, int64(unsafe.Sizeof(areaHeader{})), 1},
 }
@@ -111,7 +113,10 @@ func FuzzLedger(f *testing.F) {
 		f.Add(patch(8, 3, 64, words(2, 0, uint64(phase)|7<<4)))
 		f.Add(append(patch(8, 1, 64, words(3, 1, uint64(phase)|(1<<16|400)<<4)), patch(7, 0, 0, words(2, 2, 1<<31|1, 77, 2))...))
 	}
-	f.Add(patch(10, 0, 0, words(1<<40+1, ^uint64(0))))
+	f.Add(patch(12, 0, 0, words(1<<40+1, ^uint64(0))))
+	f.Add(append(patch(10, 1, 0, words(1, 5, 77, 4711)), patch(11, 1, 0, words(1<<32|1, 10, 5))...)) // backwards
+	f.Add(append(patch(10, 1, 0, words(9, 5, 77, 4711)), patch(11, 1, 0, words(1, 10, 50))...))      // of no node
+	f.Add(append(patch(10, 1, 0, words(1, 5, 0, 0)), patch(11, 0, 0, words(1, 10, 50, 0, 1<<33|1, 1, 2, 0, 1<<20, 3, 4))...))
 	f.Fuzz(func(t *testing.T, forged []byte) {
 		if len(forged) > 4096 {
 			t.Skip()
@@ -157,6 +162,28 @@ func (s *share) use(t *testing.T) {
 		s.nodes.Place(n, s.root, fp.Name("used\x00"))
 	}
 	s.check(t, "used")
+	for i, o := range s.store.LockOwners {
+		if s.store.knownNode(o.Node) == nil {
+			t.Fatalf("owner %d of locks on no node", i)
+		}
+	}
+	for i, l := range s.store.Locks {
+		if l.Start < 0 || l.End < l.Start || s.store.lockOwner(l.Owner).node == 0 {
+			t.Fatalf("lock %d is %+v", i, l)
+		}
+		s.store.RemoveLock(i)
+	}
+	for i := range s.store.LockOwners {
+		s.store.RemoveLockOwner(i)
+	}
+	seen := map[uint32]bool{}
+	for range 300 {
+		i, ok := s.store.NewLock()
+		if !ok || i == 0 || seen[i] {
+			t.Fatalf("room %d for a lock is not free", i)
+		}
+		seen[i] = true
+	}
 	for f := range s.opens.All {
 		s.opens.Close(f)
 	}

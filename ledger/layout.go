@@ -5,8 +5,8 @@ import "github.com/govirtiofs/govirtiofs/fuse"
 // Version is that of the layout. A process reads a ledger if its version is between
 // OldestVersion and Version of that process.
 const (
-	Version       = 1
-	OldestVersion = 1
+	Version       = 2
+	OldestVersion = 2
 )
 
 const magic = "govirtiofs ledger\x00\x00\x00"
@@ -51,7 +51,9 @@ const (
 	cellsAt  = queuesAt + MaxQueues*queueSize
 	listsAt  = (cellsAt + MaxQueues*MaxQueueSize*int64(fuse.CellSize) + pageSize - 1) / pageSize * pageSize
 	opensAt  = listsAt + numLists*listSize
-	nodesAt  = opensAt + MaxOpens*openSize
+	ownersAt = opensAt + MaxOpens*openSize
+	locksAt  = ownersAt + MaxLockOwners*lockOwnerSize
+	nodesAt  = locksAt + MaxLocks*lockSize
 	namesAt  = nodesAt + MaxNodes*nodeSize
 	fileSize = namesAt + namesSize
 )

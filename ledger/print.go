@@ -42,7 +42,16 @@ func (v *View) Print(to io.Writer) error {
 		opens++
 		fmt.Fprintf(w, "open id=%d node-slot=%d flags=%#x bits=%#x\n", o.ID, o.Node, o.Flags, o.Bits)
 	}
-	fmt.Fprintf(w, "end requests=%d nodes=%d opens=%d\n", requests, nodes, opens)
+	owners, locks := 0, 0
+	for i, o := range v.Store.LockOwners {
+		owners++
+		fmt.Fprintf(w, "lock-owner record=%d node=%d number=%d open=%d pid=%d\n", i, o.Node, o.Number, o.Open, o.PID)
+	}
+	for i, l := range v.Store.Locks {
+		locks++
+		fmt.Fprintf(w, "lock record=%d owner-record=%d exclusive=%s start=%d end=%d\n", i, l.Owner, yesNo(l.Exclusive), l.Start, l.End)
+	}
+	fmt.Fprintf(w, "end requests=%d nodes=%d opens=%d lock-owners=%d locks=%d\n", requests, nodes, opens, owners, locks)
 	return w.Flush()
 }
 

@@ -4,7 +4,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Store is the nodes and open files of a ledger, and what requests under way have been granted.
+// Store is the nodes, open files and locks of a ledger, and what requests under way have been granted.
 //
 // It takes no lock of its own for a node or an open file: the tables of package nodes call it with
 // theirs held, see NodeRecorder and OpenRecorder.
@@ -15,6 +15,7 @@ type Store struct {
 	lists  section
 	names  names
 	owners listOwners
+	locks  lockStore
 	found  int // nodes that load has found
 }
 
@@ -37,6 +38,8 @@ func newStore(l *Ledger) *Store {
 	s.nodes = section{ledger: l, at: nodesAt, size: nodeSize, bits: nodeBits, count: MaxNodes}
 	s.opens = section{ledger: l, at: opensAt, size: openSize, bits: openBits, count: MaxOpens}
 	s.lists = section{ledger: l, at: listsAt, size: pageSize, count: numLists * listPages}
+	s.locks.owners = newPool(l, ownersAt, lockOwnerSize, MaxLockOwners)
+	s.locks.locks = newPool(l, locksAt, lockSize, MaxLocks)
 	s.names.init(l)
 	return s
 }
@@ -69,6 +72,9 @@ func (s *Store) load() error {
 		}
 	})
 	if err != nil {
+		return err
+	}
+	if err = s.loadLocks(); err != nil {
 		return err
 	}
 	if err = s.lists.scan(func(uint32) {}); err != nil {

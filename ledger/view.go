@@ -52,7 +52,7 @@ func (s *Store) scan() error {
 			return err
 		}
 	}
-	for _, sec := range []*section{&s.nodes, &s.opens, &s.lists} {
+	for _, sec := range []*section{&s.nodes, &s.opens, &s.lists, &s.locks.owners.section, &s.locks.locks.section} {
 		if err := sec.scan(nothing); err != nil {
 			return err
 		}
@@ -160,7 +160,7 @@ func (v *View) bytes(at, size int64) []byte {
 	return b
 }
 
-var areaNames = [numAreas]string{AreaConn: "connection", AreaSession: "session", AreaFS: "filesystem", AreaLocks: "locks", AreaEvents: "events"}
+var areaNames = [numAreas]string{AreaConn: "connection", AreaSession: "session", AreaFS: "filesystem", AreaEvents: "events"}
 
 // String names the area.
 func (k AreaKind) String() string {

@@ -54,6 +54,9 @@ func TestPrint(t *testing.T) {
 	n.Lock()
 	s.nodes.SetFileHandle(n, []byte{1, 0, 0, 0, 0xab})
 	n.Unlock()
+	owner, _ := s.store.AddLockOwner(&LockOwner{Node: 2, Number: 77, Open: 1, PID: 4711})
+	lock, _ := s.store.NewLock()
+	s.store.SetLock(lock, &Lock{Owner: owner, Exclusive: true, Start: 10, End: 19})
 	q.Cell(3).Take(&fp.InHeader{Opcode: 999}, q.Order(), 41, 0)
 
 	other, err := os.Open(filepath.Join("/proc/self/fd", strconv.Itoa(l.FD())))
@@ -74,7 +77,7 @@ func TestPrint(t *testing.T) {
 		t.Errorf("looking gave the file %d blocks", after-blocks)
 	}
 	for _, want := range []string{
-		"ledger version=1 oldest=1 generation=1 serving=yes ended=no memory=",
+		"ledger version=2 oldest=2 generation=1 serving=yes ended=no memory=",
 		"area name=session bytes=5\n",
 		"ring queue=2 next=41 taken=1\n",
 		"request queue=2 head=3 opcode=opcode-999 unique=0 node=0 phase=taken tries=0 order=2 index=41 started-ns=0\n",
@@ -82,7 +85,9 @@ func TestPrint(t *testing.T) {
 		"node id=1 lookups=1 dev=0:7 ino=0 mount=3 kind=8 birth=-1.000000000\n",
 		`node id=2 lookups=1 parent-slot=1 name="line\nfeed \"and\" \xff" dev=0:7 ino=5 mount=3 kind=8 birth=-1.000000000 file-handle=01000000ab` + "\n",
 		"open id=1 node-slot=2 flags=0x8002 bits=0x0\n",
-		"end requests=2 nodes=2 opens=1\n",
+		"lock-owner record=1 node=2 number=77 open=1 pid=4711\n",
+		"lock record=1 owner-record=1 exclusive=yes start=10 end=19\n",
+		"end requests=2 nodes=2 opens=1 lock-owners=1 locks=1\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missing %q in\n%s", want, got)

@@ -39,6 +39,9 @@ type deathCase struct {
 	after  []step
 	// refused has a successor answer EIO to the one.
 	refused bool
+	// locked says that byte 0 of f is locked before the one, and stays so; hostLocks that a process on the host
+	// has locked a part of it.
+	locked, hostLocks bool
 }
 
 // step makes a request. What it needs of earlier replies is in the board.

@@ -46,6 +46,9 @@ func newLife(t *testing.T, c *deathCase) *life {
 	if c.setup != nil {
 		c.setup(l.dir)
 	}
+	if c.hostLocks {
+		t.Cleanup(lockFromHost(t, l.dir))
+	}
 	return l
 }
 
@@ -93,6 +96,9 @@ func (l *life) run(point int, from string) (died bool, points []string) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+			if from == "target" {
+				l.looksLocked()
+			}
 			return true, nil
 		}
 	}
@@ -204,9 +210,12 @@ func (n *inode) heldLocks() (list []string) {
 	}
 	for _, t := range []*lockTable{&l.posix, &l.flock} {
 		for _, o := range t.holders {
-			list = append(list, fmt.Sprintf("%v", o.held))
+			for _, r := range o.held {
+				list = append(list, fmt.Sprintf("%d to %d of %d, exclusive %v", r.start, r.end, o.number, r.exclusive))
+			}
 		}
 	}
+	slices.Sort(list)
 	return list
 }
 

@@ -107,7 +107,6 @@ const (
 	openShared    = 1 << iota // see openless
 	openFlock                 // it has a flock lock
 	openExclusive             // which is exclusive
-	openPosix                 // its file has, or is about to have, fcntl locks
 )
 
 // Recorded implements ledger.OpenOf.

@@ -92,7 +92,6 @@ func (fs *FS) Setlk(r *server.Request, in *fp.LkIn, wait bool) unix.Errno {
 	n.Lock()
 	t := n.locks().table(in)
 	errno, blocker := fs.locks.setLock(threadOf(r), f, t, &ask)
-	fs.recovery.noteLocks(n)
 	if errno != unix.EAGAIN || !wait {
 		n.Unlock()
 		return errno
@@ -158,7 +157,7 @@ func (s *shareLocks) setLock(ts *threadState, f *openFile, t *lockTable, ask *lo
 			return errno, nil
 		}
 	}
-	o.cameBy(f)
+	s.cameBy(o, f)
 	// An open file locks exclusively with flock whatever it was opened for, but a guest that
 	// may only read has no business to keep the host's writers out.
 	if ask.lk.Type == unix.F_WRLCK && (!o.writable || s.cfg.ReadOnly) {
@@ -186,22 +185,25 @@ func (s *shareLocks) change(n *inode, t *lockTable, o *lockOwner, ask *lockAsk) 
 // take has the kernel take or drop a lock for an owner. n.mu is held.
 func (s *shareLocks) take(t *lockTable, o *lockOwner, ask *lockAsk) (errno unix.Errno, frees bool) {
 	c := o.held.change(ask.lk)
-	if ask.lk.Type == unix.F_UNLCK && !c.frees {
+	if ask.lk.Type == unix.F_UNLCK && !c.frees && !o.resumed {
 		return 0, false // there is nothing to unlock
 	}
-	if !s.room(t, c.growth()) {
+	if !s.room(t, c.growth()) || !s.makeRecords(o, &c) && ask.lk.Type != unix.F_UNLCK {
 		return unix.ENOLCK, false
 	}
 	switch errno = t.set(o, ask.lk); errno {
 	case 0:
 		if ask.lk.Type != unix.F_UNLCK {
 			o.pid = ask.pid
+			s.noteOwnerChange(o)
 		}
+		s.noteChange(o, &c)
 		s.hold(t, o, o.held.apply(&c))
 		return 0, c.frees
 	case unix.EACCES:
 		errno = unix.EAGAIN
 	}
+	s.unnote(c.with[:c.n])
 	if errno == unix.EAGAIN && t.flock && len(o.held) > 0 {
 		s.hold(t, o, nil) // the host drops the lock that was to be changed, see flock(2)
 		return errno, true

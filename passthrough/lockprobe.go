@@ -143,7 +143,7 @@ func (s *shareLocks) probeOne(n *inode, t *lockTable, w *lockWaiter, busy *[]loc
 		s.passOn(n, t, w.o)
 	}
 	if !ended && w.blocker == nil && t.flock {
-		*busy = append(*busy, lockRange{0, rangeOf(w.lk).end, w.lk.Type == unix.F_RDLCK})
+		*busy = append(*busy, lockRange{start: 0, end: rangeOf(w.lk).end, exclusive: w.lk.Type == unix.F_RDLCK})
 	}
 	return ended
 }

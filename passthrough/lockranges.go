@@ -12,6 +12,7 @@ import (
 type lockRange struct {
 	start, end int64 // both included; math.MaxInt64 is whatever the file's length becomes
 	exclusive  bool
+	record     uint32 // in the ledger; 0 is none
 }
 
 // excludes reports whether two owners can't hold r and s at the same time.
@@ -67,13 +68,13 @@ func (l lockRanges) change(lk *unix.Flock_t) (c lockChange) {
 	}
 	var left, right []lockRange // what remains beside n, or lies next to it
 	if c.first < c.last && l[c.first].start < n.start {
-		left = []lockRange{{l[c.first].start, n.start - 1, l[c.first].exclusive}}
+		left = []lockRange{{start: l[c.first].start, end: n.start - 1, exclusive: l[c.first].exclusive}}
 	} else if c.first > 0 && !unlock && l[c.first-1].end == n.start-1 {
 		c.first--
 		left = l[c.first : c.first+1]
 	}
 	if c.first < c.last && l[c.last-1].end > n.end {
-		right = []lockRange{{n.end + 1, l[c.last-1].end, l[c.last-1].exclusive}}
+		right = []lockRange{{start: n.end + 1, end: l[c.last-1].end, exclusive: l[c.last-1].exclusive}}
 	} else if c.last < len(l) && !unlock && n.end < math.MaxInt64 && l[c.last].start == n.end+1 {
 		right = l[c.last : c.last+1]
 		c.last++

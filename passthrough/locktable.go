@@ -44,6 +44,10 @@ type lockOwner struct {
 	held     lockRanges
 	place    int // in holders, while it holds something
 	waiting  int // requests of its that wait
+
+	record uint32 // in the ledger; 0 is none
+	// A predecessor may have changed the owner's locks in the kernel, and died before it noted that.
+	resumed bool
 }
 
 // inWay is an owner that excludes o from a lock; nil when no owner of this share does.
@@ -64,7 +68,11 @@ func (t *lockTable) inWay(o *lockOwner, lk *unix.Flock_t) *lockOwner {
 // pidOf is the process that holds a range; 0 when no owner of this share but o does.
 func (t *lockTable) pidOf(r lockRange, o uint64) uint32 {
 	for _, other := range t.holders {
-		if i := other.held.from(r.start); other.number != o && i < len(other.held) && other.held[i] == r {
+		i := other.held.from(r.start)
+		if other.number == o || i == len(other.held) {
+			continue
+		}
+		if has := other.held[i]; has.start == r.start && has.end == r.end && has.exclusive == r.exclusive {
 			return other.pid
 		}
 	}
@@ -130,11 +138,15 @@ func (s *shareLocks) hold(t *lockTable, o *lockOwner, held lockRanges) {
 func (s *shareLocks) newLockOwner(ts *threadState, f *openFile, t *lockTable, number uint64) (*lockOwner, unix.Errno) {
 	o := &lockOwner{number: number, f: f, fd: f.fd, writable: true}
 	if !t.flock {
-		if len(t.owners) >= maxFileLocks && !s.dropIdle(t) {
+		if len(t.owners) >= maxFileLocks && !s.dropIdle(f.node, t) {
 			return nil, unix.ENOLCK
 		}
 		var errno unix.Errno
 		if o.fd, o.writable, errno = s.openForLocks(ts, f); errno != 0 {
+			return nil, errno
+		}
+		if errno = s.noteOwner(f.node, o); errno != 0 {
+			s.closeOwners([]*lockOwner{o})
 			return nil, errno
 		}
 		f.lockOwners++
@@ -148,10 +160,10 @@ func (s *shareLocks) newLockOwner(ts *threadState, f *openFile, t *lockTable, nu
 
 // dropIdle removes an owner that holds nothing and does not wait. A process is such an
 // owner until it closes the file. The owner is made again when it is needed.
-func (s *shareLocks) dropIdle(t *lockTable) bool {
+func (s *shareLocks) dropIdle(n *inode, t *lockTable) bool {
 	for _, o := range t.owners {
 		if len(o.held) == 0 && o.waiting == 0 {
-			s.closeOwners([]*lockOwner{t.remove(o)})
+			s.closeOwners([]*lockOwner{s.removeOwner(n, t, o)})
 			return true
 		}
 	}
@@ -160,10 +172,11 @@ func (s *shareLocks) dropIdle(t *lockTable) bool {
 
 // cameBy notes by which open file a request of o's came. If it is another one than before, o is
 // a process, whose locks end with FLUSH, and not an open file.
-func (o *lockOwner) cameBy(f *openFile) {
+func (s *shareLocks) cameBy(o *lockOwner, f *openFile) {
 	if o.f != nil && o.f != f {
 		o.f.lockOwners--
 		o.f = nil
+		s.noteOwnerChange(o)
 	}
 }
 
@@ -205,7 +218,6 @@ func (s *shareLocks) dropOwner(n *inode, number uint64) {
 			gone = s.unlockAll(n, &l.posix, o, gone)
 		}
 	}
-	s.recovery.noteLocks(n)
 	n.Unlock()
 	s.closeOwners(gone)
 }
@@ -244,19 +256,20 @@ func (s *shareLocks) dropOpenFileLocks(n *inode, f *openFile) (gone []*lockOwner
 // unlockAll drops all locks of an owner, and the owner unless it waits for more. Requests
 // that wait for it continue. n.mu is held; removed owners are appended to the list.
 func (s *shareLocks) unlockAll(n *inode, t *lockTable, o *lockOwner, gone []*lockOwner) []*lockOwner {
-	if len(o.held) > 0 {
+	if len(o.held) > 0 || o.resumed {
 		_ = t.set(o, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
+		s.unnote(o.held)
 		s.hold(t, o, nil)
 		s.passOn(n, t, o)
 	}
 	if o.waiting > 0 {
 		return gone
 	}
-	return append(gone, t.remove(o))
+	return append(gone, s.removeOwner(n, t, o))
 }
 
-// remove takes an owner that holds nothing out of the table.
-func (t *lockTable) remove(o *lockOwner) *lockOwner {
+// removeOwner takes an owner that holds nothing out of the table. n.mu is held.
+func (s *shareLocks) removeOwner(n *inode, t *lockTable, o *lockOwner) *lockOwner {
 	delete(t.owners, o.number)
 	switch {
 	case t.flock:
@@ -264,6 +277,7 @@ func (t *lockTable) remove(o *lockOwner) *lockOwner {
 	case o.f != nil:
 		o.f.lockOwners--
 	}
+	s.unnoteOwner(n, o)
 	return o
 }
 

@@ -179,6 +179,8 @@ func (r *resumer) pins() {
 			return r.pinnedNode(k)
 		case keeper.KindOpen:
 			return r.pinnedFile(k)
+		case keeper.KindLock:
+			return r.pinnedOwner(k)
 		}
 		return false
 	})
@@ -199,8 +201,11 @@ func (p *pinner) drop(take func(keeper.Key) bool) {
 			continue
 		}
 		if fd, ok := p.cfg.Keeper.Take(k); ok {
-			if k.Kind == keeper.KindOpen {
-				_ = sysFlock(fd, unix.LOCK_UN) // now, not when the keeper has read that it is dropped
+			switch k.Kind { // now, not when the keeper has read that it is dropped
+			case keeper.KindOpen:
+				_ = sysFlock(fd, unix.LOCK_UN)
+			case keeper.KindLock:
+				_ = sysFcntlLock(fd, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET})
 			}
 			_ = unix.Close(fd)
 		}

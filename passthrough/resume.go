@@ -38,6 +38,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 	r.findMounts()
 	r.nodes()
 	r.openFiles()
+	r.findOwners()
 	r.pins()
 	r.locks()
 	return r.warning(), nil
@@ -46,6 +47,12 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 // forgetRecords takes all nodes but the root and all open files out of the ledger.
 func (r *recovery) forgetRecords() {
 	s := r.store
+	for i := range s.Locks {
+		s.RemoveLock(i)
+	}
+	for i := range s.LockOwners {
+		s.RemoveLockOwner(i)
+	}
 	for o := range s.Opens {
 		s.RemoveOpen(o.ID)
 	}
@@ -61,7 +68,8 @@ type resumer struct {
 	fs     *FS
 	ts     *threadState
 	store  *ledger.Store
-	mounts map[uint64]uint64 // ids here of mounts by their numbers in the ledger
+	mounts map[uint64]uint64         // ids here of mounts by their numbers in the ledger
+	owners map[keeper.Key]*leftOwner // of fcntl locks
 	lost   missing
 }
 

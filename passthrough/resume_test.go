@@ -17,10 +17,11 @@ import (
 
 // safe is a Keeper that outlives the shares of a test.
 type safe struct {
-	t    testing.TB
-	mu   sync.Mutex
-	held map[keeper.Key]int
-	left map[keeper.Key]bool // not taken by the present process yet
+	t      testing.TB
+	mu     sync.Mutex
+	held   map[keeper.Key]int
+	left   map[keeper.Key]bool // not taken by the present process yet
+	refuse error               // of Keep
 }
 
 func newSafe(t testing.TB) *safe {
@@ -36,6 +37,9 @@ func newSafe(t testing.TB) *safe {
 func (s *safe) Keep(k keeper.Key, fd int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuse != nil {
+		return s.refuse
+	}
 	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -111,7 +111,7 @@ func (l *loader) lock() error {
 	case n == nil:
 		return nil // its file is not here, and nobody can use it
 	}
-	r := lockRange{int64(start), int64(end), exclusive}
+	r := lockRange{start: int64(start), end: int64(end), exclusive: exclusive}
 	if l.locker.number != owner {
 		l.locker = savedOwner{number: owner}
 	}
@@ -148,7 +148,7 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 	t := &n.locks().posix
 	errno, _ := l.fs.locks.setLock(l.ts, f, t, ask)
 	if o := t.owners[ask.owner]; o != nil && f.ID() != l.locker.fh {
-		o.cameBy(nil)
+		l.fs.locks.cameBy(o, nil)
 	}
 	return errno
 }
@@ -168,7 +168,7 @@ func (l *loader) flock() error {
 	case f == nil:
 		return nil // its file is not here
 	}
-	r := lockRange{0, math.MaxInt64, kind == flockExclusive}
+	r := lockRange{start: 0, end: math.MaxInt64, exclusive: kind == flockExclusive}
 	f.node.Lock()
 	errno, _ := l.fs.locks.setLock(l.ts, f, &f.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
 	f.node.Unlock()
@@ -305,6 +305,7 @@ func (s *shareLocks) takeAgain(t *lockTable, o *lockOwner, end time.Time) (faile
 		lk := r.flock()
 		if errno := insist(end, func() unix.Errno { return t.set(o, lk) }); errno != 0 {
 			failed = errno
+			s.unnote([]lockRange{r})
 			continue
 		}
 		got = append(got, r)

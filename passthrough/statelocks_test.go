@@ -54,7 +54,7 @@ func TestLockRanges(t *testing.T) {
 		}
 		var want lockRanges
 		for i, typ := range bytes {
-			one := lockRange{int64(i), int64(i), typ == unix.F_WRLCK}
+			one := lockRange{start: int64(i), end: int64(i), exclusive: typ == unix.F_WRLCK}
 			if i == size-1 {
 				one.end = math.MaxInt64
 			}

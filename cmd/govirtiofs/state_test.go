@@ -32,7 +32,7 @@ func TestStateShow(t *testing.T) {
 		if err := showState(&b, arg); err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"ledger version=1 ", "node id=30064771074 lookups=3 parent-slot=1 name=\"new\\nline\" ", "\nend requests=0 nodes=2 opens=0\n"} {
+		for _, want := range []string{"ledger version=2 ", "node id=30064771074 lookups=3 parent-slot=1 name=\"new\\nline\" ", "\nend requests=0 nodes=2 opens=0 lock-owners=0 locks=0\n"} {
 			if !strings.Contains(b.String(), want) {
 				t.Errorf("%s: missing %q in\n%s", arg, want, b.String())
 			}
