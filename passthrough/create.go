@@ -13,8 +13,8 @@ const permBits = 0o7777
 
 // mask is the umask to create with: the guest has applied it already, unless
 // DONT_MASK was agreed for the sake of default ACLs.
-func (fs *FS) mask(umask uint32) uint32 {
-	if fs.agreed(fp.InitDontMask) {
+func (m *maker) mask(umask uint32) uint32 {
+	if m.agreed(fp.InitDontMask) {
 		return umask
 	}
 	return 0
@@ -24,21 +24,37 @@ func (fs *FS) mask(umask uint32) uint32 {
 // somebody uses it.
 type finder func(e *entries, ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno
 
-// makeNode runs a call that makes name in the request's directory, as want says, and answers
+// maker makes files.
+type maker struct {
+	*access
+	*features
+	cfg     *Config
+	fds     *descriptors
+	opener  *opener
+	own     ownership
+	attrs   *attributes
+	entries *entries
+	xattrs  *xattrs
+	cache   *cacheRules
+	pins    *pinner
+	again   *decider
+}
+
+// node runs a call that makes name in the request's directory, as want says, and answers
 // with the new node. If made is set a predecessor of this process has made it, as far as one
 // system call does.
-func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, want *newFile, find finder, call func(dirfd int, made bool) unix.Errno) unix.Errno {
-	ts, parent, fd, errno := fs.enterName(r, name, intentCreate)
+func (m *maker) node(r *server.Request, name fp.Name, out *fp.EntryOut, want *newFile, find finder, call func(dirfd int, made bool) unix.Errno) unix.Errno {
+	ts, parent, fd, errno := m.enterName(r, name, intentCreate)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.nodes.release(parent)
-	made, errno := fs.again.madeBefore(r, ts, fd, name, want)
+	defer m.nodes.release(parent)
+	made, errno := m.again.madeBefore(r, ts, fd, name, want)
 	if errno != 0 {
 		return errno
 	}
 	if !made {
-		fs.again.intendNew(r, parent, name)
+		m.again.intendNew(r, parent, name)
 	}
 	errno = call(fd, made)
 	if !made {
@@ -47,10 +63,10 @@ func (fs *FS) makeNode(r *server.Request, name fp.Name, out *fp.EntryOut, want *
 	if errno != 0 {
 		return errno
 	}
-	if errno := fs.xattrs.labelName(r, ts, fd, name); errno != 0 {
+	if errno := m.xattrs.labelName(r, ts, fd, name); errno != 0 {
 		return errno
 	}
-	return find(&fs.entries, ts, parent, fd, name, out)
+	return find(m.entries, ts, parent, fd, name, out)
 }
 
 // Mknod implements server.Names.
@@ -60,12 +76,12 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 	default:
 		return unix.EINVAL
 	}
-	want := newFile{mode: in.Mode & (unix.S_IFMT | permBits), mask: fs.mask(in.Umask),
+	want := newFile{mode: in.Mode & (unix.S_IFMT | permBits), mask: fs.maker.mask(in.Umask),
 		major: in.Rdev >> 8 & 0xfff, minor: in.Rdev&0xff | in.Rdev>>12&0xfff00}
 	if want.mode&unix.S_IFMT == 0 {
 		want.mode |= unix.S_IFREG
 	}
-	return fs.makeNode(r, name, out, &want, (*entries).lookupLazy, func(dirfd int, made bool) unix.Errno {
+	return fs.maker.node(r, name, out, &want, (*entries).lookupLazy, func(dirfd int, made bool) unix.Errno {
 		return fs.own.mknod(r, dirfd, name, &want, made)
 	})
 }
@@ -73,8 +89,8 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 // Mkdir implements server.Names. The directory is opened at once: what is made in it next
 // needs its descriptor, and to find it again for that takes two more calls.
 func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.EntryOut) unix.Errno {
-	want := newFile{mode: unix.S_IFDIR | in.Mode&permBits, mask: fs.mask(in.Umask)}
-	return fs.makeNode(r, name, out, &want, (*entries).lookupOpen, func(dirfd int, made bool) unix.Errno {
+	want := newFile{mode: unix.S_IFDIR | in.Mode&permBits, mask: fs.maker.mask(in.Umask)}
+	return fs.maker.node(r, name, out, &want, (*entries).lookupOpen, func(dirfd int, made bool) unix.Errno {
 		return fs.own.mkdir(r, dirfd, name, &want, made)
 	})
 }
@@ -82,7 +98,7 @@ func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.Ent
 // Symlink implements server.Names.
 func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut) unix.Errno {
 	want := newFile{mode: unix.S_IFLNK | 0o777, target: target}
-	return fs.makeNode(r, name, out, &want, (*entries).lookupLazy, func(dirfd int, made bool) unix.Errno {
+	return fs.maker.node(r, name, out, &want, (*entries).lookupLazy, func(dirfd int, made bool) unix.Errno {
 		return fs.own.symlink(r, dirfd, name, &want, made)
 	})
 }
@@ -99,60 +115,60 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	errno = fs.fds.unkeepOn(fs.createNew(r, ts, parent, dirfd, in, name, out))
+	errno = fs.fds.unkeepOn(fs.maker.createNew(r, ts, parent, dirfd, in, name, out))
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
-		return fs.createExisting(r, ts, parent, dirfd, in, name, out)
+		return fs.maker.createExisting(r, ts, parent, dirfd, in, name, out)
 	}
 	return errno
 }
 
 // createNew is CREATE of a file that is not there yet, with EEXIST if it is.
-func (fs *FS) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: fs.mask(in.Umask)}
-	made, errno := fs.again.madeBefore(r, ts, dirfd, name, &want)
+func (m *maker) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: m.mask(in.Umask)}
+	made, errno := m.again.madeBefore(r, ts, dirfd, name, &want)
 	if errno != 0 {
 		return errno
 	}
 	if !made {
-		fs.again.intendNew(r, parent, name)
+		m.again.intendNew(r, parent, name)
 	}
-	fd, seen, errno := fs.own.create(r, dirfd, name, fs.opener.hostFlags(in.Flags), &want, made)
+	fd, seen, errno := m.own.create(r, dirfd, name, m.opener.hostFlags(in.Flags), &want, made)
 	if !made {
 		settle(r, errno)
 	}
 	if errno != 0 {
 		return errno
 	}
-	if errno = fs.xattrs.label(r, ts, fd, unix.S_IFREG); errno != 0 {
+	if errno = m.xattrs.label(r, ts, fd, unix.S_IFREG); errno != 0 {
 		_ = sysUnlinkat(dirfd, name.CString(), 0)
 	} else {
 		errno = statxFD(fd, &ts.st)
 	}
 	if errno != 0 {
-		fs.fds.close(fd)
+		m.fds.close(fd)
 		return errno
 	}
-	return fs.created(r, ts, parent, fd, seen, in, name, out)
+	return m.created(r, ts, parent, fd, seen, in, name, out)
 }
 
 // createExisting serves a CREATE of a file that is there already: lookup and open.
-func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	if errno := fs.entries.lookupOpen(ts, parent, dirfd, name, &out.Entry); errno != 0 {
+func (m *maker) createExisting(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	if errno := m.entries.lookupOpen(ts, parent, dirfd, name, &out.Entry); errno != 0 {
 		return errno
 	}
-	n, errno := fs.enterNode(out.Entry.NodeID, openIntent(in.Flags))
+	n, errno := m.enterNode(out.Entry.NodeID, openIntent(in.Flags))
 	if errno != 0 {
-		fs.Forget(ts.cell, out.Entry.NodeID, 1)
+		m.entries.forgetID(ts.cell, out.Entry.NodeID, 1)
 		return errno
 	}
-	defer fs.nodes.release(n)
-	if errno = fs.openNode(r, ts, n, in.Flags, in.OpenFlags, &out.Open); errno != 0 {
-		fs.entries.forget(ts.cell, n, 1)
+	defer m.nodes.release(n)
+	if errno = m.openFiles.openNode(r, ts, n, in.Flags, in.OpenFlags, &out.Open); errno != 0 {
+		m.entries.forget(ts.cell, n, 1)
 		return errno
 	}
 	if in.Flags&unix.O_TRUNC != 0 {
-		if errno := fs.attrs.stat(ts, n); errno == 0 {
-			fs.attrs.fill(n.ID(), &ts.st, &out.Entry.Attr)
+		if errno := m.attrs.stat(ts, n); errno == 0 {
+			m.attrs.fill(n.ID(), &ts.st, &out.Entry.Attr)
 		}
 	}
 	return 0
@@ -161,31 +177,31 @@ func (fs *FS) createExisting(r *server.Request, ts *threadState, parent *inode, 
 // created answers with the file behind fd, whose attributes on the host are in ts.st;
 // seen is what ownership.create says of it. Its node has no descriptor of its own: that of
 // the open file serves until RELEASE.
-func (fs *FS) created(r *server.Request, ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
-	n, errno := fs.nodes.intern(ts.cell, &ts.st, -1, parent, name)
+func (m *maker) created(r *server.Request, ts *threadState, parent *inode, fd int, seen guestStat, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+	n, errno := m.nodes.intern(ts.cell, &ts.st, -1, parent, name)
 	if errno != 0 {
-		fs.fds.close(fd)
+		m.fds.close(fd)
 		return errno
 	}
-	fh, errno := uint64(0), fs.find.keepHandle(ts, n, fd, &emptyName[0])
+	fh, errno := uint64(0), m.find.keepHandle(ts, n, fd, &emptyName[0])
 	if errno == 0 && parent == nil {
-		errno = fs.pins.nameless(n, fd)
+		errno = m.pins.nameless(n, fd)
 	}
 	if errno == 0 {
-		fs.opener.back(r, ts, n, fd)
-		fh, errno = fs.openFiles.add(ts.cell, n, fd, in.Flags)
+		m.opener.back(r, ts, n, fd)
+		fh, errno = m.openFiles.add(ts.cell, n, fd, in.Flags)
 	}
 	if errno != 0 {
-		fs.fds.close(fd)
-		return fs.entries.unknown(ts, n, errno)
+		m.fds.close(fd)
+		return m.entries.unknown(ts, n, errno)
 	}
-	if errno := fs.pins.created(ts, fh, in.Flags); errno != 0 {
-		return fs.entries.unknown(ts, n, errno)
+	if errno := m.pins.created(ts, fh, in.Flags); errno != 0 {
+		return m.entries.unknown(ts, n, errno)
 	}
 	seen.apply(&ts.st)
 	out.Open.Fh = fh
-	out.Open.OpenFlags = fs.cache.openFlags(ts, n, -1)
-	fs.entries.fill(ts, parent, n, name, &out.Entry)
+	out.Open.OpenFlags = m.cache.openFlags(ts, n, -1)
+	m.entries.fill(ts, parent, n, name, &out.Entry)
 	return 0
 }
 
@@ -199,29 +215,29 @@ func (fs *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) uni
 	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.fds.unkeepOn(fs.createNameless(r, ts, dirfd, in, out))
+	return fs.fds.unkeepOn(fs.maker.createNameless(r, ts, dirfd, in, out))
 }
 
 // createNameless is the part of TMPFILE that makes the file.
-func (fs *FS) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
+func (m *maker) createNameless(r *server.Request, ts *threadState, dirfd int, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
 	// O_EXCL keeps a file from being linked later; the guest's own flag decides.
-	flags := fs.opener.hostFlags(in.Flags)&^unix.O_TRUNC | int(in.Flags&unix.O_EXCL)
-	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: fs.mask(in.Umask)}
-	fd, seen, errno := fs.own.create(r, dirfd, nil, flags, &want, false)
+	flags := m.opener.hostFlags(in.Flags)&^unix.O_TRUNC | int(in.Flags&unix.O_EXCL)
+	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: m.mask(in.Umask)}
+	fd, seen, errno := m.own.create(r, dirfd, nil, flags, &want, false)
 	if errno == unix.EISDIR { // a file system without O_TMPFILE sees an open of "."
 		errno = unix.EOPNOTSUPP
 	}
 	if errno != 0 {
 		return errno
 	}
-	if errno = fs.xattrs.label(r, ts, fd, unix.S_IFREG); errno == 0 {
+	if errno = m.xattrs.label(r, ts, fd, unix.S_IFREG); errno == 0 {
 		errno = statxFD(fd, &ts.st)
 	}
 	if errno != 0 {
-		fs.fds.close(fd)
+		m.fds.close(fd)
 		return errno
 	}
-	return fs.created(r, ts, nil, fd, seen, in, nil, out)
+	return m.created(r, ts, nil, fd, seen, in, nil, out)
 }
 
 // labelPrefix is what names of security labels begin with.

@@ -25,21 +25,21 @@ func (fs *FS) Opendir(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Er
 	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.fds.unkeepOn(fs.openDirKept(ts, n, fd, in.Flags, out))
+	return fs.fds.unkeepOn(fs.openFiles.openDir(ts, n, fd, in.Flags, out))
 }
 
-// openDirKept is the part of OPENDIR that opens the directory behind fd.
-func (fs *FS) openDirKept(ts *threadState, n *inode, fd int, flags uint32, out *fp.OpenOut) unix.Errno {
+// openDir is the part of OPENDIR that opens the directory behind fd.
+func (t *openTable) openDir(ts *threadState, n *inode, fd int, flags uint32, out *fp.OpenOut) unix.Errno {
 	// Through the node's descriptor, as with files: the name may be a link by now.
-	opened, errno := fs.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	opened, errno := t.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return errno
 	}
-	if out.Fh, errno = fs.openFiles.add(ts.cell, n, opened, flags); errno != 0 {
-		fs.fds.close(opened)
+	if out.Fh, errno = t.add(ts.cell, n, opened, flags); errno != 0 {
+		t.fds.close(opened)
 		return errno
 	}
-	out.OpenFlags = fs.cache.dirOpenFlags()
+	out.OpenFlags = t.cache.dirOpenFlags()
 	return 0
 }
 
@@ -66,12 +66,12 @@ func (fs *FS) Fsyncdir(r *server.Request, in *fp.FsyncIn) unix.Errno {
 
 // Readdir implements server.Directories.
 func (fs *FS) Readdir(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
-	return fs.list(r, in, out, false)
+	return fs.listing.list(r, in, out, false)
 }
 
 // Readdirplus implements server.Directories.
 func (fs *FS) Readdirplus(r *server.Request, in *fp.ReadIn, out *server.DirWriter) unix.Errno {
-	return fs.list(r, in, out, true)
+	return fs.listing.list(r, in, out, true)
 }
 
 // dirBuffer is memory for getdents64: about 1000 entries with names of usual length.
@@ -97,26 +97,36 @@ type dirStream struct {
 	positions dirPositions
 }
 
+// listing delivers what is in directories.
+type listing struct {
+	*access
+	cfg     *Config
+	mounts  *mountTable
+	io      *ioState
+	own     ownership
+	entries *entries
+}
+
 // list delivers entries from in.Offset on. What the host returned and the reply has
 // no room for waits in the open file's buffer for the next request, which normally
 // begins right there.
-func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus bool) unix.Errno {
-	f, errno := fs.enterListing(r, in.Fh, intentRead)
+func (l *listing) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus bool) unix.Errno {
+	f, errno := l.enterListing(r, in.Fh, intentRead)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.openFiles.release(f)
+	defer l.openFiles.release(f)
 	d := f.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if fs.cfg.ShortPositions {
-		d.positions.short = fs.mounts.of(f.node.Key(), f.fd).hashes
+	if l.cfg.ShortPositions {
+		d.positions.short = l.mounts.of(f.node.Key(), f.fd).hashes
 	}
-	if errno := fs.io.seekDir(r, d, f.fd, in.Offset); errno != 0 {
+	if errno := l.io.seekDir(r, d, f.fd, in.Offset); errno != 0 {
 		return errno
 	}
-	defer fs.io.restBuffer(d)
-	errno = fs.deliverAll(threadOf(r), f, out, plus)
+	defer l.io.restBuffer(d)
+	errno = l.deliverAll(threadOf(r), f, out, plus)
 	if out.Len() > 0 {
 		return 0 // the names are out, with their lookup counts; an error comes again
 	}
@@ -126,7 +136,7 @@ func (fs *FS) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, plus
 // deliverAll moves entries to out until that is full or the directory ends. Position
 // and cookie move together, after an entry has its place in the reply: one that did not
 // fit is the first of the next reply, and none comes twice.
-func (fs *FS) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, plus bool) unix.Errno {
+func (l *listing) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, plus bool) unix.Errno {
 	d := f.dir
 	for {
 		if d.pos == d.end {
@@ -135,12 +145,12 @@ func (fs *FS) deliverAll(ts *threadState, f *openFile, out *server.DirWriter, pl
 			if out.Len() > 0 && d.end < len(d.buf)/2 {
 				return 0
 			}
-			if errno := fs.io.fill(d, f.fd); errno != 0 || d.end == 0 {
+			if errno := l.io.fill(d, f.fd); errno != 0 || d.end == 0 {
 				return errno
 			}
 		}
 		e, size := parseDirent(d.buf[d.pos:d.end])
-		if !fs.deliver(ts, f, &e, out, plus) {
+		if !l.deliver(ts, f, &e, out, plus) {
 			return unix.EINVAL // which is sent only if not even one entry fits
 		}
 		d.pos += size
@@ -281,17 +291,17 @@ func parseDirent(b []byte) (d dirent, size int) {
 // deliver appends one entry; false when it does not fit. A name whose attributes
 // can't be had (a limit, a race, a broken mount) is listed all the same: a listing is
 // never short of a name.
-func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWriter, plus bool) bool {
+func (l *listing) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWriter, plus bool) bool {
 	name := e.name.Bytes()
 	dot := len(name) == 1 && name[0] == '.'
 	dotdot := len(name) == 2 && name[0] == '.' && name[1] == '.'
 	if dotdot {
-		e.ino = fs.inoAbove(f.node, e.ino)
+		e.ino = l.inoAbove(f.node, e.ino)
 	}
-	if !dot && !dotdot && fs.allowName(f.node, e.name, listIntent(plus)) != 0 {
+	if !dot && !dotdot && l.allowName(f.node, e.name, listIntent(plus)) != 0 {
 		return true // it is not there for the client
 	}
-	typ := fs.own.direntType(uint32(e.typ))
+	typ := l.own.direntType(uint32(e.typ))
 	if !plus {
 		return out.Add(e.ino, f.dir.positions.shown(e.off), typ, name)
 	}
@@ -300,9 +310,9 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 	}
 	var entry fp.EntryOut
 	if !dot && !dotdot {
-		if fs.entries.lookupLazy(ts, f.node, f.fd, e.name, &entry) != 0 {
+		if l.entries.lookupLazy(ts, f.node, f.fd, e.name, &entry) != 0 {
 			entry = fp.EntryOut{}
-		} else if fs.entries.allowFound(ts.cell, &entry) != 0 {
+		} else if l.entries.allowFound(ts.cell, &entry) != 0 {
 			return true
 		}
 	}
@@ -314,7 +324,7 @@ func (fs *FS) deliver(ts *threadState, f *openFile, e *dirent, out *server.DirWr
 
 // inoAbove is the inode number of "..". What is above the share, or above what is
 // mounted in it, is not the guest's to know: there it is what the guest sees above.
-func (fs *FS) inoAbove(n *inode, host uint64) uint64 {
+func (l *listing) inoAbove(n *inode, host uint64) uint64 {
 	if n.ID() == fp.RootID {
 		return n.Key().ino
 	}

@@ -25,13 +25,13 @@ func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 		return errno
 	}
 	defer fs.nodes.release(n)
-	return fs.openNode(r, ts, n, in.Flags, in.OpenFlags, out)
+	return fs.openFiles.openNode(r, ts, n, in.Flags, in.OpenFlags, out)
 }
 
 // openNode opens a regular file for I/O. It goes through the descriptor of the node,
 // whose kind is known, so that no device, FIFO or socket is ever opened, even if one
 // takes the file's place at this moment.
-func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, openFlags uint32, out *fp.OpenOut) unix.Errno {
+func (t *openTable) openNode(r *server.Request, ts *threadState, n *inode, guest, openFlags uint32, out *fp.OpenOut) unix.Errno {
 	switch {
 	case n.isDir():
 		return unix.EISDIR
@@ -40,48 +40,48 @@ func (fs *FS) openNode(r *server.Request, ts *threadState, n *inode, guest, open
 	case !n.isReg():
 		return unix.ENXIO
 	}
-	if errno := fs.fds.keep(); errno != 0 {
+	if errno := t.fds.keep(); errno != 0 {
 		return errno
 	}
-	return fs.fds.unkeepOn(fs.openKept(r, ts, n, guest, openFlags, out))
+	return t.fds.unkeepOn(t.openKept(r, ts, n, guest, openFlags, out))
 }
 
 // openKept is the part of openNode that opens the file.
-func (fs *FS) openKept(r *server.Request, ts *threadState, n *inode, guest, openFlags uint32, out *fp.OpenOut) unix.Errno {
-	fd, errno := fs.find.fdOf(ts, n)
+func (t *openTable) openKept(r *server.Request, ts *threadState, n *inode, guest, openFlags uint32, out *fp.OpenOut) unix.Errno {
+	fd, errno := t.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
-	flags := fs.opener.hostFlags(guest)
-	kill := flags&unix.O_TRUNC != 0 && fs.privileges.truncatesUnprivileged(r, openFlags)
+	flags := t.opener.hostFlags(guest)
+	kill := flags&unix.O_TRUNC != 0 && t.privileges.truncatesUnprivileged(r, openFlags)
 	if flags&unix.O_TRUNC != 0 {
-		if errno := fs.privileges.truncatesAt(ts, n, fd, kill); errno != 0 {
+		if errno := t.privileges.truncatesAt(ts, n, fd, kill); errno != 0 {
 			return errno
 		}
 	}
-	opened, errno := fs.opener.openIO(ts, n, fd, flags, guest)
+	opened, errno := t.opener.openIO(ts, n, fd, flags, guest)
 	if errno == unix.EAGAIN { // a lease, which the open has begun to break
 		if !r.MayWait {
 			return server.WouldBlock
 		}
-		opened, errno = fs.opener.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
+		opened, errno = t.opener.openAgain(ts, fd, flags&^unix.O_NONBLOCK, guest)
 	}
-	if errno == unix.EACCES && fs.cfg.Landlocked {
-		opened, errno = fs.opener.openNamed(ts, n, flags, guest)
+	if errno == unix.EACCES && t.cfg.Landlocked {
+		opened, errno = t.opener.openNamed(ts, n, flags, guest)
 	}
 	if errno != 0 {
 		return errno
 	}
 	if kill {
-		if errno := fs.own.afterTruncate(ts, opened); errno != 0 {
-			fs.fds.close(opened)
+		if errno := t.own.afterTruncate(ts, opened); errno != 0 {
+			t.fds.close(opened)
 			return errno
 		}
 	}
-	out.OpenFlags = fs.cache.openFlags(ts, n, opened) | fs.opener.noFlush(fs.mounts.of(n.Key(), opened), guest)
-	fs.opener.back(r, ts, n, opened)
-	if out.Fh, errno = fs.openFiles.add(ts.cell, n, opened, guest); errno != 0 {
-		fs.fds.close(opened)
+	out.OpenFlags = t.cache.openFlags(ts, n, opened) | t.opener.noFlush(t.mounts.of(n.Key(), opened), guest)
+	t.opener.back(r, ts, n, opened)
+	if out.Fh, errno = t.add(ts.cell, n, opened, guest); errno != 0 {
+		t.fds.close(opened)
 		return errno
 	}
 	return 0

@@ -35,6 +35,9 @@ type FS struct {
 	// What the guest sees of them.
 	attrs      attributes
 	entries    entries
+	maker      maker
+	names      names
+	listing    listing
 	own        ownership
 	who        *credentials
 	caps       capState // of files

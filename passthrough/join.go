@@ -27,6 +27,7 @@ func (fs *FS) joinFiles() {
 	o := &fs.openFiles
 	o.cfg, o.features, o.fds, o.mounts, o.nodes = &fs.cfg, &fs.features, &fs.fds, &fs.mounts, &fs.nodes
 	o.find, o.opener, o.io, o.locks, o.pins, o.limits = &fs.find, &fs.opener, &fs.io, &fs.locks, &fs.pins, &fs.limits
+	o.own, o.privileges, o.cache = fs.own, &fs.privileges, &fs.cache
 	o.OpenFiles = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: o.gone, Recorder: fs.cfg.recordOpens})
 
 	s := &fs.openless
@@ -49,6 +50,11 @@ func (fs *FS) joinView() {
 	fs.attrs = attributes{access: &fs.access, cfg: &fs.cfg, fds: &fs.fds, own: fs.own, who: fs.who, dax: d}
 	fs.entries = entries{access: &fs.access, features: &fs.features, cfg: &fs.cfg, fds: &fs.fds, own: fs.own,
 		attrs: &fs.attrs, cache: &fs.cache, dax: d}
+	fs.listing = listing{access: &fs.access, cfg: &fs.cfg, mounts: &fs.mounts, io: &fs.io, own: fs.own, entries: &fs.entries}
+	fs.maker = maker{access: &fs.access, features: &fs.features, cfg: &fs.cfg, fds: &fs.fds, opener: &fs.opener, own: fs.own,
+		attrs: &fs.attrs, entries: &fs.entries, xattrs: &fs.xattrs, cache: &fs.cache, pins: &fs.pins, again: &fs.again}
+	fs.names = names{access: &fs.access, cfg: &fs.cfg, fds: &fs.fds, own: fs.own,
+		recovery: &fs.recovery, pins: &fs.pins, again: &fs.again}
 	fs.privileges = privileges{cfg: &fs.cfg, features: &fs.features, who: fs.who, own: fs.own, caps: &fs.caps}
 	fs.xattrs = xattrs{cfg: &fs.cfg, features: &fs.features, fds: &fs.fds, who: fs.who, own: fs.own}
 }

@@ -8,6 +8,17 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
+// names links, renames and removes names.
+type names struct {
+	*access
+	cfg      *Config
+	fds      *descriptors
+	own      ownership
+	recovery *recovery
+	pins     *pinner
+	again    *decider
+}
+
 // Link implements server.Names. The file is named by its descriptor, so that it is
 // the one which the guest means, and no symbolic link is followed.
 func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.EntryOut) unix.Errno {
@@ -24,7 +35,7 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 	done, errno := fs.again.linkedBefore(r, ts, n, dirfd, newName)
 	if errno == 0 && !done {
 		fs.again.intendNew(r, parent, newName)
-		errno = fs.linkNode(ts, n, dirfd, newName)
+		errno = fs.names.linkNode(ts, n, dirfd, newName)
 		settle(r, errno)
 	}
 	if errno != 0 {
@@ -48,14 +59,14 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 
 // linkNode links n at name. A file without a name (O_TMPFILE) can be linked through
 // an open descriptor only, not through an O_PATH one made from it.
-func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.Errno {
-	fd, errno := fs.find.fdOf(ts, n)
+func (d *names) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.Errno {
+	fd, errno := d.find.fdOf(ts, n)
 	if errno != 0 {
 		return errno
 	}
-	errno = sysLinkat(fs.cfg.ProcFD, procName(&ts.num, fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
-	if errno == unix.EXDEV && fs.recovery.store != nil {
-		return fs.linkHere(ts, n, fd, dirfd, name)
+	errno = sysLinkat(d.cfg.ProcFD, procName(&ts.num, fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	if errno == unix.EXDEV && d.recovery.store != nil {
+		return d.linkHere(ts, n, fd, dirfd, name)
 	}
 	if errno != unix.ENOENT {
 		return errno
@@ -66,57 +77,57 @@ func (fs *FS) linkNode(ts *threadState, n *inode, dirfd int, name fp.Name) unix.
 	if f == nil {
 		return errno
 	}
-	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, f.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	return sysLinkat(d.cfg.ProcFD, procName(&ts.num, f.fd), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
 }
 
 // linkHere is linkNode for a node whose descriptor fd the keeper has held: it belongs to a mount of
 // a predecessor's, and the kernel links only within one.
-func (fs *FS) linkHere(ts *threadState, n *inode, fd, dirfd int, name fp.Name) unix.Errno {
-	here, errno := fs.find.rewalk(ts, n, 0)
+func (d *names) linkHere(ts *threadState, n *inode, fd, dirfd int, name fp.Name) unix.Errno {
+	here, errno := d.find.rewalk(ts, n, 0)
 	if errno != 0 {
-		here, errno = fs.find.openHere(ts, n, fd)
+		here, errno = d.find.openHere(ts, n, fd)
 	}
 	if errno != 0 {
 		return unix.EXDEV
 	}
-	defer fs.fds.close(here)
-	return sysLinkat(fs.cfg.ProcFD, procName(&ts.num, here), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
+	defer d.fds.close(here)
+	return sysLinkat(d.cfg.ProcFD, procName(&ts.num, here), dirfd, name.CString(), unix.AT_SYMLINK_FOLLOW)
 }
 
 // Unlink implements server.Names.
 func (fs *FS) Unlink(r *server.Request, name fp.Name) unix.Errno {
-	return fs.remove(r, name, 0)
+	return fs.names.remove(r, name, 0)
 }
 
 // Rmdir implements server.Names.
 func (fs *FS) Rmdir(r *server.Request, name fp.Name) unix.Errno {
-	return fs.remove(r, name, unix.AT_REMOVEDIR)
+	return fs.names.remove(r, name, unix.AT_REMOVEDIR)
 }
 
-func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
-	ts, parent, dirfd, errno := fs.enterName(r, name, intentRemove)
+func (d *names) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
+	ts, parent, dirfd, errno := d.enterName(r, name, intentRemove)
 	if errno != 0 {
 		return errno
 	}
-	defer fs.nodes.release(parent)
-	victim := fs.pinVictim(ts, parent, dirfd, name)
-	if !fs.again.removedBefore(r, ts, dirfd, name) {
+	defer d.nodes.release(parent)
+	victim := d.pinVictim(ts, parent, dirfd, name)
+	if !d.again.removedBefore(r, ts, dirfd, name) {
 		var e fuse.Evidence
 		if r.Cell != nil {
-			victim, e = fs.lookAt(ts, victim, dirfd, name)
+			victim, e = d.lookAt(ts, victim, dirfd, name)
 		}
-		if errno = fs.pins.open(ts, victim); errno == 0 {
-			fs.pins.keepLinked(ts, victim)
+		if errno = d.pins.open(ts, victim); errno == 0 {
+			d.pins.keepLinked(ts, victim)
 			intend(r, e)
 			errno = sysUnlinkat(dirfd, name.CString(), flags)
 			settle(r, errno)
 		}
 	}
 	if errno == 0 {
-		fs.nodes.unnamed(victim, parent, name)
+		d.nodes.unnamed(victim, parent, name)
 	}
 	if victim != nil {
-		fs.nodes.release(victim)
+		d.nodes.release(victim)
 	}
 	return errno
 }
@@ -126,10 +137,10 @@ func (fs *FS) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 // open file only a descriptor leads to it. It returns the node with a reference, or nil
 // when the client does not know it. If the hint for the name is lost, the file that has it is
 // looked at.
-func (fs *FS) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name) *inode {
-	n := fs.nodes.Placed(parent, name)
-	if n == nil && !fs.nodes.Unplaced(parent, name) {
-		n = fs.nodes.nodeAt(ts, dirfd, name)
+func (d *names) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name) *inode {
+	n := d.nodes.Placed(parent, name)
+	if n == nil && !d.nodes.Unplaced(parent, name) {
+		n = d.nodes.nodeAt(ts, dirfd, name)
 	}
 	if n == nil || n.fd.Load() >= 0 {
 		return n
@@ -138,7 +149,7 @@ func (fs *FS) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name)
 	open := n.openFiles != nil
 	n.Unlock()
 	if !open {
-		_, _ = fs.find.fdOf(ts, n) // if it can't be had, the node is lost with its name
+		_, _ = d.find.fdOf(ts, n) // if it can't be had, the node is lost with its name
 	}
 	return n
 }
@@ -156,8 +167,8 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		return errno
 	}
 	defer fs.nodes.release(to)
-	victim := fs.pinVictim(ts, to, toFD, newName)
-	moved, victim, errno := fs.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
+	victim := fs.names.pinVictim(ts, to, toFD, newName)
+	moved, victim, errno := fs.names.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
 	if moved != nil {
 		defer fs.nodes.release(moved)
 	}
@@ -191,52 +202,52 @@ type renameCall struct {
 // renameFile renames on the host. It returns the node that has moved, and the one that was at the
 // new name, with references, as far as the client knows them. victim is the latter if it is known
 // before; renameFile takes the reference.
-func (fs *FS) renameFile(r *server.Request, c *renameCall, victim *inode) (moved, _ *inode, errno unix.Errno) {
-	seen, done, errno := fs.again.renamedBefore(r, c.fromFD, c.oldName, c.toFD, c.newName)
+func (d *names) renameFile(r *server.Request, c *renameCall, victim *inode) (moved, _ *inode, errno unix.Errno) {
+	seen, done, errno := d.again.renamedBefore(r, c.fromFD, c.oldName, c.toFD, c.newName)
 	switch {
 	case errno != 0:
 		return nil, victim, errno
 	case done:
-		moved, victim = fs.renamedNodes(c.ts, seen, c.flags, victim)
+		moved, victim = d.renamedNodes(c.ts, seen, c.flags, victim)
 		return moved, victim, 0
 	}
 	if r.Cell != nil {
 		var old, new fuse.Evidence
-		moved, old = fs.lookAt(c.ts, fs.nodes.Placed(c.from, c.oldName), c.fromFD, c.oldName)
+		moved, old = d.lookAt(c.ts, d.nodes.Placed(c.from, c.oldName), c.fromFD, c.oldName)
 		if victim != nil || c.flags&unix.RENAME_EXCHANGE != 0 {
-			victim, new = fs.lookAt(c.ts, victim, c.toFD, c.newName)
+			victim, new = d.lookAt(c.ts, victim, c.toFD, c.newName)
 		}
 		if c.flags&unix.RENAME_EXCHANGE == 0 {
-			if errno = fs.pins.open(c.ts, victim); errno != 0 {
+			if errno = d.pins.open(c.ts, victim); errno != 0 {
 				return moved, victim, errno
 			}
-			fs.pins.keepLinked(c.ts, victim)
+			d.pins.keepLinked(c.ts, victim)
 		}
 		intend(r, renaming(old, new))
 	}
-	errno = fs.own.rename(r, c.fromFD, c.oldName, c.toFD, c.newName, c.flags)
+	errno = d.own.rename(r, c.fromFD, c.oldName, c.toFD, c.newName, c.flags)
 	settle(r, errno)
 	if errno != 0 || r.Cell != nil {
 		return moved, victim, errno
 	}
-	if moved = fs.nodes.Placed(c.from, c.oldName); moved == nil {
-		moved = fs.nodes.nodeAt(c.ts, c.toFD, c.newName)
+	if moved = d.nodes.Placed(c.from, c.oldName); moved == nil {
+		moved = d.nodes.nodeAt(c.ts, c.toFD, c.newName)
 	}
 	return moved, victim, 0
 }
 
 // renamedNodes are the nodes of a RENAME that a predecessor has made, by what is at its names now.
 // victim is the node whose place is the new name.
-func (fs *FS) renamedNodes(ts *threadState, seen *renameSeen, flags uint32, victim *inode) (moved, _ *inode) {
+func (d *names) renamedNodes(ts *threadState, seen *renameSeen, flags uint32, victim *inode) (moved, _ *inode) {
 	if !seen.noNew {
-		moved = fs.nodes.seen(ts, &seen.new, 0)
+		moved = d.nodes.seen(ts, &seen.new, 0)
 	}
 	if victim != nil && (victim == moved || flags&unix.RENAME_EXCHANGE != 0) {
-		fs.nodes.release(victim) // its place is right already, or follows
+		d.nodes.release(victim) // its place is right already, or follows
 		victim = nil
 	}
 	if flags&unix.RENAME_EXCHANGE != 0 && !seen.noOld {
-		victim = fs.nodes.seen(ts, &seen.old, 0)
+		victim = d.nodes.seen(ts, &seen.old, 0)
 	}
 	return moved, victim
 }
@@ -244,7 +255,7 @@ func (fs *FS) renamedNodes(ts *threadState, seen *renameSeen, flags uint32, vict
 // lookAt is the evidence for what is called name in the directory behind dirfd, which is n if that
 // is known, and its node with a reference: n, or, at the price of a system call, the one that
 // is found.
-func (fs *FS) lookAt(ts *threadState, n *inode, dirfd int, name fp.Name) (*inode, fuse.Evidence) {
+func (d *names) lookAt(ts *threadState, n *inode, dirfd int, name fp.Name) (*inode, fuse.Evidence) {
 	if n != nil {
 		return n, evidenceOf(n)
 	}
@@ -252,5 +263,5 @@ func (fs *FS) lookAt(ts *threadState, n *inode, dirfd int, name fp.Name) (*inode
 		return nil, fuse.Evidence{}
 	}
 	e := fuse.Evidence{fileIno: ts.st.Ino, fileBirth: birthOf(&ts.st).word(), fileKnown: 1}
-	return fs.nodes.seen(ts, &ts.st, 0), e
+	return d.nodes.seen(ts, &ts.st, 0), e
 }

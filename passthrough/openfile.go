@@ -63,6 +63,11 @@ type openTable struct {
 	pins   *pinner
 	limits *stateLimits
 
+	// For those that are opened for the client.
+	own        ownership
+	privileges *privileges
+	cache      *cacheRules
+
 	// pool has those that are not in use. A request that looks up an open file too late may still read
 	// its number and references, so it is never used for another share.
 	pool sync.Pool
