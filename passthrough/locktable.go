@@ -109,8 +109,8 @@ type shareLocks struct {
 }
 
 // room reports whether there may be so many ranges more in a table.
-func (l *shareLocks) room(t *lockTable, more int) bool {
-	return more <= 0 || t.ranges+more <= maxFileLocks && l.ranges.Load()+int64(more) <= maxShareLocks
+func (s *shareLocks) room(t *lockTable, more int) bool {
+	return more <= 0 || t.ranges+more <= maxFileLocks && s.ranges.Load()+int64(more) <= maxShareLocks
 }
 
 // hold notes what an owner holds now.

@@ -48,20 +48,20 @@ func (s *shareLocks) park(n *inode, t *lockTable, w *lockWaiter) unix.Errno {
 }
 
 // enter adds w to those who wait, of which there is a limit; leave takes it out.
-func (l *shareLocks) enter(t *lockTable, w *lockWaiter) unix.Errno {
+func (s *shareLocks) enter(t *lockTable, w *lockWaiter) unix.Errno {
 	errno := unix.ENOLCK
-	if l.waiters.Add(1) <= maxLockWaiters {
-		errno = l.graph.enter(t, w)
+	if s.waiters.Add(1) <= maxLockWaiters {
+		errno = s.graph.enter(t, w)
 	}
 	if errno != 0 {
-		l.waiters.Add(-1)
+		s.waiters.Add(-1)
 	}
 	return errno
 }
 
-func (l *shareLocks) leave(t *lockTable, w *lockWaiter) {
-	l.graph.leave(t, w)
-	l.waiters.Add(-1)
+func (s *shareLocks) leave(t *lockTable, w *lockWaiter) {
+	s.graph.leave(t, w)
+	s.waiters.Add(-1)
 }
 
 // await waits for the answer to a request that is parked.
