@@ -22,8 +22,14 @@ const (
 	// maxPacket is the longest message that a program may send: a reply with MaxData or a listing.
 	maxPacket = MaxData + 4096
 	// maxOrphans bounds the replies that nobody waits for any more, because of a time-out or the end of a session.
-	// A program that owes so many gets no new requests.
+	// A program that owes so many gets no new requests. Those that it has owed for orphanAge are lost, by all appearances, and
+	// do not count any more, up to maxLost: a program that loses a reply now and then is still of use.
 	maxOrphans = 4096
+	maxLost    = 1 << 16
+	orphanAge  = 5 * time.Minute
+	// betweenForgets is how many queued requests may go before some counts of FORGET do; the kernel takes turns as well
+	// (fs/fuse/dev.c: forget_batch).
+	betweenForgets = 8
 )
 
 // link is the relay's end of one program's socket. It ends with the program.
@@ -59,10 +65,13 @@ type link struct {
 	mu      sync.Mutex // guards the following
 	calls   map[uint64]*call
 	orphans map[uint64]orphan
+	lost    int       // how many orphans are lost
+	swept   time.Time // when they were counted
 	next    uint64
 	queue   []*call           // what the socket had no room for
 	small   [][]byte          // the same, of messages without a call
 	forgets map[uint64]uint64 // the same, of FORGET: counts by node id of the program
+	forgo   int               // how many of queue were sent since the last FORGET
 	flusher bool              // a goroutine waits for room
 	err     error             // why the link has ended
 	ended   chan struct{}     // closed then
@@ -75,6 +84,8 @@ type link struct {
 	vec           []unix.Iovec
 	msg           unix.Msghdr
 	notifications atomic.Uint64
+	// System calls so far.
+	sends, receptions atomic.Uint64
 }
 
 // orphan is a call that nobody waits for any more, whose reply says what has to be undone.
@@ -83,6 +94,8 @@ type orphan struct {
 	form   form
 	node   uint64 // the program's number
 	lock   fp.LkIn
+	since  time.Time
+	lost   bool // see orphanAge
 	// What the program may still work with, to be kept until then; nil is nothing.
 	nodes [2]*node
 	files [2]*file
@@ -198,7 +211,7 @@ func (l *link) do(c *call) unix.Errno {
 		c.gone = true
 		return unix.EIO
 	}
-	if len(l.orphans) >= maxOrphans {
+	if len(l.orphans)-l.lost >= maxOrphans && l.owesTooMuch(time.Now()) {
 		l.mu.Unlock()
 		return unix.ETIMEDOUT
 	}
@@ -223,6 +236,21 @@ func (l *link) do(c *call) unix.Errno {
 		return 0
 	}
 	return l.unsent(c, errno)
+}
+
+// owesTooMuch reports whether the program owes so many replies that it gets no more requests. l.mu is held.
+func (l *link) owesTooMuch(now time.Time) bool {
+	if now.Sub(l.swept) >= time.Second {
+		l.swept = now
+		for unique, o := range l.orphans {
+			if !o.lost && l.lost < maxLost && now.Sub(o.since) >= orphanAge {
+				o.lost = true
+				l.orphans[unique] = o
+				l.lost++
+			}
+		}
+	}
+	return len(l.orphans)-l.lost >= maxOrphans
 }
 
 // waiting reports whether something is queued. l.mu is held.
@@ -283,6 +311,7 @@ func (l *link) send(m *unix.Msghdr) unix.Errno {
 		return unix.EPIPE
 	}
 	for {
+		l.sends.Add(1)
 		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(l.fd), uintptr(unsafe.Pointer(m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if errno != unix.EINTR {
 			return errno
@@ -321,33 +350,40 @@ func (l *link) drain() bool {
 	return true
 }
 
-// sendNext sends one queued message. l.mu is held: nobody gives up the call meanwhile.
+// sendNext sends one queued message: first what is small, INTERRUPT among it, then requests, and some counts of FORGET after a few of
+// them: neither waits for ever behind requests that keep coming. l.mu is held: nobody gives up the call meanwhile.
 func (l *link) sendNext() unix.Errno {
 	switch {
-	case len(l.queue) > 0:
-		c := l.queue[0]
-		errno := l.send(&c.msg)
-		if errno == unix.EAGAIN {
-			return errno
-		}
-		l.queue[0] = nil
-		l.queue = l.queue[1:]
-		c.queued = false
-		if errno != 0 {
-			delete(l.calls, c.header.Unique)
-			l.settled(c)
-			c.gone = errno == unix.EPIPE || errno == unix.ECONNRESET
-			c.finish(0, unix.EIO)
-		}
-		return 0
 	case len(l.small) > 0:
 		if l.sendBytes(l.small[0]) == unix.EAGAIN {
 			return unix.EAGAIN
 		}
+		l.small[0] = nil
 		l.small = l.small[1:]
 		return 0
+	case len(l.queue) == 0 || len(l.forgets) > 0 && l.forgo >= betweenForgets:
+		if errno := l.sendForgets(); errno != 0 {
+			return errno
+		}
+		l.forgo = 0
+		return 0
 	}
-	return l.sendForgets()
+	c := l.queue[0]
+	errno := l.send(&c.msg)
+	if errno == unix.EAGAIN {
+		return errno
+	}
+	l.queue[0] = nil
+	l.queue = l.queue[1:]
+	l.forgo++
+	c.queued = false
+	if errno != 0 {
+		delete(l.calls, c.header.Unique)
+		l.settled(c)
+		c.gone = errno == unix.EPIPE || errno == unix.ECONNRESET
+		c.finish(0, unix.EIO)
+	}
+	return 0
 }
 
 func (l *link) sendBytes(b []byte) unix.Errno {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"slices"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,12 +27,12 @@ func packet(op fp.Opcode, unique, node uint64, body ...[]byte) []byte {
 func (l *link) tell(op fp.Opcode, node uint64, body []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err != nil || len(l.orphans) >= 2*maxOrphans {
+	if l.err != nil || len(l.orphans)-l.lost >= 2*maxOrphans {
 		return
 	}
 	unique := l.next
 	l.next += 2
-	l.orphans[unique] = orphan{opcode: op}
+	l.orphans[unique] = orphan{opcode: op, since: time.Now()}
 	l.post(packet(op, unique, node, body))
 }
 
@@ -128,7 +129,7 @@ func (l *link) abandon(c *call) bool {
 		l.unqueue(c)
 		return true
 	}
-	o := orphan{opcode: fp.Opcode(c.header.Opcode), form: c.form, node: c.header.NodeID}
+	o := orphan{opcode: fp.Opcode(c.header.Opcode), form: c.form, node: c.header.NodeID, since: time.Now()}
 	if o.opcode == fp.OpSetlk || o.opcode == fp.OpSetlkw {
 		o.lock = *(*fp.LkIn)(unsafe.Pointer(&c.body))
 	}

@@ -56,6 +56,7 @@ func (l *link) headVec(pieces []unix.Iovec) []unix.Iovec {
 
 func (l *link) recv(fd int, v []unix.Iovec, how uintptr) (n int, flags int32, errno unix.Errno) {
 	for {
+		l.receptions.Add(1)
 		l.msg = unix.Msghdr{Iov: &v[0]}
 		l.msg.SetIovlen(len(v))
 		r, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&l.msg)), how|unix.MSG_DONTWAIT)
@@ -123,24 +124,35 @@ func (l *link) deliver(h *fp.OutHeader, body []byte, cut bool) {
 	if c != nil && c.queued {
 		c = nil // it can't be an answer
 	}
-	o, orphaned := l.orphans[h.Unique]
-	delete(l.orphans, h.Unique)
 	if c != nil {
 		delete(l.calls, h.Unique)
 		l.settled(c)
 	}
 	l.mu.Unlock()
-	switch {
-	case c != nil:
-		l.answer(c, h, body, cut)
-	case orphaned:
-		if h.Error == 0 && !cut {
-			l.late(l, &o, body)
-		}
-		l.letGo(&o)
-	default:
-		l.lie("a reply to a request that was not sent, or was answered before")
+	if c == nil {
+		l.deliverLate(h, body, cut)
+		return
 	}
+	l.answer(c, h, body, cut)
+}
+
+// deliverLate is deliver for the reply to a request that nobody waits for. It is apart because an orphan is allocated.
+func (l *link) deliverLate(h *fp.OutHeader, body []byte, cut bool) {
+	l.mu.Lock()
+	o, orphaned := l.orphans[h.Unique]
+	delete(l.orphans, h.Unique)
+	if o.lost {
+		l.lost--
+	}
+	l.mu.Unlock()
+	if !orphaned {
+		l.lie("a reply to a request that was not sent, or was answered before")
+		return
+	}
+	if h.Error == 0 && !cut {
+		l.late(l, &o, body)
+	}
+	l.letGo(&o)
 }
 
 // answer checks a reply against what the call has room for, and gives it to the call.

@@ -75,6 +75,7 @@ func TestSlowProgram(t *testing.T) {
 		copy(text[i*8:], fmt.Sprintf("%08d", i))
 	}
 	m.add(m.root, "file", unix.S_IFREG|0o644, string(text))
+	m.add(m.root, "other", unix.S_IFREG|0o644, "")
 	k := &keeper{op: fp.OpRead}
 	m.hook = k.hook
 	g := newGuest(t, m, Options{})
@@ -98,7 +99,9 @@ func TestSlowProgram(t *testing.T) {
 	if got := int64(heap.HeapAlloc+heap.StackInuse) - int64(was); got > n*(20<<10) {
 		t.Errorf("%d requests under way take %d bytes", n, got)
 	}
-	g.lookup(1, "file")
+	other := g.lookup(1, "other")
+	g.do(fp.OpForget, other.NodeID, 0, fp.Bytes(&fp.ForgetIn{NLookup: 1}))
+	eventually(t, "FORGET waits for the requests", func() bool { return m.count(fp.OpForget)+m.count(fp.OpBatchForget) > 0 })
 	k.release()
 	for i, c := range waiting {
 		if b, errno := g.wait(c); errno != 0 || string(b) != fmt.Sprintf("%08d", i) {

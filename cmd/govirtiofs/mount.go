@@ -267,7 +267,7 @@ func checkTarget(dir string) error {
 	return err
 }
 
-// leave unmounts; what is in use goes out of sight and is served to its end, and unmounted is false.
+// leave unmounts; what is in use goes out of sight, and is served to its end.
 func leave(mount *fusedev.Mount) {
 	if mount.Unmount() != nil {
 		_ = mount.Detach()

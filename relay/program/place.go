@@ -2,6 +2,7 @@ package program
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +23,9 @@ type place struct {
 
 // newPlace makes one, and removes what others have left behind.
 func newPlace() (*place, error) {
+	if err := mayKeep(os.TempDir()); err != nil {
+		return nil, err
+	}
 	cleanPlaces(os.TempDir())
 	for {
 		path, err := os.MkdirTemp("", placePrefix)
@@ -38,6 +42,18 @@ func newPlace() (*place, error) {
 			return nil, err
 		}
 	}
+}
+
+// mayKeep checks that others can't put something else in place of what is made in dir.
+func mayKeep(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if st.Mode()&0o002 != 0 && st.Mode()&fs.ModeSticky == 0 {
+		return fmt.Errorf("all users can remove files of others in %s: chmod +t it, or set TMPDIR to another directory", dir)
+	}
+	return nil
 }
 
 // lockPlace locks the directory at path, if nobody else has locked or removed it.

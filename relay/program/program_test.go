@@ -406,3 +406,21 @@ func TestWriteAtEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestTempDir: what is made in a directory where others can put something else in its place is of no use.
+func TestTempDir(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	for mode, want := range map[os.FileMode]bool{0o777: false, 0o777 | os.ModeSticky: true, 0o700: true} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		p, err := program.New(program.Options{Args: []string{"true", "{mount}"}})
+		if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "chmod +t") {
+			t.Errorf("mode %v: %v", mode, err)
+		}
+		if err == nil {
+			_ = p.Close()
+		}
+	}
+}
