@@ -127,6 +127,7 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	p := &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
 	s.pump = p
 	fs.dirs.start(w)
+	fs.own.use(w.TellsOwn())
 	fs.partial.Store(0)
 	fs.warned = false
 	fs.state.Store(stateLost)
@@ -134,10 +135,18 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	fs.suspect.Store(0)
 	fs.mu.Unlock()
 	fs.remember()
-	fs.log.Info("The guest has a helper for changes of the host")
+	fs.log.Info("The guest has a helper for changes of the host", "by", watchedBy(w))
 	go p.read(w)
 	go p.run(since)
 	return true
+}
+
+// watchedBy is what watches the host.
+func watchedBy(w *hostwatch.Watcher) string {
+	if w.TellsOwn() {
+		return "inotify: fanotify is not permitted here, or does not exist"
+	}
+	return "fanotify"
 }
 
 // blind ends a session because the host can't be watched. The log says so once until that works again.
@@ -179,6 +188,7 @@ func (fs *FS) end(s *session, why string) {
 	fs.helper.Store(0)
 	fs.state.Store(stateAlone)
 	w := fs.dirs.stop()
+	fs.own.use(false)
 	close(s.done)
 	fs.mu.Unlock()
 	if w != nil {
@@ -204,6 +214,9 @@ func (fs *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno
 	}
 	if isOwn(id) {
 		return unix.ESTALE
+	}
+	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0 {
+		fs.own.node(id)
 	}
 	return fs.Share.Open(r, in, out)
 }
@@ -249,6 +262,9 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	case in.Fh == phantomFh:
 		return 0
 	case r.Header.NodeID != controlFile:
+		if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			fs.own.node(r.Header.NodeID)
+		}
 		return fs.Share.Release(r, in)
 	}
 	fs.mu.Lock()

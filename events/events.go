@@ -60,6 +60,7 @@ type Share interface {
 type Options struct {
 	ReadOnly       bool           // only what the guest keeps is made right
 	MaxDirectories int            // that are watched; 0 is hostwatch.DefaultMax
+	Inotify        bool           // inotify is to be used, also where there is fanotify
 	Ledger         *ledger.Ledger // where the helper's thread is noted for a successor; nil is nowhere
 	Log            *slog.Logger   // nil is slog.Default()
 	// Patience is how long the helper may take for what it was told, and be silent; 0 is 10 seconds.
@@ -80,6 +81,7 @@ type FS struct {
 	suspect atomic.Uint32 // thread of a helper that somebody else served; 0 is none
 
 	dirs dirs
+	own  own
 
 	mu      sync.Mutex // guards the following
 	session *session
@@ -114,7 +116,7 @@ func New(s Share, o Options) (*FS, error) {
 	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}, lease: Lease}
 	fs.dirs.epoch = time.Now()
 	fs.newWatcher = func() (*hostwatch.Watcher, error) {
-		return hostwatch.New(hostwatch.Options{Max: o.MaxDirectories})
+		return hostwatch.New(hostwatch.Options{Max: o.MaxDirectories, Inotify: o.Inotify})
 	}
 	fs.dirs.m = map[uint64]*dir{}
 	return fs, nil

@@ -56,6 +56,8 @@ func (fs *FS) Forget(by *fuse.Cell, nodeID, lookups uint64) {
 // Link implements server.Names.
 func (fs *FS) Link(r *server.Request, in *fp.LinkIn, name fp.Name, out *fp.EntryOut) unix.Errno {
 	fs.watch(r, r.Header.NodeID)
+	fs.own.name(r.Header.NodeID, name)
+	fs.own.node(in.OldNodeID)
 	errno := fs.Share.Link(r, in, name, out)
 	fs.told(r, r.Header.NodeID, out, errno)
 	return errno
@@ -67,6 +69,7 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 		return unix.EEXIST
 	}
 	fs.watch(r, r.Header.NodeID)
+	fs.own.name(r.Header.NodeID, name)
 	errno := fs.Share.Create(r, in, name, out)
 	fs.told(r, r.Header.NodeID, &out.Entry, errno)
 	return errno

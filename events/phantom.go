@@ -211,6 +211,7 @@ func (fs *FS) Mknod(r *server.Request, in *fp.MknodIn, name fp.Name, out *fp.Ent
 		return errno
 	}
 	fs.watch(r, r.Header.NodeID)
+	fs.own.name(r.Header.NodeID, name)
 	errno := fs.Share.Mknod(r, in, name, out)
 	fs.told(r, r.Header.NodeID, out, errno)
 	return errno
@@ -222,6 +223,7 @@ func (fs *FS) Mkdir(r *server.Request, in *fp.MkdirIn, name fp.Name, out *fp.Ent
 		return errno
 	}
 	fs.watch(r, r.Header.NodeID)
+	fs.own.name(r.Header.NodeID, name)
 	errno := fs.Share.Mkdir(r, in, name, out)
 	fs.told(r, r.Header.NodeID, out, errno)
 	return errno
@@ -233,6 +235,7 @@ func (fs *FS) Symlink(r *server.Request, name, target fp.Name, out *fp.EntryOut)
 		return errno
 	}
 	fs.watch(r, r.Header.NodeID)
+	fs.own.name(r.Header.NodeID, name)
 	errno := fs.Share.Symlink(r, name, target, out)
 	fs.told(r, r.Header.NodeID, out, errno)
 	return errno
@@ -261,6 +264,7 @@ func (fs *FS) Unlink(r *server.Request, name fp.Name) unix.Errno {
 	if errno, ok := fs.removed(r, name, false); ok {
 		return errno
 	}
+	fs.own.name(r.Header.NodeID, name)
 	return fs.Share.Unlink(r, name)
 }
 
@@ -269,6 +273,7 @@ func (fs *FS) Rmdir(r *server.Request, name fp.Name) unix.Errno {
 	if errno, ok := fs.removed(r, name, true); ok {
 		return errno
 	}
+	fs.own.name(r.Header.NodeID, name)
 	return fs.Share.Rmdir(r, name)
 }
 
@@ -278,7 +283,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		return errRefused
 	}
 	if !fs.isHelper(r) {
-		return fs.Share.Rename(r, in, oldName, newName)
+		return fs.rename(r, in, oldName, newName)
 	}
 	dir, from, to := r.Header.NodeID, oldName.String(), newName.String()
 	c, ok := fs.announced(true, func(c *change) bool {
@@ -286,13 +291,20 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	})
 	switch {
 	case !ok:
-		return fs.Share.Rename(r, in, oldName, newName)
+		return fs.rename(r, in, oldName, newName)
 	case isOwn(c.newDir):
 		fs.Share.Vanished(dir, oldName)
 	case !isOwn(dir):
 		fs.Share.Relocated(dir, oldName, in.NewDir, newName)
 	}
 	return 0
+}
+
+// rename is a RENAME that is no phantom.
+func (fs *FS) rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Name) unix.Errno {
+	fs.own.name(r.Header.NodeID, oldName)
+	fs.own.name(in.NewDir, newName)
+	return fs.Share.Rename(r, in, oldName, newName)
 }
 
 // Setattr implements server.Attributes.
@@ -311,6 +323,7 @@ func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix
 	if isOwn(r.Header.NodeID) {
 		return unix.EPERM
 	}
+	fs.own.node(r.Header.NodeID)
 	errno := fs.Share.Setattr(r, in, out)
 	if errno == 0 {
 		fs.validAttr(r.Header.NodeID, fs.parent(r.Header.NodeID), &out.Attr, &out.AttrValid, &out.AttrValidNsec)

@@ -28,7 +28,9 @@ type pump struct {
 	stale *hostwatch.Watcher
 	wake  chan struct{}
 
-	at time.Time // of what is told; the goroutine that tells has it
+	// The goroutine that tells has the following.
+	at    time.Time // of what is told
+	quiet bool      // only what the guest keeps is made right
 }
 
 // event is one of the host's, and when it was read.
@@ -206,6 +208,10 @@ func (p *pump) look(dir uint64, name string) (kind uint32, same, known bool) {
 
 // tell queues what the guest is to be told of an event. more are the events behind it.
 func (p *pump) tell(e *hostwatch.Event, more []event) bool {
+	if p.temporary(e) {
+		return true
+	}
+	p.quiet = p.session.readOnly || p.byGuest(e)
 	if e.Name == "" && e.NewName == "" {
 		return e.Op&hostwatch.Attributes == 0 || p.directory(e.Dir)
 	}
@@ -250,7 +256,7 @@ func made(e *hostwatch.Event, more []event) bool {
 // follows from what the guest has had before and what is there now.
 func (p *pump) changed(e *hostwatch.Event, kind uint32, exists, known bool) bool {
 	c := change{kind: kind, dir: e.Dir, name: e.Name}
-	if p.session.readOnly {
+	if p.quiet {
 		return p.refresh(c, e.Op)
 	}
 	var list []change
@@ -285,7 +291,7 @@ func (p *pump) moved(e *hostwatch.Event) bool {
 	if e.IsDir {
 		c.kind = unix.S_IFDIR
 	}
-	if p.session.readOnly {
+	if p.quiet {
 		return (c.dir == 0 || p.refresh(change{kind: c.kind, dir: c.dir, name: c.name}, hostwatch.Removed)) &&
 			(c.newDir == 0 || p.refresh(change{kind: c.kind, dir: c.newDir, name: c.newName}, hostwatch.Created))
 	}
@@ -311,9 +317,12 @@ func (p *pump) directory(id uint64) bool {
 		if !ok {
 			return true
 		}
+		if p.fs.own.on.Load() && p.fs.dirs.has(parent) {
+			return true // inotify tells of it there, too
+		}
 		c.dir, c.name = parent, name.String()
 	}
-	if p.session.readOnly {
+	if p.quiet {
 		c.op = wire.Refresh
 	}
 	return p.push(c)

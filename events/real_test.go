@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 }
 
 // daemon shares dir and mounts it on mnt; at SIGUSR1 it prints how many requests there were. The mode
-// is "rw", "ro", or how many directories are watched at most.
+// is "rw", "ro", "inotify", or how many directories are watched at most.
 func daemon(dir, mnt, mode string) error {
 	readOnly := mode == "ro"
 	most, _ := strconv.Atoi(mode)
@@ -66,7 +66,7 @@ func daemon(dir, mnt, mode string) error {
 	if err != nil {
 		return err
 	}
-	fs, err := events.New(inner, events.Options{ReadOnly: readOnly, MaxDirectories: most})
+	fs, err := events.New(inner, events.Options{ReadOnly: readOnly, MaxDirectories: most, Inotify: mode == "inotify"})
 	if err != nil {
 		return err
 	}
@@ -331,8 +331,17 @@ func (w *world) listen() {
 	w.names = map[int32]string{}
 }
 
+// watchers are the modes by what watches the host.
+var watchers = map[string]string{"fanotify": "rw", "inotify": "inotify"}
+
 func TestRealEvents(t *testing.T) {
-	w := newWorld(t, "rw")
+	for name, mode := range watchers {
+		t.Run(name, func(t *testing.T) { testRealEvents(t, mode) })
+	}
+}
+
+func testRealEvents(t *testing.T, mode string) {
+	w := newWorld(t, mode)
 	w.host("mkdir -p a/sub b unwatched/sub; echo old >a/file; echo x >a/victim; echo y >b/other; echo z >unwatched/out; mkdir unwatched/dir a/away")
 	w.help()
 	for _, c := range []struct {

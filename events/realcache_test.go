@@ -56,7 +56,13 @@ func (w *world) counts() (lookups, getattrs int) {
 // TestRealCaches: with the policy always, and no watcher in the guest at all, the guest's caches follow
 // the host, and a second walk over many files asks nothing.
 func TestRealCaches(t *testing.T) {
-	w := newWorld(t, "rw")
+	for name, mode := range watchers {
+		t.Run(name, func(t *testing.T) { testRealCaches(t, mode) })
+	}
+}
+
+func testRealCaches(t *testing.T, mode string) {
+	w := newWorld(t, mode)
 	const dirs, files = 100, 100
 	w.host(fmt.Sprintf("for d in $(seq %d); do mkdir d$d; (cd d$d; seq -f 'f%%.0f' %d | xargs touch); done; echo one >d1/f1", dirs, files))
 	w.help()

@@ -55,6 +55,7 @@ func (p *pump) replace(stale *hostwatch.Watcher) error {
 	if current {
 		fs.state.Store(stateLost)
 		fs.dirs.start(w)
+		fs.own.use(w.TellsOwn())
 		fs.partial.Store(0)
 	}
 	fs.mu.Unlock()

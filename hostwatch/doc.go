@@ -6,6 +6,9 @@
 // has happened. Changes that this process makes itself are left out, by the process number that
 // comes with each event: nothing is guessed.
 //
+// Where a filter of a container or a service forbids fanotify, or the kernel has none, it uses inotify(7). That has no
+// process numbers, so changes of this process are among the others: see [Watcher.TellsOwn].
+//
 // What it does not see: writes through a shared mapping, changes that another machine makes on a
 // network file system, and changes of a file by a name in a directory that is not marked.
 //

@@ -11,6 +11,9 @@ import (
 
 // Read waits for events and appends them to list. After Close it returns an error.
 func (w *Watcher) Read(list []Event) ([]Event, error) {
+	if w.inotify != nil {
+		return w.readInotify(list)
+	}
 	for had := len(list); len(list) == had; {
 		n, err := w.file.Read(w.buf)
 		if err != nil {

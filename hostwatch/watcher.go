@@ -24,7 +24,8 @@ var ErrUnsupported = errors.New("hostwatch: not supported")
 
 // Options are those of a Watcher.
 type Options struct {
-	Max int // directories; 0 is DefaultMax
+	Max     int  // directories; 0 is DefaultMax
+	Inotify bool // inotify is to be used, also where there is fanotify
 }
 
 // Watcher watches directories. All methods may be called from any goroutine, Read from one at a time.
@@ -35,6 +36,8 @@ type Watcher struct {
 	file    *os.File
 	conn    syscall.RawConn // of file: it is not closed meanwhile
 	buf     []byte          // of Read
+	inotify *inotify        // nil is fanotify
+	once    sync.Once       // of Close
 
 	mu   sync.Mutex // guards the following; a leaf
 	byID map[uint64]string
@@ -52,34 +55,67 @@ const (
 	bufferSize = 64 << 10
 )
 
-// New returns a Watcher without directories. ErrUnsupported is a kernel before 5.13, one without
-// fanotify, or a filter that forbids it.
+// New returns a Watcher without directories. Where fanotify does not exist (a kernel before 5.13) or is not
+// permitted (a container's filter), it uses inotify; see [Watcher.TellsOwn]. ErrUnsupported is where there is neither.
 func New(o Options) (*Watcher, error) {
 	if o.Max == 0 {
 		o.Max = DefaultMax
 	}
+	w := &Watcher{max: o.Max, own: int32(os.Getpid()), buf: make([]byte, bufferSize), byID: map[uint64]string{}, byFH: map[string]uint64{}}
+	w.renames.Store(true)
+	err := error(unix.EPERM)
+	if !o.Inotify {
+		err = w.newFanotify()
+	}
+	if o.Inotify || errors.Is(err, ErrUnsupported) {
+		if in := w.newInotify(); in == nil {
+			err = nil
+		} else {
+			err = errors.Join(err, in)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// newFanotify makes w one that uses fanotify.
+func (w *Watcher) newFanotify() error {
 	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK|unix.FAN_REPORT_DFID_NAME,
 		unix.O_RDONLY|unix.O_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-		return nil, fmt.Errorf("%w: fanotify_init: %w", ErrUnsupported, err)
+		return fmt.Errorf("%w: fanotify_init: %w", ErrUnsupported, err)
 	case err != nil:
-		return nil, fmt.Errorf("hostwatch: fanotify_init: %w", err)
+		return fmt.Errorf("hostwatch: fanotify_init: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "fanotify")
-	conn, err := file.SyscallConn()
-	if err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("hostwatch: %w", err)
-	}
-	w := &Watcher{max: o.Max, own: int32(os.Getpid()), conn: conn, file: file,
-		buf: make([]byte, bufferSize), byID: map[uint64]string{}, byFH: map[string]uint64{}}
-	w.renames.Store(true)
-	return w, nil
+	return w.open(fd, "fanotify")
 }
 
+// open makes fd what events are read from.
+func (w *Watcher) open(fd int, name string) error {
+	w.file = os.NewFile(uintptr(fd), name)
+	conn, err := w.file.SyscallConn()
+	if err != nil {
+		_ = w.file.Close()
+		return fmt.Errorf("hostwatch: %w", err)
+	}
+	w.conn = conn
+	return nil
+}
+
+// TellsOwn reports whether events of changes that this process makes itself are among the others: inotify
+// does not tell them apart.
+func (w *Watcher) TellsOwn() bool { return w.inotify != nil }
+
 // Close ends the Watcher, and a Read that waits.
-func (w *Watcher) Close() error { return w.file.Close() }
+func (w *Watcher) Close() error {
+	if w.inotify != nil {
+		w.once.Do(func() { close(w.inotify.done) })
+	}
+	return w.file.Close()
+}
 
 // Len is the number of directories.
 func (w *Watcher) Len() int {
@@ -92,6 +128,9 @@ func (w *Watcher) Len() int {
 // not 0. When it returns, each later change is reported. A directory that is watched already
 // gets the new number. fd stays the caller's and is not needed any more.
 func (w *Watcher) Add(fd int, id uint64) error {
+	if w.inotify != nil {
+		return w.addInotify(fd, id)
+	}
 	key, err := keyOf(fd)
 	if err != nil {
 		return err
@@ -146,11 +185,18 @@ func (w *Watcher) Stale() bool {
 // the kernel keeps its part until Close, and what it says is left out. See Stale.
 func (w *Watcher) Remove(fd int, id uint64) {
 	w.mu.Lock()
-	if _, ok := w.byID[id]; ok && fd < 0 {
+	key, ok := w.byID[id]
+	if ok && fd < 0 && w.inotify == nil {
 		w.stale++
 	}
 	w.forget(id)
 	w.mu.Unlock()
+	if w.inotify != nil {
+		if ok {
+			w.removeInotify(key)
+		}
+		return
+	}
 	if fd >= 0 {
 		_ = w.mark(unix.FAN_MARK_REMOVE, fd)
 	}

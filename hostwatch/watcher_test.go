@@ -67,8 +67,16 @@ func until(t testing.TB, w *Watcher, name string) []string {
 	}
 }
 
-func TestEvents(t *testing.T) {
-	w := newWatcher(t, Options{})
+// both runs a test with fanotify and with inotify.
+func both(t *testing.T, test func(t *testing.T, o Options)) {
+	t.Run("fanotify", func(t *testing.T) { test(t, Options{}) })
+	t.Run("inotify", func(t *testing.T) { test(t, Options{Inotify: true}) })
+}
+
+func TestEvents(t *testing.T) { both(t, testEvents) }
+
+func testEvents(t *testing.T, o Options) {
+	w := newWatcher(t, o)
 	root := t.TempDir()
 	for i, d := range []string{"a", "b", "c"} {
 		if err := os.Mkdir(filepath.Join(root, d), 0o777); err != nil {
@@ -98,16 +106,24 @@ func TestEvents(t *testing.T) {
 	if len(got) < len(want) || !slices.Contains(got, want[1]) || !slices.Contains(got, want[2]) || !slices.Contains(got, want[3]) || !slices.Contains(got, want[4]) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	for _, g := range got {
-		if g == "created 1/own 0/ false" {
-			t.Errorf("a change of this process: %q", g)
-		}
+	if told := slices.Contains(got, "created 1/own 0/ false"); told != w.TellsOwn() {
+		t.Errorf("a change of this process: %q", got)
 	}
 }
 
 // TestRemove: a directory that is not watched any more says nothing, and makes room.
 func TestRemove(t *testing.T) {
-	w := newWatcher(t, Options{Max: 2})
+	both(t, func(t *testing.T, o Options) {
+		testRemove(t, o, true)
+		if o.Inotify {
+			testRemove(t, o, false)
+		}
+	})
+}
+
+func testRemove(t *testing.T, o Options, byFD bool) {
+	o.Max = 2
+	w := newWatcher(t, o)
 	root := t.TempDir()
 	fds := map[string]int{}
 	for _, d := range []string{"a", "b", "c"} {
@@ -124,7 +140,11 @@ func TestRemove(t *testing.T) {
 	if err := w.Add(fds["c"], 3); !errors.Is(err, ErrFull) {
 		t.Errorf("a third of two: %v", err)
 	}
-	w.Remove(fds["a"], 1)
+	if byFD {
+		w.Remove(fds["a"], 1)
+	} else {
+		w.Remove(-1, 1)
+	}
 	if err := w.Add(fds["c"], 3); err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +163,19 @@ func TestRemove(t *testing.T) {
 }
 
 // TestOverflow: events that are lost are told of.
-func TestOverflow(t *testing.T) {
-	w := newWatcher(t, Options{})
+func TestOverflow(t *testing.T) { both(t, testOverflow) }
+
+func testOverflow(t *testing.T, o Options) {
+	w := newWatcher(t, o)
 	root := t.TempDir()
 	if err := w.Add(open(t, root), 1); err != nil {
 		t.Fatal(err)
 	}
-	most, err := os.ReadFile("/proc/sys/fs/fanotify/max_queued_events")
+	limit := "/proc/sys/fs/fanotify/max_queued_events"
+	if o.Inotify {
+		limit = "/proc/sys/fs/inotify/max_queued_events"
+	}
+	most, err := os.ReadFile(limit)
 	if err != nil {
 		t.Skip(err)
 	}
@@ -195,8 +221,10 @@ func TestStale(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) {
-	w := newWatcher(t, Options{})
+func TestRefused(t *testing.T) { both(t, testRefused) }
+
+func testRefused(t *testing.T, o Options) {
+	w := newWatcher(t, o)
 	if err := w.Add(open(t, "/dev/null"), 1); err == nil {
 		t.Error("a file is watched")
 	}

@@ -44,6 +44,8 @@ const (
 // FS is a file system whose client is told of changes on the host. Connect comes before the first request.
 type FS struct {
 	Share
+	Inotify bool // see hostwatch.Options; it is set before the first request
+
 	log *slog.Logger
 	to  Notifier
 	max int // directories that are watched; 0 is hostwatch.DefaultMax
@@ -76,7 +78,9 @@ func New(s Share, log *slog.Logger) *FS {
 		log = slog.Default()
 	}
 	fs := &FS{Share: s, log: log, retry: time.Minute}
-	fs.newWatcher = func() (*hostwatch.Watcher, error) { return hostwatch.New(hostwatch.Options{Max: fs.max}) }
+	fs.newWatcher = func() (*hostwatch.Watcher, error) {
+		return hostwatch.New(hostwatch.Options{Max: fs.max, Inotify: fs.Inotify})
+	}
 	return fs
 }
 

@@ -35,6 +35,8 @@ var probedCalls = []call{
 	{"landlock_restrict_self", unix.SYS_LANDLOCK_RESTRICT_SELF, [5]uintptr{none, none}},
 	{"seccomp", unix.SYS_SECCOMP, [5]uintptr{none, none, null}},
 	{"open_by_handle_at", unix.SYS_OPEN_BY_HANDLE_AT, [5]uintptr{none, null, 0}},
+	{"fanotify_init", unix.SYS_FANOTIFY_INIT, [5]uintptr{none, none}},
+	{"fanotify_mark", unix.SYS_FANOTIFY_MARK, [5]uintptr{none, none, none, none, null}},
 	{"open_tree", unix.SYS_OPEN_TREE, [5]uintptr{none, null, none}},
 	{"chroot", unix.SYS_CHROOT, [5]uintptr{null}},
 	{"mount", unix.SYS_MOUNT, [5]uintptr{null, null, null, 0, null}},
@@ -64,6 +66,9 @@ func endsProcess(numbers ...uintptr) bool {
 // FileHandlesForbidden reports whether open_by_handle_at would end the process, by the result
 // of ProbeCalls.
 func FileHandlesForbidden() bool { return endsProcess(unix.SYS_OPEN_BY_HANDLE_AT) }
+
+// FanotifyForbidden reports whether one of fanotify's calls would end the process, by the result of ProbeCalls.
+func FanotifyForbidden() bool { return endsProcess(unix.SYS_FANOTIFY_INIT, unix.SYS_FANOTIFY_MARK) }
 
 // probeEnv tells a process to make the probed calls, from the given one on.
 const probeEnv = "GOVIRTIOFSD_PROBE"

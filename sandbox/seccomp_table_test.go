@@ -36,11 +36,12 @@ var beforeFilter = map[string]string{
 	"SYS_PIDFD_OPEN":    "the keeper's own process, which has no filter",
 	"SYS_FANOTIFY_INIT": "FilterOptions.Extra, with --events",
 	"SYS_FANOTIFY_MARK": "the same",
-	"SYS_CHROOT":        "dax/stretch's helper, before it answers",
-	"SYS_FSCONFIG":      "the same",
-	"SYS_FSMOUNT":       "the same",
-	"SYS_FSOPEN":        "the same",
-	"SYS_SOCKETPAIR":    "the same",
+	"SYS_INOTIFY_INIT1": "the same", "SYS_INOTIFY_ADD_WATCH": "the same", "SYS_INOTIFY_RM_WATCH": "the same",
+	"SYS_CHROOT":     "dax/stretch's helper, before it answers",
+	"SYS_FSCONFIG":   "the same",
+	"SYS_FSMOUNT":    "the same",
+	"SYS_FSOPEN":     "the same",
+	"SYS_SOCKETPAIR": "the same",
 }
 
 // otherCalls are on the list although no source that is searched below makes them.

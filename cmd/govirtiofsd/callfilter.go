@@ -39,6 +39,9 @@ func (o *options) goWithout(calls []string, log *logrus.Logger) error {
 		o.Capabilities = slices.DeleteFunc(o.Capabilities, func(v cap.Value) bool { return v == cap.DAC_READ_SEARCH })
 		missed = append(missed, "file handles")
 	}
+	if o.Events == share.EventsAuto && sandbox.FanotifyForbidden() {
+		missed = append(missed, "fanotify")
+	}
 	if len(missed) > 0 {
 		log.Warnf("A system call filter is in force (SystemCallFilter= of a systemd unit?). It forbids %s: going on without %s. govirtiofsd(1) says how to allow them",
 			strings.Join(calls, ", "), strings.Join(missed, " and "))

@@ -18,6 +18,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/keeper"
 	"github.com/govirtiofs/govirtiofs/notify"
 	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/sandbox"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/stream"
 )
@@ -167,6 +168,7 @@ func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared,
 	var notifies *notify.FS
 	if o.Events == share.EventsAuto {
 		notifies = notify.New(inner, settings.Log) // the transport carries notifications, and needs no helper for them
+		notifies.Inotify = sandbox.FanotifyForbidden()
 		fs = notifies
 	}
 	settings.ReadOnly = cfg.ReadOnly

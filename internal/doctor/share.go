@@ -225,7 +225,7 @@ func (r *Report) caching(p *share.Config, s *Share) {
 	switch {
 	case p.Immutable:
 	case p.Events == share.EventsAuto && s.Watch != nil && !errors.Is(s.Watch, errUntried):
-		r.add(Warn, check, "share a file system that fanotify works on; see doc/events.md",
+		r.add(Warn, check, "share a file system that fanotify or inotify works on; see doc/events.md",
 			"--events=auto: changes on the host can't be heard of (%v), so the guest keeps what it knows for a second only", s.Watch)
 	case p.Events == share.EventsAuto && long:
 		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there")
