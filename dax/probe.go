@@ -55,6 +55,7 @@ func (t *Table) runProbe(w Window, ended chan struct{}, pastEnd bool) {
 	defer t.mu.Unlock()
 	if t.window == w {
 		t.traits = seen
+		t.noteTraits(true)
 	}
 }
 
@@ -63,7 +64,15 @@ func (t *Table) runProbe(w Window, ended chan struct{}, pastEnd bool) {
 func (t *Table) StartProbe(pastEnd bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.window != nil && t.probe == nil {
+	t.startProbe(pastEnd)
+}
+
+// startProbe is StartProbe; mu is held.
+func (t *Table) startProbe(pastEnd bool) {
+	switch {
+	case t.window == nil:
+		t.later = &pastEnd
+	case t.probe == nil:
 		ended := make(chan struct{})
 		t.probe = ended
 		go t.runProbe(t.window, ended, pastEnd)

@@ -23,6 +23,8 @@ type Table struct {
 	probe   chan struct{} // for this window: nil before Probe was called, closed when it has ended
 	traits  Traits
 	idle    sync.Cond // running is 0
+	record  Recorder  // nil: nothing is recorded
+	later   *bool     // StartProbe was called with it when there was no window yet
 }
 
 // entry is a range that is not free. Its fields are guarded by Table.mu.
@@ -32,6 +34,7 @@ type entry struct {
 	op         *op  // the operation under way, or nil
 	unmapAfter bool // to be unmapped when op has ended
 	unclaimed  bool // mapped, but its caller no longer waited: another mapping may replace it
+	doubtful   bool // left by another process, which may have mapped it or not
 }
 
 // state of an entry.
@@ -74,9 +77,11 @@ func (t *Table) Attach(w Window) {
 	defer t.mu.Unlock()
 	for _, e := range t.entries {
 		e.state = gone
+		_ = t.note(e)
 	}
-	t.entries, t.window = nil, w
+	t.entries, t.window, t.later = nil, w, nil
 	t.probe, t.traits = nil, Traits{}
+	t.noteTraits(false)
 }
 
 // Attached reports whether there is a window.
@@ -187,6 +192,9 @@ func (t *Table) reserve(m Mapping, cancel <-chan struct{}) (*entry, *op, error) 
 		}
 		if i == j {
 			e := &entry{m: m}
+			if err := t.note(e); err != nil {
+				return nil, nil, err
+			}
 			t.entries = slices.Insert(t.entries, i, e)
 			return e, t.begin(e, mapping), nil
 		}
@@ -327,7 +335,14 @@ func (t *Table) Wait() {
 func (t *Table) drop(e *entry) *op {
 	switch e.state {
 	case mapped:
+		if t.window == nil { // what another process has left, before Reattach
+			e.doubtful = true
+			o := &op{done: make(chan struct{})}
+			close(o.done)
+			return o
+		}
 		t.begin(e, unmapping)
+		_ = t.note(e)
 		go t.runUnmap(e, e.op)
 	case mapping, upgrading:
 		e.unmapAfter = true
@@ -343,7 +358,9 @@ func (t *Table) runUnmap(e *entry, o *op) {
 	if e.state != gone {
 		t.remove(e)
 	}
-	o.kept = err
+	if !e.doubtful { // otherwise it may have been unmapped before
+		o.kept = err
+	}
 	t.end(o, nil)
 }
 
@@ -370,10 +387,12 @@ func (t *Table) completeMap(e *entry, err error) {
 	o := e.op
 	if e.unmapAfter {
 		e.state = unmapping
+		_ = t.note(e)
 		go t.runUnmap(e, o)
 		return
 	}
 	e.state, e.op = mapped, nil
+	_ = t.note(e)
 	t.end(o, err)
 }
 
@@ -382,6 +401,7 @@ func (t *Table) remove(e *entry) {
 	i, _ := t.overlapping(Range{e.m.Offset, e.m.Length})
 	t.entries = slices.Delete(t.entries, i, i+1)
 	e.state, e.op = gone, nil
+	_ = t.note(e)
 }
 
 // overlapping returns the entries i to j-1 that overlap r. If there are none, i is where an

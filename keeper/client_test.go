@@ -123,7 +123,7 @@ func TestNoKeeper(t *testing.T) {
 
 func TestKeyNames(t *testing.T) {
 	all := []Key{Listener(), Connection(), Region(1 << 63), Kick(0), Call(1), Err(64), Log(1), Inflight(2), Channel(3),
-		Answer(4), Stream(), Node(7), Open(8), Lock(9, ^uint64(0))}
+		Answer(4), Outbox(5), Stream(), Node(7), Open(8), Lock(9, ^uint64(0))}
 	seen := map[Kind]bool{}
 	for _, k := range all {
 		seen[k.Kind] = true

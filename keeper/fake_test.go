@@ -192,7 +192,7 @@ func newRig(t *testing.T, change func(*Keeper)) *rig {
 	t.Helper()
 	r := &rig{t: t, workers: make(chan *fake, 1000), signals: make(chan os.Signal, 10), log: &lines{}, out: make(chan Outcome, 1)}
 	r.k = New(Options{
-		Start: r.start, Recover: true, Resumes: true, Limit: 100, EndGrace: time.Minute,
+		Start: r.start, Recover: true, Limit: 100, EndGrace: time.Minute,
 		Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	})
 	if change != nil {

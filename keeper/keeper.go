@@ -24,9 +24,6 @@ type Options struct {
 	// Ended reports whether the worker has said, in memory that outlives it, that it ends in order. nil
 	// is never.
 	Ended func() bool
-	// Resumes says that a worker can go on with the front-end of its predecessor. Without it the
-	// keeper ends as the worker does while it holds a Connection.
-	Resumes bool
 	// Limit is how many descriptors workers may have it hold. The keeper needs twice as many.
 	Limit int
 	// EndGrace is how long a worker may take to end after a signal. Then it is killed.
@@ -208,7 +205,7 @@ func (k *Keeper) signal(sig os.Signal) *Outcome {
 // canLeave reports whether the next start of the service can go on with the front-end, or with the guest that
 // comes over vsock.
 func (k *Keeper) canLeave() bool {
-	return k.o.Store != nil && k.o.Recover && k.o.Resumes && (k.table.has(Connection()) || k.table.has(Stream()))
+	return k.o.Store != nil && k.o.Recover && (k.table.has(Connection()) || k.table.has(Stream()))
 }
 
 // handle does what follows from something that a worker has said or that has happened to it.
@@ -260,8 +257,6 @@ func (k *Keeper) died(e event) *Outcome {
 	out := &Outcome{State: e.state, Served: w.serving, Told: k.told, Quit: k.quit, Err: e.err}
 	switch {
 	case k.told, k.quit, !k.o.Recover, !k.served && len(k.restored) == 0, e.err != nil, k.ended():
-		return out
-	case !k.o.Resumes && k.table.has(Connection()):
 		return out
 	}
 	if k.upgrade.parking {

@@ -301,11 +301,6 @@ func TestNotReplaced(t *testing.T) {
 		{"not served yet", nil, func(r *rig) { r.next().do("exit 4") }, 4},
 		{"killed before", nil, func(r *rig) { r.next().do("die") }, -1},
 		{"no recovery", func(k *Keeper) { k.o.Recover = false }, func(r *rig) { r.serving().do("exit 5") }, 5},
-		{"front-end without resume", func(k *Keeper) { k.o.Resumes = false }, func(r *rig) {
-			f := r.serving()
-			f.do("keep connection-0-0 c")
-			f.do("die")
-		}, -1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t, test.change)

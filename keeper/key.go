@@ -26,13 +26,14 @@ const (
 	KindLock     // pin of the locks of an owner
 	KindAnswer   // goes with an answer to the front-end that is being sent
 	KindStream   // memory of the requests and replies of a guest that comes over vsock
+	KindOutbox   // memory that messages to the front-end are sent from
 	kinds        // how many there are
 )
 
 var kindNames = [kinds]string{
 	KindListener: "listener", KindConnection: "connection", KindRegion: "region", KindKick: "kick", KindCall: "call",
 	KindErr: "err", KindLog: "log", KindInflight: "inflight", KindChannel: "channel",
-	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer", KindStream: "stream",
+	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer", KindStream: "stream", KindOutbox: "outbox",
 }
 
 // String is the kind's name.
@@ -80,6 +81,9 @@ func Inflight(id uint64) Key { return Key{Kind: KindInflight, ID: id} }
 
 // Channel is the back-end channel; id is the worker's choice.
 func Channel(id uint64) Key { return Key{Kind: KindChannel, ID: id} }
+
+// Outbox is memory that messages to the front-end are sent from; id is the worker's choice.
+func Outbox(id uint64) Key { return Key{Kind: KindOutbox, ID: id} }
 
 // Answer is the descriptor that goes with an answer to the front-end; id is the worker's choice.
 func Answer(id uint64) Key { return Key{Kind: KindAnswer, ID: id} }

@@ -34,7 +34,6 @@ const (
 
 var (
 	errNoRecovery = errors.New("there is no recovery")
-	errConnected  = errors.New("workers can't go on with a front-end of another one")
 )
 
 // beginUpgrade has the program checked that is to take over.
@@ -88,12 +87,6 @@ func (k *Keeper) park() {
 		return
 	}
 	u.next, u.ready = u.ready, nil
-	if !k.o.Resumes && k.table.has(Connection()) {
-		closeProgram(u.next)
-		u.next = nil
-		k.refuse(errConnected)
-		return
-	}
 	k.log.Info("upgrade to " + u.next.Version)
 	u.parking = true
 	go k.worker.order(opPark)

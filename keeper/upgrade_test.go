@@ -180,7 +180,6 @@ func TestUpgradeRefused(t *testing.T) {
 	}{
 		{func(k *Keeper) { k.o.Recover = false }, errNoRecovery},
 		{func(k *Keeper) { k.o.Check = nil }, errNoRecovery},
-		{func(k *Keeper) { k.o.Resumes = false }, errConnected},
 	} {
 		r := newRig(t, func(k *Keeper) {
 			k.o.Check = func() (*Program, error) {

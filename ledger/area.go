@@ -16,6 +16,7 @@ const (
 	AreaSession                 // server: the result of INIT
 	AreaFS                      // passthrough: what was agreed on, and mounts
 	AreaEvents                  // events: the helper in the guest
+	AreaChannel                 // vhostuser: what the front-end was asked
 	numAreas
 )
 

@@ -18,6 +18,7 @@ const (
 	MaxQueueSize = 32768
 	MaxNodes     = 1 << 28 // slots, as in package nodes
 	MaxOpens     = 1 << 24 // slots
+	MaxMappings  = 1 << 15 // units of a DAX window
 )
 
 // header is the first page.
@@ -55,7 +56,8 @@ const (
 	locksAt  = ownersAt + MaxLockOwners*lockOwnerSize
 	nodesAt  = locksAt + MaxLocks*lockSize
 	namesAt  = nodesAt + MaxNodes*nodeSize
-	fileSize = namesAt + namesSize
+	windowAt = namesAt + namesSize
+	fileSize = windowAt + pageSize + MaxMappings*mappingSize
 )
 
 // namesSize is of all classes of names, see nameClasses.

@@ -160,7 +160,7 @@ func (v *View) bytes(at, size int64) []byte {
 	return b
 }
 
-var areaNames = [numAreas]string{AreaConn: "connection", AreaSession: "session", AreaFS: "filesystem", AreaEvents: "events"}
+var areaNames = [numAreas]string{AreaConn: "connection", AreaSession: "session", AreaFS: "filesystem", AreaEvents: "events", AreaChannel: "channel"}
 
 // String names the area.
 func (k AreaKind) String() string {

@@ -128,7 +128,7 @@ func (fs *FS) setLedger() error {
 	fs.recovery.store = store
 	fs.cfg.recordNodes = nodeRecorder{ledger.NodeRecorder[inode, *inode]{Store: store}, fs}
 	fs.cfg.recordOpens = ledger.OpenRecorder[openFile, *openFile]{Store: store}
-	return nil
+	return fs.recordWindow()
 }
 
 // sameShare compares the share with the one that the ledger is of, if there was one, and notes it
@@ -171,6 +171,9 @@ func (c *Config) options() []option {
 		o("preserved access times", c.PreserveNoatime), o("short positions in directories", c.ShortPositions),
 		o("fcntl locks on the host", c.PosixLocks), o("flock locks on the host", c.Flocks),
 		o("DAX", c.DAX != nil), o("direct I/O patterns", c.DirectIO), o("direct I/O size", c.DirectIOSize),
+	}
+	if c.DAX != nil {
+		list = append(list, o("DAX window", c.DAX.Table.Size()))
 	}
 	if c.XattrMap != nil {
 		list = append(list, o("map of extended attributes", *c.XattrMap))

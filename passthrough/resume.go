@@ -32,6 +32,9 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 	if !session {
 		fs.recovery.forgetRecords()
 		fs.pins.drop(func(keeper.Key) bool { return false })
+		if fs.cfg.DAX != nil {
+			fs.cfg.DAX.Table.Reset()
+		}
 		return "", nil
 	}
 	r := &resumer{fs: fs, ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.nodes.root.Key().mount}}
@@ -39,6 +42,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 	r.nodes()
 	r.openFiles()
 	r.findOwners()
+	r.mappings()
 	r.pins()
 	r.locks()
 	return r.warning(), nil

@@ -43,7 +43,7 @@ var fileCalls = []uintptr{
 
 // socketCalls serve an existing connection.
 var socketCalls = []uintptr{
-	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_SHUTDOWN,
+	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_SENDFILE, unix.SYS_SHUTDOWN,
 	unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
 }
 

@@ -36,13 +36,25 @@ type channel struct {
 	mu      sync.Mutex // a leaf; guards what follows
 	waiting []*pending
 	closed  bool
+	room    sync.Cond // waiting has become shorter, or the channel is closed
+	journal journal
 }
 
 // pending is a request without an answer yet.
 type pending struct {
 	request BackendRequest
 	answer  chan error // buffered; gets exactly one error or nil
+
+	maps           bool  // it has a descriptor
+	id             uint8 // of the shared memory, and the range in it
+	offset, length uint64
+	unsure         bool // it is being sent
+	doubtful       bool // another process has died while it sent it
 }
+
+// mostWaiting is how many requests have no answer at most: those that come later wait before they are
+// sent. A front-end serves one at a time anyway.
+const mostWaiting = 64
 
 // setBackendReqFD opens the back-end channel, in place of an earlier one.
 func (c *Conn) setBackendReqFD(m *message) ([]byte, error) {
@@ -55,7 +67,9 @@ func (c *Conn) setBackendReqFD(m *message) ([]byte, error) {
 	c.drop(DescriptorChannel, c.recovery.channel)
 	c.recovery.channel = number
 	c.closeChannel()
-	c.openChannel(sock, c.protocol)
+	ch := newChannel(sock, c.protocol)
+	c.beginJournal(ch)
+	c.openChannel(ch)
 	return nil, nil
 }
 
@@ -67,9 +81,14 @@ func (c *Conn) channelProtocol() ProtocolFeatures {
 	return 0
 }
 
-// openChannel begins to use a back-end channel.
-func (c *Conn) openChannel(sock *Socket, p ProtocolFeatures) {
+func newChannel(sock *Socket, p ProtocolFeatures) *channel {
 	ch := &channel{sock: sock, protocol: p, done: make(chan struct{})}
+	ch.room.L = &ch.mu
+	return ch
+}
+
+// openChannel begins to use a back-end channel.
+func (c *Conn) openChannel(ch *channel) {
 	c.channel.Store(ch)
 	go ch.read()
 	c.attachSharedMemory(ch)
@@ -83,6 +102,9 @@ func (c *Conn) closeChannel() {
 	}
 	ch.close()
 	<-ch.done
+	ch.sendMu.Lock() // nobody sends any more
+	ch.journal.close()
+	ch.sendMu.Unlock()
 	c.attachSharedMemory(nil)
 }
 
@@ -123,30 +145,69 @@ func (ch *channel) call(p *pending, body []byte, fds ...int) error {
 func (ch *channel) send(p *pending, body []byte, fds []int, acked bool) error {
 	ch.sendMu.Lock()
 	defer ch.sendMu.Unlock()
-	ch.mu.Lock()
-	var err error
-	switch {
-	case ch.closed:
-		err = ErrDisconnected
-	case acked:
-		ch.waiting = append(ch.waiting, p)
+	if acked {
+		if err := ch.settle(p); err != nil {
+			return err
+		}
 	}
-	ch.mu.Unlock()
-	if err != nil {
-		return err
-	}
+	return ch.sendNext(p, body, fds, acked)
+}
+
+// sendNext is send for a caller that has sendMu.
+func (ch *channel) sendNext(p *pending, body []byte, fds []int, acked bool) error {
 	m := &Message{Number: uint32(p.request), Flags: FlagVersion, Body: body, FDs: fds}
 	if acked {
 		m.Flags |= FlagNeedReply
 	}
-	if err := ch.sock.Send(m); err != nil {
+	if err := ch.waitForRoom(acked); err != nil {
+		return err
+	}
+	err := ch.journal.outbox.put(m)
+	if err == nil {
+		err = ch.queue(p, acked)
+	}
+	if err == nil {
+		err = ch.journal.outbox.send(ch.sock, m)
+	}
+	if err != nil {
 		ch.close() // part of a message may have been sent
 		if disconnected(err) {
 			return ErrDisconnected
 		}
 		return fmt.Errorf("vhostuser: %w", err)
 	}
+	if acked {
+		ch.noteSent(p)
+	}
 	return nil
+}
+
+// waitForRoom returns when one more request may be sent.
+func (ch *channel) waitForRoom(acked bool) error {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	for acked && !ch.closed && len(ch.waiting) >= mostWaiting {
+		ch.room.Wait()
+	}
+	if ch.closed {
+		return ErrDisconnected
+	}
+	return nil
+}
+
+// queue puts a request in line for an answer, if there is to be one.
+func (ch *channel) queue(p *pending, acked bool) error {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	switch {
+	case ch.closed:
+		return ErrDisconnected
+	case !acked:
+		return nil
+	}
+	p.unsure = true
+	ch.waiting = append(ch.waiting, p)
+	return ch.journal.note(ch.waiting)
 }
 
 // read hands out answers until the channel ends.
@@ -158,31 +219,52 @@ func (ch *channel) read() {
 		if err != nil {
 			return
 		}
-		ok := ch.deliver(m)
+		p := ch.deliver(m)
+		if p != nil && ch.sock.peek {
+			if ch.sock.take(HeaderSize+len(m.Body)) != nil {
+				p.answer <- ErrDisconnected
+				p = nil
+			} else {
+				ch.noteTaken()
+			}
+		}
 		m.Close()
-		if !ok {
+		if p == nil {
 			return
+		}
+		ack, _ := Decode[U64](m.Body)
+		if ack.Value == 0 {
+			p.answer <- nil
+		} else {
+			p.answer <- refusal(ack.Value)
 		}
 	}
 }
 
-// deliver gives an acknowledgement to the first in line; false when it is for another
-// request, or none.
-func (ch *channel) deliver(m *Message) bool {
+// deliver finds the request that an acknowledgement is for, the first in line; nil when it is for
+// another one, or none.
+func (ch *channel) deliver(m *Message) *pending {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	if len(ch.waiting) == 0 || m.CheckReply(uint32(ch.waiting[0].request)) != nil {
-		return false
+	for len(ch.waiting) > 0 {
+		p := ch.waiting[0]
+		match := m.CheckReply(uint32(p.request)) == nil
+		if !match && !p.doubtful {
+			return nil
+		}
+		ch.waiting = ch.waiting[1:]
+		ch.room.Signal()
+		if match {
+			ch.journal.taking = ch.sock.peek
+			if ch.journal.note(ch.waiting) != nil {
+				p.answer <- ErrDisconnected
+				return nil
+			}
+			return p
+		}
+		p.answer <- ErrDisconnected // it was never sent
 	}
-	ack, _ := Decode[U64](m.Body)
-	p := ch.waiting[0]
-	ch.waiting = ch.waiting[1:]
-	if ack.Value == 0 {
-		p.answer <- nil
-	} else {
-		p.answer <- refusal(ack.Value)
-	}
-	return true
+	return nil
 }
 
 // refusal is the error for a failure; QEMU answers with a negated errno, others
@@ -201,6 +283,7 @@ func (ch *channel) close() {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	ch.closed = true
+	ch.room.Broadcast()
 	for _, p := range ch.waiting {
 		p.answer <- ErrDisconnected
 	}

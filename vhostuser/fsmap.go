@@ -1,6 +1,9 @@
 package vhostuser
 
-import "structs"
+import (
+	"structs"
+	"unsafe"
+)
 
 // FSMap are the numbers of the requests FS_MAP and FS_UNMAP, which VMMs had for a DAX
 // window before there was SHMEM. They were never part of the specification: there is no
@@ -27,6 +30,9 @@ type fsMapBody struct {
 	Length     [8]uint64
 	Flags      [8]uint64
 }
+
+// sizeFSMap is the size of fsMapBody in bytes.
+const sizeFSMap = int(unsafe.Sizeof(fsMapBody{}))
 
 // Bits of fsMapBody.Flags.
 const (
@@ -57,11 +63,11 @@ func (s *SharedMemory) mapping(m *SharedMemoryMap) (BackendRequest, []byte) {
 }
 
 // unmapping is the request to unmap m, and its body.
-func (s *SharedMemory) unmapping(m *SharedMemoryMap) (BackendRequest, []byte) {
-	if s.old == (FSMap{}) {
+func unmapping(old FSMap, m *SharedMemoryMap) (BackendRequest, []byte) {
+	if old == (FSMap{}) {
 		return BackendShmemUnmap, Bytes(m)
 	}
 	var b fsMapBody
 	b.Offset[0], b.Length[0] = m.Offset, m.Length
-	return s.old.Unmap, Bytes(&b)
+	return old.Unmap, Bytes(&b)
 }

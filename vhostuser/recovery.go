@@ -14,6 +14,9 @@ type Recovery struct {
 	// Notes keeps the numbers of the connection, outside of the process. Each Store replaces what
 	// was there as a whole. With nothing in it no message of a connection was served.
 	Notes interface{ Store(b []byte) error }
+	// Channel is the same for the requests to the front-end on the back-end channel. Nil has none of
+	// them noted: then a device with shared memory can't be recovered.
+	Channel interface{ Store(b []byte) error }
 	// Keeper keeps the descriptors.
 	Keeper Keeper
 }
@@ -49,6 +52,7 @@ const (
 	DescriptorInflight
 	DescriptorChannel
 	DescriptorAnswer // goes with an answer that is about to be sent
+	DescriptorOutbox // memory that messages are sent from
 )
 
 // noted is a mapping of the front-end's as a successor has to make it again.
@@ -68,7 +72,10 @@ type recovery struct {
 	log      noted                       // number 0: none
 	inflight noted                       // the same
 	channel  uint64                      // number of its descriptor; 0: none
-	drops    []Descriptor                // when the numbers do not name them any more
+	outbox   uint64                      // number of its outbox's descriptor; 0: none
+	answers  outbox                      // of answers, and the number of its descriptor; 0: none
+	box      uint64
+	drops    []Descriptor // when the numbers do not name them any more
 	answer   answering
 
 	written bytes.Buffer // see numbers
@@ -119,6 +126,11 @@ func (c *Conn) beginNotes() {
 		return
 	}
 	c.keep(DescriptorSocket, 0, sock) // it is open until teardown
+	if c.recovery.answers, err = newOutbox(); err != nil {
+		c.unrecoverable(err)
+		return
+	}
+	c.recovery.box = c.keep(DescriptorOutbox, 0, c.recovery.answers.fd)
 	c.note()
 }
 
@@ -179,6 +191,7 @@ func (c *Conn) note() {
 // forget stores that there is no connection, and drops all descriptors.
 func (c *Conn) forget() {
 	r := &c.recovery
+	defer r.answers.close()
 	if !r.on {
 		return
 	}
@@ -194,6 +207,11 @@ func (c *Conn) forget() {
 	c.drop(DescriptorLog, r.log.number)
 	c.drop(DescriptorInflight, r.inflight.number)
 	c.drop(DescriptorChannel, r.channel)
+	c.drop(DescriptorOutbox, r.outbox)
+	c.drop(DescriptorOutbox, r.box)
+	if r.Channel != nil {
+		_ = r.Channel.Store(nil)
+	}
 	c.drop(DescriptorAnswer, r.answer.fd)
 	for _, d := range append(r.drops, Descriptor{Kind: DescriptorSocket}) {
 		r.Keeper.Drop(d)
@@ -204,7 +222,7 @@ func (c *Conn) forget() {
 // The first number of what note stores.
 const (
 	notesLost    = 0 // there is nothing more: the connection can't be recovered
-	notesVersion = 1
+	notesVersion = 2
 )
 
 // Bits of a ring's numbers.
@@ -239,9 +257,9 @@ func (c *Conn) numbers() []byte {
 	}
 	w.Uint(r.log.number, r.log.offset, r.log.size)
 	w.Uint(r.inflight.number, r.inflight.offset, r.inflight.size, uint64(c.inflight.queues), uint64(c.inflight.size))
-	w.Uint(r.channel, uint64(c.channelProtocol()), c.transfer.direction())
+	w.Uint(r.channel, r.outbox, uint64(c.channelProtocol()), c.transfer.direction())
 	a := &r.answer
-	w.Uint(uint64(a.phase), a.fd)
+	w.Uint(uint64(a.phase), a.fd, r.box, r.answers.slots)
 	if a.reply == nil {
 		w.Uint(0)
 	} else {
@@ -286,14 +304,21 @@ func (c *Conn) answerNoted(m *message, reply *Message) error {
 	return c.sendNoted(reply)
 }
 
-// sendNoted sends an answer. If the process dies in Send, it is not known whether it was sent.
+// sendNoted sends an answer. If the process dies in that, the outbox tells whether it was sent, unless it has a
+// descriptor.
 func (c *Conn) sendNoted(reply *Message) error {
+	box := &c.recovery.answers
+	if reply != nil {
+		if err := box.put(reply); err != nil {
+			return err
+		}
+	}
 	c.recovery.answer.phase = answerSending
 	c.note()
 	if reply == nil {
 		return nil
 	}
-	if err := c.sock.Send(reply); err != nil {
+	if err := box.send(c.sock, reply); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	return nil

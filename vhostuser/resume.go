@@ -18,7 +18,7 @@ import (
 // The process may have been taken over by its front-end, so all of it is checked like
 // messages.
 type Inherited struct {
-	Notes []byte
+	Notes, Channel []byte
 	// Kept are the names of all descriptors of connections. The Keeper drops those that belong to
 	// nothing.
 	Kept []Descriptor
@@ -251,7 +251,13 @@ func (c *Conn) resumeChannel(n *notes, left Inherited) error {
 		return fmt.Errorf("back-end channel: %w", err)
 	}
 	c.recovery.channel = n.channel
-	c.openChannel(sock, n.channelProtocol)
+	ch := newChannel(sock, n.channelProtocol)
+	if err := c.resumeJournal(ch, n, left); err != nil {
+		ch.close()
+		ch.journal.close()
+		return fmt.Errorf("back-end channel: %w", err)
+	}
+	c.openChannel(ch)
 	return nil
 }
 
@@ -259,7 +265,16 @@ func (c *Conn) resumeChannel(n *notes, left Inherited) error {
 // other process has not done it.
 func (c *Conn) resumeAnswer(n *notes, left Inherited) error {
 	a := &n.answer
-	if a.phase == answerServed {
+	fd, err := left.take(DescriptorOutbox, n.box)
+	if err != nil {
+		return err
+	}
+	if c.recovery.answers, err = inheritOutbox(fd, n.boxSlots); err != nil {
+		return err
+	}
+	c.recovery.box = n.box
+	due := a.phase == answerServed
+	if due {
 		rest, err := c.sock.peeked()
 		if err != nil {
 			return err
@@ -270,6 +285,14 @@ func (c *Conn) resumeAnswer(n *notes, left Inherited) error {
 		if err := c.sock.takeNow(max(rest, 0)); err != nil {
 			return err
 		}
+	} else if a.phase == answerSending && a.reply != nil && a.fd == 0 && c.recovery.answers.takes(a.reply) {
+		sent, err := c.recovery.answers.sent(HeaderSize + len(a.reply.Body))
+		if err != nil {
+			return err
+		}
+		due = !sent
+	}
+	if due {
 		if a.fd != 0 {
 			fd, err := left.take(DescriptorAnswer, a.fd)
 			if err != nil {
@@ -298,7 +321,8 @@ type notes struct {
 	rings                     []ringNotes
 	log, inflight             noted
 	area                      InflightDescription
-	channel, transfer         uint64
+	channel, outbox, transfer uint64
+	box, boxSlots             uint64
 	answer                    answering
 }
 
@@ -336,6 +360,8 @@ func (n *notes) names(d Descriptor) bool {
 		return n.inflight.number == d.Number
 	case DescriptorChannel:
 		return n.channel == d.Number
+	case DescriptorOutbox:
+		return n.outbox == d.Number || n.box == d.Number
 	case DescriptorAnswer:
 		return n.answer.fd == d.Number
 	}
@@ -373,9 +399,10 @@ func readNotes(b []byte, rings int) (*notes, error) {
 	n.log.number, n.log.offset, n.log.size = r.Uint(), r.Uint(), r.Uint()
 	n.inflight.number, n.inflight.offset, n.inflight.size = r.Uint(), r.Uint(), r.Uint()
 	n.area.NumQueues, n.area.QueueSize = uint16(r.Max(0xffff)), uint16(r.Max(0xffff))
-	n.channel, n.channelProtocol, n.transfer = r.Uint(), ProtocolFeatures(r.Uint()), r.Max(transferLoad)
+	n.channel, n.outbox, n.channelProtocol, n.transfer = r.Uint(), r.Uint(), ProtocolFeatures(r.Uint()), r.Max(transferLoad)
 	a := &n.answer
 	a.phase, a.fd = answerPhase(r.Max(uint64(answerSending))), r.Uint()
+	n.box, n.boxSlots = r.Uint(), r.Uint()
 	if r.Max(1) == 1 {
 		a.reply = &Message{Direction: ToBackend, Number: uint32(r.Max(1<<32 - 1)), Flags: uint32(r.Max(1<<32 - 1)), Body: r.Bytes(MaxBodySize)}
 	}

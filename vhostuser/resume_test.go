@@ -54,7 +54,7 @@ func (a *afterlife) op(f func() (sending bool)) {
 		select {}
 	}
 	sending := f()
-	// After this one the answer is sent. In between is the moment that can't be told from others.
+	// After this one an answer with a descriptor is sent. In between is the moment that can't be told from others.
 	if dies && !sending {
 		close(a.died)
 		a.mu.Unlock()
@@ -74,7 +74,7 @@ func (a *afterlife) Store(b []byte) error {
 			a.t.Error(err)
 			return false
 		}
-		sending := a.served && n.answer.phase == answerSending && n.answer.reply != nil
+		sending := a.served && n.answer.phase == answerSending && n.answer.fd != 0
 		a.served = n.answer.phase == answerServed
 		return sending
 	})

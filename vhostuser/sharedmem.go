@@ -15,7 +15,12 @@ type SharedMemory struct {
 	id      uint8
 	size    uint64
 	old     FSMap // zero: by SHMEM
+	again   bool
 }
+
+// Again reports whether another process has used the region, which has died: what it has mapped is
+// still there.
+func (s *SharedMemory) Again() bool { return s.again }
 
 // Size is the region's length in bytes.
 func (s *SharedMemory) Size() uint64 { return s.size }
@@ -36,7 +41,8 @@ func (s *SharedMemory) Map(fd int, offset, length, fileOffset uint64, writable b
 	}
 	e := s.echoes.await(fileIDOf(fd), fileOffset, length)
 	request, body := s.mapping(&m)
-	if err := s.channel.call(&pending{request: request}, body, fd); err != nil {
+	p := &pending{request: request, maps: true, id: s.id, offset: offset, length: length}
+	if err := s.channel.call(p, body, fd); err != nil {
 		s.echoes.drop(e)
 		return err
 	}
@@ -49,9 +55,8 @@ func (s *SharedMemory) Unmap(offset, length uint64) error {
 	if err := s.check(offset, length); err != nil {
 		return err
 	}
-	m := SharedMemoryMap{ID: s.id, Offset: offset, Length: length}
-	request, body := s.unmapping(&m)
-	return s.channel.call(&pending{request: request}, body)
+	request, body := unmapping(s.old, &SharedMemoryMap{ID: s.id, Offset: offset, Length: length})
+	return s.channel.call(&pending{request: request, id: s.id, offset: offset, length: length}, body)
 }
 
 // check keeps ranges inside the region: the guest chooses them.
@@ -75,13 +80,18 @@ func (c *Conn) attachSharedMemory(ch *channel) {
 	}
 	waits := &echoes{limits: c.echoLimits}
 	c.echoes = waits
+	if ch != nil {
+		ch.mu.Lock()
+		ch.journal.share(waits)
+		ch.mu.Unlock()
+	}
 	for id, size := range c.sharedMemory() {
 		switch {
 		case size == 0 || old != (FSMap{}) && id != 0:
 		case ch == nil:
 			c.device.AttachSharedMemory(uint8(id), nil)
 		default:
-			c.device.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: waits, id: uint8(id), size: size, old: old})
+			c.device.AttachSharedMemory(uint8(id), &SharedMemory{channel: ch, echoes: waits, id: uint8(id), size: size, old: old, again: ch.journal.again})
 		}
 	}
 }

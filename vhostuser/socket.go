@@ -83,8 +83,7 @@ func OpenSocket(fd int, d Direction) (*Socket, error) {
 // Send writes a message as it is: nothing compares it with the table. Its descriptors stay
 // the caller's. After an error a part may have been sent, so the connection is useless.
 func (s *Socket) Send(m *Message) error {
-	h := Header{Request: m.Number, Flags: m.Flags, Size: uint32(len(m.Body))}
-	b := append(append(make([]byte, 0, HeaderSize+len(m.Body)), Bytes(&h)...), m.Body...)
+	b := m.encode()
 	var oob []byte
 	if len(m.FDs) > 0 {
 		oob = unix.UnixRights(m.FDs...)
@@ -94,6 +93,12 @@ func (s *Socket) Send(m *Message) error {
 		_, err = s.Write(b[n:]) // the descriptors went with the first byte
 	}
 	return err
+}
+
+// encode is the message as it is sent.
+func (m *Message) encode() []byte {
+	h := Header{Request: m.Number, Flags: m.Flags, Size: uint32(len(m.Body))}
+	return append(append(make([]byte, 0, HeaderSize+len(m.Body)), Bytes(&h)...), m.Body...)
 }
 
 // errVersion is wrapped when the bytes are hardly vhost-user.

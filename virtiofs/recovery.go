@@ -24,19 +24,26 @@ func (r *Recovery) forget() error {
 	return r.Ledger.ForgetQueues()
 }
 
-// newConn prepares to serve a front-end, and returns the area with its numbers.
-func (d *Device) newConn(conn *net.UnixConn) (*vhostuser.Conn, *ledger.Area, error) {
-	c := vhostuser.NewConn(conn, d, d.opts.Log)
+// newConn prepares to serve a front-end, and returns the areas with its numbers and with its back-end
+// channel.
+func (d *Device) newConn(conn *net.UnixConn) (c *vhostuser.Conn, notes, channel *ledger.Area, err error) {
+	c = vhostuser.NewConn(conn, d, d.opts.Log)
 	r := d.opts.Recovery
 	if r == nil {
-		return c, nil, nil
+		return c, nil, nil, nil
 	}
-	area, err := r.Ledger.Area(ledger.AreaConn)
-	if err != nil {
-		return nil, nil, err
+	if notes, err = r.Ledger.Area(ledger.AreaConn); err != nil {
+		return nil, nil, nil, err
 	}
-	c.Recover(vhostuser.Recovery{Notes: area, Keeper: r.Keeper})
-	return c, area, nil
+	to := vhostuser.Recovery{Notes: notes, Keeper: r.Keeper}
+	if d.opts.Window != nil {
+		if channel, err = r.Ledger.Area(ledger.AreaChannel); err != nil {
+			return nil, nil, nil, err
+		}
+		to.Channel = channel
+	}
+	c.Recover(to)
+	return c, notes, channel, nil
 }
 
 // Inherited is what another process has left of its front-end.
@@ -63,7 +70,7 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 		return ErrBusy
 	}
 	defer d.serving.Store(false)
-	c, area, err := d.newConn(conn)
+	c, notes, channel, err := d.newConn(conn)
 	if err != nil {
 		_ = conn.Close()
 		return err
@@ -74,7 +81,8 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 		}
 	}
 	d.takeover = newTakeover(left.Fail, left.Killed, done, d.opts.Log)
-	if left.Notes = area.Load(); len(left.Notes) == 0 { // no message was read, so no ring ran
+	left.Channel = channel.Load()
+	if left.Notes = notes.Load(); len(left.Notes) == 0 { // no message was read, so no ring ran
 		if err := d.opts.Recovery.forget(); err != nil {
 			_ = conn.Close()
 			return err
@@ -83,6 +91,9 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 	// A ring that ran may start later, when its memory is there.
 	defer func() { d.takeover = nil }()
 	err = c.Resume(left.Inherited)
+	if d.opts.Window != nil && !d.opts.Window.Attached() {
+		d.opts.Window.Attach(nil) // there is no channel: nothing is mapped
+	}
 	d.takeover.sorted()
 	// It is not known whether a queue was stopped before, so an INIT is accepted as a reboot.
 	d.stopped = d.running() < len(d.workers)

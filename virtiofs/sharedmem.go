@@ -33,6 +33,8 @@ func (d *Device) AttachSharedMemory(id uint8, s *vhostuser.SharedMemory) {
 			d.absent.mapped = true // the guest does not know that they are gone
 		}
 		d.opts.Window.Attach(nil)
+	case s.Again():
+		d.opts.Window.Reattach(window{s, &d.frontend, d.opts.Log})
 	default:
 		d.opts.Window.Attach(window{s, &d.frontend, d.opts.Log})
 	}

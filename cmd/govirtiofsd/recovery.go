@@ -26,6 +26,7 @@ var kindOf = map[vhostuser.DescriptorKind]keeper.Kind{
 	vhostuser.DescriptorInflight: keeper.KindInflight,
 	vhostuser.DescriptorChannel:  keeper.KindChannel,
 	vhostuser.DescriptorAnswer:   keeper.KindAnswer,
+	vhostuser.DescriptorOutbox:   keeper.KindOutbox,
 }
 
 func keyOf(d vhostuser.Descriptor) keeper.Key { return keeper.Key{Kind: kindOf[d.Kind], ID: d.Number} }
@@ -52,8 +53,8 @@ func (k connectionKeeper) left() vhostuser.Inherited {
 }
 
 // recovery is where the device leaves what a successor needs; nil is nowhere.
-func (p *process) recovery(o *options) *virtiofs.Recovery {
-	if p.client == nil || !o.resumes() {
+func (p *process) recovery() *virtiofs.Recovery {
+	if p.client == nil {
 		return nil
 	}
 	return &virtiofs.Recovery{Ledger: p.ledger, Keeper: connectionKeeper{p.client}}

@@ -85,7 +85,7 @@ func newDevice(o *options, p *process, v sandbox.View, links int, settings serve
 		return nil, err
 	}
 	settings.ReadOnly, settings.Ledger = cfg.ReadOnly, cfg.Ledger
-	opts := virtiofs.Options{Recovery: p.recovery(o)}
+	opts := virtiofs.Options{Recovery: p.recovery()}
 	if cfg.DAX != nil {
 		settings.Host.Want(runtime.NumCPU()) // mappings are made on goroutines, which wait
 		opts.Window, opts.FSMap = cfg.DAX.Table, o.DAXProtocol

@@ -18,10 +18,6 @@ import (
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
-// resumes reports whether a worker can continue with the front-end of one that has died. It
-// can't if there are mappings in a DAX window, because these are not recorded.
-func (o *options) resumes() bool { return !o.HasWindow() }
-
 // supervised reports whether this process is to have another one serve.
 func (o *options) supervised() bool {
 	return o.Sandbox == sandbox.ModeNamespace || o.Recover == share.RecoveryAuto
@@ -50,21 +46,18 @@ func isStored(name string) bool {
 // supervise returns when there is no worker any more.
 func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal) error {
 	s.store = openStore(s.notify)
-	if o.Recover != share.RecoveryAuto || !o.resumes() || o.VsockState != "" { // the file outlives more than the store
+	if o.Recover != share.RecoveryAuto || o.VsockState != "" { // the file outlives more than the store
 		s.passed.discard(s.store)
 		s.store = nil
 	}
 	s.openLedger()
-	if s.ledger != nil && !o.resumes() {
-		s.log.Info("No recovery with a DAX window: if the serving process dies while a guest is connected, the daemon ends")
-	}
 	path, err := ownPath()
 	if err != nil {
 		return err
 	}
 	opts := keeper.Options{
 		Start: s.start, Check: func() (*keeper.Program, error) { return checkUpgrade(path) },
-		Recover: s.ledger != nil, Resumes: o.resumes(), Ended: s.ended,
+		Recover: s.ledger != nil, Ended: s.ended,
 		Limit: keeperFiles(o), EndGrace: endGrace + time.Second,
 		Ready: s.notify.ready, Stopping: s.notify.stopping, Log: slog.New(libraryHandler{log: s.log}),
 	}

@@ -163,5 +163,5 @@ func (p *process) connected(c *net.UnixConn, more bool) error {
 // disconnected has the keeper let go of all that a front-end had.
 func (p *process) disconnected() {
 	p.client.DropAll(keeper.KindConnection, keeper.KindRegion, keeper.KindKick, keeper.KindCall, keeper.KindErr, keeper.KindLog,
-		keeper.KindInflight, keeper.KindChannel, keeper.KindNode, keeper.KindOpen, keeper.KindLock, keeper.KindAnswer)
+		keeper.KindInflight, keeper.KindChannel, keeper.KindNode, keeper.KindOpen, keeper.KindLock, keeper.KindAnswer, keeper.KindOutbox)
 }

@@ -34,7 +34,6 @@ func recoveryOptions() []Option {
 .Cm auto
 (the default): another process takes over.
 The process that was started stays: it holds what the next process needs, and starts it.
-With a DAX window the daemon ends if a VMM is connected.
 Guests of several shares
 .Pq Fl -vsock-share
 have to mount again.
