@@ -75,6 +75,12 @@ func forge(what string) error {
 		return raw(b)
 	case "own-end": // of the channel, which never is at its end then
 		return raw((&message{op: opKeep, key: Node(67)}).marshal(), 3)
+	case "listener", "stream":
+		k := Listener()
+		if what == "stream" {
+			k = Stream()
+		}
+		return raw((&message{op: opKeep, key: k}).marshal(), file)
 	case "empty":
 		return raw(nil)
 	}
@@ -86,7 +92,7 @@ func TestForged(t *testing.T) {
 	r := newRig(t, func(k *Keeper) { k.clock.after = at(nil) })
 	for n, what := range []string{
 		"short", "long", "empty-with-descriptor", "version", "unknown", "keepers", "begin", "end", "kind", "no-kind",
-		"no-descriptor", "two", "many", "drop-with-descriptor", "serving-with-descriptor", "report", "own-end", "empty",
+		"no-descriptor", "two", "many", "drop-with-descriptor", "serving-with-descriptor", "report", "own-end", "listener", "stream", "empty",
 	} {
 		f := r.serving()
 		before := openFiles(t)
@@ -105,6 +111,9 @@ func TestForged(t *testing.T) {
 		}
 		if r.k.table.has(Node(66)) {
 			t.Errorf("%s was taken for a message", what)
+		}
+		if r.k.table.has(Listener()) || r.k.table.has(Stream()) {
+			t.Errorf("%s: a worker has the keeper hold what is not its own", what)
 		}
 		f.do("die")
 		f = r.serving()

@@ -100,6 +100,10 @@ func Lock(node, owner uint64) Key { return Key{Kind: KindLock, ID: node, Sub: ow
 // isPin reports whether the descriptor is of a file of the share. There may be many.
 func (k Kind) isPin() bool { return k == KindNode || k == KindOpen || k == KindLock }
 
+// isWorkers reports whether a worker may have the keeper hold such a descriptor. Others are the keeper's own: a
+// front-end that has taken a worker over must not have its successor listen to somebody else.
+func (k Kind) isWorkers() bool { return k != KindListener && k != KindStream }
+
 // valid reports whether a key from another process is one.
 func (k Key) valid() bool { return k.Kind > 0 && k.Kind < kinds }
 

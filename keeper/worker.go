@@ -122,6 +122,13 @@ func (w *worker) obey(k *Keeper, m *message) *event {
 			k.table.closer.close(m.fd)
 			return nil
 		}
+		if !m.key.Kind.isWorkers() {
+			k.table.closer.close(m.fd)
+			w.grumble.Do(func() {
+				k.log.Warn(fmt.Sprintf("worker %d: %s is not a worker's to replace; it and others like it are ignored", w.generation, m.key))
+			})
+			return nil
+		}
 		if err := k.table.put(m.key, m.fd); err != nil {
 			w.grumble.Do(func() { k.log.Warn(fmt.Sprintf("worker %d: %s: %v", w.generation, m.key, err)) })
 		}

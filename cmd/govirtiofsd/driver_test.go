@@ -27,19 +27,20 @@ type driven struct {
 }
 
 func drivens() map[string]driven {
-	host := clientmodel.Options{Xattr: true, Nodes: true}
-	own := clientmodel.Options{Xattr: true, Nodes: true, Ownership: true}
+	host := clientmodel.Options{Xattr: true, Nodes: true, Locks: true}
+	own := clientmodel.Options{Xattr: true, Nodes: true, Ownership: true, Locks: true}
 	return map[string]driven{
-		"namespace, 4 queues":  {[]string{"--sandbox=namespace", "--xattr"}, 4, host},
-		"chroot, 2 queues":     {[]string{"--sandbox=chroot", "--xattr"}, 2, host},
-		"none, 1 queue":        {[]string{"--sandbox=none", "--xattr"}, 1, host},
-		"attributes, 2 queues": {[]string{"--sandbox=namespace", "--xattr", "--ownership=xattr"}, 2, own},
+		"namespace, 4 queues":  {[]string{"--sandbox=namespace", "--xattr", "--locks=host"}, 4, host},
+		"chroot, 2 queues":     {[]string{"--sandbox=chroot", "--xattr", "--locks=host"}, 2, host},
+		"none, 1 queue":        {[]string{"--sandbox=none", "--xattr", "--locks=host"}, 1, host},
+		"attributes, 2 queues": {[]string{"--sandbox=namespace", "--xattr", "--ownership=xattr", "--locks=host"}, 2, own},
 	}
 }
 
 // TestIntegrationDriven kills workers at random moments, also while they take over, under a mix of all
-// requests that change something. Each reply is compared with a model, and so are the trees in the
-// end, what each node and open file is, and the lookup counts.
+// requests that change something, and while a process on the host contends for their locks. Each reply is
+// compared with a model, and so are the trees in the end, what each node and open file is, locks, and the lookup
+// counts.
 func TestIntegrationDriven(t *testing.T) {
 	guest.NeedRoot(t)
 	kills := 15
@@ -66,7 +67,7 @@ func (v driven) run(t *testing.T, kills int, seed uint64) {
 	}
 	c := handshake(t, f)
 	var served atomic.Int64
-	users := startUsers(t, c, 2+2*v.queues, seed, v.opts, &served)
+	users := startUsers(t, c, share, 2+2*v.queues, seed, v.opts, &served)
 	killWorkers(t, d.cmd.Process.Pid, kills, seed, users, &served)
 	users.end(t, share)
 	c.Close()
@@ -78,18 +79,18 @@ func (v driven) run(t *testing.T, kills int, seed uint64) {
 // users are clients that run.
 type users struct {
 	all  []*clientmodel.User
-	errs []error
+	errs []error     // and that of the contender
 	stop atomic.Bool // all end
 	wg   sync.WaitGroup
 }
 
-func startUsers(t *testing.T, c *frontend.Client, n int, seed uint64, opts clientmodel.Options, served *atomic.Int64) *users {
+func startUsers(t *testing.T, c *frontend.Client, share string, n int, seed uint64, opts clientmodel.Options, served *atomic.Int64) *users {
 	t.Helper()
 	shared, err := clientmodel.NewShared(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	us := &users{errs: make([]error, n)}
+	us := &users{errs: make([]error, n+1)}
 	for i := range n {
 		u, err := clientmodel.NewUser(c, fmt.Sprint("user", i), seed+uint64(i), opts, shared, served)
 		if err != nil {
@@ -104,6 +105,13 @@ func startUsers(t *testing.T, c *frontend.Client, n int, seed uint64, opts clien
 			}
 		})
 	}
+	if opts.Locks {
+		us.wg.Go(func() {
+			if us.errs[n] = shared.ContendFromHost(share, us.stop.Load); us.errs[n] != nil {
+				us.stop.Store(true)
+			}
+		})
+	}
 	return us
 }
 
@@ -111,6 +119,9 @@ func startUsers(t *testing.T, c *frontend.Client, n int, seed uint64, opts clien
 func (us *users) end(t *testing.T, share string) {
 	us.stop.Store(true)
 	us.wg.Wait()
+	if err := us.errs[len(us.all)]; err != nil {
+		t.Error(err)
+	}
 	for i, u := range us.all {
 		if err := us.errs[i]; err != nil {
 			t.Error(err)

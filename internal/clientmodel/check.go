@@ -24,6 +24,9 @@ func (u *User) Check(path string) error {
 	if u.err == nil {
 		u.hostDir(filepath.Join(path, u.name), u.root)
 	}
+	if u.locker != nil && u.err == nil {
+		u.checkLocks(path)
+	}
 	for len(u.files) > 0 && u.err == nil {
 		f := u.files[0]
 		if f.reads() {

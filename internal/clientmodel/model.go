@@ -22,6 +22,7 @@ type Options struct {
 	Xattr     bool // extended attributes of users
 	Ownership bool // owners and modes are kept in attributes, not in the host's files
 	Nodes     bool // device numbers can be made
+	Locks     bool // locks are on the host
 }
 
 // node is a file of the model. It is what the user has made, whether the client has it looked up or
@@ -73,7 +74,8 @@ type User struct {
 	name   string
 	root   *node
 	shared *node
-	names  *sharedNames
+	others *Shared
+	locker *locker // nil without locks
 	nodes  []*node // all but root and shared that the tree or the client has
 	files  []*file
 	lists  []*listing
@@ -86,13 +88,18 @@ type User struct {
 // NewUser makes a user with the directory name in the root of the share. served is counted up with
 // each reply.
 func NewUser(c *frontend.Client, name string, seed uint64, opts Options, shared *Shared, served *atomic.Int64) (*User, error) {
-	u := &User{c: c, r: rand.New(rand.NewPCG(seed, 7)), opts: opts, served: served, name: name, names: shared.names}
+	u := &User{c: c, r: rand.New(rand.NewPCG(seed, 7)), opts: opts, served: served, name: name, others: shared}
 	e, err := c.Mkdir(fp.RootID, name, 0o777)
 	if err != nil {
 		return nil, err
 	}
 	u.root = &node{id: e.NodeID, lookups: 1, mode: unix.S_IFDIR | 0o777, kids: map[string]*node{}, xattrs: map[string]string{}}
 	u.shared = &node{id: shared.id, lookups: 1, mode: unix.S_IFDIR | 0o777, kids: map[string]*node{}}
+	if opts.Locks {
+		if err := u.newLocker(shared, int(seed%1000)); err != nil {
+			return nil, err
+		}
+	}
 	return u, nil
 }
 
@@ -100,6 +107,9 @@ func NewUser(c *frontend.Client, name string, seed uint64, opts Options, shared 
 func (u *User) Run(stop func() bool) error {
 	for u.err == nil && !stop() {
 		u.step()
+	}
+	if u.locker != nil {
+		u.unlock() // others wait for it
 	}
 	return u.err
 }
@@ -118,6 +128,9 @@ func (u *User) step() {
 	}
 	if u.opts.Xattr {
 		all = append(all, u.setxattr, u.setxattr, u.removexattr, u.getxattr)
+	}
+	if u.opts.Locks {
+		all = append(all, u.lock, u.lock, u.lock, u.lockRange, u.lockRange, u.lockRange)
 	}
 	if len(u.nodes) > 50 {
 		all = []func(){u.unlink, u.rmdir, u.forget, u.release}

@@ -16,13 +16,14 @@ import (
 // it.
 type Shared struct {
 	id    uint64
-	names *sharedNames
+	names sharedNames
+	locks sharedLocks
 }
 
 // sharedNames is what is known of the names by all.
 type sharedNames struct {
-	mu    sync.Mutex
-	names [3]sharedName
+	mu   sync.Mutex
+	list [3]sharedName
 }
 
 type sharedName struct {
@@ -31,15 +32,22 @@ type sharedName struct {
 	ended    uint64 // such requests
 }
 
-// NewShared makes the directory.
+// NewShared makes the directory, and in it a file that is locked by all.
 func NewShared(c *frontend.Client) (*Shared, error) {
 	e, err := c.Mkdir(fp.RootID, "shared", 0o777)
-	return &Shared{id: e.NodeID, names: new(sharedNames)}, err
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.Create(e.NodeID, lockedName, unix.O_RDWR|unix.O_CREAT, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	return &Shared{id: e.NodeID}, c.Release(out.Entry.NodeID, out.Open.Fh)
 }
 
 // contend tries to make a shared name, in one of six ways. Who has it removes it again.
 func (u *User) contend() {
-	i := u.r.IntN(len(u.names.names))
+	i := u.r.IntN(len(u.others.names.list))
 	l := link{u.shared, fmt.Sprint("lock", i)}
 	kind := u.r.IntN(6)
 	var from link
@@ -49,16 +57,16 @@ func (u *User) contend() {
 			return
 		}
 	}
-	at := &u.names.names[i]
-	u.names.mu.Lock()
+	at := &u.others.names.list[i]
+	u.others.names.mu.Lock()
 	before := *at
 	at.underWay++
-	u.names.mu.Unlock()
+	u.others.names.mu.Unlock()
 
 	n, err := u.acquire(kind, n, from, l)
 
-	u.names.mu.Lock()
-	defer u.names.mu.Unlock()
+	u.others.names.mu.Lock()
+	defer u.others.names.mu.Unlock()
 	at.underWay--
 	at.ended++
 	switch {
@@ -66,9 +74,9 @@ func (u *User) contend() {
 		u.fail("%s was made a second time", l.name)
 	case err == nil:
 		at.held = true
-		u.names.mu.Unlock()
+		u.others.names.mu.Unlock()
 		u.yield(n, l, at)
-		u.names.mu.Lock()
+		u.others.names.mu.Lock()
 	case !errors.Is(err, unix.EEXIST):
 		u.want(err, unix.EEXIST)
 	case !before.held && before.underWay == 0 && at.underWay == 0 && at.ended == before.ended+1:
@@ -125,10 +133,10 @@ func (u *User) acquire(kind int, n *node, from, l link) (*node, error) {
 
 // yield removes the name, or moves what it is to the user's directory.
 func (u *User) yield(n *node, l link, at *sharedName) {
-	u.names.mu.Lock()
+	u.others.names.mu.Lock()
 	at.held = false
 	at.underWay++
-	u.names.mu.Unlock()
+	u.others.names.mu.Unlock()
 	switch {
 	case u.r.IntN(2) == 0:
 		to := link{u.root, u.fresh()}
@@ -141,8 +149,8 @@ func (u *User) yield(n *node, l link, at *sharedName) {
 	default:
 		u.remove(fp.OpUnlink, l, 0)
 	}
-	u.names.mu.Lock()
+	u.others.names.mu.Lock()
 	at.underWay--
 	at.ended++
-	u.names.mu.Unlock()
+	u.others.names.mu.Unlock()
 }
