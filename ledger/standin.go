@@ -49,6 +49,9 @@ func (s *Store) hasStandIn(id, by uint64) bool {
 
 // settleStandIns ends what the predecessor has begun to end, exactly once.
 func (s *Store) settleStandIns() {
+	if !s.standIns {
+		return
+	}
 	s.nodes.records(func(slot uint32) bool {
 		r := s.nodeAt(slot)
 		if r == nil || r.standIn == 0 || r.standIn == standsFor && r.lookups > 0 {

@@ -16,7 +16,12 @@ type Store struct {
 	names  names
 	owners listOwners
 	locks  lockStore
-	found  int // nodes that load has found
+
+	// What load has found, so that nobody looks for it among all nodes.
+	found    int    // nodes
+	mount    uint64 // of the first of them
+	mixed    bool   // not all are on that mount
+	standIns bool   // there may be nodes that others stand in for
 }
 
 // Store returns the nodes and open files, all of which it looks at: what makes no sense, because a
@@ -91,7 +96,11 @@ func (s *Store) loadNode(slot uint32, r *nodeRecord) {
 	}
 	index, _ := s.nodes.blockOf(slot)
 	s.nodes.chunks.At(index).used++
-	s.found++
+	if s.found++; s.found == 1 {
+		s.mount = r.mount
+	}
+	s.mixed = s.mixed || r.mount != s.mount
+	s.standIns = s.standIns || r.standIn != 0
 	s.noteEnds(&s.ledger.header.nodesEnd, &s.ledger.header.nodesGeneration, r.id)
 	if ref := nameRef(r.place); r.id == fp.RootID || ref != nameInside && !s.names.claim(ref) {
 		store(&r.place, 0)
@@ -132,9 +141,24 @@ func (s *Store) nodeAt(slot uint32) *nodeRecord {
 // too, is valid until yield returns. A node may come before its parent, and places may go round
 // in a circle.
 func (s *Store) Nodes(yield func(n *Node) bool) {
+	s.nodes.records(s.nodeTo(yield))
+}
+
+// NodesAt is Nodes for these slots only.
+func (s *Store) NodesAt(slots []uint32, yield func(n *Node) bool) {
+	f := s.nodeTo(yield)
+	for _, slot := range slots {
+		if !f(slot) {
+			return
+		}
+	}
+}
+
+// nodeTo yields the node in a slot, if there is one.
+func (s *Store) nodeTo(yield func(n *Node) bool) func(slot uint32) bool {
 	var b [maxNameRecord]byte
 	var n Node
-	s.nodes.records(func(slot uint32) bool {
+	return func(slot uint32) bool {
 		r := s.nodeAt(slot)
 		if r == nil {
 			return true
@@ -146,7 +170,7 @@ func (s *Store) Nodes(yield func(n *Node) bool) {
 		}
 		s.placeOf(&n, r, &b)
 		return yield(&n)
-	})
+	}
 }
 
 // placeOf fills in where a node is. A name that can't be one is left out, with the parent.
@@ -191,6 +215,10 @@ func (s *Store) Opens(yield func(o *OpenFile) bool) {
 		return yield(&o)
 	})
 }
+
+// OneMount reports whether all nodes that there were when the store was made are on the mount with this
+// number.
+func (s *Store) OneMount(number uint64) bool { return s.found == 0 || !s.mixed && s.mount == number }
 
 // NumNodes is how many nodes there were when the store was made.
 func (s *Store) NumNodes() int { return s.found }

@@ -5,8 +5,8 @@ import fp "github.com/govirtiofs/govirtiofs/fuseproto"
 // A process that takes over from one that has died has the recorder's records. It makes the
 // tables from them before it serves a request:
 //
-//	the root, as always; BeginRestore; then Restore for each other node, then RestorePlace
-//	for each, then OpenFiles.Restore with holds on their nodes, then EndRestore
+//	the root, as always; BeginRestore; then Restore for each other node; RestorePlace for each,
+//	when there is its parent; then OpenFiles.Restore with holds on their nodes, then EndRestore
 //
 // The recorder is not told again of what it has recorded. No other thread uses the tables
 // meanwhile, so no lock is taken for each node.
@@ -14,7 +14,8 @@ import fp "github.com/govirtiofs/govirtiofs/fuseproto"
 // BeginRestore makes room for about count nodes.
 func (t *Table[K, N]) BeginRestore(count int) {
 	heads := minHeads
-	for heads < min(count, maxSlots)/shardCount {
+	// Short lists: each node before in its list is a look at memory that is in no cache.
+	for heads < 2*min(count, maxSlots)/shardCount {
 		heads *= 2
 	}
 	for i := range t.shards {

@@ -75,6 +75,11 @@ type resumer struct {
 	mounts map[uint64]uint64         // ids here of mounts by their numbers in the ledger
 	owners map[keeper.Key]*leftOwner // of fcntl locks
 	lost   missing
+
+	root  mountKey
+	local bool            // the root is on a local file system
+	open  map[uint32]bool // slots of nodes that are open
+	made  []inode         // to be used
 }
 
 func (r *resumer) warning() string {
@@ -94,6 +99,9 @@ const (
 // each is looked for by its names from the root on. It is one whose parent is on another mount. With
 // one that is deeper, file servers would be asked, which may not answer.
 func (r *resumer) findMounts() {
+	if r.store.OneMount(rootMount) {
+		return
+	}
 	tries := map[uint64][]ledger.Node{}
 	for n := range r.store.Nodes {
 		if list := tries[n.Mount]; n.Mount != rootMount && n.Parent != 0 && r.store.MountOf(n.Parent) != n.Mount &&
@@ -213,60 +221,87 @@ func (r *resumer) key(n *ledger.Node) key {
 	return key{mount: id, dev: n.Dev, ino: n.Ino}
 }
 
-// nodes makes the nodes, then their places.
+// nodes makes the nodes and their places. The guest waits, and may know a million of them: each is
+// looked at once.
 func (r *resumer) nodes() {
 	t := r.fs.nodes
 	t.BeginRestore(r.store.NumNodes())
-	root := r.fs.nodes.root.Key().onMount()
-	local := r.fs.mounts.get(root).local
-	open := map[uint32]bool{}
+	r.root = t.root.Key().onMount()
+	r.local = r.fs.mounts.get(r.root).local
+	r.open = map[uint32]bool{}
 	for rec := range r.store.Opens {
-		open[rec.Node] = true
+		r.open[rec.Node] = true
 	}
+	var later []uint32 // slots of nodes that come before their parents, or before others that stand in for them
 	for rec := range r.store.Nodes {
 		if rec.ID == fp.RootID {
 			continue
 		}
-		k := r.key(rec)
-		n := &inode{bornSec: rec.BirthSec, bornNsec: rec.BirthNsec, kind: rec.Kind & (unix.S_IFMT >> kindShift)}
-		if k.onMount() == root {
-			n.local = local
-		} else if m := r.fs.mounts.get(k.onMount()); m != nil {
-			n.local = m.local
-		}
-		n.fd.Store(-1)
-		if !n.isDir() {
-			n.marks = markLinked // it may be
-		}
-		// What is not to be found again is gone for good: a new file may have its inode number, and its
-		// time of birth if that is a tick of the clock.
-		gone := rec.Parent == 0 && len(rec.FileHandle) == 0 && !open[uint32(rec.ID)]
-		if !t.Restore(n, k, rec.ID, rec.Lookups, rec.Unkeyed || gone) {
+		if n := r.node(rec); n == nil {
 			r.store.RemoveNode(rec.ID)
+		} else if rec.StandIn != 0 || rec.Parent != 0 && t.Restored(rec.Parent) == nil {
+			later = append(later, uint32(rec.ID))
+		} else {
+			r.place(n, rec)
 		}
 	}
-	for rec := range r.store.Nodes {
+	r.store.NodesAt(later, func(rec *ledger.Node) bool {
 		n := t.Restored(uint32(rec.ID))
-		if n == nil || n == r.fs.nodes.root || n.ID() != rec.ID {
-			continue
-		}
 		if rec.StandIn != 0 {
 			r.standIn(n, rec)
 			rec.Parent = 0 // another file has the name
 		}
-		var parent *inode
-		if rec.Parent != 0 {
-			if parent = t.Restored(rec.Parent); parent != nil && !parent.isDir() || parent == n {
-				parent = nil
-			}
+		r.place(n, rec)
+		return true
+	})
+}
+
+// batch is how many nodes are made at once, as one object of the allocator. If the guest forgets all of
+// them but one, that one keeps the memory of all.
+const batch = 8
+
+// node makes a node; nil if it can't be.
+func (r *resumer) node(rec *ledger.Node) *inode {
+	if len(r.made) == 0 {
+		r.made = make([]inode, batch)
+	}
+	n := &r.made[0]
+	r.made = r.made[1:]
+	n.bornSec, n.bornNsec, n.kind = rec.BirthSec, rec.BirthNsec, rec.Kind&(unix.S_IFMT>>kindShift)
+	k := r.key(rec)
+	if k.onMount() == r.root {
+		n.local = r.local
+	} else if m := r.fs.mounts.get(k.onMount()); m != nil {
+		n.local = m.local
+	}
+	n.fd.Store(-1)
+	if !n.isDir() {
+		n.marks = markLinked // it may be
+	}
+	// What is not to be found again is gone for good: a new file may have its inode number, and its
+	// time of birth if that is a tick of the clock.
+	gone := rec.Parent == 0 && len(rec.FileHandle) == 0 && !r.open[uint32(rec.ID)]
+	if !r.fs.nodes.Restore(n, k, rec.ID, rec.Lookups, rec.Unkeyed || gone) {
+		return nil
+	}
+	return n
+}
+
+// place sets where a node was last seen.
+func (r *resumer) place(n *inode, rec *ledger.Node) {
+	t := r.fs.nodes
+	var parent *inode
+	if rec.Parent != 0 {
+		if parent = t.Restored(rec.Parent); parent != nil && !parent.isDir() || parent == n {
+			parent = nil
 		}
-		if len(rec.FileHandle) > handleHeader+maxHandle {
-			rec.FileHandle = nil
-		}
-		t.RestorePlace(n, parent, rec.Name, rec.FileHandle)
-		if len(rec.FileHandle) > 0 {
-			n.fileHandle = handleOfLedger
-		}
+	}
+	if len(rec.FileHandle) > handleHeader+maxHandle {
+		rec.FileHandle = nil
+	}
+	t.RestorePlace(n, parent, rec.Name, rec.FileHandle)
+	if len(rec.FileHandle) > 0 {
+		n.fileHandle = handleOfLedger
 	}
 }
 
