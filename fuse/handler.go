@@ -144,6 +144,10 @@ type Message struct {
 // Set makes m the request in the buffers.
 func (m *Message) Set(in, out Buffers) {
 	m.In, m.Out = in, out
+	if len(in) > 0 && in[0].Len >= uint64(headerSize) { // as all clients have it
+		m.Header = *(*fp.InHeader)(unsafe.Pointer(in[0].Base))
+		return
+	}
 	if in.CopyTo(fp.Bytes(&m.Header), 0) < headerSize {
 		m.Header = fp.InHeader{}
 	}

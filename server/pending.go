@@ -239,7 +239,7 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
 		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread,
 		Cell: d.cell, Again: d.past, pending: d}
-	t.session = d.session
+	t.session, t.tracing = d.session, d.server.tracing()
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room
 	written, errno := f()

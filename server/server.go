@@ -103,7 +103,7 @@ func (t *thread) Handle(m *fuse.Message) (fuse.Reply, fuse.Pending) {
 
 func (t *thread) serve(m *fuse.Message) (fuse.Reply, *pending) {
 	o, errno := t.load(m)
-	if t.server.tracing() {
+	if t.tracing = t.server.tracing(); t.tracing {
 		t.traceRequest(o)
 	}
 	var written uint32
@@ -141,6 +141,7 @@ func (t *thread) Refuse(m *fuse.Message, errno unix.Errno) fuse.Reply {
 	if !t.begin(m) {
 		return r
 	}
+	t.tracing = t.server.tracing()
 	o := opOf(fp.Opcode(t.request.Header.Opcode))
 	if !o.NoReply {
 		r.Len = t.fail(errno)
@@ -261,7 +262,7 @@ func (t *thread) run(o *op) (written uint32, errno unix.Errno) {
 	if t.reply != nil {
 		t.writeTo.CopyFrom(t.reply[:n], uint64(outHeaderSize))
 	}
-	if t.server.tracing() {
+	if t.tracing {
 		t.traceReply(n, 0)
 	}
 	return uint32(outHeaderSize + n), 0
@@ -318,7 +319,7 @@ func (t *thread) fail(errno unix.Errno) uint32 {
 		return 0
 	}
 	errno = sent(errno)
-	if t.server.tracing() {
+	if t.tracing {
 		t.traceReply(0, errno)
 	}
 	t.putHeader(uint32(outHeaderSize), errno)

@@ -63,13 +63,14 @@ type thread struct {
 	pooled  bool // of the pool's
 
 	// See watch.go.
-	turn   uint64 // set with setTurn
-	held   atomic.Bool
-	turns  uint64 // turn without turnBusy
-	detour bool   // the last request was not served here because others hang
-	op     *op    // of the last method that was called
-	sight  sight  // guarded by the watch's lock
-	lost   bool   // the transport goes on without this thread
+	turn    uint64 // set with setTurn
+	held    atomic.Bool
+	turns   uint64 // turn without turnBusy
+	tracing bool   // the request has lines in the log
+	detour  bool   // the last request was not served here because others hang
+	op      *op    // of the last method that was called
+	sight   sight  // guarded by the watch's lock
+	lost    bool   // the transport goes on without this thread
 
 	scratch []byte       // for args
 	total   uint64       // length of the request in the client's buffers

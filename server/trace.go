@@ -24,7 +24,7 @@ import (
 // LevelTrace is the level of the lines about each request and reply, below slog.LevelDebug.
 const LevelTrace slog.Level = -8
 
-// tracing is asked for each request: the level may change while the server runs.
+// tracing is asked once a request: the level may change while the server runs.
 func (s *Server) tracing() bool { return s.log.Enabled(context.Background(), LevelTrace) }
 
 func (t *thread) trace(line string) { t.server.log.Log(context.Background(), LevelTrace, line) }
