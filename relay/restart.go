@@ -37,7 +37,7 @@ func (fs *FS) serve(l *link) {
 			return
 		}
 		if !fs.opts.Restart {
-			fs.opts.Log.Error("the program has ended", "error", l.err)
+			fs.opts.Log.Debug("the program has ended", "error", l.err) // who waits for Ended tells it
 			return
 		}
 		fs.opts.Log.Warn("the program has ended and is started again", "error", l.err)

@@ -48,6 +48,7 @@ func main() {
 func run(args []string) int {
 	root := newRoot()
 	addCompletion(root)
+	wrapHelp(root)
 	root.SetArgs(args)
 	out := &output{w: os.Stdout}
 	root.SetOut(out)
@@ -111,7 +112,8 @@ vhost-user-fs back-end unless its help says otherwise.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{errors.New(usage.Message(cmd.Flags(), err))}
 	})
-	root.SetUsageTemplate(strings.NewReplacer("Flags:", "Options:", "Global Flags:", "Global options:").Replace(root.UsageTemplate()))
+	root.SetUsageTemplate(strings.NewReplacer("Flags:", "Options:", "Global Flags:", "Global options:",
+		".FlagUsages |", ".FlagUsagesWrapped 100 |").Replace(root.UsageTemplate()))
 	root.DisableFlagsInUseLine = true
 	root.AddCommand(subcommands()...)
 	for _, c := range root.Commands() {
@@ -134,6 +136,23 @@ func unknownCommand(root *cobra.Command, name string) error {
 		return usagef("unknown command %q; did you mean %s?", name, like)
 	}
 	return usagef("unknown command %q", name)
+}
+
+// wrapHelp has the help command refuse what is no command: it would print the help of all and end with 0.
+func wrapHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "help" {
+			continue
+		}
+		c.Args = func(_ *cobra.Command, args []string) error {
+			found, rest, err := root.Find(args)
+			if err != nil || found == root && len(rest) > 0 {
+				return unknownCommand(root, args[0])
+			}
+			return nil
+		}
+	}
 }
 
 // addCompletion adds the completion command, which would print its help and end with

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	"github.com/govirtiofs/govirtiofs/fusedev"
@@ -261,8 +262,11 @@ func (o *mountOptions) start(ctx context.Context) (*exec.Cmd, chan error) {
 // checkTarget refuses to mount on what is not a directory.
 func checkTarget(dir string) error {
 	st, err := os.Stat(dir)
-	if err == nil && !st.IsDir() {
+	switch {
+	case err == nil && !st.IsDir():
 		err = fmt.Errorf("%s is not a directory", dir)
+	case errors.Is(err, unix.ENOTCONN):
+		err = fmt.Errorf("%w: a mount is left there whose server has ended; take it away with 'umount %s' or 'fusermount3 -u %s'", err, dir, dir)
 	}
 	return err
 }

@@ -41,6 +41,9 @@ var relayDaemonOptions = []string{
 	"tag", "readonly", "sandbox", "seccomp", "landlock", "rlimit-nofile", "log-level", "syslog", "translate-uid", "translate-gid",
 }
 
+// relayMountOptions are those of them that --mount knows.
+var relayMountOptions = []string{"readonly", "log-level", "syslog", "translate-uid", "translate-gid"}
+
 func newRelay() *cobra.Command {
 	o := &relayOptions{}
 	c := &cobra.Command{
@@ -73,13 +76,7 @@ govirtiofsd serves the guest, and must be installed beside this program or in PA
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // the program's options are its own
-	for _, g := range share.Groups() {
-		for _, row := range g.Options {
-			if slices.Contains(relayDaemonOptions, row.Name) {
-				declareRelayed(f, &row, &o.daemon)
-			}
-		}
-	}
+	f.SortFlags = false
 	f.StringVar(&o.mount, "mount", "", "instead of a guest: mount on this `directory` of this machine")
 	f.BoolVar(&o.restart, "restart", false, "when the program ends start it again; the guest's files stay open where that is possible")
 	f.IntVar(&o.timeout, "request-timeout", 0, "after so many `seconds` without an answer of the program a request fails with ETIMEDOUT; 0 waits for ever")
@@ -88,6 +85,13 @@ govirtiofsd serves the guest, and must be installed beside this program or in PA
 	f.StringVar(&o.capabilities, "program-capabilities", defaultCapabilities, "comma-separated `list` of capabilities that the program keeps if root starts it, or none")
 	f.StringVar(&o.pid, "program-pid", pidNone, "which process the program takes for the one that asks: `none|self`; self: itself")
 	f.IntVar(&o.grace, "stop-timeout", 10, "how many `seconds` the program may take to end before it is killed")
+	for _, g := range share.Groups() {
+		for _, row := range g.Options {
+			if slices.Contains(relayDaemonOptions, row.Name) {
+				declareRelayed(f, &row, &o.daemon)
+			}
+		}
+	}
 	_ = share.AddCompletion(c)                                                                                 // the options are there
 	_ = c.RegisterFlagCompletionFunc("program-sandbox", completeList("auto", "namespace", "none"))             // the same
 	_ = c.RegisterFlagCompletionFunc("program-pid", completeList(pidNone, pidSelf))                            // the same
@@ -102,11 +106,20 @@ func completeList(words ...string) cobra.CompletionFunc {
 // declareRelayed declares an option of the daemon.
 func declareRelayed(f *pflag.FlagSet, row *share.Option, c *share.Config) {
 	row.Declare(f, c)
-	flag := f.Lookup(row.Name)
 	if arg := row.ArgWord(); arg != "" {
-		flag.Usage = "`" + arg + "`: " + flag.Usage
+		flag := f.Lookup(row.Name)
+		flag.Value = &named{flag.Value, arg}
 	}
 }
+
+// named is a value with a name in help.
+type named struct {
+	pflag.Value
+	name string
+}
+
+// Type implements pflag.Value: help shows it.
+func (n *named) Type() string { return n.name }
 
 // defaultCapabilities are what programs need that show a directory of this machine to more than one user.
 const defaultCapabilities = "chown,dac_override,fowner,fsetid,setgid,setuid,mknod"
@@ -179,8 +192,12 @@ func (o *relayOptions) daemonArgs(empty string) []string {
 		if !slices.Contains(relayDaemonOptions, f.Name) {
 			return
 		}
-		values := []string{f.Value.String()}
-		if list, ok := f.Value.(pflag.SliceValue); ok { // an option that may be repeated
+		value := f.Value
+		if n, ok := value.(*named); ok {
+			value = n.Value
+		}
+		values := []string{value.String()}
+		if list, ok := value.(pflag.SliceValue); ok { // an option that may be repeated
 			values = list.GetSlice()
 		}
 		for _, v := range values {
@@ -194,9 +211,9 @@ func (o *relayOptions) daemonArgs(empty string) []string {
 func (o *relayOptions) checkDaemon(passed bool) error {
 	args := o.daemonArgs("/")
 	if o.mount != "" {
-		for _, name := range []string{"socket-path", "fd", "vsock", "vsock-uds"} {
-			if o.set.Changed(name) {
-				return usagef("--mount and --%s exclude each other", name)
+		for _, name := range relayDaemonOptions {
+			if o.set.Changed(name) && !slices.Contains(relayMountOptions, name) {
+				return usagef("--mount and --%s exclude each other: there is no guest, and govirtiofsd does not run", name)
 			}
 		}
 		args = append(args, "--socket-path=/")

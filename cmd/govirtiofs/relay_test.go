@@ -10,9 +10,12 @@ import (
 func TestRelayUsage(t *testing.T) {
 	for line, want := range map[string]string{
 		"relay": "give the PROGRAM and its arguments after --",
-		"relay --socket-path /run/s -- sshfs host:":                                                        "do not have {mount}",
-		"relay -- sshfs host: {mount}":                                                                     "no way to reach a front-end",
-		"relay --mount /mnt --socket-path /run/s -- sshfs host: {mount}":                                   "--mount and --socket-path exclude each other",
+		"relay --socket-path /run/s -- sshfs host:":                      "do not have {mount}",
+		"relay -- sshfs host: {mount}":                                   "no way to reach a front-end",
+		"relay --mount /mnt --socket-path /run/s -- sshfs host: {mount}": "--mount and --socket-path exclude each other",
+		"relay --mount /mnt --tag x -- sshfs host: {mount}":              "--mount and --tag exclude each other",
+		"relay --mount /mnt --seccomp none -- sshfs host: {mount}":       "--mount and --seccomp exclude each other",
+		"help nosuch": `unknown command "nosuch"`,
 		"relay --socket-path /run/s --fd 3 -- sshfs host: {mount}":                                         "--fd and --socket-path exclude each other",
 		"relay --socket-path /run/s --request-timeout=-1 -- sshfs host: {mount}":                           "1 to 86400 seconds are possible",
 		"relay --socket-path /run/s --stop-timeout=0 -- sshfs host: {mount}":                               "1 to 3600 seconds are possible",
@@ -25,6 +28,7 @@ func TestRelayUsage(t *testing.T) {
 		"relay --socket-path /run/s --seccomp=x -- sshfs host: {mount}":                                    "--seccomp",
 	} {
 		root := newRoot()
+		wrapHelp(root)
 		root.SetArgs(strings.Fields(line))
 		err := root.Execute()
 		var usage usageError

@@ -117,7 +117,7 @@ func relayPair() (ours *net.UnixConn, theirs *os.File, err error) {
 
 // startDaemon starts the daemon, which ends with this process.
 func (o *relayOptions) startDaemon(path, empty string, channel *os.File, passed bool) (*exec.Cmd, error) {
-	value, err := json.Marshal(map[string]any{"Channel": relayChannel, "Restart": o.restart, "Timeout": time.Duration(o.timeout) * time.Second})
+	value, err := json.Marshal(map[string]any{"Channel": relayChannel, "Program": filepath.Base(o.args[0]), "Restart": o.restart, "Timeout": time.Duration(o.timeout) * time.Second})
 	if err != nil {
 		return nil, err
 	}

@@ -27,19 +27,20 @@ func newState() *cobra.Command {
 		},
 	}
 	show := &cobra.Command{
-		Use:   "show FILE|PID|-",
+		Use:   "show FILE|PID|SOCKET|-",
 		Short: "Print a ledger or the state of a migration",
 		Long: `Prints, a line a record, what a running govirtiofsd keeps in its ledger for the process
 that goes on when it dies: requests under way, nodes that the guest knows, open files. PID is
-any process of the daemon. Nothing is stopped or changed: a record that changes at
+any process of the daemon, and SOCKET the vhost-user socket that it has made: SOCKET.pid has the
+process id. Nothing is stopped or changed: a record that changes at
 this moment may be half of each.
 
 FILE or - (standard input) is the state of a guest that moves to another host, as
 govirtiofsd gives it to the VMM, or a copy of a ledger.
 
 A line is the kind of the record and words of the form key=value. Names are quoted.`,
-		Example: `  govirtiofs state show $(cat /run/fs.sock.pid)`,
-		Args:    oneArg("give one FILE, PID or -"),
+		Example: `  govirtiofs state show /run/fs.sock`,
+		Args:    oneArg("give one FILE, PID, SOCKET or -"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return showState(cmd.OutOrStdout(), args[0]) },
 	}
 	show.Args = wrapArgs(show.Args)
@@ -54,7 +55,14 @@ func showState(to io.Writer, arg string) error {
 		return showFile(to, os.Stdin)
 	}
 	name := arg
-	if pid, err := strconv.ParseUint(arg, 10, 31); err == nil {
+	if st, err := os.Stat(arg); err == nil && st.Mode()&os.ModeSocket != 0 {
+		pid, err := daemonPID(arg)
+		if err != nil {
+			return err
+		}
+		name = strconv.Itoa(pid)
+	}
+	if pid, err := strconv.ParseUint(name, 10, 31); err == nil {
 		if name, err = ledgerOf(int(pid)); err != nil {
 			return err
 		}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -84,7 +86,17 @@ func TestStateShowErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	socket := filepath.Join(dir, "sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.WriteFile(socket+".pid", []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for arg, want := range map[string]string{
+		socket:                       fmt.Sprintf("process %d has no ledger", os.Getpid()),
 		other:                        "neither a ledger nor the state",
 		half:                         "unexpected EOF",
 		filepath.Join(dir, "nosuch"): "no such file",
@@ -96,7 +108,7 @@ func TestStateShowErrors(t *testing.T) {
 			t.Errorf("%s: %v, want %q", arg, err, want)
 		}
 	}
-	for _, args := range [][]string{{"state"}, {"state", "show"}, {"state", "show", "1", "2"}, {"state", "other"}} {
+	for _, args := range [][]string{{"state"}, {"state", "show"}, {"state", "show", "1", "2"}, {"state", "other"}, {"help", "nosuch"}} {
 		if status := run(args); status != 2 {
 			t.Errorf("%v: exit status %d", args, status)
 		}

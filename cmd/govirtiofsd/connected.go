@@ -14,6 +14,9 @@ func (o *options) describe(c *net.UnixConn) string {
 	var parts []string
 	for _, s := range o.Shares() {
 		text := s.Dir
+		if o.relay != nil {
+			text = "what " + o.relay.Program + " has"
+		}
 		if len(o.VsockShares) > 0 {
 			text += " as " + s.Name
 		}

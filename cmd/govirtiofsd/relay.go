@@ -29,6 +29,7 @@ const childRelay = childStretch + 1
 // relayed is a FUSE program that is the share.
 type relayed struct {
 	Channel int           // a fuseprogram.Remote's descriptor
+	Program string        // what the program is called
 	Restart bool          // start the program again when it ends
 	Timeout time.Duration // of one request; 0 is none
 
@@ -59,7 +60,7 @@ func (o *options) takeRelay() error {
 
 // pass gives the program to a worker.
 func (r *relayed) pass(env []string, files []*os.File) ([]string, []*os.File) {
-	value, err := json.Marshal(relayed{Channel: childRelay, Restart: r.Restart, Timeout: r.Timeout})
+	value, err := json.Marshal(relayed{Channel: childRelay, Program: r.Program, Restart: r.Restart, Timeout: r.Timeout})
 	if err != nil {
 		return env, files
 	}

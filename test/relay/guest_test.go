@@ -77,7 +77,10 @@ func TestIntegrationGuest(t *testing.T) {
 	guest.Need(t, guest.UML)
 	guest.NeedRoot(t)
 	for _, u := range users {
-		t.Run(u.name, func(t *testing.T) { inGuest(t, u) })
+		t.Run(u.name, func(t *testing.T) {
+			t.Parallel() // programs wait for servers and disks more than they compute
+			inGuest(t, u)
+		})
 	}
 }
 
@@ -105,6 +108,7 @@ func inGuest(t *testing.T, u user) {
 	}
 	for _, s := range all {
 		t.Run(s.recipe.name, func(t *testing.T) {
+			t.Parallel()
 			outer := s.relayed.t
 			s.bench.t, s.relayed.t = t, t
 			defer func() { s.bench.t, s.relayed.t = outer, outer }()

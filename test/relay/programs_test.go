@@ -289,6 +289,7 @@ func TestIntegrationPrograms(t *testing.T) {
 			continue
 		}
 		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
 			needPrograms(t, r.needs...)
 			r.try(newBench(t, users[0]))
 		})

@@ -36,7 +36,7 @@ func testMain(m *testing.M) int {
 		defer os.RemoveAll(dir)
 		govirtiofs, relaywork, rawfuse = filepath.Join(dir, "govirtiofs"), filepath.Join(dir, "relaywork"), filepath.Join(dir, "rawfuse")
 		if err = os.Chmod(dir, 0o755); err == nil {
-			err = guest.Build("-o", dir, "./cmd/govirtiofs", "./cmd/govirtiofsd", "./test/relay/relaywork", "./test/relay/rawfuse")
+			err = guest.Build("-o", dir, "./cmd/govirtiofs", "./cmd/govirtiofsd", "./cmd/govirtiofs-guest", "./test/relay/relaywork", "./test/relay/rawfuse")
 		}
 	}
 	if err != nil {
