@@ -90,6 +90,72 @@ func (s *slowStatfs) Statfs(r *server.Request, _ *fp.Kstatfs) unix.Errno {
 	return 0
 }
 
+// hangingStatfs is hello whose STATFSs wait until they are interrupted.
+type hangingStatfs struct {
+	hello
+	entered, interrupted atomic.Int32
+}
+
+func (h *hangingStatfs) Statfs(r *server.Request, _ *fp.Kstatfs) unix.Errno {
+	if !r.MayWait {
+		return server.WouldBlock
+	}
+	h.entered.Add(1)
+	<-r.Canceled
+	h.interrupted.Add(1)
+	return unix.EINTR
+}
+
+// TestServeURingInterrupt: requests that came by io_uring are interrupted when the program that waits is killed, though
+// INTERRUPT itself comes over /dev/fuse.
+func TestServeURingInterrupt(t *testing.T) {
+	needURing(t)
+	target := t.TempDir()
+	m, err := New(target, Options{IOUring: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	defer func() { _ = m.End() }()
+	fs := new(hangingStatfs)
+	served := make(chan error, 1)
+	go func() { served <- m.Serve(server.New(fs, server.Options{}), 1) }()
+	const programs = 5
+	var cmds []*exec.Cmd
+	for range programs {
+		cmd := exec.Command("stat", "-f", target)
+		if err := spawn.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		cmds = append(cmds, cmd)
+	}
+	wait := func(what string, n *atomic.Int32) {
+		t.Helper()
+		for end := time.Now().Add(60 * time.Second); n.Load() != programs; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d of %d %s", n.Load(), programs, what)
+			}
+		}
+	}
+	wait("wait", &fs.entered)
+	if n := m.rung.Load(); n < programs {
+		t.Errorf("%d requests came by io_uring", n)
+	}
+	for _, cmd := range cmds {
+		_ = cmd.Process.Kill()
+	}
+	wait("were interrupted", &fs.interrupted)
+	for _, cmd := range cmds {
+		if err := cmd.Wait(); err == nil {
+			t.Error("stat was not killed")
+		}
+	}
+	if err := m.End(); err != nil {
+		t.Error(err)
+	}
+	wantServed(t, served)
+}
+
 // needURing has the kernel take requests by io_uring, if it can, until the test is over.
 func needURing(t *testing.T) {
 	t.Helper()
