@@ -167,7 +167,8 @@ func TestRealHostSilent(t *testing.T) {
 	}
 }
 
-// TestRealChannel: only root gets at the channel, one helper at a time; nobody sees it in a listing.
+// TestRealChannel: only root gets at the channel, one helper at a time; nobody sees it in a listing, and users learn nothing of
+// the helper's descriptors.
 func TestRealChannel(t *testing.T) {
 	w := newWorld(t, "rw")
 	control := filepath.Join(w.mnt, wire.Dir, wire.File)
@@ -182,6 +183,13 @@ func TestRealChannel(t *testing.T) {
 		t.Errorf("the root has %v, %v", list, err)
 	}
 	w.help()
+	for _, name := range []string{"fd", "fdinfo"} {
+		cmd := exec.Command("/bin/ls", fmt.Sprintf("/proc/%d/%s", w.helper.cmd.Process.Pid, name))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+		if b, err := cmd.CombinedOutput(); err == nil || !bytes.Contains(b, []byte("Permission denied")) {
+			t.Errorf("%s of the helper for a user: %v, %s", name, err, b)
+		}
+	}
 	if f, err := os.Open(control); err == nil {
 		_ = f.Close()
 		t.Error("there are two helpers")

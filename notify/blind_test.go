@@ -3,6 +3,8 @@ package notify
 import (
 	"errors"
 	"log/slog"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -152,4 +154,46 @@ func until(t *testing.T, what string, holds func() bool) {
 			t.Fatal("waited in vain for this: ", what)
 		}
 	}
+}
+
+// TestConnectNil: a client that nobody can notify keeps nothing once something has changed; with a way again it
+// drops everything, and may keep things.
+func TestConnectNil(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if w, err := hostwatch.New(hostwatch.Options{}); err != nil {
+		t.Skip(err)
+	} else {
+		_ = w.Close()
+	}
+	share, client := &single{forgetful: forgetful{dir: fd}}, &heard{codes: map[fp.NotifyCode]int{}}
+	fs := New(share, slog.New(slog.DiscardHandler))
+	fs.Connect(client)
+	if errno := fs.Init(&server.InitParams{}); errno != 0 {
+		t.Fatal(errno)
+	}
+	defer fs.Close()
+	valid := func() uint64 {
+		var out fp.EntryOut
+		r := &server.Request{Header: fp.InHeader{NodeID: fp.RootID}, Thread: new(server.Thread), Cell: new(fuse.Cell)}
+		if errno := fs.Lookup(r, fp.Name("f\x00"), &out); errno != 0 {
+			t.Fatal(errno)
+		}
+		return out.EntryValid
+	}
+	if v := valid(); v != 1000 {
+		t.Fatalf("good for %d s", v)
+	}
+	fs.Connect(nil)
+	if out, err := exec.Command("/bin/sh", "-c", ": >"+filepath.Join(dir, "new")).CombinedOutput(); err != nil { // another process
+		t.Fatalf("%v: %s", err, out)
+	}
+	until(t, "nothing is kept", func() bool { return valid() == 0 })
+	fs.Connect(client)
+	until(t, "the client drops everything", client.all)
+	until(t, "things are kept", func() bool { return valid() == 1000 })
 }

@@ -4,7 +4,7 @@
 // stream serves. It watches each directory that the client learns something of (package hostwatch), and has
 // the client drop what has changed:
 //
-//	host change ──> hostwatch.Watcher ──> FS ──> Notifier.Notify(FUSE_NOTIFY_INVAL_...) ──> client's kernel
+//	host change ──> hostwatch.Watcher ──> FS ──> fuse.Notifier.Notify(FUSE_NOTIFY_INVAL_...) ──> client's kernel
 //
 // Programs of the client get no inotify events by this; package events makes those.
 //

@@ -29,25 +29,19 @@ type Share interface {
 	Place(id uint64) (parent uint64, name fp.Name, ok bool)
 }
 
-// Notifier sends a notification to the client's kernel: code and body as /dev/fuse takes them. An error
-// says that it does not arrive; stream.Server has it.
-type Notifier interface {
-	Notify(code fp.NotifyCode, body ...[]byte) error
-}
-
 // For how long the client may keep things, in seconds, unless Share says less.
 const (
 	unwatched = 1
 	negative  = 10
 )
 
-// FS is a file system whose client is told of changes on the host. Connect comes before the first request.
+// FS is a file system whose client is told of changes on the host.
 type FS struct {
 	Share
 	Inotify bool // see hostwatch.Options; it is set before the first request
 
 	log *slog.Logger
-	to  Notifier
+	to  atomic.Pointer[fuse.Notifier]
 	max int // directories that are watched; 0 is hostwatch.DefaultMax
 
 	// newWatcher makes a watcher of the host's directories, retry is when that is tried again after it has failed.
@@ -84,8 +78,26 @@ func New(s Share, log *slog.Logger) *FS {
 	return fs
 }
 
-// Connect says where notifications go.
-func (fs *FS) Connect(to Notifier) { fs.to = to }
+// Connect says where notifications go; nil is nowhere, and then the client keeps nothing. It may be called at any time.
+func (fs *FS) Connect(to fuse.Notifier) {
+	if to == nil {
+		fs.to.Store(nil)
+		return
+	}
+	fs.to.Store(&to)
+}
+
+// errNowhere says that there is no fuse.Notifier.
+var errNowhere = errors.New("notify: there is nobody to tell")
+
+// notify sends a notification. An error says that it does not arrive.
+func (fs *FS) notify(code fp.NotifyCode, body ...[]byte) error {
+	to := fs.to.Load()
+	if to == nil {
+		return errNowhere
+	}
+	return (*to).Notify(code, body...)
+}
 
 // Close implements server.FileSystem.
 func (fs *FS) Close() {

@@ -109,7 +109,7 @@ const (
 )
 
 func (p *pump) inode(id uint64, what int64) error {
-	return p.fs.to.Notify(fp.NotifyInvalInode, fp.Bytes(&fp.NotifyInvalInodeOut{Ino: id, Off: what}))
+	return p.fs.notify(fp.NotifyInvalInode, fp.Bytes(&fp.NotifyInvalInodeOut{Ino: id, Off: what}))
 }
 
 // name has the client drop a name, and what it knows of the directory: its list, which it may have kept without
@@ -121,7 +121,7 @@ func (p *pump) name(dir uint64, name string) error {
 	if err := p.inode(dir, data); err != nil {
 		return err
 	}
-	return p.fs.to.Notify(fp.NotifyInvalEntry, fp.Bytes(&fp.NotifyInvalEntryOut{Parent: dir, NameLen: uint32(len(name))}), append([]byte(name), 0))
+	return p.fs.notify(fp.NotifyInvalEntry, fp.Bytes(&fp.NotifyInvalEntryOut{Parent: dir, NameLen: uint32(len(name))}), append([]byte(name), 0))
 }
 
 // tellAll has the client drop everything when changes were lost, until the session ends. In a session in which nothing
@@ -165,7 +165,7 @@ func (p *pump) dropAll(t *server.Thread) bool {
 		}
 	}
 	// All names, also those that do not exist; before Linux 6.16 they become old by themselves.
-	return p.insist(func() error { return p.fs.to.Notify(fp.NotifyIncEpoch) })
+	return p.insist(func() error { return p.fs.notify(fp.NotifyIncEpoch) })
 }
 
 // retry is how long insist waits when a notification finds no way.
