@@ -22,7 +22,7 @@ import (
 var all = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough", "passthrough/fstest -test.skip=TestFuse/[^d].*/ReaddirLarge", "passthrough/xattrmap",
-	"fusedev", "frontend", "host", "sandbox",
+	"fusedev", "frontend", "host", "sandbox", "hostwatch", "events", "notify",
 	"cmd/govirtiofsd", "cmd/govirtiofs", "test/e2e", "internal/bench", "internal/doctor",
 	"internal/eventfd", "internal/pause", "internal/record", "internal/spawn", "internal/version",
 }
@@ -33,7 +33,8 @@ var quick = []string{
 	"fuseproto", "virtqueue", "vhostuser", "server", "virtiofs", "dax", "dax/stretch",
 	"passthrough -test.skip=TestHugeListing|TestInodeSize|TestWalk",
 	"passthrough/fstest -test.run=TestFuse/default/(Create|Open|Tmpfile|DirectIO|Mmap|Xattr|OFDLocks|FileFlags)",
-	"fusedev", "sandbox", "internal/eventfd", "internal/pause",
+	"fusedev", "sandbox", "internal/eventfd", "internal/pause", "hostwatch", "notify",
+	"events -test.run=TestPhantom|TestRealEvents|TestRealOwn",
 }
 
 // suite is what one guest runs.
@@ -72,7 +73,7 @@ func layOut(t *testing.T, s suite) map[string]string {
 func sources(t *testing.T, root string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
-	for _, dir := range []string{"cmd", "dax", "doc", "frontend", "fuse", "fusedev", "fuseproto", "host", "internal", "packaging",
+	for _, dir := range []string{"cmd", "dax", "doc", "events", "frontend", "fuse", "fusedev", "fuseproto", "host", "hostwatch", "internal", "notify", "packaging",
 		"passthrough", "sandbox", "server", "test", "vhostuser", "virtiofs", "virtqueue"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
