@@ -61,6 +61,9 @@ func NewOpenFiles[F any](c OpenConfig[F]) *OpenFiles[F] {
 	return &OpenFiles[F]{recorder: c.Recorder, gone: c.Gone}
 }
 
+// StartAt has ids begin in this generation; see Table.StartAt.
+func (t *OpenFiles[F]) StartAt(generation uint32) { t.slots.startAt(generation) }
+
 // openFile is the part of f that the table knows. NewOpenFiles has checked that f begins
 // with it.
 func openFile[F any](f *F) *OpenFile { return (*OpenFile)(unsafe.Pointer(f)) }

@@ -28,6 +28,8 @@ type slots[T any] struct {
 	// generation fresh or a later one.
 	swept, settled uint32
 	fresh          uint32
+
+	first uint32 // generation of slots that were never used
 }
 
 // slot is 16 bytes, side by side because they are looked at together.
@@ -54,6 +56,7 @@ func (s *slots[T]) add(v *T, set func(number uint64) bool) uint64 {
 			return 0
 		}
 		s.next = slot + 1
+		s.slots.Make(slot).generation.Store(s.first)
 	}
 	e := s.slots.Make(slot)
 	number := uint64(e.generation.Load())<<32 | uint64(slot)
@@ -63,6 +66,13 @@ func (s *slots[T]) add(v *T, set func(number uint64) bool) uint64 {
 	}
 	e.value.Store(v)
 	return number
+}
+
+// startAt has slots that were never used begin in this generation.
+func (s *slots[T]) startAt(generation uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.first = generation
 }
 
 // get finds a value; nil when there is none with this number. When the number is retired

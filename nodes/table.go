@@ -47,6 +47,11 @@ func New[K comparable, N any](c Config[K, N]) *Table[K, N] {
 	return t
 }
 
+// StartAt has the ids of nodes that are added from now on begin in this generation, the upper half of an id. A
+// client of another table then finds none of its nodes here, if that table has other generations. It has to be well
+// below the largest one.
+func (t *Table[K, N]) StartAt(generation uint32) { t.slots.startAt(generation) }
+
 // mustBeginWith panics if the first field of T is not a B.
 func mustBeginWith[T, B any]() {
 	typ, part := reflect.TypeFor[T](), reflect.TypeFor[B]()

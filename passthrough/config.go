@@ -120,6 +120,11 @@ type Config struct {
 	// shares of a process need the same: without, each takes the process's limit for its own.
 	Host *host.Host
 
+	// FirstGeneration is the upper half of the first ids of nodes and open files, below 1<<31. If it is another one
+	// in each process, a client that believes to have nodes of a process that is gone gets ESTALE for them, and
+	// never another file.
+	FirstGeneration uint32
+
 	// Ledger is where the share is noted for a successor of this process, see Resume. The server has
 	// the same one. nil is nowhere.
 	Ledger *ledger.Ledger

@@ -67,6 +67,9 @@ func New(cfg Config) (*FS, error) {
 		return nil, errors.New("passthrough: BackingFiles and Writeback exclude each other: the kernel has no pages to write back")
 	}
 	cfg.Xattr = cfg.Xattr || cfg.XattrMap != nil || cfg.PosixACL != Never || cfg.SecurityLabel != Never
+	if cfg.FirstGeneration >= 1<<31 {
+		return nil, fmt.Errorf("passthrough: first generation %d: want less than %d", cfg.FirstGeneration, uint32(1<<31))
+	}
 	fs := &FS{
 		cfg:    cfg,
 		limits: defaultStateLimits,
@@ -96,6 +99,8 @@ func New(cfg Config) (*FS, error) {
 		fs.letMountsGo()
 		return nil, err
 	}
+	fs.nodes.StartAt(cfg.FirstGeneration) // the root has its id
+	fs.openFiles.StartAt(cfg.FirstGeneration)
 	return fs, nil
 }
 

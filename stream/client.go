@@ -31,6 +31,9 @@ type ClientOptions struct {
 	// Channels is how many requests channels there are, 1 to 4, with a Device for each. 0 is one
 	// for each CPU.
 	Channels int
+	// Renewed, if not nil, is called on a goroutine of its own when a session that was gone has been replaced by
+	// another one: the kernel knows nodes that the host does not.
+	Renewed func()
 	// Patience is how long a lost connection may stay away before Serve ends; 0 is for ever.
 	Patience time.Duration
 	// Log is where messages go; nil is slog.Default().
@@ -44,6 +47,11 @@ type Client struct {
 	channels []*clientChannel
 	limits   welcome
 	log      *slog.Logger
+
+	begun    atomic.Bool // init is whole
+	init     initRequest
+	renewal  renewal
+	renewing atomic.Bool // the channels meet in renew
 
 	closing atomic.Bool
 	failed  chan error // of a channel that can't go on
@@ -70,6 +78,7 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 	}
 	c := &Client{opts: o, id: newID(), log: o.Log, failed: make(chan error, maxChannels)}
 	c.delivered.L = &c.deliveredMu
+	c.renewal.changed.L = &c.renewal.mu
 	for i := range o.Channels + 1 {
 		ch := &clientChannel{client: c, index: i, out: newOutbox(), flight: make(map[uint64]flight)}
 		ch.room.L = &ch.mu
@@ -119,9 +128,9 @@ func (c *Client) MaxRead() uint32 { return c.limits.MaxWrite }
 func (c *Client) Channels() int { return len(c.channels) - 1 }
 
 // Serve carries what the devices read, one for each channel, to the host, and its replies
-// back, until the file system was unmounted. Lost connections are made again. The error is
-// ErrStale or ErrRefused when the host does not go on with the session. Requests then remain
-// unanswered until the devices are closed.
+// back, until the file system was unmounted. Lost connections are made again, and so is a session that
+// the host does not have any more: see ClientOptions.Renewed. The error is ErrStale, ErrRefused or ErrBusy when
+// the host does not go on. Requests then remain unanswered until the devices are closed.
 func (c *Client) Serve(devices []Device) error {
 	if len(devices) != c.Channels() {
 		return fmt.Errorf("%d devices for %d channels", len(devices), c.Channels())
@@ -168,6 +177,11 @@ func (c *Client) Close() {
 	for _, ch := range c.channels {
 		ch.out.close()
 	}
+	c.wakeAll()
+}
+
+// wakeAll wakes up those that wait for what other channels deliver.
+func (c *Client) wakeAll() {
 	c.deliveredMu.Lock()
 	defer c.deliveredMu.Unlock()
 	c.delivered.Broadcast()
@@ -186,9 +200,7 @@ func (c *Client) tellDelivered() {
 	if c.waiters.Load() == 0 {
 		return
 	}
-	c.deliveredMu.Lock()
-	defer c.deliveredMu.Unlock()
-	c.delivered.Broadcast()
+	c.wakeAll()
 }
 
 // await waits until each channel has delivered so many replies.
@@ -198,7 +210,7 @@ func (c *Client) await(counts []uint64) {
 	c.deliveredMu.Lock()
 	defer c.deliveredMu.Unlock()
 	for i, ch := range c.channels {
-		for ch.out.at().Received < counts[i] && !c.closing.Load() {
+		for ch.out.at().Received < counts[i] && !c.closing.Load() && !c.renewing.Load() {
 			c.delivered.Wait()
 		}
 	}
@@ -210,29 +222,64 @@ const (
 	lastPause  = 2 * time.Second
 )
 
-// reconnect makes the channel's connection again.
-func (ch *clientChannel) reconnect() (*socket, error) {
+// reconnect makes the channel's connection again. If the session is gone it begins another one, together with
+// the other channels.
+func (ch *clientChannel) reconnect() error {
+	err := ch.resume()
+	if errors.Is(err, ErrStale) || errors.Is(err, errRenew) {
+		err = ch.client.renew(err)
+	}
+	return err
+}
+
+// resume continues the channel over a new connection.
+func (ch *clientChannel) resume() error {
 	c := ch.client
-	lost := time.Now()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	w := newWait(c)
+	for {
 		if c.closing.Load() {
-			return nil, net.ErrClosed
+			return net.ErrClosed
 		}
 		s, m, err := ch.dial(context.Background(), modeResume)
 		if err == nil {
 			err = ch.attach(s, m)
 		}
 		switch {
+		case c.renewing.Load():
+			if err == nil {
+				ch.out.detach(s)
+				ch.socket.put()
+			}
+			return errRenew
 		case err == nil:
-			return s, nil
+			return nil
 		case errors.Is(err, ErrStale), errors.Is(err, ErrRefused), errors.Is(err, ErrBusy):
-			return nil, err
-		case c.opts.Patience > 0 && time.Since(lost) > c.opts.Patience:
-			return nil, fmt.Errorf("no connection for %v: %w", c.opts.Patience, err)
+			return err
 		}
-		if pause == lastPause {
-			c.log.Debug(fmt.Sprintf("No connection yet: %v", err))
+		if err := w.after(err); err != nil {
+			return err
 		}
-		time.Sleep(pause)
 	}
+}
+
+// wait is for attempts to connect.
+type wait struct {
+	client *Client
+	lost   time.Time
+	pause  time.Duration
+}
+
+func newWait(c *Client) *wait { return &wait{c, time.Now(), firstPause} }
+
+// after waits until it is time for the next attempt. It returns an error if there is none.
+func (w *wait) after(err error) error {
+	if p := w.client.opts.Patience; p > 0 && time.Since(w.lost) > p {
+		return fmt.Errorf("no connection for %v: %w", p, err)
+	}
+	if w.pause == lastPause {
+		w.client.log.Debug(fmt.Sprintf("No connection yet: %v", err))
+	}
+	time.Sleep(w.pause)
+	w.pause = min(2*w.pause, lastPause)
+	return nil
 }

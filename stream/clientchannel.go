@@ -43,6 +43,7 @@ type clientChannel struct {
 type flight struct {
 	number uint64 // of the message
 	cost   int
+	lost   unix.Errno // the answer if nobody knows whether it was carried out
 }
 
 // dial connects and says hello. The socket's reference is the caller's.
@@ -126,6 +127,9 @@ func (ch *clientChannel) carry() error {
 		} else {
 			b = ch.buffers.get(largest)
 		}
+		if !ch.client.begun.Load() {
+			ch.client.init.sent(request)
+		}
 		room := replyRoom(request, largest)
 		if room == 0 {
 			urgent.wait(cost(n, 0, urgent.window))
@@ -156,18 +160,22 @@ func (ch *clientChannel) limit() int {
 
 // send sends a request. b is the outbox's from now on.
 func (ch *clientChannel) send(b []byte, room int) {
-	h, _, _ := fp.View[fp.InHeader](b)
-	k := cost(len(b), room, ch.window)
 	ch.mu.Lock()
+	ch.post(b, room)
+	ch.mu.Unlock()
+	ch.out.flush(true)
+}
+
+// post counts a request and puts it into the outbox; ch.mu is held.
+func (ch *clientChannel) post(b []byte, room int) {
+	k := cost(len(b), room, ch.window)
 	ch.used += k
 	number := ch.out.add(frame{b: b, cost: k})
-	unique := h.Unique
+	unique := header(b).Unique
 	if room == 0 {
 		unique = number // they have no replies
 	}
-	ch.flight[unique] = flight{number: number, cost: k}
-	ch.mu.Unlock()
-	ch.out.flush(true)
+	ch.flight[unique] = flight{number: number, cost: k, lost: lostErrno(b)}
 }
 
 // destroy sends DESTROY. The channel that it returns is closed at the reply.
@@ -201,7 +209,7 @@ func (ch *clientChannel) receive() {
 		if ch.index == 1 {
 			ch.client.log.Warn(fmt.Sprintf("Connection lost: %v", err))
 		}
-		if _, err := ch.reconnect(); err != nil {
+		if err := ch.reconnect(); err != nil {
 			ch.client.fail(err)
 			return
 		}
@@ -270,31 +278,40 @@ func (ch *clientChannel) deliver(b []byte) error {
 	}
 	h, _, _ := fp.View[fp.OutHeader](b)
 	ch.mu.Lock()
-	f, ok := ch.flight[h.Unique]
+	_, ok := ch.flight[h.Unique]
 	ended := ch.ended
 	ch.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("reply to no request (%#x) from the host", h.Unique)
 	}
+	if !ch.client.begun.Load() && ch.client.init.answered(h.Unique, b) {
+		ch.client.begun.Store(true)
+	}
 	if h.Unique == destroyUnique {
 		close(ended)
 	} else if err := ch.device.Answer(b); err != nil {
 		ch.client.log.Warn(fmt.Sprintf("Reply dropped: %v", err))
-		ch.refuse(h.Unique)
+		ch.fail(h.Unique, unix.EIO)
 	}
 	ch.out.got(false, false)
 	ch.client.tellDelivered()
+	return ch.answered(h.Unique)
+}
+
+// answered takes a request off the count that was answered.
+func (ch *clientChannel) answered(unique uint64) error {
 	ch.mu.Lock()
-	delete(ch.flight, h.Unique)
+	f := ch.flight[unique]
+	delete(ch.flight, unique)
 	ch.used -= f.cost
 	ch.room.Broadcast()
 	ch.mu.Unlock()
 	return ch.out.release(f.number+1, ch.free) // messages come in order
 }
 
-// refuse answers a request whose reply the kernel calls malformed.
-func (ch *clientChannel) refuse(unique uint64) {
-	h := fp.OutHeader{Len: uint32(outHeaderSize), Error: -int32(unix.EIO), Unique: unique}
+// fail answers a request with an error: also one whose reply the kernel calls malformed.
+func (ch *clientChannel) fail(unique uint64, errno unix.Errno) {
+	h := fp.OutHeader{Len: uint32(outHeaderSize), Error: -int32(errno), Unique: unique}
 	_ = ch.device.Answer(fp.Bytes(&h))
 }
 
@@ -332,6 +349,9 @@ func (ch *clientChannel) notification(b []byte) error {
 		counts[i] = binary.LittleEndian.Uint64(b[envelopeSize+8*i:])
 	}
 	ch.client.await(counts)
+	if ch.client.renewing.Load() {
+		return errRenew
+	}
 	if err := ch.device.Answer(b[envelopeSize+8*n:]); err != nil {
 		ch.client.log.Debug(fmt.Sprintf("Notification: %v", err)) // what it is about may be gone
 	}

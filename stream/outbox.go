@@ -31,6 +31,7 @@ type outbox struct {
 	next   uint64 // number of the message that is to be written next on the socket
 	offset int    // bytes of it that were
 	upto   uint64 // how many the other side can have: what the kernel was given as a whole
+	ever   uint64 // how many any connection was given, see position
 	whole  int    // of the pieces: those that end a message
 	ack    []byte // what is left of an ack that is being written
 	ackBuf [ackSize]byte
@@ -123,6 +124,7 @@ func (o *outbox) renumber(first uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.first, o.next, o.offset, o.upto = first, first, 0, first
+	o.ever = first + uint64(len(o.frames))
 }
 
 var errAck = errors.New("the other side has more messages than it was sent")
@@ -166,7 +168,7 @@ func (o *outbox) at() position {
 }
 
 func (o *outbox) position() position {
-	return position{First: o.first, Sent: o.first + uint64(len(o.frames)), Received: o.received}
+	return position{First: o.first, Sent: max(o.first, o.ever), Received: o.received}
 }
 
 // fits reports whether a side that is at p can go on with this one.
@@ -333,6 +335,7 @@ func (o *outbox) gather() bool {
 		room -= len(b)
 	}
 	o.upto = max(o.upto, o.next+uint64(o.whole))
+	o.ever = max(o.ever, o.upto)
 	return len(o.pieces) > 0
 }
 
@@ -373,4 +376,18 @@ func (o *outbox) owes(n uint64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.due || o.received >= o.told+n && o.told <= o.received
+}
+
+// restart begins with number 0 again, without a connection. It returns the messages that were there: those that the
+// other side can have, and those that it can't.
+func (o *outbox) restart() (sent, unsent []frame) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.forget()
+	k := max(o.upto, o.first) - o.first
+	sent, unsent = o.frames[:k:k], o.frames[k:]
+	o.first, o.frames, o.bytes = 0, nil, 0
+	o.next, o.offset, o.upto, o.ever = 0, 0, 0, 0
+	o.ack, o.received, o.told, o.due = nil, 0, 0, false
+	return sent, unsent
 }

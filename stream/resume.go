@@ -201,8 +201,8 @@ func (c *channel) sort() (*leftover, error) {
 	if len(replies) > 0 || c.used > c.window || l.partial != nil && l.partial.number() != o.received {
 		return nil, errLeft
 	}
-	o.next, o.upto = o.first, o.first
-	c.adopt = c.index == 0 // how many notifications there were is the guest's knowledge
+	o.next, o.upto, o.ever = o.first, o.first, o.first+uint64(len(o.frames)) // the guest may have any of them
+	c.adopt = c.index == 0                                                   // how many notifications there were is the guest's knowledge
 	slices.SortFunc(l.wait, func(a, b *slot) int { return int(int64(a.number()) - int64(b.number())) })
 	cj.setReceived(o.received)
 	return l, nil

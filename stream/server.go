@@ -35,6 +35,9 @@ type Options struct {
 	// Save, if not nil, gets the session when Serve ends, for the Load of another Server. Otherwise
 	// it ends.
 	Save io.Writer
+	// Renew lets a guest whose session is gone begin another one without mounting again. The Handler must not
+	// know numbers of nodes and open files that the one of another process has given out, but for the root's.
+	Renew bool
 	// Recovery, if not nil, is where the Server leaves the session in case its process dies. The caller then
 	// calls Resume before Serve.
 	Recovery *Recovery
@@ -151,7 +154,7 @@ func (s *Server) find(guest string, h hello) (*session, status, error) {
 	if n := s.session; n != nil && n.id == h.Session && n.guest == guest && len(n.channels) == int(h.Channels) {
 		return n, statusOK, nil
 	}
-	if h.Mode != modeNew {
+	if h.Mode != modeNew && (h.Mode != modeRenew || !s.opts.Renew) {
 		return nil, statusStale, errors.New("there is no such session any more: unmount and mount again")
 	}
 	if n := s.session; n != nil {

@@ -237,7 +237,7 @@ func (c *channel) load(in *record.Reader) {
 		}
 		c.out.append(f)
 	}
-	c.out.next, c.out.upto = c.out.first, c.out.first
+	c.out.next, c.out.upto, c.out.ever = c.out.first, c.out.first, c.out.first+uint64(len(c.out.frames))
 }
 
 // place gives a loaded reply its memory, where a successor finds it.

@@ -31,9 +31,9 @@ const (
 type mode uint32
 
 const (
-	modeNew      mode = iota // a session that begins
-	modeResume               // the same process continues with a channel
-	modeTakeover             // another process continues, which does not know what was sent
+	modeNew    mode = iota // a session that begins
+	modeResume             // the same process continues with a channel
+	modeRenew              // a session that begins for a mount whose session is gone
 )
 
 // id is a random number that can't be guessed.
@@ -41,8 +41,10 @@ type id [16]byte
 
 // position is how far one side of a channel has come, in messages since the beginning.
 type position struct {
-	First    uint64 // the first one that it still has, of those it has sent
-	Sent     uint64 // how many it has sent, those included that may be lost
+	First uint64 // the first one that it still has, of those it has sent
+	// Sent is how many it has sent, those included that may be lost. Messages that no connection was given do not
+	// count: a guest that was restored from a snapshot has others under the same numbers.
+	Sent     uint64
 	Received uint64 // how many it has from the other side
 }
 

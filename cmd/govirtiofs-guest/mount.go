@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fusedev"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/token"
 	"github.com/govirtiofs/govirtiofs/stream"
 )
@@ -144,14 +145,15 @@ func (o *mountOptions) serve(log *slog.Logger, mounted func()) error {
 	if err != nil {
 		return err
 	}
+	var m *fusedev.Mount
 	c, err := stream.Dial(context.Background(), stream.ClientOptions{Dial: o.address.dial, Share: o.address.share,
-		Token: secret, Channels: o.channels, Patience: o.patience, Log: log})
+		Token: secret, Channels: o.channels, Patience: o.patience, Log: log, Renewed: func() { o.forget(m) }})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	root := os.Geteuid() == 0
-	m, err := fusedev.New(o.dir, fusedev.Options{Source: o.address.text, Subtype: "govirtiofs", ReadOnly: o.readOnly,
+	m, err = fusedev.New(o.dir, fusedev.Options{Source: o.address.text, Subtype: "govirtiofs", ReadOnly: o.readOnly,
 		SetID: root && o.suid, Devices: root && o.dev, Flags: o.flags, AllowOther: root && !o.private, Permissions: true, MaxRead: c.MaxRead()})
 	if err != nil {
 		return fuseHint(err)
@@ -177,6 +179,33 @@ func (o *mountOptions) serve(log *slog.Logger, mounted func()) error {
 		return fmt.Errorf("%s on %s: %w", o.address.text, o.dir, err)
 	}
 	return nil
+}
+
+// forget has the kernel drop the names that it knows: they are of a session that is gone.
+func (o *mountOptions) forget(m *fusedev.Mount) {
+	_ = m.Notify(fp.NotifyIncEpoch) // Linux 6.16
+	root := fp.NotifyInvalInodeOut{Ino: fp.RootID}
+	_ = m.Notify(fp.NotifyInvalInode, fp.Bytes(&root))
+	if flags, err := mountFlags(o.dir); err == nil {
+		_ = unix.Mount("", o.dir, "", unix.MS_REMOUNT|flags, "") // drops the names that no process uses
+	}
+}
+
+// mountFlags are those of a mount that remounting it would clear.
+func mountFlags(dir string) (flags uintptr, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	for is, flag := range map[int64]uintptr{
+		unix.ST_RDONLY: unix.MS_RDONLY, unix.ST_NOSUID: unix.MS_NOSUID, unix.ST_NODEV: unix.MS_NODEV, unix.ST_NOEXEC: unix.MS_NOEXEC,
+		unix.ST_SYNCHRONOUS: unix.MS_SYNCHRONOUS, unix.ST_NOATIME: unix.MS_NOATIME, unix.ST_NODIRATIME: unix.MS_NODIRATIME, unix.ST_RELATIME: unix.MS_RELATIME,
+	} {
+		if int64(st.Flags)&is != 0 {
+			flags |= flag
+		}
+	}
+	return flags, nil
 }
 
 // fuseHint adds what to do about a /dev/fuse that can't be opened.

@@ -355,30 +355,3 @@ func TestIntegrationSecond(t *testing.T) {
 	}
 	h.stop()
 }
-
-// TestIntegrationNewDaemon: a daemon that does not know the session ends the mount, which says so
-// to its users and is not left hanging.
-func TestIntegrationNewDaemon(t *testing.T) {
-	h := newHost(t)
-	p := startInner(t, "shell", fmt.Sprintf(`cd %s
-%s mount -f -o token=%s unix:v_1024 mnt >helper.log 2>&1 &
-helper=$!
-for i in $(seq 1000); do grep -q $PWD/mnt /proc/self/mounts && break; sleep 0.02; done
-exec 5> mnt/open
-echo ready
-read x || true
-status=0; wait $helper || status=$?
-echo status $status
-cat helper.log
-echo more >&5 || echo failed as it must
-`, h.dir, guestProgram, h.token))
-	if p.line() != "ready" {
-		t.Fatal(p.said)
-	}
-	h.stop()
-	h.start()
-	if said := p.end(); !strings.Contains(said, "status 1") || !strings.Contains(said, "failed as it must") || !strings.Contains(said, "unmount and mount again") {
-		t.Error(said)
-	}
-	h.stop()
-}

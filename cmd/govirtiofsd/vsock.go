@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -160,6 +161,7 @@ func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared,
 		cfg.Ledger, cfg.Keeper = p.ledger, p.client
 		settings.Ledger = p.ledger
 	}
+	cfg.FirstGeneration = randomGeneration()
 	inner, err := o.newFileSystem(cfg, log)
 	if err != nil {
 		return nil, err
@@ -173,7 +175,7 @@ func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared,
 	}
 	settings.ReadOnly = cfg.ReadOnly
 	h := server.New(fs, settings)
-	s, err := o.streamServer(h, sh.Name, files, recovery, settings)
+	s, err := o.streamServer(h, sh.Name, files, recovery, true, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -183,10 +185,17 @@ func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared,
 	return s, p.resumeStream(h, s)
 }
 
-// streamServer makes a server of guests over vsock.
-func (o *options) streamServer(h *server.Server, name string, files *vsockFiles, recovery *stream.Recovery, settings server.Options) (*stream.Server, error) {
+// randomGeneration is what the numbers of nodes begin with: a guest may have those of a process before this one.
+func randomGeneration() uint32 {
+	var b [4]byte
+	_, _ = unix.Getrandom(b[:], 0) // never fails for so few bytes
+	return binary.LittleEndian.Uint32(b[:])>>2 + 1
+}
+
+// streamServer makes a server of guests over vsock. renew says that numbers of nodes are not those of another process.
+func (o *options) streamServer(h *server.Server, name string, files *vsockFiles, recovery *stream.Recovery, renew bool, settings server.Options) (*stream.Server, error) {
 	logAtSignal(h)
-	opts := stream.Options{Share: name, Token: files.token, Admit: o.admit, Recovery: recovery, Host: settings.Host, Log: settings.Log}
+	opts := stream.Options{Share: name, Token: files.token, Admit: o.admit, Renew: renew, Recovery: recovery, Host: settings.Host, Log: settings.Log}
 	if state := files.states[name]; state != nil {
 		opts.Save = state
 	}
