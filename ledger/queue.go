@@ -86,6 +86,14 @@ func (q *Queue) Begin(start uint32, base uint16) {
 	atomic.StoreUint32(&q.record.start, start)
 }
 
+// GoOn is Begin without forgetting anything: the ring has stopped, and goes on where it was with the requests that are under
+// way.
+func (q *Queue) GoOn(start uint32) {
+	if q != nil {
+		atomic.StoreUint32(&q.record.start, start)
+	}
+}
+
 // Start is that of the last Begin; 0 is none.
 func (q *Queue) Start() uint32 {
 	if q == nil {
@@ -113,6 +121,11 @@ func (l *Ledger) ForgetQueues() error {
 		atomic.StoreUint32(&(*queueRecord)(l.at(queuesAt+i*queueSize)).start, 0)
 	}
 	return nil
+}
+
+// ForgetRequests forgets the requests under way of all rings. No ring may be in use.
+func (l *Ledger) ForgetRequests() error {
+	return l.unfinished((*fuse.Cell).Free)
 }
 
 // Next is the next index of the available ring to read: the one that was noted, or the one behind

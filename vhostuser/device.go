@@ -62,6 +62,9 @@ type Vring struct {
 	// is recovered; 0 otherwise. If a ring that ran in another process had this number, this is
 	// the same start: that process has taken requests from it.
 	Start uint32
+	// Back is where the ring has stopped if it ran in an earlier connection, of the same guest; nil if
+	// not. Queue continues there.
+	Back *virtqueue.Position
 }
 
 // Notifier tells the driver something. It may be used from any goroutine.

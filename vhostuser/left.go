@@ -23,6 +23,10 @@ type Left struct {
 	memory  *virtqueue.Memory
 	rings   []leftRing
 	decided atomic.Bool // set by Conn or Drop
+
+	// For a successor of this process: the keeper holds the memory's files, see leftnotes.go.
+	keeper  Keeper // nil is none
+	regions []regionNotes
 }
 
 // leftRing is a ring that ran; size is 0 for others.
@@ -64,7 +68,12 @@ func (c *Conn) Left() *Left {
 // cloud-hypervisor the driver's index.
 //
 // Only a connection for which Follow was called leaves anything itself.
-func (c *Conn) Follow(l *Left) { c.left, c.follows = l, true }
+func (c *Conn) Follow(l *Left) {
+	c.left, c.follows = l, true
+	for _, d := range l.descriptors() {
+		c.recovery.last = max(c.recovery.last, d.Number)
+	}
+}
 
 // Drop forgets what was left. It reports whether no connection had decided on it yet: then the
 // guest is gone. It may be called from any goroutine.
@@ -73,6 +82,9 @@ func (l *Left) Drop() bool {
 		return false
 	}
 	l.memory.Release()
+	for _, d := range l.descriptors() {
+		l.keeper.Drop(d)
+	}
 	return true
 }
 
@@ -114,6 +126,9 @@ func (c *Conn) leave(ran []bool) {
 	if l.memory = c.space.Load(); l.memory == nil {
 		return
 	}
+	if c.recovery.on {
+		l.keeper, l.regions = c.recovery.Keeper, c.regionNotes(l.memory)
+	}
 	for _, r := range l.memory.Regions() {
 		if r.Origin == nil {
 			l.memory.Release()
@@ -140,6 +155,7 @@ func (c *Conn) meet(begins bool) {
 			return nil
 		})
 		l.memory.Release()
+		c.recovery.drops = append(c.recovery.drops, l.descriptors()...) // when the notes do not name them any more
 	}
 	if same {
 		c.resumed = l.rings

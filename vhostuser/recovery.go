@@ -195,14 +195,16 @@ func (c *Conn) forget() {
 	if !r.on {
 		return
 	}
-	_ = r.Notes.Store(nil)
+	_ = r.Notes.Store(c.notesOfLeft())
 	for i := range c.rings {
 		for _, kind := range []DescriptorKind{DescriptorKick, DescriptorCall, DescriptorErr} {
 			c.drop(kind, uint64(i))
 		}
 	}
 	for _, region := range r.regions {
-		c.drop(DescriptorRegion, region.number)
+		if !c.left.has(region.number) {
+			c.drop(DescriptorRegion, region.number)
+		}
 	}
 	c.drop(DescriptorLog, r.log.number)
 	c.drop(DescriptorInflight, r.inflight.number)
@@ -222,7 +224,8 @@ func (c *Conn) forget() {
 // The first number of what note stores.
 const (
 	notesLost    = 0 // there is nothing more: the connection can't be recovered
-	notesVersion = 2
+	notesVersion = 3
+	notesLeft    = 4 // the connection has ended: what it has left follows
 )
 
 // Bits of a ring's numbers.
@@ -266,6 +269,7 @@ func (c *Conn) numbers() []byte {
 		w.Uint(1, uint64(a.reply.Number), uint64(a.reply.Flags))
 		w.Bytes(a.reply.Body)
 	}
+	c.leftNumbers(w)
 	_ = w.Flush() // can't fail
 	return r.written.Bytes()
 }

@@ -23,6 +23,9 @@ type Inherited struct {
 	// nothing.
 	Kept []Descriptor
 	Take func(Descriptor) (fd int, ok bool)
+	// Left is called before a ring starts if an earlier connection's guest was waited for, see Conn.Follow, with what that
+	// connection has left, or with nil if it is lost. A nil function drops it.
+	Left func(*Left)
 }
 
 // Resume continues the connection that another process has left, up to the start of the rings
@@ -36,13 +39,17 @@ func (c *Conn) Resume(left Inherited) error {
 		return errors.New("vhostuser: Resume without Recover")
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if len(left.Notes) == 0 { // the process has not read a message yet
+	before, ended, err := readLeftOnly(left.Notes, len(c.rings))
+	if len(left.Notes) == 0 || ended { // the process has not read a message yet
+		if err == nil {
+			err = c.resumeLeft(&before, &left)
+		}
 		for _, d := range left.Kept {
-			if d.Kind != DescriptorSocket {
+			if d.Kind != DescriptorSocket && (d.Kind != DescriptorRegion || !c.left.has(d.Number)) {
 				c.recovery.drops = append(c.recovery.drops, d)
 			}
 		}
-		return nil
+		return err
 	}
 	if err := c.resume(left); err != nil {
 		c.teardown()
@@ -71,6 +78,12 @@ func (c *Conn) resume(left Inherited) error {
 	for i := range n.regions {
 		regions[n.regions[i].number] = true
 	}
+	if err := c.resumeLeft(&n.left, &left); err != nil {
+		return err
+	}
+	for i := range n.left.regions {
+		regions[n.left.regions[i].number] = c.left != nil
+	}
 	for _, d := range left.Kept {
 		if !n.names(d) && (d.Kind != DescriptorRegion || !regions[d.Number]) {
 			c.recovery.drops = append(c.recovery.drops, d)
@@ -90,6 +103,28 @@ func (c *Conn) resume(left Inherited) error {
 		if err := c.startRing(i); err != nil {
 			c.log.Warn("vhost-user: a ring that ran does not go on yet", "error", err)
 		}
+	}
+	return nil
+}
+
+// resumeLeft takes over what is left of an earlier connection. If the memory of a guest that was waited for is lost,
+// the guest is not the same.
+func (c *Conn) resumeLeft(n *leftNotes, left *Inherited) error {
+	l, err := n.waiting(left, c.recovery.Keeper)
+	if err != nil {
+		c.log.Warn("vhost-user: a guest can't come back to this process", "error", err)
+	}
+	if n.state == leftWaits {
+		if left.Left != nil {
+			left.Left(l)
+		} else {
+			l.Drop()
+			l = nil
+		}
+	}
+	c.left = l
+	if n.state == leftBack {
+		c.resumed = n.rings
 	}
 	return nil
 }
@@ -282,7 +317,7 @@ func (c *Conn) resumeAnswer(n *notes, left Inherited) error {
 		if rest > HeaderSize+MaxBodySize {
 			return fmt.Errorf("%d bytes of a message were not taken", rest)
 		}
-		if err := c.sock.takeNow(max(rest, 0)); err != nil {
+		if err := c.sock.takeNow(max(rest, 0)); err != nil && !disconnected(err) {
 			return err
 		}
 	} else if a.phase == answerSending && a.reply != nil && a.fd == 0 && c.recovery.answers.takes(a.reply) {
@@ -302,7 +337,7 @@ func (c *Conn) resumeAnswer(n *notes, left Inherited) error {
 			a.reply.FDs = []int{fd}
 		}
 		c.recovery.answer = *a
-		if err := c.sendNoted(a.reply); err != nil {
+		if err := c.sendNoted(a.reply); err != nil && !disconnected(err) { // the next message is the end then
 			return err
 		}
 	}
@@ -324,6 +359,7 @@ type notes struct {
 	channel, outbox, transfer uint64
 	box, boxSlots             uint64
 	answer                    answering
+	left                      leftNotes
 }
 
 type regionNotes struct {
@@ -406,6 +442,7 @@ func readNotes(b []byte, rings int) (*notes, error) {
 	if r.Max(1) == 1 {
 		a.reply = &Message{Direction: ToBackend, Number: uint32(r.Max(1<<32 - 1)), Flags: uint32(r.Max(1<<32 - 1)), Body: r.Bytes(MaxBodySize)}
 	}
+	n.left = readLeft(r, rings)
 	if r.End(); r.Err() != nil {
 		return nil, fmt.Errorf("numbers of the connection: %w", r.Err())
 	}

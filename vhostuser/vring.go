@@ -272,12 +272,12 @@ func (c *Conn) startRing(index int) error {
 		c.note() // before it takes a request: a successor has to go on with that
 	}
 	r.ran = false
-	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err, Start: r.start}
+	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err, Start: r.start, Back: back}
 	if err := c.device.StartQueue(index, v); err != nil {
 		r.queue, r.start, r.known = nil, 0, known
 		return fmt.Errorf("ring %d: %w", index, err)
 	}
-	if back {
+	if back != nil {
 		// It is not known which calls the driver got, and there may be nothing to publish.
 		r.call.Notify()
 		c.log.Info(fmt.Sprintf("vhost-user: ring %d goes on at index %d, %d requests were under way", index, at, underWay))
@@ -289,9 +289,9 @@ func (c *Conn) startRing(index int) error {
 	return nil
 }
 
-// newQueue makes the queue of a ring; back is true if the ring ran in an earlier connection. That
+// newQueue makes the queue of a ring; back is where the ring has stopped if it ran in an earlier connection. That
 // reads the ring, and memory that the front-end has cut off is its mistake, not a fault of ours.
-func (c *Conn) newQueue(index int) (q *virtqueue.Queue, back bool, err error) {
+func (c *Conn) newQueue(index int) (q *virtqueue.Queue, back *virtqueue.Position, err error) {
 	r := &c.rings[index]
 	err = c.readShared(func() error {
 		if err := c.touch(r.addr.Used); err != nil { // where a fault leaves nothing behind
@@ -308,7 +308,10 @@ func (c *Conn) newQueue(index int) (q *virtqueue.Queue, back bool, err error) {
 			Indirect: c.features&FeatureIndirectDesc != 0,
 			Inflight: c.inflight.queue(index, r.size),
 		}
-		cfg.Resume, back = c.position(index)
+		var away bool
+		if cfg.Resume, away = c.position(index); away {
+			back = cfg.Resume
+		}
 		q, err = virtqueue.New(&c.space, cfg)
 		return err
 	})

@@ -140,6 +140,7 @@ func (d *Device) Serve(ctx context.Context, conn *net.UnixConn) error {
 		return ErrBusy
 	}
 	defer d.serving.Store(false)
+	defer func() { d.takeover = nil }()
 	c, _, _, err := d.newConn(conn)
 	if err != nil {
 		_ = conn.Close()

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/ledger"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
@@ -48,9 +49,18 @@ func (d *Device) Connected(same bool) {
 	close(a.back)
 	a.left, a.back = nil, nil
 	if !same {
-		d.handler.Disconnected()
+		d.endSession()
 	}
 }
+
+// endSession ends the session of a guest that has gone, and forgets its requests. No queue runs.
+func (d *Device) endSession() {
+	d.handler.Disconnected()
+	d.opts.Recovery.forgetRequests()
+}
+
+// Waits reports whether the session of a guest waits for its front-end.
+func (d *Device) Waits() bool { return d.absent.waiting() != nil }
 
 // depart is called when a connection has ended. peer is the process of the front-end, or -1,
 // and the callee's.
@@ -63,17 +73,63 @@ func (d *Device) depart(ctx context.Context, left *vhostuser.Left, peer int) {
 		closePeer(peer)
 	case left == nil || d.opts.Reconnect == 0 || a.mapped || ctx.Err() != nil:
 		left.Drop()
-		d.handler.Disconnected()
+		d.endSession()
 		closePeer(peer)
 	default:
-		a.left, a.back = left, make(chan struct{})
 		wait := d.opts.Reconnect
 		if peer < 0 {
 			wait = min(wait, unknownWait)
 		}
 		d.opts.Log.Info(fmt.Sprintf("The front-end has gone while the guest uses the share: its session waits %v for it", wait))
-		go d.await(left, a.back, peer, time.Now().Add(wait))
+		d.wait(left, peer, wait)
 	}
+}
+
+// wait has the session wait for a guest. absent.mu is held.
+func (d *Device) wait(left *vhostuser.Left, peer int, wait time.Duration) {
+	a := &d.absent
+	a.left, a.back = left, make(chan struct{})
+	go d.await(left, a.back, peer, time.Now().Add(wait))
+}
+
+// inheritWait goes on waiting for a guest that another process has waited for; left is nil if it is lost. It is
+// called before a queue starts.
+func (d *Device) inheritWait(left *vhostuser.Left) {
+	a := &d.absent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if left == nil || d.opts.Reconnect == 0 {
+		left.Drop()
+		d.endSession()
+		return
+	}
+	d.stopped = true // an INIT is accepted, see Resume
+	// Its VMM is not known any more.
+	d.wait(left, -1, d.opts.Reconnect)
+}
+
+// ResumeWait continues to wait for the guest of a front-end that another process has lost, which has died
+// then. It reports whether there is such a guest: if not, the session that the Handler has taken over ends. It is
+// called before Serve, in place of Resume.
+func (d *Device) ResumeWait(left vhostuser.Inherited) bool {
+	r := d.opts.Recovery
+	if r != nil {
+		area, err := r.Ledger.Area(ledger.AreaConn)
+		if err == nil {
+			left.Notes = area.Load()
+			var l *vhostuser.Left
+			if l, err = vhostuser.ResumeLeft(left, len(d.workers), r.Keeper); l != nil {
+				d.opts.Log.Info(fmt.Sprintf("The session of a guest whose front-end has gone waits %v for it", d.opts.Reconnect))
+				d.inheritWait(l)
+				return d.opts.Reconnect > 0
+			}
+		}
+		if err != nil {
+			d.opts.Log.Warn("The session of a guest whose front-end has gone has ended", "error", err)
+		}
+	}
+	d.endSession()
+	return false
 }
 
 // await ends the session of a guest whose front-end has not come back in time, or has died.
@@ -93,7 +149,7 @@ func (d *Device) await(left *vhostuser.Left, back <-chan struct{}, peer int, end
 	defer a.mu.Unlock()
 	if left.Drop() {
 		a.left, a.back = nil, nil
-		d.handler.Disconnected()
+		d.endSession()
 		d.opts.Log.Info("The front-end has not come back: the guest's session has ended")
 	}
 }

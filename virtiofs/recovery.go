@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/ledger"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
+	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
 // Recovery is where a Device leaves what a successor of this process needs to go on with its
@@ -22,6 +25,13 @@ func (r *Recovery) forget() error {
 		return nil
 	}
 	return r.Ledger.ForgetQueues()
+}
+
+// forgetRequests forgets the requests of a guest that has gone. No ring may be in use.
+func (r *Recovery) forgetRequests() {
+	if r != nil {
+		_ = r.Ledger.ForgetRequests() // it can't fail where requests were noted
+	}
 }
 
 // newConn prepares to serve a front-end, and returns the areas with its numbers and with its back-end
@@ -82,6 +92,7 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 	}
 	d.takeover = newTakeover(left.Fail, left.Killed, done, d.opts.Log)
 	left.Channel = channel.Load()
+	left.Inherited.Left = d.inheritWait
 	if left.Notes = notes.Load(); len(left.Notes) == 0 { // no message was read, so no ring ran
 		if err := d.opts.Recovery.forget(); err != nil {
 			_ = conn.Close()
@@ -118,7 +129,15 @@ func (d *Device) noteRing(index int, v vhostuser.Vring, w *worker) error {
 	}
 	w.cells.note(ring)
 	w.cells.index, w.cells.interrupt = index, d.interrupt
-	if ring.Start() != v.Start {
+	switch {
+	case ring.Start() == v.Start:
+	case v.Back != nil && goesOn(ring, v.Back):
+		// The requests that were given up when the front-end went have their cells still.
+		ring.GoOn(v.Start)
+		if d.takeover == nil {
+			d.takeover = newTakeover(false, true, func() {}, d.opts.Log)
+		}
+	default:
 		ring.Begin(v.Start, v.Queue.Base())
 		return nil
 	}
@@ -127,4 +146,17 @@ func (d *Device) noteRing(index int, v vhostuser.Vring, w *worker) error {
 		w.goOn(d.takeover)
 	}
 	return nil
+}
+
+// goesOn reports whether a ring's part of the ledger is at the place where the ring has stopped in an earlier connection:
+// the requests under way are those that it has given up.
+func goesOn(ring *ledger.Queue, at *virtqueue.Position) bool {
+	n := 0
+	for head, cell := range ring.Unfinished {
+		if cell.Phase() == fuse.PhaseDone || !slices.Contains(at.Heads, head) {
+			return false
+		}
+		n++
+	}
+	return n == len(at.Heads) && ring.Next() == at.Avail
 }

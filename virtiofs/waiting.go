@@ -98,10 +98,7 @@ func (w *worker) giveBack(p *waiting) {
 	w.forget(p)
 	defer p.free()
 	if p.reply.Stopped && w.queue.GiveUp(p.chain) {
-		if p.cell != nil {
-			p.cell.Free()
-		}
-		return
+		return // its cell says that it is to be served again, also to a successor of this process
 	}
 	w.push(p.chain, p.cell, p.reply.Len)
 }

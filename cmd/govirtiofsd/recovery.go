@@ -77,6 +77,7 @@ func (p *process) frontend(ctx context.Context, o *options, a *acceptor, d *virt
 	return conn, func(ctx context.Context, conn *net.UnixConn) error {
 		log.Info("Client connected, servicing requests")
 		log.Info(o.describe(conn))
+		p.client.Replied() // the worker has done something: its death says nothing about the next
 		return d.Serve(ctx, conn)
 	}, err
 }

@@ -201,7 +201,7 @@ func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virti
 			log.WithError(err).Warn("If the daemon dies, this front-end is lost")
 		}
 		err = serve(ctx, conn)
-		p.disconnected()
+		p.disconnected(d.Waits())
 		if err != nil {
 			if !o.KeepListening || ctx.Err() != nil {
 				return signalOr(ctx, err)

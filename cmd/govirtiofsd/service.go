@@ -99,14 +99,14 @@ func (o *options) serveDevice(p *process, s *server.Server, settings server.Opti
 	if err := s.Resume(); err != nil {
 		return nil, err
 	}
-	if !p.again && p.generation > 1 {
-		s.Disconnected() // nobody proves to be the guest of before
-	}
 	opts.Tag, opts.RequestQueues, opts.ConfigQueues, opts.BusyPoll = o.Tag, o.RequestQueues, o.ConfigQueues, o.BusyPoll
 	opts.Host, opts.Log = settings.Host, settings.Log
 	if o.KeepListening {
 		opts.Reconnect = reconnectWait
 	}
 	device, err := virtiofs.New(s, opts)
+	if err == nil && !p.again && p.generation > 1 {
+		device.ResumeWait(connectionKeeper{p.client}.left()) // for a guest that has to prove that it is the one of before
+	}
 	return func(ctx context.Context, a *acceptor) error { return serveAll(ctx, o, p, a, device, log) }, err
 }

@@ -160,8 +160,12 @@ func (p *process) connected(c *net.UnixConn, more bool) error {
 	return err
 }
 
-// disconnected has the keeper let go of all that a front-end had.
-func (p *process) disconnected() {
+// disconnected has the keeper let go of all that a front-end had, but for the guest's memory and files if its
+// session waits.
+func (p *process) disconnected(waits bool) {
+	if waits {
+		return // each has dropped what is not needed
+	}
 	p.client.DropAll(keeper.KindConnection, keeper.KindRegion, keeper.KindKick, keeper.KindCall, keeper.KindErr, keeper.KindLog,
 		keeper.KindInflight, keeper.KindChannel, keeper.KindNode, keeper.KindOpen, keeper.KindLock, keeper.KindAnswer, keeper.KindOutbox)
 }
