@@ -28,8 +28,8 @@ func newDoctor() *cobra.Command {
 says in one line each what is well, what could be better (warn) and what keeps the
 share from working (FAIL), with what to type in the line after it.
 
-Run it as the user that runs the daemon, with the daemon's options. Those that are not
-below are taken and change nothing. It changes nothing and disturbs nobody; only --probe connects to the daemon.
+Run it as the user that runs the daemon, with the daemon's options. Options that are not below are
+accepted and have no effect. It changes nothing and disturbs nobody; only --probe connects to the daemon.
 
 Exit status: 0 if nothing keeps the share from working, 1 if something does, 2 for
 a wrong command line.`,

@@ -45,11 +45,12 @@ place, so that any program or test suite can run against the back-end.
 
 With a COMMAND, the share is mounted while the command runs, and the exit status is
 the command's. Otherwise it is mounted until SIGINT, SIGTERM or SIGHUP, until somebody unmounts
-DIR, or until the back-end ends, which is a failure. If DIR is in use at a signal, it is
-taken out of sight and served until nobody uses it; a second signal ends it at once.
+DIR, or until the back-end ends, which is a failure. If DIR is in use at a signal, it
+disappears from the directory tree and is served until nobody uses it; a second signal
+ends it at once.
 
-Locks are kept where the back-end has been told to (govirtiofsd --locks). Of those on the
-host, half of --requests wait at most; one more fails with ENOLCK.
+Locks are kept where the back-end has been told to (govirtiofsd --locks). At most half
+of --requests may wait for locks on the host; one more fails with ENOLCK.
 
 It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has none.`,
 		Example: `  govirtiofsd --socket-path /tmp/fs.sock --shared-dir /srv/share & sleep 1

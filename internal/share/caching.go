@@ -65,13 +65,13 @@ only when nobody else changes the share.`,
 		{
 			Name: "events", Default: string(EventsNever), Doctor: true,
 			Value: oneOf(func(c *Config) *EventsMode { return &c.Events }, literally(EventsAuto, EventsNever)...),
-			Help:  "Tell the guest what others change in the share. auto: if govirtiofs-guest watch runs there, programs in the guest get inotify events, and what the guest keeps is made right; without it the guest keeps things for a second. Default {default}.",
+			Help:  "Tell the guest what others change in the share. auto: if govirtiofs-guest watch runs there, programs in the guest get inotify events, and what the guest keeps is corrected; without it the guest keeps things for a second. Default {default}.",
 			Manual: `Tell the guest what others change in the share.
 .Cm auto :
 if
 .Dq govirtiofs-guest watch
 runs in the guest, programs there get inotify events of changes on the host, and what the guest has
-kept is made right; it may keep everything for up to ten minutes, as far as
+kept is corrected; it may keep everything for up to ten minutes, as far as
 .Fl -cache
 allows it.
 Without that program in the guest names and attributes are good for a second.

@@ -90,16 +90,16 @@ Linux uses more than one since 6.12.`,
 before it sleeps: microseconds, or with a unit
 .Pq Li 50 , 50us , 1ms ;
 at most 10ms.
-After looks that find nothing it leaves out more and more of them, so that an idle guest costs
-nothing.
+A thread that finds nothing looks less and
+less often, so an idle guest costs nothing.
 .Ar percent
 is the most of one CPU that a thread may spend on looking, 100 if it is not given.
-Meanwhile the guest need not notify the daemon, which is what takes most of the time of a small
-request when there is only one at a time.
-It pays when a CPU is free for the daemon beside those of the guest.
+While the thread looks, the guest need not notify the daemon. A notification takes most
+of the time of a small request when there is only one at a time.
+It is worth it if a CPU is free for the daemon beside those of the guest.
 .Pp
-Without this option a thread tries now and then what takes longer until the next request, a sleep
-or a look of at most 50us, and looks while that is shorter by a quarter and takes less than 32us.
+Without this option a thread measures now and then how long the next request takes to arrive, with a sleep and with
+a look of at most 50us. It looks as long as that is shorter by a quarter and takes less than 32us.
 With 0 it always sleeps at once.`,
 		},
 	}, vsockOptions()...)

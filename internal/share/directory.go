@@ -30,8 +30,8 @@ A regular file can be shared, too, but not with
 			Help:  "Let the guest change nothing, whatever its mount says.",
 			Manual: `Refuse every request that would change something.
 With the namespace sandbox the mount is read-only as well, so that access times do not change.
-Without it some change: those of files and directories that neither belong to the daemon's user nor
-are open to it with CAP_FOWNER, and those of symbolic links, unless root starts the daemon, the
+Without that sandbox some of them change: those of files and directories that do not belong to the
+daemon's user, if it does not have CAP_FOWNER; and those of symbolic links, unless root starts the daemon, the
 links are on the share's own file system, and that has file handles.
 A mount with
 .Cm ro

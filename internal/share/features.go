@@ -113,8 +113,8 @@ Default: the guest does.`,
 				word[passthrough.FileHandles]{text: "fallback", is: passthrough.HandlesPrefer, old: "use prefer, which means the same"},
 				word[passthrough.FileHandles]{text: "mandatory", is: passthrough.HandlesMandatory}),
 			Help: "How the daemon finds a file again when it keeps no descriptor of it. never: by name. prefer: by file handle where that is possible, else by name. mandatory: by file handle, or the daemon does not start. Handles find files that the host has renamed. They need CAP_DAC_READ_SEARCH. Default {default}.",
-			Manual: `How files are found again of which the daemon keeps no descriptor, because the guest has only seen
-their names or because there are too many.
+			Manual: `How the daemon finds a file again when it keeps no descriptor of it:
+the guest has only seen its name, or there are too many files.
 .Cm never :
 by name.
 .Cm prefer
@@ -182,7 +182,7 @@ With
 .Fl -immutable
 locks stay in the guest, even with
 .Cm host .
-At most half of a queue's entries wait for locks at the same time; what would be more fails with
+At most half of a queue's entries wait for locks at the same time; one more fails with
 .Er ENOLCK .`,
 		},
 	}

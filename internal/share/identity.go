@@ -29,7 +29,7 @@ func identityOptions() []Option {
 		{
 			Name: "translate-gid", Arg: "KIND:FROM:TO:COUNT", Joined: true,
 			Value: lines(func(c *Config) *[]string { return &c.TranslateGID }),
-			Help:  "The same for groups.",
+			Help:  "Translate group ids, as --translate-uid does user ids.",
 		},
 		{
 			Name: "ownership", Default: "host", Doctor: true,
@@ -39,7 +39,7 @@ func identityOptions() []Option {
 			Help: "Where owners, modes and device numbers of files are kept: in the host's files; or in extended attributes, so that a daemon without privileges can serve a guest with users of its own. Default {default}.",
 			Manual: `Where the owner, the mode and the device number of a file are kept.
 .Cm host
-(the default): in the host's file, which takes the privilege to give files away.
+(the default): in the host's file, which needs the privilege to give files away.
 .Cm xattr :
 in the extended attribute
 .Va user.containers.override_stat ,
@@ -58,7 +58,7 @@ and
 		{
 			Name: "uid-map", Arg: ":INSIDE:OUTSIDE:COUNT:", Doctor: true,
 			Value: lines(func(c *Config) *[]string { return &c.UIDMaps }),
-			Help:  "Ids in the sandbox, for users other than root; may be repeated. Default one's own id.",
+			Help:  "Ids in the sandbox, for users other than root; may be repeated. Default: the id of the user who starts it.",
 			Manual: `Ids in the user namespace of a user other than root; may be repeated.
 The first character is the separator.
 Anything but the user's own id needs

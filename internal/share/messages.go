@@ -18,7 +18,7 @@ func messageOptions() []Option {
 			Name: "log-level", Default: "info",
 			Value: oneOf(func(c *Config) *string { return &c.LogLevel }, literally(LogLevels...)...),
 			Help:  "Which messages to write. RUST_LOG in the environment comes first. Default {default}.",
-			Manual: `How much to say.
+			Manual: `Which messages to write.
 Default:
 .Cm info .`,
 		},
@@ -45,8 +45,8 @@ asks for it at an upgrade.`,
 		{
 			Name: "completion", Alone: true,
 			Value: oneOf(func(c *Config) *string { return &c.Completion }, literally(Shells...)...),
-			Help:  "Print what lets this shell complete the options.",
-			Manual: `Print what lets this shell complete the options.
+			Help:  "Print a script that lets this shell complete the options.",
+			Manual: `Print a script that lets this shell complete the options.
 The shell then asks the program what to offer; bash needs the package bash-completion for that.`,
 		},
 		{

@@ -70,7 +70,7 @@ Users other than root get a user namespace for that.
 .Cm chroot :
 the share is the root directory; needs root.
 .Cm none :
-all files; requests stay in the share all the same.
+all files; requests still can't leave the share.
 A sandbox that can't be made is an error.`,
 		},
 		{
