@@ -21,7 +21,7 @@ import (
 const (
 	// ownFor is how long after a change of the guest an event counts as one of it.
 	ownFor = 2 * time.Second
-	maxOwn = 8192 // names, and files
+	maxOwn = 4096 // names, and files: twice that is kept
 	// tempPrefix is that of names which daemons make for a moment.
 	tempPrefix = ".govirtiofs-"
 )
@@ -36,35 +36,39 @@ type own struct {
 	on atomic.Bool
 
 	mu    sync.Mutex // guards the following; a leaf
-	names map[place]time.Time
-	nodes map[uint64]time.Time
+	names latest[place]
+	nodes latest[uint64]
 }
 
 // use begins or ends it.
 func (o *own) use(on bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.names, o.nodes = nil, nil
-	if on {
-		o.names, o.nodes = map[place]time.Time{}, map[uint64]time.Time{}
-	}
+	o.names, o.nodes = latest[place]{}, latest[uint64]{}
 	o.on.Store(on)
 }
 
-// note notes a time in m, which has no more than maxOwn; what is old makes room. If there is none, the guest may be
-// told of a change of its own.
-func note[K comparable](m map[K]time.Time, k K) {
-	now := time.Now()
-	if _, ok := m[k]; !ok && len(m) >= maxOwn {
-		for i, at := range m {
-			if now.Sub(at) > ownFor {
-				delete(m, i)
-			}
-		}
+// latest is when things were changed: at least what was changed within ownFor, but the last maxOwn of that if it was more.
+// Of the rest the guest may be told though it has changed it itself.
+type latest[K comparable] struct {
+	now, before map[K]time.Time
+	since       time.Time // of now
+}
+
+func (l *latest[K]) note(k K, at time.Time) {
+	if l.now == nil || len(l.now) >= maxOwn || at.Sub(l.since) > ownFor {
+		l.before, l.now, l.since = l.now, map[K]time.Time{}, at
 	}
-	if _, ok := m[k]; m != nil && (ok || len(m) < maxOwn) {
-		m[k] = now
+	l.now[k] = at
+}
+
+// recent reports whether something was changed shortly before a time.
+func (l *latest[K]) recent(k K, at time.Time) bool {
+	t, ok := l.now[k]
+	if !ok {
+		t, ok = l.before[k]
 	}
+	return ok && at.Sub(t) < ownFor
 }
 
 // name notes that the guest changes what a name stands for.
@@ -72,7 +76,7 @@ func (o *own) name(dir uint64, name fp.Name) {
 	if o.on.Load() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		note(o.names, place{dir, name.String()})
+		o.names.note(place{dir, name.String()}, time.Now())
 	}
 }
 
@@ -81,7 +85,7 @@ func (o *own) node(id uint64) {
 	if o.on.Load() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		note(o.nodes, id)
+		o.nodes.note(id, time.Now())
 	}
 }
 
@@ -97,13 +101,7 @@ func (p *pump) byGuest(e *hostwatch.Event) bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return recent(p.at, o.nodes, id) || recent(p.at, o.names, place{e.Dir, e.Name}) || recent(p.at, o.names, place{e.NewDir, e.NewName})
-}
-
-// recent reports whether something was changed shortly before a time.
-func recent[K comparable](now time.Time, m map[K]time.Time, k K) bool {
-	at, ok := m[k]
-	return ok && now.Sub(at) < ownFor
+	return o.nodes.recent(id, p.at) || o.names.recent(place{e.Dir, e.Name}, p.at) || o.names.recent(place{e.NewDir, e.NewName}, p.at)
 }
 
 // temporary reports whether an event is about a name that a daemon has made for a moment.
