@@ -3,7 +3,9 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -267,19 +269,21 @@ func (c *Client) DropAll(kinds ...Kind) {
 	if c == nil {
 		return
 	}
-	c.mu.Lock()
-	var keys []Key
-	for k := range c.held {
-		for _, kind := range kinds {
-			if k.Kind == kind {
-				keys = append(keys, k)
-			}
+	for _, k := range c.holds() {
+		if slices.Contains(kinds, k.Kind) {
+			c.Drop(k)
 		}
 	}
-	c.mu.Unlock()
-	for _, k := range keys {
-		c.Drop(k)
+}
+
+// holds are the keys of what the keeper holds.
+func (c *Client) holds() []Key {
+	if c == nil {
+		return nil
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.held))
 }
 
 // sendLate sends what is to be dropped, without waiting. The caller has mu.

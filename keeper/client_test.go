@@ -122,7 +122,7 @@ func TestNoKeeper(t *testing.T) {
 }
 
 func TestKeyNames(t *testing.T) {
-	all := []Key{Listener(), Connection(), Region(1 << 63), Kick(0), Call(1), Err(64), Log(1), Inflight(2), Channel(3),
+	all := []Key{Node(7), Node(7).Of(1), Ledger().Of(255), Listener(), Connection(), Region(1 << 63), Kick(0), Call(1), Err(64), Log(1), Inflight(2), Channel(3),
 		Answer(4), Outbox(5), Stream(), Node(7), Open(8), Lock(9, ^uint64(0))}
 	seen := map[Kind]bool{}
 	for _, k := range all {
@@ -134,7 +134,7 @@ func TestKeyNames(t *testing.T) {
 	if len(seen) != int(kinds)-1 {
 		t.Errorf("%d kinds of %d", len(seen), kinds-1)
 	}
-	for _, s := range []string{"", "node", "node-1", "node-1-2-3", "node-01-0", "nodes-1-0", "node--1-0", "keeper.Kind(0)-0-0", "share.socket"} {
+	for _, s := range []string{"", "node", "node-1", "node-1-2-0", "node-1-2-3-4", "node-01-0", "nodes-1-0", "node--1-0", "keeper.Kind(0)-0-0", "share.socket"} {
 		if k, ok := ParseKey(s); ok {
 			t.Errorf("%q: %v", s, k)
 		}

@@ -27,13 +27,14 @@ const (
 	KindAnswer   // goes with an answer to the front-end that is being sent
 	KindStream   // memory of the requests and replies of a guest that comes over vsock
 	KindOutbox   // memory that messages to the front-end are sent from
+	KindLedger   // ledger of one of several shares; the first one's does not go through the keeper's table
 	kinds        // how many there are
 )
 
 var kindNames = [kinds]string{
 	KindListener: "listener", KindConnection: "connection", KindRegion: "region", KindKick: "kick", KindCall: "call",
 	KindErr: "err", KindLog: "log", KindInflight: "inflight", KindChannel: "channel",
-	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer", KindStream: "stream", KindOutbox: "outbox",
+	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer", KindStream: "stream", KindLedger: "shareledger", KindOutbox: "outbox",
 }
 
 // String is the kind's name.
@@ -49,6 +50,13 @@ func (k Kind) String() string {
 type Key struct {
 	Kind    Kind
 	ID, Sub uint64 // 0 where the kind does not need them
+	Share   uint16 // which of several shares it belongs to, from 0 on
+}
+
+// Of is the key of the same thing of another share.
+func (k Key) Of(share int) Key {
+	k.Share = uint16(share)
+	return k
 }
 
 // Listener is the socket at which front-ends connect.
@@ -59,6 +67,9 @@ func Connection() Key { return Key{Kind: KindConnection} }
 
 // Stream is memory for the requests and replies of a guest that comes over vsock.
 func Stream() Key { return Key{Kind: KindStream} }
+
+// Ledger is the ledger of one of several shares.
+func Ledger() Key { return Key{Kind: KindLedger} }
 
 // Region is a region of the guest's memory; id is the worker's choice.
 func Region(id uint64) Key { return Key{Kind: KindRegion, ID: id} }
@@ -107,14 +118,23 @@ func (k Kind) isWorkers() bool { return k != KindListener && k != KindStream }
 // valid reports whether a key from another process is one.
 func (k Key) valid() bool { return k.Kind > 0 && k.Kind < kinds }
 
-// String is the key as a name for a service manager: kind, ID and Sub.
+// String is the key as a name for a service manager: kind, ID and Sub, and Share if it is not 0.
 func (k Key) String() string {
+	if k.Share != 0 {
+		return fmt.Sprintf("%s-%d-%d-%d", k.Kind, k.ID, k.Sub, k.Share)
+	}
 	return fmt.Sprintf("%s-%d-%d", k.Kind, k.ID, k.Sub)
 }
 
 // ParseKey is the reverse of String. ok is false for other names.
 func ParseKey(s string) (k Key, ok bool) {
 	parts := strings.Split(s, "-")
+	share := uint64(0)
+	var err3 error
+	if len(parts) == 4 {
+		share, err3 = strconv.ParseUint(parts[3], 10, 16)
+		parts = parts[:3]
+	}
 	if len(parts) != 3 {
 		return Key{}, false
 	}
@@ -125,6 +145,6 @@ func ParseKey(s string) (k Key, ok bool) {
 	}
 	id, err1 := strconv.ParseUint(parts[1], 10, 64)
 	sub, err2 := strconv.ParseUint(parts[2], 10, 64)
-	k.ID, k.Sub = id, sub
-	return k, k.valid() && err1 == nil && err2 == nil && k.String() == s
+	k.ID, k.Sub, k.Share = id, sub, uint16(share)
+	return k, k.valid() && err1 == nil && err2 == nil && err3 == nil && k.String() == s
 }

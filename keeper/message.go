@@ -35,7 +35,7 @@ const (
 	beginStored
 )
 
-// messageSize is the size of each message: version, op, kind, 0, id, sub and two more words.
+// messageSize is the size of each message: version, op, kind, share, id, sub and two more words.
 const messageSize = 48
 
 // message is one message, with its descriptor or -1.
@@ -50,7 +50,7 @@ func (m *message) marshal() []byte {
 	b := make([]byte, messageSize)
 	binary.LittleEndian.PutUint16(b, Protocol)
 	binary.LittleEndian.PutUint16(b[2:], uint16(m.op))
-	binary.LittleEndian.PutUint32(b[4:], uint32(m.key.Kind))
+	binary.LittleEndian.PutUint32(b[4:], uint32(m.key.Kind)|uint32(m.key.Share)<<16)
 	for i, v := range []uint64{m.key.ID, m.key.Sub, m.words[0], m.words[1], m.words[2]} {
 		binary.LittleEndian.PutUint64(b[8+8*i:], v)
 	}
@@ -71,7 +71,7 @@ func unmarshal(b []byte) (m message, err error) {
 		return m, fmt.Errorf("version %d: want %d", v, Protocol)
 	}
 	m.op, m.fd = op(binary.LittleEndian.Uint16(b[2:])), -1
-	m.key.Kind = Kind(binary.LittleEndian.Uint32(b[4:]))
+	m.key.Kind, m.key.Share = Kind(binary.LittleEndian.Uint16(b[4:])), binary.LittleEndian.Uint16(b[6:])
 	for i, v := range []*uint64{&m.key.ID, &m.key.Sub, &m.words[0], &m.words[1], &m.words[2]} {
 		*v = binary.LittleEndian.Uint64(b[8+8*i:])
 	}

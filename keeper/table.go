@@ -85,7 +85,7 @@ func (t *table) keys() []Key {
 	}
 	t.mu.Unlock()
 	slices.SortFunc(keys, func(a, b Key) int {
-		for _, d := range []int{int(a.Kind) - int(b.Kind), cmp(a.ID, b.ID), cmp(a.Sub, b.Sub)} {
+		for _, d := range []int{int(a.Kind) - int(b.Kind), cmp(a.ID, b.ID), cmp(a.Sub, b.Sub), int(a.Share) - int(b.Share)} {
 			if d != 0 {
 				return d
 			}

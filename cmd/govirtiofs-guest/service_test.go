@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -48,9 +49,22 @@ func TestIntegrationService(t *testing.T) {
 // startModel mounts the share of h and starts to change what is in it. result is the file of what must be there in the end.
 func startModel(t *testing.T, h *host) (p *process, result string) {
 	t.Helper()
-	result = filepath.Join(h.dir, "result")
-	command, err := json.Marshal(map[string]string{"Dir": h.mnt(), "Result": result,
-		"Mount": fmt.Sprintf("%s mount -o channels=3,token=%s unix:%s %s", guestProgram, h.token, h.socket, h.mnt())})
+	return startModelOf(t, h, "")
+}
+
+// startModelOf is startModel for one of several shares, which is in a directory of that name, or of the only one.
+func startModelOf(t *testing.T, h *host, share string) (p *process, result string) {
+	t.Helper()
+	mnt, option := h.mnt(), ""
+	if share != "" {
+		mnt, option = h.mnt()+"-"+share, ",share="+share
+		if err := os.Mkdir(mnt, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result = filepath.Join(h.dir, "result"+share)
+	command, err := json.Marshal(map[string]string{"Dir": mnt, "Result": result,
+		"Mount": fmt.Sprintf("%s mount -o channels=3,token=%s%s unix:%s %s", guestProgram, h.token, option, h.socket, mnt)})
 	if err != nil {
 		t.Fatal(err)
 	}

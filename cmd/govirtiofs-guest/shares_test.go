@@ -6,6 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // TestIntegrationShares: one daemon has several shares behind one port. Each is what it says, in every
@@ -68,4 +72,77 @@ umount mnt-data mnt-src
 		t.Errorf("on the host: %q, %v", b, err)
 	}
 	h.stop()
+}
+
+// TestIntegrationSharesDeath: the serving process of a daemon with three shares is killed 20 times, and the whole daemon,
+// started by a service manager that keeps descriptors, is restarted 3 times, while the guest changes two of the shares
+// and has a file of the third open. Each goes on exactly.
+func TestIntegrationSharesDeath(t *testing.T) {
+	h := newHost(t)
+	h.stop()
+	first := h.share
+	h.shares = []string{"data=" + first}
+	for _, name := range []string{"src", "idle"} {
+		dir := filepath.Join(h.dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		h.shares = append(h.shares, name+"="+dir)
+	}
+	h.manager = daemontest.NewServiceManager(t, filepath.Join(h.dir, "notify"))
+	h.start()
+	one, result1 := startModelOf(t, h, "data")
+	two, result2 := startModelOf(t, h, "src")
+	idle := startInner(t, "shell", fmt.Sprintf(`cd %s; mkdir mnt-idle
+%s mount -o token=%s,share=idle unix:v_1024 mnt-idle
+exec 5>>mnt-idle/file; rm mnt-idle/file; echo one >&5; cd mnt-idle
+echo ready
+read x || true
+echo two >&5; cat /proc/self/fd/5 | tr '\n' ' '; echo more >new; exec 5>&-
+cd ..; umount mnt-idle
+`, h.dir, guestProgram, h.token))
+	for idle.line() != "ready" {
+	}
+	const stored = "ledger shareledger-0-0-1 shareledger-0-0-2 stream-0-0 stream-0-0-1 stream-0-0-2"
+	for i := range 23 {
+		one.progress(20)
+		two.progress(20)
+		if i%8 != 7 {
+			serves := h.log.Count("serves after")
+			if err := unix.Kill(worker(t, h), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the next worker", func() bool { return h.log.Count("serves after") > serves })
+			continue
+		}
+		h.manager.Until("everything is stored", func() bool { return strings.Contains(withoutPins(h.manager.Names()), stored) })
+		h.stop()
+		h.start()
+	}
+	one.progress(100)
+	two.progress(100)
+	one.end()
+	two.end()
+	if said := idle.end(); !strings.Contains(said, "one two") {
+		t.Errorf("an open file without a name: %s\n%s", said, h.log)
+	}
+	checkModels(t, h, result1)
+	h.share = filepath.Join(h.dir, "src")
+	checkModels(t, h, result2)
+	if _, err := os.Stat(filepath.Join(h.dir, "idle", "new")); err != nil {
+		t.Error(err)
+	}
+	h.share = first
+	h.stop()
+}
+
+// withoutPins leaves out what is stored only at the end.
+func withoutPins(names string) string {
+	var left []string
+	for n := range strings.FieldsSeq(names) {
+		if !strings.HasPrefix(n, "node-") && !strings.HasPrefix(n, "open-") && !strings.HasPrefix(n, "lock-") {
+			left = append(left, n)
+		}
+	}
+	return strings.Join(left, " ")
 }

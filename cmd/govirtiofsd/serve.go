@@ -80,6 +80,9 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 		}
 	}
 	err = within(ctx, log, func() error { return serveClients(ctx, a) })
+	for _, l := range p.more {
+		l.End()
+	}
 	p.ledger.End() // all before is a crash, if it ends the process
 	return err
 }

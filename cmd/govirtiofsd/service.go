@@ -40,7 +40,7 @@ func newService(o *options, p *process, v sandbox.View, links []int, files *vsoc
 	var servers []*stream.Server
 	for i, root := range roots(v) {
 		cfg := o.fileSystem(v, root, links[i], process, shares[i])
-		s, err := o.newStream(p, cfg, shares[i], files, settings, log)
+		s, err := o.newStream(p, cfg, i, files, settings, log)
 		if err != nil {
 			return nil, err
 		}

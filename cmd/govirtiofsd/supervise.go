@@ -68,8 +68,10 @@ func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal)
 	if err := hold(k, e); err != nil {
 		return err
 	}
-	if err := holdStream(k, o); err != nil {
-		return err
+	if s.ledger != nil {
+		if err := holdStreams(k, o); err != nil {
+			return err
+		}
 	}
 	for name, fd := range s.passed.stored {
 		if err := k.Restore(name, fd); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/internal/token"
 	"github.com/govirtiofs/govirtiofs/keeper"
+	"github.com/govirtiofs/govirtiofs/ledger"
 	"github.com/govirtiofs/govirtiofs/notify"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/sandbox"
@@ -155,11 +156,14 @@ func (o *options) admit(a net.Addr) (guest string, err error) {
 }
 
 // newStream makes the server of a share's guests.
-func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared, files *vsockFiles, settings server.Options, log *logrus.Logger) (*stream.Server, error) {
-	recovery := p.streamRecovery(o)
+func (o *options) newStream(p *process, cfg passthrough.Config, index int, files *vsockFiles, settings server.Options, log *logrus.Logger) (*stream.Server, error) {
+	recovery, err := p.streamRecovery(o, index)
+	if err != nil {
+		return nil, err
+	}
 	if recovery != nil {
-		cfg.Ledger, cfg.Keeper = p.ledger, p.client
-		settings.Ledger = p.ledger
+		cfg.Ledger, cfg.Keeper = recovery.Ledger, p.client.Share(index)
+		settings.Ledger = recovery.Ledger
 	}
 	cfg.FirstGeneration = randomGeneration()
 	inner, err := o.newFileSystem(cfg, log)
@@ -175,7 +179,7 @@ func (o *options) newStream(p *process, cfg passthrough.Config, sh share.Shared,
 	}
 	settings.ReadOnly = cfg.ReadOnly
 	h := server.New(fs, settings)
-	s, err := o.streamServer(h, sh.Name, files, recovery, true, settings)
+	s, err := o.streamServer(h, o.Shares()[index].Name, files, recovery, true, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -202,38 +206,78 @@ func (o *options) streamServer(h *server.Server, name string, files *vsockFiles,
 	return stream.New(h, opts)
 }
 
-// recoversStreams reports whether another process can go on with a guest that comes over vsock. There is one
-// ledger, which is about one share.
-func (o *options) recoversStreams() bool {
-	return o.Streams() && o.Recover == share.RecoveryAuto && len(o.Shares()) == 1
-}
+// recoversStreams reports whether another process can go on with guests that come over vsock.
+func (o *options) recoversStreams() bool { return o.Streams() && o.Recover == share.RecoveryAuto }
 
-// holdStream has the keeper hold the memory of the requests of a guest that comes over vsock.
-func holdStream(k *keeper.Keeper, o *options) error {
+// holdStreams has the keeper hold for each share the memory of the requests of a guest that comes over vsock, and a
+// ledger for each share but the first, which has the keeper's.
+func holdStreams(k *keeper.Keeper, o *options) error {
 	if !o.recoversStreams() {
 		return nil
 	}
-	fd, err := stream.NewMemory()
+	for i := range o.Shares() {
+		fd, err := stream.NewMemory()
+		if err == nil {
+			err = k.Hold(keeper.Stream().Of(i), fd)
+		}
+		if err == nil && i > 0 {
+			err = holdLedger(k, i)
+		}
+		if err != nil {
+			return fmt.Errorf("recovery of share %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func holdLedger(k *keeper.Keeper, share int) error {
+	l, err := ledger.Create()
 	if err != nil {
 		return err
 	}
-	return k.Hold(keeper.Stream(), fd)
+	defer l.Close()
+	fd, err := unix.FcntlInt(uintptr(l.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	return k.Hold(keeper.Ledger().Of(share), fd)
 }
 
-// streamRecovery is where the server of streams leaves what a successor needs; nil is nowhere.
-func (p *process) streamRecovery(o *options) *stream.Recovery {
-	if p.ledger == nil || !o.recoversStreams() {
-		return nil
+// shareLedger is the ledger of one of several shares; nil is none.
+func (p *process) shareLedger(share int) (*ledger.Ledger, error) {
+	if share == 0 {
+		return p.ledger, nil
 	}
-	fd, ok := p.client.Take(keeper.Stream())
+	fd, ok := p.client.Take(keeper.Ledger().Of(share))
 	if !ok {
-		return nil
+		return nil, nil
+	}
+	l, err := ledger.Open(fd)
+	if err == nil {
+		l.Begin()
+		p.more = append(p.more, l)
+	}
+	return l, err
+}
+
+// streamRecovery is where the server of a share's streams leaves what a successor needs; nil is nowhere.
+func (p *process) streamRecovery(o *options, share int) (*stream.Recovery, error) {
+	if p.ledger == nil || !o.recoversStreams() {
+		return nil, nil
+	}
+	l, err := p.shareLedger(share)
+	if err != nil || l == nil {
+		return nil, err
+	}
+	fd, ok := p.client.Take(keeper.Stream().Of(share))
+	if !ok {
+		return nil, nil
 	}
 	return &stream.Recovery{
-		Ledger: p.ledger, Memory: fd, Fail: p.start.Fail, Killed: p.start.Killed,
-		Ended:   func() { p.client.DropAll(keeper.KindNode, keeper.KindOpen, keeper.KindLock) },
+		Ledger: l, Memory: fd, Fail: p.start.Fail, Killed: p.start.Killed,
+		Ended:   p.client.Share(share).DropPins,
 		Replied: p.client.Replied,
-	}
+	}, nil
 }
 
 // resumeStream goes on with what another process has left.

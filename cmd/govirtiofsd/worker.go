@@ -42,8 +42,9 @@ type process struct {
 	again  bool // the connection is one that another worker has served
 	// generation counts the workers that have had the ledger, also those of an earlier keeper.
 	generation uint64
-	link       *keeper.Client // to the keeper, nil if there is none
-	ledger     *ledger.Ledger // nil without recovery
+	link       *keeper.Client   // to the keeper, nil if there is none
+	ledger     *ledger.Ledger   // nil without recovery
+	more       []*ledger.Ledger // of other shares than the first
 
 	told    atomic.Bool      // the keeper has said that it is to end
 	signals chan<- os.Signal // in a worker: gets SIGTERM when the keeper says that it is to end
@@ -137,6 +138,9 @@ func (p *process) sockets() (*acceptor, error) {
 // ready says that front-ends can connect.
 func (p *process) ready() error {
 	p.ledger.Serving()
+	for _, l := range p.more {
+		l.Serving()
+	}
 	p.notify.ready()
 	return p.link.Serving()
 }
