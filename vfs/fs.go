@@ -88,6 +88,8 @@ type openFile struct {
 	list   []DirEntry // of a directory; nil if it was not read
 	listed int64      // bytes that it is counted with
 	read   bool
+
+	wakes wakes
 }
 
 // New makes a file system of a root directory. It panics if nodes of root's type can't be compared.

@@ -3,6 +3,7 @@ package vfs
 import (
 	"context"
 	"math"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -162,10 +163,56 @@ func (f *FS) Poll(r *server.Request, in *fp.PollIn, out *fp.PollOut) unix.Errno 
 		}
 		var wake func()
 		if in.Flags&fp.PollScheduleNotify != 0 {
-			kh := in.Kh
-			wake = func() { _ = f.notify(fp.NotifyPoll, fp.Bytes(&fp.NotifyPollWakeupOut{Kh: kh})) }
+			wake = o.wakes.next(f, in)
 		}
 		out.Revents, err = p.Poll(ctx, in.Events, wake)
+		if wake != nil && (out.Revents != 0 || err != nil) {
+			o.wakes.unused(f, in)
+		}
 		return err
 	})
 }
+
+// wakes are what a Poller keeps of a client's requests for one open file: at most one for each event, however often
+// it asks.
+type wakes struct {
+	mu      sync.Mutex
+	waiting uint32 // events for which the Poller has a wake
+	shared  uint32 // of these, those that more than one request waits for
+}
+
+// next is the wake for a request; nil if the Poller has those for all of its events already.
+func (w *wakes) next(f *FS, in *fp.PollIn) func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shared |= in.Events & w.waiting
+	events := in.Events &^ w.waiting
+	if events == 0 && w.waiting != 0 {
+		return nil
+	}
+	w.waiting |= events
+	kh := in.Kh // how the client names the open file; it is always the same
+	return func() {
+		w.drop(events)
+		wakeUp(f, kh)
+	}
+}
+
+// unused is told that the Poller has not kept the wake of a request, because something is ready. Requests
+// that rely on it look again.
+func (w *wakes) unused(f *FS, in *fp.PollIn) {
+	if w.drop(in.Events) {
+		wakeUp(f, in.Kh)
+	}
+}
+
+func (w *wakes) drop(events uint32) (shared bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	shared = w.shared&events != 0
+	w.waiting &^= events
+	w.shared &^= events
+	return shared
+}
+
+func wakeUp(f *FS, kh uint64) { _ = f.notify(fp.NotifyPoll, fp.Bytes(&fp.NotifyPollWakeupOut{Kh: kh})) }

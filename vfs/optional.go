@@ -42,8 +42,9 @@ type Ioctler interface {
 // Poller is an open file that is not always ready, for poll(2), select(2) and epoll(7). It needs
 // FS.Connect: without it, and so over virtio-fs, all open files are always ready.
 type Poller interface {
-	// Poll says which of events, unix.POLLIN and so on, are ready now; it does not wait. If wake is not
-	// nil somebody waits: Poll keeps it, and calls it once when that may have changed. wake does not
+	// Poll says which of events, unix.POLLIN and so on, are ready now; it does not wait. If none is, and wake is
+	// not nil, somebody waits: Poll keeps wake, and calls it once when that may have changed. A client can have at
+	// most 32 of them kept for an open file. wake does not
 	// block, may be called by any goroutine, and does nothing when the file is closed.
 	Poll(ctx context.Context, events uint32, wake func()) (ready uint32, err error)
 }
