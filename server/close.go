@@ -57,6 +57,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if first {
 		s.Reset()
 		s.pool.close()
+		s.runners.close()
 		s.watch.close()
 		s.leaveFS()
 	}

@@ -141,11 +141,7 @@ func (d *pending) Start(done func(fuse.Reply)) {
 		d.refuse(unix.ENOTCONN)
 		return
 	}
-	go func() {
-		defer d.server.leaveFS()
-		t := newWaiter(d.server)
-		d.finish(t)
-	}()
+	d.server.runners.serve(d)
 }
 
 // cancel makes a request that waits for another client end soon with EINTR. It may

@@ -57,6 +57,7 @@ type Server struct {
 	users   users
 	pool    pool
 	waiting waitingTable
+	runners runners
 	watch   watch
 	backing backing
 }
@@ -87,6 +88,7 @@ func New(fs FileSystem, opts Options) *Server {
 		oops: rate.Sometimes{Interval: time.Second},
 	}
 	s.watch.init(s)
+	s.runners.init()
 	s.pool.init(s, opts.MaxWaiting)
 	s.waiting.part = opts.Host.Memory()
 	return s

@@ -1,14 +1,17 @@
 package relay_test
 
 import (
-	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,65 +19,162 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/guest"
 	"github.com/govirtiofs/govirtiofs/relay"
 	"github.com/govirtiofs/govirtiofs/relay/program"
+	"github.com/govirtiofs/govirtiofs/test/relay/sample"
 )
 
-// rates are requests in a second, by kind.
-type rates map[string]float64
+// kinds are the requests that are measured, by the argument of relaywork.
+var kinds = []struct{ name, size string }{{"GETATTR", "0"}, {"READ of 4 KiB", "4096"}, {"READ of 128 KiB", "131072"}}
 
-// load has relaywork use a directory.
-func (b *bench) load(dir string) rates {
-	b.t.Helper()
-	r := rates{}
-	s := bufio.NewScanner(strings.NewReader(b.run("", relaywork, dir, "load")))
-	for s.Scan() {
-		name, n, _ := strings.Cut(s.Text(), " ")
-		v, err := strconv.ParseFloat(n, 64)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		r[name] = v
-	}
-	return r
+// speed is how many requests were done in a second, and how much processor time of the client and of all who serve it each took.
+type speed struct {
+	rate float64
+	cost time.Duration
 }
 
+// load has relaywork use a directory, which processes serve whose command lines have one of the words.
+func (b *bench) load(dir, size string, words ...string) speed {
+	b.t.Helper()
+	before := serving(words)
+	cmd := b.command(relaywork, dir, "load", size)
+	out, err := cmd.Output()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	used := serving(words) - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	var n int64
+	var s speed
+	if _, err := fmt.Sscan(string(out), &n, &s.rate); err != nil || n == 0 {
+		b.t.Fatalf("%q: %v", out, err)
+	}
+	s.cost = used / time.Duration(n)
+	return s
+}
+
+// serving is the processor time that processes have used whose command lines have one of the words, and this process if
+// there is the word "self".
+func serving(words []string) (sum time.Duration) {
+	const tick = time.Second / 100 // USER_HZ
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, d := range dirs {
+		line, err := os.ReadFile(filepath.Join(d, "cmdline"))
+		if err != nil || !slices.ContainsFunc(words, func(w string) bool { return bytes.Contains(line, []byte(w)) }) {
+			continue
+		}
+		b, _ := os.ReadFile(filepath.Join(d, "stat"))
+		_, rest, _ := strings.Cut(string(b), ") ")
+		if f := strings.Fields(rest); len(f) > 12 {
+			user, _ := strconv.ParseInt(f[11], 10, 64)
+			system, _ := strconv.ParseInt(f[12], 10, 64)
+			sum += time.Duration(user+system) * tick
+		}
+	}
+	var own unix.Rusage
+	if slices.Contains(words, "self") && unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
+		sum += time.Duration(own.Utime.Nano() + own.Stime.Nano())
+	}
+	return sum
+}
+
+// measured are the programs that TestMeasureRelay starts, by the names of recipes.
+var measured = []string{"bindfs", "mergerfs", "squashfuse_ll", "gocryptfs", "sshfs"}
+
 // TestMeasureRelay compares a program's own mount with that of a relay, and with what is possible: a pump, which does nothing
-// but carry each message from /dev/fuse to the program's socket and back. It prints, and asserts nothing.
+// but carry each message from /dev/fuse to the program's socket and back. It prints the rates, and the rates that follow from
+// the processor time of each request if all processors are busy: those depend less on other work of the machine. It asserts
+// nothing. GOVIRTIOFS_PROGRAMS says which programs.
 func TestMeasureRelay(t *testing.T) {
 	if os.Getenv("GOVIRTIOFS_LONG") != "1" {
-		t.Skip("measures for a minute: GOVIRTIOFS_LONG=1")
+		t.Skip("measures for minutes: GOVIRTIOFS_LONG=1")
 	}
 	guest.NeedFUSE(t)
 	guest.NeedRoot(t)
-	needPrograms(t, "bindfs")
-	b := newBench(t, users[0])
-	src := b.sample("src")
-	own := b.mkdir("own")
-	b.run("", "bindfs", src, own)
-	defer func() { b.run("", "umount", own) }()
-	relayed, r := b.mounted(nil, "bindfs", src, "{mount}")
-	defer r.stop()
-	pumped := b.mkdir("pumped")
-	defer pump(t, pumped, "bindfs", src, "{mount}")()
+	for _, r := range recipes() {
+		if slices.Contains(measured, r.name) && r.chosen() {
+			t.Run(r.name, func(t *testing.T) {
+				needPrograms(t, r.needs...)
+				measureRelay(t, &r)
+			})
+		}
+	}
+}
 
-	ratios := map[string][2][]float64{}
-	for range 7 {
-		base := b.load(own)
-		for i, got := range []rates{b.load(pumped), b.load(relayed)} {
-			for kind, v := range got {
-				pair := ratios[kind]
-				pair[i] = append(pair[i], v/base[kind])
-				ratios[kind] = pair
+// measureRelay measures one program.
+func measureRelay(t *testing.T, r *recipe) {
+	b := newBench(t, users[0])
+	args := r.prepare(b)
+	own := b.mounting(t, args)
+	if r.empty {
+		b.run("", relaywork, own, "", "f")
+	}
+	relayed, running := b.mounted(nil, args...)
+	defer running.stop()
+	pumped := b.mkdir("pumped")
+	defer pump(t, pumped, args...)()
+
+	ways := []struct {
+		name, dir string
+		words     []string
+		rate      []float64 // of the program's own mount
+		cost      []float64
+	}{
+		{name: "own", dir: own, words: []string{own}},
+		{name: "pump", dir: pumped, words: []string{"self", filepath.Join(os.TempDir(), "govirtiofs-program-")}},
+		{name: "relay", dir: relayed, words: []string{relayed, b.path("govirtiofs-program-")}},
+	}
+	for _, k := range kinds {
+		for range 7 {
+			var base speed
+			for i := range ways {
+				w := &ways[i]
+				got := b.load(w.dir, k.size, w.words...)
+				if i == 0 {
+					base = got
+				}
+				w.rate, w.cost = append(w.rate, got.rate/base.rate), append(w.cost, float64(base.cost)/float64(got.cost))
+				t.Logf("%s, %s: %.0f a second, %v each", k.name, w.name, got.rate, got.cost)
 			}
 		}
-		t.Logf("own mount: %v", base)
-	}
-	for _, kind := range []string{"GETATTR", "READ-4KiB", "READ-128KiB"} {
-		for i, name := range []string{"pump", "relay"} {
-			v := ratios[kind][i]
-			slices.Sort(v)
-			t.Logf("%-11s %-5s %.2f (%.2f to %.2f) of the program's own mount", kind, name, v[len(v)/2], v[0], v[len(v)-1])
+		for i := range ways {
+			w := &ways[i]
+			t.Logf("MEDIANS %s, %-5s: rate %s, by processor time %s", k.name, w.name, spread(w.rate), spread(w.cost))
+			w.rate, w.cost = nil, nil
 		}
 	}
+}
+
+// spread is the median, the least and the most.
+func spread(v []float64) string {
+	slices.Sort(v)
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", v[len(v)/2], v[0], v[len(v)-1])
+}
+
+// mounting has a program mount by itself, until the end of the test.
+func (b *bench) mounting(t *testing.T, args []string) (dir string) {
+	t.Helper()
+	dir = b.mkdir("own")
+	words := slices.Clone(args)
+	for i := range words {
+		words[i] = strings.ReplaceAll(words[i], "{mount}", dir)
+	}
+	cmd := b.command(words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = exec.Command("umount", "-l", dir).Run()
+		_ = cmd.Wait()
+	})
+	if err := sample.Until(func() error {
+		var at, up unix.Stat_t
+		if err := errors.Join(unix.Stat(dir, &at), unix.Stat(b.dir, &up)); err != nil || at.Dev != up.Dev {
+			return err
+		}
+		return errors.New("nothing is mounted")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // pump mounts a program on dir without a relay.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,27 +18,26 @@ import (
 // depth is how many requests are under way.
 const depth = 8
 
-// load makes requests for a while, and prints how many were answered in a second, a line for each kind.
-func load(dir string) error {
-	for _, kind := range []struct {
-		name string
-		size int
-	}{{"GETATTR", 0}, {"READ-4KiB", 4 << 10}, {"READ-128KiB", 128 << 10}} {
-		n, err := rate(filepath.Join(dir, sample.Big), kind.size)
-		if err != nil {
-			return fmt.Errorf("%s: %w", kind.name, err)
-		}
-		fmt.Printf("%s %.0f\n", kind.name, n)
+// load makes requests of a kind for a while: reads of so many bytes, or GETATTR if that is 0. It prints how many were answered, and
+// how many of them in a second.
+func load(dir, kind string) error {
+	size, err := strconv.Atoi(kind)
+	if err != nil {
+		return err
 	}
-	return nil
+	n, rate, err := requests(filepath.Join(dir, sample.Big), size)
+	if err == nil {
+		fmt.Printf("%d %.0f\n", n, rate)
+	}
+	return err
 }
 
-// rate is how many reads of size bytes, or GETATTR if that is 0, are done in a second.
-func rate(path string, size int) (float64, error) {
+// requests are how many are done, and how many in a second.
+func requests(path string, size int) (int64, float64, error) {
 	const span = time.Second
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer unix.Close(fd)
 	var done atomic.Int64
@@ -69,9 +69,9 @@ func rate(path string, size int) (float64, error) {
 	wg.Wait()
 	select {
 	case err := <-errs:
-		return 0, err
+		return 0, 0, err
 	default:
-		return float64(done.Load()) / time.Since(start).Seconds(), nil
+		return done.Load(), float64(done.Load()) / time.Since(start).Seconds(), nil
 	}
 }
 

@@ -1,7 +1,7 @@
 // Command relaywork checks the sample in a directory, in a guest for example: relaywork DIR SUFFIX OMIT [ASKED]. OMIT has letters
 // for what the file system can't do, f to make the sample first, n not to check it, o for sample.CheckOver. With a SUFFIX it
 // also writes. In ASKED it asks the host: for what CheckOver needs, or else whether files are stored, see sample.Ask.
-// "relaywork DIR restarts ASKED" is a test of its own.
+// "relaywork DIR restarts ASKED" is a test of its own, "relaywork DIR load SIZE" a measurement.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 
 func main() {
 	if os.Args[2] == "load" {
-		if err := load(os.Args[1]); err != nil {
+		if err := load(os.Args[1], os.Args[3]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
