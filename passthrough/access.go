@@ -98,8 +98,8 @@ func setattrIntent(valid uint32) intent {
 // is the client's answer.
 type policy interface {
 	node(n *inode, want intent) unix.Errno
-	// name has a directory and a name that is valid during the call. Of a name that it
-	// refuses to list nothing is shown.
+	// name is asked about a name in a directory. Its bytes are valid during the call. A name that it refuses to list
+	// is not shown.
 	name(dir *inode, name fp.Name, want intent) unix.Errno
 }
 

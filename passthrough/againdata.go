@@ -96,8 +96,8 @@ func (d *decider) readTail(ts *threadState, fd int, from, end int64) (tail []byt
 	return tail, true
 }
 
-// shifts are the modes of FALLOCATE that move what is behind the range. Linux sends them to no
-// virtio-fs; once more they would move it once more.
+// shifts are the modes of FALLOCATE that move what is behind the range. Linux does not send them
+// over virtio-fs. Served a second time, they would move the data a second time.
 const shifts = unix.FALLOC_FL_COLLAPSE_RANGE | unix.FALLOC_FL_INSERT_RANGE
 
 // shiftedBefore decides on such a FALLOCATE: done if the file's length has changed by that much.

@@ -38,9 +38,9 @@ func encodeDev(major, minor uint32) uint32 {
 	return minor&0xff | major<<8 | minor&^0xff<<12
 }
 
-// stat fills ts.st with the node's attributes: one system call, even for a node
-// without a descriptor. If that is asked about again it gets one, with which the answer
-// takes half the time, while there are enough.
+// stat fills ts.st with the node's attributes: one system call, even for a node without a
+// descriptor. A node that is asked about again gets one, while there are enough: with a descriptor
+// the call takes half the time.
 func (at *attributes) stat(ts *threadState, n *inode) unix.Errno {
 	if fd := int(n.fd.Load()); fd >= 0 {
 		n.touch()
@@ -55,7 +55,7 @@ func (at *attributes) stat(ts *threadState, n *inode) unix.Errno {
 	return at.closed(ts, n)
 }
 
-// basic is stat of what GETATTR tells, which takes less time.
+// basic is stat of only those attributes that GETATTR has, which takes less time.
 func (at *attributes) basic(ts *threadState, n *inode) unix.Errno {
 	fd := int(n.fd.Load())
 	if fd < 0 || !n.local || at.cfg.DAX != nil { // which looks at more
@@ -107,7 +107,7 @@ func (fs *FS) Getattr(r *server.Request, in *fp.GetattrIn, out *fp.AttrOut) unix
 	return 0
 }
 
-// ofNode fills ts.st for a request that may name an open file, and with stat if not.
+// ofNode fills ts.st for a request: by the open file, if the request names one, else with stat.
 func (at *attributes) ofNode(r *server.Request, ts *threadState, flags uint32, fh uint64, stat func(*attributes, *threadState, *inode) unix.Errno) unix.Errno {
 	if flags&fp.GetattrFh != 0 {
 		f, errno := at.enterOpen(r, fh, intentStat)
@@ -244,8 +244,8 @@ func (fs *FS) truncate(r *server.Request, ts *threadState, n *inode, fd int, in 
 	return sysTruncate(ts.procPath(fd), int64(in.Size))
 }
 
-// timespec is one time for utimensat. Nanoseconds out of range are the kernel's to
-// refuse, the special values are not the client's to use.
+// timespec is one time for utimensat. The kernel refuses nanoseconds out of range. The client must
+// not use the special values.
 func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
 	switch {
 	case valid&set == 0:

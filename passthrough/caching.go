@@ -184,9 +184,9 @@ func (p patterns) match(t *nodeTable, n *inode) bool {
 	return false
 }
 
-// matchPath compares a pattern with a path. When a name does not match, only the last **
-// takes one more: what came before it has matched as early as it can, and nothing is won
-// when that ends later. So a guest that makes deep directories does not make it take long.
+// matchPath compares a pattern with a path. When a name does not match, only the last ** takes one
+// more name. What came before it has matched as early as possible, and a later match of that would
+// not help. So the time is short for a guest that makes deep directories, too.
 func matchPath(pattern, names []string) bool {
 	p, n := 0, 0
 	again, from := -1, 0 // behind the last **, and the name that it was tried with

@@ -64,8 +64,8 @@ type Config struct {
 	// CacheSymlinks says whether the guest keeps targets of symbolic links; nil is as
 	// the policy has it.
 	CacheSymlinks *bool
-	// DirectIO are patterns (see CheckPattern) for files of which the guest keeps no
-	// data; it keeps none of files of DirectIOSize bytes or more either, if not 0.
+	// DirectIO are patterns (see CheckPattern) for files of which the guest keeps no data. It also
+	// keeps no data of files of DirectIOSize bytes or more, if that is not 0.
 	DirectIO     []string
 	DirectIOSize uint64
 
@@ -76,19 +76,19 @@ type Config struct {
 	SecurityLabel Negotiation
 	Writeback     bool // the guest collects writes (FUSE_WRITEBACK_CACHE)
 	// BackingFiles lets the kernel that has a /dev/fuse mount read, write and map the files itself
-	// (FUSE_PASSTHROUGH, Linux 6.9), where it can and this process has CAP_SYS_ADMIN. The kernel opens
-	// each file once more, with the credentials of this process and the flags of the program. The
-	// host's page cache is the only one then: what Cache and the options for direct I/O say of data,
-	// and PreserveNoatime, has no effect on such files, nor has fcntl(F_SETFL) while they are open. With
-	// KillprivV2 writes take no request either; else each asks for the file's capabilities. It
-	// excludes Writeback. Guests have DAX instead.
+	// (FUSE_PASSTHROUGH, Linux 6.9), where it can and this process has CAP_SYS_ADMIN. The kernel
+	// opens each file once more, with the credentials of this process and the flags of the program.
+	// The host's page cache is the only one then: what Cache and the options for direct I/O say of
+	// data, and PreserveNoatime, has no effect on such files, nor has fcntl(F_SETFL) while they are
+	// open. With KillprivV2 a write needs no request either. Without it each write asks for the
+	// file's capabilities. It excludes Writeback. Guests have DAX instead.
 	BackingFiles      bool
 	AllowDirectIO     bool // O_DIRECT reaches the host's files
 	AllowMmap         bool // shared mappings of files that are not cached
 	AnnounceSubmounts bool
 	Ownership         Ownership
 	UIDs, GIDs        *IDMap // translation of ids between guest and host; nil is none
-	ReadOnly          bool   // the server refuses changes; here for what it can't see
+	ReadOnly          bool   // the server refuses changes; here are refused those that it can't see
 	KillprivV2        bool   // we clear setuid, setgid and capabilities for the guest
 	NoReaddirplus     bool
 	// AllowIdmap lets the client have idmapped mounts (FUSE_ALLOW_IDMAP). Linux takes it
@@ -116,8 +116,8 @@ type Config struct {
 	// MaxFDs is how many descriptors FS has at most, whatever the client does; 0 is all
 	// that Host has, or that the process may have, less a reserve.
 	MaxFDs int
-	// Host is what this share has in common with others of the process; nil is nothing. All
-	// shares of a process need the same: without, each takes the process's limit for its own.
+	// Host is common to all shares of the process; nil: this is the only share. Without it each
+	// share takes the process's limit for its own.
 	Host *host.Host
 
 	// FirstGeneration is the upper half of the first ids of nodes and open files, below 1<<31. If it is another one
@@ -125,15 +125,15 @@ type Config struct {
 	// never another file.
 	FirstGeneration uint32
 
-	// Ledger is where the share is noted for a successor of this process, see Resume. The server has
-	// the same one. nil is nowhere.
+	// Ledger is where the share is noted for a successor of this process, see Resume. The server
+	// has the same one. nil: it is not noted.
 	Ledger *ledger.Ledger
-	// Keeper holds descriptors for a successor; nil is none. With it comes Ledger.
+	// Keeper holds descriptors for a successor; nil is none. It needs Ledger.
 	Keeper Keeper
 
-	// It is told of every change of nodes and open files; nil is nobody.
+	// These are told of every change of nodes and open files, if they are not nil.
 	recordNodes nodes.Recorder[inode]
 	recordOpens nodes.OpenRecorder[openFile]
-	// noTmpfile has tests find no O_TMPFILE, as on some file systems.
+	// noTmpfile is for tests: the share's file system counts as one without O_TMPFILE.
 	noTmpfile bool
 }

@@ -63,7 +63,7 @@ func (c capSet) with(bit uint, on bool) capSet {
 	return c
 }
 
-// credentials are whom the daemon acts as for the guest's users.
+// credentials are the identities that the daemon takes for the guest's users.
 type credentials struct {
 	uid, gid      uint32 // the daemon's own
 	caps          capSet // that threads start with
@@ -87,9 +87,9 @@ func newCredentials(users, groups *IDMap) (*credentials, error) {
 	}, nil
 }
 
-// privateThreads reports whether threads may have a working directory and umask of their own:
-// some containers forbid unshare. The first thread that starts finds out, which unshare does it
-// for; a caller that is not such a thread tries it on one that ends.
+// privateThreads reports whether threads may have a working directory and umask of their own: some
+// containers forbid unshare. The first call finds out by calling unshare. That is unshareFS on a
+// thread that starts. Any other thread calls tryUnshareFS.
 func (id *credentials) privateThreads(unshare func() error) bool {
 	id.tried.Do(func() {
 		if id.private = unshare() == nil; !id.private {
@@ -130,10 +130,10 @@ func (id *credentials) setFsetid(ts *threadState, on bool) {
 	}
 }
 
-// asCaller runs f with the credentials of the request's user. The guest's kernel has
-// checked permissions already, with knowledge that we don't have (all groups of the
-// user, capabilities in the guest); if the host then refuses, f runs once more with
-// leave to override permissions of files.
+// asCaller runs f with the credentials of the request's user. The guest's kernel has checked
+// permissions already, with knowledge that we don't have (all groups of the user, capabilities in
+// the guest); if the host then refuses, f runs once more with the right to override permissions
+// (CAP_DAC_OVERRIDE).
 func (id *credentials) asCaller(r *server.Request, umask uint32, f func() unix.Errno) (errno unix.Errno) {
 	ts := threadOf(r)
 	uid, gid, errno := id.callerIDs(r, ts)
@@ -192,10 +192,9 @@ func (id *credentials) callerIDs(r *server.Request, ts *threadState) (uid, gid u
 
 const keepID = ^uintptr(0)
 
-// unknownID is the errno for the guest of a call that takes users or groups and nothing
-// else that could be wrong. In a user namespace the kernel answers EINVAL for an id that
-// the namespace does not have (kernel/sys.c: __sys_setresuid). For the guest that id is as
-// good as any: the daemon may not use it.
+// unknownID is the errno for the guest of a call that takes users or groups and nothing else that
+// could be wrong. In a user namespace the kernel answers EINVAL for an id that the namespace does
+// not have (kernel/sys.c: __sys_setresuid). For the guest it is an id that the daemon may not use.
 func unknownID(errno unix.Errno) unix.Errno {
 	if errno == unix.EINVAL {
 		return unix.EPERM

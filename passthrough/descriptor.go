@@ -76,8 +76,8 @@ func (n *inode) anyOpen() *openFile {
 	return nil
 }
 
-// anyLazy reports whether an open file has no descriptor yet: the node's leads to it, and if the file
-// has no name nothing else does. The node is locked.
+// anyLazy reports whether an open file has no descriptor yet. It is opened through the node's
+// descriptor, which is the only way if the file has no name. The node is locked.
 func (n *inode) anyLazy() bool {
 	for f := n.openFiles; f != nil; f = f.next {
 		if f.lazy.Load() {
@@ -111,7 +111,7 @@ func (l *locator) rewalk(ts *threadState, n *inode, depth int) (int, unix.Errno)
 	fd, errno := l.openAs(ts, n, pfd, name.CString())
 	if errno == unix.ESTALE {
 		n.Lock()
-		byHandle := n.HasFileHandle() && n.fileHandle != handleOfLedger && !l.cfg.Landlocked // which opens for I/O what has a name
+		byHandle := n.HasFileHandle() && n.fileHandle != handleOfLedger && !l.cfg.Landlocked // Landlock lets a file be opened for I/O only by a name
 		n.Unlock()
 		if !byHandle {
 			fd, errno = l.search(ts, n, parent, pfd, name.CString())

@@ -77,9 +77,8 @@ func (fs *FS) Readdirplus(r *server.Request, in *fp.ReadIn, out *server.DirWrite
 // dirBuffer is memory for getdents64: about 1000 entries with names of usual length.
 type dirBuffer [32 << 10]byte
 
-// maxDirBuffers is how many listings may keep entries between two requests: 32 MiB of
-// them. A client with more directories half read costs the others a second read of
-// what did not fit.
+// maxDirBuffers is how many listings may keep entries between two requests: 32 MiB of them. Beyond
+// that, entries that did not fit in a reply are read a second time.
 const maxDirBuffers = 1024
 
 // dirStream is where an open directory is in its directory.
@@ -128,7 +127,7 @@ func (l *listing) list(r *server.Request, in *fp.ReadIn, out *server.DirWriter, 
 	defer l.io.restBuffer(d)
 	errno = l.deliverAll(threadOf(r), f, out, plus)
 	if out.Len() > 0 {
-		return 0 // the names are out, with their lookup counts; an error comes again
+		return 0 // the names are in the reply, with their lookup counts; the error comes with the next request
 	}
 	return errno
 }
@@ -192,12 +191,12 @@ func (s *ioState) seekDir(r *server.Request, d *dirStream, fd int, off uint64) u
 	return 0
 }
 
-// maxSearch is how many entries findCookie reads: more than a directory has that somebody
-// lists. It ends in a directory that grows all the time, too.
+// maxSearch is how many entries findCookie reads at most: more than any real directory has. It ends
+// the search in a directory that grows all the time.
 const maxSearch = 64 << 20
 
 // findCookie reads from the start to the entry whose cookie is off, and leaves the stream
-// behind it. An entry that is gone has taken its cookie along: EINVAL, as lseek says.
+// behind it. If the entry is gone so is its cookie: EINVAL, as from lseek.
 func (s *ioState) findCookie(r *server.Request, d *dirStream, fd int, off uint64) unix.Errno {
 	for range maxSearch {
 		if d.pos == d.end {
@@ -322,8 +321,8 @@ func (l *listing) deliver(ts *threadState, f *openFile, e *dirent, out *server.D
 	return out.AddPlus(&entry, e.ino, f.dir.positions.shown(e.off), typ, name)
 }
 
-// inoAbove is the inode number of "..". What is above the share, or above what is
-// mounted in it, is not the guest's to know: there it is what the guest sees above.
+// inoAbove is the inode number of "..". The guest must not know what is above the share, or above a
+// mount in it. There it gets the number of the directory that it sees above.
 func (l *listing) inoAbove(n *inode, host uint64) uint64 {
 	if n.ID() == fp.RootID {
 		return n.Key().ino

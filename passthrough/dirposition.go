@@ -9,7 +9,7 @@ import "golang.org/x/sys/unix"
 // who asks. With Config.ShortPositions all programs get the upper half.
 //
 // A listing that goes on where it was loses nothing. One that goes back to a position between
-// two names of the same hash gets the first of them a second time, as a 32-bit program on the host.
+// two names of the same hash gets the first of them a second time, as a 32-bit program on the host does.
 type dirPositions struct {
 	short  bool // it may have to be done here
 	known  bool // hashed is known

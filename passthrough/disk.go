@@ -17,9 +17,9 @@ import (
 // quickDisk is how long a disk may take on average to be waited for.
 const quickDisk = 400 * time.Microsecond
 
-// slowDisk is what a longer wait for a read counts as: a disk that takes 100 us on average stays quick
-// if one wait takes milliseconds, as they do now and then, and is slow after the second in a
-// row. Otherwise some 20 requests went to other threads each time.
+// slowDisk is the most that a wait for a read counts. So a disk that takes 100 us on average stays
+// quick after one wait of milliseconds, which happens now and then, and is slow after the second
+// one in a row. Otherwise some 20 requests would go to other threads each time.
 const slowDisk = quickDisk * 5 / 4
 
 // instant is the average below which there is nothing to wait for, as where files are in
@@ -39,7 +39,7 @@ func (d *diskTime) waited(began time.Time) {
 	d.took(time.Since(began))
 }
 
-// waitedToRead is waited for a read, of which one slow one says little.
+// waitedToRead is waited for a read: a single slow read says little about the disk.
 func (d *diskTime) waitedToRead(began time.Time) { d.tookToRead(time.Since(began)) }
 
 // tookToRead is waitedToRead for a time that is known.

@@ -24,20 +24,20 @@
 //	an open file    while it is open
 //	a child         while it lives, because its location is a name in its parent
 //
-// A node need not have a descriptor. A LOOKUP or listing (READDIRPLUS) makes nodes with
-// one statx a name, and most are never used for more; only a directory is opened by its
-// LOOKUP. A node that was created has the descriptor of its open file. Descriptors of nodes
-// that were not used for some seconds are closed (sweep.go), and when there are too many,
-// those of nodes that nobody uses at the moment (evict.go): what a client remembers keeps
-// no space and no mount of the host in use. Such a node is opened by its file handle when
-// it is needed, if it has one (see filehandle.go), or where it was last seen. It must then
-// be the same file, by number, time of birth and kind. If it is not, the client gets ESTALE
-// and looks the name up again, as Linux does by itself.
+// A node need not have a descriptor. A LOOKUP or listing (READDIRPLUS) makes nodes with one statx a
+// name, and most are never used for more; only a directory is opened by its LOOKUP. A node that was
+// created has the descriptor of its open file. Descriptors of nodes that were not used for some
+// seconds are closed (sweep.go). When there are too many, those of nodes that no request uses are
+// closed, too (evict.go). So a file that the client only remembers keeps no space and no mount of
+// the host in use. Such a node is opened by its file handle when it is needed, if it has one (see
+// filehandle.go), or where it was last seen. It must then be the same file, by number, time of
+// birth and kind. If it is not, the client gets ESTALE and looks the name up again, as Linux does
+// by itself.
 //
-// What can't be found again is kept: a pin is the descriptor of a file or directory whose
-// last name the client has removed, with no open file. It is closed when the client
-// forgets the node, or when nothing else makes room. A file without a name that was open
-// is let go with its last open file.
+// A node that can't be found again keeps its descriptor: a file or directory whose last name the
+// client has removed, and which has no open file. The descriptor is closed when the client forgets
+// the node, or when nothing else makes room. The descriptor of a nameless file that was open is
+// closed with its last open file.
 //
 // A node without descriptor and file handle that the host has renamed is searched for in
 // the directory where it was last seen (search.go). If it is not there, the client gets

@@ -6,13 +6,13 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// The evictor closes descriptors of nodes to make room for others. It goes through them
-// in the order of their numbers, round and round, as the hand of a clock.
+// The evictor closes descriptors of nodes to make room for others. It goes through them in the
+// order of their numbers, again and again, as the hand of a clock.
 //
-// A pin is the descriptor of a node that could not be found again without it: the client
-// has removed the name, and does not have the file open. The client says with FORGET when
-// it does not need it any more, and a hostile one does not. So pins go as well when nothing
-// else is left to close; the client gets ESTALE if it comes back to such a node.
+// A node may be impossible to find again without its descriptor: the client has removed the name,
+// and does not have the file open. Such a node keeps its descriptor until the client forgets it. A
+// hostile client does not send FORGET. So these descriptors are closed, too, when no others are
+// left; the client gets ESTALE if it uses such a node again.
 const (
 	evictAtOnce = 32  // how many are closed when there are too many
 	evictLook   = 256 // how many are looked at for it, at most twice
@@ -31,7 +31,7 @@ type evicted int
 const (
 	evictedNone   evicted = iota // there is none, or it is the root's
 	evictedInUse                 // it was used since the last time
-	evictedPin                   // it is a pin
+	evictedKept                  // it is kept: the node could not be found again
 	evictedClosed                // it is closed now
 )
 
@@ -73,12 +73,12 @@ func (d *descriptors) makeRoom(enough func() bool) bool {
 }
 
 // evictFrom looks at so many descriptors and leaves the hand behind the last.
-func (d *descriptors) evictFrom(hand, look uint32, want int, pins bool) (n int) {
+func (d *descriptors) evictFrom(hand, look uint32, want int, all bool) (n int) {
 	for range look {
 		if hand++; hand >= d.owners.end() {
 			hand = 0
 		}
-		if in := d.owners.at(hand); in != nil && in.fd.Load() == int32(hand) && d.find.evictOne(in, pins) == evictedClosed {
+		if in := d.owners.at(hand); in != nil && in.fd.Load() == int32(hand) && d.find.evictOne(in, all) == evictedClosed {
 			if n++; n == want {
 				break
 			}
@@ -88,13 +88,13 @@ func (d *descriptors) evictFrom(hand, look uint32, want int, pins bool) (n int) 
 	return n
 }
 
-// evictOne closes the node's descriptor if it may; with pins also one that was used, or
+// evictOne closes the node's descriptor if it may; with all also one that was used, or
 // that is needed to find the node again. evictor.mu is held.
-func (l *locator) evictOne(n *inode, pins bool) (what evicted) {
+func (l *locator) evictOne(n *inode, all bool) (what evicted) {
 	if n.ID() == fp.RootID || n.fd.Load() < 0 {
 		return evictedNone
 	}
-	if n.touched.Swap(false) && !pins {
+	if n.touched.Swap(false) && !all {
 		return evictedInUse
 	}
 	if n.Gone() {
@@ -112,8 +112,8 @@ func (l *locator) evictOne(n *inode, pins bool) (what evicted) {
 	canFind := l.findable(n, int(n.fd.Load()))
 	last := n.Parent() == nil && n.anyLazy()
 	n.Unlock()
-	if last || !canFind && !pins {
-		return evictedPin
+	if last || !canFind && !all {
+		return evictedKept
 	}
 	if !l.nodes.dropFD(n) {
 		return evictedNone

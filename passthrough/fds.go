@@ -71,10 +71,10 @@ func (d *descriptors) opened(call func() (int, unix.Errno)) (int, unix.Errno) {
 	return fd, 0
 }
 
-// count counts a descriptor before it is made. FS never has more than MaxFDs, and all
-// shares together never have more than the process may have, whatever the client does on
-// other queues at the same time. The remaining descriptors are the process's own. Room is
-// made a little earlier, while a short search is enough.
+// count counts a descriptor before it is made. FS never has more than MaxFDs, and all shares
+// together never have more than the process may have. That holds whatever the client does on other
+// queues at the same time. The remaining descriptors are the process's own. Room is made a little
+// earlier, while a short search is enough.
 func (d *descriptors) count() unix.Errno {
 	most := int64(d.cfg.MaxFDs)
 	n := d.used.Add(1)
@@ -102,10 +102,10 @@ func (d *descriptors) close(fd int) {
 	_ = sysClose(fd)
 }
 
-// keep counts a descriptor that the client can keep for as long as it likes. There may
-// be no more of these than 15 of 16 that FS may have; the rest serves requests.
-// Descriptors of nodes are closed to make room, but these can't be. It is called before
-// anything is done, so that a refused request has changed nothing.
+// keep counts a descriptor that the client can keep for as long as it likes. They may be 15/16 of
+// all descriptors that FS may have; the rest serves requests. Descriptors of nodes are closed to
+// make room, but these can't be. It is called before anything is done, so that a refused request
+// has changed nothing.
 func (d *descriptors) keep() unix.Errno { return d.keepMany(1) }
 
 func (d *descriptors) keepMany(n int64) unix.Errno {

@@ -108,7 +108,7 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 // Flush implements server.Files: a process has closed the file. Its POSIX locks end.
 func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	if fs.openless.agreed.Load() {
-		return unix.ENOSYS // nothing to be told: it saves the guest the question
+		return unix.ENOSYS // there is nothing to do: after ENOSYS the guest does not ask again
 	}
 	f, errno := fs.enterFile(r, in.Fh, intentClose)
 	if errno != 0 {
@@ -131,8 +131,8 @@ func (fs *FS) Flush(r *server.Request, in *fp.FlushIn) unix.Errno {
 	return sysClose(fd)
 }
 
-// Fsync implements server.Files. It waits for a disk: on the queue's thread only when
-// that is known to be quick and holds up no other request, or to take no time, see disk.go.
+// Fsync implements server.Files. It waits for a disk: on the queue's thread only if the wait is
+// known to be short and delays no other request, or takes no time at all, see disk.go.
 func (fs *FS) Fsync(r *server.Request, in *fp.FsyncIn) unix.Errno {
 	f, errno := fs.enterFile(r, in.Fh, intentSync)
 	if errno != 0 {
@@ -156,8 +156,8 @@ func (f *openFile) fsync(r *server.Request, m *mountInfo, flags uint32) unix.Err
 // thread.
 const inlineBytes = 1 << 20
 
-// Fallocate implements server.Files. Which modes there are is the host's file system's
-// to say; a guest that may write to the file may do all of them.
+// Fallocate implements server.Files. The host's file system decides which modes it has. A guest
+// that may write to the file may use all of them.
 func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset || in.Length == 0 {
 		return unix.EINVAL
@@ -200,7 +200,7 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 		return errno
 	}
 	defer fs.openFiles.release(f)
-	// Backwards from the end is the only offset below 0. There is no data before a file
+	// Only SEEK_END takes an offset below 0. There is no data before the start of a file
 	// (mm/filemap.c: mapping_seek_hole_data), and no position.
 	if in.Offset > math.MaxInt64 {
 		switch in.Whence {
@@ -215,9 +215,8 @@ func (fs *FS) Lseek(r *server.Request, in *fp.LseekIn, out *fp.LseekOut) unix.Er
 	return errno
 }
 
-// CopyFileRange implements server.Files. Whether the two files are on one file system,
-// and what that one can do, is for the host's kernel to say: with EXDEV or EOPNOTSUPP
-// the guest copies by itself.
+// CopyFileRange implements server.Files. The host's kernel decides whether it can copy between the
+// two files. After EXDEV or EOPNOTSUPP the guest copies by itself.
 func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, unix.Errno) {
 	if in.OffIn > math.MaxInt64 || in.OffOut > math.MaxInt64 || in.Flags != 0 {
 		return 0, unix.EINVAL
@@ -243,7 +242,7 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 	return uint64(n), errno
 }
 
-// Poll implements server.Files. Files and directories are always ready: with ENOSYS
-// Linux asks once and then says so itself (fs/fuse/file.c: fuse_file_poll). Programs that
-// hand every file to epoll, as Go's do, would have it ask at each open.
+// Poll implements server.Files. Files and directories are always ready. After ENOSYS Linux does not
+// ask again and reports that itself (fs/fuse/file.c: fuse_file_poll). Otherwise programs that add
+// every file to epoll, as Go programs do, would cost a request for each.
 func (fs *FS) Poll(*server.Request, *fp.PollIn, *fp.PollOut) unix.Errno { return unix.ENOSYS }

@@ -8,12 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file handle (name_to_handle_at(2)) finds a file again whatever its name is by then,
-// and tells it apart from one that has its inode number now. A node with a descriptor
-// does not need one. It gets it where it may have to be found again: when the evictor
-// closes its descriptor, and a directory that a listing shows at once, since all that
-// is below it is found through it; and a file that is opened often, see openio.go.
-// HandlesMandatory takes one of every node.
+// A file handle (name_to_handle_at(2)) finds a file again whatever its name is by then, and tells
+// it apart from one that has its inode number now. A node with a descriptor does not need one.
+// These nodes get one: a node whose descriptor the evictor closes; a directory that a listing
+// shows, because everything below is found through it; a file that is opened often, see openio.go.
+// With HandlesMandatory every node gets one.
 //
 // Handles are kept behind the nodes' names, see package nodes. The client never sees them.
 
@@ -119,14 +118,12 @@ func (l *locator) keepHandle(ts *threadState, n *inode, dirfd int, name *byte) u
 // handleFrom says where a node has its file handle from.
 type handleFrom uint8
 
-// It has none; one that a predecessor of this process has left, who may have been taken over by its
-// client; the one of what had its name when it was asked for, which may be another
-// file, and is compared when it is opened; or the one of the file behind its descriptor.
+// In the order in which one may replace another.
 const (
-	handleNone handleFrom = iota
-	handleOfLedger
-	handleByName
-	handleByFD
+	handleNone     handleFrom = iota
+	handleOfLedger            // of a predecessor of this process, which its client may have controlled
+	handleByName              // of the file that had the name, which may be another one: it is compared when it is opened
+	handleByFD                // of the file behind the node's descriptor
 )
 
 // takeHandle asks for the handle of a node and keeps it; h is scratch. One from its
@@ -149,8 +146,8 @@ func (l *locator) takeHandle(n *inode, dirfd int, name *byte, h *rawHandle) unix
 		}
 		return errno
 	}
-	// A handle means something only to the file system that it is from. The node's own file is on its own, also
-	// if the descriptor is one of another mount's.
+	// A handle is valid on its own file system only. A descriptor is one of the node's file, also
+	// if it belongs to another mount.
 	if from == handleByName && n.Key().mount != 0 && n.Key().mount != uint64(uint32(h.mount)) {
 		return unix.ESTALE
 	}
@@ -205,8 +202,9 @@ func (l *locator) openHandle(ts *threadState, n *inode, depth int) (int, unix.Er
 	return fd, errno
 }
 
-// proven exchanges a node's descriptor that a file handle from outside has led to for one that was
-// found by name below the share: the kernel opens any file of the file system by its handle.
+// proven replaces a descriptor that was opened by a file handle from outside with one that was
+// opened by names below the share. The handle proves nothing: the kernel opens any file of the file
+// system by its handle.
 func (l *locator) proven(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 	path := l.pathOf(ts, fd)
 	l.fds.close(fd)

@@ -10,10 +10,9 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// Two kinds of extended attributes have ids in them: access control lists, and file
-// capabilities that hold below one user only. Both are translated with the rest. The
-// guest's name of an attribute decides: whatever its name on the host, the ids in its
-// value are the host's there.
+// Two kinds of extended attributes have ids in them: access control lists, and file capabilities
+// that are valid only below one root user. Both are translated with the rest. The guest's name of
+// an attribute decides: whatever its name on the host, the ids in its value are the host's there.
 
 // hasIDs reports whether the attribute's value needs translation.
 func (x *xattrs) hasIDs(name fp.Name) bool {
@@ -36,7 +35,7 @@ const (
 // translateACL changes the ids in an ACL in place.
 func translateACL(acl []byte, user, group func(uint32) (uint32, bool)) unix.Errno {
 	if len(acl) < aclHeader || binary.LittleEndian.Uint32(acl) != aclVersion {
-		return 0 // none that the kernel takes: it says what is wrong
+		return 0 // the kernel refuses it, and says what is wrong
 	}
 	for e := acl[aclHeader:]; len(e) >= aclEntry; e = e[aclEntry:] {
 		translate := user

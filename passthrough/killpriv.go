@@ -14,7 +14,7 @@ import (
 // that in the guest, and leaves it to us in these cases (fs/fuse/file.c, dir.c):
 //
 //   - with HANDLE_KILLPRIV_V2, which says who may not: OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID
-//     and FATTR_KILL_SUIDGID. FALLOCATE and COPY_FILE_RANGE of who may not come after a
+//     and FATTR_KILL_SUIDGID. Before FALLOCATE and COPY_FILE_RANGE by such a user comes a
 //     SETATTR that changes nothing: see touch.
 //   - WRITE past the guest's page cache, without that feature too.
 //   - OPEN with O_TRUNC and without that feature, which says nothing. Here only the user can
@@ -23,7 +23,7 @@ import (
 //
 // By the protocol a set-group-ID bit without group execute stays. For a writer without
 // CAP_FSETID the host's kernel clears it all the same, unless the thread is in the file's
-// group (fs/attr.c: setattr_should_drop_sgid); so it is us who clear the others then.
+// group (fs/attr.c: setattr_should_drop_sgid); so in that case the daemon clears the other bits itself.
 
 // privileges prepare changes of a file's data by somebody who may not keep its set-ID bits.
 type privileges struct {
@@ -43,7 +43,7 @@ func withoutSetID(mode uint32) uint32 {
 	return mode
 }
 
-// changesData prepares the thread for a call that changes the data of h; kill is for a
+// changesData prepares the thread for a call that changes the data of f; kill is for a
 // user who may not keep set-ID bits.
 func (p *privileges) changesData(ts *threadState, f *openFile, kill bool) unix.Errno {
 	if !kill {
@@ -79,7 +79,7 @@ func (p *privileges) truncatesUnprivileged(r *server.Request, openFlags uint32) 
 	if p.agreed(fp.InitHandleKillprivV2) {
 		return openFlags&fp.OpenKillSuidgid != 0
 	}
-	return r.Header.UID != 0 // nor may somebody who is not named
+	return r.Header.UID != 0 // a user who is not named may not keep them either
 }
 
 // copiesUnprivileged is the same for FALLOCATE and COPY_FILE_RANGE. Linux before 6.1 sends no

@@ -24,7 +24,7 @@ type mountInfo struct {
 	mu      sync.Mutex   // one change of fd at a time
 	keep    bool         // the share's own: fd is open from the start, and always
 	fd      atomic.Int32 // -1 while it is not open
-	using   atomic.Int32 // who has borrowed it
+	using   atomic.Int32 // how many have borrowed it
 	touched atomic.Bool  // it was used since the last sweep
 }
 
@@ -32,9 +32,8 @@ type mountInfo struct {
 // too.
 type mountKey struct{ mount, dev uint64 }
 
-// localFS are file systems of the host's own disks and memory (statfs(2)). To close a
-// file there reports nothing, and to ask for the attributes of an open one waits for
-// nobody.
+// localFS are file systems of the host's own disks and memory (statfs(2)). close(2) reports no
+// error there, and reading the attributes of an open file does not wait.
 var localFS = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true,
 	unix.TMPFS_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true,
@@ -44,8 +43,8 @@ var localFS = map[int64]bool{
 
 const zfsMagic = 0x2fc12fc1
 
-// mountTable is what is known about mounts. It is replaced when one is added, so that
-// looking takes neither a lock nor memory.
+// mountTable is what is known about mounts. It is replaced when one is added, so that reading it
+// needs no lock.
 type mountTable struct {
 	fds     *descriptors
 	sweeper *sweeper
@@ -76,8 +75,8 @@ func (t *mountTable) add(k mountKey, info *mountInfo) *mountInfo {
 	return info
 }
 
-// of is what is known about the mount of file, which fd has open, O_PATH or not. The
-// file system is asked once a mount.
+// of is what is known about the mount of file, which fd has open, O_PATH or not. The file system is
+// asked once for each mount.
 func (t *mountTable) of(file key, fd int) *mountInfo {
 	k := file.onMount()
 	if m := t.get(k); m != nil {

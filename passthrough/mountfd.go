@@ -7,7 +7,7 @@ import "golang.org/x/sys/unix"
 // node has to be found there, and closed by the sweep some seconds after the last time:
 // the host could not unmount it otherwise.
 
-// borrow returns the mount's descriptor, if it is open, which stays so until giveBack.
+// borrow returns the mount's descriptor, if it is open. It stays open until giveBack.
 func (m *mountInfo) borrow() (fd int, ok bool) {
 	if m.keep {
 		return int(m.fd.Load()), true
@@ -61,8 +61,8 @@ func (l *locator) borrowMount(ts *threadState, n *inode, depth int) (*mountInfo,
 	return m, l.mounts.lend(m, fd), 0
 }
 
-// mountTop is the node at the root of n's mount, with a reference for the caller, and how
-// deep it is below what depth counts. ESTALE if that is n itself, or not known.
+// mountTop is the node at the root of n's mount, with a reference for the caller, and the depth
+// that counts for it. ESTALE if that is n itself, or not known.
 func (l *locator) mountTop(n *inode, depth int) (*inode, int, unix.Errno) {
 	at := n
 	for {

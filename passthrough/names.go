@@ -110,7 +110,7 @@ func (d *names) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		return errno
 	}
 	defer d.nodes.release(parent)
-	victim := d.pinVictim(ts, parent, dirfd, name)
+	victim := d.holdVictim(ts, parent, dirfd, name)
 	if !d.again.removedBefore(r, ts, dirfd, name) {
 		var e fuse.Evidence
 		if r.Cell != nil {
@@ -132,12 +132,12 @@ func (d *names) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 	return errno
 }
 
-// pinVictim makes sure that a node which is about to lose its name can be used
+// holdVictim makes sure that a node which is about to lose its name can be used
 // afterwards, as the working directory of a process, say: without a name or an
 // open file only a descriptor leads to it. It returns the node with a reference, or nil
 // when the client does not know it. If the hint for the name is lost, the file that has it is
 // looked at.
-func (d *names) pinVictim(ts *threadState, parent *inode, dirfd int, name fp.Name) *inode {
+func (d *names) holdVictim(ts *threadState, parent *inode, dirfd int, name fp.Name) *inode {
 	n := d.nodes.Placed(parent, name)
 	if n == nil && !d.nodes.Unplaced(parent, name) {
 		n = d.nodes.nodeAt(ts, dirfd, name)
@@ -167,7 +167,7 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		return errno
 	}
 	defer fs.nodes.release(to)
-	victim := fs.names.pinVictim(ts, to, toFD, newName)
+	victim := fs.names.holdVictim(ts, to, toFD, newName)
 	moved, victim, errno := fs.names.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
 	if moved != nil {
 		defer fs.nodes.release(moved)

@@ -34,7 +34,7 @@ func (t *nodeTable) release(n *inode) { t.Release(n) }
 // descriptor.
 func (t *nodeTable) locate(n, parent *inode, name fp.Name) {
 	if t.Place(n, parent, name) && n.fd.Load() >= 0 {
-		t.sweeper.arm() // a pin no more
+		t.sweeper.arm() // it can be found again
 	}
 }
 

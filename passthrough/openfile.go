@@ -122,9 +122,9 @@ func (t *openTable) gone(f *openFile) {
 	t.nodes.Unhold(n)
 }
 
-// disown takes a node that has lost all names out of those that files are found by, before the last
-// descriptor of its file is closed: the next file with the inode number may be born in the same tick of
-// the clock.
+// disown takes a node that has lost all names out of the table by file, before the last descriptor
+// of its file is closed: the next file with the inode number may be born in the same tick of the
+// clock.
 func (t *openTable) disown(n *inode, fd int) {
 	var st unix.Statx_t
 	if statxFD(fd, &st) == 0 && st.Nlink == 0 {
@@ -208,10 +208,10 @@ func (n *inode) addOpenFile(f *openFile) {
 	n.openFiles = f
 }
 
-// remove takes h off the node's list. Its locks end, and with the last one all of the
-// node; the owners that are gone are the caller's to close. nameless says that nothing is
-// left that a file is known by. A directory may be somebody's working directory, in which
-// files are looked for again and again; it takes no space.
+// remove takes f off the node's list. Its locks end, and with the last one all of the node; the
+// owners that are gone are the caller's to close. nameless says that the file was known by this
+// open file only. A directory may be somebody's working directory, in which files are looked for
+// again and again; it takes no space.
 func (t *openTable) remove(n *inode, f *openFile) (gone []*lockOwner, nameless bool) {
 	n.Lock()
 	defer n.Unlock()

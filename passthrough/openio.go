@@ -20,10 +20,10 @@ type opener struct {
 	who    *credentials
 }
 
-// openIO opens the file behind a node's O_PATH descriptor fd. One that is opened again
-// gets a file handle: to open by that is quicker than by way of /proc/self/fd, which is
-// two more lookups. The handle is of the file behind fd, and as long as that is open
-// nothing else can have it.
+// openIO opens the file behind a node's O_PATH descriptor fd. A file that is opened a second time
+// gets a file handle. To open it by that is faster than through /proc/self/fd, which takes two more
+// lookups. The handle is of the file behind fd, and as long as that is open nothing else can have
+// it.
 func (o *opener) openIO(ts *threadState, n *inode, fd, flags int, guest uint32) (int, unix.Errno) {
 	if m, mfd := o.handleToOpen(ts, n, fd); m != nil {
 		with := flags
@@ -81,12 +81,12 @@ func (o *opener) handleToOpen(ts *threadState, n *inode, fd int) (m *mountInfo, 
 	return m, mfd
 }
 
-// hostFlags are the flags to open a file with on the host. Everything that is not
-// named here stays away from it: O_CREAT, O_PATH, O_TMPFILE, O_DIRECTORY and so on.
+// hostFlags are the flags to open a file with on the host. Flags that are not named here are not
+// passed on: O_CREAT, O_PATH, O_TMPFILE, O_DIRECTORY and so on.
 //
-// O_APPEND, O_SYNC and O_DSYNC are not either: each WRITE says what holds for it, as
-// a process may change them while the file is open, see writeFlags. O_NONBLOCK
-// concerns only a lease that somebody on the host holds.
+// Nor are O_APPEND, O_SYNC and O_DSYNC: a process may change them while the file is open, so each
+// WRITE carries them, see writeFlags. O_NONBLOCK concerns only a lease that somebody on the host
+// holds.
 func (o *opener) hostFlags(guest uint32) int {
 	flags := int(guest)&(unix.O_ACCMODE|unix.O_TRUNC) | unix.O_NONBLOCK
 	if o.cfg.AllowDirectIO {
@@ -102,8 +102,8 @@ func (o *opener) hostFlags(guest uint32) int {
 	return flags
 }
 
-// openAgain opens the file behind an O_PATH descriptor, and where it is not allowed
-// to do that as it should, does what comes next best.
+// openAgain opens the file behind an O_PATH descriptor. If it is not allowed to use the flags as
+// they are, it tries the next best ones.
 func (o *opener) openAgain(ts *threadState, fd, flags int, guest uint32) (int, unix.Errno) {
 	open := func(flags int) (int, unix.Errno) {
 		return o.fds.open(o.cfg.ProcFD, procName(&ts.num, fd), flags, 0)
@@ -116,7 +116,7 @@ func (o *opener) openAgain(ts *threadState, fd, flags int, guest uint32) (int, u
 	}
 	f, errno := open(flags)
 	if errno == unix.EPERM && guest&unix.O_APPEND != 0 {
-		f, errno = open(flags | unix.O_APPEND) // chattr +a wants to see it
+		f, errno = open(flags | unix.O_APPEND) // a file with chattr +a can be opened for writing with it only
 	}
 	if errno == unix.EACCES && guest&unix.O_ACCMODE == unix.O_WRONLY && flags&unix.O_ACCMODE == unix.O_RDWR {
 		// A daemon without privileges may write and not read: better without
@@ -126,10 +126,10 @@ func (o *opener) openAgain(ts *threadState, fd, flags int, guest uint32) (int, u
 	return f, errno
 }
 
-// noFlush tells the guest to save the FLUSH when a process closes a file that it can
-// only read and whose file system has nothing to report. A file that can be written
-// to keeps it: with the flag the guest would also leave pages of shared mappings
-// unwritten at close (fs/fuse/file.c: fuse_flush). POSIX locks end with FLUSH.
+// noFlush tells the guest to send no FLUSH when a process closes a file that it can only read and
+// whose file system reports no errors at close. A file that can be written to keeps it: with the
+// flag the guest would also leave pages of shared mappings unwritten at close (fs/fuse/file.c:
+// fuse_flush). POSIX locks end with FLUSH.
 func (o *opener) noFlush(mount *mountInfo, guest uint32) uint32 {
 	if guest&unix.O_ACCMODE != unix.O_RDONLY || o.agreed(fp.InitPosixLocks) || !mount.local {
 		return 0
@@ -137,9 +137,9 @@ func (o *opener) noFlush(mount *mountInfo, guest uint32) uint32 {
 	return fp.FopenNoflush
 }
 
-// openNamed is openAgain for a node whose descriptor came from a file handle, which
-// Landlock does not let open. Without a name the client is told to look it up, so that
-// there is one.
+// openNamed is openAgain for a node whose descriptor came from a file handle. Landlock refuses to
+// open the file through it, so the file is found by name. If that fails, ESTALE makes the client
+// look the name up.
 func (o *opener) openNamed(ts *threadState, n *inode, flags int, guest uint32) (int, unix.Errno) {
 	fd, errno := o.find.rewalk(ts, n, 0)
 	if errno != 0 {
@@ -149,9 +149,9 @@ func (o *opener) openNamed(ts *threadState, n *inode, flags int, guest uint32) (
 	return o.openAgain(ts, fd, flags, guest)
 }
 
-// back gives the kernel the file of an open file that is about to be, see Config.BackingFiles. The kernel
-// uses it as this thread is now: it needs what keeps set-ID bits, as it clears those itself, by
-// SETATTR, for writers who may not keep them.
+// back gives the kernel the descriptor of a new open file, see Config.BackingFiles. The kernel uses
+// it with the credentials that this thread has now. They need CAP_FSETID, so that writing clears no
+// set-ID bits: for writers who may not keep them the kernel sends a SETATTR.
 func (o *opener) back(r *server.Request, ts *threadState, n *inode, fd int) {
 	if o.agreed(fp.InitPassthrough) {
 		o.who.setFsetid(ts, true)

@@ -9,11 +9,11 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// A client that gets ENOSYS for OPEN or OPENDIR opens nothing from then on
-// (fs/fuse/file.c: fuse_file_open). It reads with fh 0, keeps data as with
-// FOPEN_KEEP_CACHE, and does not say when it has done with a file. It saves two
-// requests a file, and is for immutable shares only: a client that truncates a file as
-// it opens it would not be heard, and locks could not be told apart.
+// A client that gets ENOSYS for OPEN or OPENDIR opens nothing from then on (fs/fuse/file.c:
+// fuse_file_open). It reads with fh 0, keeps data as with FOPEN_KEEP_CACHE, and does not say when
+// it has done with a file. This saves two requests a file. It is for immutable shares only:
+// otherwise a truncation at open would be lost, and locks of several open files could not be
+// distinguished.
 //
 // Such a file gets an open file with the first request that needs one, which all requests
 // share. It stays open for those to come, until the client forgets the node or until
@@ -108,7 +108,7 @@ func (f *openFile) isShared() bool {
 	return f.shared
 }
 
-// share lets others use h, which was just opened. Two threads may both have made one;
+// share lets others use f, which was just opened. Two threads may both have made one;
 // then both are used, and closed in the end.
 func (o *openless) share(n *inode, f *openFile) {
 	n.Lock()
@@ -166,7 +166,7 @@ func (o *openless) closeFirst(maySpare bool) (spared bool) {
 	return false
 }
 
-// unshare keeps requests to come from using h.
+// unshare keeps later requests from using f.
 func (n *inode) unshare(f *openFile) {
 	n.Lock()
 	defer n.Unlock()

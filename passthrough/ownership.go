@@ -69,7 +69,7 @@ type ownership interface {
 	afterTruncate(ts *threadState, fd int) unix.Errno
 }
 
-// setOwnership finds out at the start whether the share can keep owners as it shall.
+// setOwnership finds out at the start whether the share can keep owners as the configuration says.
 func (fs *FS) setOwnership() error {
 	if fs.cfg.Ownership != OwnershipXattr {
 		fs.own = &hostOwnership{fs}

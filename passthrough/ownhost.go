@@ -31,8 +31,8 @@ func readlinkHost(n *inode, fd int, dst []byte) (int, unix.Errno) {
 	return sysReadlinkat(fd, &emptyName[0], dst)
 }
 
-// set changes the owner before the mode: the kernel clears setuid bits with a change of
-// owner, and a mode that comes with it is what shall be in the end.
+// set changes the owner before the mode: the kernel clears set-ID bits with a change of owner, and
+// the mode in the request is what the file has to have in the end.
 func (o *hostOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
 	if in.Valid&(fp.FattrUID|fp.FattrGID) != 0 {
 		if errno := o.chown(ts, fd, in); errno != 0 {
@@ -46,7 +46,7 @@ func (o *hostOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errn
 	return sysFchmodat(o.fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
 }
 
-// chown changes owner and group, of which noID stays as it is.
+// chown changes owner and group. noID leaves one as it is.
 func (o *hostOwnership) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
 	uid, gid, mayUser, mayGroup := noID, noID, true, true
 	if in.Valid&fp.FattrUID != 0 {
@@ -113,7 +113,7 @@ func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags
 	return fd, seen, errno
 }
 
-// rename makes a whiteout as the user, whose it is.
+// rename: a whiteout is a new file, which belongs to the request's user.
 func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, newDir int, newName fp.Name, flags uint32) unix.Errno {
 	rename := func() unix.Errno {
 		return sysRenameat2(oldDir, oldName.CString(), newDir, newName.CString(), flags)
@@ -124,7 +124,7 @@ func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, n
 	return rename()
 }
 
-// beforeWrite: an open file remembers that the host's kernel clears the right bits.
+// beforeWrite: the open file remembers whether the host's kernel clears the right bits.
 func (o *hostOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
 	if f.kernelKills.Load() {
 		o.fs.who.setFsetid(ts, false)
@@ -144,9 +144,9 @@ func (o *hostOwnership) beforeTruncate(ts *threadState, n *inode, fd int) unix.E
 
 func (*hostOwnership) afterTruncate(*threadState, int) unix.Errno { return 0 }
 
-// killSetID prepares the thread for a change of the data of the file behind fd, which is
-// local or not, by a user who may not keep its set-ID bits. byKernel is whether the host's
-// kernel clears what it should: it does not for a file server, which trusts us.
+// killSetID prepares the thread for a change of the data of the file behind fd by a user who may
+// not keep its set-ID bits. byKernel says that the host's kernel clears the right bits. It does not
+// do that on a network file system, whose server trusts its clients.
 func (o *hostOwnership) killSetID(ts *threadState, fd int, local bool) (byKernel bool, errno unix.Errno) {
 	if errno = statxFD(fd, &ts.st); errno != 0 {
 		return false, errno

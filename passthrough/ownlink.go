@@ -52,10 +52,9 @@ func (c *convertedLinks) remove(n *inode) *inode {
 	return m
 }
 
-// beforeChown prepares a SETATTR that gives the link n, with descriptor fd, to somebody
-// else than root: afterwards n's number leads to a file that can have an owner. Where
-// that can't be (the link has several names, say), nothing happens, as setUnmarkable
-// says.
+// beforeChown prepares a SETATTR that gives the link n, with descriptor fd, to somebody else than
+// root: afterwards n's number leads to a file that can have an owner. If that is impossible (the
+// link has several names, for example), nothing happens; see setUnmarkable.
 func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno

@@ -151,7 +151,7 @@ func (o *guestStat) hostMode() uint32 {
 	return 0o600
 }
 
-// apply puts what the guest shall see in st; the zero guestStat leaves it as it is.
+// apply puts what the guest sees in st. The zero guestStat changes nothing.
 func (o *guestStat) apply(st *unix.Statx_t) {
 	if o.mode == 0 {
 		return
@@ -283,14 +283,14 @@ func (x *xattrOwnership) beforeTruncate(ts *threadState, _ *inode, _ int) unix.E
 	return 0
 }
 
-// afterTruncate clears set-ID bits. It keeps no memory of files without such bits, as
+// afterTruncate clears set-ID bits. It does not remember which files have no such bits, because
 // another guest may set them.
 func (x *xattrOwnership) afterTruncate(ts *threadState, fd int) unix.Errno {
 	n, errno := sysFgetxattr(fd, &markXattr[0], ts.mark[:])
 	switch errno {
 	case 0:
 	case unix.ENODATA, unix.EOPNOTSUPP, unix.ERANGE, unix.EACCES:
-		return 0 // a file of the host's shows no such bits
+		return 0 // the guest sees no such bits of a file without the attribute
 	default:
 		return errno
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// hostPage divides every unit in which the page cache has data or has not.
+// hostPage is the smallest unit in which the page cache has data.
 const hostPage = 4096
 
 // Read implements server.Files. Data that is in memory is read at once, with one
@@ -78,8 +78,8 @@ func (f *openFile) read(r *server.Request, fd int, dst fuse.Buffers, off int64, 
 			}
 			return done + n, errno
 		case errno == unix.EOPNOTSUPP && cached:
-			// tmpfs, FUSE, network file systems: better in the way of others at
-			// times than on another thread each time.
+			// tmpfs, FUSE, network file systems: to delay others now and then costs less than
+			// another thread for each read.
 			f.mount.noNowait.Store(true)
 			cached = false
 			continue
@@ -89,9 +89,9 @@ func (f *openFile) read(r *server.Request, fd int, dst fuse.Buffers, off int64, 
 			return done, 0
 		}
 		done, off = done+n, off+int64(n)
-		// A short read ends at the end of the file or where the page cache ends. The
-		// latter is a page boundary, and so is every 4096th end of a file: only those
-		// need a second call to know.
+		// A short read ends at the end of the file or where the page cache ends. The page cache
+		// ends at page boundaries only. So a short read that ends elsewhere is at the end of the
+		// file, and needs no second call.
 		if n == 0 || n < want && off%hostPage != 0 {
 			break
 		}

@@ -13,11 +13,10 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// A guest that moves to another host takes its nodes and open files along. The other daemon
-// serves the same tree: the same file system seen from there, or a copy. Nodes are found
-// there by their paths, and file handles say whether it is the right file; open files are
-// opened anew. What a node's inode number is may differ from here to there, the guest's
-// numbers for it may not.
+// A guest that moves to another host takes its nodes and open files along. The other daemon serves
+// the same tree: the same file system seen from there, or a copy. Nodes are found there by their
+// paths, and file handles say whether it is the right file; open files are opened anew. A file's
+// inode number may differ between the two hosts. The guest's number for its node must not.
 //
 // The state is a sequence of records (internal/record); doc/migration.md describes it.
 // Nodes come after their parents, open files after all nodes, locks after their file's first
@@ -52,7 +51,7 @@ const (
 	locatedByPath
 )
 
-// What file handles in a state are for, says the one who saves it, in the first record.
+// The first record says what file handles in the state are for.
 const (
 	handlesAbsent = iota
 	handlesFind
@@ -115,8 +114,8 @@ func (s *saver) fits() error {
 	return nil
 }
 
-// node writes a node and before it those of its parents that have not been written. Ways
-// may be long, and even go round in a circle, see maxDepth.
+// node writes a node and before it those of its parents that have not been written. Paths may be
+// long, and even circular, see maxDepth.
 func (s *saver) node(n *inode) {
 	s.way = s.way[:0]
 	for n != nil && len(s.way) < maxDepth {

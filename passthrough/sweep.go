@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// What a client merely remembers keeps nothing on the host from being freed or unmounted.
-// A sweep closes the descriptors of nodes that were not used since the last one, and what
-// else is only kept to be quicker the next time. It runs as long as there is something for
-// the next one to look at: where nothing happens, nothing wakes up. Left alone are open
-// files and directories, and pins.
+// A file that a client only remembers must not stay in use on the host: its space could not be
+// freed, nor its mount be unmounted. A sweep closes the descriptors of nodes that were not used
+// since the last one, and other things that only make the next request faster. The next sweep is
+// planned only if there is something for it to look at, so an idle share has no timer. Open files
+// and directories stay as they are, and so do descriptors of nodes that could not be found again.
 const sweepEvery = 2 * time.Second
 
 // sweeper says when the next sweep is.

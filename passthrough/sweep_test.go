@@ -125,14 +125,14 @@ func TestSweepOfPins(t *testing.T) {
 		t.Errorf("mode %o, %v", attr.Mode, errno)
 	}
 	if g.fs.sweeper.armed.Load() {
-		t.Error("the use of a pin has armed a sweep")
+		t.Error("the use of a node that keeps its descriptor has armed a sweep")
 	}
 	g.fs.Forget(nil, pin, 1)
 	if n := g.fs.fds.used.Load(); n != 1 {
 		t.Errorf("%d descriptors, want the root's", n)
 	}
 
-	// A file that has other names is no pin: who comes back to it looks one of them up.
+	// A file that has other names keeps no descriptor: a client that comes back looks one of them up.
 	a := g.mknod(fp.RootID, "a")
 	if err := os.Link(g.path("a"), g.path("b")); err != nil {
 		t.Fatal(err)

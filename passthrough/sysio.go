@@ -41,8 +41,8 @@ func vectored(nr uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int, 
 	}
 }
 
-// rawRead is how many bytes are copied without a word to the scheduler, which then has
-// to wait for it.
+// rawRead is the most bytes that are copied without telling the scheduler, which can't stop the
+// thread meanwhile.
 const rawRead = 128 << 10
 
 // readCached is preadv2 with RWF_NOWAIT: it waits for nothing but the memory that it

@@ -35,8 +35,8 @@ type threadState struct {
 	cell *fuse.Cell
 }
 
-// threadOf is the state of the request's thread. A thread that only waits for a
-// lock has none to begin with.
+// threadOf is the state of the request's thread. A thread that only waits for a lock has none at
+// first.
 func threadOf(r *server.Request) *threadState {
 	ts, ok := r.Thread.Local.(*threadState)
 	if !ok {

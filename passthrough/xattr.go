@@ -164,8 +164,8 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	return 0
 }
 
-// clearSgid makes sure that the bit is gone: a daemon that is in the file's group
-// keeps it in spite of all.
+// clearSgid makes sure that the bit is gone: the kernel leaves it if the daemon is in the file's
+// group.
 func (x *xattrs) clearSgid(ts *threadState, fd int) unix.Errno {
 	if errno := statxFD(fd, &ts.st); errno != 0 {
 		return errno
@@ -199,7 +199,7 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 }
 
 // Listxattr implements server.Xattrs. Where names are left out, all of them are read
-// first: the client's buffer may have room for those that it may see only.
+// first: the client's buffer may have room only for those that it may see.
 func (fs *FS) Listxattr(r *server.Request, dst []byte) (int, unix.Errno) {
 	if !fs.cfg.Xattr {
 		return 0, unix.ENOSYS
