@@ -83,7 +83,7 @@ func (s *Store) push(by *fuse.Cell, list, n uint32, entry uint64) bool {
 	if list == 0 {
 		list, n = s.freeList(by), 0
 	}
-	if list == 0 || n >= listEntries {
+	if list == 0 || list >= numLists || n >= listEntries { // it may be forged
 		return false
 	}
 	if _, err := s.lists.need(list*listPages + n*8/pageSize); err != nil {

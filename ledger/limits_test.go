@@ -229,3 +229,34 @@ func TestNoMemory(t *testing.T) {
 		t.Errorf("%d places are not recorded", l.header.unplaced)
 	}
 }
+
+// TestForgedList: a request's cell names a list that there is not. It is granted nothing more, and nothing is written
+// behind the lists.
+func TestForgedList(t *testing.T) {
+	l := create(t)
+	q, err := l.Queue(0, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := begin(t, l)
+	owner, ok := s.store.AddLockOwner(&LockOwner{Node: fp.RootID, Number: 5})
+	if !ok {
+		t.Fatal("no room for an owner of locks")
+	}
+	for _, list := range []uint32{numLists, numLists + 1, 4095, 1<<(32-keptBits) - 1} {
+		c := q.Cell(1)
+		c.Take(&fp.InHeader{Opcode: uint32(fp.OpReaddirplus)}, 1, 1, 0)
+		c.KeepGrant(list<<keptBits | 3)
+		c.Granting(fp.RootID, 2)
+		c.Granted()
+		if s.store.keepGrant(c) {
+			t.Errorf("a grant was put in list %d of %d", list, numLists)
+		}
+		c.Free()
+	}
+	for i, o := range s.store.LockOwners {
+		if i != owner || o.Number != 5 || o.Node != fp.RootID {
+			t.Errorf("owner %d of locks is %+v", i, *o)
+		}
+	}
+}
