@@ -35,6 +35,7 @@ Exit status: 0 if nothing keeps the share from working, 1 if something does, 2 f
 a wrong command line.`,
 		Example: `  govirtiofs doctor --shared-dir /srv/data --socket-path /run/share.sock
   govirtiofs doctor --socket-path /run/share.sock --pid $(pidof qemu-system-x86_64)
+  govirtiofs doctor --shared-dir /srv/data --vsock-uds /run/vm.vsock:1024 --vsock-token token
   govirtiofs doctor --guest --tag data      (in the guest)`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 0 {
@@ -69,6 +70,9 @@ func (o *doctorOptions) check(cmd *cobra.Command) error {
 	if err := o.plan.SettleCapabilities(); err != nil {
 		return usageError{err}
 	}
+	if err := o.plan.SettleVsock(); err != nil {
+		return usageError{err}
+	}
 	if err := o.plan.CheckOwnership(); err != nil {
 		return usageError{err}
 	}
@@ -78,7 +82,7 @@ func (o *doctorOptions) check(cmd *cobra.Command) error {
 	if !o.guest {
 		return nil
 	}
-	for _, name := range []string{"shared-dir", "socket-path", "pid", "probe"} {
+	for _, name := range []string{"shared-dir", "socket-path", "vsock", "vsock-uds", "vsock-share", "pid", "probe"} {
 		if cmd.Flags().Changed(name) {
 			return usagef("--guest and --%s exclude each other: one is for the guest, one for the host", name)
 		}

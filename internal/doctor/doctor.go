@@ -95,6 +95,7 @@ type Facts struct {
 	Share   *Share
 	Socket  *Socket
 	VMMs    []VMM
+	Vsock   *Vsock
 }
 
 // Gather collects facts about the host for the share p. pids are processes to examine: VMMs or
@@ -109,6 +110,10 @@ func Gather(p *share.Config, pids []int) *Facts {
 	if p.SocketPath != "" {
 		s := h.socket(p.SocketPath)
 		f.Socket = &s
+	}
+	if p.Streams() {
+		v := h.vsock(p)
+		f.Vsock = &v
 	}
 	f.VMMs = h.vmms(p.SocketPath, f.Socket, pids)
 	return f
@@ -131,6 +136,9 @@ func Examine(p *share.Config, f *Facts) *Report {
 	}
 	if f.Socket != nil {
 		r.socket(p, f.Socket, f.VMMs)
+	}
+	if f.Vsock != nil {
+		r.vsock(p, f.Vsock)
 	}
 	if f.Kernel.SELinux {
 		r.selinuxOn(f)

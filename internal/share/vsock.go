@@ -62,7 +62,7 @@ func (v *Vsock) Streams() bool { return v.VsockPort != 0 || v.VsockUDS != "" }
 func vsockOptions() []Option {
 	return []Option{
 		{
-			Name: "vsock", Arg: "[CID:]PORT",
+			Name: "vsock", Arg: "[CID:]PORT", Doctor: true,
 			Value: text(func(c *Config) *string { return &c.vsock }),
 			Check: (*Config).checkVsock,
 			Help:  "Listen on this vsock port of the host instead of a vhost-user socket, for guests that mount with govirtiofs-guest. With a CID only that guest may connect.",
@@ -82,7 +82,7 @@ the guest has to connect from a port below 1024, which only its root can.
 The daemon goes on when a guest has unmounted.`,
 		},
 		{
-			Name: "vsock-uds", Arg: "PATH[:PORT]", Complete: CompleteFile,
+			Name: "vsock-uds", Arg: "PATH[:PORT]", Complete: CompleteFile, Doctor: true,
 			Value: text(func(c *Config) *string { return &c.vsockUDS }),
 			Check: (*Config).checkVsockUDS,
 			Help: fmt.Sprintf("The same for VMMs that have Unix sockets in place of the host's vsock (Firecracker, cloud-hypervisor, vhost-device-vsock): PATH is the socket that the VMM was given, and PORT, %d without it, the port that the guest connects to. The daemon listens on PATH_PORT.",
@@ -104,7 +104,7 @@ Needs
 .Fl -vsock-token .`,
 		},
 		{
-			Name: "vsock-share", Arg: "NAME[:ro]=DIR", Complete: CompleteDirectory,
+			Name: "vsock-share", Arg: "NAME[:ro]=DIR", Complete: CompleteDirectory, Doctor: true,
 			Value: lines(func(c *Config) *[]string { return &c.vsockShares }),
 			Check: (*Config).checkVsockShares,
 			Help:  "Share DIR under this name, which the guest gives in vsock:CID:PORT/NAME, instead of --shared-dir. May be repeated: the guest mounts each share by itself. With :ro it can change nothing in this one.",
@@ -125,7 +125,7 @@ Not with
 which has one directory.`,
 		},
 		{
-			Name: "vsock-token", Arg: "FILE", Complete: CompleteFile, Suggest: []string{NoToken},
+			Name: "vsock-token", Arg: "FILE", Complete: CompleteFile, Suggest: []string{NoToken}, Doctor: true,
 			Value: text(func(c *Config) *string { return &c.VsockToken }),
 			Help:  "Accept only a guest that knows the contents of FILE. Only the daemon's user may be able to read FILE. none: any process in the guest may connect and act as its root.",
 			Manual: `The guest has to know what is in
@@ -160,6 +160,26 @@ A lock that waits at the end of the daemon is refused.`,
 		},
 	}
 }
+
+// SettleVsock reads the options for vsock, for who takes them without Parse.
+func (c *Config) SettleVsock() error {
+	for _, o := range []struct {
+		given bool
+		check func() error
+	}{{c.vsock != "", c.checkVsock}, {c.vsockUDS != "", c.checkVsockUDS}, {len(c.vsockShares) > 0, c.checkVsockShares}} {
+		if o.given {
+			if err := o.check(); err != nil {
+				return err
+			}
+		}
+	}
+	if c.VsockPort != 0 && c.VsockUDS != "" {
+		return errBothVsock
+	}
+	return nil
+}
+
+var errBothVsock = errors.New("--vsock and --vsock-uds exclude each other: start a daemon for each")
 
 // checkVsockShares reads --vsock-share.
 func (c *Config) checkVsockShares() error {
@@ -272,7 +292,7 @@ func (c *Config) checkStreams(set *pflag.FlagSet) error {
 		return err
 	}
 	if c.VsockPort != 0 && c.VsockUDS != "" {
-		return errors.New("--vsock and --vsock-uds exclude each other: start a daemon for each")
+		return errBothVsock
 	}
 	for _, other := range []string{"socket-path", "socket", "fd", "num-request-queues", "busy-poll"} {
 		if set.Changed(other) {
