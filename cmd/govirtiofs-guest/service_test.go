@@ -28,7 +28,7 @@ func TestIntegrationService(t *testing.T) {
 	p, result := startModel(t, h)
 	for i := range 20 {
 		p.progress(50)
-		h.manager.Until("everything is stored", func() bool { return h.manager.Names() == "ledger stream-0-0" })
+		h.manager.Until("everything is stored", func() bool { return withoutPins(h.manager.Names()) == "ledger stream-0-0" })
 		if i%4 == 3 { // also the keeper
 			_ = h.cmd.Process.Signal(unix.SIGKILL)
 			_ = h.cmd.Wait()
