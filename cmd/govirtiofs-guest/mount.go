@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -152,6 +153,7 @@ func (o *mountOptions) serve(log *slog.Logger, mounted func()) error {
 		return err
 	}
 	defer c.Close()
+	moreProcessors(c.Channels())
 	root := os.Geteuid() == 0
 	m, err = fusedev.New(o.dir, fusedev.Options{Source: o.address.text, Subtype: "govirtiofs", ReadOnly: o.readOnly,
 		SetID: root && o.suid, Devices: root && o.dev, Flags: o.flags, AllowOther: root && !o.private, Permissions: true, MaxRead: c.MaxRead()})
@@ -206,6 +208,15 @@ func mountFlags(dir string) (flags uintptr, err error) {
 		}
 	}
 	return flags, nil
+}
+
+// moreProcessors has Go's scheduler take a processor more for each goroutine that waits in the kernel: two for each channel, one for
+// /dev/fuse and one for the connection, and one for channel 0. With as many as a small guest has they would wait for each
+// other: one that waits keeps its processor until the runtime's monitor takes it away, which can be 10 ms later.
+func moreProcessors(channels int) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.NumCPU() + 2*channels + 1)
+	}
 }
 
 // fuseHint adds what to do about a /dev/fuse that can't be opened.

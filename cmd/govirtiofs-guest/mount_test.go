@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -354,4 +355,20 @@ func TestIntegrationSecond(t *testing.T) {
 		t.Error(said)
 	}
 	h.stop()
+}
+
+// TestMoreProcessors: the scheduler has a processor for each goroutine that waits in the kernel, unless the user says another number.
+func TestMoreProcessors(t *testing.T) {
+	old := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(old)
+	t.Setenv("GOMAXPROCS", "3")
+	moreProcessors(2)
+	if n := runtime.GOMAXPROCS(0); n != old {
+		t.Errorf("%d processors, though GOMAXPROCS is set", n)
+	}
+	t.Setenv("GOMAXPROCS", "")
+	moreProcessors(2)
+	if n := runtime.GOMAXPROCS(0); n != runtime.NumCPU()+5 {
+		t.Errorf("%d processors, want 5 more than %d", n, runtime.NumCPU())
+	}
 }
