@@ -56,7 +56,11 @@ func (hello) attr(id uint64, a *fp.Attr) unix.Errno {
 	return 0
 }
 
-func (hello) Init(*server.InitParams) unix.Errno { return 0 }
+// Init agrees to FUSE_ABORT_ERROR, with which an abort is told by another error than an unmount.
+func (hello) Init(p *server.InitParams) unix.Errno {
+	p.Flags |= p.Offered & fp.InitAbortError
+	return 0
+}
 
 func (h hello) Getattr(r *server.Request, _ *fp.GetattrIn, out *fp.AttrOut) unix.Errno {
 	return h.attr(r.Header.NodeID, &out.Attr)

@@ -34,7 +34,7 @@ func readRequest(fd int, b ...[]byte) (int, error) {
 		case nil:
 			return n, nil
 		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was taken back
-		case unix.ENODEV:
+		case unix.ENODEV, unix.ECONNABORTED: // the second one after an abort, with FUSE_ABORT_ERROR
 			return 0, io.EOF
 		default:
 			return 0, &os.PathError{Op: "read", Path: "/dev/fuse", Err: err}

@@ -283,7 +283,7 @@ func (q *uringQueue) completed(c cqe) (ended bool, err error) {
 	switch errno := unix.Errno(-c.res); errno {
 	case 0:
 		return false, q.request(int(c.userData))
-	case unix.ENOTCONN, unix.ECANCELED, unix.ENODEV:
+	case unix.ENOTCONN, unix.ECANCELED, unix.ENODEV, unix.ECONNABORTED:
 		return true, nil
 	default:
 		return true, fmt.Errorf("FUSE over io_uring: %w", errno)

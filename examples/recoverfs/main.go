@@ -65,9 +65,7 @@ func keep(target, dir string) error {
 	signal.Notify(end, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-end
-		if m.Unmount() != nil { // it is in use: who has files open gets ENOTCONN when the last one is gone
-			_ = m.Detach()
-		}
+		_ = m.End() // who has files open gets ENOTCONN
 	}()
 	for worker := "first"; ; worker = "next" {
 		began := time.Now()
