@@ -3,7 +3,8 @@
 // replies. Serve answers them with a fuse.Handler, the same that serves
 // virtqueues; others read and answer requests themselves.
 //
-// To start, make a fuse.Handler (server.New), mount it with New, and call Mount.Serve.
+// To start, make a fuse.Handler (server.New), mount it with New, and call Mount.Serve. govirtiofs.Server.Mount does
+// all of it. Give Options a Host that sets GOMAXPROCS (host.Options.Processors): it matters for the speed.
 //
 // # Ownership
 //
@@ -34,7 +35,8 @@
 //
 // When the file system is unmounted (Mount.Unmount, umount(8), or the kernel's abort
 // through /sys/fs/fuse/connections), reads of /dev/fuse fail with ENODEV and every
-// goroutine of Serve ends. When the process ends first, every access to the mount
+// goroutine of Serve ends. A copy in another mount namespace (a container's) keeps the file system alive after an
+// unmount, and open files do after Detach: Mount.End ends these, too. When the process ends first, every access to the mount
 // fails with ENOTCONN until the directory is unmounted.
 //
 // A process must not touch the files of a mount that it serves itself: the Go runtime
