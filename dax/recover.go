@@ -44,14 +44,19 @@ func (t *Table) Recover(r Recorder) {
 	defer t.mu.Unlock()
 	t.record = r
 	end := uint64(0)
+	var forged []uint64
 	for rec := range r.Records {
 		m := rec.Mapping
 		if t.Check(m) != nil || m.Offset < end {
-			continue // forged; the recorder gets rid of it when something is mapped there
+			forged = append(forged, m.Offset)
+			continue
 		}
 		end = m.Offset + m.Length
 		// The guest may have got no answer. If it does not ask for it again, another mapping may have the range.
 		t.entries = append(t.entries, &entry{m: m, state: mapped, unclaimed: true, doubtful: !rec.Sure || m.File == probeFile})
+	}
+	for _, offset := range forged {
+		r.Remove(offset)
 	}
 }
 

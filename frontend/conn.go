@@ -59,7 +59,8 @@ type Frontend struct {
 	memfd int
 	mem   []byte
 
-	inflight   int // file of the in-flight area, or -1
+	logs       atomic.Bool // what the back-end writes, see StartLog
+	inflight   int         // file of the in-flight area, or -1
 	inflightAt vu.InflightDescription
 
 	// control is held from a request to its answer, and while a request of the

@@ -157,7 +157,7 @@ func (q *Queue) start() error {
 	q.mu.Lock()
 	base := q.next
 	q.mu.Unlock()
-	addr := vu.VringAddr{Index: uint32(q.index), Desc: userAddr(q.descAt), Used: userAddr(q.usedAt), Avail: userAddr(q.availAt)}
+	addr := q.addr()
 	for _, step := range []func() error{
 		func() error { return f.setState(vu.ReqSetVringNum, q.index, uint32(q.size)) },
 		func() error { return f.setState(vu.ReqSetVringBase, q.index, uint32(base)) },
@@ -177,6 +177,15 @@ func (q *Queue) start() error {
 		}
 	}
 	return nil
+}
+
+// addr is where the ring is.
+func (q *Queue) addr() vu.VringAddr {
+	a := vu.VringAddr{Index: uint32(q.index), Desc: userAddr(q.descAt), Used: userAddr(q.usedAt), Avail: userAddr(q.availAt)}
+	if q.f.logs.Load() {
+		a.Flags, a.Log = vu.VringAddrLog, guestAddr(q.usedAt)
+	}
+	return a
 }
 
 // stop stops the ring and keeps where the device has stopped.

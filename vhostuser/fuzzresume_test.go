@@ -53,6 +53,11 @@ func fuzzResume(t *testing.T, b []byte, which int, kinds []int) {
 			fd = kinds[1]
 		case DescriptorChannel:
 			fd = kinds[2]
+		case DescriptorOutbox:
+			if box, err := newOutbox(); err == nil {
+				defer box.close()
+				fd = box.fd
+			}
 		}
 		if n++; n == which { // one is of another kind
 			fd = kinds[which%len(kinds)]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/govirtiofs/govirtiofs/internal/record"
+	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
 // The front-end answers requests on the back-end channel in their order, and an answer does not say which
@@ -96,6 +97,8 @@ func (j *journal) note(list []*pending) error {
 		w.Uint(uint64(p.request), boolWord(p.maps)*requestMaps|boolWord(p.unsure)*requestUnsure, uint64(p.id), p.offset, p.length)
 	}
 	_ = w.Flush() // to memory
+	storing.Note()
+	defer storing.Note()
 	return j.store.Store(j.written.Bytes())
 }
 

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
 // An outbox is a file in memory from which messages are sent, by sendfile(2): then the kernel moves the
@@ -84,6 +86,7 @@ func (o *outbox) put(m *Message) error {
 		return nil
 	}
 	o.slots++
+	defer storing.Note()
 	if _, err := unix.Pwrite(o.fd, m.encode(), o.at()); err != nil {
 		return fmt.Errorf("outbox: %w", err)
 	}
@@ -95,6 +98,8 @@ func (o *outbox) put(m *Message) error {
 
 // send sends a message that was put in, or another one as always.
 func (o *outbox) send(s *Socket, m *Message) error {
+	storing.Note()
+	defer storing.Note()
 	if !o.takes(m) {
 		return s.Send(m)
 	}
