@@ -109,7 +109,8 @@ func measureRelay(t *testing.T, r *recipe) {
 	relayed, running := b.mounted(nil, args...)
 	defer running.stop()
 	pumped := b.mkdir("pumped")
-	defer pump(t, pumped, args...)()
+	stop, place := pump(t, pumped, args...)
+	defer stop()
 
 	ways := []struct {
 		name, dir string
@@ -118,7 +119,7 @@ func measureRelay(t *testing.T, r *recipe) {
 		cost      []float64
 	}{
 		{name: "own", dir: own, words: []string{own}},
-		{name: "pump", dir: pumped, words: []string{"self", filepath.Join(os.TempDir(), "govirtiofs-program-")}},
+		{name: "pump", dir: pumped, words: []string{"self", place}},
 		{name: "relay", dir: relayed, words: []string{relayed, b.path("govirtiofs-program-")}},
 	}
 	for _, k := range kinds {
@@ -177,8 +178,8 @@ func (b *bench) mounting(t *testing.T, args []string) (dir string) {
 	return dir
 }
 
-// pump mounts a program on dir without a relay.
-func pump(t *testing.T, dir string, args ...string) (stop func()) {
+// pump mounts a program on dir without a relay. The program has place in its command line.
+func pump(t *testing.T, dir string, args ...string) (stop func(), place string) {
 	t.Helper()
 	p, err := program.New(program.Options{Args: args, Capabilities: []uintptr{unix.CAP_DAC_OVERRIDE}})
 	if err != nil {
@@ -236,5 +237,5 @@ func pump(t *testing.T, dir string, args ...string) (stop func()) {
 		_ = p.Close()
 		_ = mount.Close()
 		_ = unix.Close(socket)
-	}
+	}, p.MountPoint()
 }
