@@ -76,9 +76,9 @@ func Mount(t testing.TB, name string) string {
 	return dir
 }
 
-// Start starts a program that serves a file system on dir and then prints a line. When the test
-// ends the file system is unmounted, and the program must end without an error.
-func Start(t testing.TB, cmd *exec.Cmd, dir string) {
+// Start starts a program that serves file systems on dirs and then prints a line. When the test
+// ends they are unmounted, and the program must end without an error.
+func Start(t testing.TB, cmd *exec.Cmd, dirs ...string) {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
@@ -88,31 +88,16 @@ func Start(t testing.TB, cmd *exec.Cmd, dir string) {
 	if err := spawn.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := Unmount(dir); err != nil {
-			t.Errorf("unmount: %v", err)
-			_ = unix.Unmount(dir, unix.MNT_DETACH)
-			_ = cmd.Process.Kill()
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v", cmd, err)
-		}
-	})
+	atEnd(t, cmd, cmd.Wait, dirs...)
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatalf("%s: %v", cmd, err)
 	}
 }
 
-// Program starts a program that serves a file system on a new directory, and waits until it is
-// mounted. The directory is the value of the option --mount. args follow it. When the test ends
-// the file system is unmounted, and the program must end without an error.
-func Program(t testing.TB, path string, args ...string) (dir string) {
+// StartMount is Start for a program that says nothing: it waits until something is mounted on dir.
+func StartMount(t testing.TB, cmd *exec.Cmd, dir string) {
 	t.Helper()
-	guest.NeedFUSE(t)
-	dir = t.TempDir()
-	cmd := exec.Command(path, append([]string{"--mount=" + dir}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = os.Stderr
 	var before, after unix.Stat_t
 	if err := errors.Join(unix.Stat(dir, &before), spawn.Start(cmd)); err != nil {
 		t.Fatal(err)
@@ -133,16 +118,35 @@ func Program(t testing.TB, path string, args ...string) (dir string) {
 			t.Fatalf("%s does not mount", cmd)
 		}
 	}
+	atEnd(t, cmd, func() error { return <-ended }, dir)
+}
+
+// atEnd unmounts dirs when the test ends, and waits for the program that serves them.
+func atEnd(t testing.TB, cmd *exec.Cmd, wait func() error, dirs ...string) {
 	t.Cleanup(func() {
-		if err := Unmount(dir); err != nil {
-			t.Errorf("unmount: %v", err)
-			_ = unix.Unmount(dir, unix.MNT_DETACH)
-			_ = cmd.Process.Kill()
+		for _, dir := range dirs {
+			if err := Unmount(dir); err != nil {
+				t.Errorf("unmount: %v", err)
+				_ = unix.Unmount(dir, unix.MNT_DETACH)
+				_ = cmd.Process.Kill()
+			}
 		}
-		if err := <-ended; err != nil {
+		if err := wait(); err != nil {
 			t.Errorf("%s: %v", cmd, err)
 		}
 	})
+}
+
+// Program starts a program that serves a file system on a new directory, and waits until it is
+// mounted. The directory is the value of the option --mount. args follow it. When the test ends
+// the file system is unmounted, and the program must end without an error.
+func Program(t testing.TB, path string, args ...string) (dir string) {
+	t.Helper()
+	guest.NeedFUSE(t)
+	dir = t.TempDir()
+	cmd := exec.Command(path, append([]string{"--mount=" + dir}, args...)...)
+	cmd.Stderr = os.Stderr
+	StartMount(t, cmd, dir)
 	return dir
 }
 

@@ -1,7 +1,6 @@
 package fstest_test
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -10,13 +9,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/mounttest"
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/fstest"
@@ -29,7 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	if args := os.Getenv("FSTEST_DAEMON"); args != "" {
 		if err := daemon(strings.Split(args, ";")); err != nil {
-			fmt.Println(err)
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
@@ -168,41 +167,12 @@ func mountAll(t *testing.T, shares []string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "FSTEST_DAEMON="+strings.Join(shares, ";"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	targets := make([]string, len(shares))
+	for i, share := range shares {
+		targets[i] = strings.Split(share, ",")[2]
 	}
-	if err := spawn.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for _, share := range shares {
-			target := strings.Split(share, ",")[2]
-			if err := unmount(target); err != nil {
-				t.Errorf("unmount: %v", err)
-				_ = unix.Unmount(target, unix.MNT_DETACH)
-				_ = cmd.Process.Kill()
-			}
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("daemon: %v", err)
-		}
-	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("daemon: %q, %v", line, err)
-	}
-}
-
-// unmount waits for a child that has inherited something below target, and has not come to
-// its exec or its end yet.
-func unmount(target string) error {
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err := unix.Unmount(target, 0); err != unix.EBUSY || time.Now().After(end) {
-			return err
-		}
-	}
+	mounttest.Start(t, cmd, targets...)
 }
 
 // daemon mounts shares and serves them until they are unmounted.

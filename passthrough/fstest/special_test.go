@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/mounttest"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 	"github.com/govirtiofs/govirtiofs/passthrough/xattrmap"
 )
@@ -73,7 +74,7 @@ func TestOverlayUpper(t *testing.T) {
 	if err := unix.Mount("overlay", merged, "overlay", 0, opts); err != nil {
 		t.Skipf("overlay: %v", err)
 	}
-	defer func() { must(t, unmount(merged)) }()
+	defer func() { must(t, mounttest.Unmount(merged)) }()
 	must(t, os.WriteFile(merged+"/a", []byte("changed"), 0o644), os.Remove(merged+"/b"),
 		os.RemoveAll(merged+"/dir"), os.Mkdir(merged+"/dir", 0o755), os.WriteFile(merged+"/dir/new", nil, 0o644))
 	list, err := os.ReadDir(merged + "/dir")

@@ -4,12 +4,10 @@ package fusedev
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +17,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs"
 	"github.com/govirtiofs/govirtiofs/fusedev"
-	"github.com/govirtiofs/govirtiofs/internal/spawn"
+	"github.com/govirtiofs/govirtiofs/internal/mounttest"
 	"github.com/govirtiofs/govirtiofs/passthrough"
 )
 
@@ -122,44 +120,7 @@ func start(t testing.TB, k kind, source string) (dir string, pid int) {
 	if k.serve == nil {
 		cmd = exec.Command(os.Getenv(hpEnv), append(k.args, "--foreground", source, target)...)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := spawn.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unmount(target); err != nil {
-			t.Errorf("unmount: %v", err)
-			_ = unix.Unmount(target, unix.MNT_DETACH)
-			_ = cmd.Process.Kill()
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v", k.name, err)
-		}
-	})
-	if err := untilMounted(target); err != nil {
-		t.Fatalf("%s: %v", k.name, err)
-	}
+	mounttest.StartMount(t, cmd, target)
 	return target, cmd.Process.Pid
-}
-
-func untilMounted(target string) error {
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		b, err := os.ReadFile("/proc/self/mounts")
-		if err != nil || strings.Contains(string(b), " "+target+" fuse") {
-			return err
-		}
-		if time.Now().After(end) {
-			return errors.New("nothing is mounted")
-		}
-	}
-}
-
-// unmount waits for what still uses the mount.
-func unmount(target string) error {
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err := unix.Unmount(target, 0); err != unix.EBUSY || time.Now().After(end) {
-			return err
-		}
-	}
 }
