@@ -80,31 +80,41 @@ func (m *monitor) migrated(t testing.TB) {
 	t.Fatal("the migration does not end")
 }
 
-// TestMigration moves a running guest, with files and a directory open, to another QEMU
-// and another daemon.
+// TestMigration moves a running guest, with files and a directory open and a helper that hears of the host's changes, to
+// another QEMU and another daemon. It may keep everything, and sees what has changed on the way.
 func TestMigration(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	const script = `
+/run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!
+until grep -q told /run/helped; do sleep 0.1; done
 cd /mnt/fs
 mkdir dir && echo hello > dir/file && echo first > log
 exec 3<dir/file 4>>log
 head -c 1 <&3 > /dev/null
 cat other > /dev/null
+[ -e go ] && exit 8
+/run/guestwatch -ready /run/watching -until told /mnt/fs >/run/seen & w=$!
+until [ -e /run/watching ]; do sleep 0.1; done
 touch ready
-i=0; while ! [ -e go ]; do i=$((i+1)); [ $i -lt 600 ] || exit 9; sleep 0.1; done
+i=0; while ! [ -e go ]; do i=$((i+1)); [ $i -lt 600 ] || { cat /run/helped; exit 9; }; sleep 0.1; done
 [ "$(cat <&3)" = ello ] || exit 10
 echo second >&4 || exit 11
-cat other || exit 12
+i=0; until [ "$(cat other)" = changed ]; do i=$((i+1)); [ $i -lt 600 ] || { cat other /run/helped; exit 12; }; sleep 0.1; done
+touch moved
+i=0; until grep "CREATE told" /run/seen; do i=$((i+1)); [ $i -lt 600 ] || { cat /run/seen /run/helped; exit 15; }; sleep 0.1; done
+kill $h; wait $w $h; rm told
 mkdir after && echo new > after/file || exit 13
-[ "$(ls | tr '\n' ' ')" = "after dir go log other ready " ] || { ls; exit 14; }
+[ "$(ls | tr '\n' ' ')" = "after dir go log moved other ready " ] || { ls; exit 14; }
 `
-	here := start(t, "", "--cache=never")
+	here := start(t, "", "--cache=always", "--events=auto")
 	if err := os.WriteFile(filepath.Join(here.dir, "other"), []byte("other\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	helper, watch := build(t, "build", "./cmd/govirtiofs-guest"), build(t, "build", "./internal/guest/cmd/guestwatch")
 	tmp := guest.TempDir(t)
 	qmp, state := filepath.Join(tmp, "qmp"), filepath.Join(tmp, "state")
 	o := guest.Options{Script: script, Mem: 256, Timeout: 4 * time.Minute, Shares: []guest.Share{here.Share},
+		Files:     map[string]string{helper: "/run/helper", watch: "/run/guestwatch"},
 		ExtraArgs: []string{"-qmp", "unix:" + qmp + ",server=on,wait=off"}}
 	one, err := guest.Start(context.Background(), guest.QEMU11, o)
 	if err != nil {
@@ -119,16 +129,16 @@ mkdir after && echo new > after/file || exit 13
 	_, _ = one.Wait()
 	here.stop(t)
 
-	there := start(t, here.dir, "--cache=never")
-	if err := os.WriteFile(filepath.Join(there.dir, "go"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	sh(t, here.dir, "echo changed >other; : >go")
+	there := start(t, here.dir, "--cache=always", "--events=auto")
 	o.Shares = []guest.Share{there.Share}
 	o.ExtraArgs = []string{"-incoming", "file:" + state}
 	two, err := guest.Start(context.Background(), guest.QEMU11, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	waitFor(t, filepath.Join(there.dir, "moved"))
+	sh(t, there.dir, ": >told")
 	r, err := two.Wait()
 	if err != nil || r.Status != 0 {
 		t.Fatalf("status %d, %v\n%s\ndaemon:\n%s", r.Status, err, tail(r.Console), tail(there.log.String()))

@@ -19,7 +19,8 @@ import (
 )
 
 // TestIntegrationWatchers: the programs that people watch directories with see in a guest what they see of a local
-// directory: inotifywait -r of inotify-tools, tail -F of coreutils, chokidar (vite, webpack), and systemd's path units.
+// directory: inotifywait -r of inotify-tools, tail -F of coreutils, chokidar (vite, webpack), and systemd's path units. Then the
+// daemon's worker dies, and the guest, which may keep everything, sees what the host changes after that.
 func TestIntegrationWatchers(t *testing.T) {
 	need(t, "inotifywait", "node")
 	if _, err := os.Stat("/usr/share/nodejs/chokidar"); err != nil {
@@ -33,10 +34,19 @@ func TestIntegrationWatchers(t *testing.T) {
 		}
 		files[path] = "/run/" + name
 	}
-	testWatchers(t, guest.UML, files)
+	for _, kind := range []guest.Kind{guest.UML, guest.QEMU72, guest.QEMU11} {
+		t.Run(kind.String(), func(t *testing.T) {
+			if kind != guest.UML {
+				long(t) // an emulated processor takes long to start node and systemd
+			}
+			testWatchers(t, kind, files)
+		})
+	}
 }
 
-const watchersScript = eventsScript + "\n: >the-end"
+// watchersScript waits for what watchers.sh says by files.
+const watchersScript = `seen() { n=0; until [ -e .ready-$1 ]; do n=$((n+1)); [ $n -lt 3000 ] || { echo "no .ready-$1" >&2; exit 1; }; sleep 0.1; done; }
+` + eventsScript + "\n: >the-end"
 
 // localWatch are the programs that watch a local directory.
 type localWatch struct {
@@ -55,7 +65,7 @@ func watchLocally(t *testing.T) *localWatch {
 	prepareEvents(t, l.dir)
 	l.cmd = exec.Command("/bin/sh", "testdata/watchers.sh", l.dir, l.out, js)
 	l.cmd.Stdout, l.cmd.Stderr = &l.said, &l.said
-	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := spawn.Start(l.cmd); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +76,7 @@ func watchLocally(t *testing.T) *localWatch {
 // ready waits until all programs watch.
 func (l *localWatch) ready(t *testing.T) {
 	t.Helper()
-	for range 3000 {
+	for range 9000 {
 		if _, err := os.Stat(filepath.Join(l.dir, ".ready")); err == nil {
 			return
 		}
@@ -74,6 +84,12 @@ func (l *localWatch) ready(t *testing.T) {
 	}
 	t.Fatal("the programs do not get ready on a local directory")
 }
+
+// inHostWatch runs watchers.sh in a QEMU guest that has the host's programs, which a second share is for.
+const inHostWatch = `h=/mnt/host; mount -t tmpfs none $h/run; mkdir $h/run/host; mount --bind /run/host $h/run/host
+mount --bind /mnt/fs $h/mnt; mount --bind /proc $h/proc; mount --rbind /sys $h/sys; mount --bind /dev $h/dev
+mount -t tmpfs none $h/tmp; cp /run/watchers.sh /run/watch.js $h/run/
+chroot $h /bin/sh /run/watchers.sh /mnt /run/host /run/watch.js`
 
 func testWatchers(t *testing.T, kind guest.Kind, files map[string]string) {
 	guest.Need(t, kind)
@@ -86,10 +102,21 @@ func testWatchers(t *testing.T, kind guest.Kind, files map[string]string) {
 		all[from] = to
 	}
 	watch := "sh /run/watchers.sh /mnt/fs /run/host /run/watch.js"
-	o := guest.Options{Shares: []guest.Share{d.Share}, HostDir: out, Files: all, Timeout: 4 * time.Minute}
+	o := guest.Options{Shares: []guest.Share{d.Share}, HostDir: out, Files: all, Timeout: 8 * time.Minute}
+	if kind != guest.UML {
+		host := start(t, "/", "--readonly", "--tag=host", "--log-level=info")
+		host.Tag = "host"
+		o.Shares, o.Mem = append(o.Shares, host.Share), 1024
+		watch = inHostWatch
+	}
 	o.Script = fmt.Sprintf(`/run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!
-		i=0; until grep -q told /run/helped; do sleep 0.1; i=$((i+1)); [ $i -lt 300 ] || exit 1; done
-		( %s ); status=$?; cat /run/helped; kill $h; wait; exit $status`, watch)
+		i=0; until grep -q told /run/helped; do sleep 0.1; i=$((i+1)); [ $i -lt 1200 ] || exit 1; done
+		( %s ); status=$?
+		cd /mnt/fs; cat src/main.go lib/lib.go >/dev/null; ls src >/dev/null; : >.ready-dies
+		i=0; until [ "$(cat src/main.go)" = later ] && [ ! -e lib/lib.go ] && [ -e src/born ]; do
+			sleep 0.1; i=$((i+1)); [ $i -lt 1200 ] || { status=9; ls src lib; break; }
+		done
+		cd /; cat /run/helped; kill $h; wait; exit $status`, watch)
 	local := watchLocally(t)
 	vm, err := guest.Start(context.Background(), kind, o)
 	if err != nil {
@@ -102,20 +129,28 @@ func testWatchers(t *testing.T, kind guest.Kind, files map[string]string) {
 		go func() {
 			cmd := exec.Command("/bin/sh", "-ec", watchersScript)
 			cmd.Dir = dir
-			both <- cmd.Run()
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			both <- err
 		}()
 	}
 	if err := errors.Join(<-both, <-both); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\nhere: %s\nin the guest: %s", err, local.said.String(), tail(vm.Output()))
 	}
 	if err := local.cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, local.said.String())
 	}
+	k := newWorkerKiller(t, d, vm)
+	k.exists(".ready-dies")
+	k.kill(1)
+	sh(t, d.dir, "echo later >src/main.go; rm lib/lib.go; : >src/born")
 	r, err := vm.Wait()
 	if err != nil || r.Status != 0 {
 		t.Fatalf("%v: status %d\n%s", err, r.Status, tail(r.Output))
 	}
-	for _, program := range []string{"inotifywait", "tail", "chokidar"} {
+	for _, program := range []string{"inotifywait", "tail", "chokidar"} { // the script has waited for the path units
 		want, got := saw(t, local.out, program), saw(t, out, program)
 		if program == "chokidar" {
 			want = chokidarSees
