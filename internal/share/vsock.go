@@ -142,15 +142,16 @@ unprivileged processes.`,
 		{
 			Name: "vsock-state", Arg: "FILE", Complete: CompleteFile,
 			Value: text(func(c *Config) *string { return &c.VsockState }),
-			Help:  "Save the guest's session in FILE when a signal ends the daemon, and go on with it at the next start: the guest only waits meanwhile. Without it the guest has to mount again.",
+			Help:  "Save the guest's session in FILE when a signal ends the daemon, and go on with it at the next start: the guest only waits meanwhile. Without it what the guest has open is stale then.",
 			Manual: `Save the guest's session in
 .Ar file
 when a signal ends the daemon, and go on with the session that is there at the start.
 A guest only waits while the daemon is restarted.
-Without the option, or if the whole daemon dies, it has to unmount and mount again; the death of the serving
-process alone is what
+Without the option, or if the whole daemon dies, its mount goes on with another session: files and working
+directories that it has open are stale.
+The death of the serving process alone is what
 .Fl -recovery
-is for.
+is for, and under systemd the restart of the daemon, too.
 With
 .Fl -vsock-share
 each share has a file of its own:
