@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,10 +38,11 @@ const patient = 30 * time.Second
 
 // fakeWorker does one command a line, and answers each with a line.
 func fakeWorker() {
+	owner := NewOwner()
 	c := NewClient(3)
 	for s := bufio.NewScanner(os.Stdin); s.Scan(); {
 		words := strings.Fields(s.Text())
-		answer, err := fakeCommand(c, words)
+		answer, err := fakeCommand(c, owner, words)
 		if err != nil {
 			answer = "error " + err.Error()
 		}
@@ -52,7 +54,7 @@ var quiet atomic.Bool
 
 func die() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) }
 
-func fakeCommand(c *Client, words []string) (string, error) {
+func fakeCommand(c *Client, owner *Owner, words []string) (string, error) {
 	switch words[0] {
 	case "receive":
 		start, err := c.Receive(patient)
@@ -118,6 +120,21 @@ func fakeCommand(c *Client, words []string) (string, error) {
 		return "", forge(words[1])
 	case "quiet": // does not end
 		quiet.Store(true)
+	case "own": // the word of descriptor 4
+		word, err := mapWord(4)
+		if err != nil {
+			return "", err
+		}
+		if owner.Own(word); owner == nil {
+			return "", errors.New("not on the first thread")
+		}
+	case "pretend": // to be dead
+		word, err := mapWord(4)
+		if err != nil {
+			return "", err
+		}
+		atomic.StoreUint32(word, futexOwnerDied|1)
+		wakeFutex(word)
 	case "die":
 		die()
 	case "exit":
@@ -126,6 +143,31 @@ func fakeCommand(c *Client, words []string) (string, error) {
 		os.Exit(status)
 	}
 	return "", nil
+}
+
+// mapWord maps a file with a word.
+func mapWord(fd int) (*uint32, error) {
+	b, err := unix.Mmap(fd, 0, 4, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	return (*uint32)(unsafe.Pointer(&b[0])), nil
+}
+
+// newWord is a file with a word, and where it is mapped.
+func newWord(t *testing.T) (*os.File, *uint32) {
+	t.Helper()
+	fd, err := fakeFile("\x00\x00\x00\x00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "word")
+	t.Cleanup(func() { f.Close() })
+	word, err := mapWord(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, word
 }
 
 // fakeFile is a file with this content.
@@ -175,6 +217,7 @@ type rig struct {
 	signals chan os.Signal
 	log     *lines
 	out     chan Outcome
+	word    *os.File // descriptor 4 of workers; nil is none
 }
 
 // fake is a worker seen from the test.
@@ -223,6 +266,9 @@ func (r *rig) start(l Launch) (*os.Process, error) {
 	cmd.Env = append(os.Environ(), fakeEnv+"=1")
 	cmd.Stdin, cmd.Stdout = inR, outW
 	cmd.ExtraFiles = []*os.File{l.Channel}
+	if r.word != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, r.word)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = cmd.Start()
 	_ = inR.Close()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,9 @@ type Options struct {
 	// Ended reports whether the worker has said, in memory that outlives it, that it ends in order. nil
 	// is never.
 	Ended func() bool
+	// Owner is a word in memory that workers share with the keeper: a worker that calls Owner.Own on it is replaced
+	// earlier when it dies. nil is none.
+	Owner *uint32
 	// Limit is how many descriptors workers may have it hold. The keeper needs twice as many.
 	Limit int
 	// EndGrace is how long a worker may take to end after a signal. Then it is killed.
@@ -74,6 +78,7 @@ type Keeper struct {
 	clock clock
 
 	events chan event
+	done   chan struct{} // closed when Run returns
 	// The following belong to Run's goroutine.
 	generation  uint64
 	worker      *worker // the one that serves or takes over; nil while there is none
@@ -105,7 +110,7 @@ func New(o Options) *Keeper {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Keeper{o: o, log: o.Log, table: newTable(o.Limit), clock: clock{time.Now, time.After}, events: make(chan event)}
+	return &Keeper{o: o, log: o.Log, table: newTable(o.Limit), clock: clock{time.Now, time.After}, events: make(chan event), done: make(chan struct{})}
 }
 
 // Hold has the keeper hold a descriptor of its own process, which it owns from now on, for workers. It
@@ -122,6 +127,7 @@ func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 		k.table.saver = newSaver(k.o.Store, k.table, k.restored)
 	}
 	out := k.run(signals)
+	close(k.done)
 	out.Left = k.left && out.Err == nil && !k.ended()
 	k.table.saver.finish(out.Left)
 	k.table.closeAll()
@@ -220,6 +226,8 @@ func (k *Keeper) handle(e event) *Outcome {
 		}
 	case e.checked != nil:
 		k.checked(e.checked)
+	case e.gone != nil:
+		return k.gone(e)
 	case e.state != nil || e.err != nil:
 		return k.died(e)
 	}
@@ -249,29 +257,48 @@ func (k *Keeper) serves(w *worker) {
 // died decides what follows from a death.
 func (k *Keeper) died(e event) *Outcome {
 	w := e.worker
+	if w.over {
+		return nil
+	}
+	k.end(w)
+	out := &Outcome{State: e.state, Served: w.serving, Told: k.told, Quit: k.quit, Err: e.err}
+	if e.err != nil || k.isLast() {
+		return out
+	}
+	status, _ := e.state.Sys().(syscall.WaitStatus)
+	return k.follow(w, status)
+}
+
+// gone is died for a worker that is not reaped yet. If there is no other one after it, the keeper waits for that.
+func (k *Keeper) gone(e event) *Outcome {
+	if e.worker.over || k.isLast() {
+		return nil
+	}
+	k.end(e.worker)
+	return k.follow(e.worker, *e.gone)
+}
+
+// isLast reports whether there is no other worker after this one.
+func (k *Keeper) isLast() bool {
+	return k.told || k.quit || !k.o.Recover || !k.served && len(k.restored) == 0 || k.ended()
+}
+
+// end notes a worker's death.
+func (k *Keeper) end(w *worker) {
+	w.over = true
 	for _, m := range w.drain(k) { // what it has handed up counts
 		k.handle(m)
 	}
 	k.worker, k.hangs, k.kill = nil, nil, nil
-	k.killed = k.upgrade.parking || killed(e.state)
-	out := &Outcome{State: e.state, Served: w.serving, Told: k.told, Quit: k.quit, Err: e.err}
-	switch {
-	case k.told, k.quit, !k.o.Recover, !k.served && len(k.restored) == 0, e.err != nil, k.ended():
-		return out
-	}
-	if k.upgrade.parking {
-		return k.handedOver(w, e.state.String())
-	}
-	return k.replace(w, e.state.String())
 }
 
-// killed reports whether a process has been killed from outside, as far as its status tells.
-func killed(s *os.ProcessState) bool {
-	if s == nil {
-		return false
+// follow has another worker started.
+func (k *Keeper) follow(w *worker, status syscall.WaitStatus) *Outcome {
+	k.killed = k.upgrade.parking || status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGTERM)
+	if k.upgrade.parking {
+		return k.handedOver(w, describe(status))
 	}
-	status, ok := s.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGTERM)
+	return k.replace(w, describe(status))
 }
 
 // replace has the next worker started after a death, at once or after a while.
@@ -322,6 +349,9 @@ func (k *Keeper) startNext() *Outcome {
 // start starts a worker and hands it what there is.
 func (k *Keeper) start() error {
 	k.generation++
+	if k.o.Owner != nil {
+		atomic.StoreUint32(k.o.Owner, uint32(k.generation)&^(futexWaiters|futexOwnerDied)) // different from that of the last one
+	}
 	ours, theirs, err := pair()
 	if err != nil {
 		return fmt.Errorf("keeper: %w", err)

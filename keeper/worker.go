@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,11 +22,13 @@ type worker struct {
 	grumble    sync.Once
 	fail       bool
 	killed     bool // the one before it was killed from outside
+	patrol     *patrol
 
 	// The following belong to Run's goroutine.
 	serving bool
 	replied bool
 	since   time.Time // when it has begun to serve
+	over    bool      // it is dead, and what follows is done
 }
 
 // event is something that a worker has said, or that has happened to it.
@@ -33,9 +36,10 @@ type event struct {
 	worker  *worker
 	serves  bool
 	replied bool
-	state   *os.ProcessState // it is dead
-	err     error            // it can't be waited for
-	checked *checked         // not of the worker: what came of Options.Check
+	state   *os.ProcessState    // it is dead
+	gone    *syscall.WaitStatus // none of its threads runs any more
+	err     error               // it can't be waited for
+	checked *checked            // not of the worker: what came of Options.Check
 }
 
 // pair makes a channel. Both ends are closed on exec; the other one is passed on in any case.
@@ -51,7 +55,11 @@ func pair() (ours, theirs *os.File, err error) {
 }
 
 func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
-	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.tooMany(1), killed: k.killed}
+	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.tooMany(1), killed: k.killed,
+		patrol: newPatrol(k.o.Owner, process.Pid)}
+	if w.patrol != nil {
+		go w.watch(k)
+	}
 	go w.listen(k)
 	go w.handOver(k)
 	go w.wait(k)
@@ -60,8 +68,30 @@ func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
 
 // wait waits for the worker's end.
 func (w *worker) wait(k *Keeper) {
-	state, err := spawn.Wait(w.process)
-	k.events <- event{worker: w, state: state, err: err}
+	spawn.UntilEnded(w.process)
+	var state *os.ProcessState
+	var err error
+	w.patrol.reap(func() { state, err = w.process.Wait() })
+	k.tellRun(event{worker: w, state: state, err: err})
+}
+
+// watch waits until the worker is about to be gone.
+func (w *worker) watch(k *Keeper) {
+	if !w.patrol.await() {
+		return
+	}
+	_ = w.process.Kill()
+	if status, ok := w.patrol.stopped(); ok {
+		k.tellRun(event{worker: w, gone: &status})
+	}
+}
+
+// tellRun passes an event on to Run, unless that has returned.
+func (k *Keeper) tellRun(e event) {
+	select {
+	case k.events <- e:
+	case <-k.done:
+	}
 }
 
 // order gives the worker an order.

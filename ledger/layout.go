@@ -40,6 +40,8 @@ type header struct {
 	nodesEnd, nodesGeneration uint32
 	opensEnd, opensGeneration uint32
 	unplaced                  uint64 // places of nodes that there was no room for
+
+	owner uint32 // see Ledger.Owner
 }
 
 const pageSize = 4096

@@ -156,6 +156,15 @@ func (l *Ledger) Serving() {
 // IsServing reports whether the process of the last Begin has called Serving.
 func (l *Ledger) IsServing() bool { return atomic.LoadUint32(&l.header.serving) != 0 }
 
+// Owner is the word by which the kernel tells that a process which writes the ledger is about to be gone, see
+// package keeper.
+func (l *Ledger) Owner() *uint32 {
+	if l == nil {
+		return nil
+	}
+	return &l.header.owner
+}
+
 // End says that the process ends because it was told to, or because its client is gone. No
 // successor is wanted.
 func (l *Ledger) End() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/sirupsen/logrus"
 
@@ -93,10 +94,19 @@ func newDevice(o *options, p *process, v sandbox.View, links int, settings serve
 	return o.serveDevice(p, server.New(fs, settings), settings, opts, log)
 }
 
+// resume takes over what a predecessor has left. The garbage collector would look at nodes meanwhile, all of which are
+// needed, while the guest waits.
+func (p *process) resume(s *server.Server) error {
+	if p.generation > 1 {
+		defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	}
+	return s.Resume()
+}
+
 // serveDevice serves s on the device of opts.
 func (o *options) serveDevice(p *process, s *server.Server, settings server.Options, opts virtiofs.Options, log *logrus.Logger) (service, error) {
 	logAtSignal(s)
-	if err := s.Resume(); err != nil {
+	if err := p.resume(s); err != nil {
 		return nil, err
 	}
 	opts.Tag, opts.RequestQueues, opts.ConfigQueues, opts.BusyPoll = o.Tag, o.RequestQueues, o.ConfigQueues, o.BusyPoll

@@ -57,7 +57,7 @@ func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal)
 	}
 	opts := keeper.Options{
 		Start: s.start, Check: func() (*keeper.Program, error) { return checkUpgrade(path) },
-		Recover: s.ledger != nil, Ended: s.ended,
+		Recover: s.ledger != nil, Ended: s.ended, Owner: s.ledger.Owner(),
 		Limit: keeperFiles(o), EndGrace: endGrace + time.Second,
 		Ready: s.notify.ready, Stopping: s.notify.stopping, Log: slog.New(libraryHandler{log: s.log}),
 	}

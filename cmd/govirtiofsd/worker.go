@@ -43,6 +43,7 @@ type process struct {
 	// generation counts the workers that have had the ledger, also those of an earlier keeper.
 	generation uint64
 	link       *keeper.Client   // to the keeper, nil if there is none
+	owner      *keeper.Owner    // nil without recovery
 	ledger     *ledger.Ledger   // nil without recovery
 	more       []*ledger.Ledger // of other shares than the first
 
@@ -52,6 +53,7 @@ type process struct {
 
 // startChild is start in a worker.
 func startChild(o *options, log *logrus.Logger) error {
+	owner := keeper.NewOwner() // soon: only at its start a program knows that it is on its first thread
 	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
 	// a signal could interrupt before a front-end connects. Until then the keeper says when to end.
 	signal.Ignore(append([]os.Signal{unix.SIGUSR2}, endSignals...)...)
@@ -72,6 +74,7 @@ func startChild(o *options, log *logrus.Logger) error {
 		_ = os.Unsetenv(ledgerEnv)
 		unix.CloseOnExec(childLedger)
 		p.client = p.link
+		p.owner = owner
 	}
 	return serve(o, p, log, signals)
 }
@@ -98,6 +101,7 @@ func (p *process) takeOver() (*acceptor, error) {
 			return nil, err
 		}
 		p.generation = p.ledger.Begin()
+		p.owner.Own(p.ledger.Owner())
 	}
 	return p.sockets()
 }

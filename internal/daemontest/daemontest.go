@@ -30,8 +30,22 @@ func Main(m *testing.M, dir, name string, program *string) int {
 	return m.Run()
 }
 
-// Children are the children of a process, in no order. The kernel lists them by thread, and any
-// of its threads may have started them. The test is skipped on a kernel without these lists
+// exiting reports whether a process is dead or about to be.
+func exiting(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	const flags = 9 - 3 // see proc_pid_stat(5)
+	if err != nil || len(fields) <= flags {
+		return true
+	}
+	n, err := strconv.ParseUint(fields[flags], 10, 64)
+	const exiting = 0x4 // the kernel's PF_EXITING
+	return err == nil && n&exiting != 0
+}
+
+// Children are the children of a process, in no order, without those that are about to be gone: the next worker
+// may be there while the kernel still takes the last one's memory apart. The kernel lists children by thread, and
+// any of its threads may have started them. The test is skipped on a kernel without these lists
 // (CONFIG_PROC_CHILDREN).
 func Children(t testing.TB, pid int) (all []int) {
 	t.Helper()
@@ -46,7 +60,9 @@ func Children(t testing.TB, pid int) (all []int) {
 			if err != nil {
 				t.Fatalf("%s: %q", list, b)
 			}
-			all = append(all, child)
+			if !exiting(child) {
+				all = append(all, child)
+			}
 		}
 	}
 	return all

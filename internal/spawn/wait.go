@@ -6,12 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Wait is p.Wait, but needs no thread while it waits, if the kernel supports that (Linux 5.3).
-func Wait(p *os.Process) (*os.ProcessState, error) {
+// UntilEnded waits until p has ended, without a thread, so that p.Wait returns at once. It returns at once if the kernel
+// does not support that (before Linux 5.3). Nobody else may have called p.Wait.
+func UntilEnded(p *os.Process) {
 	if fd, err := unix.PidfdOpen(p.Pid, 0); err == nil {
 		untilReadable(fd)
 	}
-	return p.Wait()
 }
 
 // untilReadable waits until the process of a pidfd has ended, and closes the pidfd. If it can't

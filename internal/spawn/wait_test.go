@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestWait: waiting for processes needs no threads.
-func TestWait(t *testing.T) {
+// TestUntilEnded: waiting for processes needs no threads.
+func TestUntilEnded(t *testing.T) {
 	const children = 40
 	var stdin []io.Closer
 	states := make(chan *os.ProcessState, children)
@@ -28,7 +28,8 @@ func TestWait(t *testing.T) {
 		t.Cleanup(func() { _ = cmd.Process.Kill() })
 		stdin = append(stdin, in)
 		go func() {
-			state, err := Wait(cmd.Process)
+			UntilEnded(cmd.Process)
+			state, err := cmd.Process.Wait()
 			if err != nil {
 				t.Error(err)
 			}
@@ -53,7 +54,7 @@ func TestWait(t *testing.T) {
 				t.Errorf("status %v, want 7", state)
 			}
 		case <-time.After(60 * time.Second):
-			t.Fatal("a process has ended and Wait does not return")
+			t.Fatal("a process has ended and UntilEnded does not return")
 		}
 	}
 }
