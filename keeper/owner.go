@@ -15,9 +15,9 @@ import (
 // The kernel has the addresses in it, so it must stay reachable. A nil *Owner does nothing.
 type Owner struct {
 	// What the kernel calls struct robust_list_head.
-	first   uintptr // the entry below, or the list itself, which is then empty
-	offset  uintptr // from an entry to its word
-	pending uintptr
+	first  uintptr // the entry below, or the list itself, which is then empty
+	offset uintptr // from an entry to its word
+	_      uintptr // an entry that is about to be in the list
 
 	entry uintptr // the only one of the list: what is next, which is the list again
 }
