@@ -208,14 +208,40 @@ func (l *locator) openHandle(ts *threadState, n *inode, depth int) (int, unix.Er
 func (l *locator) proven(ts *threadState, n *inode, fd int) (int, unix.Errno) {
 	path := l.pathOf(ts, fd)
 	l.fds.close(fd)
-	if path == "" {
+	if path != "" {
+		if found, errno := l.walk(ts, path); errno == 0 {
+			if found, errno = l.checked(ts, n, found); errno == 0 {
+				return found, 0
+			}
+		}
+	}
+	return l.searchKnown(ts, n)
+}
+
+// maxKnownSearched is how many directories searchKnown looks into.
+const maxKnownSearched = 256
+
+// searchKnown searches for a file in the directories that the client knows: the kernel tells no name of a file that it
+// does not have in its cache, or tells one that is removed.
+func (l *locator) searchKnown(ts *threadState, n *inode) (int, unix.Errno) {
+	if n.isDir() { // the kernel always knows where it is
 		return -1, unix.ESTALE
 	}
-	found, errno := l.walk(ts, path)
-	if errno != 0 {
-		return -1, unix.ESTALE
+	left := maxKnownSearched
+	for d := range l.nodes.All {
+		if !d.isDir() || d.Key().onMount() != n.Key().onMount() {
+			continue
+		}
+		if left--; left < 0 {
+			break
+		}
+		if dirfd, errno := l.fdOf(ts, d); errno == 0 {
+			if fd, errno := l.search(ts, n, d, dirfd, &dotName[0]); errno == 0 {
+				return fd, 0
+			}
+		}
 	}
-	return l.checked(ts, n, found)
+	return -1, unix.ESTALE
 }
 
 // checked returns fd if it is the node's file, and closes it otherwise.
