@@ -113,6 +113,14 @@ func (ch *daxChoice) note(n *inode, a *fp.Attr) {
 	}
 }
 
+// maps notes that the guest maps a file: it uses it by DAX, whatever it was told, perhaps by a
+// process that has died.
+func (ch *daxChoice) maps(n *inode) {
+	n.Lock()
+	defer n.Unlock()
+	n.marks = n.marks&^markNoDAX | markDAX
+}
+
 // uses reports whether the guest reads and writes a file in the window only. One that is
 // mounted with -o dax=always does so with every file, and does not ask for
 // fp.InitHasInodeDAX (fs/fuse/inode.c: fuse_send_init).

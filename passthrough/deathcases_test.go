@@ -14,8 +14,8 @@ import (
 var notKilled = map[fp.Opcode]string{
 	fp.OpBmap:          "it is not served",
 	fp.OpNotifyReply:   "it is not served",
-	fp.OpSetupMapping:  "package dax: the front-end answers",
-	fp.OpRemoveMapping: "package dax: the front-end answers",
+	fp.OpSetupMapping:  "test/dax: the front-end answers",
+	fp.OpRemoveMapping: "test/dax: the front-end answers",
 	fp.OpInit:          "a case that begins with it: package server",
 }
 

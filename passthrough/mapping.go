@@ -61,6 +61,7 @@ func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno 
 		}
 		defer fs.openFiles.release(f)
 	}
+	fs.dax.maps(n)
 	switch {
 	case d.Table.Has(m):
 		return 0
