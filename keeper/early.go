@@ -91,20 +91,13 @@ func (p *patrol) stopped() (syscall.WaitStatus, bool) {
 			p.mu.Unlock()
 			return 0, false
 		}
-		threads, err := p.threads()
-		running := 0
-		for _, name := range threads {
-			s, gone := p.stat("task/" + name + "/stat")
-			if !gone && !s.exiting() {
-				running++
-			}
-		}
+		running, err := p.running()
 		leader, _ := p.stat("stat")
 		p.mu.Unlock()
 		switch {
-		case err != nil || len(threads) == 0:
+		case err != nil:
 			return 0, false
-		case running == 0:
+		case !running:
 			code, err := strconv.ParseUint(leader.field(statExitCode), 10, 32)
 			// 0 is also what is shown to those who may not see it.
 			return syscall.WaitStatus(code), err == nil && code != 0
@@ -114,7 +107,26 @@ func (p *patrol) stopped() (syscall.WaitStatus, bool) {
 	return 0, false
 }
 
-// threads are the ids of all threads that are not reaped.
+// running reports whether a thread of a worker that was killed may still run. A list of threads may lack one
+// if others are reaped while it is read, so it counts only if their number is the same before and after it: no thread
+// is new.
+func (p *patrol) running() (bool, error) {
+	before, _ := p.stat("stat")
+	threads, err := p.threads()
+	if err == nil && len(threads) == 0 {
+		err = errors.New("no threads")
+	}
+	for _, name := range threads {
+		if s, gone := p.stat("task/" + name + "/stat"); !gone && !s.exiting() {
+			return true, err
+		}
+	}
+	after, _ := p.stat("stat")
+	n := strconv.Itoa(len(threads))
+	return before.field(statThreads) != n || after.field(statThreads) != n, err
+}
+
+// threads are the ids of all threads that are not reaped, see running.
 func (p *patrol) threads() ([]string, error) {
 	dir, err := p.open("task", unix.O_DIRECTORY)
 	if err != nil {
@@ -153,6 +165,7 @@ type stat [][]byte
 // Places of fields in stat.
 const (
 	statFlags    = 9 - 3
+	statThreads  = 20 - 3
 	statExitCode = 52 - 3
 )
 

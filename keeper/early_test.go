@@ -3,6 +3,9 @@ package keeper
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -187,5 +190,38 @@ func TestOwnerEnds(t *testing.T) {
 		if out.Err != nil || out.State == nil || out.State.ExitCode() != status {
 			t.Errorf("%+v, want exit status %d", out, status)
 		}
+	}
+}
+
+// TestThreadsUnlisted: a thread that the list lacks, as others were reaped while it was read, counts as one that runs.
+func TestThreadsUnlisted(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, threads int) {
+		fields := slices.Repeat([]string{"0"}, statExitCode+1)
+		fields[statFlags], fields[statThreads], fields[statExitCode] = "4", strconv.Itoa(threads), "9"
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("1 (worker) "+strings.Join(fields, " ")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("task/1/stat", 1)
+	write("task/3/stat", 1)
+	proc, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &patrol{word: new(uint32), proc: proc}
+	defer p.reap(func() {})
+	for threads, want := range map[int]bool{2: false, 3: true} {
+		write("stat", threads)
+		if running, err := p.running(); running != want || err != nil {
+			t.Errorf("%d threads, of which 2 are listed and exit: running %v, %v", threads, running, err)
+		}
+	}
+	write("stat", 2)
+	if status, ok := p.stopped(); !ok || describe(status) != "signal: killed" {
+		t.Errorf("stopped: %v, %v", describe(status), ok)
 	}
 }
