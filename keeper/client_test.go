@@ -105,6 +105,17 @@ func TestGone(t *testing.T) {
 	if _, err := c.Receive(patient); err == nil {
 		t.Error("it could take over")
 	}
+	// What is late is not sent any more when the descriptor's number is another file's.
+	sending := func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.sending
+	}
+	for deadline := time.Now().Add(patient); sending(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it sends for ever to a keeper that is gone")
+		}
+	}
 }
 
 // TestNoKeeper: a process without a keeper.

@@ -5,7 +5,9 @@ import "fmt"
 // SetBase is for a queue that continues where another process has stopped. base is the next
 // index of the available ring to read. It replaces Config.Base and the value of the in-flight
 // area. Call it before the first Pop.
-func (q *Queue) SetBase(base uint16) { q.nextAvail, q.availIdx, q.again = base, base, nil }
+func (q *Queue) SetBase(base uint16) {
+	q.nextAvail, q.availIdx, q.again, q.inherited = base, base, nil, true
+}
 
 // Retake fills c with the chain at head, which another process has popped and not returned. It
 // counts as popped: Push returns it. Errors are those of Pop. The driver may have changed the

@@ -82,6 +82,23 @@ func TestRetakeMarks(t *testing.T) {
 	}
 }
 
+// TestBaseMarks: the used ring's index is marked by a successor, once, also if it has nothing to publish.
+func TestBaseMarks(t *testing.T) {
+	d := vqtest.New(t, 16)
+	q := newQueue(t, d, nil)
+	bitmap := make([]byte, 4096)
+	used := d.Guest(d.UsedAt())
+	q.SetLog(virtqueue.NewLog(bitmap), used, true)
+	q.SetBase(0)
+	page := used / virtqueue.LogPage
+	for _, want := range []bool{true, false} {
+		if q.Flush(); (bitmap[page/8]&(1<<(page%8)) != 0) != want {
+			t.Errorf("marked %v, want %v", !want, want)
+		}
+		clear(bitmap)
+	}
+}
+
 // TestRetakeBad: a driver may have changed the chain meanwhile, and a forged head takes nothing.
 func TestRetakeBad(t *testing.T) {
 	d := vqtest.New(t, 16)

@@ -82,14 +82,22 @@ func (t *logTarget) mark(m *Memory, v unix.Iovec, n uint64) {
 }
 
 // markUsed marks the pages of the used ring that are written when the entries old to now are
-// published. size is the size of the ring.
+// published. size is the size of the ring. It is called before the index is written: if this process dies then, nothing is
+// lost.
 func (t *logTarget) markUsed(size, old, now uint16) {
 	if !t.logUsed {
 		return
 	}
-	t.log.Mark(t.used, 4)
+	t.markIndex()
 	for i := old; i != now; i++ {
 		t.log.Mark(t.used+4+8*uint64(i&(size-1)), 8)
 	}
 	t.log.Mark(t.used+4+8*uint64(size), 2)
+}
+
+// markIndex marks the page with the used ring's flags and index.
+func (t *logTarget) markIndex() {
+	if t.logUsed {
+		t.log.Mark(t.used, 4)
+	}
 }

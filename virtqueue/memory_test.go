@@ -3,6 +3,7 @@ package virtqueue_test
 import (
 	"errors"
 	"runtime/debug"
+	"sync/atomic"
 	"testing"
 	"unsafe"
 
@@ -113,6 +114,51 @@ func TestDirtyLog(t *testing.T) {
 	}
 	if !dirty((vqtest.GuestBase + uint64(d.UsedAt())) / virtqueue.LogPage) {
 		t.Error("the used ring is not marked")
+	}
+}
+
+// TestDirtyIndex: a front-end that takes the marks and copies marked pages at any time has the last index of the
+// used ring in the end.
+func TestDirtyIndex(t *testing.T) {
+	d := vqtest.New(t, 16)
+	q := newQueue(t, d, nil)
+	bitmap := make([]byte, 4096)
+	used := d.Guest(d.UsedAt())
+	q.SetLog(virtqueue.NewLog(bitmap), used, true)
+	page := used / virtqueue.LogPage
+	word, bit := (*uint32)(unsafe.Pointer(&bitmap[page/32*4])), uint32(1)<<(page%32)
+	request(d, 0)
+	var c virtqueue.Chain
+	copied := 0
+	take := func() {
+		if atomic.SwapUint32(word, 0)&bit != 0 {
+			copied = d.Pending()
+		}
+	}
+	for n := range 10000 {
+		d.Offer(0)
+		if ok, err := q.Pop(&c); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		q.Push(&c, 0)
+		var stop atomic.Bool
+		ready, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			close(ready)
+			for !stop.Load() {
+				take()
+			}
+		}()
+		<-ready
+		q.Flush()
+		stop.Store(true)
+		<-done
+		if take(); copied != d.Pending() {
+			t.Fatalf("request %d: index %d was copied, the ring has %d", n, copied, d.Pending())
+		}
+		d.Reap()
+		copied = 0
 	}
 }
 

@@ -50,6 +50,7 @@ type Queue struct {
 	published uint16 // the index that the driver can see
 	usedKnown bool   // nextUsed was read from the ring
 	called    bool   // a first call was considered since the start
+	inherited bool   // another process may not have marked the used ring's index in the dirty log
 	popped    int    // chains between Pop and Push
 	taken     uint64 // chains popped so far
 
@@ -304,6 +305,13 @@ func (q *Queue) Push(c *Chain, written uint32) {
 // 2.7.7.2 and 2.7.10).
 func (q *Queue) Flush() (notify bool) {
 	old, now := q.published, q.nextUsed
+	if q.inherited {
+		q.inherited = false
+		if target := q.log.Load(); target != nil { // the other process may have died before it did that
+			q.lastLog = target
+			target.markIndex()
+		}
+	}
 	if old == now {
 		return false
 	}
@@ -312,6 +320,9 @@ func (q *Queue) Flush() (notify bool) {
 		target.markUsed(q.cfg.Size, old, now)
 	}
 	q.ring.setUsed(0, now)
+	if target := q.log.Load(); target != nil {
+		target.markIndex() // the front-end may have copied the page in between
+	}
 	q.published = now
 	if q.inflight != nil {
 		q.inflight.flushed(now)
