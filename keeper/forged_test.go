@@ -2,8 +2,10 @@ package keeper
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,11 +77,8 @@ func forge(what string) error {
 		return raw(b)
 	case "own-end": // of the channel, which never is at its end then
 		return raw((&message{op: opKeep, key: Node(67)}).marshal(), 3)
-	case "listener", "stream":
-		k := Listener()
-		if what == "stream" {
-			k = Stream()
-		}
+	case "listener", "stream", "ledger":
+		k := map[string]Key{"listener": Listener(), "stream": Stream(), "ledger": Ledger().Of(1)}[what]
 		return raw((&message{op: opKeep, key: k}).marshal(), file)
 	case "empty":
 		return raw(nil)
@@ -92,7 +91,7 @@ func TestForged(t *testing.T) {
 	r := newRig(t, func(k *Keeper) { k.clock.after = at(nil) })
 	for n, what := range []string{
 		"short", "long", "empty-with-descriptor", "version", "unknown", "keepers", "begin", "end", "kind", "no-kind",
-		"no-descriptor", "two", "many", "drop-with-descriptor", "serving-with-descriptor", "report", "own-end", "listener", "stream", "empty",
+		"no-descriptor", "two", "many", "drop-with-descriptor", "serving-with-descriptor", "report", "own-end", "listener", "stream", "ledger", "empty",
 	} {
 		f := r.serving()
 		before := openFiles(t)
@@ -209,4 +208,48 @@ func threads(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(tasks)
+}
+
+// TestFlood: somebody to whom a worker has given its channel sends messages without end. That keeps the keeper from nothing
+// when the worker is dead, and what the worker has sent before counts.
+func TestFlood(t *testing.T) {
+	ours, theirs, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := New(Options{Recover: true, Limit: 100})
+	w := &worker{channel: ours, read: make(chan struct{})}
+	file, err := fakeFile("kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := send(int(theirs.Fd()), &message{op: opKeep, key: Open(1), fd: file}); err != nil {
+		t.Fatal(err)
+	}
+	var floods sync.WaitGroup
+	for range 8 {
+		floods.Go(func() {
+			for {
+				err := send(int(theirs.Fd()), &message{op: opKeep, key: Open(2), fd: file}) // takes longer to receive than to send
+				if errors.Is(err, unix.EPIPE) {
+					return
+				}
+			}
+		})
+	}
+	go w.listen(k)
+	time.Sleep(10 * time.Millisecond)
+	drained := make(chan struct{})
+	go func() { w.drain(k); close(drained) }()
+	select {
+	case <-drained:
+	case <-time.After(patient):
+		t.Fatal("the keeper hears messages for ever")
+	}
+	floods.Wait()
+	if !k.table.has(Open(1)) {
+		t.Error("what was to be kept is lost")
+	}
+	k.table.closeAll()
+	_, _ = theirs.Close(), unix.Close(file)
 }

@@ -113,7 +113,7 @@ func (k Kind) isPin() bool { return k == KindNode || k == KindOpen || k == KindL
 
 // isWorkers reports whether a worker may have the keeper hold such a descriptor. Others are the keeper's own: a
 // front-end that has taken a worker over must not have its successor listen to somebody else.
-func (k Kind) isWorkers() bool { return k != KindListener && k != KindStream }
+func (k Kind) isWorkers() bool { return k != KindListener && k != KindStream && k != KindLedger }
 
 // valid reports whether a key from another process is one.
 func (k Key) valid() bool { return k.Kind > 0 && k.Kind < kinds }

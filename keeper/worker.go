@@ -178,6 +178,10 @@ func (w *worker) obey(k *Keeper, m *message) *event {
 
 // drain takes all messages of a worker that is dead, and closes the channel.
 func (w *worker) drain(k *Keeper) (events []event) {
+	raw, err := w.channel.SyscallConn()
+	if err == nil { // somebody else may have got the worker's end from it, and would send for ever
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
+	}
 	stopped := time.Unix(1, 0)
 	_ = w.channel.SetDeadline(stopped)
 	for reading := true; reading; {
@@ -188,7 +192,7 @@ func (w *worker) drain(k *Keeper) (events []event) {
 			events = append(events, e)
 		}
 	}
-	if raw, err := w.channel.SyscallConn(); err == nil {
+	if err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			for {
 				e, _ := w.take(k, int(fd))
