@@ -162,12 +162,13 @@ func (f *FS) Poll(r *server.Request, in *fp.PollIn, out *fp.PollOut) unix.Errno 
 			return nil
 		}
 		var wake func()
+		var events uint32
 		if in.Flags&fp.PollScheduleNotify != 0 {
-			wake = o.wakes.next(f, in)
+			wake, events = o.wakes.next(f, in)
 		}
 		out.Revents, err = p.Poll(ctx, in.Events, wake)
 		if wake != nil && (out.Revents != 0 || err != nil) {
-			o.wakes.unused(f, in)
+			o.wakes.unused(f, in.Kh, events)
 		}
 		return err
 	})
@@ -181,28 +182,32 @@ type wakes struct {
 	shared  uint32 // of these, those that more than one request waits for
 }
 
-// next is the wake for a request; nil if the Poller has those for all of its events already.
-func (w *wakes) next(f *FS, in *fp.PollIn) func() {
+// next is the wake for a request and the events that it is for; nil if the Poller has those for all of the request's
+// events already.
+func (w *wakes) next(f *FS, in *fp.PollIn) (wake func(), events uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.shared |= in.Events & w.waiting
-	events := in.Events &^ w.waiting
-	if events == 0 && w.waiting != 0 {
-		return nil
+	events = in.Events
+	if events == 0 {
+		events = unix.POLLERR | unix.POLLHUP // poll(2) waits for them in any case
+	}
+	w.shared |= events & w.waiting
+	if events &^= w.waiting; events == 0 {
+		return nil, 0
 	}
 	w.waiting |= events
 	kh := in.Kh // how the client names the open file; it is always the same
 	return func() {
 		w.drop(events)
 		wakeUp(f, kh)
-	}
+	}, events
 }
 
-// unused is told that the Poller has not kept the wake of a request, because something is ready. Requests
-// that rely on it look again.
-func (w *wakes) unused(f *FS, in *fp.PollIn) {
-	if w.drop(in.Events) {
-		wakeUp(f, in.Kh)
+// unused is told that the Poller has not kept the wake for these events, because something is ready. Requests
+// that rely on it look again. Wakes of other requests, for other events, are still kept.
+func (w *wakes) unused(f *FS, kh uint64, events uint32) {
+	if w.drop(events) {
+		wakeUp(f, kh)
 	}
 }
 
