@@ -16,7 +16,7 @@ import (
 // inotify is what a Watcher uses where fanotify is not permitted. It wants a path of each directory: a thread with a
 // working directory of its own goes there. An event names the watch, and does not say which process it is by.
 type inotify struct {
-	mu    sync.Mutex // held by Watcher.addInotify
+	mu    sync.Mutex // held by addInotify and forgetInotify, before Watcher.mu: the kernel has one watch for a directory
 	calls chan call
 	done  chan struct{}
 }
@@ -138,6 +138,20 @@ func (w *Watcher) addInotify(fd int, id uint64) error {
 	return nil
 }
 
+// forgetInotify is Remove. An Add of the same directory under another number comes before or after it: between the two
+// halves it would be given the watch that the second half removes.
+func (w *Watcher) forgetInotify(id uint64) {
+	w.inotify.mu.Lock()
+	defer w.inotify.mu.Unlock()
+	w.mu.Lock()
+	key, ok := w.byID[id]
+	w.forget(id)
+	w.mu.Unlock()
+	if ok {
+		w.removeInotify(key)
+	}
+}
+
 func (w *Watcher) removeInotify(key string) {
 	watch := binary.NativeEndian.Uint32([]byte(key))
 	_ = w.conn.Control(func(fd uintptr) { _, _ = unix.InotifyRmWatch(int(fd), watch) }) // an error: the directory is gone
@@ -174,6 +188,10 @@ func parseRaw(b []byte, list []raw) []raw {
 // otherHalf is how long the second half of a rename may come after the first. The kernel queues one after the other.
 const otherHalf = 20 * time.Millisecond
 
+// maxBatch is from how many events on the other half of a rename is not waited for: if nothing but first halves
+// comes, a batch would have no end, and to look through it for second halves takes the square of its length.
+const maxBatch = 4 * bufferSize / (unix.SizeofInotifyEvent + 16) // four full reads
+
 // readInotify is Read. The half of a rename at the end of what was read waits for the other one.
 func (w *Watcher) readInotify(list []Event) ([]Event, error) {
 	var batch []raw
@@ -183,7 +201,7 @@ func (w *Watcher) readInotify(list []Event) ([]Event, error) {
 			return list, fmt.Errorf("hostwatch: %w", err)
 		}
 		batch = parseRaw(w.buf[:n], batch[:0])
-		for half(batch) {
+		for half(batch) && len(batch) < maxBatch {
 			_ = w.file.SetReadDeadline(time.Now().Add(otherHalf))
 			n, err := w.file.Read(w.buf)
 			_ = w.file.SetReadDeadline(time.Time{})

@@ -1,6 +1,7 @@
 package hostwatch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,6 +80,66 @@ func TestInotifyMoves(t *testing.T) {
 			t.Errorf("%d times %q of %d: %v", moved[e], e, n, moved)
 		}
 	}
+}
+
+// TestInotifyHalves: halves of renames that never end do not keep Read, or make it collect all of them.
+func TestInotifyHalves(t *testing.T) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := make([]byte, unix.SizeofInotifyEvent+16)
+	binary.NativeEndian.PutUint32(event, 1)
+	binary.NativeEndian.PutUint32(event[4:], unix.IN_MOVED_FROM)
+	binary.NativeEndian.PutUint32(event[12:], 16)
+	copy(event[16:], "name")
+	var all sync.WaitGroup
+	all.Go(func() {
+		for b := bytes.Repeat(event, 2048); err == nil; {
+			_, err = to.Write(b)
+		}
+	})
+	w := &Watcher{file: from, buf: make([]byte, bufferSize), byID: map[uint64]string{1: watchKey(1)}, byFH: map[string]uint64{watchKey(1): 1}}
+	w.inotify = &inotify{}
+	got := make(chan int, 1)
+	go func() {
+		list, _ := w.Read(nil)
+		got <- len(list)
+	}()
+	select {
+	case n := <-got:
+		if n == 0 || n > 2*maxBatch {
+			t.Errorf("%d events with one Read", n)
+		}
+	case <-time.After(60 * time.Second):
+		t.Error("Read does not return")
+	}
+	_ = from.Close()
+	all.Wait()
+	_ = to.Close()
+}
+
+// TestInotifyAgain: a directory is watched that gets another number while its old one is removed.
+func TestInotifyAgain(t *testing.T) {
+	w := newWatcher(t, Options{Inotify: true})
+	root := t.TempDir()
+	fd := open(t, root)
+	if err := w.Add(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	const last = 1000
+	for id := uint64(1); id < last; id++ {
+		var both sync.WaitGroup
+		both.Go(func() { w.Remove(-1, id) })
+		err := w.Add(fd, id+1)
+		if both.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "end"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	until(t, w, "end")
 }
 
 // FuzzParseRaw: whatever is read makes no access out of bounds.

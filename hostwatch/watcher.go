@@ -184,19 +184,16 @@ func (w *Watcher) Stale() bool {
 // Remove ends the watch of the directory with the number id. fd is a descriptor of it; with -1
 // the kernel keeps its part until Close, and what it says is left out. See Stale.
 func (w *Watcher) Remove(fd int, id uint64) {
+	if w.inotify != nil {
+		w.forgetInotify(id)
+		return
+	}
 	w.mu.Lock()
-	key, ok := w.byID[id]
-	if ok && fd < 0 && w.inotify == nil {
+	if _, ok := w.byID[id]; ok && fd < 0 {
 		w.stale++
 	}
 	w.forget(id)
 	w.mu.Unlock()
-	if w.inotify != nil {
-		if ok {
-			w.removeInotify(key)
-		}
-		return
-	}
 	if fd >= 0 {
 		_ = w.mark(unix.FAN_MARK_REMOVE, fd)
 	}
