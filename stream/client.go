@@ -178,6 +178,11 @@ func (c *Client) Close() {
 		ch.out.close()
 	}
 	c.wakeAll()
+	go func() { // who begins another session holds it, and may be dialing
+		c.renewal.mu.Lock()
+		defer c.renewal.mu.Unlock()
+		c.renewal.changed.Broadcast()
+	}()
 }
 
 // wakeAll wakes up those that wait for what other channels deliver.

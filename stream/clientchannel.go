@@ -44,6 +44,8 @@ type flight struct {
 	number uint64 // of the message
 	cost   int
 	lost   unix.Errno // the answer if nobody knows whether it was carried out
+
+	interrupted bool // the kernel has sent INTERRUPT for it, and does so once
 }
 
 // dial connects and says hello. The socket's reference is the caller's.
@@ -132,6 +134,7 @@ func (ch *clientChannel) carry() error {
 		}
 		room := replyRoom(request, largest)
 		if room == 0 {
+			ch.client.interrupting(request)
 			urgent.wait(cost(n, 0, urgent.window))
 			urgent.send(request, 0)
 		} else {

@@ -95,6 +95,9 @@ func (c *Client) renew(cause error) error {
 	}
 	if r.arrived++; r.arrived < len(c.channels) {
 		for n := r.count; n == r.count; {
+			if c.closing.Load() {
+				return net.ErrClosed // a channel that can't go on does not come
+			}
 			r.changed.Wait()
 		}
 		return r.err
@@ -134,9 +137,26 @@ func (c *Client) beginAgain(cause error) error {
 	}
 }
 
+// interrupting notes which request an INTERRUPT is for.
+func (c *Client) interrupting(b []byte) {
+	h, body, _ := fp.View[fp.InHeader](b)
+	in, _, ok := fp.View[fp.InterruptIn](body)
+	if fp.Opcode(h.Opcode) != fp.OpInterrupt || !ok {
+		return
+	}
+	for _, ch := range c.channels[1:] {
+		ch.mu.Lock()
+		if f, ok := ch.flight[in.Unique]; ok {
+			f.interrupted = true
+			ch.flight[in.Unique] = f
+		}
+		ch.mu.Unlock()
+	}
+}
+
 // restart ends the channel's part of a session that is gone, and begins that of the next. Requests that the host
 // may have got are answered: nobody knows whether they were carried out. The others are the next
-// session's.
+// session's, or are answered if the kernel has interrupted them: their INTERRUPT is not sent again.
 func (ch *clientChannel) restart() {
 	ch.mu.Lock()
 	sent, unsent := ch.out.restart()
@@ -151,6 +171,12 @@ func (ch *clientChannel) restart() {
 	}
 	for _, f := range unsent {
 		unique := header(f.b).Unique
+		if g := lost[unique]; g.interrupted {
+			g.lost = unix.EINTR
+			lost[unique] = g
+			sent = append(sent, f)
+			continue
+		}
 		delete(lost, unique)
 		if unique != renewUnique {
 			ch.post(f.b, replyRoom(f.b, ch.buffers.largest))

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -352,5 +354,61 @@ func TestSnapshot(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestRenewInterrupted: a request that was interrupted before a host had it is answered. The next host would not be
+// told of the signal.
+func TestRenewInterrupted(t *testing.T) {
+	h := &hosts{t: t, path: filepath.Join(t.TempDir(), "s")}
+	h.start(Options{Renew: true}, 5)
+	c, kernels, _, renewed := renewingClient(t, h, 1)
+	h.stop()
+	for _, ch := range c.channels {
+		eventually(t, "the loss of the connection", func() bool {
+			ch.out.mu.Lock()
+			defer ch.out.mu.Unlock()
+			return ch.out.socket == nil
+		})
+	}
+	kernels[0].ask(fp.OpGetattr, 8, 0)
+	kernels[0].ask(fp.OpGetattr, 10, 0)
+	in := fp.InterruptIn{Unique: 8}
+	kernels[0].asked <- message(fp.OpInterrupt, 9, fp.Bytes(&in))
+	eventually(t, "INTERRUPT", func() bool { return c.channels[0].out.sent() == 1 })
+	h.start(Options{Renew: true}, 5)
+	eventually(t, "another session", func() bool { return renewed.Load() == 1 })
+	eventually(t, "all answers", func() bool { return kernels[0].answers() == 3 })
+	kernels[0].mu.Lock()
+	defer kernels[0].mu.Unlock()
+	if e := kernels[0].errs; e[8] != unix.EINTR || e[10] != 0 {
+		t.Errorf("answers %v", e)
+	}
+	if b := h.handlers[1]; b.seen(8) != 0 || b.seen(10) != 1 {
+		t.Errorf("done %d and %d times", b.seen(8), b.seen(10))
+	}
+}
+
+// TestRenewClosed: Close ends channels that wait for one that can't go on.
+func TestRenewClosed(t *testing.T) {
+	h := &hosts{t: t, path: filepath.Join(t.TempDir(), "s")}
+	h.start(Options{Renew: true}, 5)
+	client, _, _, _ := renewingClient(t, h, 1)
+	c := snapshot(client)
+	ended := make(chan error, 1)
+	go func() { ended <- c.renew(ErrStale) }()
+	eventually(t, "a channel that waits", func() bool {
+		c.renewal.mu.Lock()
+		defer c.renewal.mu.Unlock()
+		return c.renewal.arrived == 1
+	})
+	c.Close()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	case <-time.After(60 * time.Second):
+		t.Error("it waits for ever")
 	}
 }
