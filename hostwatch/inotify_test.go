@@ -64,7 +64,7 @@ func TestInotifyMoves(t *testing.T) {
 			}
 		}
 	}
-	const n = 500
+	const n = 100
 	var all sync.WaitGroup
 	all.Go(func() {
 		shell(t, root, fmt.Sprintf(`for i in $(seq %d); do echo $i >a/f; mv a/f b/g; mv b/g c/g; mv c/g a/h; rm a/h; done; : >a/end`, n))
