@@ -174,12 +174,12 @@ func (p *pinner) files(ts *threadState, n *inode) (errno unix.Errno) {
 // pins takes over what the keeper has held. What nothing needs any more is dropped.
 func (r *resumer) pins() {
 	r.fs.pins.drop(func(k keeper.Key) bool {
-		switch k.Kind {
-		case keeper.KindNode:
+		switch k { // a predecessor may have made more keys of one thing
+		case keeper.Node(k.ID):
 			return r.pinnedNode(k)
-		case keeper.KindOpen:
+		case keeper.Open(k.ID):
 			return r.pinnedFile(k)
-		case keeper.KindLock:
+		case keeper.Lock(k.ID, k.Sub):
 			return r.pinnedOwner(k)
 		}
 		return false

@@ -252,3 +252,41 @@ func TestResumeForgedLocks(t *testing.T) {
 		t.Errorf("lock %d is left in the ledger: %+v", i, lock)
 	}
 }
+
+// TestResumeForgedPins: of many keys of one open file or node, one is taken.
+func TestResumeForgedPins(t *testing.T) {
+	l := newLine(t, nil, allLocks)
+	g := l.first(t)
+	g.write("f", "")
+	f := g.lookup(fp.RootID, "f")
+	fh := g.open(f, unix.O_RDWR)
+	in := lkIn(fh, 0, unix.F_WRLCK, 0, 0)
+	in.LkFlags = fp.LkFlock
+	wantErrno(t, "flock", g.fs.Setlk(g.on(f), in, false), 0)
+	held, err := os.Open(g.dir + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	for n := range uint64(50) {
+		for _, k := range []keeper.Key{keeper.Open(fh), keeper.Node(f)} {
+			k.Sub = n + 1
+			if err := errors.Join(l.safe.Keep(k, int(held.Fd())), l.safe.Keep(k.Of(3), int(held.Fd()))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	g.dies()
+	l.safe.next()
+	next := makeShare(t, g.dir, l.config, l.flags).guest()
+	before := next.fs.fds.used.Load()
+	if warning, err := next.fs.Resume(&next.thread, true); err != nil || warning != "" {
+		t.Error(warning, err)
+	}
+	if more := next.fs.fds.used.Load() - before; more > 2 {
+		t.Errorf("%d descriptors were taken", more)
+	}
+	if keys := l.safe.keys(); len(keys) != 1 {
+		t.Errorf("the keeper holds %v", keys)
+	}
+}
