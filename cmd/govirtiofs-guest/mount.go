@@ -188,17 +188,39 @@ func (o *mountOptions) forget(m *fusedev.Mount) {
 	_ = m.Notify(fp.NotifyIncEpoch) // Linux 6.16
 	root := fp.NotifyInvalInodeOut{Ino: fp.RootID}
 	_ = m.Notify(fp.NotifyInvalInode, fp.Bytes(&root))
-	if flags, err := mountFlags(o.dir); err == nil {
-		_ = unix.Mount("", o.dir, "", unix.MS_REMOUNT|flags, "") // drops the names that no process uses
+	_ = dropNames(o.dir)
+}
+
+// dropNames has the kernel drop the names of the share on dir that no process uses, as it does for each file system
+// that is remounted. Meanwhile the share may have been unmounted, or covered: what is not FUSE is left alone.
+func dropNames(dir string) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return err
+	}
+	if st.Type != unix.FUSE_SUPER_MAGIC {
+		return fmt.Errorf("%s: no share is mounted there any more", dir)
+	}
+	// This is about the file system, and changes nothing of it. The older call also sets the flags of the mount, and has the whole
+	// file system read-only if the mount is.
+	fs, err := unix.Fspick(fd, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
+	if err == nil {
+		defer func() { _ = unix.Close(fs) }()
+		return unix.FsconfigReconfigure(fs)
+	}
+	if !errors.Is(err, unix.ENOSYS) { // Linux before 5.2
+		return err
+	}
+	return unix.Mount("", fmt.Sprintf("/proc/self/fd/%d", fd), "", unix.MS_REMOUNT|mountFlags(&st), "")
 }
 
 // mountFlags are those of a mount that remounting it would clear.
-func mountFlags(dir string) (flags uintptr, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
+func mountFlags(st *unix.Statfs_t) (flags uintptr) {
 	for is, flag := range map[int64]uintptr{
 		unix.ST_RDONLY: unix.MS_RDONLY, unix.ST_NOSUID: unix.MS_NOSUID, unix.ST_NODEV: unix.MS_NODEV, unix.ST_NOEXEC: unix.MS_NOEXEC,
 		unix.ST_SYNCHRONOUS: unix.MS_SYNCHRONOUS, unix.ST_NOATIME: unix.MS_NOATIME, unix.ST_NODIRATIME: unix.MS_NODIRATIME, unix.ST_RELATIME: unix.MS_RELATIME,
@@ -207,7 +229,7 @@ func mountFlags(dir string) (flags uintptr, err error) {
 			flags |= flag
 		}
 	}
-	return flags, nil
+	return flags
 }
 
 // moreProcessors has Go's scheduler take a processor more for each goroutine that waits in the kernel: two for each channel, one for

@@ -58,6 +58,8 @@ func inner(what string, args []string) error {
 		return err
 	}
 	switch what {
+	case "drop":
+		return dropElsewhere(args[0])
 	case "model":
 		return modelWorkload(args[0])
 	case "shell":

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/guest"
 )
 
 // TestIntegrationRenewed: a daemon that knows nothing of the session takes the place of the one that does. The mount
@@ -79,4 +82,29 @@ echo unmounted
 	}
 	h.wait("unmounted")
 	h.stop()
+}
+
+// TestIntegrationDropNames: what has been mounted over the share, or is there in its place, is not touched.
+func TestIntegrationDropNames(t *testing.T) {
+	guest.NeedRoot(t)
+	if said := startInner(t, "drop", t.TempDir()).end(); said != "" {
+		t.Error(said)
+	}
+}
+
+// dropElsewhere drops names where there is a read-only mount of a file system that can be written elsewhere.
+func dropElsewhere(dir string) error {
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	if err := errors.Join(os.Mkdir(a, 0o777), os.Mkdir(b, 0o777)); err != nil {
+		return err
+	}
+	err := errors.Join(unix.Mount("none", a, "tmpfs", 0, ""), unix.Mount(a, b, "", unix.MS_BIND, ""),
+		unix.Mount("", b, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	if err != nil {
+		return err
+	}
+	if dropNames(b) == nil {
+		return errors.New("a tmpfs is remounted")
+	}
+	return os.WriteFile(filepath.Join(a, "file"), nil, 0o666)
 }
