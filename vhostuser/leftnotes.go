@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/govirtiofs/govirtiofs/internal/record"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
@@ -35,12 +36,7 @@ func (l *Left) descriptors() (list []Descriptor) {
 
 // has reports whether a region's descriptor is one of l's.
 func (l *Left) has(number uint64) bool {
-	for _, d := range l.descriptors() {
-		if d.Number == number {
-			return true
-		}
-	}
-	return false
+	return l != nil && l.keeper != nil && slices.ContainsFunc(l.regions, func(r regionNotes) bool { return r.number == number })
 }
 
 // regionNotes is how a successor maps memory again.

@@ -157,12 +157,39 @@ func (k DescriptorKind) ofRing() bool {
 
 // drop has the keeper forget a descriptor when it is not among the numbers any more.
 func (c *Conn) drop(kind DescriptorKind, number uint64) {
-	if c.recovery.on && (number != 0 || kind.ofRing()) {
-		c.recovery.drops = append(c.recovery.drops, Descriptor{kind, number})
+	r, d := &c.recovery, Descriptor{kind, number}
+	switch {
+	case r.Keeper == nil || number == 0 && !kind.ofRing():
+	case r.on:
+		r.drops = append(r.drops, d)
+	default: // there are no numbers
+		r.Keeper.Drop(d)
 	}
 }
 
-// unrecoverable ends noting. A successor can't go on with the connection.
+// dropAll is drop for all descriptors but the socket, and what an earlier connection has left.
+func (c *Conn) dropAll() {
+	r := &c.recovery
+	for i := range c.rings {
+		for _, kind := range []DescriptorKind{DescriptorKick, DescriptorCall, DescriptorErr} {
+			c.drop(kind, uint64(i))
+		}
+	}
+	for _, region := range r.regions {
+		if !c.left.has(region.number) {
+			c.drop(DescriptorRegion, region.number)
+		}
+	}
+	c.drop(DescriptorLog, r.log.number)
+	c.drop(DescriptorInflight, r.inflight.number)
+	c.drop(DescriptorChannel, r.channel)
+	c.drop(DescriptorOutbox, r.outbox)
+	c.drop(DescriptorOutbox, r.box)
+	c.drop(DescriptorAnswer, r.answer.fd)
+}
+
+// unrecoverable ends noting. A successor can't go on with the connection, and the keeper holds nothing for one: a guest's
+// memory is much.
 func (c *Conn) unrecoverable(err error) {
 	if !c.recovery.on {
 		return
@@ -170,6 +197,7 @@ func (c *Conn) unrecoverable(err error) {
 	c.recovery.on = false
 	c.log.Warn("vhost-user: if the daemon dies now, the guest's share can't be recovered", "error", err)
 	_ = c.recovery.Notes.Store([]byte{notesLost})
+	c.dropAll()
 }
 
 // note stores the numbers, and then drops what they do not name any more.
@@ -192,33 +220,19 @@ func (c *Conn) note() {
 func (c *Conn) forget() {
 	r := &c.recovery
 	defer r.answers.close()
-	if !r.on {
+	if r.Keeper == nil {
 		return
 	}
 	_ = r.Notes.Store(c.notesOfLeft())
-	for i := range c.rings {
-		for _, kind := range []DescriptorKind{DescriptorKick, DescriptorCall, DescriptorErr} {
-			c.drop(kind, uint64(i))
-		}
-	}
-	for _, region := range r.regions {
-		if !c.left.has(region.number) {
-			c.drop(DescriptorRegion, region.number)
-		}
-	}
-	c.drop(DescriptorLog, r.log.number)
-	c.drop(DescriptorInflight, r.inflight.number)
-	c.drop(DescriptorChannel, r.channel)
-	c.drop(DescriptorOutbox, r.outbox)
-	c.drop(DescriptorOutbox, r.box)
 	if r.Channel != nil {
 		_ = r.Channel.Store(nil)
 	}
-	c.drop(DescriptorAnswer, r.answer.fd)
+	r.on = false
+	c.dropAll()
 	for _, d := range append(r.drops, Descriptor{Kind: DescriptorSocket}) {
 		r.Keeper.Drop(d)
 	}
-	r.on = false
+	r.Keeper = nil // the next connection may have the same numbers
 }
 
 // The first number of what note stores.

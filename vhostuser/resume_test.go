@@ -356,8 +356,22 @@ func TestKeeperFull(t *testing.T) {
 	if _, err := readNotes(a.left().Notes, testQueues); err == nil {
 		t.Error("there are numbers of a connection whose memory is lost")
 	}
+	held := func() (list []Descriptor) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for d := range a.fds {
+			list = append(list, d)
+		}
+		return list
+	}
+	if list := held(); len(list) != 1 || list[0].Kind != DescriptorSocket {
+		t.Errorf("the keeper holds %v for a connection that can't be recovered", list)
+	}
 	_ = theirs.Close()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if list := held(); len(list) != 0 {
+		t.Errorf("the keeper holds %v of a connection that has ended", list)
 	}
 }
