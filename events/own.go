@@ -104,7 +104,8 @@ func (p *pump) byGuest(e *hostwatch.Event) bool {
 	return o.nodes.recent(id, p.at) || o.names.recent(place{e.Dir, e.Name}, p.at) || o.names.recent(place{e.NewDir, e.NewName}, p.at)
 }
 
-// temporary reports whether an event is about a name that a daemon has made for a moment.
+// temporary reports whether an event is about a name as a daemon makes for a moment. Others can make such names, too: what
+// the guest keeps is made right all the same.
 func (p *pump) temporary(e *hostwatch.Event) bool {
 	return p.fs.own.on.Load() && (strings.HasPrefix(e.Name, tempPrefix) && e.NewName == "" || strings.HasPrefix(e.NewName, tempPrefix))
 }

@@ -208,10 +208,7 @@ func (p *pump) look(dir uint64, name string) (kind uint32, same, known bool) {
 
 // tell queues what the guest is to be told of an event. more are the events behind it.
 func (p *pump) tell(e *hostwatch.Event, more []event) bool {
-	if p.temporary(e) {
-		return true
-	}
-	p.quiet = p.session.readOnly || p.byGuest(e)
+	p.quiet = p.session.readOnly || p.temporary(e) || p.byGuest(e)
 	if e.Name == "" && e.NewName == "" {
 		return e.Op&hostwatch.Attributes == 0 || p.directory(e.Dir)
 	}

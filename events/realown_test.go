@@ -1,6 +1,8 @@
 package events_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +54,12 @@ func testRealOwn(t *testing.T, mode string) {
 		w.host("rmdir b/dir; rm b/newer")
 		w.same()
 	}
+	w.host("echo 1 >a/.govirtiofs-1; echo 2 >a/2") // the first is a name as daemons make for a moment
+	first, second := filepath.Join(w.mnt, "a/.govirtiofs-1"), filepath.Join(w.mnt, "a/2")
+	eventually(t, "both", func() bool { return has(first, "1\n")() && has(second, "2\n")() })
+	w.host("echo other >a/.govirtiofs-1; mv a/2 a/.govirtiofs-2")
+	eventually(t, "the change of one", has(first, "other\n"))
+	eventually(t, "the end of a name", func() bool { _, err := os.Lstat(second); return os.IsNotExist(err) })
 	if said := w.daemon.said.String(); mode == "inotify" && !strings.Contains(said, "by=\"inotify") {
 		t.Error(said)
 	}
