@@ -109,7 +109,9 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 	// It is not known whether a queue was stopped before, so an INIT is accepted as a reboot.
 	d.stopped = d.running() < len(d.workers)
 	if err != nil {
-		d.handler.Disconnected()
+		if !d.Waits() { // otherwise the session is not this front-end's
+			d.handler.Disconnected()
+		}
 		return err
 	}
 	if left.Goes != nil {
