@@ -138,33 +138,21 @@ func (n *leftNotes) waiting(left *Inherited, keeper Keeper) (*Left, error) {
 	if n.state != leftWaits {
 		return nil, nil
 	}
-	l := &Left{rings: n.rings, keeper: keeper, regions: n.regions}
-	var regions []*virtqueue.Region
-	err := func() (err error) {
-		for i := range n.regions {
-			r := &n.regions[i]
-			fd, err := left.take(DescriptorRegion, r.number)
-			if err != nil {
-				return err
-			}
-			region, err := mapRegion(&r.MemoryRegion, fd, true)
-			if err != nil {
-				return fmt.Errorf("region at guest address %#x: %w", r.GuestAddr, err)
-			}
-			regions = append(regions, region)
-			if region.Origin == nil {
-				return errors.New("a region in a file that has a name")
-			}
-		}
-		l.memory, err = virtqueue.NewMemory(regions)
-		return err
-	}()
+	regions, err := mapAgain(n.regions, left)
 	if err != nil {
-		for _, r := range regions {
-			r.Release()
-		}
 		return nil, err
 	}
+	memory, err := virtqueue.NewMemory(regions)
+	for _, r := range regions {
+		if err == nil && r.Origin == nil {
+			err = errors.New("a region in a file that has a name")
+		}
+	}
+	if err != nil {
+		releaseRegions(regions)
+		return nil, err
+	}
+	l := &Left{rings: n.rings, keeper: keeper, regions: n.regions, memory: memory}
 	return l, nil
 }
 

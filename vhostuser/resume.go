@@ -138,40 +138,54 @@ func (l *Inherited) take(kind DescriptorKind, number uint64) (int, error) {
 	return fd, nil
 }
 
+// mapAgain maps the regions of a guest's memory, whose files are among what is left. The caller owns them;
+// with an error there are none.
+func mapAgain(notes []regionNotes, left *Inherited) (regions []*virtqueue.Region, err error) {
+	defer func() {
+		if err != nil {
+			releaseRegions(regions)
+			regions = nil
+		}
+	}()
+	for i := range notes {
+		r := &notes[i]
+		fd, err := left.take(DescriptorRegion, r.number)
+		if err != nil {
+			return regions, err
+		}
+		region, err := mapRegion(&r.MemoryRegion, fd, true)
+		if err != nil {
+			return regions, fmt.Errorf("region at guest address %#x: %w", r.GuestAddr, err)
+		}
+		regions = append(regions, region)
+	}
+	return regions, nil
+}
+
+func releaseRegions(regions []*virtqueue.Region) {
+	for _, r := range regions {
+		r.Release()
+	}
+}
+
 // resumeMemory maps the guest's memory again.
 func (c *Conn) resumeMemory(n *notes, left Inherited) error {
-	var regions []*virtqueue.Region
-	err := func() error {
-		for i := range n.regions {
-			r := &n.regions[i]
-			fd, err := left.take(DescriptorRegion, r.number)
-			if err != nil {
-				return err
-			}
-			region, err := mapRegion(&r.MemoryRegion, fd, true)
-			if err != nil {
-				return fmt.Errorf("region at guest address %#x: %w", r.GuestAddr, err)
-			}
-			c.recovery.regions[region] = noted{number: r.number, offset: r.MmapOffset}
-			regions = append(regions, region)
-		}
-		if len(regions) == 0 {
-			return nil
-		}
-		memory, err := virtqueue.NewMemory(regions)
-		if err != nil {
-			return err
-		}
-		c.space.Store(memory)
-		c.regions = regions
-		return nil
-	}()
-	if err != nil {
-		for _, r := range regions {
-			r.Release()
-		}
+	regions, err := mapAgain(n.regions, &left)
+	if err != nil || len(regions) == 0 {
+		return err
 	}
-	return err
+	memory, err := virtqueue.NewMemory(regions)
+	if err != nil {
+		releaseRegions(regions)
+		return err
+	}
+	for i, region := range regions {
+		r := &n.regions[i]
+		c.recovery.regions[region] = noted{number: r.number, offset: r.MmapOffset}
+	}
+	c.space.Store(memory)
+	c.regions = regions
+	return nil
 }
 
 // resumeAreas maps the dirty log and the in-flight area again.

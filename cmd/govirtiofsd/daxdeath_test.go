@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -111,10 +110,7 @@ func killServing(t *testing.T, keeper, last int) int {
 // mapped.
 func TestIntegrationDeathWindow(t *testing.T) {
 	guest.NeedRoot(t)
-	kills := 20
-	if os.Getenv("GOVIRTIOFS_LONG") != "" {
-		kills = 500
-	}
+	kills := howOften(20, 500)
 	for name, w := range map[string]frontend.WindowOptions{
 		"as QEMU":        {MemReg: true},
 		"only mappings":  {},
@@ -127,11 +123,7 @@ func TestIntegrationDeathWindow(t *testing.T) {
 
 func deathsWithWindow(t *testing.T, kills int, w frontend.WindowOptions) {
 	share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("GOVIRTIOFS_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("GOVIRTIOFS_SEED=%d", seed)
+	seed := randomSeed(t)
 	const mappers, files, slots = 4, 4, 4
 	contents := make([][]byte, files)
 	r := rand.New(rand.NewPCG(seed, 1))

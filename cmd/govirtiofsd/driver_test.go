@@ -43,15 +43,7 @@ func drivens() map[string]driven {
 // counts.
 func TestIntegrationDriven(t *testing.T) {
 	guest.NeedRoot(t)
-	kills := 15
-	if os.Getenv("GOVIRTIOFS_LONG") != "" {
-		kills = 600
-	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("GOVIRTIOFS_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("GOVIRTIOFS_SEED=%d", seed)
+	kills, seed := howOften(15, 600), randomSeed(t)
 	for name, d := range drivens() {
 		t.Run(name, func(t *testing.T) { d.run(t, kills, seed) })
 	}
@@ -154,4 +146,25 @@ func killWorkers(t *testing.T, keeper, n int, seed uint64, us *users, served *at
 			}
 		}
 	}
+}
+
+// howOften is the number of times that a test repeats itself: few times, or many with GOVIRTIOFS_LONG.
+func howOften(few, many int) int {
+	if os.Getenv("GOVIRTIOFS_LONG") != "" {
+		return many
+	}
+	return few
+}
+
+// randomSeed is another one in each run, or GOVIRTIOFS_SEED. The log has it.
+func randomSeed(t *testing.T) uint64 {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("GOVIRTIOFS_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("GOVIRTIOFS_SEED: %v", err)
+		}
+	}
+	t.Logf("GOVIRTIOFS_SEED=%d", seed)
+	return seed
 }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,15 +21,7 @@ import (
 // under the clients of TestIntegrationDriven. They notice nothing: each request is answered once, and locks stay.
 func TestIntegrationReconnectDriven(t *testing.T) {
 	guest.NeedRoot(t)
-	rounds := 25
-	if os.Getenv("GOVIRTIOFS_LONG") != "" {
-		rounds = 400
-	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("GOVIRTIOFS_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("GOVIRTIOFS_SEED=%d", seed)
+	rounds, seed := howOften(25, 400), randomSeed(t)
 	for name, opts := range map[string]frontend.Options{
 		"as QEMU, 2 queues":             {Queues: 2},
 		"as cloud-hypervisor, 4 queues": {Queues: 4, Inflight: true},

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -49,15 +48,7 @@ func (r *reader) run(seed uint64, stop *atomic.Bool) error {
 // daemon has written.
 func TestIntegrationDeathLog(t *testing.T) {
 	guest.NeedRoot(t)
-	rounds := 12
-	if os.Getenv("GOVIRTIOFS_LONG") != "" {
-		rounds = 200
-	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("GOVIRTIOFS_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("GOVIRTIOFS_SEED=%d", seed)
+	rounds, seed := howOften(12, 200), randomSeed(t)
 	share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
 	content := make([]byte, 3<<20)
 	random := rand.New(rand.NewPCG(seed, 1))
