@@ -33,6 +33,7 @@ type port struct {
 	servers []*Server
 	names   map[string]*Server
 	refused rate.Sometimes
+	equal   refusals
 
 	mu     sync.Mutex // guards the following; a leaf
 	hellos []net.Conn // that have said nothing yet, the oldest first
@@ -131,7 +132,19 @@ func (p *port) accept(c net.Conn) {
 
 // refuse answers a hello, which may not have been read, with the reason.
 func (p *port) refuse(c net.Conn, why status, err error) {
-	p.refused.Do(func() { p.servers[0].log.Warn(fmt.Sprintf("Connection from %s refused: %v", describe(c), err)) })
+	from := describe(c)
+	guest := from
+	if i := strings.LastIndexByte(from, ':'); i >= 0 {
+		guest = from[:i] // each of its connections has another port
+	}
+	if more, ok := p.equal.tell(guest+": "+err.Error(), time.Now()); ok {
+		p.refused.Do(func() { p.servers[0].log.Warn(fmt.Sprintf("Connection from %s refused: %v%s", from, err, more)) })
+	}
+	p.answer(c, why, err)
+}
+
+// answer answers a hello with the reason why it is refused.
+func (p *port) answer(c net.Conn, why status, err error) {
 	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 	_ = writeWelcome(c, welcome{Status: why}, err.Error())
 	_ = c.Close()
@@ -165,7 +178,12 @@ func (p *port) greet(c net.Conn) {
 		p.refuse(c, statusRefused, err)
 		return
 	}
-	if why, err := s.join(c, guest, h, share, token); err != nil {
+	switch why, err := s.join(c, guest, h, share, token); {
+	case err == nil:
+	case why == statusStale && s.opts.Renew: // the guest begins another session at once, which find tells
+		s.log.Debug(fmt.Sprintf("Connection from %s refused: %v", describe(c), err))
+		p.answer(c, why, err)
+	default:
 		p.refuse(c, why, err)
 	}
 }

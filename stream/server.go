@@ -105,7 +105,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error { return Serve
 func (s *Server) finish() {
 	if s.opts.Save != nil {
 		if err := s.save(s.opts.Save); err != nil {
-			s.log.Error(fmt.Sprintf("The guest has to mount again: %v", err))
+			s.log.Error(fmt.Sprintf("The session can't be saved: %v: %s", err, s.lost()))
 		}
 	}
 	s.close()
@@ -159,7 +159,7 @@ func (s *Server) find(guest string, h hello) (*session, status, error) {
 	}
 	if n := s.session; n != nil {
 		if n.connected() {
-			return nil, statusBusy, errors.New("a guest has mounted the share; each share has one mount")
+			return nil, statusBusy, errors.New(busyText)
 		}
 		if n.guest != guest {
 			return nil, statusBusy, fmt.Errorf("the share is kept for the guest that has mounted it (%s)", n.guest)
@@ -170,8 +170,20 @@ func (s *Server) find(guest string, h hello) (*session, status, error) {
 	s.session = newSession(s, guest, h)
 	s.session.note()
 	s.handler.Started()
-	s.log.Info(fmt.Sprintf("Session with %s begins", s.session.name()))
+	if h.Mode == modeRenew {
+		s.log.Info(fmt.Sprintf("The session of %s is not known here (the daemon was restarted, or has ended it): it begins another one; what it had open is stale", s.session.name()))
+	} else {
+		s.log.Info(fmt.Sprintf("Session with %s begins", s.session.name()))
+	}
 	return s.session, statusOK, nil
+}
+
+// lost is what it means for the guest that a session can't go on.
+func (s *Server) lost() string {
+	if s.opts.Renew {
+		return "the guest begins another session; what it has open is stale"
+	}
+	return "the guest has to mount again"
 }
 
 // end ends the session; s.mu is held.

@@ -77,7 +77,7 @@ func (n *session) forgetIf(err error) {
 	if err == nil || n.unnoted.Swap(true) {
 		return
 	}
-	n.server.log.Warn(fmt.Sprintf("If the serving process dies, %s has to mount again: %v", n.name(), err))
+	n.server.log.Warn(fmt.Sprintf("The session of %s can't be recorded: %v. If the serving process dies, %s", n.name(), err, n.server.lost()))
 	_ = n.server.journal.note(nil)
 }
 

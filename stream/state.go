@@ -152,21 +152,21 @@ func (s *Server) Load(r io.Reader) error {
 	case errors.Is(err, io.EOF):
 		return nil
 	case err != nil:
-		return fmt.Errorf("saved session: %w", err)
+		return fmt.Errorf("it ends in its first bytes: %w", err)
 	case string(first[:len(stateMagic)]) != stateMagic:
-		return errors.New("saved session: this is none, or one of another version")
+		return errors.New("it is no saved session, or one of another version")
 	}
 	size := binary.LittleEndian.Uint64(first[len(stateMagic):])
 	if size > maxStatePart {
-		return fmt.Errorf("saved session of %d bytes: at most %d are possible", size, maxStatePart)
+		return fmt.Errorf("its length is %d bytes: at most %d are possible", size, maxStatePart)
 	}
 	var part bytes.Buffer // it grows with what there is, not with what is said
 	if n, err := io.CopyN(&part, r, int64(size)); err != nil {
-		return fmt.Errorf("saved session: %d of %d bytes: %w", n, size, err)
+		return fmt.Errorf("it ends after %d of %d bytes: %w", n, size, err)
 	}
 	n, err := s.read(record.NewReader(&part, maxStatePart))
 	if err != nil {
-		return fmt.Errorf("saved session: %w", err)
+		return err
 	}
 	if err := s.handler.Load(r); err != nil {
 		n.close()

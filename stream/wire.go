@@ -91,10 +91,13 @@ const (
 // Errors that a hello is answered with. Text of the server's follows them.
 var (
 	ErrRefused = errors.New("refused")
-	ErrBusy    = errors.New("in use")
+	ErrBusy    = errors.New("the share is in use by another mount; unmount that one")
 	ErrStale   = errors.New("the session is gone")
 	errLater   = errors.New("not yet")
 )
+
+// busyText is the server's text about a share that has a mount. It says no more than ErrBusy.
+const busyText = "a guest has mounted the share; each share has one mount"
 
 var statusErrors = map[status]error{
 	statusRefused: ErrRefused, statusBusy: ErrBusy, statusLater: errLater, statusStale: ErrStale,
@@ -181,6 +184,9 @@ func readWelcome(r io.Reader) (m welcome, err error) {
 		reason, ok := statusErrors[m.Status]
 		if !ok {
 			reason = ErrRefused
+		}
+		if m.Status == statusBusy && string(text) == busyText {
+			return m, reason
 		}
 		return m, fmt.Errorf("%w: %q", reason, text)
 	}

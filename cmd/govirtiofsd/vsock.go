@@ -118,12 +118,16 @@ func (f *vsockFiles) close() {
 }
 
 // loadState has s go on with the session that was saved. It can do so once.
-func loadState(s *stream.Server, state *os.File, log *logrus.Logger) error {
+func loadState(s *stream.Server, state *os.File, renews bool, log *logrus.Logger) error {
 	if state == nil {
 		return nil
 	}
 	if err := s.Load(bufio.NewReader(state)); err != nil {
-		log.WithError(err).Error("The guest has to mount again")
+		then := "the guest begins another session; what it has open is stale"
+		if !renews {
+			then = "the guest has to mount again"
+		}
+		log.Errorf("The saved session in %s can't be used: %v: %s", state.Name(), err, then)
 	}
 	err := state.Truncate(0)
 	if err == nil {
@@ -303,7 +307,7 @@ func (o *options) streams(servers []*stream.Server, files *vsockFiles, log *logr
 			o.onConnection()
 		}
 		for i, sh := range o.Shares() { // a state that was taken is empty
-			if err := loadState(servers[i], files.states[sh.Name], log); err != nil {
+			if err := loadState(servers[i], files.states[sh.Name], o.relay == nil, log); err != nil {
 				return err
 			}
 		}
