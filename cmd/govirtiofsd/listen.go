@@ -26,18 +26,18 @@ type endpoint struct {
 
 // openEndpoint makes or takes over the socket that the options name.
 func openEndpoint(o *options, p *passed) (*endpoint, error) {
-	path := o.SocketPath
+	path, other := o.SocketPath, "another --socket-path"
 	switch {
 	case o.VsockPort != 0:
 		return vsockEndpoint(o.VsockPort)
 	case o.VsockUDS != "":
-		path = o.VsockUDS
+		path, other = o.VsockUDS, "another path for --vsock-uds"
 	case path == "" && o.FD < 0:
 		return p.socket()
 	case path == "":
 		return adoptEndpoint(o.FD)
 	}
-	pid, err := createPIDFile(path + ".pid")
+	pid, err := createPIDFile(path+".pid", other)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ func TestRunPrints(t *testing.T) {
 		{"--print-capabilities --shared-dir /s", exitOK, `"separate-options"`, ""},
 		{"--nosuch", exitUsage, "", "--help"},
 		{"--socket-path /x", exitUsage, "", "nothing to share"},
+		{"--vsock 1024", exitUsage, "", "--vsock PORT | --vsock-uds PATH)"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(strings.Fields(test.args), &stdout, &stderr)

@@ -21,9 +21,10 @@ type pidFile struct {
 }
 
 // createPIDFile makes and locks the file. It fails when another daemon holds it.
-func createPIDFile(path string) (*pidFile, error) {
+// other says what to choose if it can't be there.
+func createPIDFile(path, other string) (*pidFile, error) {
 	for {
-		p, err := tryPIDFile(path)
+		p, err := tryPIDFile(path, other)
 		if p != nil || err != nil {
 			return p, err
 		}
@@ -32,12 +33,12 @@ func createPIDFile(path string) (*pidFile, error) {
 
 // tryPIDFile returns nil and no error when the file was removed by its last owner
 // between opening and locking.
-func tryPIDFile(path string) (*pidFile, error) {
+func tryPIDFile(path, other string) (*pidFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		dir := filepath.Dir(path)
-		return nil, fmt.Errorf("the socket's directory %s does not exist: make it (mkdir -p %s), or choose another --socket-path", dir, dir)
+		return nil, fmt.Errorf("the socket's directory %s does not exist: make it (mkdir -p %s), or choose %s", dir, dir, other)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("the socket's pid file can't be made here by this user: %w", err)
 	case err != nil:

@@ -76,10 +76,8 @@ func start(o *options, log *logrus.Logger) error {
 		log.Info(s)
 	}
 	n := openNotifier(log)
-	for _, s := range o.Shares() {
-		if err := sandbox.CheckShare(s.Dir); err != nil {
-			return fmt.Errorf("shared directory: %w", err)
-		}
+	if err := o.checkShares(); err != nil {
+		return err
 	}
 	files, err := openVsockFiles(o) // mistakes are told before anything is made
 	if err != nil {
@@ -114,6 +112,21 @@ func start(o *options, log *logrus.Logger) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	return serve(o, &process{endpoint: e, notify: n, long: long}, log, signals)
+}
+
+// checkShares names a share that can't be served.
+func (o *options) checkShares() error {
+	for _, s := range o.Shares() {
+		err := sandbox.CheckShare(s.Dir)
+		switch {
+		case err == nil:
+		case len(o.VsockShares) > 0:
+			return fmt.Errorf("shared directory of --vsock-share %s: %w", s.Name, err)
+		default:
+			return fmt.Errorf("shared directory: %w", err)
+		}
+	}
+	return nil
 }
 
 // logAtSignal logs all requests under way at each requestSignal.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/stream"
 )
 
@@ -51,5 +52,38 @@ func TestLoadStateRefused(t *testing.T) {
 				t.Errorf("the file is not emptied: %v, %v", st, err)
 			}
 		})
+	}
+}
+
+// TestVsockMistakes: errors name the option of vsock that is to be changed.
+func TestVsockMistakes(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	for name, c := range map[string]struct {
+		set  func(o *options)
+		want string
+	}{
+		"socket's directory of vsock": {func(o *options) { o.VsockUDS = missing + "/v_1024" }, "or choose another path for --vsock-uds"},
+		"socket's directory":          {func(o *options) { o.SocketPath = missing + "/s" }, "or choose another --socket-path"},
+	} {
+		o := &options{}
+		c.set(o)
+		_, err := openEndpoint(o, nil)
+		if want := "the socket's directory " + missing + " does not exist: make it (mkdir -p " + missing + "), " + c.want; err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+	for name, c := range map[string]struct {
+		set  func(o *options)
+		want string
+	}{
+		"one of two": {func(o *options) { o.VsockShares = []share.Shared{{Name: "a", Dir: "/"}, {Name: "b", Dir: missing}} }, "shared directory of --vsock-share b: "},
+		"the only":   {func(o *options) { o.SharedDir = missing }, "shared directory: "},
+	} {
+		o := &options{}
+		c.set(o)
+		err := o.checkShares()
+		if want := c.want + "stat " + missing + ": no such file or directory"; err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
 	}
 }

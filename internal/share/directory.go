@@ -60,7 +60,7 @@ Default: it does.`,
 
 func (c *Config) checkDirectory(*pflag.FlagSet) error {
 	if c.SharedDir == "" && len(c.VsockShares) == 0 {
-		return errors.New("nothing to share: give --shared-dir DIR")
+		return errors.New("nothing to share: give --shared-dir DIR, or --vsock-share NAME=DIR with --vsock or --vsock-uds")
 	}
 	return nil
 }

@@ -252,7 +252,7 @@ func (c *Config) checkVsock() error {
 func readPort(s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || n == 0 || n == math.MaxUint32 {
-		return 0, fmt.Errorf("%q is not a port: want a number from 1 on", s)
+		return 0, fmt.Errorf("%q is not a port: want a number from 1 to %d", s, uint32(math.MaxUint32-1))
 	}
 	return uint32(n), nil
 }
