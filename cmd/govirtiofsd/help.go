@@ -7,7 +7,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/internal/share"
 )
 
-const usageLine = "Usage: govirtiofsd --shared-dir DIR (--socket-path PATH | --fd N | --vsock PORT | --vsock-uds PATH) [options]"
+const usageLine = `Usage: govirtiofsd --shared-dir DIR
+         (--socket-path PATH | --fd N | --vsock PORT | --vsock-uds PATH) [options]`
 
 // shortUsage is what a start without options prints.
 const shortUsage = usageLine + `
