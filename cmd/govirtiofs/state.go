@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/ledger"
 	"github.com/govirtiofs/govirtiofs/passthrough"
@@ -63,25 +64,55 @@ func showState(to io.Writer, arg string) error {
 		name = strconv.Itoa(pid)
 	}
 	if pid, err := strconv.ParseUint(name, 10, 31); err == nil {
-		if name, err = ledgerOf(int(pid)); err != nil {
+		if name, err = ledgerFile(arg, int(pid)); err != nil {
 			return err
 		}
 	}
 	f, err := os.Open(name)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return noSuchFile(arg)
+	} else if err != nil {
 		return err
 	}
 	defer f.Close()
 	return showFile(to, f)
 }
 
-// ledgerOf is the path of the ledger that a process has open.
+// noSuchFile is the error for an argument that names nothing.
+func noSuchFile(arg string) error { return fmt.Errorf("there is no file or socket %s", arg) }
+
+// hasEnded is the error for a process that is not there. arg has named it: by its id, or as its socket.
+func hasEnded(arg string, pid int) error {
+	if _, err := strconv.Atoi(arg); err != nil {
+		return fmt.Errorf("%s: its daemon (process %d) has ended", arg, pid)
+	}
+	return fmt.Errorf("there is no process %d", pid)
+}
+
+// ledgerFile is the path of the ledger that a process has open, which arg has named.
+func ledgerFile(arg string, pid int) (string, error) {
+	name, err := ledgerOf(pid)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && arg == strconv.Itoa(pid):
+		return "", fmt.Errorf("%w (a file of that name is ./%d)", hasEnded(arg, pid), pid)
+	case errors.Is(err, os.ErrNotExist):
+		return "", hasEnded(arg, pid)
+	case err != nil:
+		return "", err
+	case name == "":
+		return "", fmt.Errorf("process %d has no ledger: it is no govirtiofsd, or one with --recovery=never", pid)
+	}
+	return name, nil
+}
+
+// ledgerOf is the path of the ledger that a process has open, or "". The error is os.ErrNotExist if there is no
+// such process.
 func ledgerOf(pid int) (string, error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("there is no process %d (a file of that name is ./%d)", pid, pid)
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return "", os.ErrNotExist
 	case err != nil:
 		return "", fmt.Errorf("%w: run this as root or as the daemon's user", err)
 	}
@@ -91,7 +122,7 @@ func ledgerOf(pid int) (string, error) {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("process %d has no ledger: it is no govirtiofsd, or one with --recovery=never", pid)
+	return "", nil
 }
 
 // showFile prints a ledger, its copy, or a state.

@@ -95,12 +95,22 @@ func TestStateShowErrors(t *testing.T) {
 	if err := os.WriteFile(socket+".pid", []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ended := filepath.Join(dir, "ended")
+	le, err := net.Listen("unix", ended)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer le.Close()
+	if err := os.WriteFile(ended+".pid", []byte("2147483000"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for arg, want := range map[string]string{
+		ended:                        ended + ": its daemon (process 2147483000) has ended",
 		socket:                       fmt.Sprintf("process %d has no ledger", os.Getpid()),
 		other:                        "neither a ledger nor the state",
 		half:                         "unexpected EOF",
-		filepath.Join(dir, "nosuch"): "no such file",
-		"2147483000":                 "there is no process 2147483000",
+		filepath.Join(dir, "nosuch"): "there is no file or socket " + dir,
+		"2147483000":                 "there is no process 2147483000 (a file of that name is ./2147483000)",
 		strconv.Itoa(os.Getpid()):    "has no ledger",
 		dir:                          "neither a ledger nor",
 	} {

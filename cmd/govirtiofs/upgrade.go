@@ -35,6 +35,9 @@ SOCKET.pid has the process id. It needs --recovery=auto, which is its default.`,
 			if err != nil {
 				return err
 			}
+			if err := checkKeeper(args[0], pid); err != nil {
+				return err
+			}
 			return upgradeDaemon(cmd, pid, timeout)
 		},
 	}
@@ -51,7 +54,9 @@ func daemonPID(arg string) (int, error) {
 		return pid, nil
 	}
 	b, err := os.ReadFile(arg + ".pid")
-	if err != nil {
+	if _, missing := os.Lstat(arg); err != nil && errors.Is(missing, os.ErrNotExist) {
+		return 0, noSuchFile(arg)
+	} else if err != nil {
 		return 0, fmt.Errorf("%s names no daemon: %w; give its process id", arg, err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
@@ -86,9 +91,6 @@ func upgradeDaemon(cmd *cobra.Command, pid int, timeout time.Duration) error {
 // nextProgram is the program that a daemon is to run next.
 func nextProgram(pid int) (string, upgrade.Versions, error) {
 	var none upgrade.Versions
-	if err := takesUpgrades(pid); err != nil {
-		return "", none, err
-	}
 	link := fmt.Sprintf("/proc/%d/exe", pid)
 	path, err := os.Readlink(link)
 	if err != nil {
@@ -109,22 +111,58 @@ func nextProgram(pid int) (string, upgrade.Versions, error) {
 	return path, now, nil
 }
 
-// takesUpgrades reports an error if a process does not handle the signal that asks for one, which would
-// end it then.
-func takesUpgrades(pid int) error {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// checkKeeper reports an error if a process, which arg has named, is no keeper of a govirtiofsd: one that has a
+// ledger and handles the signal that asks for an upgrade. Of another one no program is run, and it gets no signal,
+// which would end it.
+func checkKeeper(arg string, pid int) error {
+	role, err := roleOf(pid)
 	if err != nil {
-		return errors.New("there is no such process")
+		if errors.Is(err, os.ErrNotExist) {
+			return hasEnded(arg, pid)
+		}
+		return fmt.Errorf("process %d: %w", pid, err)
 	}
-	for line := range strings.Lines(string(b)) {
-		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
-			signals, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-			if err == nil && signals&(1<<(unix.SIGUSR2-1)) != 0 {
-				return nil
-			}
+	if role.ledger && !role.upgrades {
+		if above, err := roleOf(role.parent); err == nil && above.ledger && above.upgrades {
+			return fmt.Errorf("process %d is the worker; its keeper is process %d: govirtiofs upgrade %d", pid, role.parent, role.parent)
 		}
 	}
-	return errors.New("it takes no upgrades: it is no govirtiofsd, one of before they were possible, or has --recovery=never")
+	switch {
+	case !role.upgrades:
+		return fmt.Errorf("process %d: no upgrade, nothing has changed: it is no govirtiofsd, a version that can't be upgraded, or has --recovery=never", pid)
+	case !role.ledger:
+		return fmt.Errorf("process %d is no govirtiofsd", pid)
+	}
+	return nil
+}
+
+// role is what tells a keeper, a worker and other processes apart.
+type role struct {
+	ledger   bool // it has one open
+	upgrades bool // it handles the signal that asks for an upgrade
+	parent   int
+}
+
+// roleOf looks at a process. The error is os.ErrNotExist if there is none.
+func roleOf(pid int) (r role, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return r, os.ErrNotExist
+	}
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "PPid":
+			r.parent, _ = strconv.Atoi(value)
+		case "SigCgt":
+			signals, _ := strconv.ParseUint(value, 16, 64)
+			r.upgrades = signals&(1<<(unix.SIGUSR2-1)) != 0
+		}
+	}
+	name, err := ledgerOf(pid)
+	r.ledger = name != ""
+	return r, err
 }
 
 // settled is for how long a new process has to be there until the upgrade counts.

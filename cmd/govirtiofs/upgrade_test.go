@@ -93,6 +93,9 @@ func TestUpgrade(t *testing.T) {
 		return now
 	}
 	worker := childrenOf(pid)
+	if said := upgradeTool(t, 1, fmt.Sprint(worker[0])); !strings.Contains(said, fmt.Sprintf("process %d is the worker; its keeper is process %d: govirtiofs upgrade %[2]d", worker[0], pid)) {
+		t.Error(said)
+	}
 	for n, arg := range []string{socket, fmt.Sprint(pid), socket} {
 		place(t, path, good)
 		if said := upgradeTool(t, 0, arg); !strings.Contains(said, fmt.Sprintf("process %d: upgraded to govirtiofsd ", pid)) {
@@ -133,6 +136,64 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestUpgradeForeign: the program of a process that handles the signal but is no govirtiofsd is not run, and the
+// process gets no signal.
+func TestUpgradeForeign(t *testing.T) {
+	dir := guest.TempDir(t)
+	path, source := filepath.Join(dir, "foreign"), filepath.Join(dir, "main.go")
+	// It leaves a mark when it is run with the option, and when it gets the signal.
+	if err := os.WriteFile(source, fmt.Appendf(nil, `package main
+
+import (
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	mark := func(name string) { os.WriteFile(%q+"/"+name, nil, 0o600) }
+	if len(os.Args) > 1 {
+		mark("run")
+		return
+	}
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGUSR2)
+	mark("ready")
+	io.Copy(io.Discard, os.Stdin)
+	select {
+	case <-c:
+		mark("signal")
+	default:
+	}
+}
+`, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := guest.Build("-o", path, source); err != nil {
+		t.Fatal(err)
+	}
+	foreign := exec.Command(path)
+	in, err := foreign.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := foreign.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the process is not ready", func() bool { _, err := os.Stat(dir + "/ready"); return err == nil })
+	if said := upgradeTool(t, 1, fmt.Sprint(foreign.Process.Pid)); !strings.Contains(said, fmt.Sprintf("process %d is no govirtiofsd\n", foreign.Process.Pid)) {
+		t.Error(said)
+	}
+	_ = in.Close()
+	_ = foreign.Wait()
+	for _, mark := range []string{"run", "signal"} {
+		if _, err := os.Stat(filepath.Join(dir, mark)); err == nil {
+			t.Errorf("there is a file %s", mark)
+		}
+	}
+}
+
 // TestUpgradeOthers: processes that take no upgrade are left alone.
 func TestUpgradeOthers(t *testing.T) {
 	sleep := exec.Command("sleep", "100")
@@ -144,15 +205,24 @@ func TestUpgradeOthers(t *testing.T) {
 		_ = sleep.Wait()
 	}()
 	socket, daemon := backend(t, program(t, "govirtiofsd"), t.TempDir(), "--recovery=never")
+	const others = "it is no govirtiofsd, a version that can't be upgraded, or has --recovery=never"
+	gone := filepath.Join(guest.TempDir(t), "gone")
+	for _, name := range []string{gone, gone + ".pid"} {
+		if err := os.WriteFile(name, []byte("999999999"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, test := range []struct {
 		arg, says string
 		status    int
 	}{
-		{fmt.Sprint(sleep.Process.Pid), "it takes no upgrades", 1},
-		{socket, "it takes no upgrades", 1},
-		{fmt.Sprint(daemon.Process.Pid), "it takes no upgrades", 1},
-		{"/nonexistent", "names no daemon", 1},
-		{"999999999", "no such process", 1},
+		{fmt.Sprint(sleep.Process.Pid), others, 1},
+		{socket, others, 1},
+		{fmt.Sprint(daemon.Process.Pid), others, 1},
+		{"/nonexistent", "there is no file or socket /nonexistent", 1},
+		{"/", "/ names no daemon", 1},
+		{gone, gone + ": its daemon (process 999999999) has ended", 1},
+		{"999999999", "there is no process 999999999", 1},
 		{"-1", "unknown option", 2},
 		{"0", "is no process id", 2},
 	} {
