@@ -105,7 +105,8 @@ const (
 	// OrderEnd: the session ends, and the process.
 	OrderEnd
 	// OrderPark: the process ends, and leaves everything to a successor, which may be another version
-	// of the program. It takes no more requests, and waits a moment for those under way.
+	// of the program. It takes no more requests, and waits a moment for those under way. It ends with
+	// StatusParked.
 	OrderPark
 )
 

@@ -60,7 +60,11 @@ func fakeCommand(c *Client, owner *Owner, words []string) (string, error) {
 		start, err := c.Receive(patient)
 		if err == nil {
 			err = c.Listen(func(o Order) {
-				if !quiet.Load() {
+				switch {
+				case quiet.Load():
+				case o == OrderPark:
+					os.Exit(StatusParked)
+				default:
 					os.Exit(6 + int(o))
 				}
 			})

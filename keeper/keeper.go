@@ -222,7 +222,7 @@ func (k *Keeper) handle(e event) *Outcome {
 	case e.replied:
 		if e.worker == k.worker && e.worker.serving {
 			e.worker.replied = true
-			k.tell(fmt.Sprintf("first reply %s after the death", k.sinceDeath()))
+			k.tell(k.firstReply())
 		}
 	case e.checked != nil:
 		k.checked(e.checked)
@@ -296,7 +296,7 @@ func (k *Keeper) end(w *worker) {
 func (k *Keeper) follow(w *worker, status syscall.WaitStatus) *Outcome {
 	k.killed = k.upgrade.parking || status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGTERM)
 	if k.upgrade.parking {
-		return k.handedOver(w, describe(status))
+		return k.handedOver(w, status)
 	}
 	return k.replace(w, describe(status))
 }

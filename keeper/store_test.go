@@ -106,7 +106,7 @@ func TestStore(t *testing.T) {
 	}
 	r.until("all but pins are stored", func() bool { return s.names() == "connection-0-0 region-1-0" })
 	r.signals <- unix.SIGTERM
-	if out := r.end(); !out.Told || !out.Left || out.State.ExitCode() != 6+int(OrderPark) {
+	if out := r.end(); !out.Told || !out.Left || out.State.ExitCode() != StatusParked {
 		t.Errorf("%+v", out)
 	}
 	if got := s.names(); got != "connection-0-0 node-5-0 region-1-0" || s.settled != 1 {

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +24,9 @@ type checked struct {
 	program *Program
 	err     error
 }
+
+// StatusParked is the exit status of a worker that has left everything to a successor, as it was told to.
+const StatusParked = 3
 
 const (
 	// parkTime is how long a worker may take to park. Then it is killed, and a successor
@@ -94,12 +98,19 @@ func (k *Keeper) park() {
 }
 
 // handedOver starts a worker of the new program after one has parked, or has died meanwhile.
-func (k *Keeper) handedOver(w *worker, how string) *Outcome {
+func (k *Keeper) handedOver(w *worker, status syscall.WaitStatus) *Outcome {
 	u := &k.upgrade
 	u.before, u.program, u.next = u.program, u.next, nil
 	u.parking, u.trying = false, true
-	k.tell("and its successor has died")
-	k.notes = append(k.notes, &note{generation: w.generation, how: "has made room for an upgrade (" + how + ")", at: k.clock.now()})
+	n := &note{generation: w.generation, at: k.clock.now(), upgrade: status.Exited() && status.ExitStatus() == StatusParked}
+	if n.upgrade {
+		n.how = "has made room for an upgrade"
+		k.tell("it has made room for another upgrade")
+	} else {
+		n.how = "has died while it made room for an upgrade (" + describe(status) + ")"
+		k.tell("and its successor has died")
+	}
+	k.notes = append(k.notes, n)
 	return k.startNext()
 }
 

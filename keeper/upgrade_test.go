@@ -53,7 +53,8 @@ func TestUpgrade(t *testing.T) {
 	f.want("content node-1-0", "x")
 	f.do("replied")
 	r.until("the log says how", func() bool {
-		return r.log.count("worker 1 has made room for an upgrade (exit status 8); worker 2 serves") == 1
+		return r.log.count(`level=INFO msg="worker 1 has made room for an upgrade; worker 2 serves after `) == 1 &&
+			r.log.count(" after the old worker's end") == 1
 	})
 	r.signals <- unix.SIGUSR2 // refused
 	r.until("it is refused", func() bool { return r.log.count("no upgrade: it is broken. Nothing has changed") == 1 })
@@ -89,6 +90,10 @@ func TestUpgradeTwice(t *testing.T) {
 	f.do("serving")
 	if f = r.serving(); f.version() != "three" || f.launch.Generation != 3 {
 		t.Errorf("%q is worker %d", f.version(), f.launch.Generation)
+	}
+	// Nothing has died.
+	if r.log.count("; it has made room for another upgrade") != 1 || r.log.count("has died") != 0 || r.log.count("level=WARN") != 0 {
+		t.Error(r.log)
 	}
 	r.signals <- unix.SIGTERM
 	if out := r.end(); !out.Told {
@@ -134,6 +139,11 @@ func TestUpgradeCrash(t *testing.T) {
 	if f = r.serving(); f.version() != "two" {
 		t.Errorf("%q", f.version())
 	}
+	f.do("replied")
+	r.until("the log says how", func() bool {
+		return r.log.count(`level=WARN msg="worker 1 has died while it made room for an upgrade (signal: killed); worker 2 serves`) == 1 &&
+			r.log.count(" after the death") == 1
+	})
 	r.signals <- unix.SIGTERM
 	r.end()
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/internal/share"
 	versions "github.com/govirtiofs/govirtiofs/internal/version"
+	"github.com/govirtiofs/govirtiofs/keeper"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -31,7 +32,7 @@ const (
 	exitUsage = 2
 	exitQuit  = 2 // as a Go program does at SIGQUIT
 
-	exitParked = 3 // of a worker that has left everything to a successor; only the keeper sees it
+	exitParked = keeper.StatusParked // only the keeper sees it
 )
 
 func main() {
