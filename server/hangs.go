@@ -217,7 +217,11 @@ func (s *Server) LogRequests() {
 	}
 	defer s.leaveFS()
 	lines := s.watch.all()
-	s.log.Warn(fmt.Sprintf("%d requests are under way", len(lines)))
+	level := slog.LevelWarn
+	if len(lines) == 0 {
+		level = slog.LevelInfo
+	}
+	s.log.Log(context.Background(), level, fmt.Sprintf("%d requests are under way", len(lines)))
 	s.writeHangs(lines, mostNamed, slog.LevelWarn, "Under way: ")
 }
 

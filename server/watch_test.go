@@ -414,7 +414,7 @@ func TestLogRequests(t *testing.T) {
 	}
 	w.end()
 	w.s.LogRequests()
-	if w.lines("0 requests are under way") != 1 {
+	if w.lines(`level=INFO msg="0 requests are under way"`) != 1 {
 		t.Error("requests are under way when all have ended")
 	}
 }
