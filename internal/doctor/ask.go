@@ -141,7 +141,7 @@ func (r *Report) noAnswer(s *Socket, err error) {
 	}
 	if (timeout || refused) && s != nil && s.Connected > 0 {
 		r.add(Fail, "probe", "probe it when that has ended; a second VMM needs a daemon of its own, with another --socket-path",
-			"%s: %s is busy with %s", what, processes(s.Owners), processes(s.Front))
+			"%s: %s %s busy with %s", what, processes(s.Owners), verb(s.Owners, "is", "are"), processes(s.Front))
 		return
 	}
 	r.add(Fail, "probe", "see the daemon's messages; one that serves a VMM already answers nobody else", "%s", what)

@@ -47,6 +47,7 @@ func TestNoAnswer(t *testing.T) {
 		text, remedy string
 	}{
 		"busy":           {&Socket{Connected: 1, Owners: []int{7}, Front: []int{9}}, timeout, "no answer in 5s: process 7 is busy with process 9", "--socket-path"},
+		"busy workers":   {&Socket{Connected: 1, Owners: []int{7, 8}, Front: []int{9}}, timeout, "no answer in 5s: processes 7, 8 are busy with process 9", "--socket-path"},
 		"busy, unseen":   {&Socket{Connected: 1, Owners: []int{7}}, timeout, "process 7 is busy with a process (of another user)", "--socket-path"},
 		"closed":         {&Socket{Connected: 1, Owners: []int{7}, Front: []int{9}}, os.NewSyscallError("connect", unix.ECONNREFUSED), "connection refused: process 7 is busy with process 9", "--socket-path"},
 		"refuses":        {&Socket{}, os.NewSyscallError("connect", unix.ECONNREFUSED), "connection refused", "the daemon's messages"},

@@ -155,8 +155,8 @@ func (r *Report) noVMM(f *Facts) {
 	switch {
 	case f.Socket == nil || len(f.VMMs) > 0:
 	case f.Socket.Connected > 0:
-		r.add(OK, "vmm", "", "%s uses the socket, and is no VMM that is known here (govirtiofs mount?): memory and queues were not looked at",
-			processes(f.Socket.Front))
+		r.add(OK, "vmm", "", "%s %s the socket, and %s no VMM that is known here (govirtiofs mount?): memory and queues were not looked at",
+			processes(f.Socket.Front), verb(f.Socket.Front, "uses", "use"), verb(f.Socket.Front, "is", "are"))
 	default:
 		r.add(OK, "vmm", "run this again with --pid PID of the VMM when it runs",
 			"no VMM that uses the socket is running: its memory and queues were not looked at")

@@ -78,7 +78,7 @@ func TestExamine(t *testing.T) {
 		"chroot as user":     {func(p *share.Config, f *Facts) { p.Sandbox = sandbox.ModeChroot; f.Process.UID = 1000 }, Fail, "sandbox", "root only", "namespace"},
 		"without SETUID":     {func(_ *share.Config, f *Facts) { withoutCap(f, cap.SETUID) }, Fail, "capabilities", "CAP_SETUID", "--cap-add SETUID"},
 		"without MKNOD":      {func(_ *share.Config, f *Facts) { withoutCap(f, cap.MKNOD) }, Warn, "capabilities", "CAP_MKNOD", "--cap-add MKNOD"},
-		"few files":          {func(_ *share.Config, f *Facts) { f.Process.NoFile = 4096 }, Warn, "limits.nofile", "4096", "LimitNOFILE"},
+		"few files":          {func(_ *share.Config, f *Facts) { f.Process.NoFile = 4096 }, Warn, "limits.nofile", "4096", "run `ulimit -Hn 1048576` as root in the shell that starts the daemon, LimitNOFILE=1048576 "},
 		"very few files":     {func(_ *share.Config, f *Facts) { f.Process.NoFile = 256 }, Fail, "limits.nofile", "256", "LimitNOFILE"},
 		"maps for root":      {func(p *share.Config, _ *Facts) { p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "other than root", "leave"},
 		"maps, no newuidmap": {func(p *share.Config, f *Facts) { asUser(f); p.UIDMaps = []string{":0:100000:10:"} }, Fail, "idmap", "not installed", "uidmap"},
@@ -186,6 +186,24 @@ func TestExamineUser(t *testing.T) {
 	expectFinding(t, Examine(p, f), OK, "vmm", "no VMM that uses the socket", "--pid PID")
 	f.Socket.Connected, f.Socket.Front = 1, []int{4711} // govirtiofs mount
 	expectFinding(t, Examine(p, f), OK, "vmm", "process 4711 uses the socket, and is no VMM that is known here", "")
+}
+
+// TestExamineDaemon: the words fit one process and several.
+func TestExamineDaemon(t *testing.T) {
+	for _, test := range []struct {
+		s    Socket
+		text string
+	}{
+		{Socket{Listening: true, Owners: []int{7}}, "process 7 listens on /run/fs.sock"},
+		{Socket{Listening: true, Owners: []int{7, 8}}, "processes 7, 8 listen on /run/fs.sock"},
+		{Socket{Listening: true, Connected: 1, Owners: []int{7, 8}, Front: []int{9}}, "processes 7, 8 serve process 9, and listen for the next VMM"},
+		{Socket{Connected: 1, Owners: []int{7}, Front: []int{9}}, "process 7 serves process 9; nobody listens for another VMM"},
+	} {
+		r := &Report{}
+		test.s.Path = "/run/fs.sock"
+		r.listening(&test.s)
+		expectFinding(t, r, OK, "socket.daemon", test.text, "")
+	}
 }
 
 // expectFinding checks that a report has exactly one kind of fault.

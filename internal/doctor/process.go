@@ -222,7 +222,7 @@ func (r *Report) fileLimit(f *Process) {
 	if slices.Contains(f.Capabilities, cap.SYS_RESOURCE) {
 		limit = max(limit, sandbox.DefaultNoFile())
 	}
-	const remedy = "ulimit -Hn 1048576 as root, LimitNOFILE=1048576 in a systemd unit, or a line in /etc/security/limits.d"
+	const remedy = "run `ulimit -Hn 1048576` as root in the shell that starts the daemon, LimitNOFILE=1048576 in a systemd unit, or a line in /etc/security/limits.d"
 	switch {
 	case limit == math.MaxUint64 || limit >= enoughFiles:
 		r.ok(check, "up to %d open files", limit)

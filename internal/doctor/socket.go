@@ -170,16 +170,29 @@ func (r *Report) listening(s *Socket) {
 	case s.Listed != nil:
 		r.add(Warn, check, "", "the kernel does not list sockets (%v): not known whether a daemon listens", s.Listed)
 	case s.Listening && s.Connected == 0:
-		r.ok(check, "%s listens on %s", processes(s.Owners), s.Path)
+		r.ok(check, "%s %s on %s", processes(s.Owners), verb(s.Owners, "listens", "listen"), s.Path)
 	case s.Listening:
-		r.ok(check, "%s serves %s, and listens for the next VMM", processes(s.Owners), processes(s.Front))
+		r.ok(check, "%s, and %s for the next VMM", serves(s), verb(s.Owners, "listens", "listen"))
 	case s.Connected > 0:
-		r.ok(check, "%s serves %s; it does not listen for another VMM", processes(s.Owners), processes(s.Front))
+		r.ok(check, "%s; nobody listens for another VMM", serves(s))
 	case s.PIDLives:
 		r.add(Warn, check, start, "nobody listens on %s, but process %d of its pid file lives", s.Path, s.PIDFile)
 	default:
 		r.add(Fail, check, start, "nobody listens on %s: it is left from a daemon that has ended", s.Path)
 	}
+}
+
+// serves says which processes serve which.
+func serves(s *Socket) string {
+	return processes(s.Owners) + " " + verb(s.Owners, "serves", "serve") + " " + processes(s.Front)
+}
+
+// verb is the form of a verb that follows what processes returns.
+func verb(pids []int, one, several string) string {
+	if len(pids) > 1 {
+		return several
+	}
+	return one
 }
 
 // processes names processes. An empty list means processes that the caller may

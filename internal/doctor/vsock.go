@@ -52,16 +52,27 @@ func (r *Report) vsock(p *share.Config, v *Vsock) {
 		r.vsockFamily(v)
 	}
 	r.vsockToken(p, v)
-	name := "/"
+	mount := func(name, dir string) string {
+		return "govirtiofs-guest mount vsock:2:" + port + "/" + name + " " + dir + " (as root in the guest)"
+	}
+	remedy := mount("", "/mnt")
 	for _, s := range p.VsockShares {
+		remedy = "" // each share has its own
+		access := ""
+		if s.ReadOnly || p.ReadOnly {
+			access = ", read-only"
+		}
+		dir := "/mnt"
+		if len(p.VsockShares) > 1 {
+			dir += "/" + s.Name
+		}
 		if err := v.Shares[s.Name]; err != nil {
 			r.add(Fail, "vsock.share", "give a directory that is there", "share %s: %v", s.Name, err)
 		} else {
-			r.ok("vsock.share", "%s is %s", s.Name, s.Dir)
+			r.add(OK, "vsock.share", mount(s.Name, dir), "%s is %s%s", s.Name, s.Dir, access)
 		}
-		name = "/" + s.Name
 	}
-	r.add(OK, "vsock.guest", "govirtiofs-guest mount vsock:2:"+port+name+" /mnt (as root in the guest)",
+	r.add(OK, "vsock.guest", remedy,
 		"the guest needs Linux 4.20 with FUSE and vsock (modprobe vmw_vsock_virtio_transport), and the program govirtiofs-guest")
 }
 

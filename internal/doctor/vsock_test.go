@@ -32,11 +32,18 @@ func TestVsock(t *testing.T) {
 		}
 		return b.String()
 	}
-	said := look(uds(secret, share.Shared{Name: "gone", Dir: filepath.Join(dir, "gone")}, share.Shared{Name: "data", Dir: dir}))
-	for _, want := range []string{"will make " + dir + "/vm_77", "socket " + dir + "/vm\n", "FAIL  vsock.token", "chmod 600", "FAIL  vsock.share", "share gone", "vsock:2:77/data"} {
+	said := look(uds(secret, share.Shared{Name: "gone", Dir: filepath.Join(dir, "gone")}, share.Shared{Name: "data", Dir: dir}, share.Shared{Name: "src", Dir: dir, ReadOnly: true}))
+	for _, want := range []string{"will make " + dir + "/vm_77", "socket " + dir + "/vm\n", "FAIL  vsock.token", "chmod 600", "FAIL  vsock.share", "share gone",
+		"data is " + dir + "\n", "mount vsock:2:77/data /mnt/data (", "src is " + dir + ", read-only\n", "mount vsock:2:77/src /mnt/src ("} {
 		if !strings.Contains(said, want) {
 			t.Errorf("want %q in:\n%s", want, said)
 		}
+	}
+	if said := look(uds(secret, share.Shared{Name: "data", Dir: dir})); !strings.Contains(said, "mount vsock:2:77/data /mnt (") {
+		t.Error(said)
+	}
+	if said := look(uds(secret)); !strings.Contains(said, "mount vsock:2:77/ /mnt (") {
+		t.Error(said)
 	}
 	if said := look(uds(share.NoToken)); !strings.Contains(said, "warn  vsock.token") || strings.Contains(said, "FAIL") {
 		t.Error(said)

@@ -36,7 +36,7 @@ func TestIntegrationDoctor(t *testing.T) {
 	if err != nil {
 		t.Errorf("on the host: %v\n%s", err, host)
 	}
-	expectChecks(t, host, "vmm.memory ok is shared", "socket.daemon ok serves process", "vmm.queue-size warn 496 KiB", "vmm.queues ok 2 request queues")
+	expectChecks(t, host, "vmm.memory ok is shared", "socket.daemon ok serve", "vmm.queue-size warn 496 KiB", "vmm.queues ok 2 request queues")
 	if r, err := vm.Wait(); err != nil || r.Status != 0 {
 		t.Fatalf("guest: status %d, %v\n%s", r.Status, err, tail(r.Output))
 	}
