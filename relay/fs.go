@@ -90,7 +90,7 @@ func (fs *FS) start(ctx context.Context, epoch uint32) (*link, error) {
 		return nil, err
 	}
 	l.notify, l.late, l.letGo = fs.notify, fs.late, fs.letGo
-	l.process = m.Process
+	l.process, l.why = m.Process, m.Err
 	l.maxRead, l.maxForgets = maxReadOption(m.Options), fs.opts.MaxNodes
 	if err := l.init(ctx, fs.opts.StartTimeout); err != nil {
 		l.end(err)

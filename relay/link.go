@@ -41,6 +41,7 @@ type link struct {
 	log   *slog.Logger
 	oops  *rate.Sometimes
 	done  <-chan struct{} // see Mounted.Done
+	why   func() error    // see Mounted.Err
 
 	process    uint32 // see Mounted.Process
 	minor      uint32 // of the program

@@ -37,6 +37,7 @@ type model struct {
 	mu       sync.Mutex // guards the following
 	starts   int
 	current  *process
+	why      error // of the end of programs
 	failNext error
 	requests map[fp.Opcode]int
 	wrong    []string
@@ -115,7 +116,7 @@ func (m *model) Mount(context.Context) (*Mounted, error) {
 		given: map[uint64]map[uint64]bool{}, done: make(chan struct{})}
 	m.current = p
 	go p.run()
-	return &Mounted{Socket: os.NewFile(uintptr(pair[0]), "pair"), Type: "fuse.model", Options: m.options, Process: m.asker, Done: p.done}, nil
+	return &Mounted{Socket: os.NewFile(uintptr(pair[0]), "pair"), Type: "fuse.model", Options: m.options, Process: m.asker, Done: p.done, Err: func() error { return m.why }}, nil
 }
 
 func (m *model) process() *process {

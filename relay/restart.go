@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -40,11 +41,29 @@ func (fs *FS) serve(l *link) {
 			fs.opts.Log.Debug("the program has ended", "error", l.err) // who waits for Ended tells it
 			return
 		}
-		fs.opts.Log.Warn("the program has ended and is started again", "error", l.err)
+		fs.opts.Log.Warn(fmt.Sprintf("%v; it is started again", fs.reason(l)))
 		if l = fs.startAgain(l.epoch + 1); l == nil {
 			return
 		}
 	}
+}
+
+// reasonPatience is how long a program may take to end that has closed its socket.
+const reasonPatience = time.Second
+
+// reason is why a program has ended that was served over l, or else why l has.
+func (fs *FS) reason(l *link) error {
+	if l.why != nil {
+		select {
+		case <-l.done:
+			if err := l.why(); err != nil {
+				return err
+			}
+		case <-time.After(reasonPatience):
+		case <-fs.closing.Done():
+		}
+	}
+	return fmt.Errorf("the program has closed its connection (%w)", l.err)
 }
 
 // startAgain tries until there is a program; nil if Close was called.

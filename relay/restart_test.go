@@ -146,6 +146,24 @@ func TestEndWithoutRestart(t *testing.T) {
 	}
 }
 
+// TestRestartSaysWhy: the log says which program has ended, and why.
+func TestRestartSaysWhy(t *testing.T) {
+	for want, why := range map[string]error{
+		"bindfs: the program has ended with status 3; it is started again": errors.New("bindfs: the program has ended with status 3"),
+		"the program has closed its connection (":                          nil,
+	} {
+		m := newModel(t, 31)
+		m.why = why
+		var log daemontest.Log
+		g := newGuest(t, m, Options{Restart: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		m.process().kill()
+		g.must(fp.OpStatfs, 1, 80)
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log has %q, want %q", &log, want)
+		}
+	}
+}
+
 // TestCanNotStartAgain: while there is no program, requests fail at once.
 func TestCanNotStartAgain(t *testing.T) {
 	m := newModel(t, 31)

@@ -28,4 +28,7 @@ type Mounted struct {
 	Process uint32
 	// Done is closed when no process of the program is left.
 	Done <-chan struct{}
+	// Err says why the program has ended, in one line with its name, when Done is closed; nil if that is not known. A nil
+	// Err never knows it.
+	Err func() error
 }

@@ -79,7 +79,7 @@ func (o *relayOptions) watch(ctx context.Context, p *fuseprogram.Program, cmd *e
 			done, alone = nil, time.After(lastWord)
 		case <-alone:
 			if reason = p.Err(); reason == nil {
-				reason = errors.New("the program has ended")
+				reason = o.endedError()
 			}
 			_ = cmd.Process.Signal(unix.SIGTERM)
 		case err := <-served: // nil: no process of the daemon has the channel any more
@@ -96,6 +96,11 @@ func (o *relayOptions) watch(ctx context.Context, p *fuseprogram.Program, cmd *e
 			return errors.Join(reason, err)
 		}
 	}
+}
+
+// endedError is the end of the program if nobody knows more.
+func (o *relayOptions) endedError() error {
+	return fmt.Errorf("%s: the program has ended", filepath.Base(o.args[0]))
 }
 
 // relayPair is a channel for package relay/program.
@@ -229,10 +234,8 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 			return reason
 		case <-ended:
 			ended = nil
-			if reason = p.Err(); reason == nil {
-				reason = errors.New("the program has ended")
-			}
 			_ = mount.Detach()
+			reason = ownReason(p, first, o.endedError())
 		case err := <-served:
 			return errors.Join(reason, err)
 		}

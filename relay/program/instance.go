@@ -262,6 +262,12 @@ func (i *instance) hasMounted(m *relay.Mounted) {
 		return
 	}
 	m.Socket, m.Done = i.ours, i.done
+	m.Err = func() error {
+		if err := i.reason(); err != nil {
+			return fmt.Errorf("%s: %w", i.name, err)
+		}
+		return nil
+	}
 	i.mounted = m
 	i.settleLocked()
 }
@@ -279,6 +285,9 @@ func (i *instance) endError(said string) error {
 	}
 	if i.mounted == nil {
 		return fmt.Errorf("the program %s and has mounted nothing; %s", how, said)
+	}
+	if said == saidNothing { // most that have mounted print nothing
+		return fmt.Errorf("the program %s", how)
 	}
 	return fmt.Errorf("the program %s; %s", how, said)
 }

@@ -88,7 +88,9 @@ func (o *output) remember(line string) {
 // outputPatience is how long the last lines of a program that has ended may take.
 const outputPatience = time.Second
 
-// said is what an error says about the output of a program that has ended; "" if there was none.
+const saidNothing = "it has printed nothing"
+
+// said is what an error says about the output of a program that has ended.
 func (o *output) said() string {
 	select {
 	case <-o.done:
@@ -102,5 +104,5 @@ func (o *output) said() string {
 	case o.last != "":
 		return "its last words: " + o.last
 	}
-	return "it has printed nothing"
+	return saidNothing
 }

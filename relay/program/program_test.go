@@ -255,6 +255,17 @@ func TestAgain(t *testing.T) {
 	})
 }
 
+// kill kills the program's own processes.
+func kill(t *testing.T, p *program.Program) {
+	t.Helper()
+	for _, s := range processes(t, p.MountPoint()) {
+		pid, _ := strconv.Atoi(s)
+		if name, _ := os.ReadFile(filepath.Join("/proc", s, "cmdline")); !bytes.HasPrefix(name, []byte("govirtiofs-relay")) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
 // TestKilled: the end of a program is noticed and has a reason.
 func TestKilled(t *testing.T) {
 	sandboxes(t, func(t *testing.T, o program.Options) {
@@ -263,15 +274,12 @@ func TestKilled(t *testing.T) {
 		if err := p.Err(); err != nil {
 			t.Errorf("a program that serves has the error %v", err)
 		}
-		for _, s := range processes(t, p.MountPoint()) {
-			pid, _ := strconv.Atoi(s)
-			if name, _ := os.ReadFile(filepath.Join("/proc", s, "cmdline")); !bytes.HasPrefix(name, []byte("govirtiofs-relay")) {
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
-		}
+		kill(t, p)
 		waitClosed(t, "end of the program", m.Done)
-		if err := p.Err(); err == nil || !strings.Contains(err.Error(), "was ended by a signal (killed)") {
-			t.Errorf("Err: %v", err)
+		for name, why := range map[string]error{"the program's": p.Err(), "the mount's": m.Err()} {
+			if why == nil || !strings.HasSuffix(why.Error(), ": the program was ended by a signal (killed)") {
+				t.Errorf("%s error: %v", name, why)
+			}
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 type packet struct {
 	Number  uint64
 	Done    bool   `json:",omitempty"` // no process is left of the program that Number has started
-	Error   string `json:",omitempty"`
+	Error   string `json:",omitempty"` // why it has mounted nothing; with Done why it has ended, if that is known
 	Type    string `json:",omitempty"`
 	Source  string `json:",omitempty"`
 	Flags   uint64 `json:",omitempty"`
@@ -37,8 +37,14 @@ type Remote struct {
 	mu     sync.Mutex
 	number uint64
 	reply  chan result // of the Mount that waits; nil without
-	done   map[uint64]chan struct{}
+	done   map[uint64]*ending
 	err    error // of the channel
+}
+
+// ending is the end of a program.
+type ending struct {
+	c   chan struct{} // closed then
+	err error         // written before that; nil if nobody knows why
 }
 
 type result struct {
@@ -48,7 +54,7 @@ type result struct {
 
 // NewRemote takes one end of a connected SOCK_SEQPACKET pair.
 func NewRemote(conn *net.UnixConn) *Remote {
-	r := &Remote{conn: conn, done: map[uint64]chan struct{}{}}
+	r := &Remote{conn: conn, done: map[uint64]*ending{}}
 	go r.listen()
 	return r
 }
@@ -116,8 +122,11 @@ func (r *Remote) take(p packet, fd int, fdErr error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p.Done {
-		if c, ok := r.done[p.Number]; ok {
-			close(c)
+		if e, ok := r.done[p.Number]; ok {
+			if p.Error != "" {
+				e.err = errors.New(p.Error)
+			}
+			close(e.c)
 			delete(r.done, p.Number)
 		}
 		return
@@ -135,10 +144,13 @@ func (r *Remote) take(p packet, fd int, fdErr error) {
 		r.reply <- result{err: fdErr}
 	default:
 		_ = unix.SetNonblock(fd, true)
-		done := make(chan struct{})
-		r.done[p.Number] = done
+		e := &ending{c: make(chan struct{})}
+		r.done[p.Number] = e
 		r.reply <- result{mounted: &relay.Mounted{Socket: os.NewFile(uintptr(fd), "FUSE program"), Type: p.Type, Source: p.Source,
-			Flags: uintptr(p.Flags), Options: p.Options, Process: p.Process, Done: done}}
+			Flags: uintptr(p.Flags), Options: p.Options, Process: p.Process, Done: e.c, Err: func() error {
+				<-e.c
+				return e.err
+			}}}
 	}
 	r.reply = nil
 }
@@ -151,8 +163,8 @@ func (r *Remote) ended(err error) {
 		r.reply <- result{err: err}
 		r.reply = nil
 	}
-	for n, c := range r.done {
-		close(c)
+	for n, e := range r.done {
+		close(e.c)
 		delete(r.done, n)
 	}
 }
@@ -205,7 +217,13 @@ func send(conn *net.UnixConn, number uint64, m *relay.Mounted, failed error) err
 	_ = m.Socket.Close()
 	go func() {
 		<-m.Done
-		_ = write(conn, packet{Number: number, Done: true}, nil)
+		end := packet{Number: number, Done: true}
+		if m.Err != nil {
+			if err := m.Err(); err != nil {
+				end.Error = err.Error()
+			}
+		}
+		_ = write(conn, end, nil)
 	}()
 	return sent
 }

@@ -56,6 +56,12 @@ func TestRemote(t *testing.T) {
 	waitClosed(t, "end of the first", m.Done)
 	_ = again.Socket.Close()
 	waitClosed(t, "end of the second", again.Done)
+	killed := mountOf(t, ctx, r)
+	kill(t, p)
+	waitClosed(t, "end of the third", killed.Done)
+	if err := killed.Err(); err == nil || !strings.HasSuffix(err.Error(), ": the program was ended by a signal (killed)") {
+		t.Errorf("a program that was killed: %v", err)
+	}
 	_ = r.Close()
 	if err := <-served; err != nil {
 		t.Errorf("Serve: %v", err)
