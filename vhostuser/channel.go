@@ -199,10 +199,11 @@ func (ch *channel) waitForRoom(acked bool) error {
 func (ch *channel) queue(p *pending, acked bool) error {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	switch {
-	case ch.closed:
+	if ch.closed {
 		return ErrDisconnected
-	case !acked:
+	}
+	ch.journal.slots = ch.journal.outbox.slots
+	if !acked {
 		return nil
 	}
 	p.unsure = true

@@ -25,8 +25,9 @@ type journal struct {
 	store  interface{ Store(b []byte) error } // nil: nothing is noted
 	number uint64                             // of the channel's descriptor
 	outbox outbox
-	taking bool // the last answer may still be in the socket
-	again  bool // the channel is another process's
+	slots  uint64 // of the outbox, as of the last request that was sent; changed with the list
+	taking bool   // the last answer may still be in the socket
+	again  bool   // the channel is another process's
 	old    FSMap
 	echo   uint64 // what is known about the front-end's echoes, as inherited
 	echoes *echoes
@@ -92,7 +93,7 @@ func (j *journal) note(list []*pending) error {
 	}
 	w := j.writer
 	j.written.Reset()
-	w.Uint(j.number, j.outbox.slots, boolWord(j.taking), j.echoBits(), uint64(len(list)))
+	w.Uint(j.number, j.slots, boolWord(j.taking), j.echoBits(), uint64(len(list)))
 	for _, p := range list {
 		w.Uint(uint64(p.request), boolWord(p.maps)*requestMaps|boolWord(p.unsure)*requestUnsure, uint64(p.id), p.offset, p.length)
 	}
@@ -210,7 +211,7 @@ func (c *Conn) resumeJournal(ch *channel, n *notes, left Inherited) error {
 	if err != nil {
 		return err
 	}
-	ch.journal = journal{store: c.recovery.Channel, number: n.channel, outbox: box, again: true, echo: had.echo, old: c.fsMap(ch)}
+	ch.journal = journal{store: c.recovery.Channel, number: n.channel, outbox: box, slots: had.slots, again: true, echo: had.echo, old: c.fsMap(ch)}
 	c.recovery.outbox = n.outbox
 	if err := ch.takeAnswer(had.taking != 0); err != nil {
 		return err
