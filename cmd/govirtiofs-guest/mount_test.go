@@ -353,7 +353,7 @@ func TestIntegrationSecond(t *testing.T) {
 	h := newHost(t)
 	mount := fmt.Sprintf("cd %s; $GUEST mount -o token=%s unix:v_1024 mnt", h.dir, h.token)
 	said := shell(t, mount+"\nmkdir -p other\n"+mount+"/../other || echo status $?\numount mnt\n"+mount+"\numount mnt")
-	if !strings.Contains(said, "one mount") || !strings.Contains(said, "status 1") {
+	if !strings.Contains(said, "in use by another mount") || !strings.Contains(said, "status 1") {
 		t.Error(said)
 	}
 	h.stop()
