@@ -63,19 +63,16 @@ func New(o Options) (*Watcher, error) {
 	}
 	w := &Watcher{max: o.Max, own: int32(os.Getpid()), buf: make([]byte, bufferSize), byID: map[uint64]string{}, byFH: map[string]uint64{}}
 	w.renames.Store(true)
-	err := error(unix.EPERM)
+	var err error
 	if !o.Inotify {
-		err = w.newFanotify()
-	}
-	if o.Inotify || errors.Is(err, ErrUnsupported) {
-		if in := w.newInotify(); in == nil {
-			err = nil
-		} else {
-			err = errors.Join(err, in)
+		if err = w.newFanotify(); err == nil {
+			return w, nil
+		} else if !errors.Is(err, ErrUnsupported) {
+			return nil, err
 		}
 	}
-	if err != nil {
-		return nil, err
+	if in := w.newInotify(); in != nil {
+		return nil, errors.Join(err, in)
 	}
 	return w, nil
 }
