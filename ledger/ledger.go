@@ -58,7 +58,7 @@ func Create() (*Ledger, error) {
 // Open takes over a ledger that another process has left. It owns fd when it succeeds. An error
 // says that the file is none, or one that this program can't read.
 func Open(fd int) (*Ledger, error) {
-	if err := checkFile(fd); err != nil {
+	if err := memfile.Check(fd, fileSize); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	l, err := newLedger(fd, unix.PROT_READ|unix.PROT_WRITE)
@@ -70,23 +70,6 @@ func Open(fd int) (*Ledger, error) {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	return l, nil
-}
-
-// checkFile checks that touching the file can't fail: it has its size for good.
-func checkFile(fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("fstat: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != fileSize {
-		return fmt.Errorf("a file of %d bytes: want a memfd of %d", st.Size, int64(fileSize))
-	}
-	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	const want = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	if err != nil || seals&want != want {
-		return errors.New("the file is not a sealed memfd")
-	}
-	return nil
 }
 
 func (h *header) check() error {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/internal/memfile"
 )
 
 // View looks at a ledger that another process may be writing, and changes nothing in it. What it
@@ -24,7 +25,7 @@ type View struct {
 func OpenView(fd int) (*View, error) { return openView(fd, true) }
 
 func openView(fd int, others bool) (*View, error) {
-	if err := checkFile(fd); err != nil {
+	if err := memfile.Check(fd, fileSize); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	l, err := newLedger(fd, unix.PROT_READ)

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/memfile"
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
@@ -47,30 +48,13 @@ func (c *Conn) getInflightFD(m *message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := newInflightFile(int64(need))
+	fd, err := memfile.Create("vhost-user-inflight", int64(need)) // a write to a mapping of it never faults
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("in-flight area of %d bytes: %w", need, err)
 	}
 	m.attach(fd)
 	d.MmapSize, d.MmapOffset = need, 0
 	return reply(d)[:len(m.Body)], nil
-}
-
-// newInflightFile makes a file of zeros whose size can't be changed, so that
-// writing to a mapping of it never faults.
-func newInflightFile(size int64) (fd int, err error) {
-	fd, err = unix.MemfdCreate("vhost-user-inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return -1, fmt.Errorf("memfd_create: %w", err)
-	}
-	if err = unix.Ftruncate(fd, size); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("in-flight area of %d bytes: %w", size, err)
-	}
-	return fd, nil
 }
 
 // setInflightFD takes an area into use with the next start of the rings.

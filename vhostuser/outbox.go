@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/memfile"
 	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
@@ -29,19 +30,11 @@ const (
 	outboxSlot  = 512
 	outboxSlots = 2 * mostWaiting
 	outboxSize  = outboxSlot * outboxSlots
-	outboxSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 )
 
 func newOutbox() (outbox, error) {
-	fd, err := unix.MemfdCreate("govirtiofs-outbox", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := memfile.Create("govirtiofs-outbox", outboxSize)
 	if err != nil {
-		return outbox{}, os.NewSyscallError("memfd_create", err)
-	}
-	if err = unix.Ftruncate(fd, outboxSize); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, outboxSeals)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
 		return outbox{}, fmt.Errorf("outbox: %w", err)
 	}
 	return outbox{fd: fd, on: true}, nil
@@ -50,17 +43,9 @@ func newOutbox() (outbox, error) {
 // inheritOutbox takes over what another process has left: fd, which it owns, and slots. Access to
 // anything but memory might wait for ever.
 func inheritOutbox(fd int, slots uint64) (outbox, error) {
-	err := error(nil)
-	if seals, e := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); e != nil || seals&outboxSeals != outboxSeals {
-		err = errors.New("the outbox is not a sealed memfd")
-	}
-	var st unix.Stat_t
-	if e := unix.Fstat(fd, &st); err == nil && (e != nil || st.Size != outboxSize) {
-		err = fmt.Errorf("the outbox has %d bytes, want %d", st.Size, outboxSize)
-	}
-	if err != nil {
+	if err := memfile.Check(fd, outboxSize); err != nil {
 		_ = unix.Close(fd)
-		return outbox{}, err
+		return outbox{}, fmt.Errorf("outbox: %w", err)
 	}
 	return outbox{fd: fd, slots: slots, on: true}, nil
 }

@@ -2,12 +2,15 @@
 package memfile
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 )
 
 const pageSize = 4 << 10
+
+const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
 // Create makes a file of size bytes whose size never changes, so that a mapping of all of it is safe. It takes no memory
 // yet. The name is what /proc shows, see memfd_create(2). The descriptor is the caller's.
@@ -21,13 +24,29 @@ func Create(name string, size int64) (fd int, err error) {
 		return -1, fmt.Errorf("memfd_create: %w", err)
 	}
 	if err = unix.Ftruncate(fd, size); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// Check reports an error unless fd is a file as Create makes one of this size: then nothing that is done with it can
+// fail or wait for ever.
+func Check(fd int, size int64) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != size {
+		return fmt.Errorf("a file of %d bytes: want a memfd of %d", st.Size, size)
+	}
+	if has, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err != nil || has&seals != seals {
+		return errors.New("the file is not a sealed memfd")
+	}
+	return nil
 }
 
 // Populate makes the kernel provide memory for size bytes from at on of a mapping, which is of the whole file fd. Otherwise a

@@ -19,6 +19,12 @@ func TestFile(t *testing.T) {
 			t.Errorf("ftruncate to %d bytes: %v, want EPERM", n, err)
 		}
 	}
+	if err := Check(fd, size); err != nil {
+		t.Error(err)
+	}
+	if err := Check(fd, size-1); err == nil {
+		t.Error("a file of another size passes")
+	}
 	b, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		t.Fatal(err)
