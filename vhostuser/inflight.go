@@ -48,7 +48,7 @@ func (c *Conn) getInflightFD(m *message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := memfile.Create("vhost-user-inflight", int64(need)) // a write to a mapping of it never faults
+	fd, err := memfile.Small("vhost-user-inflight", int64(need)) // a write to a mapping of it never faults
 	if err != nil {
 		return nil, fmt.Errorf("in-flight area of %d bytes: %w", need, err)
 	}

@@ -33,7 +33,7 @@ const (
 )
 
 func newOutbox() (outbox, error) {
-	fd, err := memfile.Create("govirtiofs-outbox", outboxSize)
+	fd, err := memfile.Small("govirtiofs-outbox", outboxSize)
 	if err != nil {
 		return outbox{}, fmt.Errorf("outbox: %w", err)
 	}
