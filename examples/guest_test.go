@@ -21,7 +21,11 @@ import (
 func serve(t *testing.T, name string, args ...string) guest.Share {
 	t.Helper()
 	socket := filepath.Join(guest.TempDir(t), name)
-	cmd := exec.Command(program(name), append([]string{"--socket-path=" + socket}, args...)...)
+	return start(t, name, socket, exec.Command(program(name), append([]string{"--socket-path=" + socket}, args...)...))
+}
+
+func start(t *testing.T, name, socket string, cmd *exec.Cmd) guest.Share {
+	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	if err := spawn.Start(cmd); err != nil {
@@ -48,6 +52,8 @@ func TestIntegrationGuest(t *testing.T) {
 	write(t, hide, "visible", "secret.key")
 	write(t, upper, "dir/a")
 	write(t, lower, "dir/b")
+	crypted := filepath.Join(guest.TempDir(t), "gocryptfs")
+	cryptServer, cipher := crypt(t)
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	if err := os.WriteFile(archive, tarArchive(t), 0o600); err != nil {
 		t.Fatal(err)
@@ -62,7 +68,7 @@ func TestIntegrationGuest(t *testing.T) {
 		Shares: []guest.Share{
 			serve(t, "memfs"), serve(t, "nullfs", null), serve(t, "rot13fs", rot13), serve(t, "hidefs", hide, "*.key"),
 			serve(t, "livefs"), serve(t, "archivefs", archive), serve(t, "unionfs", upper, lower),
-			serve(t, "gofusefs", loop),
+			serve(t, "gofusefs", loop), start(t, "gocryptfs", crypted, exec.Command(cryptServer, cipher, password, crypted)),
 		},
 		Files:   map[string]string{suite: "/run/inguest"},
 		Timeout: 4 * time.Minute,
@@ -76,7 +82,10 @@ func TestIntegrationGuest(t *testing.T) {
 			[ "$(echo $(ls /mnt/unionfs/dir))" = "a b" ]; echo new >/mnt/unionfs/dir/new; echo b2 >/mnt/unionfs/dir/b; rm /mnt/unionfs/dir/a
 			mv /mnt/unionfs/dir /mnt/unionfs/moved; [ "$(cat /mnt/unionfs/moved/b)" = b2 ]
 			mkdir /mnt/gofusefs/dir; echo loop >/mnt/gofusefs/dir/f; mv /mnt/gofusefs/dir/f /mnt/gofusefs/g; [ "$(cat /mnt/gofusefs/g)" = loop ]
+			mkdir /mnt/gocryptfs/a; cd /mnt/gocryptfs/a; head -c 5000013 /dev/urandom >large; echo small >s; mv s small; : >empty
+			sha256sum large small empty >sums; mv ../a ../dir; ln -s dir/small ../link; [ "$(cat ../link)" = small ]; cd /
 			[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+			GOVIRTIOFS_GUEST_DIR=/mnt/gocryptfs /run/inguest -test.v -test.run 'TestConformance/(Rename.*|Link|OpenAppend|ReadWrite|Readdir|Symlink|Truncate)$'
 			GOVIRTIOFS_GUEST_DIR=/mnt/memfs /run/inguest -test.v -test.timeout 200s -test.skip 'Conformance/FileFlags$'`,
 	})
 	if err != nil || r.Status != 0 {
@@ -90,6 +99,13 @@ func TestIntegrationGuest(t *testing.T) {
 	content(t, filepath.Join(upper, "moved/new"), "new\n")
 	content(t, filepath.Join(lower, "moved/b"), "b2\n")
 	content(t, filepath.Join(rot13, "Frperg/svyr"), "Uryyb\n")
+	plain := decrypted(t, cipher)
+	check := exec.Command("sha256sum", "-c", "--strict", "sums")
+	check.Dir = filepath.Join(plain, "dir")
+	if out, err := check.CombinedOutput(); err != nil || strings.Count(string(out), ": OK") != 3 {
+		t.Errorf("what the guest has encrypted: %v\n%s", err, out)
+	}
+	content(t, filepath.Join(plain, "link"), "small\n")
 }
 
 // tail is the end of a text.
