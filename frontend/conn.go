@@ -39,6 +39,9 @@ type Options struct {
 	MemoryFile string
 	// Inflight has the back-end note the requests under way in an area that outlives it.
 	Inflight bool
+	// CloudHypervisor sends what cloud-hypervisor sends for virtio-fs, in its order, with an in-flight
+	// area. It excludes Window, MemReg and Inflight.
+	CloudHypervisor bool
 	// Window, if not nil, maps the back-end's shared memory region in this process.
 	Window *WindowOptions
 	// Chunk is the size of the largest buffer of file data in a Pipe's requests; 0 puts
@@ -107,6 +110,11 @@ func Connect(c *net.UnixConn, opts Options) (*Frontend, error) {
 	f := &Frontend{opts: opts, memfd: -1, inflight: -1}
 	f.sock.Store(vu.NewSocket(c, vu.ToBackend))
 	err := f.allocate()
+	if err == nil && opts.CloudHypervisor {
+		if err = f.cloudConnect(); err == nil {
+			return f, nil
+		}
+	}
 	if err == nil {
 		f.Features, f.Protocol, err = f.negotiate()
 	}
@@ -172,13 +180,7 @@ func (f *Frontend) negotiate() (features uint64, protocol vu.ProtocolFeatures, e
 	if err != nil {
 		return 0, 0, err
 	}
-	features = offered & (vu.FeatureVersion1 | vu.FeatureProtocolFeatures | vu.FeatureEventIdx | vu.FeatureIndirectDesc)
-	if f.opts.NoEventIdx {
-		features &^= vu.FeatureEventIdx
-	}
-	if f.opts.NoIndirect {
-		features &^= vu.FeatureIndirectDesc
-	}
+	features = f.choose(offered)
 	if features&vu.FeatureProtocolFeatures != 0 {
 		p, err := f.GetU64(vu.ReqGetProtocolFeatures)
 		if err != nil {
@@ -201,6 +203,18 @@ func (f *Frontend) negotiate() (features uint64, protocol vu.ProtocolFeatures, e
 	return features, protocol, f.SetU64(vu.ReqSetFeatures, features)
 }
 
+// choose are those of the offered features that the driver and the front-end want.
+func (f *Frontend) choose(offered uint64) uint64 {
+	features := offered & (vu.FeatureVersion1 | vu.FeatureProtocolFeatures | vu.FeatureEventIdx | vu.FeatureIndirectDesc)
+	if f.opts.NoEventIdx {
+		features &^= vu.FeatureEventIdx
+	}
+	if f.opts.NoIndirect {
+		features &^= vu.FeatureIndirectDesc
+	}
+	return features
+}
+
 // Region describes the shared memory as the back-end gets it.
 func (f *Frontend) Region() vu.MemoryRegion {
 	return vu.MemoryRegion{GuestAddr: GuestBase, Size: uint64(len(f.mem)), UserAddr: UserBase}
@@ -219,6 +233,9 @@ func (f *Frontend) ShareMemory() error {
 
 // Start starts all queues. After Stop they go on where they stopped.
 func (f *Frontend) Start() error {
+	if f.opts.CloudHypervisor {
+		return f.cloudSetUp()
+	}
 	for _, q := range f.Queues {
 		if err := q.start(); err != nil {
 			return fmt.Errorf("queue %d: %w", q.index, err)

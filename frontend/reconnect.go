@@ -54,6 +54,9 @@ func (f *Frontend) Cut() {
 func (f *Frontend) Reconnect(c *net.UnixConn) error {
 	f.sock.Store(vu.NewSocket(c, vu.ToBackend))
 	f.cut.Store(false)
+	if f.opts.CloudHypervisor {
+		return f.cloudReconnect()
+	}
 	features, protocol, err := f.negotiate()
 	if err != nil {
 		return err

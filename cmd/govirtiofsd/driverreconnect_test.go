@@ -24,7 +24,7 @@ func TestIntegrationReconnectDriven(t *testing.T) {
 	rounds, seed := howOften(25, 400), randomSeed(t)
 	for name, opts := range map[string]frontend.Options{
 		"as QEMU, 2 queues":             {Queues: 2},
-		"as cloud-hypervisor, 4 queues": {Queues: 4, Inflight: true},
+		"as cloud-hypervisor, 4 queues": {Queues: 4, CloudHypervisor: true},
 	} {
 		t.Run(name, func(t *testing.T) { reconnectDriven(t, opts, rounds, seed) })
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/frontend"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 )
 
 // wholeFile is a lock of all bytes.
@@ -168,4 +169,79 @@ func startVMM(t *testing.T, role, socket string) (vmm *exec.Cmd, out io.Reader) 
 	}
 	t.Cleanup(func() { _ = vmm.Process.Kill(); _ = vmm.Wait() })
 	return vmm, out
+}
+
+// TestReconnectAfterAll: when the keeper is killed, too, a VMM that connects again finds a daemon that knows nothing
+// of its guest. Each request is answered with an error, those that were under way, too: nobody waits for ever. The guest
+// can then mount the share again.
+func TestReconnectAfterAll(t *testing.T) {
+	for name, opts := range map[string]frontend.Options{"in QEMU's order": {}, "cloud-hypervisor": {CloudHypervisor: true}} {
+		t.Run(name, func(t *testing.T) {
+			dir, socket := tempDir(t), filepath.Join(tempDir(t), "s")
+			if err := os.WriteFile(filepath.Join(dir, "f"), []byte("content"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			args := []string{"--socket-path", socket, "--shared-dir", dir, "--keep-listening", "--locks=host"}
+			d := startDaemon(t, nil, args...)
+			d.waitLine(waitingLine)
+			f, err := frontend.Dial(socket, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := handshake(t, f)
+			node, fh, err := lockFile(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			waits := make(chan error)
+			go func() { waits <- c.Lock(node, fh, 8, wholeFile, 0, true) }()
+			if _, err := c.Getattr(fp.RootID); err != nil { // the queue has taken the request before this one
+				t.Fatal(err)
+			}
+			killTree(t, d, f.Cut)
+			again := startDaemon(t, nil, args...)
+			again.waitLine(waitingLine)
+			if err := comeBack(f, socket); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-waits:
+				if !errors.Is(err, unix.EINVAL) {
+					t.Errorf("the request that was under way: %v, want EINVAL", err)
+				}
+			case <-time.After(60 * time.Second):
+				t.Fatal("the request that was under way has no answer")
+			}
+			if b, err := c.Read(node, fh, 0, 100); !errors.Is(err, unix.EINVAL) {
+				t.Errorf("a read by what the last daemon knew: %q, %v, want EINVAL", b, err)
+			}
+			if err := c.Handshake(frontend.AllFlags); err != nil {
+				t.Fatalf("the share can't be mounted again: %v", err)
+			}
+			if _, err := c.Lookup(fp.RootID, "f"); err != nil {
+				t.Error(err)
+			}
+			c.Close()
+			_ = again.cmd.Process.Signal(unix.SIGTERM)
+			again.wantStatus(0)
+		})
+	}
+}
+
+// killTree kills a daemon with its keeper, which starts no other worker then. Between is called when the daemon can't do
+// anything any more, and its connection has not ended yet.
+func killTree(t *testing.T, d *daemon, between func()) {
+	t.Helper()
+	all := append(daemontest.Children(t, d.cmd.Process.Pid), d.cmd.Process.Pid)
+	for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
+		for _, pid := range all {
+			if err := unix.Kill(pid, sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if sig == unix.SIGSTOP {
+			between()
+		}
+	}
+	d.status()
 }

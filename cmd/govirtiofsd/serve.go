@@ -24,7 +24,7 @@ const (
 	// channel, log, in-flight area, state transfer, next connection, and the runtime's.
 	filesOfProcess = 96
 	// reconnectWait is how long a guest keeps its session while its front-end is away.
-	// cloud-hypervisor connects again at once, QEMU after the seconds that its user chooses.
+	// cloud-hypervisor connects again at once, or tries it ten times a second.
 	reconnectWait = 10 * time.Second
 	// minGuestFiles is what must be left for the guest.
 	minGuestFiles = 128

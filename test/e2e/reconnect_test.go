@@ -59,13 +59,14 @@ func (s *share) reconnect(t *testing.T) {
 	}
 }
 
-// forEachReconnect runs a test with the front-ends that reconnect: QEMU, and cloud-hypervisor
-// with its area.
+// forEachReconnect runs a test with front-ends that reconnect: as QEMU's devices start, and as cloud-hypervisor
+// does all of it, with its area.
 func forEachReconnect(t *testing.T, test func(t *testing.T, opts frontend.Options)) {
 	for name, opts := range map[string]frontend.Options{
-		"with area":    {Inflight: true},
-		"without area": {},
-		"no event idx": {NoEventIdx: true},
+		"with area":        {Inflight: true},
+		"cloud-hypervisor": {CloudHypervisor: true},
+		"without area":     {},
+		"no event idx":     {NoEventIdx: true},
 	} {
 		t.Run(name, func(t *testing.T) { test(t, opts) })
 	}
