@@ -34,9 +34,10 @@ type Evidence [EvidenceWords]uint64
 // (package ledger). It has no pointers. One thread at a time writes it: the thread that serves
 // the request. A nil *Cell means that nothing is noted of a request.
 //
-// Functions that are not inlined store its words one after the other, so that the compiler can't
-// change the order. The processor's order does not matter: a thread that is killed has executed
-// a part of its program from the start on, and all of its stores up to there are in memory.
+// Its words are stored in the order of the program. Go's compiler keeps the order of stores. It only drops one
+// that another store to the same word follows, which set prevents. The processor's order does not matter: a
+// thread that is killed has executed a part of its program from the start on, and all of its stores
+// up to there are in memory.
 //
 // The successor must check all of a Cell that another process has written.
 type Cell struct {
@@ -48,8 +49,7 @@ type Cell struct {
 	avail   uint16 // index in the available ring
 	used    uint16 // index in the used ring, from PhaseDone on
 	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
-	thread  uint32 // the thread that serves it: its number in the operating system, or 0
-	hash    uint32 // of the request's content after its header; 0 is not known
+	_       uint64 // not used
 	grant   uint32 // phase of the last grant, and where more are, see setGrant
 
 	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
@@ -72,13 +72,22 @@ const (
 	stepShift   = 32
 )
 
-// set stores the state. It is where stores before it and after it are kept apart.
+// set stores the state. It is not inlined, because functions that call it store the state more than once.
 //
 //go:noinline
 func (c *Cell) set(state uint64) {
 	storing.Note()
 	c.state = state
 	storing.Note()
+}
+
+// put is set for functions that store the state once, and that each request comes through.
+func (c *Cell) put(state uint64) {
+	if storing.Watched() {
+		c.set(state)
+		return
+	}
+	c.state = state
 }
 
 // Phase is the progress of the request.
@@ -128,11 +137,12 @@ func (c *Cell) Avail() uint16 { return c.avail }
 func (c *Cell) Started() int64 { return c.started }
 
 // Take notes a request that was taken from the ring at index avail.
+//
+//go:noinline
 func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
-	c.hash, c.thread = 0, 0
 	c.grant, c.interrupted = 0, 0
-	c.set(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
+	c.put(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
 }
 
 // TakeAgain notes that a successor serves the request, after one more process has died while it
@@ -227,11 +237,11 @@ func (c *Cell) Intent() (stamp int64, e Evidence, ok bool) {
 // used in the used ring.
 func (c *Cell) Done(written uint32, used uint16) {
 	c.written, c.used = written, used
-	c.toPhase(PhaseDone)
+	c.put(c.state&^0xff | uint64(PhaseDone))
 }
 
 // Reply is what Done has noted.
 func (c *Cell) Reply() (written uint32, used uint16) { return c.written, c.used }
 
 // Free notes that the client can see the reply. The cell can be used for another request.
-func (c *Cell) Free() { c.set(0) }
+func (c *Cell) Free() { c.put(0) }

@@ -63,9 +63,7 @@ func (q *Queue) Order() uint64 {
 }
 
 // SetNext notes the next index of the available ring to read, when the request before it has
-// its cell. It is not inlined for the same reason as with fuse.Cell.
-//
-//go:noinline
+// its cell.
 func (q *Queue) SetNext(next uint16) {
 	if q != nil {
 		q.record.taken = q.order<<16 | uint64(next)

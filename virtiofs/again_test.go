@@ -189,7 +189,7 @@ func (x *lives) next(base uint16, edit func(*takeover), die func(at faultPoint) 
 			}
 		}
 	}
-	w.cells.note(noted)
+	w.cells.note(noted, &w.clock)
 	serves := make(chan struct{})
 	x.serves = serves
 	if noted.Start() == 0 {

@@ -11,7 +11,9 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/ledger"
 	"github.com/govirtiofs/govirtiofs/passthrough"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // benchFiles is how many files the requests of a workload go round.
@@ -45,12 +47,16 @@ func newBench(b testing.TB, noted bool) *bench {
 	if err != nil {
 		b.Fatal(err)
 	}
-	fs, err := passthrough.New(passthrough.Config{RootFD: root, ProcFD: proc})
+	var notes *ledger.Ledger
+	if noted {
+		notes = newLedger(b)
+	}
+	fs, err := passthrough.New(passthrough.Config{RootFD: root, ProcFD: proc, Ledger: notes})
 	if err != nil {
 		b.Fatal(err)
 	}
 	r := newRing(b)
-	s := newServer(fs)
+	s := server.New(fs, server.Options{Log: quiet(), Ledger: notes})
 	w, err := newWorker(s, nil, r.vring(), BusyPoll{}, quiet())
 	if err != nil {
 		b.Fatal(err)
@@ -62,11 +68,11 @@ func newBench(b testing.TB, noted bool) *bench {
 		b.Fatal(err)
 	}
 	if noted {
-		ring, err := newLedger(b).Queue(1, ringSize)
+		ring, err := notes.Queue(1, ringSize)
 		if err != nil {
 			b.Fatal(err)
 		}
-		w.cells.note(ring)
+		w.cells.note(ring, &w.clock)
 	}
 	x := &bench{ring: r, w: w, shift: sh, dir: fp.RootID}
 	b.Cleanup(w.waker.close)
@@ -76,7 +82,7 @@ func newBench(b testing.TB, noted bool) *bench {
 		reply := x.one(fp.OpLookup, x.dir, benchName(i), 128)
 		x.files = append(x.files, binary.NativeEndian.Uint64(reply))
 	}
-	x.fh = binary.NativeEndian.Uint64(x.one(fp.OpOpen, x.files[0], make([]byte, 8), 16))
+	x.fh = binary.NativeEndian.Uint64(x.one(fp.OpOpen, x.files[0], fp.Bytes(&fp.OpenIn{Flags: unix.O_RDWR}), 16))
 	return x
 }
 
@@ -108,6 +114,7 @@ func workloads() []workload {
 		names[i] = benchName(i)
 	}
 	var read fp.ReadIn
+	write := make([]byte, fp.Size[fp.WriteIn]()+4096)
 	var release fp.ReleaseIn
 	open := make([]byte, 8)
 	return []workload{
@@ -118,6 +125,10 @@ func workloads() []workload {
 		{"read-4k", func(x *bench, slot, i int) {
 			read = fp.ReadIn{Fh: x.fh, Size: 4096}
 			x.send(slot, fp.OpRead, x.files[0], fp.Bytes(&read), 4096)
+		}},
+		{"write-4k", func(x *bench, slot, i int) {
+			n := copy(write, fp.Bytes(&fp.WriteIn{Fh: x.fh, Size: 4096}))
+			x.send(slot, fp.OpWrite, x.files[0], write[:n+4096], 8)
 		}},
 		{"open+release", func(x *bench, slot, i int) { // in turns, with all slots
 			node := x.files[slot]
@@ -150,9 +161,9 @@ func (x *bench) round(l *workload, i int) {
 func BenchmarkRequest(b *testing.B) {
 	for _, l := range workloads() {
 		for _, noted := range []bool{false, true} {
-			name := l.name
+			name := l.name + "/never"
 			if noted {
-				name += "/noted"
+				name = l.name + "/auto"
 			}
 			b.Run(name, func(b *testing.B) {
 				x := newBench(b, noted)
@@ -219,15 +230,16 @@ func BenchmarkCells(b *testing.B) {
 		b.Fatal(err)
 	}
 	var c cells
-	c.note(ring)
+	by := newClock()
+	c.note(ring, &by)
 	m := fuse.Message{Header: fp.InHeader{Opcode: uint32(fp.OpGetattr), NodeID: 1}}
 	b.ReportAllocs()
 	i := uint16(0)
 	for b.Loop() {
 		m.Header.Unique++
-		c.take(&m, i%ringSize, i)
+		cell := c.take(&m.Header, i%ringSize, i)
 		i++
-		if c.done(m.Cell, 120, i); i%flushRequests == 0 {
+		if c.done(cell, 120, i); i%flushRequests == 0 {
 			c.published()
 		}
 	}

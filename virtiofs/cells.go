@@ -1,11 +1,10 @@
 package virtiofs
 
 import (
-	"time"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
@@ -16,10 +15,9 @@ import (
 type cells struct {
 	ring      *ledger.Queue                  // nil: nothing is noted
 	pushed    [pushedMost]*fuse.Cell         // those of chains that are not published yet
-	unfreed   int                            // entries of pushed
-	began     time.Time                      // monotonic, when the system's clock showed beganAt
-	beganAt   int64                          // CLOCK_MONOTONIC in ns
-	now       int64                          // the same, when it was last looked at; it need not be exact
+	unfreed   uint                           // entries of pushed
+	clock     *clock                         // the worker's: a request need not know exactly when it was taken
+	began     int64                          // CLOCK_MONOTONIC in ns when clock showed 0
 	interrupt func(queue int, at faultPoint) // of tests; nil otherwise
 	index     int                            // of the queue, for interrupt
 }
@@ -55,54 +53,35 @@ func (c *cells) reached(p faultPoint) {
 }
 
 // note begins to note a ring's requests.
-func (c *cells) note(ring *ledger.Queue) {
+func (c *cells) note(ring *ledger.Queue, by *clock) {
 	if ring == nil {
 		return
 	}
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	c.ring, c.began, c.beganAt = ring, time.Now(), ts.Nano()
-	c.now = c.beganAt
+	c.ring, c.clock, c.began = ring, by, ts.Nano()-int64(by.look())
 }
 
-// look looks at the clock, once for many requests.
-func (c *cells) look() {
-	if c.ring != nil {
-		c.at(time.Now())
-	}
-}
-
-// at is look for a caller that has just called look.
-func (c *cells) at(now time.Time) {
-	if c.ring != nil {
-		c.now = c.beganAt + int64(now.Sub(c.began))
-	}
-}
-
-// take notes the request of the chain at head, which was popped. next is the index of the
-// available ring behind it. If the driver already has a request under way with this head, the
-// second one gets no cell: only the thread that serves a request may write its cell.
-func (c *cells) take(m *fuse.Message, head, next uint16) {
-	if c.ring == nil {
-		return
-	}
+// take notes the request of the chain at head, which was popped, and returns its cell. next is the index of
+// the available ring behind it. If the driver already has a request under way with this head, the
+// second one gets no cell: only the thread that serves a request may write its cell. ring is not nil.
+func (c *cells) take(h *fp.InHeader, head, next uint16) *fuse.Cell {
 	c.reached(faultPopped)
-	m.Cell = nil
-	if cell := c.ring.Cell(head); cell.Phase() == fuse.PhaseFree {
-		cell.Take(&m.Header, c.ring.Order(), next-1, c.now)
-		m.Cell = cell
+	cell := c.ring.Cell(head)
+	if cell.Phase() == fuse.PhaseFree {
+		cell.Take(h, c.ring.Order(), next-1, c.began+int64(c.clock.now))
+	} else {
+		cell = nil
 	}
 	c.reached(faultTaken)
 	c.ring.SetNext(next)
 	c.reached(faultNoted)
+	return cell
 }
 
 // done notes that the reply of a request is in the guest's memory, and that the next Push, which gets
-// the index used, is that of its chain.
+// the index used, is that of its chain. cell is not nil.
 func (c *cells) done(cell *fuse.Cell, written uint32, used uint16) {
-	if cell == nil {
-		return
-	}
 	c.reached(faultHandled)
 	cell.Done(written, used)
 	c.pushed[c.unfreed%pushedMost] = cell
@@ -110,11 +89,8 @@ func (c *cells) done(cell *fuse.Cell, written uint32, used uint16) {
 	c.reached(faultDone)
 }
 
-// published frees the cells of all chains that were pushed: the driver can see them.
+// published frees the cells of all chains that were pushed: the driver can see them. ring is not nil.
 func (c *cells) published() {
-	if c.ring == nil {
-		return
-	}
 	c.reached(faultPublished)
 	for _, cell := range c.pushed[:min(c.unfreed, pushedMost)] {
 		cell.Free()

@@ -129,7 +129,7 @@ func (d *Device) noteRing(index int, v vhostuser.Vring, w *worker) error {
 	if err != nil {
 		return fmt.Errorf("note: %w", err)
 	}
-	w.cells.note(ring)
+	w.cells.note(ring, &w.clock)
 	w.cells.index, w.cells.interrupt = index, d.interrupt
 	switch {
 	case ring.Start() == v.Start:

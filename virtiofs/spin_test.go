@@ -12,7 +12,7 @@ func TestSpinUser(t *testing.T) {
 	spins := 0
 	serve := func(requests int, gap time.Duration) {
 		for range requests {
-			if window := p.window(time.Time{}); window > 0 {
+			if window := p.window(1); window > 0 {
 				spins++
 				p.learn(gap <= window, min(gap, window), 0)
 			}
@@ -45,14 +45,13 @@ func TestSpinUser(t *testing.T) {
 func TestPollBudget(t *testing.T) {
 	const most = 100 * time.Microsecond
 	p := newSpinPolicy(BusyPoll{Max: most, CPU: 10})
-	now := time.Now()
-	spent := time.Duration(0)
+	now, spent := time.Duration(1), time.Duration(0)
 	const steps = 20_000 // 2 seconds in which there would always be reason to spin
 	for range steps {
 		w := p.window(now)
 		p.budget -= w
 		spent += w
-		now = now.Add(most)
+		now += most
 	}
 	share := float64(spent-budgetMost) / float64(steps*most)
 	if share < 0.08 || share > 0.11 {
@@ -106,16 +105,16 @@ func TestSpinYields(t *testing.T) {
 	defer r.queue.End()
 	for _, max := range []time.Duration{0, 50 * time.Microsecond} {
 		p := newSpinPolicy(BusyPoll{Max: max})
-		yields := 0
+		c, yields := newClock(), 0
 		p.yield = func() {
 			yields++
 			time.Sleep(time.Millisecond)
 		}
 		for range p.left {
-			p.arrived() // the time for a trial has come
+			p.arrived(&c) // the time for a trial has come
 		}
 		for range 2 {
-			p.poll(r.queue, func() bool { return false })
+			p.poll(&c, r.queue, func() bool { return false })
 		}
 		if short := max == 0; short && yields != 2 || !short && yields != 0 || p.spinning == short {
 			t.Errorf("max %v: %d yields in 2 spins, spinning is %v", max, yields, p.spinning)

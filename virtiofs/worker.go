@@ -43,6 +43,7 @@ type worker struct {
 	cells   cells
 	again   *again // what another process has left, until it is taken over
 
+	clock     clock
 	spin      spinPolicy
 	unflushed int
 	underWay  int // requests that the driver has under way at the same time, lately
@@ -50,12 +51,13 @@ type worker struct {
 	waiting   map[*waiting]struct{}
 	lingering int // entries of the ring that requests take which wait for other clients
 	short     shortWaits
-	served    uint64 // chains given back
-	vain      int    // kicks before the first of these
-	broken    bool   // the ring makes no sense; nothing more is read from it
-	canceled  bool   // the waiting requests have been told to end
-	yielded   time.Time
-	counted   bool // it has a processor of the scheduler's; see count
+	served    uint64        // chains given back
+	vain      int           // kicks before the first of these
+	broken    bool          // the ring makes no sense; nothing more is read from it
+	canceled  bool          // the waiting requests have been told to end
+	yielded   time.Duration // when it last was, by clock
+	flushes   uint32        // in the middle of batches
+	counted   bool          // it has a processor of the scheduler's; see count
 
 	badChain rate.Sometimes
 	ringGone rate.Sometimes
@@ -127,6 +129,7 @@ func newWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, 
 		vring:    v,
 		queue:    v.Queue,
 		waker:    b,
+		clock:    newClock(),
 		spin:     newSpinPolicy(poll),
 		waiting:  make(map[*waiting]struct{}),
 		badChain: rate.Sometimes{Interval: time.Second},
@@ -192,7 +195,9 @@ func (w *worker) run(ready chan<- error) {
 			timeout = pollInterval
 		}
 		kicked = w.waker.wait(timeout)
-		w.cells.look()
+		if w.spin.found = false; w.cells.ring != nil && !w.spin.gapping {
+			w.clock.look() // otherwise the next request does
+		}
 	}
 }
 
@@ -200,14 +205,15 @@ func (w *worker) run(ready chan<- error) {
 // something else on a worker's processor.
 const yieldInterval = 8 * time.Millisecond
 
-// yield lets the Go scheduler see the worker pass by now and then. Its monitor thread
-// takes the processor away from a goroutine that has been in system calls, short ones
-// included, for 10 ms on end without having been scheduled; it does so again at each
+// yieldFlushes is after how many publications in the middle of a batch the worker looks at its clock.
+const yieldFlushes = 4
+
+// yield looks at the clock, and lets the Go scheduler see the worker pass by now and then. Its
+// monitor thread takes the processor away from a goroutine that has been in system calls, short
+// ones included, for 10 ms on end without having been scheduled; it does so again at each
 // look, every 20 us, and each time looks again as soon.
 func (w *worker) yield() {
-	now := time.Now()
-	w.cells.at(now)
-	if now.Sub(w.yielded) >= yieldInterval {
+	if now := w.clock.look(); now-w.yielded >= yieldInterval {
 		runtime.Gosched()
 		w.yielded = now
 	}
@@ -298,7 +304,7 @@ func (w *worker) drain(s *shift) (err error) {
 				}
 				break
 			} else {
-				w.spin.arrived()
+				w.spin.arrived(&w.clock)
 				w.underWay = max(w.underWay, w.offered())
 				w.serve(s)
 			}
@@ -312,10 +318,11 @@ func (w *worker) drain(s *shift) (err error) {
 		}
 		w.reap()
 		w.flush()
+		w.yield()
 		if w.again != nil && w.again.canGoOn(s) {
 			continue
 		}
-		if !s.ending() && !w.holds() && w.spin.poll(w.queue, w.called) {
+		if !s.ending() && !w.holds() && w.spin.poll(&w.clock, w.queue, w.called) {
 			continue
 		}
 		if !w.queue.EnableKicks() || s.ending() || w.holds() {
@@ -330,8 +337,15 @@ func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 // serve serves the chain that was popped.
 func (w *worker) serve(s *shift) {
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
-	w.cells.take(&s.message, s.chain.Head, w.queue.Base())
+	w.note(s)
 	w.handle(s)
+}
+
+// note notes the request that was popped for a successor of the process.
+func (w *worker) note(s *shift) {
+	if w.cells.ring != nil {
+		s.message.Cell = w.cells.take(&s.message.Header, s.chain.Head, w.queue.Base())
+	}
 }
 
 // handle has the request in the shift's message answered. If it has to wait, handle returns it.
@@ -359,7 +373,7 @@ func (w *worker) alone() bool {
 func (w *worker) refuse(s *shift, err error) {
 	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
-	w.cells.take(&s.message, s.chain.Head, w.queue.Base())
+	w.note(s)
 	reply := s.thread.Refuse(&s.message, unix.EIO)
 	w.push(&s.chain, s.message.Cell, reply.Len)
 }
@@ -367,7 +381,9 @@ func (w *worker) refuse(s *shift, err error) {
 // push puts a chain in the used ring and publishes if the batch is large. cell is that of its
 // request, or nil.
 func (w *worker) push(c *virtqueue.Chain, cell *fuse.Cell, written uint32) {
-	w.cells.done(cell, written, w.queue.NextUsed())
+	if cell != nil {
+		w.cells.done(cell, written, w.queue.NextUsed())
+	}
 	w.queue.Push(c, written)
 	w.cells.reached(faultPushed)
 	w.served++
@@ -375,6 +391,9 @@ func (w *worker) push(c *virtqueue.Chain, cell *fuse.Cell, written uint32) {
 	w.bytes += uint64(written)
 	if w.flushNow() {
 		w.flush()
+		if w.flushes++; w.flushes%yieldFlushes == 0 {
+			w.yield()
+		}
 	}
 }
 
@@ -401,10 +420,11 @@ func (w *worker) flush() {
 		w.underWay--
 	}
 	call := w.queue.Flush()
-	w.cells.published()
+	if w.cells.ring != nil {
+		w.cells.published()
+	}
 	if call {
 		w.vring.Call.Notify()
 	}
 	w.cells.reached(faultCalled)
-	w.yield() // while the driver has something to do
 }

@@ -12,6 +12,10 @@ func Note() {
 	}
 }
 
+// Watched reports whether Note would call something: for a store that each request makes, whose function is
+// to be inlined.
+func Watched() bool { return hook != nil }
+
 // SetHook sets the function that each Note calls, on the thread that has stored; nil removes
 // it. It is for tests with only one such thread.
 func SetHook(f func()) { hook = f }
