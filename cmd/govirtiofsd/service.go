@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -94,11 +95,16 @@ func newDevice(o *options, p *process, v sandbox.View, links int, settings serve
 	return o.serveDevice(p, server.New(fs, settings), settings, opts, log)
 }
 
+// resumeTime is longer than from a successor's start to its first replies.
+const resumeTime = time.Second
+
 // resume takes over what a predecessor has left. The garbage collector would look at nodes meanwhile, all of which are
-// needed, while the guest waits.
+// needed, while the guest waits. It would also keep queues from starting: their processors can't be added before a
+// collection ends (runtime.GOMAXPROCS), which takes 20 ms with 100,000 nodes.
 func (p *process) resume(s *server.Server) error {
 	if p.generation > 1 {
-		defer debug.SetGCPercent(debug.SetGCPercent(-1))
+		percent := debug.SetGCPercent(-1)
+		time.AfterFunc(resumeTime, func() { debug.SetGCPercent(percent) })
 	}
 	return s.Resume()
 }
