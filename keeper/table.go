@@ -76,6 +76,18 @@ func (t *table) has(k Key) bool {
 	return ok
 }
 
+// hasClient reports whether there is anything of a front-end, or of a guest that comes over a stream.
+func (t *table) hasClient() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.m {
+		if k.Kind != KindListener {
+			return true
+		}
+	}
+	return false
+}
+
 // keys are those that are held now: pins last, the others in the order of their kinds.
 func (t *table) keys() []Key {
 	t.mu.Lock()

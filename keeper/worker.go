@@ -23,6 +23,7 @@ type worker struct {
 	fail       bool
 	killed     bool // the one before it was killed from outside
 	patrol     *patrol
+	watched    sync.Once // see guard
 
 	// The following belong to Run's goroutine.
 	serving bool
@@ -57,8 +58,8 @@ func pair() (ours, theirs *os.File, err error) {
 func newWorker(k *Keeper, process *os.Process, channel *os.File) *worker {
 	w := &worker{generation: k.generation, process: process, channel: channel, read: make(chan struct{}), fail: k.tooMany(1), killed: k.killed,
 		patrol: newPatrol(k.o.Owner, process.Pid)}
-	if w.patrol != nil {
-		go w.watch(k)
+	if k.table.hasClient() {
+		w.guard(k)
 	}
 	go w.listen(k)
 	go w.handOver(k)
@@ -73,6 +74,14 @@ func (w *worker) wait(k *Keeper) {
 	var err error
 	w.patrol.reap(func() { state, err = w.process.Wait() })
 	k.tellRun(event{worker: w, state: state, err: err})
+}
+
+// guard has the keeper hear early of the worker's death. That takes a thread, which sleeps on the word. So it begins
+// when there is a client, for whom a death should be short.
+func (w *worker) guard(k *Keeper) {
+	if w.patrol != nil {
+		w.watched.Do(func() { go w.watch(k) })
+	}
 }
 
 // watch waits until the worker is about to be gone.
@@ -162,6 +171,7 @@ func (w *worker) obey(k *Keeper, m *message) *event {
 		if err := k.table.put(m.key, m.fd); err != nil {
 			w.grumble.Do(func() { k.log.Warn(fmt.Sprintf("worker %d: %s: %v", w.generation, m.key, err)) })
 		}
+		w.guard(k)
 	case opDrop:
 		k.table.drop(m.key)
 	case opServing:

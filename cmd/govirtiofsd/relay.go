@@ -91,7 +91,7 @@ func newRelay(o *options, p *process, files *vsockFiles, settings server.Options
 	if !o.Streams() {
 		return o.serveDevice(p, server.New(fs, settings), settings, virtiofs.Options{}, log)
 	}
-	s, err := o.streamServer(server.New(fs, settings), o.Tag, files, nil, false, settings)
+	s, err := o.streamServer(p, server.New(fs, settings), o.Tag, files, nil, false, settings)
 	if err != nil {
 		return nil, err
 	}

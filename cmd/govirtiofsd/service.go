@@ -100,18 +100,20 @@ const resumeTime = time.Second
 
 // resume takes over what a predecessor has left. The garbage collector would look at nodes meanwhile, all of which are
 // needed, while the guest waits. It would also keep queues from starting: their processors can't be added before a
-// collection ends (runtime.GOMAXPROCS), which takes 20 ms with 100,000 nodes.
+// collection ends (runtime.GOMAXPROCS), which takes 20 ms with 100,000 nodes. A new ledger has nothing to take over, for
+// which the server would start a thread.
 func (p *process) resume(s *server.Server) error {
-	if p.generation > 1 {
-		percent := debug.SetGCPercent(-1)
-		time.AfterFunc(resumeTime, func() { debug.SetGCPercent(percent) })
+	if p.generation <= 1 {
+		return nil
 	}
+	percent := debug.SetGCPercent(-1)
+	time.AfterFunc(resumeTime, func() { debug.SetGCPercent(percent) })
 	return s.Resume()
 }
 
 // serveDevice serves s on the device of opts.
 func (o *options) serveDevice(p *process, s *server.Server, settings server.Options, opts virtiofs.Options, log *logrus.Logger) (service, error) {
-	logAtSignal(s)
+	p.logAtSignal(s)
 	if err := p.resume(s); err != nil {
 		return nil, err
 	}

@@ -30,9 +30,12 @@ var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 // requestSignal has all requests under way logged.
 const requestSignal = unix.SIGUSR1
 
+// servingSignals are those of the process that serves.
+var servingSignals = append([]os.Signal{requestSignal}, endSignals...)
+
 // supervised are those that the keeper passes on: also SIGQUIT, at which a Go program prints its
-// stacks and exits with 2, and requestSignal.
-var supervised = append([]os.Signal{unix.SIGQUIT, requestSignal}, endSignals...)
+// stacks and exits with 2.
+var supervised = append([]os.Signal{unix.SIGQUIT}, servingSignals...)
 
 // removeAtQuit has SIGQUIT remove the endpoint's files before it does what it does to a Go
 // program.
@@ -61,7 +64,7 @@ func start(o *options, log *logrus.Logger) error {
 			signal.Notify(signals, unix.SIGUSR2)
 		}
 	} else {
-		signal.Notify(signals, endSignals...)
+		signal.Notify(signals, servingSignals...)
 	}
 	for _, w := range o.Warnings {
 		log.Warn(w)
@@ -129,29 +132,47 @@ func (o *options) checkShares() error {
 	return nil
 }
 
-// logAtSignal logs all requests under way at each requestSignal.
-func logAtSignal(s *server.Server) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, requestSignal)
-	go func() {
-		for range c {
-			s.LogRequests()
-		}
-	}()
+// logAtSignal has all requests under way logged at each requestSignal.
+func (p *process) logAtSignal(s *server.Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.servers = append(p.servers, s)
+}
+
+func (p *process) logRequests() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.servers {
+		s.LogRequests()
+	}
 }
 
 // endGrace is how long requests that are being served may take after a signal.
 const endGrace = 5 * time.Second
 
-// untilSignal returns a context that ends at the first signal.
+// untilSignal returns a context that ends at the first signal that ends the daemon.
 func (p *process) untilSignal(signals <-chan os.Signal) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	go func() {
-		<-signals
-		if !p.told.Load() && p.client.Left(time.Second) { // it is the signal for the keeper's death
-			os.Exit(exitParked)
+	asked := make(chan struct{}, 1)
+	go func() { // a goroutine of its own: the log may not be read
+		for range asked {
+			p.logRequests()
 		}
-		cancel(errSignal)
+	}()
+	go func() {
+		for sig := range signals {
+			if sig == requestSignal {
+				select {
+				case asked <- struct{}{}:
+				default:
+				}
+				continue
+			}
+			if !p.told.Load() && p.client.Left(time.Second) { // it is the signal for the keeper's death
+				os.Exit(exitParked)
+			}
+			cancel(errSignal)
+		}
 	}()
 	return ctx, cancel
 }

@@ -13,6 +13,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/govirtiofs/govirtiofs/dax/stretch"
+	"github.com/govirtiofs/govirtiofs/internal/spawn"
 	"github.com/govirtiofs/govirtiofs/sandbox"
 )
 
@@ -58,6 +59,7 @@ func startStretchHelper(o *options) (*os.File, error) {
 	}
 	ended := make(chan struct{})
 	go func() {
+		spawn.UntilEnded(cmd.Process) // without a thread
 		_ = cmd.Wait()
 		close(ended)
 	}()

@@ -183,7 +183,7 @@ func (o *options) newStream(p *process, cfg passthrough.Config, index int, files
 	}
 	settings.ReadOnly = cfg.ReadOnly
 	h := server.New(fs, settings)
-	s, err := o.streamServer(h, o.Shares()[index].Name, files, recovery, true, settings)
+	s, err := o.streamServer(p, h, o.Shares()[index].Name, files, recovery, true, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -201,8 +201,8 @@ func randomGeneration() uint32 {
 }
 
 // streamServer makes a server of guests over vsock. renew says that numbers of nodes are not those of another process.
-func (o *options) streamServer(h *server.Server, name string, files *vsockFiles, recovery *stream.Recovery, renew bool, settings server.Options) (*stream.Server, error) {
-	logAtSignal(h)
+func (o *options) streamServer(p *process, h *server.Server, name string, files *vsockFiles, recovery *stream.Recovery, renew bool, settings server.Options) (*stream.Server, error) {
+	p.logAtSignal(h)
 	opts := stream.Options{Share: name, Token: files.token, Admit: o.admit, Renew: renew, Recovery: recovery, Host: settings.Host, Log: settings.Log}
 	if state := files.states[name]; state != nil {
 		opts.Save = state
@@ -286,7 +286,7 @@ func (p *process) streamRecovery(o *options, share int) (*stream.Recovery, error
 
 // resumeStream goes on with what another process has left.
 func (p *process) resumeStream(h *server.Server, s *stream.Server) error {
-	if err := h.Resume(); err != nil {
+	if err := p.resume(h); err != nil {
 		return err
 	}
 	resumed, err := s.Resume()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/keeper"
 	"github.com/govirtiofs/govirtiofs/ledger"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 // childEnv tells a process that it is a worker: descriptor childChannel is its channel to the
@@ -47,6 +48,9 @@ type process struct {
 	ledger     *ledger.Ledger   // nil without recovery
 	more       []*ledger.Ledger // of other shares than the first
 
+	mu      sync.Mutex
+	servers []*server.Server // whose requests are logged at requestSignal
+
 	told    atomic.Bool      // the keeper has said that it is to end
 	signals chan<- os.Signal // in a worker: gets SIGTERM when the keeper says that it is to end
 }
@@ -56,9 +60,9 @@ func startChild(o *options, log *logrus.Logger) error {
 	owner := keeper.NewOwner() // soon: only at its start a program knows that it is on its first thread
 	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
 	// a signal could interrupt before a front-end connects. Until then the keeper says when to end.
-	signal.Ignore(append([]os.Signal{unix.SIGUSR2}, endSignals...)...)
+	signal.Ignore(append([]os.Signal{unix.SIGUSR2}, servingSignals...)...)
 	signals := make(chan os.Signal, 4)
-	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, endSignals...) })
+	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, servingSignals...) })
 	p := &process{signals: signals, link: keeper.NewClient(childChannel), long: adoptStretch()}
 	forbidden, err := o.probeCalls(log)
 	if err == nil {
