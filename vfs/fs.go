@@ -41,6 +41,9 @@ type Options struct {
 	// MaxListings is how many bytes the listings of open directories may take; 0 is 64 MiB. One more
 	// gets ENOMEM.
 	MaxListings int64
+	// NoXattr says that no file has extended attributes: the client asks once, and not again before each write. It is so
+	// anyway if the root is no Xattrer.
+	NoXattr bool
 	// Locks has the client ask for the locks of fcntl(2) and flock(2), for open files that are a
 	// Locker. A lock of another file is refused with EOPNOTSUPP. Without it the client's kernel keeps
 	// locks itself, which is enough, and faster, for nodes that nobody else uses.
@@ -117,7 +120,9 @@ func New(root Node, o Options) *FS {
 	}
 	f := &FS{opts: o, root: root, slots: make(chan struct{}, o.MaxRunning)}
 	f.owners.of = make(map[*inode]map[LockOwner]uint64)
-	_, f.xattrs = As[Xattrer](root)
+	if _, ok := As[Xattrer](root); ok {
+		f.xattrs = !o.NoXattr
+	}
 	_, f.accesses = As[Accesser](root)
 	f.nodes = nodes.New(nodes.Config[Node, inode]{Gone: f.gone})
 	f.open = nodes.NewOpenFiles(nodes.OpenConfig[openFile]{Gone: f.closed})

@@ -5,7 +5,7 @@
 //	go build -o bin/ ./examples/... && sudo bin/measure
 //
 // It needs root, /dev/fuse, tar(1), and the programs beside itself. Rounds are interleaved, the figures are
-// medians.
+// medians. With -io-uring it also measures them with requests by io_uring, for which it sets fuse.enable_uring while it runs.
 package main
 
 import (
@@ -29,8 +29,9 @@ func main() {
 	files := flag.Int("files", 2000, "files in the archive")
 	size := flag.Int64("size", 256<<20, "bytes of the large file")
 	dir := flag.String("dir", os.TempDir(), "directory on the bare file system")
+	ioUring := flag.Bool("io-uring", false, "also with requests by io_uring (Linux 6.14)")
 	flag.Parse()
-	if err := run(*dir, *rounds, *files, *size); err != nil {
+	if err := run(*dir, *rounds, *files, *size, *ioUring); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
 		os.Exit(1)
 	}
@@ -40,10 +41,14 @@ func main() {
 type bench struct {
 	dir     string // a new directory
 	archive string
+	pairs   []pair
 	ends    []func() error
 }
 
-func run(parent string, rounds, files int, size int64) (err error) {
+// pair are two directories to compare: a bare file system, and one that Go serves.
+type pair struct{ below, above string }
+
+func run(parent string, rounds, files int, size int64, ioUring bool) (err error) {
 	dir, err := os.MkdirTemp(parent, "measure-")
 	if err != nil {
 		return err
@@ -55,7 +60,11 @@ func run(parent string, rounds, files int, size int64) (err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	if err := b.setUp(files, size); err != nil {
+	b.pairs = []pair{{"tmpfs", "memfs"}, {"bare", "nullfs"}}
+	if ioUring {
+		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-io-uring"}, pair{"bare", "nullfs-io-uring"})
+	}
+	if err := b.setUp(files, size, ioUring); err != nil {
 		return err
 	}
 	if err := b.extract(rounds); err != nil {
@@ -65,27 +74,28 @@ func run(parent string, rounds, files int, size int64) (err error) {
 }
 
 // setUp makes the archive, the large file, and the mounts.
-func (b *bench) setUp(files int, size int64) error {
+func (b *bench) setUp(files int, size int64, ioUring bool) error {
 	if err := makeArchive(b.archive, files); err != nil {
 		return err
 	}
-	for _, name := range []string{"tmpfs", "memfs", "bare", "nullfs"} {
-		if err := os.Mkdir(filepath.Join(b.dir, name), 0o755); err != nil {
-			return err
-		}
-	}
-	tmpfs := filepath.Join(b.dir, "tmpfs")
-	if err := unix.Mount("tmpfs", tmpfs, "tmpfs", 0, "mode=755"); err != nil {
+	tmpfs, bare := filepath.Join(b.dir, "tmpfs"), filepath.Join(b.dir, "bare")
+	if err := errors.Join(os.Mkdir(tmpfs, 0o755), os.Mkdir(bare, 0o755), unix.Mount("tmpfs", tmpfs, "tmpfs", 0, "mode=755")); err != nil {
 		return err
 	}
 	b.ends = append(b.ends, func() error { return unix.Unmount(tmpfs, 0) })
-	if err := b.mount("memfs"); err != nil {
+	if err := errors.Join(b.mount("memfs", "memfs", "--xattr=false"), b.mount("nullfs", "nullfs", "--cache-always", bare)); err != nil {
 		return err
 	}
-	if err := b.mount("nullfs", "--cache-always", filepath.Join(b.dir, "bare")); err != nil {
-		return err
+	if ioUring {
+		if err := b.enableIOUring(); err != nil {
+			return err
+		}
+		if err := errors.Join(b.mount("memfs-io-uring", "memfs", "--io-uring", "--xattr=false"),
+			b.mount("nullfs-io-uring", "nullfs", "--io-uring", "--cache-always", bare)); err != nil {
+			return err
+		}
 	}
-	f, err := os.Create(filepath.Join(b.dir, "bare", "large"))
+	f, err := os.Create(filepath.Join(bare, "large"))
 	if err != nil {
 		return err
 	}
@@ -93,13 +103,27 @@ func (b *bench) setUp(files int, size int64) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// mount starts an example.
-func (b *bench) mount(name string, args ...string) error {
+// enableIOUring has the kernel take requests by io_uring until the end.
+func (b *bench) enableIOUring() error {
+	const path = "/sys/module/fuse/parameters/enable_uring"
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("io_uring needs Linux 6.14: %w", err)
+	}
+	b.ends = append(b.ends, func() error { return os.WriteFile(path, old, 0) })
+	return os.WriteFile(path, []byte("Y"), 0)
+}
+
+// mount starts an example, which serves a new directory.
+func (b *bench) mount(dir, name string, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	target := filepath.Join(b.dir, name)
+	target := filepath.Join(b.dir, dir)
+	if err := os.Mkdir(target, 0o755); err != nil {
+		return err
+	}
 	cmd := exec.Command(filepath.Join(filepath.Dir(self), name), append([]string{"--mount=" + target, "--queues=2"}, args...)...)
 	cmd.Stderr = os.Stderr
 	var before, after unix.Stat_t
@@ -162,7 +186,10 @@ func (b *bench) untar(name string, n int) (time.Duration, error) {
 
 // extract measures the extraction everywhere.
 func (b *bench) extract(rounds int) error {
-	names := []string{"tmpfs", "memfs", "bare", "nullfs"}
+	names := []string{"tmpfs", "bare"}
+	for _, p := range b.pairs {
+		names = append(names, p.above)
+	}
 	for _, n := range []int{1, 2} {
 		times := make(map[string][]time.Duration)
 		for i := range rounds + 1 {
@@ -176,9 +203,9 @@ func (b *bench) extract(rounds int) error {
 				}
 			}
 		}
-		for i := 0; i < len(names); i += 2 {
-			below, above := median(times[names[i]]), median(times[names[i+1]])
-			fmt.Printf("extract, %d at once: %-6s %7.1f ms, %-6s %7.1f ms: %+.1f %%\n", n, names[i], ms(below), names[i+1], ms(above), 100*(float64(above)/float64(below)-1))
+		for _, p := range b.pairs {
+			below, above := median(times[p.below]), median(times[p.above])
+			fmt.Printf("extract, %d at once: %-5s %7.1f ms, %-15s %7.1f ms: %+.1f %%\n", n, p.below, ms(below), p.above, ms(above), 100*(float64(above)/float64(below)-1))
 		}
 	}
 	return nil
