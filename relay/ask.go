@@ -40,6 +40,9 @@ func (p *patience) stop() {
 
 // newCall is a call for a request of the client's. The caller frees it.
 func (fs *FS) newCall(r *server.Request, op fp.Opcode, n *node) *call {
+	if c := resumedCall(r); c != nil {
+		return c
+	}
 	c := newCall()
 	c.header = fp.InHeader{Opcode: uint32(op)}
 	c.refused = !fs.asker(&c.header, &r.Header) && makes(op)
@@ -52,6 +55,12 @@ func (fs *FS) newCall(r *server.Request, op fp.Opcode, n *node) *call {
 func (fs *FS) ask(r *server.Request, c *call) unix.Errno {
 	if c.refused {
 		return unix.EPERM
+	}
+	if c.parked != nil {
+		return fs.resumed(c)
+	}
+	if !r.MayWait {
+		return fs.park(r, c)
 	}
 	p := fs.patience(r)
 	defer p.stop()

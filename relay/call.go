@@ -70,6 +70,12 @@ type call struct {
 	queued     bool // the program can't have it yet; guarded by link.mu
 	interrupts int  // how often INTERRUPT was sent; guarded by link.mu
 
+	parked *parkedCall // nil is not; see park
+	kept   struct {    // memory for park
+		name   []byte
+		pieces fuse.Buffers
+	}
+
 	raw    [inHeaderSize + maxBody]byte
 	iov    []unix.Iovec
 	msg    unix.Msghdr
@@ -80,11 +86,15 @@ var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1
 
 func newCall() *call { return calls.Get().(*call) }
 
-// free makes c another request's. Its result was received, or it was never sent.
+// free makes c another request's. Its result was received, or it was never sent. While it is parked it does nothing: Drop follows.
 func (c *call) free() {
-	iov, done := c.iov[:0], c.done
+	if c.parked != nil {
+		return
+	}
+	iov, done, kept := c.iov[:0], c.done, c.kept
 	clear(c.iov)
-	*c = call{iov: iov, done: done}
+	clear(kept.pieces)
+	*c = call{iov: iov, done: done, kept: kept}
 	calls.Put(c)
 }
 
@@ -108,10 +118,20 @@ func (c *call) fixedBytes() []byte {
 // putWord stores a number of the program's in the body.
 func (c *call) putWord(at int, v uint64) { *(*uint64)(unsafe.Pointer(&c.bodyBytes()[at])) = v }
 
-// finish gives the call its result. It is called once for each call that was registered.
+// finish gives the call its result. It is called once for each call that was registered. For one that is parked it is called on the
+// receiving goroutine, which then answers the client.
 func (c *call) finish(n int, errno unix.Errno) {
 	c.n, c.errno = n, errno
+	if c.parked != nil {
+		c.parked.resumer.Resume(&c.link.finisher)
+		return
+	}
 	c.done <- struct{}{}
+}
+
+// looks reports whether the reply's data is to be received where it belongs.
+func (c *call) looks() bool {
+	return c.form == formData && (c.parked == nil || c.dst.Len() > smallData)
 }
 
 // message fills in c.msg. The length of all is known then.

@@ -15,7 +15,14 @@ func (fs *FS) Read(r *server.Request, in *fp.ReadIn, dst fuse.Buffers) (n int, e
 	if in.Offset > math.MaxInt64-uint64(in.Size) {
 		return 0, unix.EINVAL
 	}
-	errno = fs.withFile(r, in.Fh, false, func(at *node, f *file) unix.Errno {
+	errno = fs.withFile(r, in.Fh, false, func(at *node, f *file) (errno unix.Errno) {
+		if !r.MayWait { // it is parked, or was
+			if in.Size > fs.link.Load().maxRead && resumedCall(r) == nil {
+				return server.WouldBlockInGo
+			}
+			n, errno = fs.read(r, at, f, in, 0, in.Size, dst)
+			return errno
+		}
 		for n < int(in.Size) {
 			size := min(in.Size-uint32(n), fs.link.Load().maxRead)
 			part := dst
@@ -66,7 +73,7 @@ func (fs *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (n int,
 		c.setFile(f, 0)
 		c.data = src
 		c.form, c.fixedSize = formFixed, fp.Size[fp.WriteOut]()
-		if f != nil {
+		if f != nil && c.parked == nil {
 			f.written.Add(1)
 		}
 		if errno := fs.ask(r, c); errno != 0 {

@@ -15,12 +15,15 @@
 //
 // # Waits
 //
-// Every method waits for the program, and holds no thread meanwhile (server.WouldBlockInGo). One goroutine receives
-// replies. Requests are sent without waiting: what the socket has no room for is queued, and belongs to requests that
-// the server counts.
+// Every method waits for the program, and holds no thread meanwhile. One goroutine receives replies, on a thread of its own. Requests
+// are sent without waiting: what the socket has no room for is queued, and belongs to requests that the server counts.
+//
+// GETATTR, LOOKUP, READ and WRITE take no goroutine either, as long as the program runs and its socket has room (server.Request.Park): the
+// transport's thread sends them, and the receiving goroutine answers the client. Four system calls are all that one costs with
+// /dev/fuse: two there, and two on the program's socket. Others, and all when there is a time limit, wait on a goroutine (server.WouldBlockInGo).
 //
 // # Locks
 //
-// From the outside in: listing.mu or file.mu, FS.mu, link.mu, link.io. teller.mu is held alone. The table of nodes locks its own below FS.mu, and
+// From the outside in: listing.mu or file.mu, FS.mu, link.mu, link.io. None is held where the receiving goroutine finishes a request. teller.mu is held alone. The table of nodes locks its own below FS.mu, and
 // calls back without them.
 package relay

@@ -108,8 +108,11 @@ func (fs *FS) opensNothing(dir bool) bool {
 // withFile calls f with the request's node and open file when the request may wait. Without a file, nil, the node is
 // used: the program needs none.
 func (fs *FS) withFile(r *server.Request, fh uint64, dir bool, do func(n *node, f *file) unix.Errno) unix.Errno {
+	if c := resumedCall(r); c != nil {
+		return do(c.node, c.file)
+	}
 	return fs.findFile(r, fh, dir, func(n *node, f *file) unix.Errno {
-		if !r.MayWait {
+		if fs.waitsFirst(r) {
 			return server.WouldBlockInGo
 		}
 		return do(n, f)

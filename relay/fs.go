@@ -130,6 +130,7 @@ func (fs *FS) Destroy() {
 		close(fs.session) // those who wait give up
 	}
 	fs.mu.Unlock()
+	fs.link.Load().giveUp()
 	for f := range fs.files.All {
 		fs.files.Close(f)
 	}

@@ -86,7 +86,7 @@ func (l *link) init(ctx context.Context, limit time.Duration) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return l.file.SetReadDeadline(time.Time{})
+		return l.unpoll()
 	}
 }
 
@@ -117,7 +117,7 @@ func (l *link) agree(body []byte) error {
 		l.maxWrite &^= pageSize - 1
 	}
 	l.maxTotal = max(minBuffer, int(l.maxWrite)+inHeaderSize+fp.Size[fp.WriteIn]())
-	if room := l.room(); room < l.maxTotal {
+	if room := l.longest(); room < l.maxTotal {
 		return fmt.Errorf("relay: the socket takes messages of %d bytes, which are too short (SO_SNDBUF): %w", room, unix.EMSGSIZE)
 	}
 	return nil

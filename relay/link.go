@@ -6,9 +6,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/server"
 )
 
 const (
@@ -34,8 +35,7 @@ const (
 
 // link is the relay's end of one program's socket. It ends with the program.
 type link struct {
-	file  *os.File
-	raw   syscall.RawConn
+	file  *os.File // until INIT is answered
 	fd    int
 	epoch uint32 // counts programs, from 1 on
 	log   *slog.Logger
@@ -59,9 +59,11 @@ type link struct {
 	// letGo is called with an orphan whose reply has come, or will not.
 	letGo func(o *orphan)
 
-	// io is held for reading while a system call uses fd, and for writing while that is closed. No such call waits.
-	io     sync.RWMutex
-	closed bool // guarded by io
+	// io is held for reading while a system call uses fd, and for writing while that is closed. Only the flusher's waits,
+	// which shutdown ends; so does that of the receiving goroutine, which does not hold io.
+	io        sync.RWMutex
+	closed    bool // guarded by io
+	receiving bool // guarded by io; run uses fd
 
 	mu      sync.Mutex // guards the following
 	calls   map[uint64]*call
@@ -82,6 +84,8 @@ type link struct {
 	misbehaved    atomic.Uint64
 	received      [maxPacket / 8]uint64 // of the receiving goroutine
 	head          [outHeaderSize / 8]uint64
+	finisher      server.Finisher
+	looksMore     int // see looksAfter
 	vec           []unix.Iovec
 	msg           unix.Msghdr
 	notifications atomic.Uint64
@@ -126,38 +130,66 @@ func newLink(m *Mounted, epoch uint32, log *slog.Logger) (*link, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("relay: socket of the program has type %d, not SOCK_SEQPACKET", kind)
 	}
-	// The runtime's poller takes only what does not block.
+	// INIT has a time limit, for which the runtime's poller is needed, and that takes only what does not block.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("relay: socket of the program: %w", err)
 	}
-	l := &link{fd: fd, file: os.NewFile(uintptr(fd), "program"), epoch: epoch, log: log, done: m.Done,
+	return &link{fd: fd, file: os.NewFile(uintptr(fd), "program"), epoch: epoch, log: log, done: m.Done,
 		calls: make(map[uint64]*call), next: 2, ended: make(chan struct{}), orphans: make(map[uint64]orphan),
 		forgets: make(map[uint64]uint64), oops: &rate.Sometimes{Interval: time.Second},
-		minor: fp.KernelMinorVersion, maxTotal: 8192}
-	if l.raw, err = l.file.SyscallConn(); err != nil {
-		_ = l.file.Close()
-		return nil, fmt.Errorf("relay: socket of the program: %w", err)
-	}
-	return l, nil
+		minor: fp.KernelMinorVersion, maxTotal: 8192}, nil
 }
 
-// run receives until the link ends.
-func (l *link) run() {
-	var end error
-	err := l.raw.Read(func(fd uintptr) bool {
-		for end == nil {
-			if end = l.receive(int(fd)); errors.Is(end, unix.EAGAIN) {
-				end = nil
-				return false
-			}
-		}
-		return true
-	})
-	if end == nil {
-		end = err
+// unpoll takes the socket from the poller, which every message would wake.
+func (l *link) unpoll() error {
+	fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
 	}
-	l.end(end)
+	if err != nil {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		return fmt.Errorf("relay: socket of the program: %w", err)
+	}
+	_ = l.file.Close()
+	l.file, l.fd = nil, fd
+	return nil
+}
+
+// run receives until the link ends, on a thread of its own: with the poller and the scheduler between, a reply took twice as long.
+func (l *link) run() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	l.io.Lock()
+	l.receiving = !l.closed
+	l.io.Unlock()
+	if !l.receiving {
+		return
+	}
+	var err error
+	for err == nil {
+		err = l.receive(l.fd)
+	}
+	l.end(err)
+	l.io.Lock()
+	defer l.io.Unlock()
+	l.receiving = false
+	l.shut()
+}
+
+// shut closes the socket when nobody uses it any more. l.io is held.
+func (l *link) shut() {
+	switch {
+	case !l.closed || l.receiving || l.fd < 0:
+		return
+	case l.file != nil:
+		_ = l.file.Close()
+	default:
+		_ = unix.Close(l.fd)
+	}
+	l.fd = -1
 }
 
 // end ends the link: all calls under way are told.
@@ -178,16 +210,24 @@ func (l *link) end(err error) {
 	for _, o := range orphans {
 		l.letGo(&o)
 	}
+	var parked []*call
 	for _, c := range calls {
 		c.gone = true
+		if c.parked != nil {
+			c.n, c.errno = 0, unix.EIO
+			parked = append(parked, c)
+			continue
+		}
 		c.finish(0, unix.EIO)
 	}
+	resumeAll(parked)
+	l.io.RLock()
+	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // who waits in a system call comes back
+	l.io.RUnlock()
 	l.io.Lock()
 	defer l.io.Unlock()
-	if !l.closed {
-		l.closed = true
-		_ = l.file.Close()
-	}
+	l.closed = true
+	l.shut()
 }
 
 // alive reports whether requests can still be sent.
@@ -216,13 +256,7 @@ func (l *link) do(c *call) unix.Errno {
 		l.mu.Unlock()
 		return unix.ETIMEDOUT
 	}
-	c.header.Unique = l.next
-	l.next += 2
-	*(*uint64)(unsafe.Pointer(&c.raw[8])) = c.header.Unique
-	l.calls[c.header.Unique] = c
-	if c.form == formData {
-		l.bulk.Add(1)
-	}
+	l.register(c)
 	wait := l.waiting()
 	if c.queued = wait; wait {
 		l.queue = append(l.queue, c)
@@ -237,6 +271,19 @@ func (l *link) do(c *call) unix.Errno {
 		return 0
 	}
 	return l.unsent(c, errno)
+}
+
+// register gives a call its number, under which its reply comes. l.mu is held.
+func (l *link) register(c *call) (unique uint64) {
+	unique = l.next
+	l.next += 2
+	c.header.Unique = unique
+	*(*uint64)(unsafe.Pointer(&c.raw[8])) = unique
+	l.calls[unique] = c
+	if c.looks() {
+		l.bulk.Add(1)
+	}
+	return unique
 }
 
 // owesTooMuch reports whether the program owes so many replies that it gets no more requests. l.mu is held.
@@ -284,7 +331,7 @@ func (l *link) unsent(c *call, errno unix.Errno) unix.Errno {
 
 // settled takes a call off the count. l.mu is held.
 func (l *link) settled(c *call) {
-	if c.form == formData {
+	if c.looks() {
 		l.bulk.Add(-1)
 	}
 }
@@ -328,13 +375,22 @@ func (l *link) wake() {
 	}
 }
 
+// flush sends what is queued, as soon as there is room.
 func (l *link) flush() {
-	err := l.raw.Write(func(uintptr) bool { return l.drain() })
-	if err != nil { // the socket was closed
-		l.mu.Lock()
-		l.flusher = false
-		l.mu.Unlock()
+	for !l.drain() {
+		l.room()
 	}
+}
+
+// room waits until the socket has room, or has ended.
+func (l *link) room() {
+	l.io.RLock()
+	defer l.io.RUnlock()
+	if l.closed {
+		return
+	}
+	p := [1]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLOUT}}
+	_, _ = unix.Ppoll(p[:], nil, nil)
 }
 
 // drain sends what is queued; false when there is no room again. Otherwise the flusher has ended.

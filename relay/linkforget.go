@@ -123,12 +123,20 @@ func (l *link) abandon(c *call) bool {
 	if l.err != nil || l.calls[c.header.Unique] != c {
 		return false
 	}
-	delete(l.calls, c.header.Unique)
-	l.settled(c)
 	if c.queued {
+		delete(l.calls, c.header.Unique)
+		l.settled(c)
 		l.unqueue(c)
 		return true
 	}
+	l.orphan(c)
+	return true
+}
+
+// orphan makes an orphan of a call that the program has. l.mu is held.
+func (l *link) orphan(c *call) {
+	delete(l.calls, c.header.Unique)
+	l.settled(c)
 	o := orphan{opcode: fp.Opcode(c.header.Opcode), form: c.form, node: c.header.NodeID, since: time.Now()}
 	if o.opcode == fp.OpSetlk || o.opcode == fp.OpSetlkw {
 		o.lock = *(*fp.LkIn)(unsafe.Pointer(&c.body))
@@ -145,7 +153,6 @@ func (l *link) abandon(c *call) bool {
 		}
 	}
 	l.orphans[c.header.Unique] = o
-	return true
 }
 
 // unqueue takes out a call that the program does not have yet. l.mu is held.
@@ -154,8 +161,8 @@ func (l *link) unqueue(c *call) {
 	l.queue = slices.DeleteFunc(l.queue, func(q *call) bool { return q == c })
 }
 
-// room asks the kernel how much one send may have.
-func (l *link) room() int {
+// longest asks the kernel how much one send may have.
+func (l *link) longest() int {
 	n, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
 		return 0

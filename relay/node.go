@@ -110,12 +110,15 @@ func (fs *FS) known(l *link, id uint64, kind uint32) (n *node, fresh bool) {
 
 // withNode calls f with the request's node when the request may wait.
 func (fs *FS) withNode(r *server.Request, f func(n *node) unix.Errno) unix.Errno {
+	if c := resumedCall(r); c != nil {
+		return f(c.node)
+	}
 	n := fs.nodes.Acquire(r.Header.NodeID)
 	if n == nil {
 		return unix.ESTALE
 	}
 	defer fs.nodes.Release(n)
-	if !r.MayWait {
+	if fs.waitsFirst(r) {
 		return server.WouldBlockInGo
 	}
 	return f(n)

@@ -13,10 +13,14 @@ import (
 // maxErrno is the largest errno of a reply; what is above is the kernel's own.
 const maxErrno = 511
 
-// receive takes one message of the program's. EAGAIN is that there is none. Each other error ends the link.
+// looksAfter is for how many messages after file data it is looked whether the next is, too, when no READ is under way yet.
+const looksAfter = 16
+
+// receive waits for one message of the program's, and takes it. An error ends the link.
 func (l *link) receive(fd int) error {
-	if l.bulk.Load() > 0 {
+	if l.bulk.Load() > 0 || l.looksMore > 0 {
 		// The reply may be file data, which goes to the client's memory without a copy of ours: look first.
+		l.looksMore = max(l.looksMore-1, 0)
 		n, _, errno := l.recv(fd, l.headVec(nil), unix.MSG_PEEK)
 		if errno != 0 {
 			return errno
@@ -24,6 +28,7 @@ func (l *link) receive(fd int) error {
 		h := (*fp.OutHeader)(unsafe.Pointer(&l.head))
 		if n == outHeaderSize && h.Error == 0 {
 			if c := l.claimData(h); c != nil {
+				l.looksMore = looksAfter
 				return l.receiveData(fd, c)
 			}
 		}
@@ -59,7 +64,7 @@ func (l *link) recv(fd int, v []unix.Iovec, how uintptr) (n int, flags int32, er
 		l.receptions.Add(1)
 		l.msg = unix.Msghdr{Iov: &v[0]}
 		l.msg.SetIovlen(len(v))
-		r, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&l.msg)), how|unix.MSG_DONTWAIT)
+		r, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&l.msg)), how)
 		switch errno {
 		case unix.EINTR:
 			continue
@@ -177,7 +182,14 @@ func (l *link) answer(c *call, h *fp.OutHeader, body []byte, cut bool) {
 	case formBytes:
 		copy(c.out, body)
 	case formData:
-		// Rare: the client's memory has too many pieces. The thread that waits copies, because the client can
+		if c.looks() {
+			l.looksMore = looksAfter
+		}
+		if c.parked != nil { // the copy is made on this goroutine, before the next message
+			c.bounce = body
+			break
+		}
+		// Rare: the client's memory has too many pieces, or no READ was under way when this goroutine began to wait. The thread that waits copies, because the client can
 		// have taken its memory away.
 		c.bounce = append([]byte(nil), body...)
 	default:

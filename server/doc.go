@@ -27,7 +27,9 @@
 //
 // A method that would have to wait returns WouldBlock. The request then goes on as
 // a fuse.Pending on a thread that no queue depends on. After WouldBlockBriefly it
-// may go on in the queue's own thread, if that has nothing else to do.
+// may go on in the queue's own thread, if that has nothing else to do. One that another process
+// answers can be parked (Request.Park): no goroutine waits for it, and whoever gets the answer
+// finishes it.
 //
 // # Ownership
 //

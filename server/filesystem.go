@@ -25,11 +25,11 @@ const WouldBlockBriefly = unix.Errno(4097)
 // Go's, as an answer of another process is waited for. The method is called again on a
 // goroutine that is locked to no thread, with a Thread whose Local is nil; it must make no
 // system call that can block. As many such waits as the client's memory allows (64 MiB)
-// can be under way; beyond that requests get ENOMEM.
+// can be under way; beyond that requests get ENOMEM. Request.Park takes no goroutine either.
 const WouldBlockInGo = unix.Errno(4098)
 
 // waits reports whether a method wants to be called again.
-func waits(errno unix.Errno) bool { return errno >= WouldBlock && errno <= WouldBlockInGo }
+func waits(errno unix.Errno) bool { return errno >= WouldBlock && errno <= wouldBlockParked }
 
 // FileSystem answers FUSE requests, one method an opcode. Methods run
 // concurrently, one per Thread. Arguments (in, names, buffers, r itself) belong

@@ -41,6 +41,7 @@ type pending struct {
 	inGo     bool                   // the wait holds no thread
 	done     func(fuse.Reply)
 	once     sync.Once
+	parking  parking
 	canceled chan struct{}
 	stopped  atomic.Bool // by Stop, not by the client
 	ended    bool        // because of that
@@ -101,6 +102,7 @@ func newPending(t *thread, o *op, inGo bool) *pending {
 		spot:     t.spotOf(o),
 		cost:     cost,
 		inGo:     inGo,
+		parking:  parking{parked: t.request.parked},
 		canceled: make(chan struct{}),
 	}
 	d.hang.since = t.server.watch.count.Load()
@@ -112,7 +114,9 @@ func newPending(t *thread, o *op, inGo bool) *pending {
 }
 
 // waitsInGo reports whether a method of o that returned errno will hold no thread while it waits.
-func waitsInGo(o *op, errno unix.Errno) bool { return o.waits || errno == WouldBlockInGo }
+func waitsInGo(o *op, errno unix.Errno) bool {
+	return o.waits || errno == WouldBlockInGo || errno == wouldBlockParked
+}
 
 // pend is newPending for a method that returned errno, one of those of waits. Otherwise
 // it returns the errno to answer with.
@@ -122,6 +126,7 @@ func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
 	}
 	d := newPending(t, o, waitsInGo(o, errno))
 	if d == nil {
+		t.request.dropParked()
 		return nil, unix.ENOMEM
 	}
 	d.brief = errno == WouldBlockBriefly
@@ -136,6 +141,9 @@ func (d *pending) Start(done func(fuse.Reply)) {
 		d.server.pool.submit(d)
 		return
 	}
+	if d.parking.parked != nil && d.startParked() {
+		return
+	}
 	// It sleeps in Go, possibly for ever: it gets no thread.
 	if !d.server.users.enter() {
 		d.refuse(unix.ENOTCONN)
@@ -146,13 +154,19 @@ func (d *pending) Start(done func(fuse.Reply)) {
 
 // cancel makes a request that waits for another client end soon with EINTR. It may
 // be called at any time, also after done.
-func (d *pending) cancel() { d.once.Do(func() { close(d.canceled) }) }
+func (d *pending) cancel() {
+	d.once.Do(func() {
+		close(d.canceled)
+		d.interruptParked()
+	})
+}
 
 // Stop implements fuse.Pending. The client has not asked for it: a lock ends with ENOLCK.
 func (d *pending) Stop() {
 	d.once.Do(func() {
 		d.stopped.Store(true)
 		close(d.canceled)
+		d.interruptParked()
 	})
 }
 
@@ -160,7 +174,10 @@ func (d *pending) Stop() {
 func (d *pending) Lingers() bool { return d.op.lingers }
 
 // ReplyTo implements fuse.Pending.
-func (d *pending) ReplyTo(out fuse.Buffers) { d.writeTo, d.room = out, out.Len() }
+func (d *pending) ReplyTo(out fuse.Buffers) {
+	d.dropParked() // it may know the old ones
+	d.writeTo, d.room = out, out.Len()
+}
 
 // Out implements fuse.Pending.
 func (d *pending) Out() fuse.Buffers { return d.writeTo }
@@ -173,7 +190,9 @@ func (d *pending) Brief() bool { return d.brief }
 
 // Run implements fuse.Thread.
 func (t *thread) Run(p fuse.Pending) fuse.Reply {
-	r := p.(*pending).serve(t)
+	d := p.(*pending)
+	d.dropParked()
+	r := d.serve(t)
 	t.request = Request{Thread: &t.Thread} // it may not wait any more
 	return r
 }
@@ -181,6 +200,7 @@ func (t *thread) Run(p fuse.Pending) fuse.Reply {
 // Try implements fuse.Thread.
 func (t *thread) Try(p fuse.Pending) (r fuse.Reply, ok bool) {
 	d := p.(*pending)
+	d.dropParked()
 	r = d.attempt(t, false, func() (uint32, unix.Errno) { return d.again(t) })
 	t.request = Request{Thread: &t.Thread}
 	if ok = !waits(r.Errno); ok {
@@ -234,7 +254,7 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 	}
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
 		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread,
-		Cell: d.cell, Again: d.past, pending: d}
+		Cell: d.cell, Again: d.past, pending: d, parked: d.parking.parked}
 	t.session, t.tracing = d.session, d.server.tracing()
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room

@@ -33,6 +33,7 @@ type Request struct {
 	Again *Again
 
 	pending *pending // the request, when it has been waiting
+	parked  Parked   // see Park
 	of      *thread  // that serves it; nil in tests
 	backed  backed   // see Back
 }
@@ -42,6 +43,13 @@ type Request struct {
 // Thread is nil; FileSystem.StartThread sets it, on a goroutine that is locked to its
 // operating system thread.
 func NewRequest(h fp.InHeader) *Request { return &Request{Header: h, Thread: new(Thread)} }
+
+func (r *Request) dropParked() {
+	if r.parked != nil {
+		r.parked.Drop()
+		r.parked = nil
+	}
+}
 
 // SecurityContext is one label: the name of an extended attribute and its value.
 type SecurityContext struct {

@@ -162,7 +162,7 @@ func (t *thread) begin(m *fuse.Message) bool {
 	r := &t.request
 	r.Groups, r.Security = r.Groups[:0], r.Security[:0]
 	r.Header = m.Header
-	r.Cell, r.Again = m.Cell, again(m.Cell)
+	r.Cell, r.Again, r.parked = m.Cell, again(m.Cell), nil
 	return t.total >= uint64(headerSize)
 }
 

@@ -84,6 +84,7 @@ func newRelay(o *options, p *process, files *vsockFiles, settings server.Options
 	if err != nil {
 		return nil, err
 	}
+	settings.Host.AddQueues(1) // a thread of the relay's waits for replies in a system call
 	settings.MaxWrite = relay.MaxData
 	if o.Streams() {
 		settings.MaxWrite = min(settings.MaxWrite, stream.DefaultMaxWrite)

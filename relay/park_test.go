@@ -1,0 +1,75 @@
+package relay
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+)
+
+// TestParkedInterrupt: INTERRUPT of a request without a goroutine gets to the program, and the request ends with its answer.
+func TestParkedInterrupt(t *testing.T) {
+	m := newModel(t, 31)
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	asked := make(chan fp.InHeader, 1)
+	var held fp.InHeader
+	m.hook = func(p *process, h *fp.InHeader, body []byte) bool {
+		switch fp.Opcode(h.Opcode) {
+		case fp.OpRead:
+			held = *h
+			asked <- held
+			return true
+		case fp.OpInterrupt:
+			if in := as[fp.InterruptIn](body); in.Unique != held.Unique {
+				p.violation("INTERRUPT of %d, want %d", in.Unique, held.Unique)
+			}
+			p.reply(held.Unique, unix.EINTR)
+			return true
+		}
+		return false
+	}
+	g := newGuest(t, m, Options{})
+	e := g.lookup(1, "file")
+	fh := g.open(fp.OpOpen, e.NodeID, 0)
+	read := g.start(fp.OpRead, e.NodeID, 10, fp.Bytes(&fp.ReadIn{Fh: fh, Size: 10}))
+	unique := g.unique
+	<-asked
+	l := g.fs.link.Load()
+	eventually(t, "the request is not parked", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, c := range l.calls {
+			return c.parked != nil
+		}
+		return false
+	})
+	g.do(fp.OpInterrupt, 0, 0, fp.Bytes(&fp.InterruptIn{Unique: unique}))
+	if _, errno := g.wait(read); errno != unix.EINTR {
+		t.Errorf("an interrupted READ: %v", errno)
+	}
+}
+
+// TestParkedLetsGo: what a parked request refers to is let go of when its reply has come, also when the client has forgotten it meanwhile.
+func TestParkedLetsGo(t *testing.T) {
+	m := newModel(t, 31)
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	k := &keeper{op: fp.OpRead}
+	m.hook = k.hook
+	g := newGuest(t, m, Options{})
+	e := g.lookup(1, "file")
+	fh := g.open(fp.OpOpen, e.NodeID, 0)
+	read := g.start(fp.OpRead, e.NodeID, 10, fp.Bytes(&fp.ReadIn{Fh: fh, Size: 10}))
+	eventually(t, "no READ", func() bool { return k.count() == 1 })
+	g.must(fp.OpRelease, e.NodeID, 0, fp.Bytes(&fp.ReleaseIn{Fh: fh}))
+	g.do(fp.OpForget, e.NodeID, 0, fp.Bytes(&fp.ForgetIn{NLookup: 1}))
+	k.release()
+	if b, errno := g.wait(read); errno != 0 || string(b) != "text" {
+		t.Errorf("READ of a file that the client has closed: %q, %v", b, errno)
+	}
+	eventually(t, "something is left in the program", func() bool {
+		m.tree.Lock()
+		defer m.tree.Unlock()
+		return len(m.current.handles) == 0 && len(m.current.nodes) == 1
+	})
+}
