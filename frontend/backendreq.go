@@ -81,14 +81,13 @@ func (ch *backendChannel) serve() {
 // table is a fault of the back-end's.
 func (ch *backendChannel) handle(r *vu.Message) error {
 	w := ch.w
-	if err := r.Check(w.f.Protocol); err != nil {
+	request, m, err := w.decode(r)
+	if err != nil {
 		if !errors.Is(err, vu.ErrUnknownRequest) {
 			w.note(fmt.Errorf("%s: %w", r, err))
 		}
 		return ch.refuse(r, err)
 	}
-	request := vu.BackendRequest(r.Number)
-	m, _ := vu.Decode[vu.SharedMemoryMap](r.Body)
 	if w.opts.Before != nil {
 		if err := w.opts.Before(request, m); err != nil {
 			return ch.refuse(r, err)
@@ -103,6 +102,32 @@ func (ch *backendChannel) handle(r *vu.Message) error {
 		return ch.shmemUnmap(r, m)
 	}
 	return ch.refuse(r, unix.EOPNOTSUPP)
+}
+
+// decode reads a request. FS_MAP and FS_UNMAP become what stands for them in the specification.
+func (w *Window) decode(r *vu.Message) (vu.BackendRequest, vu.SharedMemoryMap, error) {
+	request, old := vu.BackendRequest(r.Number), w.opts.FSMap
+	if old == (vu.FSMap{}) || request != old.Map && request != old.Unmap {
+		m, _ := vu.Decode[vu.SharedMemoryMap](r.Body)
+		return request, m, r.Check(w.f.Protocol)
+	}
+	// Eight ranges: all offsets in the file, in the window, lengths, flags. The back-end uses one.
+	b, ok := vu.Decode[[4][8]uint64](r.Body)
+	m := vu.SharedMemoryMap{ID: w.opts.ID, FileOffset: b[0][0], Offset: b[1][0], Length: b[2][0]}
+	for _, field := range b {
+		ok = ok && [7]uint64(field[1:]) == [7]uint64{}
+	}
+	want := 0
+	if request == old.Map {
+		request, want, ok = vu.BackendShmemMap, 1, ok && b[3][0]&1 != 0
+		m.Flags = b[3][0] >> 1 & vu.SharedMemoryWritable
+	} else {
+		request = vu.BackendShmemUnmap
+	}
+	if !ok || len(r.FDs) != want {
+		return 0, m, fmt.Errorf("FS_MAP or FS_UNMAP with %d descriptors and the body %x", len(r.FDs), r.Body)
+	}
+	return request, m, nil
 }
 
 // refuse answers a request that is not carried out.
@@ -120,7 +145,7 @@ func (ch *backendChannel) shmemUnmap(r *vu.Message, m vu.SharedMemoryMap) error 
 	if !w.opts.MemReg {
 		w.remove(m)
 	}
-	if err := ch.after(r, m); err != nil {
+	if err := ch.after(r, vu.BackendShmemUnmap, m); err != nil {
 		return err
 	}
 	if w.opts.MemReg {
@@ -147,7 +172,7 @@ func (ch *backendChannel) shmemMap(r *vu.Message, m vu.SharedMemoryMap) error {
 	if err != nil {
 		return ch.refuse(r, err)
 	}
-	if err := ch.after(r, m); err != nil || !w.opts.MemReg {
+	if err := ch.after(r, vu.BackendShmemMap, m); err != nil || !w.opts.MemReg {
 		return err
 	}
 	if w.opts.Pending != nil {
@@ -163,11 +188,11 @@ func (ch *backendChannel) shmemMap(r *vu.Message, m vu.SharedMemoryMap) error {
 }
 
 // after calls the hook without the control lock and answers.
-func (ch *backendChannel) after(r *vu.Message, m vu.SharedMemoryMap) error {
+func (ch *backendChannel) after(r *vu.Message, request vu.BackendRequest, m vu.SharedMemoryMap) error {
 	var err error
 	if hook := ch.w.opts.After; hook != nil {
 		ch.w.f.control.Unlock()
-		err = hook(vu.BackendRequest(r.Number), m)
+		err = hook(request, m)
 		ch.w.f.control.Lock()
 	}
 	return ch.answer(r, err)

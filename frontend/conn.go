@@ -190,7 +190,7 @@ func (f *Frontend) negotiate() (features uint64, protocol vu.ProtocolFeatures, e
 			vu.ProtocolInflightShmFD | vu.ProtocolLogShmFD | vu.ProtocolResetDevice | vu.ProtocolStatus |
 			vu.ProtocolBackendReq | vu.ProtocolBackendSendFD | vu.ProtocolDeviceState
 		protocol = vu.ProtocolFeatures(p) & known
-		if f.opts.Window != nil {
+		if f.opts.Window != nil && f.opts.Window.FSMap == (vu.FSMap{}) {
 			protocol |= vu.ProtocolFeatures(p) & vu.ProtocolSharedMemory
 		}
 		if err := f.SetU64(vu.ReqSetProtocolFeatures, uint64(protocol)); err != nil {

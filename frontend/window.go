@@ -36,6 +36,10 @@ type WindowOptions struct {
 	HonorFlags bool
 	// PastEnd maps past the end of files as mmap does; QEMU 11.1 refuses that.
 	PastEnd bool
+	// FSMap, if not zero, has the back-end ask by FS_MAP and FS_UNMAP with these numbers, as old VMMs do.
+	// They don't ask for the window's size: it is Size bytes.
+	FSMap vu.FSMap
+	Size  uint64
 	// Pending, with MemReg, is called between the answer and the mapping being there. A
 	// back-end that tells the guest of a mapping before it has come back as memory has
 	// told it too early.
@@ -75,20 +79,18 @@ type Window struct {
 // openWindow asks for the region's size, reserves memory for it and opens the back-end
 // channel.
 func (f *Frontend) openWindow() error {
-	const need = vu.ProtocolSharedMemory | vu.ProtocolBackendReq | vu.ProtocolBackendSendFD | vu.ProtocolReplyAck
+	need := vu.ProtocolBackendReq | vu.ProtocolBackendSendFD | vu.ProtocolReplyAck
+	if f.opts.Window.FSMap == (vu.FSMap{}) {
+		need |= vu.ProtocolSharedMemory
+	}
 	if !f.Protocol.Has(need) {
 		return fmt.Errorf("no window: the back-end offers no %s", need&^f.Protocol)
 	}
-	answer, err := f.Call(vu.ReqGetShmemConfig, nil)
+	size, err := f.windowSize()
 	if err != nil {
 		return err
 	}
-	config, ok := vu.Decode[vu.SharedMemoryConfig](answer)
 	w := &Window{f: f, opts: *f.opts.Window}
-	size := config.Sizes[w.opts.ID]
-	if !ok || config.Regions == 0 || size == 0 || size%uint64(os.Getpagesize()) != 0 {
-		return fmt.Errorf("no window: %d regions, size %#x", config.Regions, size)
-	}
 	w.mem, err = unix.Mmap(-1, 0, int(size), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return err
@@ -96,6 +98,24 @@ func (f *Frontend) openWindow() error {
 	f.Window = w
 	w.channel, err = openBackendChannel(f, w)
 	return err
+}
+
+// windowSize asks for the region's size, if it is asked for.
+func (f *Frontend) windowSize() (uint64, error) {
+	o := f.opts.Window
+	if o.FSMap != (vu.FSMap{}) {
+		return o.Size, nil
+	}
+	answer, err := f.Call(vu.ReqGetShmemConfig, nil)
+	if err != nil {
+		return 0, err
+	}
+	config, ok := vu.Decode[vu.SharedMemoryConfig](answer)
+	size := config.Sizes[o.ID]
+	if !ok || config.Regions == 0 || size == 0 || size%uint64(os.Getpagesize()) != 0 {
+		return 0, fmt.Errorf("no window: %d regions, size %#x", config.Regions, size)
+	}
+	return size, nil
 }
 
 // Size is the window's length in bytes.

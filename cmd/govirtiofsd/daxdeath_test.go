@@ -18,6 +18,7 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/vhostuser"
 )
 
 const mapUnit = 2 << 20
@@ -115,6 +116,7 @@ func TestIntegrationDeathWindow(t *testing.T) {
 		"as QEMU":        {MemReg: true},
 		"only mappings":  {},
 		"as asked for":   {HonorFlags: true, PastEnd: true},
+		"FS_MAP":         {FSMap: vhostuser.FSMapLate},
 		"QEMU with time": {MemReg: true, Pending: func() { time.Sleep(2 * time.Millisecond) }},
 	} {
 		t.Run(name, func(t *testing.T) { deathsWithWindow(t, kills, w) })
@@ -136,8 +138,13 @@ func deathsWithWindow(t *testing.T, kills int, w frontend.WindowOptions) {
 			t.Fatal(err)
 		}
 	}
-	d := startDaemon(t, nil, "--shared-dir="+share, "--socket-path="+socket, "--tag=t", "--dax=always",
-		fmt.Sprintf("--dax-window-size=%d", mapUnit*(mappers*slots+1)))
+	size := uint64(mapUnit * (mappers*slots + 1))
+	args := []string{"--shared-dir=" + share, "--socket-path=" + socket, "--tag=t", "--dax=always", fmt.Sprintf("--dax-window-size=%d", size)}
+	if w.FSMap != (vhostuser.FSMap{}) {
+		w.Size = size
+		args = append(args, "--dax-protocol=fs-map")
+	}
+	d := startDaemon(t, nil, args...)
 	d.waitLine(waitingLine)
 	f, err := frontend.Dial(socket, frontend.Options{Queues: 2, Window: &w})
 	if err != nil {

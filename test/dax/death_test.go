@@ -37,7 +37,7 @@ import (
 // something. A successor goes on, which may be killed too. All requests succeed, and what is mapped is
 // right.
 
-// deathEnv has the share's directory and the point at which the process ends itself.
+// deathEnv has the share's directory, the point at which the process ends itself, and the numbers of FS_MAP and FS_UNMAP.
 const deathEnv = "GOVIRTIOFS_TEST_WINDOW"
 
 // Descriptors of a worker process.
@@ -68,7 +68,7 @@ func (k connectionKeeper) Take(d vhostuser.Descriptor) (int, bool) { return k.Cl
 
 // TestWindowWorker is not a test: it is the process that dies.
 func TestWindowWorker(t *testing.T) {
-	dir, point, ok := strings.Cut(os.Getenv(deathEnv), "|")
+	dir, rest, ok := strings.Cut(os.Getenv(deathEnv), "|")
 	if !ok {
 		return
 	}
@@ -77,7 +77,10 @@ func TestWindowWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	var at, n uint32
-	_, _ = fmt.Sscan(point, &at)
+	var numbers vhostuser.FSMap
+	if _, err := fmt.Sscan(rest, &at, &numbers.Map, &numbers.Unmap); err != nil {
+		t.Fatal(err)
+	}
 	storing.SetHook(func() {
 		if atomic.LoadUint32(word(armed)) == 0 {
 			return
@@ -88,13 +91,13 @@ func TestWindowWorker(t *testing.T) {
 			select {}
 		}
 	})
-	if err := serveWindow(dir); err != nil {
+	if err := serveWindow(dir, numbers); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // serveWindow is what the daemon does.
-func serveWindow(dir string) error {
+func serveWindow(dir string, numbers vhostuser.FSMap) error {
 	client := keeper.NewClient(deathChannel)
 	start, err := client.Receive(time.Minute)
 	if err != nil {
@@ -122,7 +125,7 @@ func serveWindow(dir string) error {
 		return err
 	}
 	k := connectionKeeper{client}
-	d, err := virtiofs.New(s, virtiofs.Options{Tag: "dax", RequestQueues: 2, Window: cfg.DAX.Table, Log: log,
+	d, err := virtiofs.New(s, virtiofs.Options{Tag: "dax", RequestQueues: 2, Window: cfg.DAX.Table, FSMap: numbers, Log: log,
 		Recovery: &virtiofs.Recovery{Ledger: l, Keeper: k}})
 	if err != nil {
 		return err
@@ -205,7 +208,7 @@ func startMortal(t *testing.T, w frontend.WindowOptions, points [2]int) *mortal 
 			m.deaths.Add(1)
 		}
 		cmd := exec.Command(os.Args[0], "-test.run=^TestWindowWorker$", "-test.count=1")
-		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%d", deathEnv, m.dir, point))
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%d %d %d", deathEnv, m.dir, point, w.FSMap.Map, w.FSMap.Unmap))
 		ledgerFile, armedFile := file(l.FD()), file(fd)
 		defer ledgerFile.Close()
 		defer armedFile.Close()
@@ -314,11 +317,15 @@ func (m *mortal) play() error {
 
 // TestDeaths kills the process at points of mappings, and at some of them its successor, too.
 func TestDeaths(t *testing.T) {
-	few := 60 // of some 200
+	few := 40 // of some 200
 	if os.Getenv("GOVIRTIOFS_DEATHS") == "all" {
 		few = 1 << 20
 	}
-	for name, w := range map[string]frontend.WindowOptions{"as QEMU": {MemReg: true}, "only mappings": {}} {
+	for name, w := range map[string]frontend.WindowOptions{
+		"as QEMU":       {MemReg: true},
+		"only mappings": {},
+		"FS_MAP":        {FSMap: vhostuser.FSMapEarly, Size: windowSize},
+	} {
 		var points int
 		t.Run(name, func(t *testing.T) {
 			m := startMortal(t, w, [2]int{})
