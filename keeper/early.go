@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // A worker that dies is replaced when none of its threads runs any more, in user space or in a system call. The
@@ -98,9 +99,7 @@ func (p *patrol) stopped() (syscall.WaitStatus, bool) {
 		case err != nil:
 			return 0, false
 		case !running:
-			code, err := strconv.ParseUint(leader.field(statExitCode), 10, 32)
-			// 0 is also what is shown to those who may not see it.
-			return syscall.WaitStatus(code), err == nil && code != 0
+			return syscall.WaitStatus(leader.Exit), leader.Exit != 0 // 0 is also what is shown to those who may not see it
 		}
 		time.Sleep(pollThreads)
 	}
@@ -117,13 +116,12 @@ func (p *patrol) running() (bool, error) {
 		err = errors.New("no threads")
 	}
 	for _, name := range threads {
-		if s, gone := p.stat("task/" + name + "/stat"); !gone && !s.exiting() {
+		if s, gone := p.stat("task/" + name + "/stat"); !gone && !s.Exiting() {
 			return true, err
 		}
 	}
 	after, _ := p.stat("stat")
-	n := strconv.Itoa(len(threads))
-	return before.field(statThreads) != n || after.field(statThreads) != n, err
+	return before.Threads != len(threads) || after.Threads != len(threads), err
 }
 
 // threads are the ids of all threads that are not reaped, see running.
@@ -145,42 +143,18 @@ func (p *patrol) open(name string, flags int) (*os.File, error) {
 }
 
 // stat reads a thread's status, or says that the thread is gone.
-func (p *patrol) stat(name string) (s stat, gone bool) {
+func (p *patrol) stat(name string) (s tasks.Stat, gone bool) {
 	f, err := p.open(name, 0)
 	if err != nil {
-		return nil, errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
+		return tasks.Stat{}, errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return nil, errors.Is(err, unix.ESRCH)
+		return tasks.Stat{}, errors.Is(err, unix.ESRCH)
 	}
-	// The thread's name, which is in parentheses, may have any characters.
-	return bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]), false
-}
-
-// stat is what /proc/PID/stat has behind the name, see proc_pid_stat(5).
-type stat [][]byte
-
-// Places of fields in stat.
-const (
-	statFlags    = 9 - 3
-	statThreads  = 20 - 3
-	statExitCode = 52 - 3
-)
-
-func (s stat) field(i int) string {
-	if i < len(s) {
-		return string(s[i])
-	}
-	return ""
-}
-
-// exiting reports whether the thread runs no code of the program and no system call any more.
-func (s stat) exiting() bool {
-	const exiting = 0x4 // the kernel's PF_EXITING
-	flags, err := strconv.ParseUint(s.field(statFlags), 10, 64)
-	return err == nil && flags&exiting != 0
+	s, _ = tasks.ParseStat(b) // nothing of it: it runs
+	return s, false
 }
 
 // describe says how a process has ended, as os.ProcessState does.

@@ -50,8 +50,8 @@ func TestDeadUnreaped(t *testing.T) {
 		t.Errorf("threads %v, %v", threads, err)
 	}
 	for _, name := range threads {
-		if s, gone := p.stat("task/" + name + "/stat"); gone || s.exiting() {
-			t.Errorf("thread %s of a worker that lives: gone %v, exiting %v", name, gone, s.exiting())
+		if s, gone := p.stat("task/" + name + "/stat"); gone || s.Exiting() {
+			t.Errorf("thread %s of a worker that lives: gone %v, exiting %v", name, gone, s.Exiting())
 		}
 	}
 	r.signals <- unix.SIGTERM
@@ -165,7 +165,7 @@ func exits(pid int) bool {
 		return true
 	}
 	s, gone := p.stat("stat")
-	return gone || s.exiting()
+	return gone || s.Exiting()
 }
 
 // TestOwnerEnds: a worker's exit status is what it was, although the keeper has killed what was left of it.
@@ -197,12 +197,12 @@ func TestOwnerEnds(t *testing.T) {
 func TestThreadsUnlisted(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, threads int) {
-		fields := slices.Repeat([]string{"0"}, statExitCode+1)
-		fields[statFlags], fields[statThreads], fields[statExitCode] = "4", strconv.Itoa(threads), "9"
+		fields := slices.Repeat([]string{"0"}, 53) // proc_pid_stat(5) counts from 1
+		fields[3], fields[9], fields[20], fields[52] = "Z", "4", strconv.Itoa(threads), "9"
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("1 (worker) "+strings.Join(fields, " ")), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("1 (worker) "+strings.Join(fields[3:], " ")), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // TestBenchInterrupted: whether it is asked to end or killed, no daemon stays behind; the
@@ -98,7 +99,6 @@ func waitBusy(t *testing.T, pid int) {
 }
 
 func zombie(pid int) bool {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return strings.HasPrefix(rest, "Z")
+	s, ok := tasks.StatOf(pid)
+	return ok && s.State == 'Z'
 }

@@ -3,9 +3,6 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,39 +34,4 @@ func treeCPU(pids []int) (sum time.Duration, err error) {
 		sum, err = sum+t, errors.Join(err, e)
 	}
 	return sum, err
-}
-
-// descendants are pid and its children, and theirs.
-func descendants(pid int) []int {
-	parents := map[int][]int{}
-	list, _ := os.ReadDir("/proc")
-	for _, e := range list {
-		n, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if parent, ok := parentOf(n); ok {
-			parents[parent] = append(parents[parent], n)
-		}
-	}
-	all := []int{pid}
-	for i := 0; i < len(all); i++ {
-		all = append(all, parents[all[i]]...)
-	}
-	return all
-}
-
-// parentOf reads /proc/PID/stat. The name in it may have any characters, also brackets.
-func parentOf(pid int) (int, bool) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, false
-	}
-	s := string(b)
-	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
-	if len(fields) < 2 {
-		return 0, false
-	}
-	parent, err := strconv.Atoi(fields[1])
-	return parent, err == nil
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // Target is a back-end to measure.
@@ -132,7 +133,7 @@ var (
 func (d *daemon) stop(hurry bool) {
 	pid := d.cmd.Process.Pid
 	var family []int // as descriptors, because process numbers are used again
-	for _, child := range descendants(pid)[1:] {
+	for _, child := range tasks.Descendants(pid) {
 		if fd, err := unix.PidfdOpen(child, 0); err == nil {
 			family = append(family, fd)
 		}

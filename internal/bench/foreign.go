@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // clockTick is the unit of /proc/stat (USER_HZ, 100 on all architectures of Linux's ABI that
@@ -36,7 +38,7 @@ type reading struct {
 
 // newForeignWatch watches all processes except these and this one.
 func newForeignWatch(pids []int) (*foreignWatch, error) {
-	w := &foreignWatch{pids: pids, kernel: descendants(2)[1:]} // kthreadd, if it is visible
+	w := &foreignWatch{pids: pids, kernel: tasks.Descendants(2)} // kthreadd, if it is visible
 	if err := unix.SchedGetaffinity(0, &w.cpus); err != nil {
 		return nil, fmt.Errorf("processors of this process: %w", err)
 	}

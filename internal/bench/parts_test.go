@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/spawn"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // TestTransferOrder: every block comes once before any comes twice, else a disk's reads
@@ -45,7 +45,7 @@ func TestProcessCPU(t *testing.T) {
 	if _, err := out.Read(b); err != nil {
 		t.Fatal(err)
 	}
-	pids := descendants(cmd.Process.Pid)
+	pids := append([]int{cmd.Process.Pid}, tasks.Descendants(cmd.Process.Pid)...)
 	if len(pids) != 2 {
 		t.Fatalf("descendants are %v, want the shell and its child", pids)
 	}
@@ -89,7 +89,7 @@ func TestDaemonStops(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	family := descendants(d.cmd.Process.Pid)
+	family := append([]int{d.cmd.Process.Pid}, tasks.Descendants(d.cmd.Process.Pid)...)
 	if len(family) != 2 {
 		t.Errorf("the daemon is %v, want two processes", family)
 	}
@@ -106,12 +106,8 @@ func TestDaemonStops(t *testing.T) {
 
 // isRunning reports whether a process exists and is not a zombie.
 func isRunning(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return !strings.HasPrefix(rest, "Z")
+	s, ok := tasks.StatOf(pid)
+	return ok && s.State != 'Z'
 }
 
 // TestDaemonFails: when a daemon ends at its start, the error has its output,

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // rootID is the node of the shared directory (FUSE_ROOT_ID).
@@ -178,7 +179,7 @@ func (s *session) findProcesses() (err error) {
 			return fmt.Errorf("find the back-end's process: %w", err)
 		}
 	}
-	s.pids = descendants(pid)
+	s.pids = append([]int{pid}, tasks.Descendants(pid)...)
 	_, err = treeCPU(s.pids)
 	switch {
 	case err != nil && s.target.PID != 0:

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // Main runs the tests with the daemon as it is shipped: built without cgo, which the race detector
@@ -32,15 +33,8 @@ func Main(m *testing.M, dir, name string, program *string) int {
 
 // exiting reports whether a process is dead or about to be.
 func exiting(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	const flags = 9 - 3 // see proc_pid_stat(5)
-	if err != nil || len(fields) <= flags {
-		return true
-	}
-	n, err := strconv.ParseUint(fields[flags], 10, 64)
-	const exiting = 0x4 // the kernel's PF_EXITING
-	return err == nil && n&exiting != 0
+	s, ok := tasks.StatOf(pid)
+	return !ok || s.Exiting()
 }
 
 // Children are the children of a process, in no order, without those that are about to be gone: the next worker

@@ -1,5 +1,5 @@
-// Package tasks says what the threads of a process do at the moment, from its /proc/PID/task. It
-// needs only a descriptor of that directory, and reports what the process may read.
+// Package tasks says what processes and their threads do at the moment, as /proc tells it. For the threads of a process
+// that can't see /proc any more, a descriptor of /proc/PID/task is enough.
 package tasks
 
 import (
@@ -59,14 +59,11 @@ func (d Dir) State(tid int) (State, bool) {
 
 // Entry is the state of the thread with a name in the directory.
 func (d Dir) Entry(name string) (s State, ok bool) {
-	// The name of the program, in parentheses, may have any character in it.
-	stat := d.read(name + "/stat")
-	if i := bytes.LastIndexByte(stat, ')'); i < 0 || i+2 >= len(stat) {
+	stat, ok := ParseStat(d.read(name + "/stat"))
+	if !ok {
 		return State{}, false
-	} else {
-		s.Letter = stat[i+2]
 	}
-	s.Call = -1
+	s.Letter, s.Call = stat.State, -1
 	number, args, _ := strings.Cut(strings.TrimSpace(string(d.read(name+"/syscall"))), " ")
 	if n, err := strconv.Atoi(number); err == nil {
 		s.Call, s.Args = n, args

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // Variables that tell a process of this executable what it is. Their value is a setup.
@@ -197,45 +197,7 @@ func (t tree) signal(sig unix.Signal) {
 		_ = unix.Kill(-1, sig) // all of the namespace but this one
 		return
 	}
-	for _, pid := range descendants(os.Getpid()) {
+	for _, pid := range tasks.Descendants(os.Getpid()) {
 		_ = unix.Kill(pid, sig)
 	}
-}
-
-// descendants are the processes below pid.
-func descendants(pid int) (all []int) {
-	children := map[int][]int{}
-	dirs, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	for _, d := range dirs {
-		child, err := strconv.Atoi(d.Name())
-		if err != nil {
-			continue
-		}
-		if parent := parentOf(child); parent > 0 {
-			children[parent] = append(children[parent], child)
-		}
-	}
-	all = children[pid]
-	for i := 0; i < len(all); i++ {
-		all = append(all, children[all[i]]...)
-	}
-	return all
-}
-
-// parentOf is a process's parent, or 0.
-func parentOf(pid int) int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
-	fields := strings.Fields(rest) // state, parent, ...
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, _ := strconv.Atoi(fields[1])
-	return parent
 }

@@ -2,19 +2,18 @@ package relay_test
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/guest"
+	"github.com/govirtiofs/govirtiofs/internal/tasks"
 )
 
 // programs are the processes of the program that a relay of b has started.
@@ -69,11 +68,8 @@ func all(pids []int, is func(pid int) bool) bool {
 
 // state is the letter that proc(5) has for the state of a process, or 0.
 func state(pid int) byte {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if _, after, ok := strings.Cut(string(b), ") "); ok {
-		return after[0]
-	}
-	return 0
+	s, _ := tasks.StatOf(pid)
+	return s.State
 }
 
 // TestIntegrationMountRestart: a mount on this machine is served by a program that was started again, and goes away at SIGTERM
