@@ -59,9 +59,12 @@ func kinds() []kind {
 	return append(list,
 		kind{name: "go-fuse", serve: func(target, source string) error { return serveGoFuse(target, source, -1) }},
 		kind{name: "go-fuse passthrough", serve: func(target, source string) error { return serveGoFuse(target, source, 1) }},
-		kind{name: "fusedev", serve: func(target, source string) error { return serveOurs(target, source, false, false) }},
-		kind{name: "fusedev io_uring", serve: func(target, source string) error { return serveOurs(target, source, false, true) }},
-		kind{name: "fusedev passthrough", serve: func(target, source string) error { return serveOurs(target, source, true, false) }})
+		kind{name: "fusedev", serve: func(target, source string) error { return serveOurs(target, source, fusedev.Options{}) }},
+		kind{name: "fusedev spin", serve: func(target, source string) error {
+			return serveOurs(target, source, fusedev.Options{Spin: 50 * time.Microsecond})
+		}},
+		kind{name: "fusedev io_uring", serve: func(target, source string) error { return serveOurs(target, source, fusedev.Options{IOUring: true}) }},
+		kind{name: "fusedev passthrough", serve: func(target, source string) error { return serveBacked(target, source) }})
 }
 
 func serve(name, target, source string) error {
@@ -91,21 +94,33 @@ func serveGoFuse(target, source string, depth int) error {
 	return nil
 }
 
-func serveOurs(target, source string, backing, uring bool) error {
-	root, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+func serveOurs(target, source string, o fusedev.Options) error {
+	return servePassthrough(target, source, passthrough.Config{}, o)
+}
+
+// serveBacked has the kernel use the files of the host.
+func serveBacked(target, source string) error {
+	return servePassthrough(target, source, passthrough.Config{BackingFiles: true, KillprivV2: true}, fusedev.Options{})
+}
+
+func servePassthrough(target, source string, c passthrough.Config, o fusedev.Options) (err error) {
+	if c.RootFD, err = unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return err
 	}
-	proc, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if c.ProcFD, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return err
 	}
-	fs, err := passthrough.New(passthrough.Config{RootFD: root, ProcFD: proc, Xattr: true, BackingFiles: backing, KillprivV2: backing})
+	c.Xattr = true
+	fs, err := passthrough.New(c)
 	if err != nil {
 		return err
 	}
 	s := govirtiofs.Server{FS: fs, Queues: 2}
-	return s.Mount(context.Background(), target, fusedev.Options{Subtype: "bench", AllowOther: true, Permissions: true, IOUring: uring})
+	if o.Spin > 0 {
+		s.Queues = 1
+	}
+	o.Subtype, o.AllowOther, o.Permissions = "bench", true, true
+	return s.Mount(context.Background(), target, o)
 }
 
 // start has a kind show source, and returns where it does and its process; 0 is none.
