@@ -54,6 +54,13 @@ func (b Buffers) Piece(i int) []byte { return unsafe.Slice(b[i].Base, b[i].Len) 
 // CopyTo copies from b, after its first skip bytes, to dst. It returns the number of
 // copied bytes, which is less than len(dst) at the end of b.
 func (b Buffers) CopyTo(dst []byte, skip uint64) (n int) {
+	if len(b) > 0 && skip <= uint64(b[0].Len) && uint64(len(dst)) <= uint64(b[0].Len)-skip { // as most are
+		return copy(dst, b.Piece(0)[skip:])
+	}
+	return b.copyTo(dst, skip)
+}
+
+func (b Buffers) copyTo(dst []byte, skip uint64) (n int) {
 	for i := range b {
 		p := b.Piece(i)
 		if skip >= uint64(len(p)) {
@@ -72,6 +79,13 @@ func (b Buffers) CopyTo(dst []byte, skip uint64) (n int) {
 // CopyFrom copies src to b, after its first skip bytes. It returns the number of copied
 // bytes.
 func (b Buffers) CopyFrom(src []byte, skip uint64) (n int) {
+	if len(b) > 0 && skip <= uint64(b[0].Len) && uint64(len(src)) <= uint64(b[0].Len)-skip { // as most are
+		return copy(b.Piece(0)[skip:], src)
+	}
+	return b.copyFrom(src, skip)
+}
+
+func (b Buffers) copyFrom(src []byte, skip uint64) (n int) {
 	for i := range b {
 		p := b.Piece(i)
 		if skip >= uint64(len(p)) {

@@ -136,14 +136,21 @@ func (c *Cell) Avail() uint16 { return c.avail }
 // means that it is not known.
 func (c *Cell) Started() int64 { return c.started }
 
-// Take notes a request that was taken from the ring at index avail.
-//
-//go:noinline
+// Take notes a request that was taken from the ring at index avail. It is Prepare and Taken.
 func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
+	c.Taken(c.Prepare(h, order, avail, started))
+}
+
+// Prepare is the first half of Take. After it the cell still has no request. It returns what Taken needs. The
+// halves are small enough to be inlined.
+func (c *Cell) Prepare(h *fp.InHeader, order uint64, avail uint16, started int64) (state uint64) {
 	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
 	c.grant, c.interrupted = 0, 0
-	c.put(uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift)
+	return uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift
 }
+
+// Taken is the second half.
+func (c *Cell) Taken(state uint64) { c.put(state) }
 
 // TakeAgain notes that a successor serves the request, after one more process has died while it
 // served it. Evidence and phase stay.
@@ -234,11 +241,17 @@ func (c *Cell) Intent() (stamp int64, e Evidence, ok bool) {
 }
 
 // Done notes that the reply of written bytes is in the client's memory. The chain gets index
-// used in the used ring.
+// used in the used ring. It is Finish and Finished.
 func (c *Cell) Done(written uint32, used uint16) {
-	c.written, c.used = written, used
-	c.put(c.state&^0xff | uint64(PhaseDone))
+	c.Finish(written, used)
+	c.Finished()
 }
+
+// Finish is the first half of Done. It changes nothing yet.
+func (c *Cell) Finish(written uint32, used uint16) { c.written, c.used = written, used }
+
+// Finished is the second half.
+func (c *Cell) Finished() { c.put(c.state&^0xff | uint64(PhaseDone)) }
 
 // Reply is what Done has noted.
 func (c *Cell) Reply() (written uint32, used uint16) { return c.written, c.used }

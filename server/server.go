@@ -47,6 +47,7 @@ type Server struct {
 	log    *slog.Logger
 	oops   rate.Sometimes
 	panics atomic.Uint64
+	traced atomic.Bool // see lookAtLevel
 
 	session   atomic.Pointer[session] // nil before INIT
 	restarted atomic.Bool             // see Restarted
@@ -87,6 +88,7 @@ func New(fs FileSystem, opts Options) *Server {
 		log:  opts.Log,
 		oops: rate.Sometimes{Interval: time.Second},
 	}
+	s.lookAtLevel()
 	s.watch.init(s)
 	s.runners.init()
 	s.pool.init(s, opts.MaxWaiting)
@@ -275,7 +277,11 @@ func (t *thread) run(o *op) (written uint32, errno unix.Errno) {
 func (t *thread) call(o *op) (n int, errno unix.Errno) {
 	t.op = o
 	t.enter()
+	returned := false
 	defer func() {
+		if returned { // recover takes a while
+			return
+		}
 		r := recover()
 		t.leave()
 		if r == nil {
@@ -292,7 +298,10 @@ func (t *thread) call(o *op) (n int, errno unix.Errno) {
 			s.log.Error(fmt.Sprintf("%s: panic: %v\n%s", fp.Opcode(t.request.Header.Opcode), r, debug.Stack()))
 		})
 	}()
-	return o.handle(t)
+	n, errno = o.handle(t)
+	returned = true
+	t.leave()
+	return n, errno
 }
 
 // clientFault tells whether a panic comes from touching a buffer of the client's that

@@ -21,11 +21,15 @@ import (
 //
 // Names are quoted and escaped: they are the client's, and the log is ours.
 
-// LevelTrace is the level of the lines about each request and reply, below slog.LevelDebug.
+// LevelTrace is the level of the lines about each request and reply, below slog.LevelDebug. If the
+// log's level changes while requests are served, the lines begin or end within half a second.
 const LevelTrace slog.Level = -8
 
-// tracing is asked once a request: the level may change while the server runs.
-func (s *Server) tracing() bool { return s.log.Enabled(context.Background(), LevelTrace) }
+// tracing is asked once a request.
+func (s *Server) tracing() bool { return s.traced.Load() }
+
+// lookAtLevel sees whether there are lines about requests: the level may change while the server runs.
+func (s *Server) lookAtLevel() { s.traced.Store(s.log.Enabled(context.Background(), LevelTrace)) }
 
 func (t *thread) trace(line string) { t.server.log.Log(context.Background(), LevelTrace, line) }
 

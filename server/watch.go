@@ -131,6 +131,7 @@ func (w *watch) wake() {
 	if !w.asleep.CompareAndSwap(true, false) {
 		return
 	}
+	w.server.lookAtLevel()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.quiet = 0
@@ -150,6 +151,7 @@ func (w *watch) look() {
 	for t := range w.threads {
 		busy = w.see(t, now) || busy
 	}
+	w.server.lookAtLevel()
 	lines := w.dueLines(now)
 	w.report.send(w, lines)
 	if w.quiet++; busy || w.server.waiting.some() {

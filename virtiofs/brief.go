@@ -60,6 +60,9 @@ func (s *shortWaits) may() bool {
 // ringState is what shortWaits wants to know of a queue's ring.
 type ringState interface{ More() bool }
 
+// watching reports whether served has something to note.
+func (s *shortWaits) watching() bool { return s.asked || s.waited }
+
 // served notes that a request was served, at once or not, and is not answered yet.
 func (s *shortWaits) served(atOnce bool, ring ringState) {
 	s.followed(atOnce)

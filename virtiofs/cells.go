@@ -69,7 +69,7 @@ func (c *cells) take(h *fp.InHeader, head, next uint16) *fuse.Cell {
 	c.reached(faultPopped)
 	cell := c.ring.Cell(head)
 	if cell.Phase() == fuse.PhaseFree {
-		cell.Take(h, c.ring.Order(), next-1, c.began+int64(c.clock.now))
+		cell.Taken(cell.Prepare(h, c.ring.Order(), next-1, c.began+int64(c.clock.now)))
 	} else {
 		cell = nil
 	}
@@ -83,7 +83,8 @@ func (c *cells) take(h *fp.InHeader, head, next uint16) *fuse.Cell {
 // the index used, is that of its chain. cell is not nil.
 func (c *cells) done(cell *fuse.Cell, written uint32, used uint16) {
 	c.reached(faultHandled)
-	cell.Done(written, used)
+	cell.Finish(written, used)
+	cell.Finished()
 	c.pushed[c.unfreed%pushedMost] = cell
 	c.unfreed++
 	c.reached(faultDone)

@@ -46,7 +46,8 @@ type worker struct {
 	clock     clock
 	spin      spinPolicy
 	unflushed int
-	underWay  int // requests that the driver has under way at the same time, lately
+	underWay  int    // requests that the driver has under way at the same time, lately
+	seen      uint16 // the driver's index, by which that was last looked at
 	bytes     uint64
 	waiting   map[*waiting]struct{}
 	lingering int // entries of the ring that requests take which wait for other clients
@@ -288,8 +289,10 @@ func (w *worker) drain(s *shift) (err error) {
 				return nil
 			}
 		}
-		for !s.ending() && !w.holds() || w.queue.Owes() && s.fit() {
-			w.reap()
+		for w.takesMore(s) {
+			if w.hasDone.Load() || len(w.finished) > 0 {
+				w.reap()
+			}
 			more, err := w.queue.Pop(&s.chain)
 			if err != nil && !errors.Is(err, virtqueue.ErrBadChain) {
 				w.flush()
@@ -305,7 +308,10 @@ func (w *worker) drain(s *shift) (err error) {
 				break
 			} else {
 				w.spin.arrived(&w.clock)
-				w.underWay = max(w.underWay, w.offered())
+				if offered := w.queue.Offered(); offered != w.seen {
+					w.seen = offered
+					w.underWay = max(w.underWay, w.offered())
+				}
 				w.serve(s)
 			}
 		}
@@ -331,21 +337,24 @@ func (w *worker) drain(s *shift) (err error) {
 	}
 }
 
+// takesMore reports whether this thread takes another request.
+func (w *worker) takesMore(s *shift) bool {
+	if s.late == nil && w.again == nil && !w.stopping.Load() && !s.thread.Broken() { // as nearly always
+		return true
+	}
+	return !s.ending() && !w.holds() || w.queue.Owes() && s.fit()
+}
+
 // called reports whether there is something else to do than to wait for requests.
 func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 
 // serve serves the chain that was popped.
 func (w *worker) serve(s *shift) {
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
-	w.note(s)
-	w.handle(s)
-}
-
-// note notes the request that was popped for a successor of the process.
-func (w *worker) note(s *shift) {
 	if w.cells.ring != nil {
 		s.message.Cell = w.cells.take(&s.message.Header, s.chain.Head, w.queue.Base())
 	}
+	w.handle(s)
 }
 
 // handle has the request in the shift's message answered. If it has to wait, handle returns it.
@@ -355,7 +364,9 @@ func (w *worker) handle(s *shift) *waiting {
 		s.handBack(reply, pending)
 		return nil
 	}
-	w.short.served(pending == nil, w.queue)
+	if w.short.watching() {
+		w.short.served(pending == nil, w.queue)
+	}
 	if pending != nil {
 		return w.park(s, pending)
 	}
@@ -373,7 +384,9 @@ func (w *worker) alone() bool {
 func (w *worker) refuse(s *shift, err error) {
 	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
-	w.note(s)
+	if w.cells.ring != nil {
+		s.message.Cell = w.cells.take(&s.message.Header, s.chain.Head, w.queue.Base())
+	}
 	reply := s.thread.Refuse(&s.message, unix.EIO)
 	w.push(&s.chain, s.message.Cell, reply.Len)
 }
@@ -416,8 +429,10 @@ func (w *worker) flush() {
 		return
 	}
 	w.unflushed, w.bytes = 0, 0
-	if w.underWay > w.offered() {
+	if offered := w.offered(); w.underWay > offered {
 		w.underWay--
+	} else {
+		w.underWay = offered
 	}
 	call := w.queue.Flush()
 	if w.cells.ring != nil {

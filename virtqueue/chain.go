@@ -147,6 +147,18 @@ func (q *Queue) indirectTable(d *desc) ([]desc, error) {
 	return q.table, nil
 }
 
+// region is Memory.at. Buffers are mostly in the region of the one before.
+func (q *Queue) region(guestAddr uint64) *Region {
+	if regions := q.mem.regions; uint(q.near) < uint(len(regions)) {
+		if r := regions[q.near]; guestAddr-r.GuestAddr < uint64(len(r.Host)) {
+			return r
+		}
+	}
+	r, i := q.mem.find(guestAddr)
+	q.near = i
+	return r
+}
+
 // add appends the buffer of one descriptor, which may lie in several regions. The
 // specification allows buffers of length 0; add skips them.
 func (q *Queue) add(c *Chain, d *desc) error {
@@ -166,7 +178,7 @@ func (q *Queue) add(c *Chain, d *desc) error {
 		if len(c.iov) == maxBuffers {
 			return badChain("more than %d buffers", maxBuffers)
 		}
-		r := q.mem.at(addr)
+		r := q.region(addr)
 		if r == nil {
 			return badChain("a buffer of %d bytes at guest address %#x, outside memory", d.len, d.addr)
 		}

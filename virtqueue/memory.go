@@ -102,6 +102,12 @@ func (m *Memory) Release() {
 
 // at returns the region that holds the guest address.
 func (m *Memory) at(guestAddr uint64) *Region {
+	r, _ := m.find(guestAddr)
+	return r
+}
+
+// find is at; it also returns the region's index.
+func (m *Memory) find(guestAddr uint64) (*Region, int) {
 	lo, hi := 0, len(m.regions)
 	for lo < hi {
 		mid := (lo + hi) / 2
@@ -112,10 +118,10 @@ func (m *Memory) at(guestAddr uint64) *Region {
 		case guestAddr-r.GuestAddr >= uint64(len(r.Host)):
 			lo = mid + 1
 		default:
-			return r
+			return r, mid
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // Guest returns the n bytes at a guest address, or nil if they are not in one region.

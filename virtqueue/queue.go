@@ -40,6 +40,7 @@ type Queue struct {
 	resolved *Memory // the Memory that ring's addresses are of
 	ring     ring
 	table    []desc // scratch for indirect tables
+	near     int    // the region of the last buffer, see region
 	inflight *inflight
 	log      atomic.Pointer[logTarget]
 	lastLog  *logTarget // the log that was last written to; SetLog may have replaced it since
@@ -207,6 +208,9 @@ func (q *Queue) NextUsed() uint16 { return q.nextUsed }
 func (q *Queue) Stats() Stats {
 	return Stats{BadChains: q.badChains.Load(), BadHeads: q.badHeads.Load()}
 }
+
+// Offered is the driver's index in the available ring when it was last read.
+func (q *Queue) Offered() uint16 { return q.availIdx }
 
 // UnderWay is the number of chains that the driver has made available and that are not yet
 // published in the used ring: not popped (by the last index that was read, or once before),
