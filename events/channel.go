@@ -117,17 +117,20 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	if !since.IsZero() {
 		s.current = since
 	}
-	w, err := fs.newWatcher()
-	if err != nil {
-		fs.mu.Unlock()
-		fs.blind(s, err)
-		return true
+	var w *hostwatch.Watcher
+	if fs.watched != nil {
+		var err error
+		if w, err = fs.newWatcher(); err != nil {
+			fs.mu.Unlock()
+			fs.blind(s, err)
+			return true
+		}
 	}
 	fs.watchErr = nil
 	p := &pump{fs: fs, session: s, wake: make(chan struct{}, 1)}
 	s.pump = p
 	fs.dirs.start(w)
-	fs.own.use(w.TellsOwn())
+	fs.own.use(w == nil || w.TellsOwn())
 	fs.partial.Store(0)
 	fs.warned = false
 	fs.state.Store(stateLost)
@@ -136,13 +139,18 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	fs.mu.Unlock()
 	fs.remember()
 	fs.log.Info("The guest has a helper for changes of the host", "by", watchedBy(w))
-	go p.read(w)
+	if w != nil {
+		go p.read(w)
+	}
 	go p.run(since)
 	return true
 }
 
 // watchedBy is what watches the host.
 func watchedBy(w *hostwatch.Watcher) string {
+	if w == nil {
+		return "notifications of the program"
+	}
 	if w.TellsOwn() {
 		return "inotify: fanotify is not permitted here, or does not exist"
 	}

@@ -17,6 +17,7 @@ import (
 // dirs are the directories that are watched.
 type dirs struct {
 	epoch time.Time
+	all   bool // the share tells of all itself; does not change
 
 	mu      sync.RWMutex // guards the following
 	m       map[uint64]*dir
@@ -35,6 +36,9 @@ func (d *dirs) now() int64 { return int64(time.Since(d.epoch)) }
 
 // has reports whether a directory is watched, and notes that it is used.
 func (d *dirs) has(id uint64) bool {
+	if d.all {
+		return true
+	}
 	d.mu.RLock()
 	e := d.m[id]
 	d.mu.RUnlock()
@@ -152,12 +156,12 @@ func (fs *FS) watch(r *server.Request, id uint64) {
 // watchBy is watch; false if w is not the watcher any more.
 func (fs *FS) watchBy(r *server.Request, w *hostwatch.Watcher, id uint64) bool {
 	add := func(fd int) error { return w.Add(fd, id) }
-	err := fs.Share.UseFD(r, id, add)
+	err := fs.watched.UseFD(r, id, add)
 	if errors.Is(err, hostwatch.ErrFull) && w.Stale() {
 		fs.renew(w) // which has this directory watched, too
 	}
 	if errors.Is(err, hostwatch.ErrFull) && fs.evict(r, w) {
-		err = fs.Share.UseFD(r, id, add)
+		err = fs.watched.UseFD(r, id, add)
 	}
 	if errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOENT) {
 		return true // there is nothing to watch
@@ -180,7 +184,7 @@ func (fs *FS) evict(r *server.Request, w *hostwatch.Watcher) bool {
 		return false
 	}
 	fs.dirs.drop(id)
-	if fs.Share.UseFD(r, id, func(fd int) error { w.Remove(fd, id); return nil }) != nil {
+	if fs.watched.UseFD(r, id, func(fd int) error { w.Remove(fd, id); return nil }) != nil {
 		w.Remove(-1, id)
 	}
 	return true

@@ -9,6 +9,12 @@
 //	                                                                               │ unlink("a/b")
 //	inotify, caches <── guest's kernel <── reply "done" <── FS <── UNLINK ─────────┘
 //
+// # Shares that tell of changes themselves
+//
+// With NewNotified nothing is watched: the share says what has changed, by FUSE notifications to FS.Notify. Package relay's does,
+// whose program does. A notification says less than an event of the host, so FS looks what has become of a name. It is not
+// believed more than it has to: what it makes the helper do is limited (maxNotices, noticeRate).
+//
 // # What is a phantom
 //
 // Only a request that was announced: opcode, directory and name as in a record that the helper got

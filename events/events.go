@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/govirtiofs/govirtiofs/events/wire"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -34,11 +35,16 @@ const (
 	parkFor = 3 * time.Second
 )
 
-// Share is a file system that FS can be around: package passthrough has it.
-type Share interface {
-	server.FileSystem
+// Watched is a file system of files that can be watched on this machine: package passthrough has it.
+type Watched interface {
+	Share
 	// UseFD calls f with a descriptor of the node, which is borrowed.
 	UseFD(r *server.Request, id uint64, f func(fd int) error) error
+}
+
+// Share is a file system that FS can be around: packages passthrough and relay have it.
+type Share interface {
+	server.FileSystem
 	// Known reports whether the guest has the node.
 	Known(id uint64) bool
 	// Nodes yields the nodes that the guest has.
@@ -47,7 +53,7 @@ type Share interface {
 	Child(parent uint64, name fp.Name) (id uint64, kind uint32)
 	// Place is the name that the guest has a node by.
 	Place(id uint64) (parent uint64, name fp.Name, ok bool)
-	// Look is what a name is on the host, and whether it is the node id.
+	// Look is what a name is on the host, and whether it is the node id. It may wait, until r.Canceled is closed.
 	Look(r *server.Request, parent uint64, name fp.Name, id uint64) (st unix.Statx_t, same bool, errno unix.Errno)
 	// Grant is a LOOKUP that finds a node that the guest has.
 	Grant(r *server.Request, id uint64, out *fp.EntryOut) unix.Errno
@@ -70,9 +76,11 @@ type Options struct {
 // FS is a file system whose guest hears of changes on the host.
 type FS struct {
 	Share
-	opts Options
-	log  *slog.Logger
-	area *ledger.Area
+	watched Watched // the same; nil if it tells of changes itself, see NewNotified
+	opts    Options
+	log     *slog.Logger
+	area    *ledger.Area
+	pace    *rate.Limiter // of what a share tells itself
 
 	state   atomic.Int32 // see valid
 	partial atomic.Int64 // since when there are directories that are not watched, see dirs.now; 0 is never
@@ -101,8 +109,17 @@ const (
 	stateLost                  // changes were lost
 )
 
-// New returns a file system around s.
-func New(s Share, o Options) (*FS, error) {
+// New returns a file system around s, whose files are watched on this machine.
+func New(s Watched, o Options) (*FS, error) {
+	fs, err := NewNotified(s, o)
+	if err == nil {
+		fs.watched, fs.dirs.all = s, false
+	}
+	return fs, err
+}
+
+// NewNotified returns a file system around s, which tells of changes itself: by FS.Notify.
+func NewNotified(s Share, o Options) (*FS, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -113,7 +130,8 @@ func New(s Share, o Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}, lease: Lease}
+	fs := &FS{Share: s, opts: o, log: o.Log, area: area, ghosts: map[uint64]*ghost{}, lease: Lease, pace: rate.NewLimiter(noticeRate, noticeBurst)}
+	fs.dirs.all = true
 	fs.dirs.epoch = time.Now()
 	fs.newWatcher = func() (*hostwatch.Watcher, error) {
 		return hostwatch.New(hostwatch.Options{Max: o.MaxDirectories, Inotify: o.Inotify})
@@ -133,7 +151,12 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	if !p.Resumed {
 		fs.forgetGuest()
 	}
-	return fs.Share.Init(p)
+	errno := fs.Share.Init(p)
+	if fs.watched == nil {
+		// The guest's kernel drops data if the time of modification has changed, and does not keep that time itself.
+		p.Flags = p.Flags&^fp.InitWritebackCache | fp.InitAutoInvalData
+	}
+	return errno
 }
 
 // Destroy implements server.Session.

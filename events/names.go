@@ -16,6 +16,8 @@ import (
 func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errno {
 	parent := r.Header.NodeID
 	switch {
+	case fs.isHelper(r) && fs.hasToWait(r):
+		return server.WouldBlockInGo
 	case isControl(parent, name):
 		controlEntry(controlDir, out)
 		return 0
@@ -41,6 +43,9 @@ func (fs *FS) told(r *server.Request, parent uint64, out *fp.EntryOut, errno uni
 		fs.watch(r, out.NodeID)
 	}
 	fs.validEntry(parent, out)
+	if fs.watched == nil && out.NodeID == 0 && out.EntryValid >= 1 { // when all is looked at it can't be known which these are
+		out.EntryValid, out.EntryValidNsec = 1, 0
+	}
 }
 
 // Forget implements server.Names.

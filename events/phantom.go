@@ -32,6 +32,10 @@ func (fs *FS) isHelper(r *server.Request) bool {
 	return pid != 0 && r.Header.PID == pid
 }
 
+// hasToWait reports whether a request of the helper's is to be made again when it may wait, before anything is decided: a share
+// that tells of changes itself waits for a program in most of what it does.
+func (fs *FS) hasToWait(r *server.Request) bool { return fs.watched == nil && !r.MayWait }
+
 // announced finds the first of the announced changes that f is true for, which is not performed yet.
 // It is a copy; those before count as performed if performed is set, and this one too.
 func (fs *FS) announced(performed bool, f func(c *change) bool) (change, bool) {
@@ -183,6 +187,9 @@ func (fs *FS) made(r *server.Request, name fp.Name, kind uint32, out *fp.EntryOu
 	if !fs.isHelper(r) {
 		return 0, false
 	}
+	if fs.hasToWait(r) {
+		return server.WouldBlockInGo, true
+	}
 	parent, text := r.Header.NodeID, name.String()
 	c, ok := fs.announced(true, func(c *change) bool {
 		return c.dir == parent && c.name == text && (c.op == wire.Check || c.op == wire.Make && c.kind == kind)
@@ -311,6 +318,9 @@ func (fs *FS) rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 func (fs *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.Errno {
 	if fs.refuses(r) {
 		return errRefused
+	}
+	if fs.isHelper(r) && fs.hasToWait(r) {
+		return server.WouldBlockInGo
 	}
 	if fs.isHelper(r) && in.Valid&fp.FattrMtime != 0 && in.Valid&(fp.FattrSize|fp.FattrMode|fp.FattrUID|fp.FattrGID) == 0 {
 		_, ok := fs.announced(true, func(c *change) bool {

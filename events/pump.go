@@ -27,16 +27,20 @@ type pump struct {
 	// stale is a watcher that has too many directories in the kernel that nobody wants any more.
 	stale *hostwatch.Watcher
 	wake  chan struct{}
+	// noticed is where in list the share itself has told of a node or a name; nil is nowhere.
+	noticed map[noticed]int
 
 	// The goroutine that tells has the following.
 	at    time.Time // of what is told
 	quiet bool      // only what the guest keeps is made right
+	tired time.Time // until when it does not look at all again
 }
 
 // event is one of the host's, and when it was read.
 type event struct {
 	hostwatch.Event
-	at time.Time
+	at   time.Time
+	node uint64 // what the share itself has told of; 0 is the name
 }
 
 // read reads events until the watcher is closed.
@@ -57,7 +61,7 @@ func (p *pump) read(w *hostwatch.Watcher) {
 			case e.Op == hostwatch.Overflow, len(p.list) >= maxQueue:
 				p.lost = true
 			case !p.lost:
-				p.list = append(p.list, event{e, now})
+				p.list = append(p.list, event{Event: e, at: now})
 			}
 		}
 		if p.lost {
@@ -96,19 +100,21 @@ func (p *pump) note() {
 
 // request is a request of our own.
 func (p *pump) request(node uint64) *server.Request {
-	return &server.Request{Header: fp.InHeader{NodeID: node}, Thread: &p.thread, MayWait: true}
+	return &server.Request{Header: fp.InHeader{NodeID: node}, Thread: &p.thread, MayWait: true, Canceled: p.session.done}
 }
 
 // run watches what the guest knows, then tells what has changed since, if that is not zero, and
 // then what changes.
 func (p *pump) run(since time.Time) {
-	runtime.LockOSThread() // for good: the thread has credentials and a directory of its own
 	fs := p.fs
-	if err := fs.Share.StartThread(&p.thread); err != nil {
-		fs.blind(p.session, err)
-		return
+	if fs.watched != nil { // else it waits in Go only
+		runtime.LockOSThread() // for good: the thread has credentials and a directory of its own
+		if err := fs.Share.StartThread(&p.thread); err != nil {
+			fs.blind(p.session, err)
+			return
+		}
+		defer fs.Share.StopThread(&p.thread)
 	}
-	defer fs.Share.StopThread(&p.thread)
 	p.watchAll()
 	if !p.catchUp(since) {
 		return
@@ -116,7 +122,7 @@ func (p *pump) run(since time.Time) {
 	for {
 		p.mu.Lock()
 		list, lost, stale := p.list, p.lost, p.stale
-		p.list, p.lost, p.stale = nil, false, nil
+		p.list, p.lost, p.stale, p.noticed = nil, false, nil, nil
 		p.mu.Unlock()
 		if lost || stale != nil {
 			if !p.again(stale) {
@@ -126,7 +132,7 @@ func (p *pump) run(since time.Time) {
 		}
 		for i := range list {
 			p.at = list[i].at
-			if !p.tell(&list[i].Event, list[i+1:]) {
+			if !p.tellOne(&list[i], list[i+1:]) {
 				return
 			}
 			p.settled(list[i+1:])
@@ -140,6 +146,14 @@ func (p *pump) run(since time.Time) {
 			return
 		}
 	}
+}
+
+// tellOne queues what the guest is to be told of an event. more are the events behind it.
+func (p *pump) tellOne(e *event, more []event) bool {
+	if p.fs.watched == nil {
+		return p.notice(e)
+	}
+	return p.tell(&e.Event, more)
 }
 
 // settled notes which events of those that were read are still to be told.
@@ -206,7 +220,7 @@ func (p *pump) look(dir uint64, name string) (kind uint32, same, known bool) {
 	return uint32(st.Mode) & unix.S_IFMT, same, id != 0
 }
 
-// tell queues what the guest is to be told of an event. more are the events behind it.
+// tell is tellOne for an event of a watcher. more are the events behind it.
 func (p *pump) tell(e *hostwatch.Event, more []event) bool {
 	p.quiet = p.session.readOnly || p.temporary(e) || p.byGuest(e)
 	if e.Name == "" && e.NewName == "" {

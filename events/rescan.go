@@ -15,6 +15,9 @@ import (
 // watchAll watches all directories that the guest has.
 func (p *pump) watchAll() {
 	fs := p.fs
+	if fs.watched == nil {
+		return
+	}
 	fs.watch(p.request(fp.RootID), fp.RootID)
 	for id, dir := range fs.Share.Nodes {
 		if dir {
@@ -31,14 +34,19 @@ func (p *pump) again(stale *hostwatch.Watcher) bool {
 	since := p.session.current
 	fs.mu.Unlock()
 	if stale == nil {
+		if fs.watched == nil && !p.rest() {
+			return false
+		}
 		fs.log.Warn("Changes of the host were missed: looking at all that the guest knows")
 	} else if err := p.replace(stale); err != nil {
 		fs.blind(p.session, err)
 		return false
 	}
+	begun := time.Now()
 	if !p.catchUp(since) {
 		return false
 	}
+	p.tired = time.Now().Add(max(minRest, 4*time.Since(begun)))
 	p.settled(nil)
 	return true
 }
@@ -95,13 +103,8 @@ func (p *pump) catchUp(since time.Time) bool {
 			return false
 		}
 		since = since.Add(-20 * time.Millisecond) // the kernel's clock for files is a coarse one
-		if !p.gone() {
+		if !p.findOut(since) {
 			return false
-		}
-		for _, id := range fs.dirs.list() {
-			if !p.scan(id, since) {
-				return false
-			}
 		}
 	}
 	p.mu.Lock()
@@ -116,6 +119,22 @@ func (p *pump) catchUp(since time.Time) bool {
 	}
 	fs.mu.Unlock()
 	return p.push(change{op: wire.Found})
+}
+
+// findOut tells what has changed since a time. It returns false when the session has ended.
+func (p *pump) findOut(since time.Time) bool {
+	if p.fs.watched == nil {
+		return p.lookAtAll(since)
+	}
+	if !p.gone() {
+		return false
+	}
+	for _, id := range p.fs.dirs.list() {
+		if !p.scan(id, since) {
+			return false
+		}
+	}
+	return true
 }
 
 // gone tells of names that the guest has, and that are gone or another file's.
@@ -150,14 +169,14 @@ func (p *pump) gone() bool {
 // alive reports whether a directory is still somewhere.
 func (p *pump) alive(id uint64) bool {
 	var st unix.Stat_t
-	err := p.fs.Share.UseFD(p.request(id), id, func(fd int) error { return unix.Fstat(fd, &st) })
+	err := p.fs.watched.UseFD(p.request(id), id, func(fd int) error { return unix.Fstat(fd, &st) })
 	return err == nil && st.Nlink > 0
 }
 
 // scan tells of the names of a directory that have changed.
 func (p *pump) scan(id uint64, since time.Time) bool {
 	var list *os.File
-	err := p.fs.Share.UseFD(p.request(id), id, func(fd int) error {
+	err := p.fs.watched.UseFD(p.request(id), id, func(fd int) error {
 		fd, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err == nil {
 			list = os.NewFile(uintptr(fd), "directory")

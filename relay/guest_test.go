@@ -28,6 +28,7 @@ type guest struct {
 	server *server.Server
 	thread fuse.Thread
 	unique uint64
+	pid    uint32 // of who asks
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -58,7 +59,13 @@ func newGuestOf(t testing.TB, source Source, o Options) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guest{t: t, fs: fs, server: server.New(fs, server.Options{Log: quiet})}
+	return newGuestOn(t, fs, fs)
+}
+
+// newGuestOn is a guest of a file system around the relay's.
+func newGuestOn(t testing.TB, fs *FS, around server.FileSystem) *guest {
+	var err error
+	g := &guest{t: t, fs: fs, server: server.New(around, server.Options{Log: quiet}), pid: 4242}
 	runtime.LockOSThread() // as StartThread does
 	if g.thread, err = g.server.StartThread(fuse.Hooks{}); err != nil {
 		t.Fatal(err)
@@ -83,7 +90,7 @@ func (g *guest) init() {
 // start begins a request; the reply, without its header, and the errno come in the channel.
 func (g *guest) start(op fp.Opcode, node uint64, room int, parts ...[]byte) <-chan result {
 	g.unique += 2
-	h := fp.InHeader{Opcode: uint32(op), Unique: g.unique, NodeID: node, UID: 1, GID: 2, PID: 4242}
+	h := fp.InHeader{Opcode: uint32(op), Unique: g.unique, NodeID: node, UID: 1, GID: 2, PID: g.pid}
 	req := bytes.Join(append([][]byte{fp.Bytes(&h)}, parts...), nil)
 	(*fp.InHeader)(unsafe.Pointer(unsafe.SliceData(req))).Len = uint32(len(req))
 	out := make([]byte, outHeaderSize+room)

@@ -51,8 +51,8 @@ type link struct {
 	maxTotal   int // the longest request that fits into the program's buffer
 	maxForgets int // how many counts of FORGET may wait for room
 
-	// notify is called on the receiving goroutine with a notification, body only.
-	notify func(l *link, code fp.NotifyCode, body []byte)
+	// notify is called on the receiving goroutine with a notification, body only; cut says that it is longer.
+	notify func(l *link, code fp.NotifyCode, body []byte, cut bool)
 	// late is called on it with the reply of an orphan.
 	late func(l *link, o *orphan, body []byte)
 

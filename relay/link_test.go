@@ -24,7 +24,7 @@ func newPair(t testing.TB) (l *link, program int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.notify = func(*link, fp.NotifyCode, []byte) {}
+	l.notify = func(*link, fp.NotifyCode, []byte, bool) {}
 	l.late, l.letGo = func(*link, *orphan, []byte) {}, func(*orphan) {}
 	l.maxTotal, l.maxForgets = maxPacket, 1000
 	if err := l.unpoll(); err != nil {

@@ -115,9 +115,7 @@ func (l *link) receiveData(fd int, c *call) error {
 func (l *link) deliver(h *fp.OutHeader, body []byte, cut bool) {
 	if h.Unique == 0 {
 		l.notifications.Add(1)
-		if !cut {
-			l.notify(l, fp.NotifyCode(h.Error), body)
-		}
+		l.notify(l, fp.NotifyCode(h.Error), body, cut)
 		return
 	}
 	if h.Unique&1 != 0 {

@@ -88,6 +88,7 @@ func (fs *FS) startAgain(epoch uint32) *link {
 			fs.link.Store(l)
 			fs.mu.Unlock()
 			fs.restart.tell(false)
+			fs.tellLost()
 			return l
 		}
 		fs.opts.Log.Error("the program can't be started again", "error", err, "next try", pause)

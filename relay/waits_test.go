@@ -309,7 +309,6 @@ func TestNotifications(t *testing.T) {
 	case <-time.After(deadline):
 		t.Fatal("no NOTIFY_REPLY")
 	}
-	notify(fp.NotifyStore, make([]byte, 100))
 	notify(fp.NotifyPoll, make([]byte, 8))
 	notify(77, nil)
 	if e := g.lookup(1, "file"); e.EntryValid != 100 {

@@ -19,7 +19,7 @@ const watchHelp = `Usage: govirtiofs-guest watch [options] DIR
 
 Tells the programs of this guest what others change in the share that is mounted on DIR: they get
 inotify events, and what the guest has kept of the share is corrected. DIR is an ordinary
-virtio-fs mount of a govirtiofsd with --events=auto. Root only.
+virtio-fs mount of a govirtiofsd or govirtiofs relay with --events=auto. Root only.
 
 The command stays in the foreground until it gets SIGTERM; that takes up to 5 seconds.
 

@@ -38,7 +38,7 @@ type relayOptions struct {
 // relayDaemonOptions are the daemon's options that the subcommand has, too.
 var relayDaemonOptions = []string{
 	"socket-path", "socket-group", "fd", "keep-listening", "num-request-queues", "busy-poll", "vsock", "vsock-uds", "vsock-token",
-	"tag", "readonly", "sandbox", "seccomp", "landlock", "rlimit-nofile", "log-level", "syslog", "translate-uid", "translate-gid",
+	"tag", "readonly", "sandbox", "seccomp", "landlock", "rlimit-nofile", "events", "log-level", "syslog", "translate-uid", "translate-gid",
 }
 
 // relayMountOptions are those of them that --mount knows.

@@ -15,6 +15,8 @@ func TestRelayUsage(t *testing.T) {
 		"relay --mount /mnt --socket-path /run/s -- sshfs host: {mount}": "--mount and --socket-path exclude each other",
 		"relay --mount /mnt --tag x -- sshfs host: {mount}":              "--mount and --tag exclude each other",
 		"relay --mount /mnt --seccomp none -- sshfs host: {mount}":       "--mount and --seccomp exclude each other",
+		"relay --mount /mnt --events auto -- sshfs host: {mount}":        "--mount and --events exclude each other",
+		"relay --socket-path /run/s --events x -- sshfs host: {mount}":   "--events",
 		"help nosuch": `unknown command "nosuch"`,
 		"relay --socket-path /run/s --fd 3 -- sshfs host: {mount}":                                         "--fd and --socket-path exclude each other",
 		"relay --socket-path /run/s --request-timeout=-1 -- sshfs host: {mount}":                           "1 to 86400 seconds are possible",

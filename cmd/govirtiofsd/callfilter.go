@@ -39,7 +39,7 @@ func (o *options) goWithout(calls []string, log *logrus.Logger) error {
 		o.Capabilities = slices.DeleteFunc(o.Capabilities, func(v cap.Value) bool { return v == cap.DAC_READ_SEARCH })
 		missed = append(missed, "file handles")
 	}
-	if o.Events == share.EventsAuto && sandbox.FanotifyForbidden() {
+	if o.Events == share.EventsAuto && o.relay == nil && sandbox.FanotifyForbidden() {
 		missed = append(missed, "fanotify")
 	}
 	if len(missed) > 0 {

@@ -15,7 +15,7 @@ import (
 
 // watchCalls are the system calls that only watching the host needs.
 func (o *options) watchCalls() []uintptr {
-	if o.Events != share.EventsAuto {
+	if o.Events != share.EventsAuto || o.relay != nil {
 		return nil
 	}
 	return []uintptr{unix.SYS_FANOTIFY_INIT, unix.SYS_FANOTIFY_MARK,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/events"
+	"github.com/govirtiofs/govirtiofs/internal/share"
 	"github.com/govirtiofs/govirtiofs/relay"
 	fuseprogram "github.com/govirtiofs/govirtiofs/relay/program"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -68,6 +71,19 @@ func (r *relayed) pass(env []string, files []*os.File) ([]string, []*os.File) {
 	return append(env, relayEnv+"="+string(value)), append(files, r.file)
 }
 
+// withNotifications is the program's file system, with what tells a guest's helper of the program's notifications if it is asked for.
+func (o *options) withNotifications(fs *relay.FS, log *slog.Logger) (server.FileSystem, error) {
+	if o.Events != share.EventsAuto {
+		return fs, nil
+	}
+	around, err := events.NewNotified(fs, events.Options{ReadOnly: o.ReadOnly, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	fs.Connect(around)
+	return around, nil
+}
+
 // newRelay serves the program.
 func newRelay(o *options, p *process, files *vsockFiles, settings server.Options, log *logrus.Logger) (service, error) {
 	conn, err := net.FileConn(o.relay.file)
@@ -90,7 +106,11 @@ func newRelay(o *options, p *process, files *vsockFiles, settings server.Options
 		settings.MaxWrite = min(settings.MaxWrite, stream.DefaultMaxWrite)
 	}
 	if !o.Streams() {
-		return o.serveDevice(p, server.New(fs, settings), settings, virtiofs.Options{}, log)
+		around, err := o.withNotifications(fs, settings.Log)
+		if err != nil {
+			return nil, err
+		}
+		return o.serveDevice(p, server.New(around, settings), settings, virtiofs.Options{}, log)
 	}
 	s, err := o.streamServer(p, server.New(fs, settings), o.Tag, files, nil, false, settings)
 	if err != nil {

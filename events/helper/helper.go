@@ -17,7 +17,7 @@ import (
 )
 
 // ErrNoEvents says that a mount is not a share that tells of changes.
-var ErrNoEvents = errors.New("the share does not tell of changes: start govirtiofsd with --events=auto (and mount a virtio-fs share)")
+var ErrNoEvents = errors.New("the share does not tell of changes: start govirtiofsd or govirtiofs relay with --events=auto (and mount a virtio-fs share)")
 
 // Options are those of Watch.
 type Options struct {

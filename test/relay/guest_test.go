@@ -48,6 +48,8 @@ func (s *served) script() string {
 			`[ "$(dd if=%[1]s/disk bs=6 skip=7 count=1 2>/dev/null)" = block ]`, dir)
 	case restarted.name:
 		work = fmt.Sprintf("/run/relaywork %s restarts /run/host/%s", dir, s.tag)
+	case notified.name:
+		work = fmt.Sprintf(notifiedScript, dir, "/run/host/"+s.tag)
 	case "lxcfs":
 		work = fmt.Sprintf("grep -q ^processor %[1]s/cpuinfo && grep -q '^MemTotal: *[1-9]' %[1]s/meminfo && "+
 			"[ $(wc -w <%[1]s/uptime) = 2 ] && grep -q ^cpu0 %[1]s/stat", dir+"/proc")
@@ -61,6 +63,13 @@ func (s *served) answer(dir string) {
 		go sample.Answer(s.bench.t.Context(), dir, s.endProgram())
 		return
 	}
+	if s.recipe.name == notified.name {
+		go sample.Answer(s.bench.t.Context(), dir, func(string) bool {
+			pids := s.programs(rawfuse)
+			return len(pids) == 1 && unix.Kill(pids[0], unix.SIGUSR1) == nil
+		})
+		return
+	}
 	s.ask(s.bench, dir)
 }
 
@@ -71,6 +80,22 @@ func (s *served) suffix() string {
 	}
 	return "-guest"
 }
+
+// notified is a program that changes files by itself and notifies its kernel, in a guest with a helper. It is not among the recipes.
+var notified = recipe{name: "notified", options: []string{"--events=auto"}, readOnly: true, prepare: func(*bench) []string {
+	return []string{rawfuse, "{mount}", "changes"}
+}}
+
+// notifiedScript looks at all names, has the program change, and expects to hear of it. The program has said that what is known is good for an hour.
+const notifiedScript = `(cd %[1]s || exit; /run/helper watch %[1]s >/tmp/helper 2>&1 & h=$!
+	until grep -q 'are told' /tmp/helper; do kill -0 $h || { cat /tmp/helper; exit 1; }; sleep 0.1; done
+	[ "$(cat hello)" = "hello, guest" ] && cat gone && [ ! -e new ] || exit
+	/run/guestwatch -ready /tmp/ready -until new %[1]s >/tmp/events & w=$!
+	until [ -e /tmp/ready ]; do sleep 0.1; done
+	mkdir %[2]s/change; wait $w
+	for e in 'MODIFY hello' 'CLOSE_WRITE hello' 'DELETE gone' 'CREATE new'; do grep -q "^$e" /tmp/events || { cat /tmp/events; exit 1; }; done
+	[ "$(cat hello)" = changed ] && [ ! -e gone ] && [ "$(cat new)" = changed ]; r=$?
+	kill $h; wait $h; exit $r)`
 
 // TestIntegrationGuest: one guest uses all programs, which root or another user has started.
 func TestIntegrationGuest(t *testing.T) {
@@ -86,8 +111,8 @@ func TestIntegrationGuest(t *testing.T) {
 
 func inGuest(t *testing.T, u user) {
 	var all []*served
-	o := guest.Options{HostDir: t.TempDir(), Files: map[string]string{relaywork: "/run/relaywork"}, Mem: 256, Timeout: 10 * time.Minute}
-	for _, r := range append(recipes(), restarted) {
+	o := guest.Options{HostDir: t.TempDir(), Files: map[string]string{relaywork: "/run/relaywork", guestProgram(): "/run/helper", guestwatch: "/run/guestwatch"}, Mem: 256, Timeout: 10 * time.Minute}
+	for _, r := range append(recipes(), restarted, notified) {
 		if !r.chosen() || r.rootOnly && u.uid != 0 {
 			continue
 		}

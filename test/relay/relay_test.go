@@ -25,7 +25,7 @@ import (
 const patience = sample.Patience
 
 // Programs that the tests build.
-var govirtiofs, relaywork, rawfuse string
+var govirtiofs, relaywork, rawfuse, guestwatch string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -35,8 +35,10 @@ func testMain(m *testing.M) int {
 	if err == nil {
 		defer os.RemoveAll(dir)
 		govirtiofs, relaywork, rawfuse = filepath.Join(dir, "govirtiofs"), filepath.Join(dir, "relaywork"), filepath.Join(dir, "rawfuse")
+		guestwatch = filepath.Join(dir, "guestwatch")
 		if err = os.Chmod(dir, 0o755); err == nil {
-			err = guest.Build("-o", dir, "./cmd/govirtiofs", "./cmd/govirtiofsd", "./cmd/govirtiofs-guest", "./test/relay/relaywork", "./test/relay/rawfuse")
+			err = guest.Build("-o", dir, "./cmd/govirtiofs", "./cmd/govirtiofsd", "./cmd/govirtiofs-guest", "./test/relay/relaywork", "./test/relay/rawfuse",
+				"./internal/guest/cmd/guestwatch")
 		}
 	}
 	if err != nil {
