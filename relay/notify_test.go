@@ -86,8 +86,8 @@ func TestManyNotifications(t *testing.T) {
 	g := newGuest(t, m, Options{})
 	k := &kernel{make(chan told, 3*maxTold), make(chan struct{})}
 	g.fs.Connect(k)
-	for range 2 * maxTold {
-		body := fp.Bytes(&fp.NotifyInvalInodeOut{Ino: 1})
+	for i := range 2 * maxTold {
+		body := fp.Bytes(&fp.NotifyInvalInodeOut{Ino: 1, Off: int64(i)})
 		h := fp.OutHeader{Len: uint32(outHeaderSize + len(body)), Error: int32(fp.NotifyInvalInode)}
 		m.process().raw(append(bytes.Clone(fp.Bytes(&h)), body...))
 	}
@@ -103,4 +103,11 @@ func TestManyNotifications(t *testing.T) {
 		defer g.fs.teller.mu.Unlock()
 		return !g.fs.teller.running
 	})
+	last := told{}
+	for len(k.got) > 0 {
+		last = <-k.got
+	}
+	if last.code != fp.NotifyIncEpoch {
+		t.Errorf("the last notification is %v: the client does not hear that some were lost", last.code)
+	}
 }
