@@ -5,7 +5,8 @@
 //	go build -o bin/ ./examples/... && sudo bin/measure
 //
 // It needs root, /dev/fuse, tar(1), and the programs beside itself. Rounds are interleaved, the figures are
-// medians. With -io-uring it also measures them with requests by io_uring, for which it sets fuse.enable_uring while it runs.
+// medians. With -io-uring it also measures them with requests by io_uring, for which it sets fuse.enable_uring while it runs,
+// and with -spin with servers that look for the next request for that long before they sleep.
 package main
 
 import (
@@ -19,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +32,17 @@ func main() {
 	size := flag.Int64("size", 256<<20, "bytes of the large file")
 	dir := flag.String("dir", os.TempDir(), "directory on the bare file system")
 	ioUring := flag.Bool("io-uring", false, "also with requests by io_uring (Linux 6.14)")
+	spin := flag.Duration("spin", 0, "also with servers that spin, for 50us for example")
 	flag.Parse()
-	if err := run(*dir, *rounds, *files, *size, *ioUring); err != nil {
+	b := &bench{pairs: []pair{{"tmpfs", "memfs", nil}, {"bare", "nullfs", nil}}}
+	if *ioUring {
+		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-io-uring", []string{"--io-uring"}}, pair{"bare", "nullfs-io-uring", []string{"--io-uring"}})
+	}
+	if *spin > 0 {
+		o := "--spin=" + spin.String()
+		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-spin", []string{o}}, pair{"bare", "nullfs-spin", []string{o}})
+	}
+	if err := b.run(*dir, *rounds, *files, *size, *ioUring); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
 		os.Exit(1)
 	}
@@ -45,25 +56,24 @@ type bench struct {
 	ends    []func() error
 }
 
-// pair are two directories to compare: a bare file system, and one that Go serves.
-type pair struct{ below, above string }
+// pair are two directories to compare: a bare file system, and one that an example serves with some options.
+type pair struct {
+	below, above string
+	options      []string
+}
 
-func run(parent string, rounds, files int, size int64, ioUring bool) (err error) {
+func (b *bench) run(parent string, rounds, files int, size int64, ioUring bool) (err error) {
 	dir, err := os.MkdirTemp(parent, "measure-")
 	if err != nil {
 		return err
 	}
-	b := &bench{dir: dir, archive: filepath.Join(dir, "archive.tar")}
+	b.dir, b.archive = dir, filepath.Join(dir, "archive.tar")
 	defer func() {
 		for _, end := range slices.Backward(b.ends) {
 			err = errors.Join(err, end())
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	b.pairs = []pair{{"tmpfs", "memfs"}, {"bare", "nullfs"}}
-	if ioUring {
-		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-io-uring"}, pair{"bare", "nullfs-io-uring"})
-	}
 	if err := b.setUp(files, size, ioUring); err != nil {
 		return err
 	}
@@ -83,15 +93,17 @@ func (b *bench) setUp(files int, size int64, ioUring bool) error {
 		return err
 	}
 	b.ends = append(b.ends, func() error { return unix.Unmount(tmpfs, 0) })
-	if err := errors.Join(b.mount("memfs", "memfs", "--xattr=false"), b.mount("nullfs", "nullfs", "--cache-always", bare)); err != nil {
-		return err
-	}
 	if ioUring {
 		if err := b.enableIOUring(); err != nil {
 			return err
 		}
-		if err := errors.Join(b.mount("memfs-io-uring", "memfs", "--io-uring", "--xattr=false"),
-			b.mount("nullfs-io-uring", "nullfs", "--io-uring", "--cache-always", bare)); err != nil {
+	}
+	for _, p := range b.pairs {
+		program, args := "memfs", []string{"--xattr=false"} // as dtfs
+		if p.below == "bare" {
+			program, args = "nullfs", []string{"--cache-always", bare}
+		}
+		if err := b.mount(p.above, program, append(p.options, args...)...); err != nil {
 			return err
 		}
 	}
@@ -124,7 +136,11 @@ func (b *bench) mount(dir, name string, args ...string) error {
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return err
 	}
-	cmd := exec.Command(filepath.Join(filepath.Dir(self), name), append([]string{"--mount=" + target, "--queues=2"}, args...)...)
+	queues := "2"
+	if strings.HasPrefix(args[0], "--spin") {
+		queues = "1"
+	}
+	cmd := exec.Command(filepath.Join(filepath.Dir(self), name), append([]string{"--mount=" + target, "--queues=" + queues}, args...)...)
 	cmd.Stderr = os.Stderr
 	var before, after unix.Stat_t
 	if err := errors.Join(unix.Stat(target, &before), cmd.Start()); err != nil {
