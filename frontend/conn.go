@@ -171,9 +171,6 @@ func (f *Frontend) indirect() bool { return f.opts.Indirect }
 // Memory is the guest's memory; its first byte is at GuestBase.
 func (f *Frontend) Memory() []byte { return f.mem }
 
-// MemoryFD is the file behind Memory; it stays the Frontend's.
-func (f *Frontend) MemoryFD() int { return f.memfd }
-
 // negotiate agrees with the back-end on features. It does not set them: requests may be under way.
 func (f *Frontend) negotiate() (features uint64, protocol vu.ProtocolFeatures, err error) {
 	offered, err := f.GetU64(vu.ReqGetFeatures)

@@ -26,7 +26,7 @@ func TestAlarmFullCounter(t *testing.T) {
 	for ring, fd := range []int{full, other} {
 		held, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err == nil {
-			err = k.Hold(Err(ring), held)
+			err = k.Hold(Key{Kind: KindErr, ID: uint64(ring)}, held)
 		}
 		if err != nil {
 			t.Fatal(err)

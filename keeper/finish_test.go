@@ -22,13 +22,13 @@ func TestFinishBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Hold(Region(1), fd); err != nil {
+	if err := k.Hold(Key{Kind: KindRegion, ID: 1}, fd); err != nil {
 		t.Fatal(err)
 	}
 	v := newSaver(busyStore{}, k.table, nil)
 	v.patience = 50 * time.Millisecond
 	k.table.saver = v
-	v.changed(Region(1))
+	v.changed(Key{Kind: KindRegion, ID: 1})
 	ended := make(chan struct{})
 	go func() { v.finish(true); close(ended) }()
 	select {

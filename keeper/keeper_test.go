@@ -187,7 +187,7 @@ func TestTakeOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.k.table.put(Err(1), copied); err != nil {
+	if err := r.k.table.put(Key{Kind: KindErr, ID: 1}, copied); err != nil {
 		t.Fatal(err)
 	}
 	f.do("keep err-2-0 not an eventfd")

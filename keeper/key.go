@@ -15,20 +15,20 @@ const (
 	KindListener        // socket at which front-ends connect
 	KindConnection      // the front-end's connection
 	KindRegion          // memory of the guest
-	KindKick            // eventfds of a ring
-	KindCall
-	KindErr
-	KindLog      // dirty log
-	KindInflight // the front-end's area of requests in flight
-	KindChannel  // back-end channel, on which the device asks the front-end
-	KindNode     // pin of a node
-	KindOpen     // pin of an open file
-	KindLock     // pin of the locks of an owner
-	KindAnswer   // goes with an answer to the front-end that is being sent
-	KindStream   // memory of the requests and replies of a guest that comes over vsock
-	KindOutbox   // memory that messages to the front-end are sent from
-	KindLedger   // ledger of one of several shares; the first one's does not go through the keeper's table
-	kinds        // how many there are
+	KindKick            // eventfd by which the guest wakes up a ring's worker
+	KindCall            // eventfd that tells the guest of used buffers
+	KindErr             // eventfd for errors of a ring; if the keeper gives up, it adds 1 to all of them
+	KindLog             // dirty log
+	KindInflight        // the front-end's area of requests in flight
+	KindChannel         // back-end channel, on which the device asks the front-end
+	KindNode            // pin of a node
+	KindOpen            // pin of an open file
+	KindLock            // pin of the locks of an owner
+	KindAnswer          // goes with an answer to the front-end that is being sent
+	KindStream          // memory of the requests and replies of a guest that comes over vsock
+	KindOutbox          // memory that messages to the front-end are sent from
+	KindLedger          // ledger of one of several shares; the first one's does not go through the keeper's table
+	kinds               // how many there are
 )
 
 var kindNames = [kinds]string{
@@ -45,8 +45,7 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
-// Key names a descriptor that the keeper holds. There is one descriptor for each key. Keys are
-// made by the functions below.
+// Key names a descriptor that the keeper holds. There is one descriptor for each key.
 type Key struct {
 	Kind    Kind
 	ID, Sub uint64 // 0 where the kind does not need them
@@ -70,34 +69,6 @@ func Stream() Key { return Key{Kind: KindStream} }
 
 // Ledger is the ledger of one of several shares.
 func Ledger() Key { return Key{Kind: KindLedger} }
-
-// Region is a region of the guest's memory; id is the worker's choice.
-func Region(id uint64) Key { return Key{Kind: KindRegion, ID: id} }
-
-// Kick is the eventfd by which the guest wakes up a ring's worker.
-func Kick(ring int) Key { return Key{Kind: KindKick, ID: uint64(ring)} }
-
-// Call is the eventfd that tells the guest of used buffers.
-func Call(ring int) Key { return Key{Kind: KindCall, ID: uint64(ring)} }
-
-// Err is the eventfd that tells the front-end of a broken ring. If the keeper gives up, it
-// adds 1 to all of them.
-func Err(ring int) Key { return Key{Kind: KindErr, ID: uint64(ring)} }
-
-// Log is the dirty log; id is the worker's choice.
-func Log(id uint64) Key { return Key{Kind: KindLog, ID: id} }
-
-// Inflight is the front-end's area of requests in flight; id is the worker's choice.
-func Inflight(id uint64) Key { return Key{Kind: KindInflight, ID: id} }
-
-// Channel is the back-end channel; id is the worker's choice.
-func Channel(id uint64) Key { return Key{Kind: KindChannel, ID: id} }
-
-// Outbox is memory that messages to the front-end are sent from; id is the worker's choice.
-func Outbox(id uint64) Key { return Key{Kind: KindOutbox, ID: id} }
-
-// Answer is the descriptor that goes with an answer to the front-end; id is the worker's choice.
-func Answer(id uint64) Key { return Key{Kind: KindAnswer, ID: id} }
 
 // Node is the pin of a node: a descriptor without which it could not be found again.
 func Node(id uint64) Key { return Key{Kind: KindNode, ID: id} }

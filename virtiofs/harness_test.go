@@ -9,7 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/host"
 	"github.com/govirtiofs/govirtiofs/internal/eventfd"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
@@ -195,4 +197,17 @@ func start(t testing.TB, fs server.FileSystem) (*ring, *worker) {
 	})
 	r.init()
 	return r, w
+}
+
+// startWorker starts the goroutine of a queue and waits until its thread is
+// ready. The queue may be one that is seldom used.
+func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, seldom bool, log *slog.Logger) (*worker, error) {
+	w, err := newWorker(h, in, v, poll, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.start(seldom); err != nil {
+		return nil, err
+	}
+	return w, nil
 }

@@ -71,19 +71,6 @@ type worker struct {
 	waking   sync.WaitGroup // goroutines that are about to wake the worker for done
 }
 
-// startWorker starts the goroutine of a queue and waits until its thread is
-// ready. The queue may be one that is seldom used.
-func startWorker(h fuse.Handler, in *host.Host, v vhostuser.Vring, poll BusyPoll, seldom bool, log *slog.Logger) (*worker, error) {
-	w, err := newWorker(h, in, v, poll, log)
-	if err != nil {
-		return nil, err
-	}
-	if err := w.start(seldom); err != nil {
-		return nil, err
-	}
-	return w, nil
-}
-
 // start starts the goroutine of a new worker. After an error nothing is left of the worker.
 func (w *worker) start(seldom bool) error {
 	if !seldom {

@@ -114,9 +114,6 @@ func (u *User) Run(stop func() bool) error {
 	return u.err
 }
 
-// Steps is how many steps the user has made.
-func (u *User) Steps() int { return u.steps }
-
 // step does one thing.
 func (u *User) step() {
 	u.steps++

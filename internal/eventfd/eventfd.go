@@ -36,8 +36,7 @@ type Notifier struct {
 	mu          sync.RWMutex
 	fd          int // valid if set
 	set         bool
-	neverBlocks bool   // a write can not block, so it may bypass the Go scheduler
-	onNotify    func() // see OnNotify
+	neverBlocks bool // a write can not block, so it may bypass the Go scheduler
 }
 
 // Set makes fd the eventfd to notify and closes the previous one. The Notifier owns fd. With
@@ -99,14 +98,7 @@ func (n *Notifier) Notify() {
 	case n.set:
 		Signal(n.fd)
 	}
-	if n.onNotify != nil {
-		n.onNotify()
-	}
 }
-
-// OnNotify sets a function that each Notify also calls, for front-ends that get calls as
-// messages. Call OnNotify before the Notifier is shared.
-func (n *Notifier) OnNotify(f func()) { n.onNotify = f }
 
 // Close closes the eventfd; later Notify calls do nothing.
 func (n *Notifier) Close() { n.Set(-1) }

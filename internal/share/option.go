@@ -121,12 +121,6 @@ func (o *Option) Words() []string {
 	return nil
 }
 
-// Repeats reports whether each use of the option adds a value.
-func (o *Option) Repeats() bool {
-	_, is := o.Value(&Config{}).(pflag.SliceValue)
-	return is
-}
-
 // ArgWord is what help calls the value; "" if there is none.
 func (o *Option) ArgWord() string {
 	if o.Arg == "" {

@@ -14,20 +14,6 @@ func CallName(number int) string {
 	return fmt.Sprintf("system call %d", number)
 }
 
-// IsFileCall reports whether a system call works on files of a file system. A thread that does
-// not return from it waits for that file system.
-func IsFileCall(number int) bool {
-	_, ok := callNames[number]
-	return ok && !idleCalls[number]
-}
-
-// idleCalls are system calls in which idle threads sleep.
-var idleCalls = map[int]bool{
-	unix.SYS_FUTEX: true, unix.SYS_EPOLL_PWAIT: true, unix.SYS_PPOLL: true, unix.SYS_NANOSLEEP: true,
-	unix.SYS_CLOCK_NANOSLEEP: true, unix.SYS_RECVMSG: true, unix.SYS_SENDMSG: true, unix.SYS_READ: true,
-	unix.SYS_WRITE: true, unix.SYS_WAIT4: true, unix.SYS_WAITID: true,
-}
-
 var callNames = map[int]string{
 	unix.SYS_FUTEX: "futex", unix.SYS_EPOLL_PWAIT: "epoll_pwait", unix.SYS_PPOLL: "ppoll",
 	unix.SYS_NANOSLEEP: "nanosleep", unix.SYS_CLOCK_NANOSLEEP: "clock_nanosleep",
