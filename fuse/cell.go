@@ -50,13 +50,13 @@ type Cell struct {
 	used    uint16 // index in the used ring, from PhaseDone on
 	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
 	_       uint64 // not used
-	grant   uint32 // phase of the last grant, and where more are, see setGrant
+	grant   uint32 // phase of the last change, and where grants are, see setGrant
 
 	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
 	_           [3]uint8
 
 	// Requests that change nothing leave the second cache line alone.
-	grantID    uint64 // see Granting
+	grantID    uint64 // the first grant, or a node, see Lowering
 	grantAfter uint64
 	stamp      int64 // CLOCK_REALTIME_COARSE in ns, not long before PhaseIntent
 

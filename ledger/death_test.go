@@ -235,8 +235,8 @@ func (c *crash) inherit(what string, m image, r *request, before, after state, i
 	if cell.Phase() == fuse.PhaseDone {
 		return
 	}
-	if cell.Grant().Phase != fuse.GrantNone && r.items == nil || cell.KeptGrants() != 0 && r.items == nil {
-		c.t.Fatalf("%s: the cell still has %+v", what, cell.Grant())
+	if cell.GrantPhase() != fuse.GrantNone && r.items == nil || cell.KeptGrants() != 0 && r.items == nil {
+		c.t.Fatalf("%s: the cell still has %d grants, phase %d", what, cell.KeptGrants(), cell.GrantPhase())
 	}
 	cell.TakeAgain(5)
 	c.serve(s, r, cell, func() {})

@@ -8,23 +8,32 @@ import (
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
-// A cell has the last grant of its request. Those before it, of which most requests have none,
-// are in a list that the request takes when it needs one: numbers of nodes, and of open files with
-// grantOpen added. They were all made for certain. The cell says which list, and how many of its
-// entries count, in one word with the phase of the last grant: both change at once.
+// A grant is a word: the lower 56 bits of the number of a node, or of an open file with grantOpen
+// added, and below them the lower bits of the node's lookup count with the grant. The first grant of
+// a request is in its cell. Those behind it, of which most requests have none, are in a list that the
+// request takes when it needs one. The cell says which list, and how many grants there are, in one
+// word with the phase of the last one: all change at once.
 //
 // A list is free again when no cell of a request that may be served again refers to it. It
 // need not be given back.
 
 const (
-	numLists    = 1024 // requests at a time; list 0 is none
-	listPages   = 16
-	listSize    = listPages * pageSize
-	listEntries = listSize / 8 // more than the entries of a listing of 1 MiB
+	numLists       = 1024 // requests at a time; list 0 is none
+	listPages      = 32
+	listSize       = listPages * pageSize
+	entriesPerPage = pageSize / 8
+	maxGrants      = 16 * entriesPerPage // more than the entries of a listing of 1 MiB
 
-	keptBits  = 16      // entries; above them the number of the list
+	keptBits  = 14 // number of grants; above them the number of the list
 	grantOpen = 1 << 31 // of a slot, which is less
+
+	countBits = 8 // of the lookup count in a grant
 )
+
+var _ = [1]struct{}{}[listSize/8-1<<keptBits] // so that KeptGrants tells where the next one is in all lists
+
+// grantOf is the word of a grant.
+func grantOf(id, lookups uint64) uint64 { return id<<countBits | lookups%(1<<countBits) }
 
 // listOwners says which cells have lists.
 type listOwners struct {
@@ -38,19 +47,17 @@ func forgets(c *fuse.Cell) bool {
 	return o == fp.OpForget || o == fp.OpBatchForget
 }
 
-// entry is entry i of a list.
-func (s *Store) entry(list, i uint32) *uint64 {
-	return (*uint64)(unsafe.Add(s.lists.record(list*listPages), uintptr(i)*8))
-}
-
 func split(kept uint32) (list, n uint32) { return kept >> keptBits, kept & (1<<keptBits - 1) }
 
 // hasList reports whether the list that a cell says it has is one, with its entries in memory.
 func (s *Store) hasList(list, n uint32) bool {
-	if list == 0 || list >= numLists || n > listEntries {
+	if n <= 1 {
+		return true // there is no need for one
+	}
+	if list == 0 || list >= numLists || n > maxGrants {
 		return false
 	}
-	for page := range (n*8 + pageSize - 1) / pageSize {
+	for page := range (n + entriesPerPage - 1) / entriesPerPage {
 		if !s.lists.has(list*listPages + page) {
 			return false
 		}
@@ -58,40 +65,50 @@ func (s *Store) hasList(list, n uint32) bool {
 	return true
 }
 
-// keepGrant makes room for one more grant of a request, by putting the last one in a list. It
-// returns false if there is no room.
-func (s *Store) keepGrant(by *fuse.Cell) bool {
-	if by == nil || forgets(by) {
-		return true
+// entry is where grant i of a request is, which hasList has checked.
+func (s *Store) entry(by *fuse.Cell, list, i uint32) *uint64 {
+	if i == 0 {
+		return by.FirstGrant()
 	}
-	g := by.Grant()
-	entry := g.ID
-	switch g.Phase {
-	case fuse.GrantNone:
-		return true
-	case fuse.GrantedOpen:
-		entry |= grantOpen
-	}
-	list, n := split(by.KeptGrants())
-	return s.push(by, list, n, entry)
+	return s.entryAt(list<<keptBits | i)
 }
 
-// push appends an entry to the list of a request, which gets one if it has none.
-func (s *Store) push(by *fuse.Cell, list, n uint32, entry uint64) bool {
+// entryAt is the place in a list by what fuse.Cell.KeptGrants says.
+func (s *Store) entryAt(kept uint32) *uint64 { return (*uint64)(unsafe.Add(s.listBase, uintptr(kept)*8)) }
+
+// room is where the next grant of a request goes, or nil if there is no room.
+func (s *Store) room(by *fuse.Cell) *uint64 {
+	kept := by.KeptGrants()
+	if kept == 0 {
+		return by.FirstGrant()
+	}
+	if kept-1<<keptBits < (numLists-1)<<keptBits && kept%entriesPerPage != 0 { // in a page that it has
+		return s.entryAt(kept)
+	}
+	return s.makeRoom(by, kept)
+}
+
+// makeRoom is room where the request has no list yet, or where the list gets another page.
+func (s *Store) makeRoom(by *fuse.Cell, kept uint32) *uint64 {
 	s.owners.mu.Lock()
 	defer s.owners.mu.Unlock()
-	if list == 0 {
-		list, n = s.freeList(by), 0
+	list, n := split(kept)
+	switch {
+	case n == 0: // all were taken back
+		return by.FirstGrant()
+	case list >= numLists || n >= maxGrants:
+		return nil
+	case list == 0:
+		if list = s.freeList(by); list == 0 {
+			return nil
+		}
+		kept = list<<keptBits | n
+		by.Keep(kept) // before another request takes the list
 	}
-	if list == 0 || list >= numLists || n >= listEntries { // it may be forged
-		return false
+	if _, err := s.lists.need(list*listPages + n/entriesPerPage); err != nil {
+		return nil
 	}
-	if _, err := s.lists.need(list*listPages + n*8/pageSize); err != nil {
-		return false
-	}
-	store(s.entry(list, n), entry)
-	by.KeepGrant(list<<keptBits | (n + 1))
-	return true
+	return s.entryAt(kept)
 }
 
 // freeList finds a list for a request; 0 is none. owners.mu is held.
@@ -117,7 +134,7 @@ func ownsList(c *fuse.Cell, list uint32) bool {
 // claimLists finds the lists of requests that were under way.
 func (s *Store) claimLists() error {
 	return s.ledger.unfinished(func(c *fuse.Cell) {
-		if list, n := split(c.KeptGrants()); !forgets(c) && s.hasList(list, n) {
+		if list, _ := split(c.KeptGrants()); !forgets(c) && list > 0 && list < numLists {
 			for int(list) >= len(s.owners.cells) {
 				s.owners.cells = append(s.owners.cells, nil)
 			}
@@ -127,35 +144,52 @@ func (s *Store) claimLists() error {
 }
 
 // takeBack lowers the count of a node by what the request was granted last.
-func (s *Store) takeBack(by *fuse.Cell, id, lookups uint64) {
-	r := s.node(uint32(id))
-	if g := by.Grant(); g.Phase == fuse.GrantedOpen && s.knownOpen(g.ID) == nil {
-		by.Returned() // it was closed again
+func (s *Store) takeBack(by *fuse.Cell, r *nodeRecord, lookups uint64) {
+	list, n := split(by.KeptGrants())
+	for ; n > 0; n-- {
+		g := *s.entry(by, list, n-1)
+		if s.grantedOpen(g) != nil {
+			break
+		}
+		if s.grantedNode(g) == r {
+			by.Returning(lookups)
+			store(&r.lookups, lookups)
+			by.Keep(list<<keptBits | (n - 1))
+			return
+		}
+		if !isOpenGrant(g) {
+			break
+		}
+		by.Keep(list<<keptBits | (n - 1)) // it was closed again
 	}
-	if by.Grant().Phase == fuse.GrantNone {
-		s.fetch(by)
-	}
-	if g := by.Grant(); g.Phase != fuse.Granted || g.ID != id {
-		store(&r.lookups, lookups) // it was granted by another request
-		return
-	}
-	by.Returning(lookups)
-	store(&r.lookups, lookups)
-	by.Returned()
+	store(&r.lookups, lookups) // it was granted by another request
 }
 
-// fetch makes the last entry of the request's list its last grant; false if there is none.
-func (s *Store) fetch(c *fuse.Cell) bool {
-	list, n := split(c.KeptGrants())
-	if n == 0 || !s.hasList(list, n) {
-		return false
+func isOpenGrant(g uint64) bool { return g>>countBits&grantOpen != 0 }
+
+// grantedNode is the record of the node that was granted, or nil. The grant may be forged.
+func (s *Store) grantedNode(g uint64) *nodeRecord {
+	slot := uint32(g >> countBits)
+	if isOpenGrant(g) || slot == 0 || !s.nodes.has(slot) {
+		return nil
 	}
-	g := fuse.Grant{ID: *s.entry(list, n-1), Phase: fuse.Granted}
-	if g.ID&grantOpen != 0 {
-		g.ID, g.Phase = g.ID&^grantOpen, fuse.GrantedOpen
+	if r := s.node(slot); r.id != 0 && r.id<<countBits>>countBits == g>>countBits {
+		return r
 	}
-	c.FetchGrant(g, list<<keptBits|(n-1))
-	return true
+	return nil
+}
+
+// grantedOpen is grantedNode for open files.
+func (s *Store) grantedOpen(g uint64) *openRecord {
+	id := g >> countBits &^ grantOpen
+	slot := uint32(id)
+	if !isOpenGrant(g) || slot == 0 || !s.opens.has(slot) {
+		return nil
+	}
+	if r := s.open(slot); r.id != 0 && r.id<<countBits>>countBits == id {
+		return r
+	}
+	return nil
 }
 
 // GiveBack takes back what a request was granted whose reply the client will not see, because
@@ -170,54 +204,57 @@ func (s *Store) GiveBack(c *fuse.Cell) {
 		s.settleForget(c)
 		return
 	}
-	for {
-		g := c.Grant()
-		switch g.Phase {
-		case fuse.GrantNone:
-			if !s.fetch(c) {
-				c.KeepGrant(0)
-				return
-			}
-		case fuse.Granting:
-			if r := s.knownNode(g.ID); r != nil && r.lookups == g.After {
-				c.Granted()
-			} else {
-				c.Returned()
-			}
-		case fuse.Granted:
-			if r := s.knownNode(g.ID); r != nil && r.lookups > 0 && !s.hasStandIn(c.Node(), g.ID) {
-				c.Returning(r.lookups - 1)
-			} else {
-				c.Returned()
-			}
-		case fuse.Returning:
-			if r := s.knownNode(g.ID); r != nil && r.lookups == g.After+1 {
-				store(&r.lookups, g.After)
-			}
-			c.Returned()
-		case fuse.GrantedOpen:
-			if r := s.knownOpen(g.ID); r != nil {
-				store(&r.id, 0)
-			}
-			c.Returned()
-		default:
-			c.Returned()
+	list, n := split(c.KeptGrants())
+	if !s.hasList(list, n) {
+		n = 0
+	}
+	for ; n > 0; n-- {
+		s.giveBack(c, *s.entry(c, list, n-1))
+		c.Keep(list<<keptBits | (n - 1))
+	}
+	c.Keep(0)
+}
+
+// giveBack takes the last grant of a request back.
+func (s *Store) giveBack(c *fuse.Cell, g uint64) {
+	if r := s.grantedOpen(g); r != nil {
+		store(&r.id, 0)
+		return
+	}
+	r := s.grantedNode(g)
+	if r == nil || r.lookups == 0 {
+		return
+	}
+	switch c.GrantPhase() {
+	case fuse.Returning:
+		if _, after := c.Change(); r.lookups == after+1 {
+			store(&r.lookups, after)
 		}
+		return
+	case fuse.Granting:
+		if (r.lookups^g)%(1<<countBits) != 0 {
+			return // it has not happened
+		}
+	}
+	if !s.hasStandIn(c.Node(), r.id) {
+		c.Returning(r.lookups - 1)
+		store(&r.lookups, r.lookups-1)
 	}
 }
 
 // settleForget finds out whether the item that a FORGET was at was done.
 func (s *Store) settleForget(c *fuse.Cell) {
-	switch g := c.Grant(); g.Phase {
-	case fuse.GrantNone, fuse.Granted:
-	case fuse.Granting:
-		if r := s.knownNode(g.ID); r == nil || r.lookups == g.After {
-			c.Granted()
+	switch c.GrantPhase() {
+	case fuse.GrantNone, fuse.Lowered:
+	case fuse.Lowering:
+		id, after := c.Change()
+		if r := s.knownNode(id); r == nil || r.lookups == after {
+			c.Lowered()
 			return
 		}
 		fallthrough
 	default:
-		c.KeepGrant(c.KeptGrants())
+		c.Keep(c.KeptGrants())
 	}
 }
 

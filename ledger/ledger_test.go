@@ -230,8 +230,7 @@ func TestNone(t *testing.T) {
 	q.SetNext(1)
 	q.Forget()
 	q.Cell(3).Intend(1, fuse.Evidence{})
-	q.Cell(3).Granting(1, 1)
-	q.Cell(3).Granted()
+	q.Cell(3).Forgetting(1)
 	for range q.Unfinished {
 		t.Error("a request")
 	}

@@ -51,7 +51,7 @@ func TestLargeListing(t *testing.T) {
 	c.Take(&fp.InHeader{Opcode: uint32(fp.OpReaddirplus)}, 1, 1, 0)
 	largest := 1 << 20 / (fp.Size[fp.EntryOut]() + fp.Size[fp.Dirent]() + 8)
 	granted := 0
-	for i := range uint64(2 * listEntries) {
+	for i := range uint64(2 * maxGrants) {
 		n := s.nodes.Intern(c, idOf(1+i/2), nil, func() *file { return new(file) })
 		if n == nil {
 			break
@@ -59,7 +59,7 @@ func TestLargeListing(t *testing.T) {
 		granted++
 		s.nodes.Release(n)
 	}
-	if granted < largest || granted > listEntries+1 {
+	if granted < largest || granted > maxGrants {
 		t.Errorf("%d lookups were granted; a listing can have %d", granted, largest)
 	}
 	if n := s.nodes.Find(c, idOf(1), 1, nil); n != nil {
@@ -243,14 +243,15 @@ func TestForgedList(t *testing.T) {
 	if !ok {
 		t.Fatal("no room for an owner of locks")
 	}
-	for _, list := range []uint32{numLists, numLists + 1, 4095, 1<<(32-keptBits) - 1} {
+	for _, list := range []uint32{numLists, numLists + 1, 4095, fuse.MaxKeptGrants >> keptBits} {
 		c := q.Cell(1)
 		c.Take(&fp.InHeader{Opcode: uint32(fp.OpReaddirplus)}, 1, 1, 0)
-		c.KeepGrant(list<<keptBits | 3)
-		c.Granting(fp.RootID, 2)
-		c.Granted()
-		if s.store.keepGrant(c) {
-			t.Errorf("a grant was put in list %d of %d", list, numLists)
+		for _, n := range []uint32{1, 3, entriesPerPage, maxGrants, 1<<keptBits - 1} {
+			c.Keep(list<<keptBits | n)
+			if s.store.GrantNode(c, fp.RootID, 2) {
+				t.Errorf("grant %d was put in list %d of %d", n, list, numLists)
+			}
+			s.store.GiveBack(c)
 		}
 		c.Free()
 	}

@@ -62,7 +62,9 @@ type Node struct {
 // maxLookups bounds counts, so that they can be added to.
 const maxLookups = math.MaxUint64 / 2
 
-func (s *Store) node(slot uint32) *nodeRecord { return (*nodeRecord)(s.nodes.record(slot)) }
+func (s *Store) node(slot uint32) *nodeRecord {
+	return (*nodeRecord)(unsafe.Add(s.nodeBase, uintptr(slot)*uintptr(nodeSize)))
+}
 
 // knownNode is the record of a node, or nil. The id may be forged.
 func (s *Store) knownNode(id uint64) *nodeRecord {
@@ -80,8 +82,14 @@ func (s *Store) knownNode(id uint64) *nodeRecord {
 // returns false if there is no room. Calls of AddNode and RemoveNode never overlap.
 func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	slot := uint32(id)
-	if slot == 0 || slot >= MaxNodes || !s.keepGrant(by) {
+	if slot == 0 || slot >= MaxNodes {
 		return false
+	}
+	var entry *uint64
+	if by != nil {
+		if entry = s.room(by); entry == nil {
+			return false
+		}
 	}
 	c, err := s.nodes.need(slot)
 	if err != nil {
@@ -94,7 +102,6 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	if g := uint32(id >> 32); g > h.nodesGeneration {
 		h.nodesGeneration = g
 	}
-	by.Granting(id, lookups)
 	r := s.node(slot)
 	if r.id == 0 {
 		s.nodes.use(c)
@@ -106,28 +113,44 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	}
 	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind}
 	store(&r.lookups, lookups)
-	store(&r.id, id)
-	by.Granted()
+	if by == nil {
+		store(&r.id, id)
+	} else {
+		by.AddGrant(entry, grantOf(id, lookups), &r.id, id)
+	}
 	return true
 }
 
-// CountNode records the lookup count of a node. It returns false if there is no room for one
-// more grant of this request.
-func (s *Store) CountNode(by *fuse.Cell, id, lookups uint64) bool {
+// GrantNode records that the lookup count of a node has grown to lookups, by one if by is not nil. It
+// returns false if there is no room for one more grant of this request.
+func (s *Store) GrantNode(by *fuse.Cell, id, lookups uint64) bool {
+	r := s.node(uint32(id))
+	if by == nil {
+		store(&r.lookups, lookups)
+		return true
+	}
+	entry := s.room(by)
+	if entry == nil {
+		return false
+	}
+	by.AddGrant(entry, grantOf(id, lookups), &r.lookups, lookups)
+	return true
+}
+
+// CountNode records that the lookup count of a node has become less: by a FORGET, or because the
+// request by takes back what it was granted last.
+func (s *Store) CountNode(by *fuse.Cell, id, lookups uint64) {
 	r := s.node(uint32(id))
 	switch {
 	case by == nil:
 		store(&r.lookups, lookups)
-	case lookups < r.lookups && !forgets(by):
-		s.takeBack(by, id, lookups)
-	case !s.keepGrant(by):
-		return false
-	default:
-		by.Granting(id, lookups)
+	case forgets(by):
+		by.Lowering(id, lookups)
 		store(&r.lookups, lookups)
-		by.Granted()
+		by.Lowered()
+	default:
+		s.takeBack(by, r, lookups)
 	}
-	return true
 }
 
 // ForgetNode records that the client has no number for the node any more.

@@ -31,26 +31,22 @@ type OpenFile struct {
 	Bits  uint32 // what the file system likes, see SetOpenBits
 }
 
-func (s *Store) open(slot uint32) *openRecord { return (*openRecord)(s.opens.record(slot)) }
-
-// knownOpen is the record of an open file, or nil. The id may be forged.
-func (s *Store) knownOpen(id uint64) *openRecord {
-	slot := uint32(id)
-	if id == 0 || !s.opens.has(slot) {
-		return nil
-	}
-	if r := s.open(slot); r.id == id {
-		return r
-	}
-	return nil
+func (s *Store) open(slot uint32) *openRecord {
+	return (*openRecord)(unsafe.Add(s.openBase, uintptr(slot)*uintptr(openSize)))
 }
 
 // AddOpen records a new open file, for the request by, which may be nil. It returns false if
 // there is no room. Calls never overlap.
 func (s *Store) AddOpen(by *fuse.Cell, o OpenFile) bool {
 	slot := uint32(o.ID)
-	if slot == 0 || slot >= MaxOpens || !s.keepGrant(by) {
+	if slot == 0 || slot >= MaxOpens {
 		return false
+	}
+	var entry *uint64
+	if by != nil {
+		if entry = s.room(by); entry == nil {
+			return false
+		}
 	}
 	if _, err := s.opens.need(slot); err != nil {
 		return false
@@ -62,7 +58,9 @@ func (s *Store) AddOpen(by *fuse.Cell, o OpenFile) bool {
 	if g := uint32(o.ID >> 32); g > h.opensGeneration {
 		h.opensGeneration = g
 	}
-	by.GrantOpen(o.ID)
+	if by != nil {
+		by.AddSureGrant(entry, grantOf(o.ID|grantOpen, 0))
+	}
 	r := s.open(slot)
 	r.node, r.flags, r.bits = o.Node, o.Flags, o.Bits
 	store(&r.id, o.ID)

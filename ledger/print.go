@@ -64,8 +64,8 @@ func yesNo(b bool) string {
 
 var (
 	phaseNames = map[fuse.Phase]string{fuse.PhaseTaken: "taken", fuse.PhaseIntent: "intent", fuse.PhaseDone: "done"}
-	grantNames = map[fuse.GrantPhase]string{fuse.Granting: "granting", fuse.Granted: "granted", fuse.Returning: "returning",
-		fuse.GrantedOpen: "open"}
+	grantNames = map[fuse.GrantPhase]string{fuse.Granting: "granting", fuse.Returning: "returning", fuse.Lowering: "lowering",
+		fuse.Lowered: "lowered"}
 )
 
 // known is the name of a phase, or its number: a hostile process may have written any.
@@ -90,12 +90,13 @@ func printRequest(w io.Writer, r *Request) {
 	if stamp, e, ok := c.Intent(); ok {
 		fmt.Fprintf(w, " stamp-ns=%d evidence=%x", stamp, e)
 	}
-	if g := c.Grant(); g.Phase != fuse.GrantNone {
-		fmt.Fprintf(w, " grant=%s grant-id=%d grant-after=%d", known(grantNames, g.Phase), g.ID, g.After)
+	if p := c.GrantPhase(); p != fuse.GrantNone {
+		fmt.Fprintf(w, " grant=%s", known(grantNames, p))
 	}
 	if kept := c.KeptGrants(); forgets(c) {
-		fmt.Fprintf(w, " item=%d", kept)
-	} else if list, n := split(kept); list != 0 {
+		id, after := c.Change()
+		fmt.Fprintf(w, " item=%d forgotten-id=%d forgotten-after=%d", kept, id, after)
+	} else if _, n := split(kept); n != 0 {
 		fmt.Fprintf(w, " grants=%d", n)
 	}
 	fmt.Fprintln(w)

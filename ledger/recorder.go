@@ -29,9 +29,14 @@ func (r NodeRecorder[N, P]) Added(by *fuse.Cell, n *N, lookups uint64) bool {
 	return true
 }
 
+// Granted implements nodes.Recorder.
+func (r NodeRecorder[N, P]) Granted(by *fuse.Cell, n *N, lookups uint64) bool {
+	return r.Store.GrantNode(by, P(n).ID(), lookups)
+}
+
 // Counted implements nodes.Recorder.
-func (r NodeRecorder[N, P]) Counted(by *fuse.Cell, n *N, lookups uint64) bool {
-	return r.Store.CountNode(by, P(n).ID(), lookups)
+func (r NodeRecorder[N, P]) Counted(by *fuse.Cell, n *N, lookups uint64) {
+	r.Store.CountNode(by, P(n).ID(), lookups)
 }
 
 // Placed implements nodes.Recorder.

@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"unsafe"
+
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -16,6 +18,8 @@ type Store struct {
 	names  names
 	owners listOwners
 	locks  lockStore
+
+	nodeBase, openBase, listBase unsafe.Pointer // where these sections are in memory
 
 	// What load has found, so that nobody looks for it among all nodes.
 	found    int    // nodes
@@ -43,6 +47,7 @@ func newStore(l *Ledger) *Store {
 	s.nodes = section{ledger: l, at: nodesAt, size: nodeSize, bits: nodeBits, count: MaxNodes}
 	s.opens = section{ledger: l, at: opensAt, size: openSize, bits: openBits, count: MaxOpens}
 	s.lists = section{ledger: l, at: listsAt, size: pageSize, count: numLists * listPages}
+	s.nodeBase, s.openBase, s.listBase = l.at(nodesAt), l.at(opensAt), l.at(listsAt)
 	s.locks.owners = newPool(l, ownersAt, lockOwnerSize, MaxLockOwners)
 	s.locks.locks = newPool(l, locksAt, lockSize, MaxLocks)
 	s.names.init(l)

@@ -81,7 +81,7 @@ func TestPrint(t *testing.T) {
 		"area name=session bytes=5\n",
 		"ring queue=2 next=41 taken=1\n",
 		"request queue=2 head=3 opcode=opcode-999 unique=0 node=0 phase=taken tries=0 order=2 index=41 started-ns=0\n",
-		"request queue=2 head=9 opcode=CREATE unique=10 node=1 phase=intent tries=0 order=1 index=40 started-ns=77 stamp-ns=1234 evidence=[a b 0 0 0] grant=open grant-id=1 grant-after=0 grants=1\n",
+		"request queue=2 head=9 opcode=CREATE unique=10 node=1 phase=intent tries=0 order=1 index=40 started-ns=77 stamp-ns=1234 evidence=[a b 0 0 0] grants=2\n",
 		"node id=1 lookups=1 dev=0:7 ino=0 mount=3 kind=8 birth=-1.000000000\n",
 		`node id=2 lookups=1 parent-slot=1 name="line\nfeed \"and\" \xff" dev=0:7 ino=5 mount=3 kind=8 birth=-1.000000000 file-handle=01000000ab` + "\n",
 		"open id=1 node-slot=2 flags=0x8002 bits=0x0\n",

@@ -81,9 +81,13 @@ func (recorder) Added(_ *fuse.Cell, n *node, lookups uint64) bool {
 	return true
 }
 
-func (recorder) Counted(_ *fuse.Cell, n *node, lookups uint64) bool {
+func (recorder) Granted(_ *fuse.Cell, n *node, lookups uint64) bool {
 	fmt.Printf("node %d: count %d\n", n.ID(), lookups)
 	return true
+}
+
+func (recorder) Counted(_ *fuse.Cell, n *node, lookups uint64) {
+	fmt.Printf("node %d: count %d\n", n.ID(), lookups)
 }
 
 func (recorder) Placed(n *node) {

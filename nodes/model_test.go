@@ -70,18 +70,28 @@ func (l *ledger) Unkeyed(n *file) {
 	e.unkeyed = true
 }
 
-func (l *ledger) Counted(_ *fuse.Cell, n *file, lookups uint64) bool {
+func (l *ledger) Granted(_ *fuse.Cell, n *file, lookups uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.at(n, "count")
-	if l.full && lookups > e.lookups {
+	if l.full {
 		return false
 	}
-	if e.lookups == 0 || lookups == 0 {
-		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d after %d", n.ID(), lookups, e.lookups))
+	if e.lookups == 0 || lookups <= e.lookups {
+		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d granted after %d", n.ID(), lookups, e.lookups))
 	}
 	e.lookups = lookups
 	return true
+}
+
+func (l *ledger) Counted(_ *fuse.Cell, n *file, lookups uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.at(n, "count")
+	if lookups == 0 || lookups >= e.lookups {
+		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d after %d", n.ID(), lookups, e.lookups))
+	}
+	e.lookups = lookups
 }
 
 func (l *ledger) Placed(n *file) {

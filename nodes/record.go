@@ -7,7 +7,7 @@ import "github.com/govirtiofs/govirtiofs/fuse"
 // Parent, Name and FileHandle as far as the following says.
 //
 // Calls about one node come one after the other, except that Placed may come at the same
-// time as Counted or Forgotten. Calls about several nodes come at the same time. They
+// time as Granted, Counted or Forgotten. Calls about several nodes come at the same time. They
 // are made with locks held, and must not call the table. A parent is recorded before its
 // children, and is gone after them, unless it has no id (see Table.Prepare).
 //
@@ -28,9 +28,10 @@ type Recorder[N any] interface {
 	// Added says that n is new, with its id, key and lookup count. It has no place, or,
 	// when it was adopted, the one that it has.
 	Added(by *fuse.Cell, n *N, lookups uint64) bool
-	// Counted says that the client's lookup count of n is now lookups, which is not 0. The
-	// result counts only if the count has grown.
-	Counted(by *fuse.Cell, n *N, lookups uint64) bool
+	// Granted says that the client's lookup count of n grows to lookups.
+	Granted(by *fuse.Cell, n *N, lookups uint64) bool
+	// Counted says that the client's lookup count of n has become less: lookups, which is not 0.
+	Counted(by *fuse.Cell, n *N, lookups uint64)
 	// Placed says that n has another parent, name or file handle. n is locked.
 	Placed(n *N)
 	// Unkeyed says that n is no longer found by its key, because another node

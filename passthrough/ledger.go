@@ -85,12 +85,12 @@ func (r nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
 }
 
 // Counted implements nodes.Recorder. A count that goes down because a link was forgotten is noted with that.
-func (r nodeRecorder) Counted(by *fuse.Cell, n *inode, lookups uint64) bool {
+func (r nodeRecorder) Counted(by *fuse.Cell, n *inode, lookups uint64) {
 	if link := r.fs.endsFor(by); link != nil {
 		r.Store.EndStandIn(link.ID(), n.ID(), lookups)
-		return true
+		return
 	}
-	return r.NodeRecorder.Counted(by, n, lookups)
+	r.NodeRecorder.Counted(by, n, lookups)
 }
 
 // Forgotten implements nodes.Recorder.

@@ -51,9 +51,13 @@ func (r *recorded) Added(_ *fuse.Cell, n *inode, lookups uint64) bool {
 	return true
 }
 
-func (r *recorded) Counted(_ *fuse.Cell, n *inode, lookups uint64) bool {
-	r.change(n, "counted", func(e *recordedNode) { e.lookups = lookups })
+func (r *recorded) Granted(_ *fuse.Cell, n *inode, lookups uint64) bool {
+	r.change(n, "granted", func(e *recordedNode) { e.lookups = lookups })
 	return true
+}
+
+func (r *recorded) Counted(_ *fuse.Cell, n *inode, lookups uint64) {
+	r.change(n, "counted", func(e *recordedNode) { e.lookups = lookups })
 }
 
 func (r *recorded) Unkeyed(n *inode) {
