@@ -49,18 +49,20 @@ type Cell struct {
 	avail   uint16 // index in the available ring
 	used    uint16 // index in the used ring, from PhaseDone on
 	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
-	_       uint64 // not used
+	grantID uint64 // the first grant, or a node, see Lowering
 	grant   uint32 // phase of the last change, and where grants are, see setGrant
+	making  uint16 // see GrantWords
 
 	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
-	_           [3]uint8
+	_           uint8
 
 	// Requests that change nothing leave the second cache line alone.
-	grantID    uint64 // the first grant, or a node, see Lowering
-	grantAfter uint64
-	stamp      int64 // CLOCK_REALTIME_COARSE in ns, not long before PhaseIntent
+	grantAfter uint64 // see Returning
+	stamp      int64  // CLOCK_REALTIME_COARSE in ns, not long before PhaseIntent
 
 	evidence Evidence
+
+	_ uint64 // not used
 }
 
 var _ = [1]struct{}{}[unsafe.Sizeof(Cell{})-CellSize]
@@ -145,7 +147,7 @@ func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 // halves are small enough to be inlined.
 func (c *Cell) Prepare(h *fp.InHeader, order uint64, avail uint16, started int64) (state uint64) {
 	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
-	c.grant, c.interrupted = 0, 0
+	c.grant, c.making, c.interrupted = 0, 0, 0
 	return uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift
 }
 
@@ -180,9 +182,19 @@ func (c *Cell) Intend(stamp int64, e Evidence) {
 	if c == nil {
 		return
 	}
-	c.set(c.state&(1<<stepShift-1)&^0xff | uint64(PhaseTaken)) // while the evidence is half an old one's
+	if taken := c.state&(1<<stepShift-1)&^0xff | uint64(PhaseTaken); c.state != taken {
+		c.set(taken) // while the evidence is half an old one's
+	}
 	c.stamp, c.evidence = stamp, e
 	c.toPhase(PhaseIntent)
+}
+
+// Begin is Intend for a change about which a successor has to know only that it may have happened. The
+// evidence is that of another request, and means nothing.
+func (c *Cell) Begin() {
+	if c != nil {
+		c.toPhase(PhaseIntent)
+	}
 }
 
 // Amend replaces word i of the evidence of the last Intend. nil does nothing.

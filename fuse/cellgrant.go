@@ -8,11 +8,8 @@ type GrantPhase uint8
 
 // The phases.
 const (
-	// GrantNone: no change is under way.
+	// GrantNone: nothing is being taken back. The last grant may be being made, see GrantWords.
 	GrantNone GrantPhase = iota
-	// Granting: a count is being raised by the last grant. If it has the new value, the change
-	// has happened. No other thread changes it meanwhile, because the node's lock is held.
-	Granting
 	// Returning: the last grant is being taken back. If the count has the new value, this has
 	// happened.
 	Returning
@@ -28,12 +25,12 @@ const (
 // one of a request is in its Cell, others are elsewhere. A FORGET grants nothing: it lowers counts,
 // and is not served again.
 
-// The word of a grant is phase | kept<<grantKeptShift, so that both change at once.
+// The word of the grants is phase | kept<<GrantShift, so that both change at once.
 const (
-	grantKeptShift = 4
+	GrantShift = 4
 
 	// MaxKeptGrants limits what KeptGrants says.
-	MaxKeptGrants = 1<<(32-grantKeptShift) - 1
+	MaxKeptGrants = 1<<(32-GrantShift) - 1
 )
 
 // setGrant stores the word. It keeps stores before it and after it apart, like set.
@@ -41,54 +38,32 @@ const (
 //go:noinline
 func (c *Cell) setGrant(p GrantPhase, kept uint32) {
 	storing.Note()
-	c.grant = uint32(p) | kept<<grantKeptShift
+	c.grant = uint32(p) | kept<<GrantShift
 	storing.Note()
 }
 
 // GrantPhase is the progress of the last change.
-func (c *Cell) GrantPhase() GrantPhase { return GrantPhase(c.grant % (1 << grantKeptShift)) }
+func (c *Cell) GrantPhase() GrantPhase { return GrantPhase(c.grant % (1 << GrantShift)) }
 
-// KeptGrants says how many grants there are, and where: their number in its lower bits, which
-// AddGrant counts up. It is 0 when a request begins.
-func (c *Cell) KeptGrants() uint32 { return c.grant >> grantKeptShift }
+// KeptGrants says how many grants there are, and where. It is 0 when a request begins.
+func (c *Cell) KeptGrants() uint32 { return c.grant >> GrantShift }
 
 // FirstGrant is where the request's first grant is.
 func (c *Cell) FirstGrant() *uint64 { return &c.grantID }
 
-// AddGrant notes a grant at entry, and that *count is about to become after, makes this change, and notes that
-// it was made. The node's lock is held. The phase is GrantNone before and after it.
-//
-// Each of these stores is an end that the process may have. They stay in this order: the compiler does not
-// change the order of stores, and the processor's does not matter, see Cell.
-//
-//go:noinline
-func (c *Cell) AddGrant(entry *uint64, grant uint64, count *uint64, after uint64) {
-	storing.Note()
-	*entry = grant
-	storing.Note()
-	kept := c.grant + 1<<grantKeptShift
-	c.grant = kept | uint32(Granting)
-	storing.Note()
-	*count = after
-	storing.Note()
-	c.grant = kept
-	storing.Note()
-}
+// GrantWords are what package ledger changes when it adds a grant: the word of the grants, and the number of the
+// grant that is being made. If there are fewer, it may have been made or not.
+func (c *Cell) GrantWords() (grants *uint32, making *uint16) { return &c.grant, &c.making }
 
-// AddSureGrant notes a grant at entry. The caller then makes a change by whose result everybody sees whether it
-// was made.
-//
-//go:noinline
-func (c *Cell) AddSureGrant(entry *uint64, grant uint64) {
-	storing.Note()
-	*entry = grant
-	storing.Note()
-	c.grant += 1 << grantKeptShift
-	storing.Note()
-}
+// Making is the number of the grant that was made last, or is being made; 0 is none.
+func (c *Cell) Making() uint16 { return c.making }
 
-// Keep sets what KeptGrants says, and ends the change that was under way. Both happen at once.
-func (c *Cell) Keep(kept uint32) { c.setGrant(GrantNone, kept) }
+// Keep sets what KeptGrants says, and ends the change that was under way. Both happen at once. No grant is
+// being made.
+func (c *Cell) Keep(kept uint32) {
+	c.setGrant(GrantNone, kept)
+	c.making = 0 // behind it: it may say that grant kept is there, and that is not yet so
+}
 
 // Returning notes that the last grant is being taken back: the node's count is about to become
 // after. Keep follows when it is.

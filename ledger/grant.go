@@ -6,6 +6,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
 // A grant is a word: the lower 56 bits of the number of a node, or of an open file with grantOpen
@@ -13,6 +14,10 @@ import (
 // a request is in its cell. Those behind it, of which most requests have none, are in a list that the
 // request takes when it needs one. The cell says which list, and how many grants there are, in one
 // word with the phase of the last one: all change at once.
+//
+// To be granted a lookup is four stores: the grant, its number as the one that is being made, the
+// count, the number of grants. If a process dies in between, the count itself says whether it was
+// changed: nobody else changes it at this time, because the node's lock is held.
 //
 // A list is free again when no cell of a request that may be served again refers to it. It
 // need not be given back.
@@ -24,7 +29,7 @@ const (
 	entriesPerPage = pageSize / 8
 	maxGrants      = 16 * entriesPerPage // more than the entries of a listing of 1 MiB
 
-	keptBits  = 14 // number of grants; above them the number of the list
+	keptBits  = 14      // number of grants; above them the number of the list
 	grantOpen = 1 << 31 // of a slot, which is less
 
 	countBits = 8 // of the lookup count in a grant
@@ -45,6 +50,31 @@ type listOwners struct {
 func forgets(c *fuse.Cell) bool {
 	o := c.Opcode()
 	return o == fp.OpForget || o == fp.OpBatchForget
+}
+
+// addGrant notes a grant of by at entry, with the change of *count to after that it stands for.
+func addGrant[K storing.Kind](by *fuse.Cell, entry *uint64, grant uint64, count *uint64, after uint64) {
+	grants, making := by.GrantWords()
+	storing.At[K]()
+	*entry = grant
+	storing.At[K]()
+	kept := *grants + 1<<fuse.GrantShift
+	*making = uint16(kept>>fuse.GrantShift) & (1<<keptBits - 1)
+	storing.At[K]()
+	*count = after
+	storing.At[K]()
+	*grants = kept
+	storing.At[K]()
+}
+
+// addOpenGrant notes the grant of an open file. It was made if there is an open file with this number.
+func addOpenGrant[K storing.Kind](by *fuse.Cell, entry *uint64, id uint64) {
+	grants, _ := by.GrantWords()
+	storing.At[K]()
+	*entry = grantOf(id|grantOpen, 0)
+	storing.At[K]()
+	*grants += 1 << fuse.GrantShift
+	storing.At[K]()
 }
 
 func split(kept uint32) (list, n uint32) { return kept >> keptBits, kept & (1<<keptBits - 1) }
@@ -74,10 +104,20 @@ func (s *Store) entry(by *fuse.Cell, list, i uint32) *uint64 {
 }
 
 // entryAt is the place in a list by what fuse.Cell.KeptGrants says.
-func (s *Store) entryAt(kept uint32) *uint64 { return (*uint64)(unsafe.Add(s.listBase, uintptr(kept)*8)) }
+func (s *Store) entryAt(kept uint32) *uint64 {
+	return (*uint64)(unsafe.Add(s.listBase, uintptr(kept)*8))
+}
 
 // room is where the next grant of a request goes, or nil if there is no room.
 func (s *Store) room(by *fuse.Cell) *uint64 {
+	if entry := s.quickRoom(by); entry != nil {
+		return entry
+	}
+	return s.makeRoom(by)
+}
+
+// quickRoom is room, or nil where makeRoom has to look for it.
+func (s *Store) quickRoom(by *fuse.Cell) *uint64 {
 	kept := by.KeptGrants()
 	if kept == 0 {
 		return by.FirstGrant()
@@ -85,11 +125,12 @@ func (s *Store) room(by *fuse.Cell) *uint64 {
 	if kept-1<<keptBits < (numLists-1)<<keptBits && kept%entriesPerPage != 0 { // in a page that it has
 		return s.entryAt(kept)
 	}
-	return s.makeRoom(by, kept)
+	return nil
 }
 
 // makeRoom is room where the request has no list yet, or where the list gets another page.
-func (s *Store) makeRoom(by *fuse.Cell, kept uint32) *uint64 {
+func (s *Store) makeRoom(by *fuse.Cell) *uint64 {
+	kept := by.KeptGrants()
 	s.owners.mu.Lock()
 	defer s.owners.mu.Unlock()
 	list, n := split(kept)
@@ -204,6 +245,7 @@ func (s *Store) GiveBack(c *fuse.Cell) {
 		s.settleForget(c)
 		return
 	}
+	s.settleGrant(c)
 	list, n := split(c.KeptGrants())
 	if !s.hasList(list, n) {
 		n = 0
@@ -213,6 +255,20 @@ func (s *Store) GiveBack(c *fuse.Cell) {
 		c.Keep(list<<keptBits | (n - 1))
 	}
 	c.Keep(0)
+}
+
+// settleGrant finds out whether the grant that was being made was made.
+func (s *Store) settleGrant(c *fuse.Cell) {
+	kept := c.KeptGrants()
+	list, n := split(kept)
+	if c.GrantPhase() != fuse.GrantNone || uint32(c.Making()) != n+1 || !s.hasList(list, n+1) {
+		return
+	}
+	g := *s.entry(c, list, n)
+	if r := s.grantedNode(g); r != nil && (r.lookups^g)%(1<<countBits) == 0 {
+		kept++
+	}
+	c.Keep(kept)
 }
 
 // giveBack takes the last grant of a request back.
@@ -225,16 +281,11 @@ func (s *Store) giveBack(c *fuse.Cell, g uint64) {
 	if r == nil || r.lookups == 0 {
 		return
 	}
-	switch c.GrantPhase() {
-	case fuse.Returning:
+	if c.GrantPhase() == fuse.Returning {
 		if _, after := c.Change(); r.lookups == after+1 {
 			store(&r.lookups, after)
 		}
 		return
-	case fuse.Granting:
-		if (r.lookups^g)%(1<<countBits) != 0 {
-			return // it has not happened
-		}
 	}
 	if !s.hasStandIn(c.Node(), r.id) {
 		c.Returning(r.lookups - 1)

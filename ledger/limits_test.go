@@ -248,7 +248,7 @@ func TestForgedList(t *testing.T) {
 		c.Take(&fp.InHeader{Opcode: uint32(fp.OpReaddirplus)}, 1, 1, 0)
 		for _, n := range []uint32{1, 3, entriesPerPage, maxGrants, 1<<keptBits - 1} {
 			c.Keep(list<<keptBits | n)
-			if s.store.GrantNode(c, fp.RootID, 2) {
+			if s.store.Granted(c, fp.RootID, 2) {
 				t.Errorf("grant %d was put in list %d of %d", n, list, numLists)
 			}
 			s.store.GiveBack(c)

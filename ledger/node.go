@@ -6,6 +6,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
 // nodeRecord is a node, by its slot, which is the lower half of its id. Its name and its file
@@ -113,27 +114,45 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	}
 	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind}
 	store(&r.lookups, lookups)
-	if by == nil {
+	switch {
+	case by == nil:
 		store(&r.id, id)
-	} else {
-		by.AddGrant(entry, grantOf(id, lookups), &r.id, id)
+	case storing.Watched():
+		addGrant[storing.Noted](by, entry, grantOf(id, lookups), &r.id, id)
+	default:
+		addGrant[storing.Quiet](by, entry, grantOf(id, lookups), &r.id, id)
 	}
 	return true
 }
 
-// GrantNode records that the lookup count of a node has grown to lookups, by one if by is not nil. It
-// returns false if there is no room for one more grant of this request.
-func (s *Store) GrantNode(by *fuse.Cell, id, lookups uint64) bool {
-	r := s.node(uint32(id))
+// Granted implements nodes.Recorder: the lookup count of a node has grown to lookups, by one if by is not
+// nil. It returns false if there is no room for one more grant of this request.
+func (s *Store) Granted(by *fuse.Cell, id, lookups uint64) bool {
+	if by != nil && !storing.Watched() {
+		if entry := s.quickRoom(by); entry != nil {
+			addGrant[storing.Quiet](by, entry, grantOf(id, lookups), &s.node(uint32(id)).lookups, lookups)
+			return true
+		}
+	}
+	return s.grant(by, id, lookups)
+}
+
+// grant is Granted for what is rare.
+func (s *Store) grant(by *fuse.Cell, id, lookups uint64) bool {
+	count := &s.node(uint32(id)).lookups
 	if by == nil {
-		store(&r.lookups, lookups)
+		store(count, lookups)
 		return true
 	}
 	entry := s.room(by)
 	if entry == nil {
 		return false
 	}
-	by.AddGrant(entry, grantOf(id, lookups), &r.lookups, lookups)
+	if storing.Watched() {
+		addGrant[storing.Noted](by, entry, grantOf(id, lookups), count, lookups)
+	} else {
+		addGrant[storing.Quiet](by, entry, grantOf(id, lookups), count, lookups)
+	}
 	return true
 }
 

@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
+	"github.com/govirtiofs/govirtiofs/internal/storing"
 )
 
 // openRecord is an open file, by its slot, which is the lower half of its id.
@@ -35,11 +36,12 @@ func (s *Store) open(slot uint32) *openRecord {
 	return (*openRecord)(unsafe.Add(s.openBase, uintptr(slot)*uintptr(openSize)))
 }
 
-// AddOpen records a new open file, for the request by, which may be nil. It returns false if
-// there is no room. Calls never overlap.
-func (s *Store) AddOpen(by *fuse.Cell, o OpenFile) bool {
-	slot := uint32(o.ID)
-	if slot == 0 || slot >= MaxOpens {
+// AddOpen records a new open file of the node in a slot, with the flags that the client has asked
+// for, for the request by, which may be nil. It returns false if there is no room. Calls never
+// overlap.
+func (s *Store) AddOpen(by *fuse.Cell, id uint64, node, flags uint32) bool {
+	slot := uint32(id)
+	if slot == 0 || slot >= s.openReady && !s.needOpen(slot) {
 		return false
 	}
 	var entry *uint64
@@ -48,22 +50,37 @@ func (s *Store) AddOpen(by *fuse.Cell, o OpenFile) bool {
 			return false
 		}
 	}
-	if _, err := s.opens.need(slot); err != nil {
-		return false
-	}
 	h := s.ledger.header
 	if slot >= h.opensEnd {
 		h.opensEnd = slot + 1
 	}
-	if g := uint32(o.ID >> 32); g > h.opensGeneration {
+	if g := uint32(id >> 32); g > h.opensGeneration {
 		h.opensGeneration = g
 	}
-	if by != nil {
-		by.AddSureGrant(entry, grantOf(o.ID|grantOpen, 0))
+	switch {
+	case by == nil:
+	case storing.Watched():
+		addOpenGrant[storing.Noted](by, entry, id)
+	default:
+		addOpenGrant[storing.Quiet](by, entry, id)
 	}
 	r := s.open(slot)
-	r.node, r.flags, r.bits = o.Node, o.Flags, o.Bits
-	store(&r.id, o.ID)
+	r.node, r.flags, r.bits = node, flags, 0
+	store(&r.id, id)
+	return true
+}
+
+// needOpen makes sure that there is memory for the open file in a slot.
+func (s *Store) needOpen(slot uint32) bool {
+	if slot >= MaxOpens {
+		return false
+	}
+	if _, err := s.opens.need(slot); err != nil {
+		return false
+	}
+	for s.openReady < MaxOpens && s.opens.has(s.openReady) {
+		s.openReady += 1 << openBits
+	}
 	return true
 }
 

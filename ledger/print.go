@@ -64,7 +64,7 @@ func yesNo(b bool) string {
 
 var (
 	phaseNames = map[fuse.Phase]string{fuse.PhaseTaken: "taken", fuse.PhaseIntent: "intent", fuse.PhaseDone: "done"}
-	grantNames = map[fuse.GrantPhase]string{fuse.Granting: "granting", fuse.Returning: "returning", fuse.Lowering: "lowering",
+	grantNames = map[fuse.GrantPhase]string{fuse.Returning: "returning", fuse.Lowering: "lowering",
 		fuse.Lowered: "lowered"}
 )
 

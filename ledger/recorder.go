@@ -30,8 +30,8 @@ func (r NodeRecorder[N, P]) Added(by *fuse.Cell, n *N, lookups uint64) bool {
 }
 
 // Granted implements nodes.Recorder.
-func (r NodeRecorder[N, P]) Granted(by *fuse.Cell, n *N, lookups uint64) bool {
-	return r.Store.GrantNode(by, P(n).ID(), lookups)
+func (r NodeRecorder[N, P]) Granted(by *fuse.Cell, id, lookups uint64) bool {
+	return r.Store.Granted(by, id, lookups)
 }
 
 // Counted implements nodes.Recorder.
@@ -61,8 +61,8 @@ func (r NodeRecorder[N, P]) Gone(n *N) { r.Store.RemoveNode(P(n).ID()) }
 type OpenOf[F any] interface {
 	*F
 	ID() uint64
-	// Recorded is what the ledger keeps of the open file.
-	Recorded() OpenFile
+	// Recorded is what the ledger keeps of the open file: the slot of its node, and its flags.
+	Recorded() (node, flags uint32)
 }
 
 // OpenRecorder is a nodes.OpenRecorder that keeps open files in a ledger.
@@ -70,7 +70,8 @@ type OpenRecorder[F any, P OpenOf[F]] struct{ Store *Store }
 
 // Opened implements nodes.OpenRecorder.
 func (r OpenRecorder[F, P]) Opened(by *fuse.Cell, f *F) bool {
-	return r.Store.AddOpen(by, P(f).Recorded())
+	node, flags := P(f).Recorded()
+	return r.Store.AddOpen(by, P(f).ID(), node, flags)
 }
 
 // Closed implements nodes.OpenRecorder.

@@ -20,6 +20,7 @@ type Store struct {
 	locks  lockStore
 
 	nodeBase, openBase, listBase unsafe.Pointer // where these sections are in memory
+	openReady                    uint32         // slots of open files below it have memory
 
 	// What load has found, so that nobody looks for it among all nodes.
 	found    int    // nodes

@@ -26,9 +26,7 @@ type opened struct {
 	flags uint32
 }
 
-func (o *opened) Recorded() OpenFile {
-	return OpenFile{ID: o.ID(), Node: uint32(o.node.ID()), Flags: o.flags}
-}
+func (o *opened) Recorded() (node, flags uint32) { return uint32(o.node.ID()), o.flags }
 
 // share is a process with its tables.
 type share struct {

@@ -81,8 +81,8 @@ func (recorder) Added(_ *fuse.Cell, n *node, lookups uint64) bool {
 	return true
 }
 
-func (recorder) Granted(_ *fuse.Cell, n *node, lookups uint64) bool {
-	fmt.Printf("node %d: count %d\n", n.ID(), lookups)
+func (recorder) Granted(_ *fuse.Cell, id, lookups uint64) bool {
+	fmt.Printf("node %d: count %d\n", id, lookups)
 	return true
 }
 

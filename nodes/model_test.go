@@ -36,10 +36,12 @@ type entry struct {
 func newLedger() *ledger { return &ledger{nodes: map[uint32]*entry{}} }
 
 // at is the entry of a node, which must be there.
-func (l *ledger) at(n *file, what string) *entry {
-	e := l.nodes[uint32(n.ID())]
-	if e == nil || e.id != n.ID() {
-		l.strange = append(l.strange, fmt.Sprintf("%s of %#x, which is not there: %+v", what, n.ID(), e))
+func (l *ledger) at(n *file, what string) *entry { return l.byID(n.ID(), what) }
+
+func (l *ledger) byID(id uint64, what string) *entry {
+	e := l.nodes[uint32(id)]
+	if e == nil || e.id != id {
+		l.strange = append(l.strange, fmt.Sprintf("%s of %#x, which is not there: %+v", what, id, e))
 		return &entry{}
 	}
 	return e
@@ -70,15 +72,15 @@ func (l *ledger) Unkeyed(n *file) {
 	e.unkeyed = true
 }
 
-func (l *ledger) Granted(_ *fuse.Cell, n *file, lookups uint64) bool {
+func (l *ledger) Granted(_ *fuse.Cell, id, lookups uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := l.at(n, "count")
+	e := l.byID(id, "count")
 	if l.full {
 		return false
 	}
 	if e.lookups == 0 || lookups <= e.lookups {
-		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d granted after %d", n.ID(), lookups, e.lookups))
+		l.strange = append(l.strange, fmt.Sprintf("%#x: count %d granted after %d", id, lookups, e.lookups))
 	}
 	e.lookups = lookups
 	return true

@@ -28,8 +28,9 @@ type Recorder[N any] interface {
 	// Added says that n is new, with its id, key and lookup count. It has no place, or,
 	// when it was adopted, the one that it has.
 	Added(by *fuse.Cell, n *N, lookups uint64) bool
-	// Granted says that the client's lookup count of n grows to lookups.
-	Granted(by *fuse.Cell, n *N, lookups uint64) bool
+	// Granted says that the client's lookup count of the node with an id grows to lookups. It is called
+	// most often: for each known name that the client looks up.
+	Granted(by *fuse.Cell, id, lookups uint64) bool
 	// Counted says that the client's lookup count of n has become less: lookups, which is not 0.
 	Counted(by *fuse.Cell, n *N, lookups uint64)
 	// Placed says that n has another parent, name or file handle. n is locked.

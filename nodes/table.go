@@ -156,7 +156,7 @@ func (t *Table[K, N]) count(by *fuse.Cell, n *N, lookups uint64) *N {
 		return n
 	}
 	b := base[K](n)
-	if t.recorder != nil && !t.recorder.Granted(by, n, b.lookups+lookups) {
+	if t.recorder != nil && !t.recorder.Granted(by, b.id, b.lookups+lookups) {
 		b.refs.Add(-1) // the table holds it
 		return nil
 	}
@@ -307,7 +307,7 @@ func (t *Table[K, N]) Grant(by *fuse.Cell, n *N) bool {
 	if b.lookups == 0 && b.id != fp.RootID {
 		return false
 	}
-	if t.recorder != nil && !t.recorder.Granted(by, n, b.lookups+1) {
+	if t.recorder != nil && !t.recorder.Granted(by, b.id, b.lookups+1) {
 		return false
 	}
 	b.lookups++

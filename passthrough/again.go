@@ -57,7 +57,7 @@ func intend(r *server.Request, e fuse.Evidence) {
 }
 
 // begin is intend where the evidence is only that it has come to that.
-func begin(r *server.Request) { r.Cell.Intend(0, fuse.Evidence{}) }
+func begin(r *server.Request) { r.Cell.Begin() }
 
 // settle notes what became of it: with an errno nothing was changed.
 func settle(r *server.Request, errno unix.Errno) {

@@ -60,47 +60,52 @@ func (m *mountNumbers) set(id, number uint64) {
 	}
 }
 
-// recorder notes the nodes of fs in the ledger.
+// nodeRecorder notes the nodes of fs in the ledger. It is a nodes.Recorder; Granted, which is called most
+// often, is the store's own.
 type nodeRecorder struct {
-	ledger.NodeRecorder[inode, *inode]
+	*ledger.Store
 	fs *FS
 }
 
-// Identity implements ledger.NodeOf for what Added does not do: the mount's number is not known here.
-func (n *inode) Identity() ledger.Identity {
-	return ledger.Identity{Dev: n.Key().dev, Ino: n.Key().ino, BirthSec: n.bornSec, BirthNsec: n.bornNsec, Kind: n.kind}
-}
-
 // Added implements nodes.Recorder.
-func (r nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
-	i := n.Identity()
-	i.Mount = r.fs.recovery.mounts.of(n.Key().mount)
-	if !r.Store.AddNode(by, n.ID(), lookups, i) {
+func (r *nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
+	k := n.Key()
+	if !r.AddNode(by, n.ID(), lookups, ledger.Identity{Mount: r.fs.recovery.mounts.of(k.mount), Dev: k.dev, Ino: k.ino,
+		BirthSec: n.bornSec, BirthNsec: n.bornNsec, Kind: n.kind}) {
 		return false
 	}
-	if n.Parent() != nil || n.FileHandle() != nil {
+	if n.Parent() != nil || n.HasFileHandle() {
 		r.Placed(n)
 	}
 	return true
 }
 
 // Counted implements nodes.Recorder. A count that goes down because a link was forgotten is noted with that.
-func (r nodeRecorder) Counted(by *fuse.Cell, n *inode, lookups uint64) {
+func (r *nodeRecorder) Counted(by *fuse.Cell, n *inode, lookups uint64) {
 	if link := r.fs.endsFor(by); link != nil {
-		r.Store.EndStandIn(link.ID(), n.ID(), lookups)
+		r.EndStandIn(link.ID(), n.ID(), lookups)
 		return
 	}
-	r.NodeRecorder.Counted(by, n, lookups)
+	r.CountNode(by, n.ID(), lookups)
 }
 
 // Forgotten implements nodes.Recorder.
-func (r nodeRecorder) Forgotten(by *fuse.Cell, n *inode) {
-	if link := r.fs.endsFor(by); link != nil {
-		r.Store.EndStandIn(link.ID(), n.ID(), 0)
-		return
+func (r *nodeRecorder) Forgotten(by *fuse.Cell, n *inode) { r.Counted(by, n, 0) }
+
+// Placed implements nodes.Recorder.
+func (r *nodeRecorder) Placed(n *inode) {
+	parent := uint64(0)
+	if p := n.Parent(); p != nil {
+		parent = p.ID()
 	}
-	r.NodeRecorder.Forgotten(by, n)
+	r.PlaceNode(n.ID(), parent, n.Name(), n.FileHandle())
 }
+
+// Unkeyed implements nodes.Recorder.
+func (r *nodeRecorder) Unkeyed(n *inode) { r.UnkeyNode(n.ID()) }
+
+// Gone implements nodes.Recorder.
+func (r *nodeRecorder) Gone(n *inode) { r.RemoveNode(n.ID()) }
 
 // Bits of an open file in the ledger.
 const (
@@ -109,10 +114,16 @@ const (
 	openExclusive             // which is exclusive
 )
 
-// Recorded implements ledger.OpenOf.
-func (f *openFile) Recorded() ledger.OpenFile {
-	return ledger.OpenFile{ID: f.ID(), Node: uint32(f.node.ID()), Flags: f.flags}
+// openRecorder notes open files in the ledger.
+type openRecorder struct{ store *ledger.Store }
+
+// Opened implements nodes.OpenRecorder.
+func (r *openRecorder) Opened(by *fuse.Cell, f *openFile) bool {
+	return r.store.AddOpen(by, f.ID(), uint32(f.node.ID()), f.flags)
 }
+
+// Closed implements nodes.OpenRecorder.
+func (r *openRecorder) Closed(f *openFile) { r.store.RemoveOpen(f.ID()) }
 
 // setLedger takes the ledger over, before the root node is made.
 func (fs *FS) setLedger() error {
@@ -126,8 +137,8 @@ func (fs *FS) setLedger() error {
 		return fmt.Errorf("passthrough: %w", err)
 	}
 	fs.recovery.store = store
-	fs.cfg.recordNodes = nodeRecorder{ledger.NodeRecorder[inode, *inode]{Store: store}, fs}
-	fs.cfg.recordOpens = ledger.OpenRecorder[openFile, *openFile]{Store: store}
+	fs.cfg.recordNodes = &nodeRecorder{store, fs}
+	fs.cfg.recordOpens = &openRecorder{store}
 	return fs.recordWindow()
 }
 

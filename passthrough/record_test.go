@@ -34,14 +34,18 @@ type recordedOpen struct {
 }
 
 func (r *recorded) change(n *inode, what string, f func(e *recordedNode)) {
+	r.changeID(n.ID(), what, f)
+}
+
+func (r *recorded) changeID(id uint64, what string, f func(e *recordedNode)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.nodes[uint32(n.ID())]
-	if ok == (what == "added") || ok && e.id != n.ID() {
-		r.odd = append(r.odd, fmt.Sprintf("%#x is %s, recorded as %+v", n.ID(), what, e))
+	e, ok := r.nodes[uint32(id)]
+	if ok == (what == "added") || ok && e.id != id {
+		r.odd = append(r.odd, fmt.Sprintf("%#x is %s, recorded as %+v", id, what, e))
 	}
 	f(&e)
-	r.nodes[uint32(n.ID())] = e
+	r.nodes[uint32(id)] = e
 }
 
 func (r *recorded) Added(_ *fuse.Cell, n *inode, lookups uint64) bool {
@@ -51,8 +55,8 @@ func (r *recorded) Added(_ *fuse.Cell, n *inode, lookups uint64) bool {
 	return true
 }
 
-func (r *recorded) Granted(_ *fuse.Cell, n *inode, lookups uint64) bool {
-	r.change(n, "granted", func(e *recordedNode) { e.lookups = lookups })
+func (r *recorded) Granted(_ *fuse.Cell, id, lookups uint64) bool {
+	r.changeID(id, "granted", func(e *recordedNode) { e.lookups = lookups })
 	return true
 }
 
