@@ -15,8 +15,12 @@ import (
 // Lookup implements server.Names.
 func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Errno {
 	parent := r.Header.NodeID
+	helper := fs.isHelper(r)
+	if r.Parked() != nil { // the share has asked for it already, when the thread was not the helper's
+		helper = false
+	}
 	switch {
-	case fs.isHelper(r) && fs.hasToWait(r):
+	case helper && fs.hasToWait(r):
 		return server.WouldBlockInGo
 	case isControl(parent, name):
 		controlEntry(controlDir, out)
@@ -25,7 +29,7 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 		return fs.lookupControl(r, name, out)
 	case isOwn(parent):
 		return unix.ESTALE
-	case fs.isHelper(r):
+	case helper:
 		return fs.lookupPhantom(r, name, out)
 	}
 	fs.watch(r, parent)

@@ -94,7 +94,7 @@ func (fs *FS) start(ctx context.Context, epoch uint32) (*link, error) {
 	l.maxRead, l.maxForgets = maxReadOption(m.Options), fs.opts.MaxNodes
 	if err := l.init(ctx, fs.opts.StartTimeout); err != nil {
 		l.end(err)
-		return nil, err
+		return nil, fs.startError(l, err)
 	}
 	return l, nil
 }

@@ -45,6 +45,9 @@ func maxReadOption(options string) uint32 {
 	return most
 }
 
+// errEnded is the end of a program instead of an answer to INIT.
+var errEnded = fmt.Errorf("relay: the program has ended before it answered INIT: %w", ErrProtocol)
+
 // init speaks INIT, before anything else is received.
 func (l *link) init(ctx context.Context, limit time.Duration) error {
 	in := fp.InitIn{Major: fp.KernelVersion, Minor: fp.KernelMinorVersion, MaxReadahead: MaxData,
@@ -64,7 +67,7 @@ func (l *link) init(ctx context.Context, limit time.Duration) error {
 		n, err := l.file.Read(b[:])
 		switch {
 		case n == 0 && (err == nil || err == io.EOF):
-			return fmt.Errorf("relay: the program has ended before it answered INIT: %w", ErrProtocol)
+			return errEnded
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
@@ -96,9 +99,9 @@ func (l *link) agree(body []byte) error {
 	n := copy(unsafe.Slice((*byte)(unsafe.Pointer(&out)), unsafe.Sizeof(out)), body)
 	switch {
 	case n < fp.CompatInitOutSize || out.Major != fp.KernelVersion:
-		return fmt.Errorf("relay: the program speaks version %d of the protocol, not 7: %w", out.Major, ErrProtocol)
+		return fmt.Errorf("relay: the program speaks version %d of the protocol, not 7: use another version of the program: %w", out.Major, ErrProtocol)
 	case out.Minor < minMinor || out.Minor > fp.KernelMinorVersion:
-		return fmt.Errorf("relay: the program speaks version 7.%d of the protocol, which is not between 7.%d and 7.%d: %w",
+		return fmt.Errorf("relay: the program speaks version 7.%d of the protocol, which is not between 7.%d and 7.%d: use another version of the program: %w",
 			out.Minor, minMinor, fp.KernelMinorVersion, ErrProtocol)
 	case n < fp.Compat22InitOutSize || out.Minor >= 23 && n < fp.Size[fp.InitOut]():
 		return fmt.Errorf("relay: the program's answer to INIT has %d bytes, too few for version 7.%d: %w", n, out.Minor, ErrProtocol)

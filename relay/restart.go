@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -64,6 +65,21 @@ func (fs *FS) reason(l *link) error {
 		}
 	}
 	return fmt.Errorf("the program has closed its connection (%w)", l.err)
+}
+
+// startError is why a program does not answer INIT: a better reason than err if it has ended, or is being ended.
+func (fs *FS) startError(l *link, err error) error {
+	if l.why == nil || !errors.Is(err, errEnded) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		return err
+	}
+	select {
+	case <-l.done:
+		if why := l.why(); why != nil {
+			return why
+		}
+	case <-time.After(reasonPatience):
+	}
+	return err
 }
 
 // startAgain tries until there is a program; nil if Close was called.

@@ -198,7 +198,7 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 	fs, err := relay.New(ctx, &started{p, first}, relay.Options{Restart: o.restart, Timeout: time.Duration(o.timeout) * time.Second,
 		Users: o.daemon.UIDs, Groups: o.daemon.GIDs, Log: log})
 	if err != nil {
-		return ownReason(p, first, err)
+		return err
 	}
 	defer fs.Close()
 	s := server.New(fs, server.Options{ReadOnly: o.daemon.ReadOnly, Log: log, MaxWrite: relay.MaxData})

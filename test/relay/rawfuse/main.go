@@ -1,6 +1,7 @@
 // Command rawfuse is a FUSE program without a library: it opens /dev/fuse and mounts by itself, and serves one file,
-// "hello", in the protocol's version 7.9. With a second argument it speaks 7.18, serves a file "gone", too, and says that all is
-// good for an hour; at SIGUSR1 it changes all that behind its kernel's back, and notifies it.
+// "hello", in the protocol's version 7.9. With "changes" as a second argument it speaks 7.18, serves a file "gone", too, and says that
+// all is good for an hour; at SIGUSR1 it changes all that behind its kernel's back, and notifies it. With other second
+// arguments it does what programs should not.
 package main
 
 import (
@@ -21,6 +22,8 @@ var (
 	modified uint64
 	others   = map[string]uint64{}
 	changing bool
+	// unknownMinor has INIT be answered with a version that nobody knows.
+	unknownMinor bool
 )
 
 // Numbers of requests.
@@ -34,7 +37,24 @@ const (
 // Codes of notifications.
 const notifyInvalInode, notifyInvalEntry, notifyDelete = 2, 3, 6
 
+// misbehave does what the second argument says before there is a mount.
+func misbehave(how string) {
+	switch how {
+	case "usage":
+		fmt.Println("Usage: rawfuse MOUNTPOINT [HOW]")
+		os.Exit(0)
+	case "ends":
+		fmt.Fprintln(os.Stderr, "there is no image")
+		os.Exit(3)
+	}
+}
+
 func main() {
+	how := ""
+	if len(os.Args) > 2 {
+		how = os.Args[2]
+	}
+	misbehave(how)
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR, 0)
 	if err == nil {
 		err = unix.Mount("rawfuse", os.Args[1], "fuse", unix.MS_NOSUID|unix.MS_NODEV,
@@ -44,7 +64,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	if changing = len(os.Args) > 2; changing {
+	unknownMinor = how == "minor"
+	if how == "twice" {
+		if err := unix.Mount("rawfuse", os.Args[1], "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	if changing = how == "changes"; changing {
 		others["gone"] = gone
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, unix.SIGUSR1)
@@ -112,6 +138,8 @@ func answer(b []byte) (reply []byte, send bool) {
 		order.PutUint32(body[4:], 9)
 		if changing {
 			order.PutUint32(body[4:], 18)
+		} else if unknownMinor {
+			order.PutUint32(body[4:], 99)
 		}
 		order.PutUint32(body[20:], 128<<10)
 	case opLookup:
