@@ -237,7 +237,7 @@ func BenchmarkCells(b *testing.B) {
 	i := uint16(0)
 	for b.Loop() {
 		m.Header.Unique++
-		cell := c.take(&m.Header, i%ringSize, i)
+		cell := c.take(&m, i%ringSize, i)
 		i++
 		if c.done(cell, 120, i); i%flushRequests == 0 {
 			c.published()

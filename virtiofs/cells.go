@@ -4,7 +4,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/fuse"
-	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/ledger"
 )
 
@@ -65,11 +64,11 @@ func (c *cells) note(ring *ledger.Queue, by *clock) {
 // take notes the request of the chain at head, which was popped, and returns its cell. next is the index of
 // the available ring behind it. If the driver already has a request under way with this head, the
 // second one gets no cell: only the thread that serves a request may write its cell. ring is not nil.
-func (c *cells) take(h *fp.InHeader, head, next uint16) *fuse.Cell {
+func (c *cells) take(m *fuse.Message, head, next uint16) *fuse.Cell {
 	c.reached(faultPopped)
 	cell := c.ring.Cell(head)
 	if cell.Phase() == fuse.PhaseFree {
-		cell.Taken(cell.Prepare(h, c.ring.Order(), next-1, c.began+int64(c.clock.now)))
+		cell.Taken(cell.Prepare(&m.Header, c.ring.Order(), next-1, c.began+int64(c.clock.now)))
 	} else {
 		cell = nil
 	}

@@ -339,7 +339,7 @@ func (w *worker) called() bool { return w.hasDone.Load() || w.stopping.Load() }
 func (w *worker) serve(s *shift) {
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
 	if w.cells.ring != nil {
-		s.message.Cell = w.cells.take(&s.message.Header, s.chain.Head, w.queue.Base())
+		s.message.Cell = w.cells.take(&s.message, s.chain.Head, w.queue.Base())
 	}
 	w.handle(s)
 }
@@ -372,7 +372,7 @@ func (w *worker) refuse(s *shift, err error) {
 	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
 	s.message.Set(s.chain.Readable(), s.chain.Writable())
 	if w.cells.ring != nil {
-		s.message.Cell = w.cells.take(&s.message.Header, s.chain.Head, w.queue.Base())
+		s.message.Cell = w.cells.take(&s.message, s.chain.Head, w.queue.Base())
 	}
 	reply := s.thread.Refuse(&s.message, unix.EIO)
 	w.push(&s.chain, s.message.Cell, reply.Len)
