@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -148,6 +149,28 @@ func TestIntegrationMountHangs(t *testing.T) {
 	r.stop()
 	if err := read.Wait(); err == nil {
 		t.Error("a program that hangs has answered")
+	}
+	if left := b.programs(rawfuse); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestIntegrationMountUnmounted: when somebody unmounts, the relay ends, and its program.
+func TestIntegrationMountUnmounted(t *testing.T) {
+	guest.NeedFUSE(t)
+	guest.NeedRoot(t)
+	b := newBench(t, users[0])
+	dir, r := b.mounted(nil, rawfuse, "{mount}")
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		t.Fatal("the relay does not end")
+	}
+	if r.err != nil {
+		t.Errorf("the relay ended with %v", r.err)
 	}
 	if left := b.programs(rawfuse); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
