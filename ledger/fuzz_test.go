@@ -159,6 +159,7 @@ func (s *share) use(t *testing.T) {
 				}
 			}
 		}
+		_, _ = s.store.Names(uint32(n.ID()), 1000) // it ends
 		if m := s.nodes.Find(cell, n.Key(), 1, nil); m != nil {
 			s.nodes.Release(m)
 		}

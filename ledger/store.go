@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"slices"
 	"unsafe"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -158,6 +159,27 @@ func (s *Store) NodesAt(slots []uint32, yield func(n *Node) bool) {
 			return
 		}
 	}
+}
+
+// Names are the names on the way from the root to the node in a slot. It returns false if the node has no place, or if
+// there are more names than most: places may go round in a circle.
+func (s *Store) Names(slot uint32, most int) (names []fp.Name, ok bool) {
+	var parent uint32
+	look := s.nodeTo(func(n *Node) bool {
+		if parent = n.Parent; parent != 0 {
+			names = append(names, slices.Clone(n.Name))
+		}
+		return true
+	})
+	for slot != fp.RootID {
+		parent = 0
+		if look(slot); parent == 0 || len(names) > most {
+			return nil, false
+		}
+		slot = parent
+	}
+	slices.Reverse(names)
+	return names, true
 }
 
 // nodeTo yields the node in a slot, if there is one.

@@ -114,6 +114,38 @@ func ledgerLines(s *Store) (list []string) {
 func (s *share) check(t *testing.T, what string) {
 	t.Helper()
 	compare(t, what, ledgerLines(s.store), s.lines())
+	for n := range s.nodes.All {
+		s.checkWay(t, what, n)
+	}
+}
+
+// checkWay compares the names that lead to a node.
+func (s *share) checkWay(t *testing.T, what string, n *file) {
+	t.Helper()
+	const most = 1000
+	var want []string
+	top := n
+	for p := n.Parent(); p != nil && len(want) <= most; top, p = p, p.Parent() {
+		want = append(want, top.Name().String())
+	}
+	slices.Reverse(want)
+	names, ok := s.store.Names(uint32(n.ID()), most)
+	if known := top == s.root && len(want) <= most; ok != known {
+		t.Fatalf("%s: names of node %#x: %v, want %v", what, n.ID(), ok, known)
+	}
+	for i, name := range names {
+		if i >= len(want) || name.String() != want[i] {
+			t.Fatalf("%s: names of node %#x: %q, want %q", what, n.ID(), names, want)
+		}
+	}
+	if ok && len(names) != len(want) {
+		t.Fatalf("%s: names of node %#x: %q, want %q", what, n.ID(), names, want)
+	}
+	if len(names) > 0 {
+		if _, ok := s.store.Names(uint32(n.ID()), len(names)-1); ok {
+			t.Fatalf("%s: more names of node %#x than asked for", what, n.ID())
+		}
+	}
 }
 
 // withoutRoot leaves out the root, which each process makes anew.

@@ -15,7 +15,7 @@ import (
 // View looks at a ledger that another process may be writing, and changes nothing in it. What it
 // says of one record may be half of what that was and half of what it is.
 type View struct {
-	Store  *Store // only its methods that yield something may be called
+	Store  *Store // only methods that change nothing may be called
 	ledger *Ledger
 	own    bool // the descriptor is the view's
 }

@@ -2,7 +2,6 @@ package passthrough
 
 import (
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -112,10 +111,9 @@ func (r *resumer) findMounts() {
 	if len(tries) == 0 {
 		return
 	}
-	ways := r.waysTo(tries)
 	for mount, list := range tries {
 		for i := range list {
-			if r.findMount(&list[i], ways) {
+			if r.findMount(&list[i]) {
 				r.fs.recovery.mounts.set(r.mounts[mount], mount)
 				break
 			}
@@ -123,48 +121,12 @@ func (r *resumer) findMounts() {
 	}
 }
 
-// way is where a node is found: below which slot, by which name.
-type way struct {
-	parent uint32
-	name   string // with its NUL
-}
-
-// waysTo is where all nodes of these lists, and those above them, are.
-func (r *resumer) waysTo(lists map[uint64][]ledger.Node) map[uint32]way {
-	wanted := map[uint32]bool{}
-	for _, list := range lists {
-		for i := range list {
-			wanted[uint32(list[i].ID)] = true
-		}
-	}
-	ways := map[uint32]way{}
-	for depth := 0; len(wanted) > 0 && depth < maxDepth; depth++ {
-		next := map[uint32]bool{}
-		for n := range r.store.Nodes {
-			if slot := uint32(n.ID); wanted[slot] {
-				ways[slot] = way{n.Parent, string(n.Name)}
-				if _, known := ways[n.Parent]; n.Parent != 0 && n.Parent != fp.RootID && !known {
-					next[n.Parent] = true
-				}
-			}
-		}
-		wanted = next
-	}
-	return ways
-}
-
 // findMount looks for a node by its names, and takes down the id of its mount.
-func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
-	var names []string
-	for slot := uint32(n.ID); slot != fp.RootID; {
-		w, ok := ways[slot]
-		if !ok || w.parent == 0 || len(names) > maxDepth {
-			return false
-		}
-		names = append(names, w.name)
-		slot = w.parent
+func (r *resumer) findMount(n *ledger.Node) bool {
+	names, ok := r.store.Names(uint32(n.ID), maxDepth)
+	if !ok {
+		return false
 	}
-	slices.Reverse(names)
 	fd, errno := r.fs.find.walkNames(names)
 	if errno != 0 {
 		return false
@@ -186,10 +148,10 @@ func (r *resumer) findMount(n *ledger.Node, ways map[uint32]way) bool {
 
 // walkNames opens what is below the share by these names, which are checked and have their NULs,
 // and follows no link.
-func (l *locator) walkNames(names []string) (int, unix.Errno) {
+func (l *locator) walkNames(names []fp.Name) (int, unix.Errno) {
 	at, owned := l.cfg.RootFD, false
 	for _, name := range names {
-		fd, errno := l.fds.open(at, fp.Name(name).CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+		fd, errno := l.fds.open(at, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if owned {
 			l.fds.close(at)
 		}

@@ -56,68 +56,32 @@ func stuckIn(f *os.File) (list []Stuck, looked bool) {
 	defer v.Close()
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	var nodes []uint64
 	for r := range v.Requests {
 		op, started := r.Cell.Opcode(), r.Cell.Started()
 		age := time.Duration(now.Nano() - started)
 		if started == 0 || age < stuckAfter || op == fuseproto.OpSetlkw { // which waits for another client
 			continue
 		}
-		list = append(list, Stuck{Opcode: op.String(), For: age})
-		nodes = append(nodes, r.Cell.Node())
-	}
-	paths := nodePaths(v, nodes)
-	for i := range list {
-		list[i].Path = paths[nodes[i]]
+		list = append(list, Stuck{Opcode: op.String(), For: age, Path: pathOf(v, r.Cell.Node())})
 	}
 	slices.SortFunc(list, func(a, b Stuck) int { return cmp.Compare(b.For, a.For) })
 	return list, true
 }
 
-// nodePaths is the paths of nodes in the share, as far as they are known. There may be millions of
-// nodes, so they are gone through once for each level.
-func nodePaths(v *ledger.View, ids []uint64) map[uint64]string {
-	const levels = 64
-	type place struct {
-		parent uint32
-		name   string
+// mostNames bounds the names of a path in a message.
+const mostNames = 64
+
+// pathOf is the path of a node in the share; "" if it is not known.
+func pathOf(v *ledger.View, node uint64) string {
+	names, ok := v.Store.Names(uint32(node), mostNames)
+	if !ok {
+		return ""
 	}
-	places := map[uint32]place{}
-	wanted := map[uint32]bool{}
-	for _, id := range ids {
-		wanted[uint32(id)] = true
+	var path strings.Builder
+	for _, name := range names {
+		path.WriteString("/" + name.String())
 	}
-	for range levels {
-		if delete(wanted, fuseproto.RootID); len(wanted) == 0 {
-			break
-		}
-		next := map[uint32]bool{}
-		for n := range v.Store.Nodes {
-			if slot := uint32(n.ID); wanted[slot] && n.Name != nil {
-				places[slot] = place{n.Parent, n.Name.String()}
-				if _, known := places[n.Parent]; !known {
-					next[n.Parent] = true
-				}
-			}
-		}
-		wanted = next
-	}
-	paths := map[uint64]string{}
-	for _, id := range ids {
-		var names []string
-		slot := uint32(id)
-		for ; slot != fuseproto.RootID && len(names) < levels; slot = places[slot].parent {
-			if _, ok := places[slot]; !ok {
-				break
-			}
-			names = append(names, places[slot].name)
-		}
-		if slot == fuseproto.RootID {
-			slices.Reverse(names)
-			paths[id] = "/" + strings.Join(names, "/")
-		}
-	}
-	return paths
+	return cmp.Or(path.String(), "/")
 }
 
 // stuckListed is how many requests are named.
