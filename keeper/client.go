@@ -21,14 +21,15 @@ type Client struct {
 	socket  int
 	replied atomic.Bool
 
-	mu      sync.Mutex // the order of messages is that of calls; a leaf
-	start   Start
-	held    map[Key]bool // what the keeper has, when it has read all messages
-	came    map[Key]int  // descriptors that Receive has got and that were not taken
-	late    []Key        // to be dropped, and not sent yet
-	sending bool         // a goroutine sends late
-	stuck   bool         // a message could not be sent in patience
-	early   Order        // what the keeper has ordered before the worker listened
+	mu       sync.Mutex // the order of messages is that of calls; a leaf
+	start    Start
+	held     map[Key]bool // what the keeper has, when it has read all messages
+	came     map[Key]int  // descriptors that Receive has got and that were not taken
+	late     []Key        // to be dropped, and not sent yet
+	sending  bool         // a goroutine sends late
+	stuck    bool         // a message could not be sent in patience
+	accepted chan int     // connections that Accept waits for
+	early    Order        // what the keeper has ordered before the worker listened
 }
 
 // Start is what the keeper tells a worker at its start.
@@ -44,6 +45,8 @@ type Start struct {
 	Killed bool
 	// Stored says that the next start of the service gets what the keeper holds, also if the keeper is killed.
 	Stored bool
+	// Accepts says that the keeper accepts front-ends, see Client.Accept.
+	Accepts bool
 }
 
 // ErrLimit is wrapped by Keep's error if the keeper holds as many descriptors as it can.
@@ -57,7 +60,7 @@ var ErrBusy = errors.New("the keeper does not take messages")
 // the descriptor until the process ends.
 func NewClient(socket int) *Client {
 	unix.CloseOnExec(socket)
-	return &Client{socket: socket, held: map[Key]bool{}, came: map[Key]int{}}
+	return &Client{socket: socket, held: map[Key]bool{}, came: map[Key]int{}, accepted: make(chan int, 1)}
 }
 
 // Receive takes over what the keeper holds. The worker calls it once, in its sandbox, under its system
@@ -83,7 +86,7 @@ func (c *Client) Receive(timeout time.Duration) (Start, error) {
 			c.came[m.key], c.held[m.key] = m.fd, true
 		case m.op == opBegin:
 			c.start = Start{Generation: m.words[0], Limit: int(m.words[1]), Fail: m.words[2]&beginFail != 0, Killed: m.words[2]&beginKilled != 0,
-				Stored: m.words[2]&beginStored != 0}
+				Stored: m.words[2]&beginStored != 0, Accepts: m.words[2]&beginAccepts != 0}
 			return c.start, nil
 		case m.op == opEnd, m.op == opPark:
 			c.early = orderOf(m.op)
@@ -144,6 +147,9 @@ func (c *Client) Listen(obey func(Order)) error {
 			_ = raw.Read(func(fd uintptr) bool {
 				m, err := receive(int(fd), fdstat.Close)
 				for err == nil && orderOf(m.op) == 0 || errors.Is(err, errForm) {
+					if err == nil {
+						c.arrived(&m)
+					}
 					m, err = receive(int(fd), fdstat.Close)
 				}
 				if err == nil {

@@ -134,7 +134,7 @@ func TestNoKeeper(t *testing.T) {
 
 func TestKeyNames(t *testing.T) {
 	all := []Key{Node(7), Node(7).Of(1), Ledger().Of(255), Listener(), Connection(), {Kind: KindRegion, ID: 1 << 63}, {Kind: KindKick, ID: 0}, {Kind: KindCall, ID: 1}, {Kind: KindErr, ID: 64}, {Kind: KindLog, ID: 1}, {Kind: KindInflight, ID: 2}, {Kind: KindChannel, ID: 3},
-		{Kind: KindAnswer, ID: 4}, {Kind: KindOutbox, ID: 5}, Stream(), Node(7), Open(8), Lock(9, ^uint64(0))}
+		{Kind: KindAnswer, ID: 4}, {Kind: KindOutbox, ID: 5}, Stream(), Accepted(), Node(7), Open(8), Lock(9, ^uint64(0))}
 	seen := map[Kind]bool{}
 	for _, k := range all {
 		seen[k.Kind] = true

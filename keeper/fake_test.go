@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +51,10 @@ func fakeWorker() {
 	}
 }
 
-var quiet atomic.Bool
+var (
+	quiet    atomic.Bool
+	fakeConn int // what was accepted
+)
 
 func die() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) }
 
@@ -105,6 +109,26 @@ func fakeCommand(c *Client, owner *Owner, words []string) (string, error) {
 			err = c.Keep(k, fd)
 		}
 		return fmt.Sprint(from), err
+	case "accepts":
+		return fmt.Sprint(c.Accepts()), nil
+	case "ask": // for a front-end, and do not wait
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return "", c.send(&message{op: opAccept, fd: -1})
+	case "accept": // and read what the front-end says
+		var err error
+		if fakeConn, err = c.Accept(context.Background()); err != nil {
+			return "", err
+		}
+		if err := wait(fakeConn, unix.POLLIN, patient); err != nil {
+			return "", err
+		}
+		b := make([]byte, 10)
+		n, _, _, _, err := unix.Recvmsg(fakeConn, b, nil, unix.MSG_PEEK)
+		return string(b[:max(n, 0)]), err
+	case "reply":
+		_, err := unix.Write(fakeConn, []byte("served"))
+		return "", err
 	case "drop":
 		k, _ := ParseKey(words[1])
 		c.Drop(k)

@@ -96,6 +96,7 @@ type Keeper struct {
 	kill        <-chan time.Time // when the worker has had time enough to end
 	hangs       <-chan time.Time // when taking over has taken too long
 	quiet       <-chan time.Time // when the log does not wait for the first reply any more
+	accepting   *accepting       // the wait for a front-end, or the last one
 	notes       []*note          // deaths that are not in the log yet
 }
 
@@ -128,6 +129,7 @@ func (k *Keeper) Run(signals <-chan os.Signal) Outcome {
 	}
 	out := k.run(signals)
 	close(k.done)
+	k.accepting.cancel()
 	out.Left = k.left && out.Err == nil && !k.ended()
 	k.table.saver.finish(out.Left)
 	k.table.closeAll()
@@ -211,7 +213,7 @@ func (k *Keeper) signal(sig os.Signal) *Outcome {
 // canLeave reports whether the next start of the service can go on with the front-end, or with the guest that
 // comes over vsock.
 func (k *Keeper) canLeave() bool {
-	return k.o.Store != nil && k.o.Recover && (k.table.has(Connection()) || k.table.has(Stream()))
+	return k.o.Store != nil && k.o.Recover && (k.table.has(Connection()) || k.table.has(Accepted()) || k.table.has(Stream()))
 }
 
 // handle does what follows from something that a worker has said or that has happened to it.
@@ -224,6 +226,8 @@ func (k *Keeper) handle(e event) *Outcome {
 			e.worker.replied = true
 			k.tell(k.firstReply())
 		}
+	case e.accept:
+		k.accept(e.worker)
 	case e.checked != nil:
 		k.checked(e.checked)
 	case e.gone != nil:
@@ -290,6 +294,8 @@ func (k *Keeper) end(w *worker) {
 		k.handle(m)
 	}
 	k.worker, k.hangs, k.kill = nil, nil, nil
+	k.accepting.cancel() // its successor is handed what has come
+	k.accepting = nil
 }
 
 // follow has another worker started.

@@ -28,6 +28,7 @@ const (
 	KindStream          // memory of the requests and replies of a guest that comes over vsock
 	KindOutbox          // memory that messages to the front-end are sent from
 	KindLedger          // ledger of one of several shares; the first one's does not go through the keeper's table
+	KindAccepted        // connection that the keeper has accepted, and no worker has begun to serve
 	kinds               // how many there are
 )
 
@@ -35,6 +36,7 @@ var kindNames = [kinds]string{
 	KindListener: "listener", KindConnection: "connection", KindRegion: "region", KindKick: "kick", KindCall: "call",
 	KindErr: "err", KindLog: "log", KindInflight: "inflight", KindChannel: "channel",
 	KindNode: "node", KindOpen: "open", KindLock: "lock", KindAnswer: "answer", KindStream: "stream", KindLedger: "shareledger", KindOutbox: "outbox",
+	KindAccepted: "accepted",
 }
 
 // String is the kind's name.
@@ -64,6 +66,9 @@ func Listener() Key { return Key{Kind: KindListener} }
 // Connection is the front-end's connection.
 func Connection() Key { return Key{Kind: KindConnection} }
 
+// Accepted is a connection that the keeper has accepted and that is not the front-end's yet.
+func Accepted() Key { return Key{Kind: KindAccepted} }
+
 // Stream is memory for the requests and replies of a guest that comes over vsock.
 func Stream() Key { return Key{Kind: KindStream} }
 
@@ -84,7 +89,9 @@ func (k Kind) isPin() bool { return k == KindNode || k == KindOpen || k == KindL
 
 // isWorkers reports whether a worker may have the keeper hold such a descriptor. Others are the keeper's own: a
 // front-end that has taken a worker over must not have its successor listen to somebody else.
-func (k Kind) isWorkers() bool { return k != KindListener && k != KindStream && k != KindLedger }
+func (k Kind) isWorkers() bool {
+	return k != KindListener && k != KindStream && k != KindLedger && k != KindAccepted
+}
 
 // valid reports whether a key from another process is one.
 func (k Key) valid() bool { return k.Kind > 0 && k.Kind < kinds }

@@ -26,6 +26,8 @@ const (
 	opBegin // that was all; words: see Start
 	opEnd   // end
 	opPark  // leave everything to a successor
+	// From the worker: the keeper is to accept the next front-end, see Client.Accept. An older keeper does not know it.
+	opAccept
 )
 
 // Bits of opBegin's last word.
@@ -33,6 +35,7 @@ const (
 	beginFail = 1 << iota
 	beginKilled
 	beginStored
+	beginAccepts
 )
 
 // messageSize is the size of each message: version, op, kind, share, id, sub and two more words.
@@ -76,7 +79,7 @@ func unmarshal(b []byte) (m message, err error) {
 		*v = binary.LittleEndian.Uint64(b[8+8*i:])
 	}
 	switch {
-	case m.op < opKeep || m.op > opPark:
+	case m.op < opKeep || m.op > opAccept:
 		return m, fmt.Errorf("unknown message %d", m.op)
 	case m.op.hasKey() && !m.key.valid():
 		return m, fmt.Errorf("message %d of unknown %s", m.op, m.key.Kind)

@@ -37,6 +37,7 @@ type event struct {
 	worker  *worker
 	serves  bool
 	replied bool
+	accept  bool                // it waits for a front-end
 	state   *os.ProcessState    // it is dead
 	gone    *syscall.WaitStatus // none of its threads runs any more
 	err     error               // it can't be waited for
@@ -176,6 +177,8 @@ func (w *worker) obey(k *Keeper, m *message) *event {
 		k.table.drop(m.key)
 	case opServing:
 		return &event{worker: w, serves: true}
+	case opAccept:
+		return &event{worker: w, accept: true}
 	case opReplied:
 		return &event{worker: w, replied: true}
 	default:
@@ -238,6 +241,9 @@ func (w *worker) handOver(k *Keeper) {
 	}
 	if w.killed {
 		begin.words[2] |= beginKilled
+	}
+	if k.o.Recover {
+		begin.words[2] |= beginAccepts
 	}
 	if k.o.Store != nil {
 		begin.words[2] |= beginStored

@@ -176,6 +176,13 @@ func ResumeLeft(left Inherited, rings int, keeper Keeper) (*Left, error) {
 	return l, nil
 }
 
+// Ended reports whether notes are of no connection: none has begun, or the last one has ended. What was noted of rings elsewhere
+// then belongs to no ring of the connection that comes next, whose numbers of starts are the same (Vring.Start).
+func Ended(notes []byte) bool {
+	r := record.NewReader(bytes.NewReader(notes), int64(len(notes)))
+	return len(notes) == 0 || r.Uint() == notesLeft && r.Err() == nil
+}
+
 // readLeftOnly reads what notesOfLeft has made; ok is false for something else.
 func readLeftOnly(b []byte, rings int) (n leftNotes, ok bool, err error) {
 	r := record.NewReader(bytes.NewReader(b), int64(len(b)))

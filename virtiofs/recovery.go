@@ -93,7 +93,7 @@ func (d *Device) Resume(ctx context.Context, conn *net.UnixConn, left Inherited)
 	d.takeover = newTakeover(left.Fail, left.Killed, done, d.opts.Log)
 	left.Channel = channel.Load()
 	left.Inherited.Left = d.inheritWait
-	if left.Notes = notes.Load(); len(left.Notes) == 0 { // no message was read, so no ring ran
+	if left.Notes = notes.Load(); vhostuser.Ended(left.Notes) { // no message of this connection was read, so no ring ran
 		if err := d.opts.Recovery.forget(); err != nil {
 			_ = conn.Close()
 			return err

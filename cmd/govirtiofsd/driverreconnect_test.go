@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/frontend"
+	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/internal/clientmodel"
 	"github.com/govirtiofs/govirtiofs/internal/daemontest"
 	"github.com/govirtiofs/govirtiofs/internal/guest"
@@ -90,21 +90,60 @@ func reconnectDriven(t *testing.T, opts frontend.Options, rounds int, seed uint6
 	t.Logf("%d rounds, %d requests", rounds, served.Load())
 }
 
-// comeBack connects again. A worker that dies in the moment in which it has got the connection costs it, and
-// the front-end tries once more, as VMMs do.
+// comeBack connects again, once: a worker that dies in the moment in which it has got the connection does not cost it.
 func comeBack(f *frontend.Frontend, socket string) error {
-	var errs error
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); {
-		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
-		if err == nil {
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-			if err = f.Reconnect(conn); err == nil {
-				return conn.SetDeadline(time.Time{})
-			}
-			f.Cut()
-		}
-		errs = err
-		time.Sleep(5 * time.Millisecond)
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return err
 	}
-	return errors.Join(errors.New("it does not come back"), errs)
+	_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
+	if err := f.Reconnect(conn); err != nil {
+		return err
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+// TestIntegrationAcceptDeath kills workers around the moment in which a front-end connects. No connection is closed, and
+// each front-end is served over its first one. In between processes connect to see whether the daemon is ready.
+func TestIntegrationAcceptDeath(t *testing.T) {
+	guest.NeedRoot(t)
+	share, socket := tempDir(t), filepath.Join(tempDir(t), "s")
+	d := startDaemon(t, nil, "--shared-dir="+share, "--socket-path="+socket, "--keep-listening")
+	d.waitLine(waitingLine)
+	r := rand.New(rand.NewPCG(randomSeed(t), 6))
+	for round := range howOften(40, 1000) {
+		if r.IntN(4) == 0 {
+			if c, err := net.Dial("unix", socket); err == nil {
+				_ = c.Close()
+			}
+		}
+		killed := make(chan struct{})
+		pause := time.Duration(r.IntN(3000)) * time.Microsecond // any moment will do
+		go func() {
+			defer close(killed)
+			time.Sleep(pause)
+			for _, pid := range daemontest.Children(t, d.cmd.Process.Pid) {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}()
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
+		f, err := frontend.New(conn, frontend.Options{})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		_ = conn.SetDeadline(time.Time{})
+		c := handshake(t, f)
+		<-killed
+		if _, err := c.Getattr(fp.RootID); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		c.Close()
+	}
+	_ = d.cmd.Process.Signal(unix.SIGTERM)
+	d.wantStatus(exitOK)
+	wantNoFiles(t, socket)
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/govirtiofs/govirtiofs/keeper"
 )
 
 // endpoint is where the front-end is found: a socket to accept connections from,
@@ -103,6 +105,7 @@ func (e *endpoint) removeFiles() {
 // acceptor yields the connections of an endpoint, one after the other.
 type acceptor struct {
 	listener *net.UnixListener
+	keeper   *keeper.Client // instead of a listener: accepts, and holds each connection before it is ours
 	first    *net.UnixConn
 	vsock    net.Listener // instead of both, for guests
 }
@@ -155,6 +158,7 @@ func (a *acceptor) next(ctx context.Context, warn func(error)) (*net.UnixConn, e
 			return c, nil
 		}
 		c.Close()
+		a.keeper.Drop(keeper.Accepted())
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -166,6 +170,9 @@ func (a *acceptor) accept(ctx context.Context, warn func(error)) (*net.UnixConn,
 	if c := a.first; c != nil {
 		a.first = nil
 		return c, nil
+	}
+	if a.keeper != nil {
+		return a.acceptKept(ctx)
 	}
 	if a.listener == nil {
 		return nil, io.EOF
@@ -188,6 +195,20 @@ func (a *acceptor) accept(ctx context.Context, warn func(error)) (*net.UnixConn,
 		return nil, fmt.Errorf("accept: %w", err)
 	}
 	return c, nil
+}
+
+// acceptKept is accept by the keeper.
+func (a *acceptor) acceptKept(ctx context.Context) (*net.UnixConn, error) {
+	fd, err := a.keeper.Accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newAcceptor(&endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket"), connected: true})
+	if err != nil {
+		a.keeper.Drop(keeper.Accepted())
+		return nil, fmt.Errorf("accept: %w", err)
+	}
+	return c.first, nil
 }
 
 // firstHeader is how many bytes a front-end's first message has at least: its header.

@@ -111,6 +111,8 @@ func (s *supervisor) openLedger() {
 		with = keeper.Stream()
 	}
 	_, ok2 := s.passed.stored[with.String()]
+	_, accepted := s.passed.stored[keeper.Accepted().String()]
+	ok2 = ok2 || accepted
 	if ok1 && ok2 {
 		l, err := ledger.Open(fd)
 		if err == nil && !l.Ended() {

@@ -131,6 +131,10 @@ func (p *process) sockets() (*acceptor, error) {
 			return nil, err
 		}
 		a.listener, a.vsock = l.listener, l.vsock
+		if a.listener != nil && p.link.Accepts() {
+			a.close()
+			a.listener, a.keeper = nil, p.link
+		}
 	}
 	if fd, ok := p.link.Take(keeper.Connection()); ok {
 		c, err := newAcceptor(&endpoint{file: os.NewFile(uintptr(fd), "vhost-user socket"), connected: true})
@@ -139,6 +143,7 @@ func (p *process) sockets() (*acceptor, error) {
 		}
 		a.first = c.first
 		p.again = p.generation > 1
+		p.link.Drop(keeper.Accepted()) // it is the same one
 	}
 	return a, nil
 }
@@ -153,9 +158,8 @@ func (p *process) ready() error {
 	return p.link.Serving()
 }
 
-// connected gives the keeper a front-end's connection before the worker stops listening: a
-// worker that dies in between has a successor. If more front-ends are to come, it continues to
-// listen.
+// connected has the keeper hold a connection as the front-end's before the worker stops listening, or lets go of what was
+// accepted: a worker that dies in between has a successor. If more front-ends are to come, it continues to listen.
 func (p *process) connected(c *net.UnixConn, more bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -169,6 +173,7 @@ func (p *process) connected(c *net.UnixConn, more bool) error {
 	if err == nil {
 		err = keepErr
 	}
+	p.client.Drop(keeper.Accepted())
 	return err
 }
 
