@@ -49,20 +49,19 @@ type Cell struct {
 	avail   uint16 // index in the available ring
 	used    uint16 // index in the used ring, from PhaseDone on
 	started int64  // when it was taken, CLOCK_MONOTONIC in ns; 0 is not known
-	grantID uint64 // the first grant, or a node, see Lowering
 	grant   uint32 // phase of the last change, and where grants are, see setGrant
 	making  uint16 // see GrantWords
 
 	interrupted uint8 // not 0: the client has asked to end the request; see Interrupt
 	_           uint8
 
-	// Requests that change nothing leave the second cache line alone.
-	grantAfter uint64 // see Returning
-	stamp      int64  // CLOCK_REALTIME_COARSE in ns, not long before PhaseIntent
+	// Requests that change nothing, and grant one thing at most, leave the second cache line alone. It
+	// begins with the second grant.
+	grants     [EarlyGrants]uint64 // of a FORGET: a node, see Lowering
+	grantAfter uint64              // see Returning
+	stamp      int64               // CLOCK_REALTIME_COARSE in ns, not long before PhaseIntent
 
 	evidence Evidence
-
-	_ uint64 // not used
 }
 
 var _ = [1]struct{}{}[unsafe.Sizeof(Cell{})-CellSize]

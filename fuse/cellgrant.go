@@ -22,12 +22,15 @@ const (
 // A request grants the client lookups, one at a time, and open files. If the client has not seen
 // the reply, the grants are taken back before the request is served again. A grant is one word
 // here, of which the party that stores the grants (package ledger) defines the meaning. The first
-// one of a request is in its Cell, others are elsewhere. A FORGET grants nothing: it lowers counts,
+// two of a request are in its Cell, others are elsewhere. A FORGET grants nothing: it lowers counts,
 // and is not served again.
 
 // The word of the grants is phase | kept<<GrantShift, so that both change at once.
 const (
 	GrantShift = 4
+
+	// EarlyGrants is how many grants are in a Cell: CREATE has a node and an open file.
+	EarlyGrants = 2
 
 	// MaxKeptGrants limits what KeptGrants says.
 	MaxKeptGrants = 1<<(32-GrantShift) - 1
@@ -48,8 +51,8 @@ func (c *Cell) GrantPhase() GrantPhase { return GrantPhase(c.grant % (1 << Grant
 // KeptGrants says how many grants there are, and where. It is 0 when a request begins.
 func (c *Cell) KeptGrants() uint32 { return c.grant >> GrantShift }
 
-// FirstGrant is where the request's first grant is.
-func (c *Cell) FirstGrant() *uint64 { return &c.grantID }
+// EarlyGrant is where grant i is, which is less than EarlyGrants.
+func (c *Cell) EarlyGrant(i uint32) *uint64 { return &c.grants[i] }
 
 // GrantWords are what package ledger changes when it adds a grant: the word of the grants, and the number of the
 // grant that is being made. If there are fewer, it may have been made or not.
@@ -78,7 +81,7 @@ func (c *Cell) Lowering(node, after uint64) {
 	if c.GrantPhase() != GrantNone {
 		c.setGrant(GrantNone, c.KeptGrants())
 	}
-	c.grantID, c.grantAfter = node, after
+	c.grants[0], c.grantAfter = node, after
 	c.setGrant(Lowering, c.KeptGrants())
 }
 
@@ -87,7 +90,7 @@ func (c *Cell) Lowered() { c.setGrant(Lowered, c.KeptGrants()) }
 
 // Change is what Returning and Lowering have noted: the count with the change, and, of a FORGET, the
 // node.
-func (c *Cell) Change() (node, after uint64) { return c.grantID, c.grantAfter }
+func (c *Cell) Change() (node, after uint64) { return c.grants[0], c.grantAfter }
 
 // Forgetting notes the number of the BATCH_FORGET item that comes now, from 0 on. A
 // FORGET is item 0. nil does nothing.

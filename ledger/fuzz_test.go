@@ -109,12 +109,12 @@ func FuzzLedger(f *testing.F) {
 	f.Add(patch(3, 9, 0, words(9, 200, 0)))
 	f.Add(patch(0, 0, 40, words(1<<40, 1, ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0))))
 	for phase := range byte(16) {
-		const grants = 48 // in a cell: fuse.Cell.FirstGrant, and the words that follow
-		f.Add(patch(8, 1, grants, words(grantOf(2, 1), uint64(phase)|(1<<keptBits|9000)<<4, 1)))
-		f.Add(patch(8, 0, grants, words(grantOf(2, 1), uint64(phase)|1<<4|2<<32, 0)))
-		f.Add(patch(8, 3, grants, words(2, uint64(phase)|7<<4, 0)))
-		f.Add(append(patch(8, 1, grants, words(grantOf(3, 1), uint64(phase)|(1<<keptBits|400)<<4, 1)),
-			patch(7, 0, 8, words(grantOf(2, 1), grantOf(2, 2), grantOf(1<<31|1, 0), grantOf(77, 1), grantOf(2, 2)))...))
+		const grants = 48 // in a cell: the word of fuse.Cell.KeptGrants, and the early grants behind it
+		f.Add(patch(8, 1, grants, words(uint64(phase)|(1<<keptBits|9000)<<4, grantOf(2, 1), grantOf(2, 2), 1)))
+		f.Add(patch(8, 0, grants, words(uint64(phase)|1<<4|2<<32, grantOf(2, 1), grantOf(3, 1))))
+		f.Add(patch(8, 3, grants, words(uint64(phase)|7<<4, 2, 0, 0)))
+		f.Add(append(patch(8, 1, grants, words(uint64(phase)|(1<<keptBits|400)<<4, grantOf(3, 1), grantOf(2, 3), 1)),
+			patch(7, 0, 16, words(grantOf(2, 1), grantOf(2, 2), grantOf(1<<31|1, 0), grantOf(77, 1), grantOf(2, 2)))...))
 	}
 	f.Add(patch(12, 0, 0, words(1<<40+1, ^uint64(0))))
 	f.Add(append(patch(10, 1, 0, words(1, 5, 77, 4711)), patch(11, 1, 0, words(1<<32|1, 10, 5))...)) // backwards

@@ -10,8 +10,8 @@ import (
 )
 
 // A grant is a word: the lower 56 bits of the number of a node, or of an open file with grantOpen
-// added, and below them the lower bits of the node's lookup count with the grant. The first grant of
-// a request is in its cell. Those behind it, of which most requests have none, are in a list that the
+// added, and below them the lower bits of the node's lookup count with the grant. The first two
+// grants of a request are in its cell. Those behind them, of which most requests have none, are in a list that the
 // request takes when it needs one. The cell says which list, and how many grants there are, in one
 // word with the phase of the last one: all change at once.
 //
@@ -67,21 +67,11 @@ func addGrant[K storing.Kind](by *fuse.Cell, entry *uint64, grant uint64, count 
 	storing.At[K]()
 }
 
-// addOpenGrant notes the grant of an open file. It was made if there is an open file with this number.
-func addOpenGrant[K storing.Kind](by *fuse.Cell, entry *uint64, id uint64) {
-	grants, _ := by.GrantWords()
-	storing.At[K]()
-	*entry = grantOf(id|grantOpen, 0)
-	storing.At[K]()
-	*grants += 1 << fuse.GrantShift
-	storing.At[K]()
-}
-
 func split(kept uint32) (list, n uint32) { return kept >> keptBits, kept & (1<<keptBits - 1) }
 
 // hasList reports whether the list that a cell says it has is one, with its entries in memory.
 func (s *Store) hasList(list, n uint32) bool {
-	if n <= 1 {
+	if n <= fuse.EarlyGrants {
 		return true // there is no need for one
 	}
 	if list == 0 || list >= numLists || n > maxGrants {
@@ -97,8 +87,8 @@ func (s *Store) hasList(list, n uint32) bool {
 
 // entry is where grant i of a request is, which hasList has checked.
 func (s *Store) entry(by *fuse.Cell, list, i uint32) *uint64 {
-	if i == 0 {
-		return by.FirstGrant()
+	if i < fuse.EarlyGrants {
+		return by.EarlyGrant(i)
 	}
 	return s.entryAt(list<<keptBits | i)
 }
@@ -119,10 +109,11 @@ func (s *Store) room(by *fuse.Cell) *uint64 {
 // quickRoom is room, or nil where makeRoom has to look for it.
 func (s *Store) quickRoom(by *fuse.Cell) *uint64 {
 	kept := by.KeptGrants()
-	if kept == 0 {
-		return by.FirstGrant()
+	if kept < fuse.EarlyGrants {
+		return by.EarlyGrant(kept)
 	}
-	if kept-1<<keptBits < (numLists-1)<<keptBits && kept%entriesPerPage != 0 { // in a page that it has
+	// In a page that it has, and not in its cell: all but the early ones may have been taken back.
+	if kept-1<<keptBits < (numLists-1)<<keptBits && kept%entriesPerPage >= fuse.EarlyGrants {
 		return s.entryAt(kept)
 	}
 	return nil
@@ -135,8 +126,8 @@ func (s *Store) makeRoom(by *fuse.Cell) *uint64 {
 	defer s.owners.mu.Unlock()
 	list, n := split(kept)
 	switch {
-	case n == 0: // all were taken back
-		return by.FirstGrant()
+	case n < fuse.EarlyGrants: // others were taken back
+		return by.EarlyGrant(n)
 	case list >= numLists || n >= maxGrants:
 		return nil
 	case list == 0:

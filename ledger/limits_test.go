@@ -71,7 +71,7 @@ func TestLargeListing(t *testing.T) {
 	}
 }
 
-// TestManyLists: as many requests as there are lists can have several grants each. A list is free
+// TestManyLists: as many requests as there are lists can have more grants than a cell has room for. A list is free
 // again when its request is done, or was forgotten with its ring.
 func TestManyLists(t *testing.T) {
 	l := create(t)
@@ -83,7 +83,7 @@ func TestManyLists(t *testing.T) {
 	get := func(head uint16) bool {
 		c := q.Cell(head)
 		c.Take(&fp.InHeader{Opcode: uint32(fp.OpReaddirplus)}, uint64(head), head, 0)
-		for i := range uint64(2) {
+		for i := range uint64(fuse.EarlyGrants + 1) {
 			n := s.nodes.Intern(c, idOf(1+i), nil, func() *file { return new(file) })
 			if n == nil {
 				return false
@@ -246,7 +246,7 @@ func TestForgedList(t *testing.T) {
 	for _, list := range []uint32{numLists, numLists + 1, 4095, fuse.MaxKeptGrants >> keptBits} {
 		c := q.Cell(1)
 		c.Take(&fp.InHeader{Opcode: uint32(fp.OpReaddirplus)}, 1, 1, 0)
-		for _, n := range []uint32{1, 3, entriesPerPage, maxGrants, 1<<keptBits - 1} {
+		for _, n := range []uint32{fuse.EarlyGrants, 3, entriesPerPage, maxGrants, 1<<keptBits - 1} {
 			c.Keep(list<<keptBits | n)
 			if s.store.Granted(c, fp.RootID, 2) {
 				t.Errorf("grant %d was put in list %d of %d", n, list, numLists)

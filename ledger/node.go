@@ -113,10 +113,10 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 		r.place = 0
 	}
 	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind}
-	store(&r.lookups, lookups)
+	put(&r.lookups, lookups)
 	switch {
 	case by == nil:
-		store(&r.id, id)
+		put(&r.id, id)
 	case storing.Watched():
 		addGrant[storing.Noted](by, entry, grantOf(id, lookups), &r.id, id)
 	default:
@@ -165,7 +165,7 @@ func (s *Store) CountNode(by *fuse.Cell, id, lookups uint64) {
 		store(&r.lookups, lookups)
 	case forgets(by):
 		by.Lowering(id, lookups)
-		store(&r.lookups, lookups)
+		put(&r.lookups, lookups)
 		by.Lowered()
 	default:
 		s.takeBack(by, r, lookups)
@@ -204,7 +204,7 @@ func (s *Store) PlaceNode(id, parent uint64, name fp.Name, handle []byte) {
 			s.ledger.header.unplaced++
 		}
 	}
-	store(&r.place, place)
+	put(&r.place, place)
 	s.names.drop(old)
 }
 
@@ -212,7 +212,7 @@ func (s *Store) PlaceNode(id, parent uint64, name fp.Name, handle []byte) {
 func (s *Store) RemoveNode(id uint64) {
 	slot := uint32(id)
 	r := s.node(slot)
-	store(&r.id, 0)
+	put(&r.id, 0)
 	s.names.drop(nameRef(r.place))
 	s.nodes.unuse(slot)
 }

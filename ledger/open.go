@@ -50,24 +50,31 @@ func (s *Store) AddOpen(by *fuse.Cell, id uint64, node, flags uint32) bool {
 			return false
 		}
 	}
-	h := s.ledger.header
-	if slot >= h.opensEnd {
-		h.opensEnd = slot + 1
+	if h := s.ledger.header; slot >= h.opensEnd || uint32(id>>32) > h.opensGeneration {
+		s.noteEnds(&h.opensEnd, &h.opensGeneration, id)
 	}
-	if g := uint32(id >> 32); g > h.opensGeneration {
-		h.opensGeneration = g
+	if r := s.open(slot); storing.Watched() {
+		addOpen[storing.Noted](by, entry, r, id, node, flags)
+	} else {
+		addOpen[storing.Quiet](by, entry, r, id, node, flags)
 	}
-	switch {
-	case by == nil:
-	case storing.Watched():
-		addOpenGrant[storing.Noted](by, entry, id)
-	default:
-		addOpenGrant[storing.Quiet](by, entry, id)
-	}
-	r := s.open(slot)
-	r.node, r.flags, r.bits = node, flags, 0
-	store(&r.id, id)
 	return true
+}
+
+// addOpen fills the record of an open file. A grant of it was made if there is an open file with this number.
+func addOpen[K storing.Kind](by *fuse.Cell, entry *uint64, r *openRecord, id uint64, node, flags uint32) {
+	if by != nil {
+		grants, _ := by.GrantWords()
+		storing.At[K]()
+		*entry = grantOf(id|grantOpen, 0)
+		storing.At[K]()
+		*grants += 1 << fuse.GrantShift
+	}
+	storing.At[K]()
+	r.node, r.flags, r.bits = node, flags, 0
+	storing.At[K]()
+	r.id = id
+	storing.At[K]()
 }
 
 // needOpen makes sure that there is memory for the open file in a slot.
@@ -93,4 +100,4 @@ func (s *Store) SetOpenBits(id uint64, bits uint32) {
 }
 
 // RemoveOpen records that an open file was closed.
-func (s *Store) RemoveOpen(id uint64) { store(&s.open(uint32(id)).id, 0) }
+func (s *Store) RemoveOpen(id uint64) { put(&s.open(uint32(id)).id, 0) }
