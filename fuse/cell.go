@@ -192,7 +192,7 @@ func (c *Cell) Intend(stamp int64, e Evidence) {
 // evidence is that of another request, and means nothing.
 func (c *Cell) Begin() {
 	if c != nil {
-		c.toPhase(PhaseIntent)
+		c.put(c.state&^0xff | uint64(PhaseIntent))
 	}
 }
 

@@ -159,7 +159,7 @@ func (x *bench) round(l *workload, i int) {
 // BenchmarkRequest is the time of one request from the available ring to the used ring,
 // in batches of 32 and without notifications. Compare with BenchmarkSyscall.
 func BenchmarkRequest(b *testing.B) {
-	for _, l := range workloads() {
+	for _, l := range append(workloads(), moreWorkloads()...) {
 		for _, noted := range []bool{false, true} {
 			name := l.name + "/never"
 			if noted {
