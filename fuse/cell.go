@@ -222,13 +222,13 @@ func (c *Cell) Unchanged() {
 }
 
 // toPhase changes the phase alone.
-func (c *Cell) toPhase(p Phase) { c.set(c.state&^0xff | uint64(p)) }
+func (c *Cell) toPhase(p Phase) { c.put(c.state&^0xff | uint64(p)) }
 
 // SetStep notes that a request has made n of its changes. Intend sets it to 0 again. nil does
 // nothing.
 func (c *Cell) SetStep(n int) {
 	if c != nil {
-		c.set(c.state&(1<<stepShift-1) | uint64(uint32(n))<<stepShift)
+		c.put(c.state&(1<<stepShift-1) | uint64(uint32(n))<<stepShift)
 	}
 }
 
