@@ -59,9 +59,9 @@ type queue struct {
 	rings   *rings // nil is none
 	mount   *Mount
 	fd      int
-	spin    *spinner // nil is none
-	from    int      // the descriptor by which the present request came
-	in, out []byte
+	spin    *spinner        // nil is none
+	from    int             // the descriptor by which the present request came
+	*pair                   // its buffers
 	waiting *sync.WaitGroup // requests that wait and will be answered
 	linger  *atomic.Int32   // those of all queues that wait for other clients
 	more    func()          // starts another queue on fd
@@ -136,8 +136,7 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 		m.host.AddQueues(1)
 		wg.Go(func() {
 			defer m.host.AddQueues(-1)
-			b := m.takePair()
-			q := &queue{mount: m, rings: r, fd: fd, in: b.in, out: b.out, waiting: &waiting, linger: &linger,
+			q := &queue{mount: m, rings: r, fd: fd, pair: m.takePair(), waiting: &waiting, linger: &linger,
 				more: func() { run(fd, spin) }}
 			if spin >= 0 {
 				q.spin = newSpinner(spin, m.spin)
@@ -291,9 +290,8 @@ func (q *queue) wait(p fuse.Pending, out []byte, cell *fuse.Cell) {
 		out = make([]byte, 4096)
 		p.ReplyTo(fuse.Over(out))
 	} else { // the old ones are p's until it is done
-		kept = &pair{q.in, q.out}
-		next := q.mount.takePair()
-		q.in, q.out = next.in, next.out
+		kept = q.pair
+		q.pair = q.mount.takePair()
 	}
 	q.linger.Add(lingers)
 	q.waiting.Add(1)

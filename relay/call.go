@@ -71,6 +71,7 @@ type call struct {
 	interrupts int  // how often INTERRUPT was sent; guarded by link.mu
 
 	parked *parkedCall // nil is not; see park
+	place  parkedCall  // for parked
 	kept   struct {    // memory for park
 		name   []byte
 		pieces fuse.Buffers

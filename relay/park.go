@@ -63,7 +63,8 @@ func (fs *FS) park(r *server.Request, c *call) unix.Errno {
 	fs.mu.Lock()
 	session := fs.session
 	fs.mu.Unlock()
-	c.parked = &parkedCall{fs: fs, node: c.node, file: c.file, session: session}
+	c.place = parkedCall{fs: fs, node: c.node, file: c.file, session: session}
+	c.parked = &c.place
 	c.link = l
 	return r.Park(c)
 }
@@ -88,7 +89,7 @@ func (c *call) Interrupt() { c.link.interrupt(c.header.Unique) }
 
 // Drop implements server.Parked.
 func (c *call) Drop() {
-	p := c.parked
+	p := c.place
 	c.parked = nil
 	if p.file != nil {
 		p.fs.files.Release(p.file)

@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"bytes"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
 
@@ -72,4 +74,44 @@ func TestParkedLetsGo(t *testing.T) {
 		defer m.tree.Unlock()
 		return len(m.current.handles) == 0 && len(m.current.nodes) == 1
 	})
+}
+
+// parked makes one request of a client over and over, with the program's end of the socket in the same process.
+func parkedLoop(t testing.TB, op fp.Opcode) (one func()) {
+	m := newModel(t, 31)
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	g := newGuest(t, m, Options{})
+	e := g.lookup(1, "file")
+	body := fp.Bytes(&fp.GetattrIn{})
+	size := fp.Size[fp.AttrOut]()
+	if op == fp.OpRead {
+		body = fp.Bytes(&fp.ReadIn{Fh: g.open(fp.OpOpen, e.NodeID, 0), Size: 4096})
+		size = 4096
+	}
+	h := fp.InHeader{Len: uint32(inHeaderSize + len(body)), Opcode: uint32(op), Unique: 1 << 40, NodeID: e.NodeID}
+	in, out := fuse.Over(append(bytes.Clone(fp.Bytes(&h)), body...)), fuse.Over(make([]byte, outHeaderSize+size))
+	var msg fuse.Message
+	done := make(chan fuse.Reply, 1)
+	answer := func(r fuse.Reply) { done <- r }
+	return func() {
+		msg.Set(in, out)
+		_, p := g.thread.Handle(&msg)
+		p.Start(answer)
+		if r := <-done; r.Errno != 0 {
+			t.Fatal(r.Errno)
+		}
+		p.Free()
+	}
+}
+
+func BenchmarkParked(b *testing.B) {
+	for _, op := range []fp.Opcode{fp.OpGetattr, fp.OpRead} {
+		b.Run(op.String(), func(b *testing.B) {
+			one := parkedLoop(b, op)
+			b.ReportAllocs()
+			for b.Loop() {
+				one()
+			}
+		})
+	}
 }

@@ -57,12 +57,14 @@ func (f *Finisher) of(s *Server) *thread {
 	return f.thread
 }
 
-// parking is the part of a pending that is parked.
+// parking is the part of a pending that may be parked, or canceled.
 type parking struct {
 	parked Parked // nil is not, or not any more
 
-	mu    sync.Mutex // guards state; Parked.Interrupt is called with it
-	state parkState
+	mu       sync.Mutex // guards the following; Parked.Interrupt is called with it
+	state    parkState
+	over     bool          // canceled
+	canceled chan struct{} // closed then; nil until somebody wants it
 }
 
 type parkState int8
@@ -90,21 +92,38 @@ func (d *pending) startParked() bool {
 		return true
 	}
 	d.parking.state = parkStarted
-	select {
-	case <-d.canceled: // before it was started
+	if d.parking.over { // before it was started
 		d.parking.parked.Interrupt()
-	default:
 	}
 	return true
 }
 
-// interruptParked tells the parked request, if it is under way.
-func (d *pending) interruptParked() {
-	d.parking.mu.Lock()
-	defer d.parking.mu.Unlock()
-	if d.parking.state == parkStarted {
-		d.parking.parked.Interrupt()
+// endWait tells those who wait for the request that it is canceled. It is called once.
+func (d *pending) endWait() {
+	k := &d.parking
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = true
+	if k.canceled != nil {
+		close(k.canceled)
 	}
+	if k.state == parkStarted {
+		k.parked.Interrupt()
+	}
+}
+
+// canceled is a channel that is closed when the request is canceled.
+func (d *pending) canceled() <-chan struct{} {
+	k := &d.parking
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.canceled == nil {
+		k.canceled = make(chan struct{})
+		if k.over {
+			close(k.canceled)
+		}
+	}
+	return k.canceled
 }
 
 func (d *pending) dropParked() {

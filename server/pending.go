@@ -42,9 +42,27 @@ type pending struct {
 	done     func(fuse.Reply)
 	once     sync.Once
 	parking  parking
-	canceled chan struct{}
+	small    small
 	stopped  atomic.Bool // by Stop, not by the client
 	ended    bool        // because of that
+}
+
+// small is room for what most requests have.
+type small struct {
+	args          [8]uint64
+	data, writeTo [1]unix.Iovec
+}
+
+// copyArgs copies what most requests have to a place without an allocation of its own.
+func (d *pending) copyArgs(t *thread) {
+	if len(t.args) <= len(d.small.args)*8 {
+		d.args = unsafe.Slice((*byte)(unsafe.Pointer(&d.small.args)), len(d.small.args)*8)[:len(t.args)]
+	} else {
+		d.args = alignedBytes(len(t.args))
+	}
+	copy(d.args, t.args)
+	d.data = append(d.small.data[:0], t.data...)
+	d.writeTo = append(d.small.writeTo[:0], t.writeTo...)
 }
 
 // Memory of the host that waiting requests keep is counted and limited for each client. A
@@ -84,27 +102,22 @@ func newPending(t *thread, o *op, inGo bool) *pending {
 	if !t.server.waiting.reserve(cost) {
 		return nil
 	}
-	args := alignedBytes(len(t.args))
-	copy(args, t.args)
 	d := &pending{
-		server:   t.server,
-		op:       o,
-		session:  t.session,
-		header:   t.request.Header,
-		cell:     t.request.Cell,
-		past:     t.request.Again,
-		args:     args,
-		data:     slices.Clone(t.data),
-		dataLen:  t.dataLen,
-		writeTo:  slices.Clone(t.writeTo),
-		room:     t.room,
-		groups:   slices.Clone(t.request.Groups),
-		spot:     t.spotOf(o),
-		cost:     cost,
-		inGo:     inGo,
-		parking:  parking{parked: t.request.parked},
-		canceled: make(chan struct{}),
+		server:  t.server,
+		op:      o,
+		session: t.session,
+		header:  t.request.Header,
+		cell:    t.request.Cell,
+		past:    t.request.Again,
+		dataLen: t.dataLen,
+		room:    t.room,
+		groups:  slices.Clone(t.request.Groups),
+		spot:    t.spotOf(o),
+		cost:    cost,
+		inGo:    inGo,
+		parking: parking{parked: t.request.parked},
 	}
+	d.copyArgs(t)
 	d.hang.since = t.server.watch.count.Load()
 	for _, c := range t.request.Security {
 		d.security = append(d.security, SecurityContext{Name: slices.Clone(c.Name), Value: slices.Clone(c.Value)})
@@ -154,19 +167,13 @@ func (d *pending) Start(done func(fuse.Reply)) {
 
 // cancel makes a request that waits for another client end soon with EINTR. It may
 // be called at any time, also after done.
-func (d *pending) cancel() {
-	d.once.Do(func() {
-		close(d.canceled)
-		d.interruptParked()
-	})
-}
+func (d *pending) cancel() { d.once.Do(d.endWait) }
 
 // Stop implements fuse.Pending. The client has not asked for it: a lock ends with ENOLCK.
 func (d *pending) Stop() {
 	d.once.Do(func() {
 		d.stopped.Store(true)
-		close(d.canceled)
-		d.interruptParked()
+		d.endWait()
 	})
 }
 
@@ -253,8 +260,11 @@ func (d *pending) attempt(t *thread, mayWait bool, f func() (uint32, unix.Errno)
 		defer d.thread.Store(nil)
 	}
 	t.request = Request{Header: d.header, Groups: d.groups, Security: d.security,
-		MayWait: mayWait, Canceled: d.canceled, Thread: &t.Thread,
+		MayWait: mayWait, Thread: &t.Thread,
 		Cell: d.cell, Again: d.past, pending: d, parked: d.parking.parked}
+	if mayWait {
+		t.request.Canceled = d.canceled()
+	}
 	t.session, t.tracing = d.session, d.server.tracing()
 	t.args, t.data, t.dataLen = d.args, d.data, d.dataLen
 	t.writeTo, t.room = d.writeTo, d.room

@@ -179,16 +179,16 @@ func ownReason(p *fuseprogram.Program, m *relay.Mounted, err error) error {
 	return err
 }
 
-// mountThreads is how many threads serve a mount on this machine. They only take requests and send them on: with 4, and twice as
-// many of Go's processors, a GETATTR took a quarter more processor time.
-const mountThreads = 2
+// mountThreads is how many threads serve a mount on this machine. They only take requests and send them on: with 2, threads of the relay
+// slept 1.4 times for each GETATTR instead of once.
+const mountThreads = 1
 
-// moreProcessors lets more goroutines run at the same time than there are processors. Threads that read /dev/fuse keep theirs of
-// the runtime's processors for a while when they wait in the kernel, and each request needs two more goroutines: with as
-// many as the machine has they would wait for each other, which cost half of the speed on two processors.
+// moreProcessors lets more goroutines run at the same time than there are processors. Threads that wait in the kernel, for requests and for
+// replies, keep theirs of the runtime's processors for a while; other goroutines would wait for these, which cost half of the speed on two
+// processors.
 func moreProcessors() {
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 2*mountThreads))
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), mountThreads+1+2))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,34 +26,37 @@ import (
 // kinds are the requests that are measured, by the argument of relaywork.
 var kinds = []struct{ name, size string }{{"GETATTR", "0"}, {"READ of 4 KiB", "4096"}, {"READ of 128 KiB", "131072"}}
 
-// speed is how many requests were done in a second, and how much processor time of the client and of all who serve it each took.
+// speed is how many requests were done in a second, how much processor time of the client and of all who serve it each took, and how
+// often one of those who serve it slept.
 type speed struct {
-	rate float64
-	cost time.Duration
+	rate   float64
+	cost   time.Duration
+	sleeps float64
 }
 
 // load has relaywork use a directory, which processes serve whose command lines have one of the words.
 func (b *bench) load(dir, size string, words ...string) speed {
 	b.t.Helper()
-	before := serving(words)
+	before, slept := serving(words)
 	cmd := b.command(relaywork, dir, "load", size)
 	out, err := cmd.Output()
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	used := serving(words) - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	after, sleeps := serving(words)
+	used := after - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	var n int64
 	var s speed
 	if _, err := fmt.Sscan(string(out), &n, &s.rate); err != nil || n == 0 {
 		b.t.Fatalf("%q: %v", out, err)
 	}
-	s.cost = used / time.Duration(n)
+	s.cost, s.sleeps = used/time.Duration(n), float64(sleeps-slept)/float64(n)
 	return s
 }
 
 // serving is the processor time that processes have used whose command lines have one of the words, and this process if
-// there is the word "self".
-func serving(words []string) (sum time.Duration) {
+// there is the word "self", and how often their threads have slept.
+func serving(words []string) (sum time.Duration, sleeps int64) {
 	const tick = time.Second / 100 // USER_HZ
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
@@ -60,6 +64,7 @@ func serving(words []string) (sum time.Duration) {
 		if err != nil || !slices.ContainsFunc(words, func(w string) bool { return bytes.Contains(line, []byte(w)) }) {
 			continue
 		}
+		sleeps += slept(d)
 		b, _ := os.ReadFile(filepath.Join(d, "stat"))
 		_, rest, _ := strings.Cut(string(b), ") ")
 		if f := strings.Fields(rest); len(f) > 12 {
@@ -71,8 +76,23 @@ func serving(words []string) (sum time.Duration) {
 	var own unix.Rusage
 	if slices.Contains(words, "self") && unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
 		sum += time.Duration(own.Utime.Nano() + own.Stime.Nano())
+		sleeps += slept("/proc/self")
 	}
-	return sum
+	return sum, sleeps
+}
+
+// slept is how often the threads of a process have slept.
+func slept(process string) (n int64) {
+	list, _ := filepath.Glob(filepath.Join(process, "task/*/status"))
+	for _, path := range list {
+		b, _ := os.ReadFile(path)
+		_, rest, _ := strings.Cut(string(b), "\nvoluntary_ctxt_switches:")
+		if f := strings.Fields(rest); len(f) > 0 {
+			one, _ := strconv.ParseInt(f[0], 10, 64)
+			n += one
+		}
+	}
+	return n
 }
 
 // measured are the programs that TestMeasureRelay starts, by the names of recipes.
@@ -100,6 +120,8 @@ func TestMeasureRelay(t *testing.T) {
 
 // measureRelay measures one program.
 func measureRelay(t *testing.T, r *recipe) {
+	load, _ := os.ReadFile("/proc/loadavg")
+	t.Logf("%d processors, load %s", runtime.NumCPU(), load)
 	b := newBench(t, users[0])
 	args := r.prepare(b)
 	own := b.mounting(t, args)
@@ -117,6 +139,7 @@ func measureRelay(t *testing.T, r *recipe) {
 		words     []string
 		rate      []float64 // of the program's own mount
 		cost      []float64
+		sleeps    []float64 // for each request
 	}{
 		{name: "own", dir: own, words: []string{own}},
 		{name: "pump", dir: pumped, words: []string{"self", place}},
@@ -132,13 +155,14 @@ func measureRelay(t *testing.T, r *recipe) {
 					base = got
 				}
 				w.rate, w.cost = append(w.rate, got.rate/base.rate), append(w.cost, float64(base.cost)/float64(got.cost))
-				t.Logf("%s, %s: %.0f a second, %v each", k.name, w.name, got.rate, got.cost)
+				w.sleeps = append(w.sleeps, got.sleeps)
+				t.Logf("%s, %s: %.0f a second, %v each, %.2f sleeps", k.name, w.name, got.rate, got.cost, got.sleeps)
 			}
 		}
 		for i := range ways {
 			w := &ways[i]
-			t.Logf("MEDIANS %s, %-5s: rate %s, by processor time %s", k.name, w.name, spread(w.rate), spread(w.cost))
-			w.rate, w.cost = nil, nil
+			t.Logf("MEDIANS %s, %-5s: rate %s, by processor time %s, sleeps %s", k.name, w.name, spread(w.rate), spread(w.cost), spread(w.sleeps))
+			w.rate, w.cost, w.sleeps = nil, nil, nil
 		}
 	}
 }
@@ -204,30 +228,31 @@ func pump(t *testing.T, dir string, args ...string) (stop func(), place string) 
 	if err := unix.SetNonblock(socket, false); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		go func() {
-			b := make([]byte, fusedev.BufferSize)
-			for {
-				n, err := mount.Read(b)
-				if err != nil {
-					return
-				}
-				_, _ = unix.Write(socket, b[:n])
+	// One thread each way: with two, twice as many sleep.
+	go func() {
+		runtime.LockOSThread()
+		b := make([]byte, fusedev.BufferSize)
+		for {
+			n, err := mount.Read(b)
+			if err != nil {
+				return
 			}
-		}()
-		go func() {
-			b := make([]byte, fusedev.BufferSize)
-			for {
-				n, err := unix.Read(socket, b)
-				if err == unix.EINTR {
-					continue
-				}
-				if err != nil || n <= 0 || mount.Answer(b[:n]) != nil {
-					return
-				}
+			_, _ = unix.Write(socket, b[:n])
+		}
+	}()
+	go func() {
+		runtime.LockOSThread()
+		b := make([]byte, fusedev.BufferSize)
+		for {
+			n, err := unix.Read(socket, b)
+			if err == unix.EINTR {
+				continue
 			}
-		}()
-	}
+			if err != nil || n <= 0 || mount.Answer(b[:n]) != nil {
+				return
+			}
+		}
+	}()
 	return func() {
 		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%s\n", out)
