@@ -65,28 +65,48 @@ func (c *cells) note(ring *ledger.Queue, by *clock) {
 // the available ring behind it. If the driver already has a request under way with this head, the
 // second one gets no cell: only the thread that serves a request may write its cell. ring is not nil.
 func (c *cells) take(m *fuse.Message, head, next uint16) *fuse.Cell {
-	c.reached(faultPopped)
+	if c.interrupt != nil {
+		return c.takeAtPoints(m, head, next)
+	}
 	cell := c.ring.Cell(head)
 	if cell.Phase() == fuse.PhaseFree {
 		cell.Taken(cell.Prepare(&m.Header, c.ring.Order(), next-1, c.began+int64(c.clock.now)))
 	} else {
 		cell = nil
 	}
-	c.reached(faultTaken)
 	c.ring.SetNext(next)
-	c.reached(faultNoted)
+	return cell
+}
+
+// takeAtPoints is take with the fault points of tests, which would cost each request something. It does the same, see
+// TestNotedAtPoints.
+func (c *cells) takeAtPoints(m *fuse.Message, head, next uint16) *fuse.Cell {
+	c.interrupt(c.index, faultPopped)
+	cell := c.ring.Cell(head)
+	if cell.Phase() == fuse.PhaseFree {
+		cell.Take(&m.Header, c.ring.Order(), next-1, c.began+int64(c.clock.now))
+	} else {
+		cell = nil
+	}
+	c.interrupt(c.index, faultTaken)
+	c.ring.SetNext(next)
+	c.interrupt(c.index, faultNoted)
 	return cell
 }
 
 // done notes that the reply of a request is in the guest's memory, and that the next Push, which gets
 // the index used, is that of its chain. cell is not nil.
 func (c *cells) done(cell *fuse.Cell, written uint32, used uint16) {
-	c.reached(faultHandled)
-	cell.Finish(written, used)
-	cell.Finished()
 	c.pushed[c.unfreed%pushedMost] = cell
 	c.unfreed++
-	c.reached(faultDone)
+	if c.interrupt != nil {
+		c.interrupt(c.index, faultHandled)
+		cell.Done(written, used)
+		c.interrupt(c.index, faultDone)
+		return
+	}
+	cell.Finish(written, used)
+	cell.Finished()
 }
 
 // published frees the cells of all chains that were pushed: the driver can see them. ring is not nil.
