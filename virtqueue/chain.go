@@ -182,18 +182,16 @@ func (q *Queue) add(c *Chain, d *desc) error {
 		if r == nil {
 			return badChain("a buffer of %d bytes at guest address %#x, outside memory", d.len, d.addr)
 		}
-		part := r.Host[addr-r.GuestAddr:]
-		if uint64(len(part)) > left {
-			part = part[:left]
-		}
-		iov := unix.Iovec{Base: unsafe.SliceData(part)}
-		iov.SetLen(len(part))
+		at := addr - r.GuestAddr
+		n := min(left, uint64(len(r.Host))-at) // above 0: the address is in the region
+		iov := unix.Iovec{Base: &r.Host[at]}
+		iov.SetLen(int(n))
 		c.iov = append(c.iov, iov)
 		if d.flags&descWrite == 0 {
 			c.readable++
 		}
-		left -= uint64(len(part))
-		addr += uint64(len(part)) // can't wrap: regions don't
+		left -= n
+		addr += n // can't wrap: regions don't
 	}
 	return nil
 }
