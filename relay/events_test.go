@@ -3,6 +3,9 @@ package relay
 import (
 	"bytes"
 	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -427,4 +430,39 @@ func TestEventsReadOnly(t *testing.T) {
 	m.tree.Unlock()
 	m.notifyName(m.idOf(sub), "file")
 	h.expect(text(wire.Check, "sub/file"), text(wire.Refresh, "sub"))
+}
+
+// TestEventsForged: a guest whose helper's thread sends what it likes, and a program that notifies at random, end nothing, and
+// the program gets nothing that a kernel would not have sent.
+func TestEventsForged(t *testing.T) {
+	n := 5000
+	if os.Getenv("GOVIRTIOFS_LONG") == "1" {
+		n = 300_000
+	}
+	m := newModel(t, 31)
+	sub := m.add(m.root, "sub", unix.S_IFDIR|0o755, "")
+	file := m.add(sub, "file", unix.S_IFREG|0o644, "text")
+	h := newHelped(t, m, Options{}, events.Options{})
+	f := &forger{g: h.guest, r: rand.New(rand.NewPCG(1, 2)), numbers: []uint64{0, 1, 2, math.MaxUint64, math.MaxInt64, h.control, h.control - 1, h.control + 20}}
+	f.forge(m, sub, n, func(i int) {
+		if h.pid = 4242; f.r.IntN(2) == 0 {
+			h.pid = helperPID
+		}
+		switch f.r.IntN(40) {
+		case 0:
+			m.notify(fp.NotifyInvalInode, fp.Bytes(&fp.NotifyInvalInodeOut{Ino: m.idOf(file), Off: int64(f.r.IntN(3)) - 1}))
+		case 1:
+			m.notify(fp.NotifyInvalEntry, fp.Bytes(&fp.NotifyInvalEntryOut{Parent: m.idOf(sub), NameLen: uint32(f.r.IntN(5))}), f.name())
+		case 2:
+			m.notifyName(m.idOf(sub), "file")
+		case 3:
+			m.notifyName(1, "sub")
+		}
+		if i%500 == 499 { // the helper takes what there is, and does nothing of it
+			m.notifyName(1, fmt.Sprint("name", i))
+			h.records()
+		}
+	})
+	h.pid = 4242
+	h.lookup(1, "sub")
 }

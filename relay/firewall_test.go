@@ -91,6 +91,40 @@ func (f *forger) learn(b []byte) {
 	}
 }
 
+// forge sends n requests. each is called before one.
+func (f *forger) forge(m *model, sub *mfile, n int, each func(i int)) {
+	g := f.g
+	for i := range n {
+		each(i)
+		op := fp.Opcode(f.r.IntN(fp.NumOpcodes))
+		switch op {
+		case fp.OpInit, fp.OpDestroy, fp.OpInterrupt:
+			continue
+		case fp.OpForget, fp.OpBatchForget:
+			if f.r.IntN(4) != 0 { // else nothing stays
+				continue
+			}
+		}
+		if i%7 == 0 { // something to work on
+			dirLink(m, sub)
+			pid := g.pid
+			g.pid = 4242 // names can be told of to the helper that are not there for it yet
+			dir := g.lookup(1, "sub")
+			e := as[fp.EntryOut](first(g.do(fp.OpLookup, dir.NodeID, 128, name("file"))))
+			g.pid = pid
+			f.numbers[f.r.IntN(len(f.numbers))] = dir.NodeID
+			if e.NodeID != 0 {
+				f.numbers[f.r.IntN(len(f.numbers))] = e.NodeID
+				f.numbers[f.r.IntN(len(f.numbers))] = as[fp.OpenOut](first(g.do(fp.OpOpen, e.NodeID, 16, fp.Bytes(&fp.OpenIn{})))).Fh
+			}
+			f.numbers[f.r.IntN(len(f.numbers))] = as[fp.OpenOut](first(g.do(fp.OpOpendir, dir.NodeID, 16, fp.Bytes(&fp.OpenIn{})))).Fh
+			dirLink(m, sub)
+		}
+		b, _ := g.do(op, f.number(), []int{0, 8, 200, 9000}[f.r.IntN(4)], f.body(op))
+		f.learn(b)
+	}
+}
+
 // TestForged: whatever a guest sends, the program gets nothing that a kernel would not have sent, and none of the
 // program's numbers gets to the guest. The model fails the test otherwise.
 func TestForged(t *testing.T) {
@@ -107,30 +141,7 @@ func TestForged(t *testing.T) {
 		g := newGuest(t, m, Options{})
 		f := &forger{g: g, r: rand.New(rand.NewPCG(1, uint64(minor))),
 			numbers: []uint64{0, 1, 2, math.MaxUint64, math.MaxInt64, positionOf(1), positionOf(2), m.process().base + 64, m.process().base + 128}}
-		for i := range n / 3 {
-			op := fp.Opcode(f.r.IntN(fp.NumOpcodes))
-			switch op {
-			case fp.OpInit, fp.OpDestroy, fp.OpInterrupt:
-				continue
-			case fp.OpForget, fp.OpBatchForget:
-				if f.r.IntN(4) != 0 { // else nothing stays
-					continue
-				}
-			}
-			if i%7 == 0 { // something to work on
-				dir := g.lookup(1, "sub")
-				e := as[fp.EntryOut](first(g.do(fp.OpLookup, dir.NodeID, 128, name("file"))))
-				f.numbers[f.r.IntN(len(f.numbers))] = dir.NodeID
-				if e.NodeID != 0 {
-					f.numbers[f.r.IntN(len(f.numbers))] = e.NodeID
-					f.numbers[f.r.IntN(len(f.numbers))] = as[fp.OpenOut](first(g.do(fp.OpOpen, e.NodeID, 16, fp.Bytes(&fp.OpenIn{})))).Fh
-				}
-				f.numbers[f.r.IntN(len(f.numbers))] = as[fp.OpenOut](first(g.do(fp.OpOpendir, dir.NodeID, 16, fp.Bytes(&fp.OpenIn{})))).Fh
-				dirLink(m, sub)
-			}
-			b, _ := g.do(op, f.number(), []int{0, 8, 200, 9000}[f.r.IntN(4)], f.body(op))
-			f.learn(b)
-		}
+		f.forge(m, sub, n/3, func(int) {})
 		if misbehaved := g.fs.link.Load().misbehaved.Load(); misbehaved != 0 {
 			t.Errorf("7.%d: %d replies of the model were refused", minor, misbehaved)
 		}

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -151,6 +152,9 @@ func inGuest(t *testing.T, u user) {
 			}
 			if left, _ := filepath.Glob(s.bench.path("sock*")); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
+			}
+			if path, err := exec.LookPath(s.args[0]); err != nil || len(s.programs(path)) > 0 {
+				t.Errorf("processes of %s are left behind: %v, %v", path, s.programs(path), err)
 			}
 			if !s.readOnly && s.recipe.name != restarted.name && (s.recipe.own == nil || s.host != nil) {
 				s.checkHost(s.bench, s.args, s.suffix())
