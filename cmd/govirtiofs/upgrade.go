@@ -38,6 +38,9 @@ SOCKET.pid has the process id. It needs --recovery=auto, which is its default.`,
 			if err := checkKeeper(args[0], pid); err != nil {
 				return err
 			}
+			if err := checkNamed(args[0], pid); err != nil {
+				return err
+			}
 			return upgradeDaemon(cmd, pid, timeout)
 		},
 	}
@@ -97,11 +100,11 @@ func nextProgram(pid int) (string, upgrade.Versions, error) {
 		return "", none, err
 	}
 	path = strings.TrimSuffix(path, " (deleted)")
-	old, err := upgrade.Ask(link)
+	old, err := ask(link)
 	if err != nil {
 		return "", none, fmt.Errorf("the program that runs: %w", err)
 	}
-	now, err := upgrade.Ask(path)
+	now, err := ask(path)
 	if err == nil {
 		err = now.Fits(old)
 	}
@@ -109,6 +112,42 @@ func nextProgram(pid int) (string, upgrade.Versions, error) {
 		return "", none, fmt.Errorf("%s: %w", path, err)
 	}
 	return path, now, nil
+}
+
+// ask runs a program with the option that prints its versions, if nobody but root and the caller can have written it: the process
+// may be another user's, who then would have this user, perhaps root, run what he likes.
+func ask(path string) (upgrade.Versions, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return upgrade.Versions{}, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return upgrade.Versions{}, err
+	}
+	if st.Uid != 0 && st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 {
+		return upgrade.Versions{}, fmt.Errorf("user %d, or others, may write this program, so it is not run: run this command as the daemon's user", st.Uid)
+	}
+	return upgrade.Ask(fmt.Sprintf("/proc/self/fd/%d", fd)) // the very file, whatever is at the path now
+}
+
+// checkNamed reports an error if arg is a socket whose pid file is not the process's own: others may write its directory.
+func checkNamed(arg string, pid int) error {
+	if _, err := strconv.Atoi(arg); err == nil {
+		return nil
+	}
+	named, err := os.Lstat(arg + ".pid")
+	if err != nil {
+		return err
+	}
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		if open, err := os.Stat(link); err == nil && os.SameFile(open, named) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s.pid is not of process %d, which it names: no upgrade, nothing has changed; give the process id of the daemon", arg, pid)
 }
 
 // checkKeeper reports an error if a process, which arg has named, is no keeper of a govirtiofsd: one that has a

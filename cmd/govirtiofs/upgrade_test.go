@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -237,5 +238,42 @@ func TestUpgradeOthers(t *testing.T) {
 	}
 	if err := sleep.Process.Signal(unix.Signal(0)); err != nil || zombie(sleep.Process.Pid) {
 		t.Error("the other process has ended", err)
+	}
+}
+
+// TestUpgradeTrust: whoever may write beside the socket can't name another daemon, and root runs no program that others may write.
+func TestUpgradeTrust(t *testing.T) {
+	guest.NeedRoot(t)
+	dir := guest.TempDir(t)
+	path := filepath.Join(dir, "govirtiofsd")
+	b, err := os.ReadFile(program(t, "govirtiofsd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	place(t, path, b)
+	socket, daemon := backend(t, path, t.TempDir())
+	forged := filepath.Join(dir, "forged")
+	for _, name := range []string{forged, forged + ".pid"} {
+		if err := os.WriteFile(name, fmt.Append(nil, daemon.Process.Pid), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if said := upgradeTool(t, 1, forged); !strings.Contains(said, "forged.pid is not of process") {
+		t.Error(said)
+	}
+	for _, change := range []func() error{
+		func() error { return os.Chmod(path, 0o775) },
+		func() error { return errors.Join(os.Chmod(path, 0o755), os.Chown(path, 1000, 0)) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if said := upgradeTool(t, 1, socket); !strings.Contains(said, "so it is not run") {
+			t.Error(said)
+		}
+	}
+	_ = daemon.Process.Signal(unix.SIGTERM)
+	if err := daemon.Wait(); err != nil {
+		t.Error(err)
 	}
 }
