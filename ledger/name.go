@@ -136,7 +136,13 @@ func (n *names) record(r nameRef) []byte {
 // valid reports whether a reference is to a record that has memory.
 func (n *names) valid(r nameRef) bool {
 	c := r.class()
-	return r != 0 && c >= 0 && c < numNameClasses && n.classes[c].has(r.index())
+	if r == 0 || c < 0 || c >= numNameClasses {
+		return false
+	}
+	s := &n.classes[c]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.has(r.index())
 }
 
 // claim marks a record that a node of another process refers to; false if the reference makes no

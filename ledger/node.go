@@ -60,6 +60,10 @@ type Node struct {
 	Identity
 }
 
+func (r *identityRecord) identity() Identity {
+	return Identity{Mount: r.mount, Dev: r.dev, Ino: r.ino, BirthSec: r.birthSec, BirthNsec: r.birthNsec, Kind: r.kind}
+}
+
 // maxLookups bounds counts, so that they can be added to.
 const maxLookups = math.MaxUint64 / 2
 

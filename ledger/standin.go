@@ -47,9 +47,20 @@ func (s *Store) hasStandIn(id, by uint64) bool {
 	return r != nil && r.standIn == standsFor && r.ino == by
 }
 
+// StandIns yields the slots of nodes that others stand in for, with the ids of those.
+func (s *Store) StandIns(yield func(slot uint32, by uint64) bool) {
+	if !s.replaced {
+		return
+	}
+	s.nodes.records(func(slot uint32) bool {
+		r := s.nodeAt(slot)
+		return r == nil || r.standIn != standsFor || yield(slot, r.ino)
+	})
+}
+
 // settleStandIns ends what the predecessor has begun to end, exactly once.
 func (s *Store) settleStandIns() {
-	if !s.standIns {
+	if !s.replaced {
 		return
 	}
 	s.nodes.records(func(slot uint32) bool {

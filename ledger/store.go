@@ -27,7 +27,7 @@ type Store struct {
 	found    int    // nodes
 	mount    uint64 // of the first of them
 	mixed    bool   // not all are on that mount
-	standIns bool   // there may be nodes that others stand in for
+	replaced bool   // there may be nodes that others stand in for
 }
 
 // Store returns the nodes and open files, all of which it looks at: what makes no sense, because a
@@ -107,7 +107,7 @@ func (s *Store) loadNode(slot uint32, r *nodeRecord) {
 		s.mount = r.mount
 	}
 	s.mixed = s.mixed || r.mount != s.mount
-	s.standIns = s.standIns || r.standIn != 0
+	s.replaced = s.replaced || r.standIn != 0
 	s.noteEnds(&s.ledger.header.nodesEnd, &s.ledger.header.nodesGeneration, r.id)
 	if ref := nameRef(r.place); r.id == fp.RootID || ref != nameInside && !s.names.claim(ref) {
 		store(&r.place, 0)
@@ -148,61 +148,106 @@ func (s *Store) nodeAt(slot uint32) *nodeRecord {
 // too, is valid until yield returns. A node may come before its parent, and places may go round
 // in a circle.
 func (s *Store) Nodes(yield func(n *Node) bool) {
-	s.nodes.records(s.nodeTo(yield))
-}
-
-// NodesAt is Nodes for these slots only.
-func (s *Store) NodesAt(slots []uint32, yield func(n *Node) bool) {
-	f := s.nodeTo(yield)
-	for _, slot := range slots {
-		if !f(slot) {
-			return
+	var b [maxNameRecord]byte
+	var n Node
+	s.nodes.records(func(slot uint32) bool {
+		r := s.nodeAt(slot)
+		if r == nil {
+			return true
 		}
-	}
+		s.read(&n, r, &b)
+		if s.nodeAt(n.Parent) == nil {
+			n.Parent, n.Name = 0, nil
+		}
+		return yield(&n)
+	})
 }
 
 // Names are the names on the way from the root to the node in a slot. It returns false if the node has no place, or if
 // there are more names than most: places may go round in a circle.
 func (s *Store) Names(slot uint32, most int) (names []fp.Name, ok bool) {
-	var parent uint32
-	look := s.nodeTo(func(n *Node) bool {
-		if parent = n.Parent; parent != 0 {
-			names = append(names, slices.Clone(n.Name))
-		}
-		return true
-	})
+	var b [maxNameRecord]byte
+	var n Node
 	for slot != fp.RootID {
-		parent = 0
-		if look(slot); parent == 0 || len(names) > most {
+		r := s.nodeAt(slot)
+		if r == nil {
 			return nil, false
 		}
-		slot = parent
+		s.read(&n, r, &b)
+		if n.Parent == 0 || s.nodeAt(n.Parent) == nil || len(names) == most+1 {
+			return nil, false
+		}
+		names = append(names, slices.Clone(n.Name))
+		slot = n.Parent
+	}
+	if len(names) > most {
+		return nil, false
 	}
 	slices.Reverse(names)
 	return names, true
 }
 
-// nodeTo yields the node in a slot, if there is one.
-func (s *Store) nodeTo(yield func(n *Node) bool) func(slot uint32) bool {
-	var b [maxNameRecord]byte
-	var n Node
-	return func(slot uint32) bool {
+// NodeKey is how a node is found.
+type NodeKey struct {
+	ID       uint64
+	Identity Identity
+	Found    bool   // by its identity: it has lookups, and no other node has its key
+	Parent   uint64 // id; 0 is none
+	Name     []byte // without its NUL
+}
+
+// Keys yields all nodes. What is yielded is valid until yield returns. Less is looked at than for Nodes: a name may be none.
+func (s *Store) Keys(yield func(k *NodeKey)) {
+	var k NodeKey
+	s.nodes.records(func(slot uint32) bool {
 		r := s.nodeAt(slot)
 		if r == nil {
 			return true
 		}
-		n = Node{ID: r.id, Lookups: r.lookups, Unkeyed: r.unkeyed != 0, Identity: Identity{Mount: r.mount, Dev: r.dev, Ino: r.ino,
-			BirthSec: r.birthSec, BirthNsec: r.birthNsec, Kind: r.kind}}
-		if r.standIn == standsFor {
-			n.StandIn, n.Unkeyed = r.ino, true
+		k = NodeKey{ID: r.id, Identity: r.identity(), Found: r.lookups != 0 && r.unkeyed == 0 && r.standIn != standsFor}
+		var record []byte
+		switch ref := nameRef(r.place); {
+		case ref == nameInside:
+			record = r.name[:]
+		case s.names.valid(ref):
+			record = s.names.record(ref)
 		}
-		s.placeOf(&n, r, &b)
-		return yield(&n)
+		if r.standIn == standsFor {
+			record = nil // another file has the name
+		}
+		if parent := s.nodeAt(uint32(r.place >> 32)); len(record) > 0 && record[0] > 0 && parent != nil {
+			k.Parent, k.Name = parent.id, record[nameHeader:min(nameHeader+int(record[0]), len(record))]
+		}
+		yield(&k)
+		return true
+	})
+}
+
+// Key is the identity of a node that Keys has yielded and that was not removed since.
+func (s *Store) Key(slot uint32) Identity { return s.node(slot).identity() }
+
+// Reader returns a function that reads a node which Keys has yielded and which was not removed since. Unlike Nodes it
+// does not look whether the ledger has the parent. What it returns is valid until its next call; nil is a node that makes no
+// sense. Other threads may use the Store meanwhile.
+func (s *Store) Reader() func(slot uint32) *Node {
+	var b [maxNameRecord]byte
+	var n Node
+	return func(slot uint32) *Node {
+		r := *s.node(slot) // once: a process that was taken over may be writing
+		if !goodNode(slot, &r) {
+			return nil
+		}
+		s.read(&n, &r, &b)
+		return &n
 	}
 }
 
-// placeOf fills in where a node is. A name that can't be one is left out, with the parent.
-func (s *Store) placeOf(n *Node, r *nodeRecord, b *[maxNameRecord]byte) {
+// read reads a node. A name that can't be one is left out, with the parent.
+func (s *Store) read(n *Node, r *nodeRecord, b *[maxNameRecord]byte) {
+	*n = Node{ID: r.id, Lookups: r.lookups, Unkeyed: r.unkeyed != 0, Identity: r.identity()}
+	if r.standIn == standsFor {
+		n.StandIn, n.Unkeyed = r.ino, true
+	}
 	place := r.place
 	var name fp.Name
 	switch ref := nameRef(place); {
@@ -210,15 +255,12 @@ func (s *Store) placeOf(n *Node, r *nodeRecord, b *[maxNameRecord]byte) {
 		name, n.FileHandle = readName(r.name[:], b[:])
 	case s.names.valid(ref):
 		name, n.FileHandle = readName(s.names.record(ref), b[:])
-	default:
-		return
 	}
-	parent := uint32(place >> 32)
-	if name == nil || s.nodeAt(parent) == nil {
+	if name == nil {
 		return
 	}
 	if parsed, rest, errno := fp.ParseName(name); errno == 0 && len(rest) == 0 {
-		n.Parent, n.Name = parent, parsed
+		n.Parent, n.Name = uint32(place>>32), parsed
 	}
 }
 

@@ -59,16 +59,30 @@ func begin(t testing.TB, l *Ledger) *share {
 	return s
 }
 
+// left implements nodes.Left.
+type left struct {
+	*Store
+	read func(slot uint32) *Node
+}
+
+func (l left) Keys(yield func(*nodes.LeftKey[Identity])) {
+	l.Store.Keys(func(k *NodeKey) {
+		yield(&nodes.LeftKey[Identity]{ID: k.ID, Key: k.Identity, Found: k.Found, Parent: k.Parent, Name: k.Name})
+	})
+}
+
+func (l left) IsDir(*file) bool { return true }
+
+func (l left) Make(slot uint32) (*file, nodes.LeftNode) {
+	n := l.read(slot)
+	if n == nil {
+		return nil, nodes.LeftNode{}
+	}
+	return new(file), nodes.LeftNode{ID: n.ID, Lookups: n.Lookups, Unkeyed: n.Unkeyed, Parent: n.Parent, Name: n.Name, FileHandle: n.FileHandle}
+}
+
 func (s *share) restore(t testing.TB) {
-	s.nodes.BeginRestore(s.store.NumNodes())
-	for n := range s.store.Nodes {
-		if n.ID != fp.RootID && !s.nodes.Restore(new(file), n.Identity, n.ID, n.Lookups, n.Unkeyed) {
-			t.Fatalf("node %#x is not restored", n.ID)
-		}
-	}
-	for n := range s.store.Nodes {
-		s.nodes.RestorePlace(s.nodes.Restored(uint32(n.ID)), s.nodes.Restored(n.Parent), n.Name, n.FileHandle)
-	}
+	s.nodes.Restore(left{s.store, s.store.Reader()}, s.store.NumNodes(), s.store.NodeEnd(), s.store.NodeGenerations())
 	for o := range s.store.Opens {
 		f := &opened{node: s.nodes.Restored(o.Node), flags: o.Flags}
 		f.node.Hold()
@@ -76,7 +90,7 @@ func (s *share) restore(t testing.TB) {
 			t.Fatalf("open file %#x is not restored", o.ID)
 		}
 	}
-	s.nodes.EndRestore(s.store.NodeEnd(), s.store.NodeGenerations())
+	s.nodes.RestoreAll()
 	s.opens.EndRestore(s.store.OpenEnd(), s.store.OpenGenerations())
 }
 

@@ -29,6 +29,7 @@ func (t *Table[K, N]) Adopt(n *N, limit uint32, lookups uint64) Adopted {
 	if b.id == fp.RootID || lookups == 0 {
 		return AdoptedNot
 	}
+	t.RestoreAll() // slots whose nodes are not made look free
 	hash := t.hash(b.key)
 	s := t.shardOf(hash)
 	s.mu.Lock()

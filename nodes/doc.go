@@ -38,9 +38,11 @@
 //
 // From the outside in:
 //
-//	shard of the key table   lookup counts, and which node a key stands for
-//	  node                   its place and file handle; the file system's own part, if it likes
-//	    table of numbers     a leaf but for the recorder, which is called with these held
+//	nodes to be made         only until those of another process are made, see Table.Restore
+//	  shard of the key table lookup counts, and which node a key stands for
+//	    node                 its place and file handle; the file system's own part, if it likes
+//	      table of numbers   a leaf but for the recorder, which is called with these held
 //
-// Finding a node or an open file by its number takes no lock, and no memory.
+// Finding a node or an open file by its number takes no lock, and no memory. Making a node takes the first of the
+// locks, and may be done with that of another node held: nobody waits for a node with a shard locked.
 package nodes

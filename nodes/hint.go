@@ -23,12 +23,18 @@ const noNode = 1 << 31
 
 // hashName is a hash of a name in a directory.
 func (t *Table[K, N]) hashName(parent *N, name fp.Name) uint64 {
+	h := hashBytes(base[K](parent).id^hashBegin, name)
+	return h ^ h>>32
+}
+
+const hashBegin = 0xcbf29ce484222325
+
+func hashBytes(h uint64, b []byte) uint64 {
 	const prime = 0x100000001b3
-	h := base[K](parent).id ^ 0xcbf29ce484222325
-	for _, c := range name {
+	for _, c := range b {
 		h = (h ^ uint64(c)) * prime
 	}
-	return h ^ h>>32
+	return h
 }
 
 // hint is the place for a name with this hash. It says which node the name was last seen to be. It

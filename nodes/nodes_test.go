@@ -253,18 +253,13 @@ func TestUnplaced(t *testing.T) {
 func TestHintsRestored(t *testing.T) {
 	const count = 3000
 	table, root := newTable(t)
-	table.BeginRestore(count)
+	l := newLedger()
+	for i := range uint64(count) {
+		l.nodes[uint32(i+2)] = &entry{id: i + 2, key: i + 10, lookups: 1, parent: uint32(root.ID()), name: fmt.Sprintf("name%d", i)}
+	}
+	l.nodes[uint32(root.ID())] = &entry{id: root.ID()}
+	table.Restore(&testLeft{ledger: l}, count, count+2, 0)
 	lost := 0
-	for i := range uint64(count) {
-		n := new(file)
-		if !table.Restore(n, i+10, i+2, 1, false) {
-			t.Fatal("not restored")
-		}
-	}
-	for i := range uint64(count) {
-		table.RestorePlace(table.Restored(uint32(i+2)), root, fp.Name(fmt.Sprintf("name%d\x00", i)), nil)
-	}
-	table.EndRestore(count+2, 0)
 	for i := range uint64(count) {
 		name := fp.Name(fmt.Sprintf("name%d\x00", i))
 		if n := table.Placed(root, name); n == nil {

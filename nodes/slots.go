@@ -28,6 +28,7 @@ type slots[T any] struct {
 	// generation fresh or a later one.
 	swept, settled uint32
 	fresh          uint32
+	left           bitmap // those among them whose values are not made yet, see Table.Restore
 
 	first uint32 // generation of slots that were never used
 }
@@ -204,6 +205,9 @@ func (s *slots[T]) sweep() {
 	for len(s.free) == 0 && s.swept < s.settled && s.fresh != 0 {
 		end := min(s.swept|(paged.PageSize-1)+1, s.settled)
 		for ; s.swept < end; s.swept++ {
+			if s.left.has(s.swept) {
+				continue
+			}
 			e := s.slots.Make(s.swept)
 			if e.value.Load() == nil {
 				e.generation.Store(s.fresh)

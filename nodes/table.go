@@ -13,10 +13,13 @@ import (
 // Table is the nodes of one file system, by id and by key. Its methods may be called from
 // all threads. An idle table takes some 16 KiB.
 type Table[K comparable, N any] struct {
-	slots    slots[N]
-	hash     func(K) uint64
-	shards   [shardCount]shard
-	hints    atomic.Pointer[hintTable]
+	slots  slots[N]
+	hash   func(K) uint64
+	shards [shardCount]shard
+	hints  atomic.Pointer[hintTable]
+
+	restoring atomic.Pointer[restoring[K, N]] // nil if all nodes are made
+
 	recorder Recorder[N]
 	gone     func(*N)
 }
@@ -66,7 +69,7 @@ func (t *Table[K, N]) Get(id uint64) *N {
 	if n := t.slots.get(id); n != nil && base[K](n).id == id {
 		return n
 	}
-	return nil
+	return t.restoreID(id)
 }
 
 // Acquire is Get that takes a reference for a request, which Release drops; nil when the
@@ -74,7 +77,9 @@ func (t *Table[K, N]) Get(id uint64) *N {
 func (t *Table[K, N]) Acquire(id uint64) *N {
 	n := t.slots.get(id)
 	if n == nil {
-		return nil
+		if n = t.restoreID(id); n == nil {
+			return nil
+		}
 	}
 	if b := base[K](n); b.id != id || !b.Acquire() {
 		return nil
@@ -137,6 +142,9 @@ func (t *Table[K, N]) lost(n *N) {
 // then.
 func (t *Table[K, N]) Find(by *fuse.Cell, key K, lookups uint64, same func(*N) bool) *N {
 	hash := t.hash(key)
+	if t.restoring.Load() != nil {
+		t.restoreKey(hash, key)
+	}
 	s := t.shardOf(hash)
 	s.mu.Lock()
 	n := t.find(s, hash, key)
@@ -171,6 +179,9 @@ func (t *Table[K, N]) count(by *fuse.Cell, n *N, lookups uint64) *N {
 // told of the node, or nil.
 func (t *Table[K, N]) Intern(by *fuse.Cell, key K, same func(*N) bool, create func() *N) *N {
 	hash := t.hash(key)
+	if t.restoring.Load() != nil {
+		t.restoreKey(hash, key)
+	}
 	s := t.shardOf(hash)
 	s.mu.Lock()
 	old := t.find(s, hash, key)
@@ -283,6 +294,7 @@ func (t *Table[K, N]) Lookups(n *N) uint64 {
 // All yields the nodes that the client has, each with a reference that ends after yield.
 // Nodes may come and go meanwhile.
 func (t *Table[K, N]) All(yield func(*N) bool) {
+	t.RestoreAll()
 	for id := range t.slots.all {
 		n := t.Acquire(id)
 		if n == nil {

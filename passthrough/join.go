@@ -39,7 +39,7 @@ func (fs *FS) joinFiles() {
 	l.pins, l.recovery = &fs.pins, &fs.recovery
 
 	fs.sweeper.after = afterFunc
-	fs.sweeper.rounds = []func() bool{s.sweep, fs.fds.sweep, fs.mounts.sweep}
+	fs.sweeper.rounds = []func() bool{fs.nodes.restoreAll, s.sweep, fs.fds.sweep, fs.mounts.sweep}
 }
 
 // joinView joins what knows how files look for the guest.

@@ -120,6 +120,12 @@ func (t *nodeTable) renamed(n, parent *inode, name fp.Name) {
 	t.SetHint(parent, name, n)
 }
 
+// restoreAll makes the nodes of a predecessor that were not used yet. It is a round of the sweeper.
+func (t *nodeTable) restoreAll() (more bool) {
+	t.RestoreAll()
+	return false
+}
+
 // isForgotten reports whether the client has no number for the node any more.
 func (t *nodeTable) isForgotten(n *inode) bool { return t.Lookups(n) == 0 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
-// A process that takes over from one that has died makes nodes and open files from the ledger,
-// without a system call for each. It finds their files when they are used: nodes as always, see
+// A process that takes over from one that has died makes open files from the ledger, without a system call for each, and
+// nodes when they are used, see resumenodes.go. It finds their files when they are used: nodes as always, see
 // descriptor.go, open files in reopen.go. What could not be found again the keeper has kept (pin.go).
 //
 // The ledger may be forged, by a client that had taken over the process which wrote it. Files are
@@ -44,6 +44,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 	r.mappings()
 	r.pins()
 	r.locks()
+	fs.sweeper.arm() // the nodes that are not used till then are made
 	return r.warning(), nil
 }
 
@@ -74,11 +75,6 @@ type resumer struct {
 	mounts map[uint64]uint64         // ids here of mounts by their numbers in the ledger
 	owners map[keeper.Key]*leftOwner // of fcntl locks
 	lost   missing
-
-	root  mountKey
-	local bool            // the root is on a local file system
-	open  map[uint32]bool // slots of nodes that are open
-	made  []inode         // to be used
 }
 
 func (r *resumer) warning() string {
@@ -170,108 +166,27 @@ func birthIn(n *ledger.Node) birth {
 	return birth{sec: n.BirthSec, nsec: n.BirthNsec, kind: uint16(n.Kind) << kindShift}
 }
 
-// lostMount is set in the id of a mount that is not there any more: no file has such a one, so the
-// nodes are not found again.
-const lostMount = 1 << 63
-
-// key is the identity of a node of the ledger's here.
-func (r *resumer) key(n *ledger.Node) key {
-	id, ok := r.mounts[n.Mount]
-	if !ok {
-		id = n.Mount | lostMount
-	}
-	return key{mount: id, dev: n.Dev, ino: n.Ino}
-}
-
-// nodes makes the nodes and their places. The guest waits, and may know a million of them: each is
-// looked at once.
+// nodes has the nodes made when they are used. The guest waits, and may know a million of them: each is looked at once,
+// for the index.
 func (r *resumer) nodes() {
 	t := r.fs.nodes
-	t.BeginRestore(r.store.NumNodes())
-	r.root = t.root.Key().onMount()
-	r.local = r.fs.mounts.get(r.root).local
-	r.open = map[uint32]bool{}
+	left := &leftNodes{fs: r.fs, store: r.store, mounts: r.mounts, read: r.store.Reader(), open: map[uint32]bool{}}
+	left.root = t.root.Key().onMount()
+	left.local = r.fs.mounts.get(left.root).local
 	for rec := range r.store.Opens {
-		r.open[rec.Node] = true
+		left.open[rec.Node] = true
 	}
-	var later []uint32 // slots of nodes that come before their parents, or before others that stand in for them
-	for rec := range r.store.Nodes {
-		if rec.ID == fp.RootID {
-			continue
-		}
-		if n := r.node(rec); n == nil {
-			r.store.RemoveNode(rec.ID)
-		} else if rec.StandIn != 0 || rec.Parent != 0 && t.Restored(rec.Parent) == nil {
-			later = append(later, uint32(rec.ID))
-		} else {
-			r.place(n, rec)
-		}
-	}
-	r.store.NodesAt(later, func(rec *ledger.Node) bool {
-		n := t.Restored(uint32(rec.ID))
-		if rec.StandIn != 0 {
-			r.standIn(n, rec)
-			rec.Parent = 0 // another file has the name
-		}
-		r.place(n, rec)
-		return true
-	})
-}
-
-// batch is how many nodes are made at once, as one object of the allocator. If the guest forgets all of
-// them but one, that one keeps the memory of all.
-const batch = 8
-
-// node makes a node; nil if it can't be.
-func (r *resumer) node(rec *ledger.Node) *inode {
-	if len(r.made) == 0 {
-		r.made = make([]inode, batch)
-	}
-	n := &r.made[0]
-	r.made = r.made[1:]
-	n.bornSec, n.bornNsec, n.kind = rec.BirthSec, rec.BirthNsec, rec.Kind&(unix.S_IFMT>>kindShift)
-	k := r.key(rec)
-	if k.onMount() == r.root {
-		n.local = r.local
-	} else if m := r.fs.mounts.get(k.onMount()); m != nil {
-		n.local = m.local
-	}
-	n.fd.Store(-1)
-	if !n.isDir() {
-		n.marks = markLinked // it may be
-	}
-	// What is not to be found again is gone for good: a new file may have its inode number, and its
-	// time of birth if that is a tick of the clock.
-	gone := rec.Parent == 0 && len(rec.FileHandle) == 0 && !r.open[uint32(rec.ID)]
-	if !r.fs.nodes.Restore(n, k, rec.ID, rec.Lookups, rec.Unkeyed || gone) {
-		return nil
-	}
-	return n
-}
-
-// place sets where a node was last seen.
-func (r *resumer) place(n *inode, rec *ledger.Node) {
-	t := r.fs.nodes
-	var parent *inode
-	if rec.Parent != 0 {
-		if parent = t.Restored(rec.Parent); parent != nil && !parent.isDir() || parent == n {
-			parent = nil
-		}
-	}
-	if len(rec.FileHandle) > handleHeader+maxHandle {
-		rec.FileHandle = nil
-	}
-	t.RestorePlace(n, parent, rec.Name, rec.FileHandle)
-	if len(rec.FileHandle) > 0 {
-		n.fileHandle = handleOfLedger
+	t.Restore(left, r.store.NumNodes(), r.store.NodeEnd(), r.store.NodeGenerations())
+	for link, id := range r.store.StandIns {
+		r.standIn(link, id)
 	}
 }
 
-// standIn has another node stand in for the link n, as before.
-func (r *resumer) standIn(n *inode, rec *ledger.Node) {
-	m := r.fs.nodes.Restored(uint32(rec.StandIn))
+// standIn has the node with this id stand in for the link in a slot, as before.
+func (r *resumer) standIn(link uint32, id uint64) {
+	n, m := r.fs.nodes.Restored(link), r.fs.nodes.Restored(uint32(id))
 	x, ok := r.fs.own.(*xattrOwnership)
-	if ok && m != nil && m.ID() == rec.StandIn && n.isLink() && m.isReg() && rec.Lookups > 0 {
+	if ok && n != nil && m != nil && m.ID() == id && n.isLink() && m.isReg() && !r.fs.nodes.isForgotten(n) {
 		x.converted.add(n, m)
 	}
 }
@@ -292,5 +207,4 @@ func (r *resumer) openFiles() {
 		}
 	}
 	fs.openFiles.EndRestore(r.store.OpenEnd(), r.store.OpenGenerations())
-	fs.nodes.EndRestore(r.store.NodeEnd(), r.store.NodeGenerations())
 }
