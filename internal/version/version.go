@@ -9,7 +9,7 @@ import (
 )
 
 // Next is the version under development. packaging/version.sh reads it from here.
-const Next = "0.2.0-dev"
+const Next = "0.3.0-dev"
 
 // String is the version, in the form of semver.org without a "v". linked is the version
 // that the linker was given.
