@@ -6,7 +6,8 @@
 # Usage: test/bench/instructions.sh [WORKLOAD...]
 #
 # Workloads are those of the benchmark: getattr, lookup, read-4k, write-4k, open.release (the
-# default is all). Prints a table of each: instructions with auto, with never, the difference, and
+# default is all of these), readdirplus (an operation is 8 entries) and create (an operation is
+# one of CREATE, RELEASE, UNLINK, FORGET). Prints a table of each: instructions with auto, with never, the difference, and
 # the function; the first line has the sums. The driver of the benchmark and Go's scheduler are
 # left out. Needs Go and valgrind. Takes 20 seconds for each workload.
 set -eu
