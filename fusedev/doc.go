@@ -28,8 +28,8 @@
 // # Spinning
 //
 // With Options.Spin the goroutine that serves looks for the next request for a while before it sleeps, so that a client need not
-// wake another processor up. It is for machines with processors that are idle: on a busy one it changes nothing that could be
-// measured, as it stops where other threads want the processor.
+// wake another processor up. It is for machines with processors that are idle: on a busy one it can halve the rate, although it
+// rests where other threads want the processor. doc/performance-notes.md has figures.
 //
 // # Death of the server
 //
