@@ -50,12 +50,8 @@ func removeAtQuit(e *endpoint) {
 	}()
 }
 
-// start opens the endpoint and serves it, in this process or in another one.
-func start(o *options, log *logrus.Logger) error {
-	if inChild() {
-		_ = os.Unsetenv(childEnv)
-		return startChild(o, log)
-	}
+// takeSignals has the process get those signals that it takes from its start on.
+func (o *options) takeSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 4)
 	signal.Ignore(unix.SIGUSR2) // it would end the process; a keeper upgrades
 	if o.supervised() {
@@ -66,6 +62,16 @@ func start(o *options, log *logrus.Logger) error {
 	} else {
 		signal.Notify(signals, servingSignals...)
 	}
+	return signals
+}
+
+// start opens the endpoint and serves it, in this process or in another one.
+func start(o *options, log *logrus.Logger) error {
+	if inChild() {
+		_ = os.Unsetenv(childEnv)
+		return startChild(o, log)
+	}
+	signals := o.takeSignals()
 	for _, w := range o.Warnings {
 		log.Warn(w)
 	}
