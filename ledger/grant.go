@@ -316,6 +316,10 @@ func (s *Store) GiveBackAll() (n int, err error) {
 	return n, err
 }
 
+// Unfinished calls f with the cells of all requests that a process has left when it died. It is called before one of
+// them is served again.
+func (s *Store) Unfinished(f func(c *fuse.Cell)) error { return s.ledger.unfinished(f) }
+
 const cellsPerBlock = pageSize / fuse.CellSize
 
 // cells is all cells, of all rings.

@@ -29,6 +29,9 @@ type decider struct {
 	nodes  *nodeTable
 	io     *ioState
 	own    ownership
+
+	recovery *recovery
+	claims   claims
 }
 
 // fileTime is the clock that times of files are from, in ns, as it was less than a millisecond ago.

@@ -18,6 +18,9 @@ type newFile struct {
 	target       fp.Name // of a symbolic link
 }
 
+// newName is the word of evidence about the name of what is made.
+const newName = fileWords
+
 // intendNew notes that r is about to make something that is called name in dir. The evidence is the
 // time, and what the client knows by that name already: it may have been made in the same tick of
 // the clock.
@@ -26,7 +29,9 @@ func (d *decider) intendNew(r *server.Request, dir *inode, name fp.Name) {
 		return
 	}
 	n := d.nodes.Placed(dir, name)
-	intend(r, evidenceOf(n))
+	e := evidenceOf(n)
+	e[newName] = hashOfName(name)
+	intend(r, e)
 	if n != nil {
 		d.nodes.release(n)
 	}
@@ -46,11 +51,15 @@ func (d *decider) madeBefore(r *server.Request, ts *threadState, dirfd int, name
 		return false, errno
 	}
 	d.mounts.of(keyOf(&ts.st), dirfd)
+	st := ts.st // what follows looks at other files
 	e := &a.Evidence
-	if a.Step == 0 && e[fileKnown] != 0 && sameFile(&ts.st, e[fileIno], e[fileBirth]) {
+	if a.Step == 0 && e[fileKnown] != 0 && sameFile(&st, e[fileIno], e[fileBirth]) {
 		return false, unix.EEXIST
 	}
-	if !d.bornSince(&ts.st, a.Stamp) || a.Step == 0 && !d.looksMade(r, ts, dirfd, name, want) {
+	if !d.bornSince(&st, a.Stamp) || a.Step == 0 && !d.looksMade(r, ts, dirfd, name, want) {
+		return false, unix.EEXIST
+	}
+	if d.madeByOther(r, ts, &st, name, a.Step != 0) {
 		return false, unix.EEXIST
 	}
 	return true, 0

@@ -8,7 +8,7 @@ func (fs *FS) join() {
 	fs.joinView()
 	fs.pins = pinner{cfg: &fs.cfg, nodes: &fs.nodes, find: &fs.find, openFiles: &fs.openFiles, opener: &fs.opener,
 		who: fs.who, recovery: &fs.recovery}
-	fs.again = decider{cfg: &fs.cfg, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io, own: fs.own}
+	fs.again = decider{cfg: &fs.cfg, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io, own: fs.own, recovery: &fs.recovery}
 }
 
 // joinFiles joins what knows of files on the host.
