@@ -32,15 +32,22 @@ func (u *users) enter() bool {
 }
 
 func (s *Server) leaveFS() {
-	u := &s.users
-	u.mu.Lock()
-	u.count--
-	last := u.closed && u.count == 0
-	u.mu.Unlock()
-	if last {
-		s.fs.Close()
-		close(u.gone)
+	if s.users.leave() {
+		s.closeFS()
 	}
+}
+
+// leave reports whether it was the last one: closeFS has to follow.
+func (u *users) leave() (last bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.count--
+	return u.closed && u.count == 0
+}
+
+func (s *Server) closeFS() {
+	s.fs.Close()
+	close(s.users.gone)
 }
 
 // Close implements fuse.Handler. Requests that hang in system calls keep the file system open

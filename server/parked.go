@@ -148,5 +148,7 @@ func (d *pending) Resume(f *Finisher) {
 	}
 	d.server.waiting.remove(d)
 	d.done(r)
-	d.server.leaveFS()
+	if d.server.users.leave() {
+		go d.server.closeFS() // that may wait for answers, which the calling goroutine gets
+	}
 }

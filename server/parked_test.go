@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -152,5 +153,73 @@ func TestParkedTooMany(t *testing.T) {
 	s.waiting.held = 0
 	if e.dropped.Load() != 1 {
 		t.Errorf("dropped %d times", e.dropped.Load())
+	}
+}
+
+// TestParkedTry: a method that parks its request once more when it is tried leaves nothing behind.
+func TestParkedTry(t *testing.T) {
+	e := &elsewhere{}
+	s, p := parkBench(t, e, func(*Request) unix.Errno { return unix.EDOM })
+	if r, ok := newThread(s).Try(p); ok {
+		t.Errorf("%+v", r)
+	}
+	if n := e.dropped.Load(); n != 2 {
+		t.Errorf("parked twice, dropped %d times", n)
+	}
+	done := make(chan fuse.Reply, 1)
+	p.Start(func(r fuse.Reply) { done <- r })
+	if r := reply(t, done); r.Errno != unix.EDOM {
+		t.Errorf("%+v", r)
+	}
+	p.Free()
+}
+
+// TestParkedDetour: a request whose answer is there is not made again because others hang at the same place meanwhile.
+func TestParkedDetour(t *testing.T) {
+	e := &elsewhere{}
+	s, p := parkBench(t, e, func(r *Request) unix.Errno {
+		if r.Parked() != e {
+			t.Error("the answer is thrown away")
+		}
+		return unix.EDOM
+	})
+	done := make(chan fuse.Reply, 1)
+	p.Start(func(r fuse.Reply) { done <- r })
+	s.watch.mu.Lock()
+	s.watch.mark(p.(*pending).spot, 1)
+	s.watch.mu.Unlock()
+	e.resumer.Resume(new(Finisher))
+	if r := reply(t, done); r.Errno != unix.EDOM {
+		t.Errorf("%+v", r)
+	}
+	p.Free()
+}
+
+// TestParkedLast: if a request that was parked is the last one of a server that was closed, the goroutine that resumes it does not wait
+// for the file system to close: that may wait for the goroutine.
+func TestParkedLast(t *testing.T) {
+	e := &elsewhere{}
+	s, p := parkBench(t, e, func(*Request) unix.Errno { return 0 })
+	resumed := make(chan struct{})
+	s.fs.(*fakeFS).closing = func() {
+		select {
+		case <-resumed:
+		case <-time.After(60 * time.Second):
+			t.Error("Resume waits for Close")
+		}
+	}
+	done := make(chan fuse.Reply, 1)
+	p.Start(func(r fuse.Reply) { done <- r })
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Close(ctx); err == nil {
+		t.Error("closed with a request under way")
+	}
+	e.resumer.Resume(new(Finisher))
+	close(resumed)
+	reply(t, done)
+	p.Free()
+	if err := s.Close(context.Background()); err != nil {
+		t.Error(err)
 	}
 }

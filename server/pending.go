@@ -209,6 +209,7 @@ func (t *thread) Try(p fuse.Pending) (r fuse.Reply, ok bool) {
 	d := p.(*pending)
 	d.dropParked()
 	r = d.attempt(t, false, func() (uint32, unix.Errno) { return d.again(t) })
+	t.request.dropParked()
 	t.request = Request{Thread: &t.Thread}
 	if ok = !waits(r.Errno); ok {
 		d.server.waiting.remove(d)

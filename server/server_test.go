@@ -26,11 +26,17 @@ type fakeFS struct {
 	fsync   func(r *Request) unix.Errno
 	destroy int
 	closed  atomic.Int32
+	closing func() // called by Close
 }
 
 func (f *fakeFS) Init(p *InitParams) unix.Errno { p.Flags |= f.want; return 0 }
 func (f *fakeFS) Destroy()                      { f.destroy++ }
-func (f *fakeFS) Close()                        { f.closed.Add(1) }
+func (f *fakeFS) Close() {
+	if f.closing != nil {
+		f.closing()
+	}
+	f.closed.Add(1)
+}
 
 func (f *fakeFS) checkName(n fp.Name) {
 	s := n.String()

@@ -275,7 +275,7 @@ func (w *watch) marked(s spot) bool {
 // detours reports whether the request would hang like others that do, and is not to wait on its
 // queue's thread. It is asked while something hangs.
 func (t *thread) detours(o *op) bool {
-	return !t.request.MayWait && !o.NoReply && !o.noSession && !o.waits && t.server.watch.marked(t.spotOf(o))
+	return !t.request.MayWait && !o.NoReply && !o.noSession && !o.waits && t.request.Parked() == nil && t.server.watch.marked(t.spotOf(o))
 }
 
 // spotOf says what the request may hang on. What changes something may hang where what only reads
