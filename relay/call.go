@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -70,9 +71,11 @@ type call struct {
 	queued     bool // the program can't have it yet; guarded by link.mu
 	interrupts int  // how often INTERRUPT was sent; guarded by link.mu
 
-	parked *parkedCall // nil is not; see park
-	place  parkedCall  // for parked
-	kept   struct {    // memory for park
+	parked  *parkedCall  // nil is not; see park
+	holders atomic.Int32 // of a call that is parked: how many let it go before it is another request's, see launch
+	unseen  bool         // it is parked and was answered with success, and nobody has looked at that
+	place   parkedCall   // for parked
+	kept    struct {     // memory for park
 		name   []byte
 		pieces fuse.Buffers
 	}
@@ -97,6 +100,13 @@ func (c *call) free() {
 	clear(kept.pieces)
 	*c = call{iov: iov, done: done, kept: kept}
 	calls.Put(c)
+}
+
+// letGo is free for a call that was parked, if nobody else needs it any more.
+func (c *call) letGo() {
+	if c.holders.Add(-1) <= 0 {
+		c.free()
+	}
 }
 
 // bodyOf makes the body of c a T, which is zero.
@@ -124,6 +134,7 @@ func (c *call) putWord(at int, v uint64) { *(*uint64)(unsafe.Pointer(&c.bodyByte
 func (c *call) finish(n int, errno unix.Errno) {
 	c.n, c.errno = n, errno
 	if c.parked != nil {
+		c.unseen = errno == 0
 		c.parked.resumer.Resume(&c.link.finisher)
 		return
 	}

@@ -63,7 +63,7 @@ type link struct {
 	// which shutdown ends; so does that of the receiving goroutine, which does not hold io.
 	io        sync.RWMutex
 	closed    bool // guarded by io
-	receiving bool // guarded by io; run uses fd
+	receiving bool // run uses fd; run sets it with io held for reading, and clears it with io held for writing
 
 	mu      sync.Mutex // guards the following
 	calls   map[uint64]*call
@@ -162,9 +162,10 @@ func (l *link) unpoll() error {
 func (l *link) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	l.io.Lock()
+	// Not for writing: the flusher may wait for a program that reads on when its replies are received.
+	l.io.RLock()
 	l.receiving = !l.closed
-	l.io.Unlock()
+	l.io.RUnlock()
 	if !l.receiving {
 		return
 	}

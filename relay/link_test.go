@@ -70,6 +70,26 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// TestReceivesWhileFull: a link begins to receive also while requests wait for room in the program's socket: the program may read on only
+// when its replies are taken.
+func TestReceivesWhileFull(t *testing.T) {
+	l, program := newPair(t)
+	got := make(chan struct{}, 1)
+	l.notify = func(*link, fp.NotifyCode, []byte, bool) { got <- struct{}{} }
+	l.io.RLock() // as the flusher does
+	defer l.io.RUnlock()
+	go l.run()
+	h := fp.OutHeader{Len: uint32(outHeaderSize), Error: int32(fp.NotifyPoll)}
+	if _, err := unix.Write(program, fp.Bytes(&h)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-got:
+	case <-time.After(deadline):
+		t.Error("nothing is received")
+	}
+}
+
 // TestLostReplies: a program that owes too many replies gets no more requests, but those that it has owed for long do not
 // count, up to a limit.
 func TestLostReplies(t *testing.T) {

@@ -155,6 +155,16 @@ func (l *link) orphan(c *call) {
 	l.orphans[c.header.Unique] = o
 }
 
+// takeOrphan takes an orphan out. l.mu is held.
+func (l *link) takeOrphan(unique uint64) (o orphan, ok bool) {
+	o, ok = l.orphans[unique]
+	delete(l.orphans, unique)
+	if o.lost {
+		l.lost--
+	}
+	return o, ok
+}
+
 // unqueue takes out a call that the program does not have yet. l.mu is held.
 func (l *link) unqueue(c *call) {
 	c.queued = false

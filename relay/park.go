@@ -90,16 +90,20 @@ func (c *call) Interrupt() { c.link.interrupt(c.header.Unique) }
 // Drop implements server.Parked.
 func (c *call) Drop() {
 	p := c.place
+	if c.unseen { // its session has ended
+		p.fs.undo(c.link, c)
+	}
 	c.parked = nil
 	if p.file != nil {
 		p.fs.files.Release(p.file)
 	}
 	p.fs.nodes.Release(p.node)
-	c.free()
+	c.letGo()
 }
 
 // resumed is the answer of a call that was parked.
 func (fs *FS) resumed(c *call) unix.Errno {
+	c.unseen = false
 	switch {
 	case c.gone && !repeatable(c):
 		return unix.EIO
@@ -125,19 +129,31 @@ func (l *link) launch(c *call) bool {
 		l.mu.Unlock()
 		return false
 	}
+	// The program can answer before it has the request, for it knows the numbers that come, and the session can end: c is then dropped while
+	// this thread sends it.
+	c.holders.Store(2)
 	unique := l.register(c)
 	l.mu.Unlock()
-	errno := l.send(&c.msg)
-	if errno == 0 {
-		return true // and c is another's by now
-	}
+	started := l.send(&c.msg) == 0 || !l.takeBack(unique, c)
+	c.letGo()
+	return started
+}
+
+// takeBack undoes register for a call that could not be sent; false if it has, or gets, a result: the link or the session has ended, or
+// the program has answered what it did not get.
+func (l *link) takeBack(unique uint64, c *call) bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.calls[unique] != c {
-		return true // end or giveUp has taken it
+	if l.calls[unique] == c {
+		defer l.mu.Unlock()
+		delete(l.calls, unique)
+		l.settled(c)
+		return true
 	}
-	delete(l.calls, unique)
-	l.settled(c)
+	o, orphaned := l.takeOrphan(unique) // no reply will come
+	l.mu.Unlock()
+	if orphaned {
+		l.letGo(&o)
+	}
 	return false
 }
 

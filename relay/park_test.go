@@ -2,7 +2,9 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,4 +116,105 @@ func BenchmarkParked(b *testing.B) {
 			}
 		})
 	}
+}
+
+// caughtUp waits until the receiving goroutine has taken all that the program has sent so far. It may be called on any goroutine.
+func caughtUp(l *link, p *process) bool {
+	n := l.notifications.Load()
+	p.reply(0, unix.EIO) // an unknown notification
+	for end := time.Now().Add(deadline); l.notifications.Load() == n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
+// TestParkedAnsweredEarly: a program that knows which number comes next can answer a request that is just being sent. What is sent is
+// that request all the same.
+func TestParkedAnsweredEarly(t *testing.T) {
+	m := newModel(t, 31)
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	g := newGuest(t, m, Options{})
+	e := g.lookup(1, "file")
+	l, p := g.fs.link.Load(), m.process()
+	l.io.Lock() // nothing is sent
+	ended := make(chan bool)
+	go func() {
+		var unique uint64
+		for end := time.Now().Add(deadline); unique == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			l.mu.Lock()
+			for u := range l.calls {
+				unique = u
+			}
+			l.mu.Unlock()
+		}
+		p.reply(unique, unix.EACCES)
+		ok := caughtUp(l, p)
+		for range 10 { // others may use what the request had
+			defer newCall().free()
+		}
+		l.io.Unlock()
+		ended <- ok
+	}()
+	if _, errno := g.do(fp.OpGetattr, e.NodeID, 128, fp.Bytes(&fp.GetattrIn{})); errno != unix.EACCES {
+		t.Errorf("a GETATTR that was answered early: %v", errno)
+	}
+	if !<-ended {
+		t.Fatal("the program is not heard")
+	}
+	g.must(fp.OpGetattr, e.NodeID, 128, fp.Bytes(&fp.GetattrIn{}))
+	if n := m.count(fp.OpGetattr); n != 2 {
+		t.Errorf("the program has got %d GETATTRs, want 2", n)
+	}
+}
+
+// ending is a file system whose sessions do not end before something was done.
+type ending struct {
+	*FS
+	before func()
+}
+
+func (e *ending) Destroy() {
+	e.before()
+	e.FS.Destroy()
+}
+
+// TestParkedAfterSession: a LOOKUP that is answered when its session has just ended is taken back.
+func TestParkedAfterSession(t *testing.T) {
+	m := newModel(t, 31)
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	k := &keeper{op: fp.OpLookup}
+	m.hook = k.hook
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	fs, err := New(ctx, m, Options{Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := m.process()
+	t.Cleanup(func() { // after the guest's
+		<-p.done
+		m.check()
+	})
+	around := &ending{FS: fs, before: func() {}}
+	g := newGuestOn(t, fs, around)
+	look := g.start(fp.OpLookup, 1, 128, name("file"))
+	eventually(t, "no LOOKUP", func() bool { return k.count() == 1 })
+	around.before = func() {
+		k.release()
+		if !caughtUp(fs.link.Load(), p) {
+			t.Error("the program is not heard")
+		}
+	}
+	g.do(fp.OpDestroy, 0, 0)
+	around.before = func() {}
+	if _, errno := g.wait(look); errno != unix.ENOTCONN {
+		t.Errorf("a LOOKUP of a session that has ended: %v", errno)
+	}
+	eventually(t, "the program has a lookup that nobody knows of", func() bool {
+		m.tree.Lock()
+		defer m.tree.Unlock()
+		return len(p.nodes) == 1
+	})
 }

@@ -142,11 +142,7 @@ func (l *link) deliver(h *fp.OutHeader, body []byte, cut bool) {
 // deliverLate is deliver for the reply to a request that nobody waits for. It is apart because an orphan is allocated.
 func (l *link) deliverLate(h *fp.OutHeader, body []byte, cut bool) {
 	l.mu.Lock()
-	o, orphaned := l.orphans[h.Unique]
-	delete(l.orphans, h.Unique)
-	if o.lost {
-		l.lost--
-	}
+	o, orphaned := l.takeOrphan(h.Unique)
 	l.mu.Unlock()
 	if !orphaned {
 		l.lie("a reply to a request that was not sent, or was answered before")
