@@ -74,7 +74,8 @@ func (n *Node[K, N]) Hold() { n.refs.Add(refHold) }
 
 // TryExclusive keeps requests from getting references until Table.EndExclusive. They wait
 // meanwhile, so it must be short. It fails when a request uses the node, or when the node
-// is gone. The caller has no reference, and no other thread calls it for this node.
+// is gone. The caller has no reference, and no other thread calls it for this node. Until EndExclusive
+// the caller asks the table for no node: it could have to wait for a request that waits for this one.
 func (n *Node[K, N]) TryExclusive() bool {
 	v := n.refs.Load()
 	return v != 0 && v&(refHold-1) == 0 && n.refs.CompareAndSwap(v, v|refExclusive)

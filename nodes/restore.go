@@ -62,6 +62,7 @@ type restoring[K comparable, N any] struct {
 
 	mu    sync.Mutex    // guards the following, and has one thread make nodes; before the locks of shards and slots
 	todo  bitmap        // slots whose nodes are not made
+	dirs  bitmap        // slots of directories that are made; they are in held, too
 	first uint32        // RestoreAll goes on here
 	chain []madeNode[N] // scratch
 	held  []*N          // see hold
@@ -83,7 +84,7 @@ func (t *Table[K, N]) Restore(left Left[K, N], count int, end, generations uint3
 	t.makeHeads(count)
 	t.makeHints(count)
 	size := 1 << bits.Len(uint(2*count+1)) // at most half of it is used
-	r := &restoring[K, N]{left: left, index: make([]uint32, size), todo: newBitmap(end)}
+	r := &restoring[K, N]{left: left, index: make([]uint32, size), todo: newBitmap(end), dirs: newBitmap(end)}
 	there := newBitmap(end)
 	indexed := 0
 	// Nobody sees the hints yet, and the processor does not wait for a plain store.
@@ -203,17 +204,14 @@ func (t *Table[K, N]) restoreSlot(r *restoring[K, N], slot uint32) {
 // restoreNode lets others see a node. Those above it are there. r.mu is held.
 func (t *Table[K, N]) restoreNode(r *restoring[K, N], n *N, slot uint32) {
 	b := base[K](n)
-	parent := t.slots.at(slot)
-	if parent != nil && (!r.left.IsDir(parent) || !base[K](parent).Acquire()) {
-		parent = nil
-	}
-	if parent != nil {
+	if parent := t.restoredDir(r, slot); parent != nil {
 		base[K](parent).Hold()
 		b.parent = parent
 	} else {
 		b.setName(nil, b.FileHandle())
 	}
-	if r.hold(b, r.left.IsDir(n)) {
+	dir := r.left.IsDir(n)
+	if r.hold(b, dir) {
 		r.held = append(r.held, n)
 	}
 	wanted := b.linked
@@ -221,7 +219,8 @@ func (t *Table[K, N]) restoreNode(r *restoring[K, N], n *N, slot uint32) {
 	hash := t.hash(b.key)
 	s := t.shardOf(hash)
 	s.mu.Lock()
-	if t.slots.restore(n, b.id, b.lookups == 0) && wanted {
+	ok := t.slots.restore(n, b.id, b.lookups == 0)
+	if ok && wanted {
 		if t.find(s, hash, b.key) == nil {
 			t.link(s, hash, b)
 		} else {
@@ -229,9 +228,19 @@ func (t *Table[K, N]) restoreNode(r *restoring[K, N], n *N, slot uint32) {
 		}
 	}
 	s.mu.Unlock()
-	if parent != nil {
-		t.Release(parent)
+	if ok && dir {
+		r.dirs.set(uint32(b.id))
 	}
+}
+
+// restoredDir is the directory in a slot, if it is one that others are restored in; nil otherwise. It is the root or in
+// held, so it stays. A reference on it could not be had while another thread has it exclusively, which may wait for
+// the host, and r.mu is not to be held so long.
+func (t *Table[K, N]) restoredDir(r *restoring[K, N], slot uint32) *N {
+	if slot != uint32(fp.RootID) && !r.dirs.has(slot) {
+		return nil
+	}
+	return t.slots.at(slot)
 }
 
 // hold gives a new node its holds: the table's, and another one until all nodes are made if others may need it: as

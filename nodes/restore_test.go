@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
@@ -16,6 +17,7 @@ type testLeft struct {
 	ledger *ledger
 	made   map[uint32]int
 	file   func(slot uint32) bool // which are no directories; nil is none
+	making func()                 // called by Make; nil is nothing
 }
 
 func (l *testLeft) Keys(yield func(*LeftKey[uint64])) {
@@ -38,6 +40,9 @@ func (l *testLeft) Key(slot uint32) uint64 {
 }
 
 func (l *testLeft) Make(slot uint32) (*file, LeftNode) {
+	if l.making != nil {
+		l.making()
+	}
 	l.ledger.mu.Lock()
 	defer l.ledger.mu.Unlock()
 	if l.made == nil {
@@ -231,6 +236,50 @@ func TestRestoreForgotten(t *testing.T) {
 	if len(left.ledger.nodes) != 1 {
 		t.Errorf("the ledger has %d nodes in the end", len(left.ledger.nodes))
 	}
+}
+
+// TestRestoreExclusive: nodes in a directory are made while another thread has the directory exclusively, and that thread finds
+// out meanwhile whether the client has forgotten it: neither waits for the other.
+func TestRestoreExclusive(t *testing.T) {
+	table, left := restored(t, entry{id: 2, key: 1002, lookups: 1, parent: 1, name: "a"}, entry{id: 101, key: 1101, lookups: 1, parent: 2, name: "f"},
+		entry{id: 3, key: 1003, lookups: 1, parent: 1, name: "b"})
+	dir, other := table.Get(2), table.Get(3)
+	forget := table.Acquire(2)
+	table.Forget(nil, forget, 1)
+	table.Release(forget)
+	if !dir.TryExclusive() {
+		t.Fatal("a request uses the directory")
+	}
+	making, looked, made := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	left.making = func() {
+		close(making)
+		<-looked
+	}
+	go func() {
+		defer close(made)
+		if f := table.Get(101); f == nil || f.Parent() != dir {
+			t.Errorf("the file is %+v", f)
+		}
+	}()
+	wait := func(c chan struct{}, what string) {
+		select {
+		case <-c:
+		case <-time.After(30 * time.Second):
+			t.Fatal(what)
+		}
+	}
+	wait(making, "the file is not made")
+	go func() {
+		if table.HasNumber(dir) || !table.HasNumber(other) {
+			t.Error("it is not known which directory the client has forgotten")
+		}
+		close(looked)
+	}()
+	wait(looked, "the thread that has the directory waits for the one that makes the file")
+	wait(made, "the thread that makes the file waits for the one that has the directory")
+	table.EndExclusive(dir)
+	table.RestoreAll()
+	left.ledger.check(t, table)
 }
 
 // TestRestoreForged: what a forged ledger says harms nobody.

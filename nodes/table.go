@@ -72,6 +72,10 @@ func (t *Table[K, N]) Get(id uint64) *N {
 	return t.restoreID(id)
 }
 
+// HasNumber reports whether the client has a number for n, which it had, and has not forgotten it. It waits for
+// nothing.
+func (t *Table[K, N]) HasNumber(n *N) bool { return t.slots.get(base[K](n).id) == n }
+
 // Acquire is Get that takes a reference for a request, which Release drops; nil when the
 // client does not have the node, or no more.
 func (t *Table[K, N]) Acquire(id uint64) *N {

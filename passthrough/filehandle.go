@@ -285,7 +285,7 @@ func (l *locator) findable(n *inode, fd int) bool {
 	if l.cfg.FileHandles != HandlesNever {
 		_ = l.takeHandle(n, fd, &emptyName[0], &l.fds.evictor.handle)
 	}
-	if n.Parent() != nil || n.openFiles != nil || l.nodes.Get(n.ID()) != n {
+	if n.Parent() != nil || n.openFiles != nil || !l.nodes.HasNumber(n) {
 		return true // or nobody but its children can ask for it
 	}
 	// A file of which no name is known lives as long as it has one at all: it is found
