@@ -62,17 +62,22 @@ func (c *Cell) GrantWords() (grants *uint32, making *uint16) { return &c.grant, 
 func (c *Cell) Making() uint16 { return c.making }
 
 // Keep sets what KeptGrants says, and ends the change that was under way. Both happen at once. No grant is
-// being made.
+// being made. If kept is less than before, NotMaking or Returning was called.
 func (c *Cell) Keep(kept uint32) {
 	c.setGrant(GrantNone, kept)
 	c.making = 0 // behind it: it may say that grant kept is there, and that is not yet so
 }
+
+// NotMaking says that no grant is being made, so that one that was taken back does not look like that: its node's
+// count may be what it was with the grant, by grants of other requests.
+func (c *Cell) NotMaking() { c.making = 0 }
 
 // Returning notes that the last grant is being taken back: the node's count is about to become
 // after. Keep follows when it is.
 func (c *Cell) Returning(after uint64) {
 	c.grantAfter = after
 	c.setGrant(Returning, c.KeptGrants())
+	c.NotMaking()
 }
 
 // Lowering notes that a FORGET is about to lower the count of a node to after. The caller then

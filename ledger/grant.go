@@ -192,6 +192,7 @@ func (s *Store) takeBack(by *fuse.Cell, r *nodeRecord, lookups uint64) {
 		if !isOpenGrant(g) {
 			break
 		}
+		by.NotMaking()
 		by.Keep(list<<keptBits | (n - 1)) // it was closed again
 	}
 	store(&r.lookups, lookups) // it was granted by another request
@@ -237,6 +238,7 @@ func (s *Store) GiveBack(c *fuse.Cell) {
 		return
 	}
 	s.settleGrant(c)
+	c.NotMaking()
 	list, n := split(c.KeptGrants())
 	if !s.hasList(list, n) {
 		n = 0
