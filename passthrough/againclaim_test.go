@@ -80,3 +80,36 @@ func TestOneMaker(t *testing.T) {
 		}
 	}
 }
+
+// TestOneMakerTwice: one of two requests that want to make the same name is served again and answered. The next process that dies leaves
+// the other one, which has not made it.
+func TestOneMakerTwice(t *testing.T) {
+	for op, call := range map[fp.Opcode]func(g *guest, r *server.Request) unix.Errno{fp.OpMkdir: callMkdir, fp.OpCreate: callCreate(unix.O_EXCL)} {
+		for _, answered := range []bool{true, false} {
+			l := newLine(t, nil, 0)
+			g := l.first(t)
+			queue, err := l.ledger.Queue(1, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			one, other := queue.Cell(0), queue.Cell(1)
+			one.Take(&fp.InHeader{Unique: 4, NodeID: fp.RootID, Opcode: uint32(op)}, 1, 0, 0)
+			other.Take(&fp.InHeader{Unique: 6, NodeID: fp.RootID, Opcode: uint32(op)}, 2, 1, 0)
+			other.Intend(coarseTime(), fuse.Evidence{})
+			r := g.on(fp.RootID)
+			r.Cell = one
+			wantErrno(t, "the first", call(g, r), 0)
+			one.SetStep(0) // it had not come to that
+			next := l.next(t, g)
+			wantErrno(t, "the first, served again", next.serveAgain(one, call), 0)
+			if answered {
+				one.Free()
+			}
+			last := l.next(t, next)
+			wantErrno(t, op.String()+", the other", last.serveAgain(other, call), unix.EEXIST)
+			if !answered {
+				wantErrno(t, op.String()+", the first, served for the third time", last.serveAgain(one, call), 0)
+			}
+		}
+	}
+}

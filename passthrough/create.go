@@ -57,7 +57,7 @@ func (m *maker) node(r *server.Request, name fp.Name, out *fp.EntryOut, want *ne
 		m.again.intendNew(r, parent, name)
 	}
 	errno = call(fd, made)
-	if !made {
+	if !made || errno == 0 { // what a predecessor has made for the request is noted as well: no other one has made it
 		settle(r, errno)
 	}
 	if errno != 0 {
@@ -133,7 +133,7 @@ func (m *maker) createNew(r *server.Request, ts *threadState, parent *inode, dir
 		m.again.intendNew(r, parent, name)
 	}
 	fd, seen, errno := m.own.create(r, dirfd, name, m.opener.hostFlags(in.Flags), &want, made)
-	if !made {
+	if !made || errno == 0 { // what a predecessor has made for the request is noted as well: no other one has made it
 		settle(r, errno)
 	}
 	if errno != 0 {
