@@ -45,12 +45,9 @@ func (k *Keeper) accept(w *worker) {
 	a := &accepting{listener: os.NewFile(uintptr(own), "listener"), stop: make(chan struct{}), done: make(chan struct{})}
 	k.accepting = a
 	go func() {
-		fd := a.wait(k)
-		if fd >= 0 && k.table.put(Accepted(), fd) != nil {
-			k.log.Error("a front-end is refused", "error", errFull)
-		}
+		came := a.wait(k)
 		close(a.done)
-		if fd >= 0 {
+		if came {
 			w.give(k, Accepted())
 		}
 	}()
@@ -79,8 +76,9 @@ func (a *accepting) cancel() {
 	<-a.done
 }
 
-// wait waits for a connection; -1 is none.
-func (a *accepting) wait(k *Keeper) int {
+// wait waits for a connection, and reports whether one is in the table. A worker asks only once, so a connection for which
+// there is no room does not end the wait.
+func (a *accepting) wait(k *Keeper) (came bool) {
 	defer a.listener.Close()
 	raw, err := a.listener.SyscallConn()
 	for grumble := true; err == nil; {
@@ -90,10 +88,13 @@ func (a *accepting) wait(k *Keeper) int {
 			fd, _, failed = unix.Accept4(int(socket), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 			return !errors.Is(failed, unix.EAGAIN)
 		})
+		if err == nil && failed == nil {
+			failed = k.table.put(Accepted(), fd)
+		}
 		switch {
 		case err != nil: // cancelled
 		case failed == nil:
-			return fd
+			return true
 		case errors.Is(failed, unix.EINTR) || errors.Is(failed, unix.ECONNABORTED):
 		default: // there may be descriptors and memory again soon
 			if grumble {
@@ -102,12 +103,12 @@ func (a *accepting) wait(k *Keeper) int {
 			}
 			select {
 			case <-a.stop:
-				return -1
+				return false
 			case <-time.After(acceptPause):
 			}
 		}
 	}
-	return -1
+	return false
 }
 
 // give sends a worker a descriptor that the keeper holds.

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -136,5 +137,35 @@ func TestAcceptWithout(t *testing.T) {
 	w.do("ask")
 	r.until("the log says that nobody listens", func() bool { return r.log.count("no front-end can connect") == 1 })
 	r.signals <- os.Interrupt
+	r.end()
+}
+
+// TestAcceptNoRoom: a front-end for which the keeper has no room is refused, and the next one is accepted when there is room.
+func TestAcceptNoRoom(t *testing.T) {
+	r, path := listening(t)
+	w := r.serving()
+	held := uint64(0)
+	for full := false; !full; held++ {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		full = r.k.table.put(Node(held), fd) != nil
+	}
+	w.do("ask")
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatalf("a front-end that is refused reads %d bytes, %v", n, err)
+	}
+	for i := range held {
+		r.k.table.drop(Node(i))
+	}
+	front(t, path, "later")
+	w.want("accept", "later")
+	r.signals <- unix.SIGTERM
 	r.end()
 }
