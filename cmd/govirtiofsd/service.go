@@ -106,9 +106,17 @@ func (p *process) resume(s *server.Server) error {
 	if p.generation <= 1 {
 		return nil
 	}
-	percent := debug.SetGCPercent(-1)
-	time.AfterFunc(resumeTime, func() { debug.SetGCPercent(percent) })
+	p.pauseCollector(resumeTime)
 	return s.Resume()
+}
+
+// pauseCollector has no garbage collected for some time. All shares of a process have one such time: the second one would
+// take the first one's pause for the user's choice, and keep it.
+func (p *process) pauseCollector(d time.Duration) {
+	p.paused.Do(func() {
+		percent := debug.SetGCPercent(-1)
+		time.AfterFunc(d, func() { debug.SetGCPercent(percent) })
+	})
 }
 
 // serveDevice serves s on the device of opts.

@@ -47,6 +47,7 @@ type process struct {
 	owner      *keeper.Owner    // nil without recovery
 	ledger     *ledger.Ledger   // nil without recovery
 	more       []*ledger.Ledger // of other shares than the first
+	paused     sync.Once        // see pauseCollector
 
 	mu      sync.Mutex
 	servers []*server.Server // whose requests are logged at requestSignal
