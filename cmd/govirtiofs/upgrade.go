@@ -35,13 +35,18 @@ SOCKET.pid has the process id. It needs --recovery=auto, which is its default.`,
 			if err != nil {
 				return err
 			}
+			p, err := hold(args[0], pid)
+			if err != nil {
+				return err
+			}
+			defer p.close()
 			if err := checkKeeper(args[0], pid); err != nil {
 				return err
 			}
 			if err := checkNamed(args[0], pid); err != nil {
 				return err
 			}
-			return upgradeDaemon(cmd, pid, timeout)
+			return upgradeDaemon(cmd, p, timeout)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait for the new program")
@@ -69,18 +74,51 @@ func daemonPID(arg string) (int, error) {
 	return pid, nil
 }
 
+// process is a process that gets no signal any more when it has ended, also if its number is another one's by then. What was read of it in /proc
+// before it got a signal was its own.
+type process struct {
+	pid int
+	fd  int // -1 before Linux 5.3
+}
+
+// hold begins to hold a process that arg has named.
+func hold(arg string, pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return nil, hasEnded(arg, pid)
+	case err != nil:
+		fd = -1
+	}
+	return &process{pid, fd}, nil
+}
+
+func (p *process) signal(sig unix.Signal) error {
+	if p.fd < 0 {
+		return unix.Kill(p.pid, sig)
+	}
+	return unix.PidfdSendSignal(p.fd, sig, nil, 0)
+}
+
+func (p *process) close() {
+	if p.fd >= 0 {
+		_ = unix.Close(p.fd)
+	}
+}
+
 // upgradeDaemon has a daemon upgraded and waits until that is done.
-func upgradeDaemon(cmd *cobra.Command, pid int, timeout time.Duration) error {
+func upgradeDaemon(cmd *cobra.Command, p *process, timeout time.Duration) error {
+	pid := p.pid
 	path, now, err := nextProgram(pid)
 	if err != nil {
 		return fmt.Errorf("process %d: no upgrade, nothing has changed: %w", pid, err)
 	}
 	before := childrenOf(pid)
-	if err := unix.Kill(pid, unix.SIGUSR2); err != nil {
+	if err := p.signal(unix.SIGUSR2); err != nil {
 		return fmt.Errorf("process %d: %w", pid, err)
 	}
 	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if unix.Kill(pid, 0) != nil {
+		if p.signal(0) != nil {
 			return fmt.Errorf("process %d has ended", pid)
 		}
 		if runs(pid, path, before) {
@@ -100,11 +138,15 @@ func nextProgram(pid int) (string, upgrade.Versions, error) {
 		return "", none, err
 	}
 	path = strings.TrimSuffix(path, " (deleted)")
-	old, err := ask(link)
+	others, err := isOthers(pid)
+	if err != nil {
+		return "", none, err
+	}
+	old, err := ask(link, others)
 	if err != nil {
 		return "", none, fmt.Errorf("the program that runs: %w", err)
 	}
-	now, err := ask(path)
+	now, err := ask(path, others)
 	if err == nil {
 		err = now.Fits(old)
 	}
@@ -115,8 +157,10 @@ func nextProgram(pid int) (string, upgrade.Versions, error) {
 }
 
 // ask runs a program with the option that prints its versions, if nobody but root and the caller can have written it: the process
-// may be another user's, who then would have this user, perhaps root, run what he likes.
-func ask(path string) (upgrade.Versions, error) {
+// may be another user's, who then would have this user, perhaps root, run what he likes. Where a user can mount (FUSE with
+// user_allow_other, images by udisks), the owners of files are what he says. Such mounts are nosuid for this reason: no program of them is
+// run for a process of others.
+func ask(path string, others bool) (upgrade.Versions, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return upgrade.Versions{}, err
@@ -129,7 +173,28 @@ func ask(path string) (upgrade.Versions, error) {
 	if st.Uid != 0 && st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 {
 		return upgrade.Versions{}, fmt.Errorf("user %d, or others, may write this program, so it is not run: run this command as the daemon's user", st.Uid)
 	}
+	var on unix.Statfs_t
+	if err := unix.Fstatfs(fd, &on); err != nil {
+		return upgrade.Versions{}, err
+	}
+	if others && on.Flags&unix.MS_NOSUID != 0 {
+		return upgrade.Versions{}, errors.New("this program is on a file system that is mounted nosuid, so it is not run: run this command as the daemon's user")
+	}
 	return upgrade.Ask(fmt.Sprintf("/proc/self/fd/%d", fd)) // the very file, whatever is at the path now
+}
+
+// isOthers reports whether a process, or a part of its rights, is neither root's nor the caller's.
+func isOthers(pid int) (bool, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, value, _ := strings.Cut(line, ":"); key == "Uid" {
+			return slices.ContainsFunc(strings.Fields(value), func(id string) bool { return id != "0" && id != strconv.Itoa(os.Geteuid()) }), nil
+		}
+	}
+	return true, nil
 }
 
 // checkNamed reports an error if arg is a socket whose pid file is not the process's own: others may write its directory.

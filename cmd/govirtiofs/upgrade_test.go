@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -275,5 +276,51 @@ func TestUpgradeTrust(t *testing.T) {
 	_ = daemon.Process.Signal(unix.SIGTERM)
 	if err := daemon.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUpgradeNosuid: a program on a file system whose owners may be a user's invention is not run for a process of others.
+func TestUpgradeNosuid(t *testing.T) {
+	guest.NeedRoot(t)
+	dir := guest.TempDir(t)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	b, err := os.ReadFile(program(t, "govirtiofsd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "govirtiofsd")
+	place(t, path, b)
+	if _, err := ask(path, false); err != nil {
+		t.Error(err)
+	}
+	if _, err := ask(path, true); err == nil || !strings.Contains(err.Error(), "mounted nosuid, so it is not run") {
+		t.Error(err)
+	}
+	for uid, want := range map[uint32]bool{0: false, 1000: true} {
+		sleep := exec.Command("sleep", "100")
+		sleep.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid}}
+		if err := sleep.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := isOthers(sleep.Process.Pid); err != nil || got != want {
+			t.Errorf("a process of user %d is of others: %v, %v", uid, got, err)
+		}
+		p, err := hold("it", sleep.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = sleep.Process.Kill()
+		_ = sleep.Wait()
+		if err := p.signal(unix.SIGUSR2); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("a signal for a process that has ended: %v", err)
+		}
+		p.close()
 	}
 }
