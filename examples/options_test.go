@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govirtiofs/govirtiofs/internal/mounttest"
-	suite "github.com/govirtiofs/govirtiofs/passthrough/fstest"
 )
 
 // TestMemfsOptions: memfs with requests by io_uring, where the kernel gives them so, and without extended attributes.
@@ -32,14 +31,7 @@ func TestMemfsOptions(t *testing.T) {
 func TestIOUringForMounts(t *testing.T) {
 	out, err := exec.Command(program("memfs"), "--io-uring", "--socket-path="+filepath.Join(t.TempDir(), "s")).CombinedOutput()
 	var ended *exec.ExitError
-	if !errors.As(err, &ended) || ended.ExitCode() != 2 || !strings.Contains(string(out), "--io-uring and --spin are for --mount") {
+	if !errors.As(err, &ended) || ended.ExitCode() != 2 || !strings.Contains(string(out), "--io-uring is for --mount") {
 		t.Errorf("%v\n%s", err, out)
 	}
-}
-
-// TestSpin: nullfs passes the suite of the file systems with a server that spins.
-func TestSpin(t *testing.T) {
-	source := t.TempDir()
-	dir := mounttest.Program(t, program("nullfs"), "--queues=1", "--spin=200us", source)
-	suite.Run(t, dir, source, "ReaddirLarge", "IdmappedMount", "DirectIO", "DirectIOMapped", "DirectIOTurnedOff", "HostCoherence")
 }

@@ -25,12 +25,6 @@
 // parameter fuse.enable_uring). A thread stays on each processor and serves the programs there, with
 // one system call a request instead of two. doc/performance-notes.md says what it gains.
 //
-// # Spinning
-//
-// With Options.Spin the goroutine that serves looks for the next request for a while before it sleeps, so that a client need not
-// wake another processor up. It is for machines with processors that are idle: on a busy one it can halve the rate, although it
-// rests where other threads want the processor. doc/performance-notes.md has figures.
-//
 // # Death of the server
 //
 // With Options.Ledger another process can go on when this one dies, if somebody has kept the descriptor

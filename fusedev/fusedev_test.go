@@ -89,8 +89,7 @@ func (hello) Read(_ *server.Request, in *fp.ReadIn, dst fuse.Buffers) (int, unix
 
 // serveHello mounts, says so, and serves until somebody unmounts.
 func serveHello(target string) error {
-	spin, _ := time.ParseDuration(os.Getenv("FUSEDEV_SPIN"))
-	m, err := New(target, Options{Subtype: "hello", Permissions: true, IOUring: os.Getenv("FUSEDEV_URING") != "", Spin: spin})
+	m, err := New(target, Options{Subtype: "hello", Permissions: true, IOUring: os.Getenv("FUSEDEV_URING") != ""})
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,14 +39,9 @@ type Options struct {
 	// processor has a queue then, in which a request that hangs holds up the ones behind it
 	// (fuse.Hooks.Stuck is not used), and takes up to 16 MiB of memory for data.
 	IOUring bool
-	// Spin is how long a goroutine of Serve looks for the next request before it sleeps, 50 us for example; 0 is not at all. Where
-	// requests come one after the other and another processor is idle, they are answered sooner, and
-	// the goroutine takes the time of a processor as long as they come; otherwise it hardly spins. It is for Serve with
-	// one goroutine: with more the kernel wakes one of those that sleep for each request all the same.
-	Spin time.Duration
 	// Ledger is where Serve notes requests under way for a process that goes on after a death of this
 	// one (Mount.Recover). The handler's server and file system have the same ledger. All goroutines of Serve
-	// then read from one descriptor, and IOUring and Spin do nothing.
+	// then read from one descriptor, and IOUring does nothing.
 	Ledger *ledger.Ledger
 	// Host, if not nil, is told of the threads of Serve, so that Go's scheduler gets a processor more for each of
 	// them (host.Host.AddQueues). Without it, as many threads as processors keep all of them while they wait for
@@ -60,7 +54,6 @@ type Mount struct {
 	target string
 	file   *os.File
 	uring  bool
-	spin   time.Duration
 	rung   atomic.Uint64 // requests that came by io_uring
 	helper bool          // unmounted by fusermount3
 	pairs  sync.Pool     // buffers of requests that have waited
@@ -88,7 +81,7 @@ func New(target string, o Options) (*Mount, error) {
 	if st.IsDir() {
 		mode = unix.S_IFDIR
 	}
-	m := &Mount{target: target, uring: o.IOUring && o.Ledger == nil, ledger: o.Ledger, host: o.Host, spin: o.Spin}
+	m := &Mount{target: target, uring: o.IOUring && o.Ledger == nil, ledger: o.Ledger, host: o.Host}
 	switch {
 	case os.Geteuid() == 0:
 		err = m.direct(mode, o)

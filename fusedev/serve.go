@@ -59,10 +59,8 @@ type queue struct {
 	rings   *rings // nil is none
 	mount   *Mount
 	fd      int
-	spin    *spinner        // nil is none
-	from    int             // the descriptor by which the present request came
 	*pair                   // its buffers
-	waiting *sync.WaitGroup // requests that wait and will be answered
+	waiting *sync.WaitGroup // requests that wait and will be answered on fd
 	linger  *atomic.Int32   // those of all queues that wait for other clients
 	more    func()          // starts another queue on fd
 	lost    bool            // its thread is stuck in a request, and answers that one only
@@ -131,16 +129,13 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 		first   error
 	)
 	var r *rings
-	var run func(fd, spin int) // spin is a descriptor for spinning, or -1
-	run = func(fd, spin int) {
+	var run func(fd int)
+	run = func(fd int) {
 		m.host.AddQueues(1)
 		wg.Go(func() {
 			defer m.host.AddQueues(-1)
 			q := &queue{mount: m, rings: r, fd: fd, pair: m.takePair(), waiting: &waiting, linger: &linger,
-				more: func() { run(fd, spin) }}
-			if spin >= 0 {
-				q.spin = newSpinner(spin, m.spin)
-			}
+				more: func() { run(fd) }}
 			if err := q.serve(h); err != nil {
 				mu.Lock()
 				first = errors.Join(first, err)
@@ -182,16 +177,7 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 				file = c
 			}
 		}
-		spin := -1
-		if m.spin > 0 && m.ledger == nil {
-			if c, err := m.clone(); err == nil { // nor is this worth failing for
-				defer func() { _ = c.Close() }()
-				if spin = int(c.Fd()); unix.SetNonblock(spin, true) != nil {
-					spin = -1
-				}
-			}
-		}
-		run(int(file.Fd()), spin)
+		run(int(file.Fd()))
 	}
 	wg.Wait()
 	h.Reset() // ends what waits for other clients
@@ -249,7 +235,7 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 			continue
 		}
 		uring := m.Header.Opcode == uint32(fp.OpInit) && q.rings.offer(q.in[:n], out[:r.Len])
-		if err := reply(q.from, out[:r.Len]); err != nil {
+		if err := reply(q.fd, out[:r.Len]); err != nil {
 			return false, err
 		}
 		q.mount.cells.done(m.Cell)
@@ -263,14 +249,8 @@ func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 // read reads the next request.
 func (q *queue) read() (int, error) {
 	if n, ok := q.mount.next(q.in); ok {
-		q.from = q.fd
 		return n, nil
 	}
-	if n, ok := q.spin.read(q.in); ok {
-		q.from = q.spin.fd
-		return n, nil
-	}
-	q.from = q.fd
 	return readRequest(q.fd, q.in)
 }
 
@@ -278,7 +258,7 @@ func (q *queue) read() (int, error) {
 func (q *queue) giveUp(m *fuse.Message) error {
 	defer q.mount.cells.done(m.Cell)
 	h := fp.OutHeader{Len: uint32(unsafe.Sizeof(fp.OutHeader{})), Error: -int32(unix.EIO), Unique: m.Header.Unique}
-	return answer(q.from, fp.Bytes(&h))
+	return answer(q.fd, fp.Bytes(&h))
 }
 
 // wait has p finished and answered elsewhere. out is p's reply buffer, cell where it is noted.
@@ -295,11 +275,10 @@ func (q *queue) wait(p fuse.Pending, out []byte, cell *fuse.Cell) {
 	}
 	q.linger.Add(lingers)
 	q.waiting.Add(1)
-	from := q.from
 	p.Start(func(r fuse.Reply) {
 		defer q.waiting.Done()
 		defer q.linger.Add(-lingers)
-		_ = reply(from, out[:r.Len])
+		_ = reply(q.fd, out[:r.Len])
 		q.mount.cells.done(cell)
 		p.Free()
 		if kept != nil {

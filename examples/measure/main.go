@@ -5,8 +5,7 @@
 //	go build -o bin/ ./examples/... && sudo bin/measure
 //
 // It needs root, /dev/fuse, tar(1), and the programs beside itself. Rounds are interleaved, the figures are
-// medians. With -io-uring it also measures them with requests by io_uring, for which it sets fuse.enable_uring while it runs,
-// and with -spin with servers that look for the next request for that long before they sleep.
+// medians. With -io-uring it also measures them with requests by io_uring, for which it sets fuse.enable_uring while it runs.
 package main
 
 import (
@@ -20,7 +19,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,15 +30,10 @@ func main() {
 	size := flag.Int64("size", 256<<20, "bytes of the large file")
 	dir := flag.String("dir", os.TempDir(), "directory on the bare file system")
 	ioUring := flag.Bool("io-uring", false, "also with requests by io_uring (Linux 6.14)")
-	spin := flag.Duration("spin", 0, "also with servers that spin, for 50us for example")
 	flag.Parse()
 	b := &bench{pairs: []pair{{"tmpfs", "memfs", nil}, {"bare", "nullfs", nil}}}
 	if *ioUring {
 		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-io-uring", []string{"--io-uring"}}, pair{"bare", "nullfs-io-uring", []string{"--io-uring"}})
-	}
-	if *spin > 0 {
-		o := "--spin=" + spin.String()
-		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-spin", []string{o}}, pair{"bare", "nullfs-spin", []string{o}})
 	}
 	if err := b.run(*dir, *rounds, *files, *size, *ioUring); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
@@ -136,11 +129,7 @@ func (b *bench) mount(dir, name string, args ...string) error {
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return err
 	}
-	queues := "2"
-	if strings.HasPrefix(args[0], "--spin") {
-		queues = "1"
-	}
-	cmd := exec.Command(filepath.Join(filepath.Dir(self), name), append([]string{"--mount=" + target, "--queues=" + queues}, args...)...)
+	cmd := exec.Command(filepath.Join(filepath.Dir(self), name), append([]string{"--mount=" + target, "--queues=2"}, args...)...)
 	cmd.Stderr = os.Stderr
 	var before, after unix.Stat_t
 	if err := errors.Join(unix.Stat(target, &before), cmd.Start()); err != nil {

@@ -60,9 +60,6 @@ func kinds() []kind {
 		kind{name: "go-fuse", serve: func(target, source string) error { return serveGoFuse(target, source, -1) }},
 		kind{name: "go-fuse passthrough", serve: func(target, source string) error { return serveGoFuse(target, source, 1) }},
 		kind{name: "fusedev", serve: func(target, source string) error { return serveOurs(target, source, fusedev.Options{}) }},
-		kind{name: "fusedev spin", serve: func(target, source string) error {
-			return serveOurs(target, source, fusedev.Options{Spin: 50 * time.Microsecond})
-		}},
 		kind{name: "fusedev io_uring", serve: func(target, source string) error { return serveOurs(target, source, fusedev.Options{IOUring: true}) }},
 		kind{name: "fusedev passthrough", serve: func(target, source string) error { return serveBacked(target, source) }})
 }
@@ -116,9 +113,6 @@ func servePassthrough(target, source string, c passthrough.Config, o fusedev.Opt
 		return err
 	}
 	s := govirtiofs.Server{FS: fs, Queues: 2}
-	if o.Spin > 0 {
-		s.Queues = 1
-	}
 	o.Subtype, o.AllowOther, o.Permissions = "bench", true, true
 	return s.Mount(context.Background(), target, o)
 }

@@ -38,7 +38,6 @@ type options struct {
 	socket, tag, mount string
 	queues             int
 	readOnly, ioUring  bool
-	spin               time.Duration
 }
 
 func (p *Program) run(args []string, stderr io.Writer) int {
@@ -52,7 +51,6 @@ func (p *Program) run(args []string, stderr io.Writer) int {
 	set.IntVar(&o.queues, "queues", 1, "request queues of a guest, or threads of a mount")
 	set.BoolVar(&o.readOnly, "read-only", false, "refuse all that changes something")
 	set.BoolVar(&o.ioUring, "io-uring", false, "with --mount, take requests by io_uring (Linux 6.14, fuse.enable_uring=Y)")
-	set.DurationVar(&o.spin, "spin", 0, "with --mount, look for the next request for a `TIME` such as 50us before sleeping; for --queues=1")
 	if p.Flags != nil {
 		p.Flags(set)
 	}
@@ -68,8 +66,8 @@ func (p *Program) run(args []string, stderr io.Writer) int {
 	case (o.socket == "") == (o.mount == ""):
 		fmt.Fprintf(stderr, "%s: give one of --socket-path and --mount\n", name)
 		return 2
-	case (o.ioUring || o.spin != 0) && o.mount == "":
-		fmt.Fprintf(stderr, "%s: --io-uring and --spin are for --mount\n", name)
+	case o.ioUring && o.mount == "":
+		fmt.Fprintf(stderr, "%s: --io-uring is for --mount\n", name)
 		return 2
 	case set.NArg() < p.NArgs || set.NArg() > max(p.NArgs, p.MaxArgs):
 		fmt.Fprintf(stderr, "%s: %d arguments; %s --help says what they are\n", name, set.NArg(), name)
@@ -91,7 +89,7 @@ func (p *Program) serve(o *options, args []string) error {
 	}
 	s := govirtiofs.Server{FS: fs, Tag: o.tag, Queues: o.queues, ReadOnly: o.readOnly}
 	if o.mount != "" {
-		err = s.Mount(ctx, o.mount, fusedev.Options{Source: o.tag, Subtype: o.tag, AllowOther: os.Geteuid() == 0, Permissions: true, IOUring: o.ioUring, Spin: o.spin})
+		err = s.Mount(ctx, o.mount, fusedev.Options{Source: o.tag, Subtype: o.tag, AllowOther: os.Geteuid() == 0, Permissions: true, IOUring: o.ioUring})
 	} else {
 		err = s.ListenAndServe(ctx, o.socket)
 	}
