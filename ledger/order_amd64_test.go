@@ -11,8 +11,15 @@ import (
 // TestOrderOfStores looks at the instructions of the functions whose stores no hook sees, because nobody watches them: the
 // compiler has made all stores, in the order in which they are written.
 func TestOrderOfStores(t *testing.T) {
+	for name, profile := range map[string]string{"no profile": "off", "the profile of releases": "../cmd/govirtiofsd/govirtiofsd.pgo"} {
+		t.Run(name, func(t *testing.T) { orderOfStores(t, profile) })
+	}
+}
+
+// orderOfStores checks the package as the compiler makes it with a profile, by which it inlines more.
+func orderOfStores(t *testing.T, profile string) {
 	object := filepath.Join(t.TempDir(), "ledger.a")
-	if out, err := exec.Command("go", "build", "-o", object, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-pgo", profile, "-o", object, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	// A store to memory that is not the stack.

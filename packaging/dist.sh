@@ -22,7 +22,7 @@ command -v dpkg-deb >/dev/null || { echo "dpkg-deb is needed for the Debian pack
 
 build() { # build ARCH DIRECTORY
 	ldflags="-s -w -buildid= -X main.version=$version"
-	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs ./cmd/govirtiofs-guest
+	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -pgo cmd/govirtiofsd/govirtiofsd.pgo -ldflags "$ldflags" -o "$2/" ./cmd/govirtiofsd ./cmd/govirtiofs ./cmd/govirtiofs-guest
 }
 
 rm -rf dist

@@ -14,7 +14,7 @@ command -v go >/dev/null || die "go is missing"
 
 bin=$out/program
 mkdir -p "$bin"
-(cd "$root" && CGO_ENABLED=0 go build -trimpath -o "$bin/" ./cmd/govirtiofsd ./cmd/govirtiofs)
+(cd "$root" && CGO_ENABLED=0 go build -trimpath -pgo cmd/govirtiofsd/govirtiofsd.pgo -o "$bin/" ./cmd/govirtiofsd ./cmd/govirtiofs)
 peers=$root/.cache/guests/bin
 ours="$bin/govirtiofsd --shared-dir {dir} --socket-path {socket}"
 rust="$peers/virtiofsd-rust --shared-dir {dir} --socket-path {socket}"

@@ -10,6 +10,8 @@
 # one of CREATE, RELEASE, UNLINK, FORGET). Prints a table of each: instructions with auto, with never, the difference, and
 # the function; the first line has the sums. The driver of the benchmark and Go's scheduler are
 # left out. Needs Go and valgrind. Takes 20 seconds for each workload.
+#
+# Environment: PGO (the profile that releases are built with; "off" for none).
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd -P)
@@ -20,7 +22,7 @@ scratch=$work
 # valgrind has no room for the address space of a ledger: fewer nodes.
 sed 's/MaxNodes  *= 1 << 28/MaxNodes = 1 << 20/' "$root/ledger/layout.go" >"$work/layout.go"
 printf '{"Replace":{"%s":"%s"}}' "$root/ledger/layout.go" "$work/layout.go" >"$work/overlay.json"
-(cd "$root" && CGO_ENABLED=0 go test -c -overlay "$work/overlay.json" -o "$work/test" ./virtiofs)
+(cd "$root" && CGO_ENABLED=0 go test -c -pgo "${PGO:-$root/cmd/govirtiofsd/govirtiofsd.pgo}" -overlay "$work/overlay.json" -o "$work/test" ./virtiofs)
 
 # count NAME REQUESTS writes the instructions of each function, those of the start included.
 count() {

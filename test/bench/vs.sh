@@ -30,9 +30,11 @@ scratch=$work
 
 mkdir "$work/base" "$work/old" "$work/new"
 # build TREE DIR builds the programs as they are released.
-build() { (cd "$1" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -ldflags "./cmd/govirtiofsd=$2" -o "$3/" ./cmd/govirtiofsd ./cmd/govirtiofs); }
+build() { (cd "$1" && CGO_ENABLED=0 go build -trimpath -pgo "$(profile "$1")" -ldflags "-s -w" -ldflags "./cmd/govirtiofsd=$2" -o "$3/" ./cmd/govirtiofsd ./cmd/govirtiofs); }
 # The entry point of the commits that have one.
 entry() { if [ -d "$1/internal/dormant" ]; then echo "-s -w -E govirtiofs_entry"; else echo "-s -w"; fi; }
+# The profile of the commits that have one.
+profile() { if [ -e "$1/cmd/govirtiofsd/govirtiofsd.pgo" ]; then echo cmd/govirtiofsd/govirtiofsd.pgo; else echo off; fi; }
 build "$root" "$(entry "$root")" "$work/new"
 serve="--shared-dir {dir} --socket-path {socket}"
 if [ "$1" = recovery ]; then
