@@ -24,14 +24,17 @@ var firstReply = regexp.MustCompile(`has died .* serves after (\S+) with .* firs
 
 // TestRecoveryTime measures how long a guest waits when a worker is killed that has 100,000 nodes, 1,000
 // open files and 1 GiB of the guest's memory touched: from the signal to the first reply. GOVIRTIOFS_NODES and
-// GOVIRTIOFS_GIB are other numbers of nodes and GiB. It asserts nothing about that, and runs with GOVIRTIOFS_LONG=1 only.
+// GOVIRTIOFS_GIB are other numbers of nodes and GiB, GOVIRTIOFS_DEATHS of deaths (60). It asserts nothing about that, and runs with GOVIRTIOFS_LONG=1 only.
 func TestRecoveryTime(t *testing.T) {
 	if os.Getenv("GOVIRTIOFS_LONG") != "1" {
 		t.Skip("takes a minute: set GOVIRTIOFS_LONG=1")
 	}
 	guest.NeedRoot(t)
-	const opens, kills = 1000, 60
-	nodes, gib := 100_000, 1
+	const opens = 1000
+	nodes, gib, kills := 100_000, 1, 60
+	if n, err := strconv.Atoi(os.Getenv("GOVIRTIOFS_DEATHS")); err == nil && n > 0 {
+		kills = n
+	}
 	if n, err := strconv.Atoi(os.Getenv("GOVIRTIOFS_GIB")); err == nil {
 		gib = n
 	}
