@@ -105,9 +105,17 @@ func (e *endpoint) removeFiles() {
 // acceptor yields the connections of an endpoint, one after the other.
 type acceptor struct {
 	listener *net.UnixListener
-	keeper   *keeper.Client // instead of a listener: accepts, and holds each connection before it is ours
+	keeper   *keeper.Client // nil, or accepts front-ends in place of us, and holds each before it is ours
 	first    *net.UnixConn
-	vsock    net.Listener // instead of both, for guests
+	vsock    net.Listener // instead of listener, for guests
+}
+
+// frontends is called if front-ends are to come, and not guests over vsock, which connect by the socket of --vsock-uds.
+func (a *acceptor) frontends() {
+	if a.keeper != nil {
+		a.close()
+		a.listener = nil
+	}
 }
 
 // newAcceptor takes the endpoint's descriptor.

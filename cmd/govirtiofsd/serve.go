@@ -185,6 +185,7 @@ func within(ctx context.Context, log *logrus.Logger, f func() error) error {
 
 // serveAll serves one front-end, or one after the other.
 func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
+	a.frontends()
 	for {
 		conn, serve, err := p.frontend(ctx, o, a, d, log)
 		if errors.Is(err, io.EOF) {

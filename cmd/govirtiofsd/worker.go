@@ -133,8 +133,7 @@ func (p *process) sockets() (*acceptor, error) {
 		}
 		a.listener, a.vsock = l.listener, l.vsock
 		if a.listener != nil && p.link.Accepts() {
-			a.close()
-			a.listener, a.keeper = nil, p.link
+			a.keeper = p.link
 		}
 	}
 	if fd, ok := p.link.Take(keeper.Connection()); ok {
