@@ -60,6 +60,8 @@ type restoring[K comparable, N any] struct {
 	// first one behind it that was free. 0 is free. It does not change.
 	index []uint32
 
+	parents bitmap // slots of directories that have others in them. It does not change
+
 	mu    sync.Mutex    // guards the following, and has one thread make nodes; before the locks of shards and slots
 	todo  bitmap        // slots whose nodes are not made
 	dirs  bitmap        // slots of directories that are made; they are in held, too
@@ -84,7 +86,7 @@ func (t *Table[K, N]) Restore(left Left[K, N], count int, end, generations uint3
 	t.makeHeads(count)
 	t.makeHints(count)
 	size := 1 << bits.Len(uint(2*count+1)) // at most half of it is used
-	r := &restoring[K, N]{left: left, index: make([]uint32, size), todo: newBitmap(end), dirs: newBitmap(end)}
+	r := &restoring[K, N]{left: left, index: make([]uint32, size), parents: newBitmap(end), todo: newBitmap(end), dirs: newBitmap(end)}
 	there := newBitmap(end)
 	indexed := 0
 	// Nobody sees the hints yet, and the processor does not wait for a plain store.
@@ -97,6 +99,9 @@ func (t *Table[K, N]) Restore(left Left[K, N], count int, end, generations uint3
 		r.todo.set(slot)
 		there.set(slot)
 		if k.Parent != 0 {
+			if parent := uint32(k.Parent); parent < end {
+				r.parents.set(parent)
+			}
 			h := hashBytes(hashBytes(k.Parent^hashBegin, k.Name), noName)
 			hints[(h^h>>32)%uint64(len(hints))] = k.ID
 		}
@@ -210,7 +215,7 @@ func (t *Table[K, N]) restoreNode(r *restoring[K, N], n *N, slot uint32) {
 	} else {
 		b.setName(nil, b.FileHandle())
 	}
-	dir := r.left.IsDir(n)
+	dir := r.left.IsDir(n) && r.parents.has(uint32(b.id)) // an empty one is gone when it is forgotten
 	if r.hold(b, dir) {
 		r.held = append(r.held, n)
 	}

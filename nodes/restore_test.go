@@ -238,6 +238,20 @@ func TestRestoreForgotten(t *testing.T) {
 	}
 }
 
+// TestRestoreEmpty: a directory in which nothing is left is gone as soon as the client has forgotten it, and with it its descriptor: if
+// it was removed, that keeps its inode on the host.
+func TestRestoreEmpty(t *testing.T) {
+	table, left := restored(t, entry{id: 2, key: 1002, lookups: 1, parent: 1, name: "a"}, entry{id: 101, key: 1101, lookups: 1, parent: 1, name: "f"})
+	dir := table.Acquire(2)
+	table.Forget(nil, dir, 1)
+	table.Release(dir)
+	if got := slices.Sorted(maps.Keys(left.ledger.nodes)); !slices.Equal(got, []uint32{1, 101}) {
+		t.Errorf("the ledger has %v", got)
+	}
+	table.RestoreAll()
+	left.ledger.check(t, table)
+}
+
 // TestRestoreExclusive: nodes in a directory are made while another thread has the directory exclusively, and that thread finds
 // out meanwhile whether the client has forgotten it: neither waits for the other.
 func TestRestoreExclusive(t *testing.T) {
