@@ -67,12 +67,9 @@ func (c *claims) claim(file claimedFile, unique uint64) bool {
 	return true
 }
 
-// madeByOther reports whether the file of st, which looks as if r had made it, was made by another request. sure says
-// that r has noted that it has made the file.
-func (d *decider) madeByOther(r *server.Request, ts *threadState, st *unix.Statx_t, name fp.Name, sure bool) bool {
-	if sure {
-		return false
-	}
+// madeByOther reports whether the file of st, which looks as if r had made it, was made by another request. r has not
+// noted that it has made it.
+func (d *decider) madeByOther(r *server.Request, ts *threadState, st *unix.Statx_t, name fp.Name) bool {
 	unique := r.Header.Unique
 	return d.madeNode(ts, st) || d.claims.other(claimedName{r.Header.NodeID, hashOfName(name)}, unique) ||
 		!d.claims.claim(claimedFile{keyOf(st), birthOf(st)}, unique)

@@ -22,6 +22,25 @@ func (g *guest) serveAgain(c *fuse.Cell, call func(g *guest, r *server.Request) 
 	return call(g, r)
 }
 
+// twoMakers are the cells of two requests that want to make the same name. The first has made it in g; the other has noted only
+// that it is about to.
+func (l *line) twoMakers(t *testing.T, g *guest, op fp.Opcode, call func(g *guest, r *server.Request) unix.Errno) (maker, other *fuse.Cell) {
+	t.Helper()
+	queue, err := l.ledger.Queue(1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maker, other = queue.Cell(0), queue.Cell(1)
+	maker.Take(&fp.InHeader{Unique: 4, NodeID: fp.RootID, Opcode: uint32(op)}, 1, 0, 0)
+	other.Take(&fp.InHeader{Unique: 6, NodeID: fp.RootID, Opcode: uint32(op)}, 2, 1, 0)
+	other.Intend(coarseTime(), fuse.Evidence{})
+	r := g.on(fp.RootID)
+	r.Cell = maker
+	wantErrno(t, "the first", call(g, r), 0)
+	r.Cell = nil
+	return maker, other
+}
+
 // TestOneMaker: two requests want to make the same name, and the process dies when one has made it and the other
 // has not noted yet that it was refused. Only the one that has made it may succeed.
 func TestOneMaker(t *testing.T) {
@@ -41,18 +60,7 @@ func TestOneMaker(t *testing.T) {
 			t.Run(op.String()+" "+c.name, func(t *testing.T) {
 				l := newLine(t, nil, 0)
 				g := l.first(t)
-				queue, err := l.ledger.Queue(1, 2)
-				if err != nil {
-					t.Fatal(err)
-				}
-				maker, other := queue.Cell(0), queue.Cell(1)
-				maker.Take(&fp.InHeader{Unique: 4, NodeID: fp.RootID, Opcode: uint32(op)}, 1, 0, 0)
-				other.Take(&fp.InHeader{Unique: 6, NodeID: fp.RootID, Opcode: uint32(op)}, 2, 1, 0)
-				other.Intend(coarseTime(), fuse.Evidence{})
-				r := g.on(fp.RootID)
-				r.Cell = maker
-				wantErrno(t, "the first", call(g, r), 0)
-				r.Cell = nil
+				maker, other := l.twoMakers(t, g, op, call)
 				if c.answered {
 					maker.Free()
 				} else if !c.noted {
@@ -88,17 +96,7 @@ func TestOneMakerTwice(t *testing.T) {
 		for _, answered := range []bool{true, false} {
 			l := newLine(t, nil, 0)
 			g := l.first(t)
-			queue, err := l.ledger.Queue(1, 2)
-			if err != nil {
-				t.Fatal(err)
-			}
-			one, other := queue.Cell(0), queue.Cell(1)
-			one.Take(&fp.InHeader{Unique: 4, NodeID: fp.RootID, Opcode: uint32(op)}, 1, 0, 0)
-			other.Take(&fp.InHeader{Unique: 6, NodeID: fp.RootID, Opcode: uint32(op)}, 2, 1, 0)
-			other.Intend(coarseTime(), fuse.Evidence{})
-			r := g.on(fp.RootID)
-			r.Cell = one
-			wantErrno(t, "the first", call(g, r), 0)
+			one, other := l.twoMakers(t, g, op, call)
 			one.SetStep(0) // it had not come to that
 			next := l.next(t, g)
 			wantErrno(t, "the first, served again", next.serveAgain(one, call), 0)

@@ -53,13 +53,11 @@ func (d *decider) madeBefore(r *server.Request, ts *threadState, dirfd int, name
 	d.mounts.of(keyOf(&ts.st), dirfd)
 	st := ts.st // what follows looks at other files
 	e := &a.Evidence
-	if a.Step == 0 && e[fileKnown] != 0 && sameFile(&st, e[fileIno], e[fileBirth]) {
+	if !d.bornSince(&st, a.Stamp) {
 		return false, unix.EEXIST
 	}
-	if !d.bornSince(&st, a.Stamp) || a.Step == 0 && !d.looksMade(r, ts, dirfd, name, want) {
-		return false, unix.EEXIST
-	}
-	if d.madeByOther(r, ts, &st, name, a.Step != 0) {
+	if a.Step == 0 && (e[fileKnown] != 0 && sameFile(&st, e[fileIno], e[fileBirth]) ||
+		!d.looksMade(r, ts, dirfd, name, want) || d.madeByOther(r, ts, &st, name)) {
 		return false, unix.EEXIST
 	}
 	return true, 0
