@@ -196,15 +196,8 @@ func (p *pump) asksAnew(c change, exists bool) bool {
 
 // refreshDir has it ask for the attributes of a directory, by which it also drops its list of names.
 func (p *pump) refreshDir(id uint64) bool {
-	c := change{op: wire.Refresh, kind: unix.S_IFDIR, dir: id}
-	if id != fp.RootID {
-		parent, name, ok := p.fs.Share.Place(id)
-		if !ok {
-			return true
-		}
-		c.dir, c.name = parent, name.String()
-	}
-	return p.push(c)
+	c, ok := p.directoryChange(wire.Refresh, id)
+	return !ok || p.push(c)
 }
 
 // replaced is what the helper does where a name stands for something else than before, or for nothing.

@@ -322,21 +322,27 @@ func (p *pump) moved(e *hostwatch.Event) bool {
 
 // directory queues a change of a directory's own attributes.
 func (p *pump) directory(id uint64) bool {
-	c := change{op: wire.Attributes, kind: unix.S_IFDIR, dir: id}
-	if id != fp.RootID {
-		parent, name, ok := p.fs.Share.Place(id)
-		if !ok {
-			return true
-		}
-		if p.fs.own.on.Load() && p.fs.dirs.has(parent) {
-			return true // inotify tells of it there, too
-		}
-		c.dir, c.name = parent, name.String()
+	c, ok := p.directoryChange(wire.Attributes, id)
+	if !ok || id != fp.RootID && p.fs.own.on.Load() && p.fs.dirs.has(c.dir) {
+		return true // the directory has no place, or inotify tells of it in its parent, too
 	}
 	if p.quiet {
 		c.op = wire.Refresh
 	}
 	return p.push(c)
+}
+
+// directoryChange is a change of a directory itself; false if the directory has no place. The root is named by its id alone.
+func (p *pump) directoryChange(op wire.Op, id uint64) (c change, ok bool) {
+	c = change{op: op, kind: unix.S_IFDIR, dir: id}
+	if id == fp.RootID {
+		return c, true
+	}
+	parent, name, ok := p.fs.Share.Place(id)
+	if ok {
+		c.dir, c.name = parent, name.String()
+	}
+	return c, ok
 }
 
 // refresh queues what makes a read-only guest's memory right.
