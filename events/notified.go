@@ -74,11 +74,8 @@ func (fs *FS) Notify(code fp.NotifyCode, parts ...[]byte) error {
 	if e.Name != "" && isControl(e.Dir, nameOf(e.Name)) {
 		return nil
 	}
-	fs.mu.Lock()
-	s := fs.session
-	fs.mu.Unlock()
-	if s != nil && s.pump != nil {
-		s.pump.take(e)
+	if p := fs.currentPump(); p != nil {
+		p.take(e)
 	}
 	return nil
 }

@@ -78,16 +78,24 @@ func (p *pump) replace(stale *hostwatch.Watcher) error {
 
 // renew asks for another watcher in the place of one that is stale.
 func (fs *FS) renew(stale *hostwatch.Watcher) {
-	fs.mu.Lock()
-	s := fs.session
-	fs.mu.Unlock()
-	if s == nil || s.pump == nil {
+	p := fs.currentPump()
+	if p == nil {
 		return
 	}
-	s.pump.mu.Lock()
-	s.pump.stale = stale
-	s.pump.mu.Unlock()
-	s.pump.poke()
+	p.mu.Lock()
+	p.stale = stale
+	p.mu.Unlock()
+	p.poke()
+}
+
+// currentPump is the session's pump, nil as long as no helper has introduced itself.
+func (fs *FS) currentPump() *pump {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.session == nil {
+		return nil
+	}
+	return fs.session.pump
 }
 
 // catchUp tells the guest what has changed since a time, as far as it can be found out: which names
