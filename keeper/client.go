@@ -18,8 +18,9 @@ import (
 // Client is a worker's side. All methods may be called from any goroutine. A nil *Client is that of a
 // process without a keeper: it keeps nothing, and nothing fails.
 type Client struct {
-	socket  int
-	replied atomic.Bool
+	socket   int
+	patience time.Duration // see keepPatience
+	replied  atomic.Bool
 
 	mu       sync.Mutex // the order of messages is that of calls; a leaf
 	start    Start
@@ -60,7 +61,7 @@ var ErrBusy = errors.New("the keeper does not take messages")
 // the descriptor until the process ends.
 func NewClient(socket int) *Client {
 	unix.CloseOnExec(socket)
-	return &Client{socket: socket, held: map[Key]bool{}, came: map[Key]int{}, accepted: make(chan int, 1)}
+	return &Client{socket: socket, patience: keepPatience, held: map[Key]bool{}, came: map[Key]int{}, accepted: make(chan int, 1)}
 }
 
 // Receive takes over what the keeper holds. The worker calls it once, in its sandbox, under its system
@@ -224,13 +225,13 @@ func (c *Client) Take(k Key) (fd int, ok bool) {
 	return fd, true
 }
 
-// patience is how long Keep waits for a keeper that does not keep up. After it has waited in vain, calls
-// fail at once until the keeper has taken messages again.
-const patience = time.Second
+// keepPatience is Client.patience: how long Keep waits for a keeper that does not keep up, as on a machine with much other work.
+// After it has waited in vain, calls fail at once until the keeper has taken messages again.
+const keepPatience = 10 * time.Second
 
 // Keep gives the keeper a copy of fd under a key, which replaces an older one. The caller keeps
 // fd. When Keep has returned nil, a successor gets the descriptor, even if this process dies. If
-// the keeper is too slow, all calls together wait for at most a second. The error then wraps
+// the keeper is too slow, all calls together wait for at most ten seconds. The error then wraps
 // ErrBusy, and the keeper holds what it had. ErrLimit means that it holds too many.
 func (c *Client) Keep(k Key, fd int) error {
 	if c == nil {
@@ -324,19 +325,26 @@ func (c *Client) keepSending() {
 
 // send sends a message after those that are late. The caller has mu.
 func (c *Client) send(m *message) error {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(c.patience)
 	for {
 		err := c.sendLate()
 		if err == nil {
 			err = send(c.socket, m)
 		}
+		crowd := errors.Is(err, unix.ETOOMANYREFS)
 		switch {
 		case err == nil:
 			c.stuck = false
 			return nil
-		case !errors.Is(err, unix.EAGAIN):
+		case !crowd && !errors.Is(err, unix.EAGAIN):
 			return os.NewSyscallError("sendmsg", err)
 		case c.stuck:
+			return ErrBusy
+		case crowd && time.Now().Before(deadline):
+			time.Sleep(crowded)
+			continue
+		case crowd:
+			c.stuck = true
 			return ErrBusy
 		}
 		if err := wait(c.socket, unix.POLLOUT, time.Until(deadline)); err != nil {

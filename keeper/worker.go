@@ -254,7 +254,8 @@ func (w *worker) handOver(k *Keeper) {
 	}
 }
 
-// crowded is how long to wait when too many descriptors are on their way in sockets (ETOOMANYREFS).
+// crowded is how long to wait when too many descriptors are on their way in sockets (ETOOMANYREFS): those of all processes
+// of the user count, and RLIMIT_NOFILE is the limit for a process without privileges.
 const crowded = 10 * time.Millisecond
 
 // sendOne sends one message when the socket has room for it.
