@@ -31,28 +31,28 @@ func tempName(number uint64) []byte {
 //	another file there            somebody else has moved it to the link's name in that moment: it goes back
 func (x *xattrOwnership) givenBefore(r *server.Request, ts *threadState) unix.Errno {
 	a := past(r)
-	if a == nil || a.Evidence[giveKnown] == 0 || x.fs.cfg.ReadOnly {
+	if a == nil || a.Evidence[giveKnown] == 0 || x.cfg.ReadOnly {
 		return 0
 	}
-	n := x.fs.nodes.Acquire(r.Header.NodeID)
+	n := x.nodes.Acquire(r.Header.NodeID)
 	if n == nil {
 		return 0
 	}
-	defer x.fs.nodes.release(n)
+	defer x.nodes.release(n)
 	if m := x.standIn(n); m != nil || !n.isLink() {
 		if m != nil {
-			x.fs.nodes.release(m)
+			x.nodes.release(m)
 		}
 		return 0 // all of it is done
 	}
-	parent, name := x.fs.nodes.Location(n)
+	parent, name := x.nodes.Location(n)
 	if parent == nil {
 		return 0
 	}
-	defer x.fs.nodes.release(parent)
+	defer x.nodes.release(parent)
 	e := &a.Evidence
 	var at, left unix.Statx_t
-	dirfd, errno := x.fs.find.fdOf(ts, parent)
+	dirfd, errno := x.find.fdOf(ts, parent)
 	if errno != 0 {
 		return errno
 	}
@@ -60,9 +60,9 @@ func (x *xattrOwnership) givenBefore(r *server.Request, ts *threadState) unix.Er
 	given := sysStatx(dirfd, name.CString(), 0, &at) == 0 && made(&at)
 	temp := tempName(e[giveTemp])
 	tempDir := dirfd
-	if dir := x.fs.nodes.Acquire(e[giveDir]); dir != nil {
-		defer x.fs.nodes.release(dir)
-		if tempDir, errno = x.fs.find.fdOf(ts, dir); errno != 0 {
+	if dir := x.nodes.Acquire(e[giveDir]); dir != nil {
+		defer x.nodes.release(dir)
+		if tempDir, errno = x.find.fdOf(ts, dir); errno != 0 {
 			return errno
 		}
 	}

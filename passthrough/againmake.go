@@ -121,12 +121,12 @@ func (o *hostOwnership) looksMade(r *server.Request, ts *threadState, dirfd int,
 	if uint32(st.Mode)&unix.S_IFMT != kind {
 		return false
 	}
-	if m := o.fs.mounts.get(keyOf(st).onMount()); m == nil || !m.local {
+	if m := o.mounts.get(keyOf(st).onMount()); m == nil || !m.local {
 		return true
 	}
-	uid, gid, errno := o.fs.who.callerIDs(r, ts)
-	if !o.fs.who.canSwitch || uid == 0 && gid == 0 {
-		uid = o.fs.who.uid
+	uid, gid, errno := o.who.callerIDs(r, ts)
+	if !o.who.canSwitch || uid == 0 && gid == 0 {
+		uid = o.who.uid
 	}
 	if errno != 0 || st.Uid != uid {
 		return false
@@ -146,7 +146,7 @@ var defaultACL = []byte("system.posix_acl_default\x00")
 // unless the process died before it had written that.
 func (x *xattrOwnership) looksMade(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) bool {
 	st := ts.st
-	if st.Uid != x.fs.who.uid {
+	if st.Uid != x.who.uid {
 		return false
 	}
 	o, errno := x.newStat(r, ts, dirfd, want.mode)
@@ -167,11 +167,11 @@ func (x *xattrOwnership) looksMade(r *server.Request, ts *threadState, dirfd int
 	default:
 		return false
 	}
-	fd, errno := x.fs.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, errno := x.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return false
 	}
-	defer x.fs.fds.close(fd)
+	defer x.fds.close(fd)
 	n, errno := sysGetxattr(ts.procPath(fd), &markXattr[0], ts.mark[:])
 	if errno == unix.ENODATA {
 		return true

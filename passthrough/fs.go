@@ -39,6 +39,7 @@ type FS struct {
 	names      names
 	listing    listing
 	own        ownership
+	converted  convertedLinks
 	who        *credentials
 	caps       capState // of files
 	privileges privileges
@@ -88,7 +89,7 @@ func New(cfg Config) (*FS, error) {
 	if fs.who, err = newCredentials(cfg.UIDs, cfg.GIDs); err != nil {
 		return nil, err
 	}
-	if err = fs.setOwnership(); err != nil {
+	if err = fs.cfg.checkOwnership(); err != nil {
 		return nil, err
 	}
 	fs.join()

@@ -4,11 +4,28 @@ import "github.com/govirtiofs/govirtiofs/nodes"
 
 // join tells the parts of fs of each other. What a part uses of others is what it gets here.
 func (fs *FS) join() {
+	fs.joinOwnership()
 	fs.joinFiles()
 	fs.joinView()
 	fs.pins = pinner{cfg: &fs.cfg, nodes: &fs.nodes, find: &fs.find, openFiles: &fs.openFiles, opener: &fs.opener,
 		who: fs.who, recovery: &fs.recovery}
 	fs.again = decider{cfg: &fs.cfg, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, io: &fs.io, own: fs.own, recovery: &fs.recovery}
+}
+
+// joinOwnership makes what depends on where owners are kept.
+func (fs *FS) joinOwnership() {
+	if fs.cfg.Ownership == OwnershipXattr {
+		fs.own = &xattrOwnership{cfg: &fs.cfg, fds: &fs.fds, nodes: &fs.nodes, find: &fs.find, opener: &fs.opener, attrs: &fs.attrs,
+			entries: &fs.entries, who: fs.who, recovery: &fs.recovery, again: &fs.again, converted: &fs.converted}
+		return
+	}
+	fs.own = &hostOwnership{cfg: &fs.cfg, fds: &fs.fds, mounts: &fs.mounts, who: fs.who, again: &fs.again}
+}
+
+// resumedParts are the parts that a resumer uses.
+func (fs *FS) resumedParts() resumedParts {
+	return resumedParts{cfg: &fs.cfg, recovery: &fs.recovery, fds: &fs.fds, mounts: &fs.mounts, nodes: &fs.nodes, find: &fs.find,
+		openFiles: &fs.openFiles, openless: &fs.openless, locks: &fs.locks, own: fs.own, pins: &fs.pins}
 }
 
 // joinFiles joins what knows of files on the host.

@@ -60,17 +60,18 @@ func (m *mountNumbers) set(id, number uint64) {
 	}
 }
 
-// nodeRecorder notes the nodes of fs in the ledger. It is a nodes.Recorder; Granted, which is called most
+// nodeRecorder notes the nodes of a share in the ledger. It is a nodes.Recorder; Granted, which is called most
 // often, is the store's own.
 type nodeRecorder struct {
 	*ledger.Store
-	fs *FS
+	mounts *mountNumbers
+	links  *convertedLinks
 }
 
 // Added implements nodes.Recorder.
 func (r *nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
 	k := n.Key()
-	if !r.AddNode(by, n.ID(), lookups, ledger.Identity{Mount: r.fs.recovery.mounts.of(k.mount), Dev: k.dev, Ino: k.ino,
+	if !r.AddNode(by, n.ID(), lookups, ledger.Identity{Mount: r.mounts.of(k.mount), Dev: k.dev, Ino: k.ino,
 		BirthSec: n.bornSec, BirthNsec: n.bornNsec, Kind: n.kind}) {
 		return false
 	}
@@ -82,7 +83,7 @@ func (r *nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
 
 // Counted implements nodes.Recorder. A count that goes down because a link was forgotten is noted with that.
 func (r *nodeRecorder) Counted(by *fuse.Cell, n *inode, lookups uint64) {
-	if link := r.fs.endsFor(by); link != nil {
+	if link := r.links.endsFor(by); link != nil {
 		r.EndStandIn(link.ID(), n.ID(), lookups)
 		return
 	}
@@ -137,7 +138,7 @@ func (fs *FS) setLedger() error {
 		return fmt.Errorf("passthrough: %w", err)
 	}
 	fs.recovery.store = store
-	fs.cfg.recordNodes = &nodeRecorder{store, fs}
+	fs.cfg.recordNodes = &nodeRecorder{store, &fs.recovery.mounts, &fs.converted}
 	fs.cfg.recordOpens = &openRecorder{store}
 	return fs.recordWindow()
 }

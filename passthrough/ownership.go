@@ -42,11 +42,12 @@ type ownership interface {
 	// beforeChown prepares a SETATTR with an owner for the symbolic link n. Afterwards
 	// another node may stand in for it, which is asked for at every request about a
 	// link; the caller has a reference on it. nil is none. forgotten says that the
-	// client has forgotten the link.
+	// client has forgotten the link. restoreStandIn has m stand in for n, as it did in a predecessor.
 	beforeChown(ts *threadState, n *inode, fd int, in *fp.SetattrIn) unix.Errno
 	// givenBefore finishes or undoes what a predecessor has done of that for the request r.
 	givenBefore(r *server.Request, ts *threadState) unix.Errno
 	standIn(n *inode) *inode
+	restoreStandIn(n, m *inode)
 	forgotten(n *inode)
 
 	// These make a file. If made is set it is there, made by a process that died before it
@@ -69,18 +70,16 @@ type ownership interface {
 	afterTruncate(ts *threadState, fd int) unix.Errno
 }
 
-// setOwnership finds out at the start whether the share can keep owners as the configuration says.
-func (fs *FS) setOwnership() error {
-	if fs.cfg.Ownership != OwnershipXattr {
-		fs.own = &hostOwnership{fs}
+// checkOwnership finds out at the start whether the share can keep owners as the configuration says.
+func (c *Config) checkOwnership() error {
+	if c.Ownership != OwnershipXattr {
 		return nil
 	}
-	if fs.cfg.UIDs != nil || fs.cfg.GIDs != nil || fs.cfg.PosixACL != Never || fs.cfg.KillprivV2 {
+	if c.UIDs != nil || c.GIDs != nil || c.PosixACL != Never || c.KillprivV2 {
 		return fmt.Errorf("passthrough: ownership in attributes excludes translation of ids, ACLs and KillprivV2")
 	}
-	fs.own = &xattrOwnership{fs: fs}
 	ts := &threadState{}
-	_, errno := sysGetxattr(ts.procPath(fs.cfg.RootFD), &markXattr[0], ts.mark[:])
+	_, errno := sysGetxattr(ts.procPath(c.RootFD), &markXattr[0], ts.mark[:])
 	if errno == unix.EOPNOTSUPP {
 		return fmt.Errorf("passthrough: the shared directory's file system has no user attributes to keep owners in: %w", errno)
 	}

@@ -9,7 +9,13 @@ import (
 
 // hostOwnership is OwnershipHost: the host's kernel keeps owners and modes, and gives files
 // that are made with the user's credentials to that user.
-type hostOwnership struct{ fs *FS }
+type hostOwnership struct {
+	cfg    *Config
+	fds    *descriptors
+	mounts *mountTable
+	who    *credentials
+	again  *decider
+}
 
 func (*hostOwnership) needsFile() bool { return false }
 
@@ -42,24 +48,24 @@ func (o *hostOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Errn
 	if in.Valid&fp.FattrMode == 0 {
 		return 0
 	}
-	o.fs.who.setFsetid(ts, true)
-	return sysFchmodat(o.fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
+	o.who.setFsetid(ts, true)
+	return sysFchmodat(o.cfg.ProcFD, procName(&ts.num, fd), in.Mode&permBits)
 }
 
 // chown changes owner and group. noID leaves one as it is.
 func (o *hostOwnership) chown(ts *threadState, fd int, in *fp.SetattrIn) unix.Errno {
 	uid, gid, mayUser, mayGroup := noID, noID, true, true
 	if in.Valid&fp.FattrUID != 0 {
-		uid, mayUser = o.fs.who.users.Host(in.UID)
+		uid, mayUser = o.who.users.Host(in.UID)
 	}
 	if in.Valid&fp.FattrGID != 0 {
-		gid, mayGroup = o.fs.who.groups.Host(in.GID)
+		gid, mayGroup = o.who.groups.Host(in.GID)
 	}
 	if !mayUser || !mayGroup {
 		return unix.EPERM
 	}
 	// Without CAP_FSETID a set-group-ID bit without group execute would go.
-	o.fs.who.setFsetid(ts, true)
+	o.who.setFsetid(ts, true)
 	return unknownID(sysFchownFD(fd, uid, gid))
 }
 
@@ -70,6 +76,8 @@ func (*hostOwnership) givenBefore(*server.Request, *threadState) unix.Errno { re
 
 func (*hostOwnership) standIn(*inode) *inode { return nil }
 
+func (*hostOwnership) restoreStandIn(_, _ *inode) {}
+
 func (*hostOwnership) forgotten(*inode) {}
 
 func (o *hostOwnership) mknod(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
@@ -77,26 +85,26 @@ func (o *hostOwnership) mknod(r *server.Request, dirfd int, name fp.Name, want *
 		return 0
 	}
 	dev := unix.Mkdev(want.major, want.minor)
-	return o.fs.who.asCaller(r, want.mask, func() unix.Errno { return sysMknodat(dirfd, name.CString(), want.mode, dev) })
+	return o.who.asCaller(r, want.mask, func() unix.Errno { return sysMknodat(dirfd, name.CString(), want.mode, dev) })
 }
 
 func (o *hostOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
 	if made {
 		return 0
 	}
-	return o.fs.who.asCaller(r, want.mask, func() unix.Errno { return sysMkdirat(dirfd, name.CString(), want.mode&permBits) })
+	return o.who.asCaller(r, want.mask, func() unix.Errno { return sysMkdirat(dirfd, name.CString(), want.mode&permBits) })
 }
 
 func (o *hostOwnership) symlink(r *server.Request, dirfd int, name fp.Name, want *newFile, made bool) unix.Errno {
 	if made {
 		return 0
 	}
-	return o.fs.who.asCaller(r, 0, func() unix.Errno { return sysSymlinkat(want.target.CString(), dirfd, name.CString()) })
+	return o.who.asCaller(r, 0, func() unix.Errno { return sysSymlinkat(want.target.CString(), dirfd, name.CString()) })
 }
 
 func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags int, want *newFile, made bool) (fd int, seen guestStat, errno unix.Errno) {
 	if made {
-		fd, errno = o.fs.again.openMade(threadOf(r), dirfd, name, flags)
+		fd, errno = o.again.openMade(threadOf(r), dirfd, name, flags)
 		return fd, seen, errno
 	}
 	path := name.CString()
@@ -106,8 +114,8 @@ func (o *hostOwnership) create(r *server.Request, dirfd int, name fp.Name, flags
 		flags |= unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	}
 	fd = -1
-	errno = o.fs.who.asCaller(r, want.mask, func() (errno unix.Errno) {
-		fd, errno = o.fs.fds.open(dirfd, path, flags, want.mode&permBits)
+	errno = o.who.asCaller(r, want.mask, func() (errno unix.Errno) {
+		fd, errno = o.fds.open(dirfd, path, flags, want.mode&permBits)
 		return errno
 	})
 	return fd, seen, errno
@@ -119,7 +127,7 @@ func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, n
 		return sysRenameat2(oldDir, oldName.CString(), newDir, newName.CString(), flags)
 	}
 	if flags&unix.RENAME_WHITEOUT != 0 {
-		return o.fs.who.asCaller(r, 0, rename)
+		return o.who.asCaller(r, 0, rename)
 	}
 	return rename()
 }
@@ -127,7 +135,7 @@ func (o *hostOwnership) rename(r *server.Request, oldDir int, oldName fp.Name, n
 // beforeWrite: the open file remembers whether the host's kernel clears the right bits.
 func (o *hostOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
 	if f.kernelKills.Load() {
-		o.fs.who.setFsetid(ts, false)
+		o.who.setFsetid(ts, false)
 		return 0
 	}
 	byKernel, errno := o.killSetID(ts, f.fd, f.mount.local)
@@ -138,7 +146,7 @@ func (o *hostOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
 }
 
 func (o *hostOwnership) beforeTruncate(ts *threadState, n *inode, fd int) unix.Errno {
-	_, errno := o.killSetID(ts, fd, o.fs.mounts.of(n.Key(), fd).local)
+	_, errno := o.killSetID(ts, fd, o.mounts.of(n.Key(), fd).local)
 	return errno
 }
 
@@ -153,9 +161,9 @@ func (o *hostOwnership) killSetID(ts *threadState, fd int, local bool) (byKernel
 	}
 	mode := uint32(ts.st.Mode) & permBits
 	byKernel = local && mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID
-	o.fs.who.setFsetid(ts, !byKernel)
+	o.who.setFsetid(ts, !byKernel)
 	if left := withoutSetID(mode); !byKernel && left != mode {
-		errno = sysFchmodat(o.fs.cfg.ProcFD, procName(&ts.num, fd), left)
+		errno = sysFchmodat(o.cfg.ProcFD, procName(&ts.num, fd), left)
 	}
 	return byKernel, errno
 }

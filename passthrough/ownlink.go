@@ -71,12 +71,12 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 	if o == old || o.uid == noID || o.gid == noID || st.Nlink != 1 {
 		return 0
 	}
-	parent, name := x.fs.nodes.Location(n)
+	parent, name := x.nodes.Location(n)
 	if parent == nil {
 		return 0
 	}
-	defer x.fs.nodes.release(parent)
-	dirfd, errno := x.fs.find.fdOf(ts, parent)
+	defer x.nodes.release(parent)
+	dirfd, errno := x.find.fdOf(ts, parent)
 	if errno != 0 {
 		return errno
 	}
@@ -87,6 +87,8 @@ func (x *xattrOwnership) beforeChown(ts *threadState, n *inode, fd int, in *fp.S
 }
 
 func (x *xattrOwnership) standIn(n *inode) *inode { return x.converted.follow(n) }
+
+func (x *xattrOwnership) restoreStandIn(n, m *inode) { x.converted.add(n, m) }
 
 // replaceLink puts a file with the link's target, times and new owner in its place.
 func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *inode, dirfd int, name *byte, o *guestStat) unix.Errno {
@@ -105,7 +107,7 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *
 	if errno != 0 {
 		return errno
 	}
-	defer x.fs.fds.close(file)
+	defer x.fds.close(file)
 	defer func() { _ = sysUnlinkat(dirfd, &temp[0], 0) }()
 	var st unix.Statx_t
 	if ts.cell != nil {
@@ -115,7 +117,7 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *
 		ts.cell.Amend(giveBirth, birthOf(&st).word())
 		ts.cell.Amend(giveIno, st.Ino)
 	}
-	_ = sysUtimensat(x.fs.cfg.ProcFD, procName(&ts.num, file), &times)
+	_ = sysUtimensat(x.cfg.ProcFD, procName(&ts.num, file), &times)
 	// An exchange, so that what was in that place can be looked at: it may be another
 	// file by now, which then goes back.
 	if errno = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE); errno != 0 {
@@ -130,28 +132,28 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *
 
 // adoptLink makes n's number lead to the node of the file that is at name now.
 func (x *xattrOwnership) adoptLink(ts *threadState, n, parent *inode, dirfd int, name fp.Name) unix.Errno {
-	fd, errno := x.fs.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, errno := x.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return errno
 	}
 	if errno = statxFD(fd, &ts.st); errno != 0 {
-		x.fs.fds.close(fd)
+		x.fds.close(fd)
 		return errno
 	}
-	m, errno := x.fs.nodes.intern(ts.cell, &ts.st, fd, parent, name)
+	m, errno := x.nodes.intern(ts.cell, &ts.st, fd, parent, name)
 	if errno != 0 {
 		return errno
 	}
-	x.fs.nodes.SetHint(parent, name, m)
-	if s := x.fs.recovery.store; s != nil {
+	x.nodes.SetHint(parent, name, m)
+	if s := x.recovery.store; s != nil {
 		s.StandIn(n.ID(), m.ID())
 	}
 	x.converted.add(n, m)
-	if x.fs.nodes.isForgotten(n) { // meanwhile, so that nobody would take n out again
+	if x.nodes.isForgotten(n) { // meanwhile, so that nobody would take n out again
 		x.forgotten(n)
 	}
-	x.fs.nodes.Displace(n)
-	x.fs.nodes.release(m)
+	x.nodes.Displace(n)
+	x.nodes.release(m)
 	return 0
 }
 
@@ -161,17 +163,17 @@ func (x *xattrOwnership) forgotten(n *inode) {
 	if m == nil {
 		return
 	}
-	c := &x.converted
+	c := x.converted
 	c.endMu.Lock()
 	defer c.endMu.Unlock()
 	c.ending = n
-	x.fs.entries.forget(&c.by, m, 1)
+	x.entries.forget(&c.by, m, 1)
 }
 
 // endsFor is the link whose stand-in has a lookup less by this; nil if it is something else.
-func (fs *FS) endsFor(by *fuse.Cell) *inode {
-	if x, ok := fs.own.(*xattrOwnership); ok && by == &x.converted.by {
-		return x.converted.ending
+func (c *convertedLinks) endsFor(by *fuse.Cell) *inode {
+	if by == &c.by {
+		return c.ending
 	}
 	return nil
 }

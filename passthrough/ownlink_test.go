@@ -114,7 +114,7 @@ func TestOwnershipLinkStorm(t *testing.T) {
 	}
 	all.Wait()
 	s.fs.Destroy()
-	converted := &s.fs.own.(*xattrOwnership).converted
+	converted := &s.fs.converted
 	converted.mu.Lock()
 	defer converted.mu.Unlock()
 	if n := len(converted.to); n != 0 {

@@ -44,8 +44,8 @@ func (x *xattrOwnership) newFile(ts *threadState, dirfd int, name *byte, o *gues
 	dot := [2]byte{'.', 0}
 	flags &^= unix.O_TRUNC
 	fd, errno := -1, unix.EOPNOTSUPP
-	if name == nil || !x.fs.cfg.noTmpfile {
-		fd, errno = x.fs.fds.open(dirfd, &dot[0], flags|unix.O_TMPFILE, o.hostMode())
+	if name == nil || !x.cfg.noTmpfile {
+		fd, errno = x.fds.open(dirfd, &dot[0], flags|unix.O_TMPFILE, o.hostMode())
 	}
 	if name != nil && (errno == unix.EISDIR || errno == unix.EOPNOTSUPP || errno == unix.ENOENT) {
 		return x.newNamed(ts, dirfd, name, o, flags, content)
@@ -54,10 +54,10 @@ func (x *xattrOwnership) newFile(ts *threadState, dirfd int, name *byte, o *gues
 		return -1, errno
 	}
 	if errno = x.fillFile(ts, fd, o, content); errno == 0 && name != nil {
-		errno = sysLinkat(x.fs.cfg.ProcFD, procName(&ts.num, fd), dirfd, name, unix.AT_SYMLINK_FOLLOW)
+		errno = sysLinkat(x.cfg.ProcFD, procName(&ts.num, fd), dirfd, name, unix.AT_SYMLINK_FOLLOW)
 	}
 	if errno != 0 {
-		x.fs.fds.close(fd)
+		x.fds.close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -66,16 +66,16 @@ func (x *xattrOwnership) newFile(ts *threadState, dirfd int, name *byte, o *gues
 // newNamed is newFile on a file system without O_TMPFILE. Until the file has the
 // attribute, only the guest's root can use it.
 func (x *xattrOwnership) newNamed(ts *threadState, dirfd int, name *byte, o *guestStat, flags int, content []byte) (int, unix.Errno) {
-	fd, errno := x.fs.fds.open(dirfd, name, flags&^unix.O_EXCL|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	fd, errno := x.fds.open(dirfd, name, flags&^unix.O_EXCL|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errno != 0 {
 		return -1, errno
 	}
 	if errno = x.fillFile(ts, fd, o, content); errno == 0 && o.hostMode() != 0o600 {
-		errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
+		errno = sysFchmodat(x.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 	}
 	if errno != 0 {
 		_ = sysUnlinkat(dirfd, name, 0)
-		x.fs.fds.close(fd)
+		x.fds.close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -111,7 +111,7 @@ func (x *xattrOwnership) makeFile(r *server.Request, dirfd int, name fp.Name, wa
 		fd, errno = x.newFile(ts, dirfd, name.CString(), &o, unix.O_WRONLY, want.content())
 	}
 	if errno == 0 {
-		x.fs.fds.close(fd)
+		x.fds.close(fd)
 	}
 	return errno
 }
@@ -122,15 +122,15 @@ func (x *xattrOwnership) finishFile(ts *threadState, dirfd int, name fp.Name, o 
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {
 		flags |= unix.O_RDWR
 	}
-	fd, errno := x.fs.again.openMade(ts, dirfd, name, flags)
+	fd, errno := x.again.openMade(ts, dirfd, name, flags)
 	if errno != 0 {
 		return -1, errno
 	}
 	if errno = x.fillFile(ts, fd, o, content); errno == 0 {
-		errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
+		errno = sysFchmodat(x.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 	}
 	if errno != 0 {
-		x.fs.fds.close(fd)
+		x.fds.close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -161,11 +161,11 @@ func (x *xattrOwnership) mkdir(r *server.Request, dirfd int, name fp.Name, want 
 			return errno
 		}
 	}
-	fd, errno := x.fs.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
+	fd, errno := x.fds.open(dirfd, name.CString(), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
 	if errno == 0 {
-		defer x.fs.fds.close(fd)
+		defer x.fds.close(fd)
 		if errno = x.mark(ts, fd, &o); errno == 0 && (made || o.hostMode() != 0o700) {
-			errno = sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
+			errno = sysFchmodat(x.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 		}
 	}
 	if errno != 0 {
@@ -198,16 +198,16 @@ func (x *xattrOwnership) readlink(ts *threadState, n *inode, fd int, dst []byte)
 	if !n.isReg() {
 		return readlinkHost(n, fd, dst)
 	}
-	if errno := x.fs.attrs.ofFD(ts, fd); errno != 0 {
+	if errno := x.attrs.ofFD(ts, fd); errno != 0 {
 		return 0, errno
 	}
 	if ts.st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return 0, unix.EINVAL
 	}
-	f, errno := x.fs.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, errno := x.opener.openAgain(ts, fd, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errno != 0 {
 		return 0, errno
 	}
-	defer x.fs.fds.close(f)
+	defer x.fds.close(f)
 	return sysPread(f, dst, 0)
 }

@@ -29,8 +29,18 @@ const markMax = 80
 
 // xattrOwnership is OwnershipXattr.
 type xattrOwnership struct {
-	fs        *FS
-	converted convertedLinks
+	cfg      *Config
+	fds      *descriptors
+	nodes    *nodeTable
+	find     *locator
+	opener   *opener
+	attrs    *attributes
+	entries  *entries
+	who      *credentials
+	recovery *recovery
+	again    *decider
+
+	converted *convertedLinks
 }
 
 // needsFile: by name the attribute could be another file's.
@@ -173,10 +183,10 @@ func (o *guestStat) killSetID() {
 // unmarked is the owner that a file without the attribute shows.
 func (x *xattrOwnership) unmarked(st *unix.Statx_t) guestStat {
 	o := guestStat{uid: st.Uid, gid: st.Gid, mode: st.Mode, major: st.Rdev_major, minor: st.Rdev_minor}
-	if o.uid == x.fs.who.uid {
+	if o.uid == x.who.uid {
 		o.uid = 0
 	}
-	if o.gid == x.fs.who.gid {
+	if o.gid == x.who.gid {
 		o.gid = 0
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -253,7 +263,7 @@ func (x *xattrOwnership) set(ts *threadState, fd int, in *fp.SetattrIn) unix.Err
 	if errno := x.mark(ts, fd, &o); errno != 0 || uint32(ts.st.Mode)&permBits == o.hostMode() {
 		return errno
 	}
-	return sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
+	return sysFchmodat(x.cfg.ProcFD, procName(&ts.num, fd), o.hostMode())
 }
 
 // setUnmarkable is set for what can't have the attribute: symbolic links, and
@@ -265,7 +275,7 @@ func (x *xattrOwnership) setUnmarkable(ts *threadState, fd int, in *fp.SetattrIn
 	case in.Valid&fp.FattrMode != 0 && link:
 		return unix.EOPNOTSUPP
 	case in.Valid&fp.FattrMode != 0:
-		return sysFchmodat(x.fs.cfg.ProcFD, procName(&ts.num, fd), in.Mode&0o777)
+		return sysFchmodat(x.cfg.ProcFD, procName(&ts.num, fd), in.Mode&0o777)
 	case link:
 		return 0
 	}
@@ -279,7 +289,7 @@ func (x *xattrOwnership) beforeWrite(ts *threadState, f *openFile) unix.Errno {
 // beforeTruncate leaves the bits to afterTruncate, which has the file open. SETATTR asks for
 // nothing of the kind, as there is no KillprivV2.
 func (x *xattrOwnership) beforeTruncate(ts *threadState, _ *inode, _ int) unix.Errno {
-	x.fs.who.setFsetid(ts, true)
+	x.who.setFsetid(ts, true)
 	return 0
 }
 

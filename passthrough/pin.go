@@ -217,7 +217,7 @@ func (p *pinner) drop(take func(keeper.Key) bool) {
 // file. It is checked because the client may have controlled the process that handed it to the
 // keeper.
 func (r *resumer) takePin(k keeper.Key, n *inode) (fd int, ok bool) {
-	fs := r.fs
+	fs := &r.fs
 	fd, ok = fs.cfg.Keeper.Take(k)
 	if !ok {
 		return -1, false

@@ -39,7 +39,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 		}
 		return "", nil
 	}
-	r := &resumer{fs: fs, ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.nodes.root.Key().mount}}
+	r := &resumer{fs: fs.resumedParts(), ts: t.Local.(*threadState), store: s, mounts: map[uint64]uint64{rootMount: fs.nodes.root.Key().mount}}
 	r.findMounts()
 	r.nodes()
 	r.openFiles()
@@ -70,9 +70,24 @@ func (r *recovery) forgetRecords() {
 	}
 }
 
+// resumedParts are what a successor fills.
+type resumedParts struct {
+	cfg       *Config
+	recovery  *recovery
+	fds       *descriptors
+	mounts    *mountTable
+	nodes     *nodeTable
+	find      *locator
+	openFiles *openTable
+	openless  *openless
+	locks     *shareLocks
+	own       ownership
+	pins      *pinner
+}
+
 // resumer makes the nodes and open files of a predecessor.
 type resumer struct {
-	fs     *FS
+	fs     resumedParts
 	ts     *threadState
 	store  *ledger.Store
 	mounts map[uint64]uint64         // ids here of mounts by their numbers in the ledger
@@ -173,7 +188,7 @@ func birthIn(n *ledger.Node) birth {
 // for the index.
 func (r *resumer) nodes() {
 	t := r.fs.nodes
-	left := &leftNodes{fs: r.fs, store: r.store, mounts: r.mounts, read: r.store.Reader(), open: map[uint32]bool{}}
+	left := &leftNodes{here: r.fs.mounts, store: r.store, mounts: r.mounts, read: r.store.Reader(), open: map[uint32]bool{}}
 	left.root = t.root.Key().onMount()
 	left.local = r.fs.mounts.get(left.root).local
 	for rec := range r.store.Opens {
@@ -188,16 +203,15 @@ func (r *resumer) nodes() {
 // standIn has the node with this id stand in for the link in a slot, as before.
 func (r *resumer) standIn(link uint32, id uint64) {
 	n, m := r.fs.nodes.Restored(link), r.fs.nodes.Restored(uint32(id))
-	x, ok := r.fs.own.(*xattrOwnership)
-	if ok && n != nil && m != nil && m.ID() == id && n.isLink() && m.isReg() && !r.fs.nodes.isForgotten(n) {
-		x.converted.add(n, m)
+	if n != nil && m != nil && m.ID() == id && n.isLink() && m.isReg() && !r.fs.nodes.isForgotten(n) {
+		r.fs.own.restoreStandIn(n, m)
 	}
 }
 
 // openFiles makes the open files, whose descriptors come with their first use. Those that the client
 // has no number for are closed.
 func (r *resumer) openFiles() {
-	fs := r.fs
+	fs := &r.fs
 	for rec := range r.store.Opens {
 		n := fs.nodes.Restored(rec.Node)
 		if n == nil || rec.Bits&openShared != 0 || fs.openless.agreed.Load() || !n.isDir() && !n.isReg() ||

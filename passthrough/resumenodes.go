@@ -9,7 +9,7 @@ import (
 
 // leftNodes implements nodes.Left. The ledger may be forged, so each record is checked when it is used.
 type leftNodes struct {
-	fs     *FS
+	here   *mountTable
 	store  *ledger.Store
 	mounts map[uint64]uint64 // ids here of mounts by their numbers in the ledger
 	read   func(slot uint32) *ledger.Node
@@ -72,7 +72,7 @@ func (l *leftNodes) Make(slot uint32) (*inode, nodes.LeftNode) {
 	n.bornSec, n.bornNsec, n.kind = rec.BirthSec, rec.BirthNsec, rec.Kind&(unix.S_IFMT>>kindShift)
 	if k := l.key(&rec.Identity).onMount(); k == l.root {
 		n.local = l.local
-	} else if m := l.fs.mounts.get(k); m != nil {
+	} else if m := l.here.get(k); m != nil {
 		n.local = m.local
 	}
 	n.fd.Store(-1)

@@ -60,7 +60,14 @@ const (
 
 // saver writes the state.
 type saver struct {
-	fs     *FS
+	// Parts of the share.
+	cfg       *Config
+	limits    *stateLimits
+	fds       *descriptors
+	nodes     *nodeTable
+	find      *locator
+	openFiles *openTable
+
 	ts     *threadState
 	w      *record.Writer
 	index  map[*inode]uint64 // of nodes that have been written
@@ -74,7 +81,8 @@ func (fs *FS) SaveState(t *server.Thread, to io.Writer) error {
 		return errors.New("passthrough: a guest with a DAX window can't be moved: it believes that files are mapped")
 	}
 	w := record.NewWriter(to)
-	s := &saver{fs: fs, ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
+	s := &saver{cfg: &fs.cfg, limits: &fs.limits, fds: &fs.fds, nodes: &fs.nodes, find: &fs.find, openFiles: &fs.openFiles,
+		ts: t.Local.(*threadState), w: w, index: make(map[*inode]uint64)}
 	mode := uint64(handlesAbsent)
 	switch {
 	case fs.cfg.Migration.FileHandles:
@@ -87,7 +95,7 @@ func (fs *FS) SaveState(t *server.Thread, to io.Writer) error {
 	for n := range fs.nodes.All {
 		s.node(n)
 	}
-	s.openFiles()
+	s.writeOpenFiles()
 	if err := s.fits(); err != nil {
 		return err
 	}
@@ -102,9 +110,9 @@ func (s *saver) fits() error {
 		what      string
 		has, most int
 	}{
-		{"nodes", max(len(s.index)-1, int(s.fs.nodes.End())), s.fs.limits.nodes},
-		{"open files", int(s.fs.openFiles.End()), s.fs.limits.openFiles},
-		{"locks", s.locked, s.fs.limits.locks},
+		{"nodes", max(len(s.index)-1, int(s.nodes.End())), s.limits.nodes},
+		{"open files", int(s.openFiles.End()), s.limits.openFiles},
+		{"locks", s.locked, s.limits.locks},
 	} {
 		if c.has > c.most {
 			return fmt.Errorf("passthrough: the guest has, or once had, %d %s, and a state can have %d: "+
@@ -143,20 +151,20 @@ func (n *inode) currentParent() *inode {
 func (s *saver) write(n *inode) {
 	s.index[n] = uint64(len(s.index))
 	number := n.ID()
-	if s.fs.nodes.Get(number) != n {
+	if s.nodes.Get(number) != n {
 		number = 0 // the guest has forgotten it, but not what is below it
 	}
-	s.w.Uint(stateNode, number, s.fs.nodes.Lookups(n), uint64(n.mode()))
+	s.w.Uint(stateNode, number, s.nodes.Lookups(n), uint64(n.mode()))
 	s.where(n)
 	s.w.Bytes(s.fileHandle(n))
 }
 
 // where writes the node's location, as it is at this moment.
 func (s *saver) where(n *inode) {
-	parent, name := s.fs.nodes.Location(n)
+	parent, name := s.nodes.Location(n)
 	if parent != nil {
-		defer s.fs.nodes.release(parent)
-		if index, ok := s.index[parent]; ok && s.fs.find.isAt(s.ts, parent, name.CString(), n) {
+		defer s.nodes.release(parent)
+		if index, ok := s.index[parent]; ok && s.find.isAt(s.ts, parent, name.CString(), n) {
 			s.w.Uint(locatedInParent, index)
 			s.w.Bytes(name.Bytes())
 			return
@@ -183,22 +191,22 @@ func (l *locator) isAt(ts *threadState, parent *inode, name *byte, n *inode) boo
 // path is the node's path below the share, which the kernel knows when the node has a
 // descriptor: the host may have moved it. nil if it has none in the share any more.
 func (s *saver) path(n *inode) []byte {
-	fd, errno := s.fs.find.fdOf(s.ts, n)
+	fd, errno := s.find.fdOf(s.ts, n)
 	if errno != 0 {
 		return nil
 	}
-	path := s.fs.find.pathOf(s.ts, fd)
+	path := s.find.pathOf(s.ts, fd)
 	if path == "" {
 		return nil
 	}
-	found, errno := s.fs.find.walk(s.ts, path)
+	found, errno := s.find.walk(s.ts, path)
 	if errno == 0 {
-		found, errno = s.fs.find.checked(s.ts, n, found)
+		found, errno = s.find.checked(s.ts, n, found)
 	}
 	if errno != 0 {
 		return nil
 	}
-	s.fs.fds.close(found)
+	s.fds.close(found)
 	return []byte(path)
 }
 
@@ -226,10 +234,10 @@ func (l *locator) readlink(ts *threadState, fd int) string {
 
 // fileHandle is the node's file handle, if handles are saved and it has one.
 func (s *saver) fileHandle(n *inode) []byte {
-	if m := s.fs.cfg.Migration; !m.FileHandles && !m.VerifyHandles {
+	if m := s.cfg.Migration; !m.FileHandles && !m.VerifyHandles {
 		return nil
 	}
-	fd, errno := s.fs.find.fdOf(s.ts, n)
+	fd, errno := s.find.fdOf(s.ts, n)
 	if errno != 0 {
 		return nil
 	}
@@ -251,9 +259,9 @@ func handleOfFD(fd int) ([]byte, error) {
 	return append([]byte{byte(kind), byte(kind >> 8), byte(kind >> 16), byte(kind >> 24)}, h.Bytes()...), nil
 }
 
-// openFiles writes the open files and directories, and their locks.
-func (s *saver) openFiles() {
-	for f := range s.fs.openFiles.All {
+// writeOpenFiles writes the open files and directories, and their locks.
+func (s *saver) writeOpenFiles() {
+	for f := range s.openFiles.All {
 		if f.isShared() {
 			continue // the guest has no number for a shared one, and no locks then
 		}

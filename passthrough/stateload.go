@@ -26,7 +26,7 @@ import (
 //     the kernel opens any file of the file system by its handle. A file without a place
 //     below the share, because it was deleted, is lost.
 //   - A node costs memory only if its file is here. What is not found leaves a nil in
-//     loader.nodes, and the table has no entry: the guest gets ESTALE for a number that is
+//     loader.listed, and the table has no entry: the guest gets ESTALE for a number that is
 //     not in it. Numbers, records and their sum in bytes (package server) have limits.
 
 // stateLimits limit a state. They are above what a guest has in practice; saving a state
@@ -52,25 +52,39 @@ const maxFileHandle = 4 + maxHandle // the type in front
 
 // loader reads a state.
 type loader struct {
-	fs        *FS
-	ts        *threadState
-	r         *record.Reader
-	compare   bool           // files must have the file handles of the state
-	seek      bool           // file handles may help to find a path
-	nodes     []*inode       // by their place in the state; nil: not here. The loader holds them
-	unknown   map[key]*inode // those that have no number
-	doubles   int            // nodes whose files have another node
-	openFiles int            // records of open files
-	locks     int            // records of locks
-	lost      []lostLock     // locks that can't be taken
-	lostNames string         // of their files, for messages
-	locker    savedOwner     // of the lock records that follow
-	missing   missing        // nodes and open files that are not here
+	// Parts of the share.
+	cfg       *Config
+	features  *features
+	allower   *allower
+	limits    *stateLimits
+	fds       *descriptors
+	mounts    *mountTable
+	nodes     *nodeTable
+	find      *locator
+	opener    *opener
+	openFiles *openTable
+	locks     *shareLocks
+
+	ts          *threadState
+	r           *record.Reader
+	compare     bool           // files must have the file handles of the state
+	seek        bool           // file handles may help to find a path
+	listed      []*inode       // nodes by their place in the state; nil: not here. The loader holds them
+	unknown     map[key]*inode // those that have no number
+	doubles     int            // nodes whose files have another node
+	openRecords int            // records of open files
+	lockRecords int            // records of locks
+	lost        []lostLock     // locks that can't be taken
+	lostNames   string         // of their files, for messages
+	locker      savedOwner     // of the lock records that follow
+	missing     missing        // nodes and open files that are not here
 }
 
 // LoadState implements server.State.
 func (fs *FS) LoadState(t *server.Thread, from io.Reader) (warning string, err error) {
-	l := &loader{fs: fs, ts: t.Local.(*threadState), r: record.NewReader(from, math.MaxInt64), nodes: []*inode{fs.nodes.root}, unknown: map[key]*inode{}}
+	l := &loader{cfg: &fs.cfg, features: &fs.features, allower: &fs.allower, limits: &fs.limits, fds: &fs.fds, mounts: &fs.mounts,
+		nodes: &fs.nodes, find: &fs.find, opener: &fs.opener, openFiles: &fs.openFiles, locks: &fs.locks,
+		ts: t.Local.(*threadState), r: record.NewReader(from, math.MaxInt64), listed: []*inode{fs.nodes.root}, unknown: map[key]*inode{}}
 	defer l.close()
 	if err := l.load(); err != nil {
 		return "", fmt.Errorf("passthrough: %w", err)
@@ -79,7 +93,7 @@ func (fs *FS) LoadState(t *server.Thread, from io.Reader) (warning string, err e
 }
 
 func (l *loader) load() error {
-	if l.fs.agreed(fp.InitMapAlignment) {
+	if l.features.agreed(fp.InitMapAlignment) {
 		return errors.New("the guest has a DAX window, and can't be moved")
 	}
 	if err := l.begin(); err != nil {
@@ -114,24 +128,24 @@ func (l *loader) load() error {
 // says whether it has some.
 func (l *loader) begin() error {
 	mode := l.r.Max(handlesVerify)
-	own := l.fs.cfg.Migration
+	own := l.cfg.Migration
 	if mode == handlesAbsent && own.VerifyHandles && l.r.Err() == nil {
 		return errors.New("the state has no file handles, which --migration-verify-handles needs: " +
 			"start the daemon that the guest leaves with the same option")
 	}
 	l.compare = mode != handlesAbsent
-	l.seek = mode == handlesFind && own.FileHandles && l.fs.UsesFileHandles()
+	l.seek = mode == handlesFind && own.FileHandles && l.cfg.FileHandles != HandlesNever
 	return l.r.Err()
 }
 
 // end reads the last record.
 func (l *loader) end() error {
 	var table [4]uint32
-	for i, limit := range [4]uint64{uint64(l.fs.limits.nodes), math.MaxUint32, uint64(l.fs.limits.openFiles), math.MaxUint32} {
+	for i, limit := range [4]uint64{uint64(l.limits.nodes), math.MaxUint32, uint64(l.limits.openFiles), math.MaxUint32} {
 		table[i] = uint32(l.r.Max(limit))
 	}
-	l.fs.nodes.Settle(table[0], table[1])
-	l.fs.openFiles.Settle(table[2], table[3])
+	l.nodes.Settle(table[0], table[1])
+	l.openFiles.Settle(table[2], table[3])
 	if err := l.settleLost(); err != nil {
 		return err
 	}
@@ -140,9 +154,9 @@ func (l *loader) end() error {
 
 // close drops what only the loader needs.
 func (l *loader) close() {
-	for _, n := range l.nodes[1:] {
+	for _, n := range l.listed[1:] {
 		if n != nil {
-			l.fs.nodes.Unhold(n)
+			l.nodes.Unhold(n)
 		}
 	}
 }
@@ -162,7 +176,7 @@ func (l *loader) read() (s savedNode, err error) {
 	s.number, s.nlookup, s.kind = l.r.Uint(), l.r.Max(math.MaxInt64), uint16(l.r.Max(unix.S_IFMT))
 	switch s.located = l.r.Max(locatedByPath); s.located {
 	case locatedInParent:
-		s.parent = l.nodes[l.r.Max(uint64(len(l.nodes)-1))]
+		s.parent = l.listed[l.r.Max(uint64(len(l.listed)-1))]
 		var errno unix.Errno
 		s.name, _, errno = fp.ParseName(append(l.r.Bytes(fp.NameMax), 0))
 		if l.r.Err() == nil && errno != 0 {
@@ -198,11 +212,11 @@ func (l *loader) node() error {
 	if err != nil {
 		return err
 	}
-	if len(l.nodes) > l.fs.limits.nodes {
-		return fmt.Errorf("more than %d nodes", l.fs.limits.nodes)
+	if len(l.listed) > l.limits.nodes {
+		return fmt.Errorf("more than %d nodes", l.limits.nodes)
 	}
-	l.nodes = append(l.nodes, nil)
-	fd, errno := l.find(&s)
+	l.listed = append(l.listed, nil)
+	fd, errno := l.findFile(&s)
 	if errno == 0 {
 		errno, err = l.enter(&s, fd)
 	}
@@ -210,15 +224,15 @@ func (l *loader) node() error {
 	if errno == 0 || err != nil || s.located == locatedNowhere {
 		return err
 	}
-	if !l.fs.cfg.Migration.GuestErrors {
+	if !l.cfg.Migration.GuestErrors {
 		return fmt.Errorf("%v is not here: %w; with --migration-on-error=guest-error the guest gets an error when it uses it", &s, errno)
 	}
 	l.missing.add(s.String())
 	return nil
 }
 
-// find opens the node's file with O_PATH, by names.
-func (l *loader) find(s *savedNode) (int, unix.Errno) {
+// findFile opens the node's file with O_PATH, by names.
+func (l *loader) findFile(s *savedNode) (int, unix.Errno) {
 	fd, errno := l.follow(s)
 	if errno == 0 {
 		fd, errno = l.checked(s, fd)
@@ -236,16 +250,16 @@ func (l *loader) find(s *savedNode) (int, unix.Errno) {
 func (l *loader) follow(s *savedNode) (int, unix.Errno) {
 	switch {
 	case s.located == locatedInParent && s.parent != nil:
-		if errno := l.fs.allowName(s.parent, s.name, intentRebind); errno != 0 {
+		if errno := l.allower.allowName(s.parent, s.name, intentRebind); errno != 0 {
 			return -1, errno
 		}
-		parent, errno := l.fs.find.fdOf(l.ts, s.parent)
+		parent, errno := l.find.fdOf(l.ts, s.parent)
 		if errno != 0 {
 			return -1, errno
 		}
-		return l.fs.fds.open(parent, &s.name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
+		return l.fds.open(parent, &s.name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
 	case s.located == locatedByPath:
-		return l.fs.find.walk(l.ts, s.path)
+		return l.find.walk(l.ts, s.path)
 	}
 	return -1, unix.ESTALE
 }
@@ -261,17 +275,17 @@ func (l *loader) search(s *savedNode) (int, unix.Errno) {
 	}
 	h.kind = int32(binary.LittleEndian.Uint32(s.fileHandle))
 	h.size = uint32(copy(h.data[:], s.fileHandle[4:]))
-	m := l.fs.mounts.get(l.fs.nodes.root.Key().onMount()) // whose descriptor setHandles keeps open
-	fd, errno := l.fs.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(int(m.fd.Load()), h, unix.O_PATH) })
+	m := l.mounts.get(l.nodes.root.Key().onMount()) // whose descriptor setHandles keeps open
+	fd, errno := l.fds.opened(func() (int, unix.Errno) { return sysOpenByHandleAt(int(m.fd.Load()), h, unix.O_PATH) })
 	if errno != 0 {
 		return -1, errno
 	}
-	path := l.fs.find.pathOf(l.ts, fd)
-	l.fs.fds.close(fd)
+	path := l.find.pathOf(l.ts, fd)
+	l.fds.close(fd)
 	if path == "" {
 		return -1, unix.ESTALE
 	}
-	if fd, errno = l.fs.find.walk(l.ts, path); errno != 0 {
+	if fd, errno = l.find.walk(l.ts, path); errno != 0 {
 		return -1, errno
 	}
 	return l.checked(s, fd)
@@ -290,7 +304,7 @@ func (l *loader) checked(s *savedNode, fd int) (int, unix.Errno) {
 		}
 	}
 	if errno != 0 {
-		l.fs.fds.close(fd)
+		l.fds.close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -301,34 +315,34 @@ func (l *loader) checked(s *savedNode, fd int) (int, unix.Errno) {
 // the file can't be used, err that the state makes no sense.
 func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 	k := keyOf(&l.ts.found)
-	last := &l.nodes[len(l.nodes)-1]
+	last := &l.listed[len(l.listed)-1]
 	if s.number == 0 {
 		if n := l.unknown[k]; n != nil {
-			l.fs.fds.close(fd)
+			l.fds.close(fd)
 			n.Hold()
 			*last = n
 			return 0, nil
 		}
 	}
-	l.fs.mounts.of(k, fd)
-	n := l.fs.nodes.newInode(&l.ts.found)
-	l.fs.nodes.Prepare(n, k, s.number) // the loader holds it
+	l.mounts.of(k, fd)
+	n := l.nodes.newInode(&l.ts.found)
+	l.nodes.Prepare(n, k, s.number) // the loader holds it
 	if s.located == locatedInParent {
-		l.fs.nodes.Place(n, s.parent, s.name)
+		l.nodes.Place(n, s.parent, s.name)
 	}
-	errno = l.fs.allow(n, intentRebind)
+	errno = l.allower.allow(n, intentRebind)
 	if errno == 0 {
-		errno = l.fs.find.keepHandle(l.ts, n, fd, &emptyName[0])
+		errno = l.find.keepHandle(l.ts, n, fd, &emptyName[0])
 	}
 	if errno != 0 {
-		l.fs.fds.close(fd)
-		l.fs.nodes.Unhold(n)
+		l.fds.close(fd)
+		l.nodes.Unhold(n)
 		return errno, nil
 	}
 	*last = n
 	// A million nodes need no descriptors as long as their names are known.
-	if s.located == locatedInParent && !n.isDir() || !l.fs.nodes.setFD(n, fd) {
-		l.fs.fds.close(fd)
+	if s.located == locatedInParent && !n.isDir() || !l.nodes.setFD(n, fd) {
+		l.fds.close(fd)
 	}
 	if s.number == 0 {
 		l.unknown[k] = n
@@ -339,12 +353,12 @@ func (l *loader) enter(s *savedNode, fd int) (errno unix.Errno, err error) {
 
 // number gives the node the guest's number.
 func (l *loader) number(n *inode, s *savedNode) error {
-	switch l.fs.nodes.Adopt(n, uint32(l.fs.limits.nodes), s.nlookup) {
+	switch l.nodes.Adopt(n, uint32(l.limits.nodes), s.nlookup) {
 	case nodes.AdoptedNot:
 		return fmt.Errorf("%v: the number is impossible or there twice", s)
 	case nodes.AdoptedDouble:
-		if l.doubles++; l.doubles > l.fs.limits.doubles {
-			return fmt.Errorf("more than %d nodes of the guest's are files that have another node here", l.fs.limits.doubles)
+		if l.doubles++; l.doubles > l.limits.doubles {
+			return fmt.Errorf("more than %d nodes of the guest's are files that have another node here", l.limits.doubles)
 		}
 	}
 	return nil
@@ -352,18 +366,18 @@ func (l *loader) number(n *inode, s *savedNode) error {
 
 // openFile opens a file or directory that was open.
 func (l *loader) openFile() error {
-	number, index, flags := l.r.Uint(), l.r.Max(uint64(len(l.nodes)-1)), uint32(l.r.Max(math.MaxUint32))
+	number, index, flags := l.r.Uint(), l.r.Max(uint64(len(l.listed)-1)), uint32(l.r.Max(math.MaxUint32))
 	if l.r.Err() != nil {
 		return l.r.Err()
 	}
-	if l.openFiles++; l.openFiles > l.fs.limits.openFiles {
-		return fmt.Errorf("more than %d open files", l.fs.limits.openFiles)
+	if l.openRecords++; l.openRecords > l.limits.openFiles {
+		return fmt.Errorf("more than %d open files", l.limits.openFiles)
 	}
-	n := l.nodes[index]
+	n := l.listed[index]
 	fd, errno := l.open(n, flags)
 	if errno == 0 {
-		if errno = l.fs.openFiles.addAs(n, fd, flags, number); errno != 0 {
-			l.fs.fds.close(fd)
+		if errno = l.openFiles.addAs(n, fd, flags, number); errno != 0 {
+			l.fds.close(fd)
 			if errno == unix.EEXIST {
 				return fmt.Errorf("open file %d: the number is impossible or there twice", number)
 			}
@@ -374,9 +388,9 @@ func (l *loader) openFile() error {
 	}
 	what := fmt.Sprintf("open file %d, which has no name any more,", number)
 	if n != nil {
-		what = fmt.Sprintf("open file %d of %s", number, l.fs.find.describe(l.ts, n))
+		what = fmt.Sprintf("open file %d of %s", number, l.find.describe(l.ts, n))
 	}
-	if !l.fs.cfg.Migration.GuestErrors {
+	if !l.cfg.Migration.GuestErrors {
 		return fmt.Errorf("%s can't be opened here: %w; "+
 			"with --migration-on-error=guest-error the guest gets an error when it uses it", what, errno)
 	}
@@ -390,18 +404,18 @@ func (l *loader) open(n *inode, flags uint32) (int, unix.Errno) {
 	if n == nil {
 		return -1, unix.ESTALE
 	}
-	fd, errno := l.fs.find.fdOf(l.ts, n)
+	fd, errno := l.find.fdOf(l.ts, n)
 	switch {
 	case errno != 0:
 		return -1, errno
 	case n.isDir():
-		return l.fs.opener.openAgain(l.ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		return l.opener.openAgain(l.ts, fd, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	case !n.isReg():
 		return -1, unix.ESTALE
-	case l.fs.cfg.ReadOnly && flags&unix.O_ACCMODE != unix.O_RDONLY:
+	case l.cfg.ReadOnly && flags&unix.O_ACCMODE != unix.O_RDONLY:
 		return -1, unix.EROFS
 	}
-	return l.fs.opener.openAgain(l.ts, fd, l.fs.opener.hostFlags(flags&^unix.O_TRUNC), flags)
+	return l.opener.openAgain(l.ts, fd, l.opener.hostFlags(flags&^unix.O_TRUNC), flags)
 }
 
 // maxNames is how many files a message names.

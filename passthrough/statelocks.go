@@ -93,20 +93,20 @@ type lostLock struct {
 
 // countLock counts a record of a lock that has been read.
 func (l *loader) countLock() error {
-	if l.locks++; l.locks > l.fs.limits.locks {
-		return fmt.Errorf("more than %d locks", l.fs.limits.locks)
+	if l.lockRecords++; l.lockRecords > l.limits.locks {
+		return fmt.Errorf("more than %d locks", l.limits.locks)
 	}
 	return l.r.Err()
 }
 
 // lock reads a lock of an owner and takes it.
 func (l *loader) lock() error {
-	n, owner, exclusive := l.nodes[l.r.Max(uint64(len(l.nodes)-1))], l.r.Uint(), l.r.Max(1) == 1
+	n, owner, exclusive := l.listed[l.r.Max(uint64(len(l.listed)-1))], l.r.Uint(), l.r.Max(1) == 1
 	start, end := l.r.Max(math.MaxInt64), l.r.Max(math.MaxInt64)
 	switch err := l.countLock(); {
 	case err != nil:
 		return err
-	case end < start || !l.fs.cfg.PosixLocks:
+	case end < start || !l.cfg.PosixLocks:
 		return errors.New("an impossible lock")
 	case n == nil:
 		return nil // its file is not here, and nobody can use it
@@ -129,9 +129,9 @@ const maxOpenFilesToLock = 1000
 
 // lockFor takes a lock of the owner that was read. n.mu is held.
 func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
-	f := l.fs.openFiles.Acquire(l.locker.fh)
+	f := l.openFiles.Acquire(l.locker.fh)
 	if f != nil {
-		defer l.fs.openFiles.release(f)
+		defer l.openFiles.release(f)
 	}
 	if f == nil || f.node != n {
 		f = n.openFiles
@@ -146,9 +146,9 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 		return unix.EBADF
 	}
 	t := &n.locks().posix
-	errno, _ := l.fs.locks.setLock(l.ts, f, t, ask)
+	errno, _ := l.locks.setLock(l.ts, f, t, ask)
 	if o := t.owners[ask.owner]; o != nil && f.ID() != l.locker.fh {
-		l.fs.locks.cameBy(o, nil)
+		l.locks.cameBy(o, nil)
 	}
 	return errno
 }
@@ -156,21 +156,21 @@ func (l *loader) lockFor(n *inode, ask *lockAsk) unix.Errno {
 // flock reads an open file's lock and takes it.
 func (l *loader) flock() error {
 	number, kind := l.r.Uint(), l.r.Max(flockExclusive)
-	f := l.fs.openFiles.Acquire(number)
+	f := l.openFiles.Acquire(number)
 	if f != nil {
-		defer l.fs.openFiles.release(f)
+		defer l.openFiles.release(f)
 	}
 	switch err := l.countLock(); {
 	case err != nil:
 		return err
-	case kind == 0 || !l.fs.cfg.Flocks || f != nil && f.dir != nil:
+	case kind == 0 || !l.cfg.Flocks || f != nil && f.dir != nil:
 		return errors.New("an impossible lock")
 	case f == nil:
 		return nil // its file is not here
 	}
 	r := lockRange{start: 0, end: math.MaxInt64, exclusive: kind == flockExclusive}
 	f.node.Lock()
-	errno, _ := l.fs.locks.setLock(l.ts, f, &f.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
+	errno, _ := l.locks.setLock(l.ts, f, &f.node.locks().flock, &lockAsk{owner: number, lk: r.flock()})
 	f.node.Unlock()
 	if errno != 0 {
 		l.lost = append(l.lost, lostLock{f.node, number, errno})
@@ -184,13 +184,13 @@ func (l *loader) settleLost() error {
 	if len(l.lost) == 0 {
 		return nil
 	}
-	l.lostNames = l.fs.lostNames(l.ts, l.lost)
-	if !l.fs.cfg.Migration.GuestErrors {
+	l.lostNames = l.find.lostNames(l.ts, l.lost)
+	if !l.cfg.Migration.GuestErrors {
 		return fmt.Errorf("locks of the guest can't be taken here: %s; "+
 			"with --migration-on-error=guest-error the guest gets an error when it uses these open files", l.lostNames)
 	}
 	for _, lost := range l.lost {
-		l.fs.openFiles.closeLost(lost)
+		l.openFiles.closeLost(lost)
 	}
 	return nil
 }
@@ -215,7 +215,7 @@ func (t *openTable) closeLost(lost lostLock) {
 }
 
 // lostNames are the files of locks for a message.
-func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
+func (l *locator) lostNames(ts *threadState, list []lostLock) string {
 	var names missing
 	for _, lost := range list {
 		if names.count >= maxNames {
@@ -232,7 +232,7 @@ func (fs *FS) lostNames(ts *threadState, list []lostLock) string {
 		case unix.EBADF:
 			why = "the file is not open for it"
 		}
-		names.add(fmt.Sprintf("%s on %s (%s)", kind, fs.find.describe(ts, lost.node), why))
+		names.add(fmt.Sprintf("%s on %s (%s)", kind, l.describe(ts, lost.node), why))
 	}
 	return names.String()
 }
@@ -295,7 +295,7 @@ func (fs *FS) Return(t *server.Thread) (warning string) {
 		return ""
 	}
 	// The guest may be in the middle of anything: it keeps the files.
-	return "the guest goes on here, and locks that it believes to hold are lost: " + fs.lostNames(t.Local.(*threadState), lost)
+	return "the guest goes on here, and locks that it believes to hold are lost: " + fs.find.lostNames(t.Local.(*threadState), lost)
 }
 
 // takeAgain takes an owner's locks again. What can't be taken is forgotten.
