@@ -1,7 +1,9 @@
 package examples_test
 
 import (
+	"bytes"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -23,6 +25,41 @@ func TestMemfsOptions(t *testing.T) {
 		}
 		if err := unix.Setxattr(filepath.Join(dir, "c"), "user.x", nil, 0); !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("set: %v", err)
+		}
+	}
+}
+
+// TestExampleUsage: mistakes are reported with what was wrong and what to do, in the words of the daemon's messages.
+func TestExampleUsage(t *testing.T) {
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, bytes.Repeat([]byte("no archive\n"), 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		program string
+		args    []string
+		status  int
+		says    string
+	}{
+		{"memfs", []string{"--foo"}, 2, "memfs: unknown option --foo\n"},
+		{"memfs", []string{"--queue=2"}, 2, "unknown option --queue; did you mean --queues?"},
+		{"memfs", []string{"--queues=x"}, 2, `invalid value "x" for option --queues: want a whole number`},
+		{"memfs", []string{"--mount=/", "more"}, 2, "1 arguments are given: want none"},
+		{"memfs", nil, 2, "give one of --socket-path and --mount"},
+		{"nullfs", []string{"--mount=/"}, 2, "an argument is missing: want DIR"},
+		{"archivefs", []string{"--mount=/", text}, 1, "this is no zip archive, no tar archive"},
+		{"archivefs", []string{"--help"}, 0, "--socket-path PATH"},
+	} {
+		out, err := exec.Command(program(test.program), test.args...).CombinedOutput()
+		status := 0
+		var ended *exec.ExitError
+		if errors.As(err, &ended) {
+			status = ended.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if status != test.status || !strings.Contains(string(out), test.says) {
+			t.Errorf("%s %q: status %d, want %d with %q\n%s", test.program, test.args, status, test.status, test.says, out)
 		}
 	}
 }

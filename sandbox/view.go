@@ -105,6 +105,9 @@ func open(share string) (View, error) {
 // CheckShare tells whether a path can be shared: a directory or a regular file.
 func CheckShare(share string) error {
 	fi, err := os.Stat(share)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: make the directory first (mkdir -p %s), or give another path", err, share)
+	}
 	if err != nil {
 		return err
 	}

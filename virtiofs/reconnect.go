@@ -28,7 +28,7 @@ type absentees struct {
 // (before Linux 6.5). A killed VMM has given up its memory, but the daemon still holds it.
 const unknownWait = 2 * time.Second
 
-// lookForPeer is how often the VMM is looked at.
+// lookForPeer is how often the device checks whether the VMM still runs.
 const lookForPeer = 100 * time.Millisecond
 
 // waiting returns what the last connection has left.
@@ -80,19 +80,18 @@ func (d *Device) depart(ctx context.Context, left *vhostuser.Left, peer int) {
 		if peer < 0 {
 			wait = min(wait, unknownWait)
 		}
-		d.opts.Log.Info(fmt.Sprintf("The front-end has gone while the guest uses the share: its session waits %v for it", wait))
 		d.wait(left, peer, wait)
 	}
 }
 
-// wait has the session wait for a guest. absent.mu is held.
+// wait keeps the session of a guest until its front-end comes back or the time is over. absent.mu is held.
 func (d *Device) wait(left *vhostuser.Left, peer int, wait time.Duration) {
 	a := &d.absent
 	a.left, a.back = left, make(chan struct{})
-	go d.await(left, a.back, peer, time.Now().Add(wait))
+	go d.await(left, a.back, peer, wait)
 }
 
-// inheritWait goes on waiting for a guest that another process has waited for; left is nil if it is lost. It is
+// inheritWait continues the wait that another process has begun; left is nil if the connection is lost. It is
 // called before a queue starts.
 func (d *Device) inheritWait(left *vhostuser.Left) {
 	a := &d.absent
@@ -108,8 +107,8 @@ func (d *Device) inheritWait(left *vhostuser.Left) {
 	d.wait(left, -1, d.opts.Reconnect)
 }
 
-// ResumeWait continues to wait for the guest of a front-end that another process has lost, which has died
-// then. It reports whether there is such a guest: if not, the session that the Handler has taken over ends. It is
+// ResumeWait continues a wait for a front-end: another process lost the connection, began the wait and then died.
+// It reports whether there was such a wait. If not, the session that the Handler has taken over ends. It is
 // called before Serve, in place of Resume.
 func (d *Device) ResumeWait(left vhostuser.Inherited) bool {
 	r := d.opts.Recovery
@@ -132,16 +131,22 @@ func (d *Device) ResumeWait(left vhostuser.Inherited) bool {
 	return false
 }
 
-// await ends the session of a guest whose front-end has not come back in time, or has died.
-func (d *Device) await(left *vhostuser.Left, back <-chan struct{}, peer int, end time.Time) {
+// await ends the session of a guest when its front-end has not come back in time, or when the front-end's process
+// has ended.
+func (d *Device) await(left *vhostuser.Left, back <-chan struct{}, peer int, wait time.Duration) {
+	end := time.Now().Add(wait)
 	defer closePeer(peer)
 	tick := time.NewTicker(lookForPeer)
 	defer tick.Stop()
-	for !exited(peer) && time.Now().Before(end) {
+	for said := false; !exited(peer) && time.Now().Before(end); {
 		select {
 		case <-back:
 			return
 		case <-tick.C:
+		}
+		if !said && !exited(peer) { // the process of most front-ends ends at once: there is no wait to report
+			d.opts.Log.Info(fmt.Sprintf("The front-end has gone while the guest uses the share: its session waits %v for it", wait))
+			said = true
 		}
 	}
 	a := &d.absent
@@ -150,7 +155,11 @@ func (d *Device) await(left *vhostuser.Left, back <-chan struct{}, peer int, end
 	if left.Drop() {
 		a.left, a.back = nil, nil
 		d.endSession()
-		d.opts.Log.Info("The front-end has not come back: the guest's session has ended")
+		if exited(peer) {
+			d.opts.Log.Info("The front-end's process has ended: the guest's session has ended")
+		} else {
+			d.opts.Log.Info("The front-end has not come back: the guest's session has ended")
+		}
 	}
 }
 

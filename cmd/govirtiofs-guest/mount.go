@@ -107,10 +107,12 @@ func (o *mountOptions) mount(where, dir string, list []string) (err error) {
 		}
 	}
 	switch st, err := os.Stat(o.dir); {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: make the directory to mount on first: mkdir -p %s", err, o.dir)
 	case err != nil:
 		return err
 	case !st.IsDir():
-		return fmt.Errorf("%s is not a directory", o.dir)
+		return fmt.Errorf("%s is not a directory: give a directory to mount on", o.dir)
 	case o.fake:
 		return nil
 	}

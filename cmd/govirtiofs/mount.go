@@ -260,14 +260,16 @@ func (o *mountOptions) start(ctx context.Context) (*exec.Cmd, chan error) {
 	return cmd, ended
 }
 
-// checkTarget refuses to mount on what is not a directory.
+// checkTarget reports an error if dir is not a directory to mount on.
 func checkTarget(dir string) error {
 	st, err := os.Stat(dir)
 	switch {
 	case err == nil && !st.IsDir():
-		err = fmt.Errorf("%s is not a directory", dir)
+		err = fmt.Errorf("%s is not a directory: give a directory to mount on", dir)
+	case errors.Is(err, unix.ENOENT):
+		err = fmt.Errorf("%w: make the directory to mount on first: mkdir -p %s", err, dir)
 	case errors.Is(err, unix.ENOTCONN):
-		err = fmt.Errorf("%w: a mount is left there whose server has ended; take it away with 'umount %s' or 'fusermount3 -u %s'", err, dir, dir)
+		err = fmt.Errorf("%w: the server of an earlier mount there has ended; remove the mount with 'umount %s' or 'fusermount3 -u %s'", err, dir, dir)
 	}
 	return err
 }

@@ -47,25 +47,26 @@ var relayMountOptions = []string{"readonly", "log-level", "syslog", "translate-u
 func newRelay() *cobra.Command {
 	o := &relayOptions{}
 	c := &cobra.Command{
-		Use:   "relay [options] -- PROGRAM [ARG]... {mount}",
+		Use:   "relay [options] [--] PROGRAM [ARG]... {mount}",
 		Short: "Serve the file system of a FUSE program to a guest",
 		Long: `Starts an unmodified FUSE program (sshfs, squashfuse, mergerfs, rclone, gocryptfs, ntfs-3g, ...) and
 serves its file system to a guest over virtio-fs or vsock. Nothing is mounted on this machine, and no privilege
-is needed: the program's mount(2) is answered here, and its /dev/fuse is a socket.
+is needed: the relay answers the program's mount(2) and gives it a socket in place of /dev/fuse.
 
-In the program's arguments {mount} stands for its mount point, an empty directory that is made for it. Programs with
-libfuse 3.3 or later can have /dev/fd/{fd} instead. The program stays in the foreground or goes into the background,
-as it likes; -f is not needed. What it prints goes to the log.
+Options of the relay come before PROGRAM; all words after it are the program's own arguments. In these, {mount}
+stands for the mount point, an empty directory that the relay makes. Programs with libfuse 3.3 or later can have
+/dev/fd/{fd} instead. The program may stay in the foreground or go into the background; it does not need -f. Its
+output goes to the log.
 
-With --mount the file system appears on this machine, through /dev/fuse, to try a program.
+With --mount the file system is mounted on this machine, through /dev/fuse. This is a way to try a program.
 
-It ends when the VMM disconnects, when the program ends, and at SIGTERM. No process of the program is left then.
-govirtiofsd serves the guest, and must be installed beside this program or in PATH.`,
+The relay ends when the VMM disconnects, when the program ends, and at SIGTERM. It then ends all processes of the
+program. govirtiofsd serves the guest; it must be installed beside this program or in PATH.`,
 		Example: `  govirtiofs relay --socket-path /run/s.sock -- sshfs user@host:/data {mount}
   govirtiofs relay --socket-path /run/s.sock --restart -- squashfuse_ll image.sqfs {mount}`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return errors.New("give the PROGRAM and its arguments after --")
+				return errors.New("give the PROGRAM and its arguments after the options")
 			}
 			return nil
 		},

@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// TestRelayUsage: mistakes on the command line are told before anything is started.
+// TestRelayUsage: mistakes on the command line are reported before anything is started.
 func TestRelayUsage(t *testing.T) {
 	for line, want := range map[string]string{
-		"relay": "give the PROGRAM and its arguments after --",
+		"relay": "give the PROGRAM and its arguments after the options",
 		"relay --socket-path /run/s -- sshfs host:":                      "do not have {mount}",
 		"relay -- sshfs host: {mount}":                                   "no way to reach a front-end",
 		"relay --mount /mnt --socket-path /run/s -- sshfs host: {mount}": "--mount and --socket-path exclude each other",

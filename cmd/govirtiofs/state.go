@@ -21,8 +21,12 @@ import (
 func newState() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "state",
-		Short: "Look at what a daemon keeps for its successor",
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Short: "Print the state that a daemon keeps for its successor",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
 			_ = cmd.Help()
 			return usagef("a command is missing: show")
 		},
@@ -30,16 +34,17 @@ func newState() *cobra.Command {
 	show := &cobra.Command{
 		Use:   "show FILE|PID|SOCKET|-",
 		Short: "Print a ledger or the state of a migration",
-		Long: `Prints, a line a record, what a running govirtiofsd keeps in its ledger for the process
-that goes on when it dies: requests under way, nodes that the guest knows, open files. PID is
-any process of the daemon, and SOCKET the vhost-user socket that it has made: SOCKET.pid has the
-process id. Nothing is stopped or changed: a record that changes at
-this moment may be half of each.
+		Long: `Prints the ledger of a running govirtiofsd, one record a line. If the process that serves the
+guest dies, the next process continues from the ledger. It has the requests under way, the nodes
+that the guest knows, and the open files. PID is any process of the daemon. SOCKET is the
+vhost-user socket that the daemon has made; the file SOCKET.pid must be beside it. The daemon is not stopped
+and nothing is changed. A record that the daemon changes at this moment may be printed half old
+and half new.
 
-FILE or - (standard input) is the state of a guest that moves to another host, as
-govirtiofsd gives it to the VMM, or a copy of a ledger.
+FILE or - (standard input) is a copy of a ledger, or the state of a guest that moves to another
+host, as govirtiofsd gives it to the VMM.
 
-A line is the kind of the record and words of the form key=value. Names are quoted.`,
+A line has the kind of the record and then words of the form key=value. Names are quoted.`,
 		Example: `  govirtiofs state show /run/fs.sock`,
 		Args:    oneArg("give one FILE, PID, SOCKET or -"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return showState(cmd.OutOrStdout(), args[0]) },

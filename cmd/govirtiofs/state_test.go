@@ -123,4 +123,9 @@ func TestStateShowErrors(t *testing.T) {
 			t.Errorf("%v: exit status %d", args, status)
 		}
 	}
+	root := newRoot()
+	root.SetArgs([]string{"state", "shwo"})
+	if err := root.Execute(); err == nil || err.Error() != `unknown command "shwo"; did you mean show?` {
+		t.Error(err)
+	}
 }

@@ -21,15 +21,17 @@ func newUpgrade() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upgrade PID|SOCKET",
 		Short: "Replace the program of a running daemon, without a pause for the guest",
-		Long: `Has a running govirtiofsd replaced by the program that is at its path now,
-for example after a package was updated. Guests notice nothing: requests wait for
-some milliseconds. If the new program can't take over, the daemon goes on as it is.
+		Long: `Replaces a running govirtiofsd by the program that is now at its path, for
+example after an update of its package. Guests keep their mounts and open files:
+their requests wait for some milliseconds. If the new program can't take over, the
+old one continues to serve.
 
-The daemon is named by its process id, or by its socket, beside which the file
-SOCKET.pid has the process id. It needs --recovery=auto, which is its default.`,
+The argument is the process id of the daemon, or its socket. A daemon that was
+started with --socket-path has its process id in the file SOCKET.pid. The daemon
+must run with --recovery=auto, which is the default.`,
 		Example: `  govirtiofs upgrade /run/share.sock
   govirtiofs upgrade "$(systemctl show -P MainPID govirtiofsd@data)"`,
-		Args: oneArg("one argument is needed: the process id of the daemon, or its socket"),
+		Args: oneArg("give one argument: the process id of the daemon, or its socket"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pid, err := daemonPID(args[0])
 			if err != nil {
@@ -74,14 +76,14 @@ func daemonPID(arg string) (int, error) {
 	return pid, nil
 }
 
-// process is a process that gets no signal any more when it has ended, also if its number is another one's by then. What was read of it in /proc
-// before it got a signal was its own.
+// process is a process that is held by a descriptor: when it has ended, a signal does not reach another process that
+// has got its number. What was read from /proc before a signal was sent therefore belongs to the same process.
 type process struct {
 	pid int
 	fd  int // -1 before Linux 5.3
 }
 
-// hold begins to hold a process that arg has named.
+// hold opens a descriptor of the process that arg has named.
 func hold(arg string, pid int) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	switch {
@@ -212,12 +214,12 @@ func checkNamed(arg string, pid int) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s.pid is not of process %d, which it names: no upgrade, nothing has changed; give the process id of the daemon", arg, pid)
+	return fmt.Errorf("%s.pid names process %d, which has not written it: no upgrade, nothing has changed; give the process id of the daemon", arg, pid)
 }
 
-// checkKeeper reports an error if a process, which arg has named, is no keeper of a govirtiofsd: one that has a
-// ledger and handles the signal that asks for an upgrade. Of another one no program is run, and it gets no signal,
-// which would end it.
+// checkKeeper reports an error if the process that arg has named is not the keeper of a govirtiofsd. A keeper has a
+// ledger and handles the signal that asks for an upgrade; another process would be ended by the signal. So the
+// check comes first, before the signal and before the process's program is run.
 func checkKeeper(arg string, pid int) error {
 	role, err := roleOf(pid)
 	if err != nil {
@@ -233,11 +235,46 @@ func checkKeeper(arg string, pid int) error {
 	}
 	switch {
 	case !role.upgrades:
-		return fmt.Errorf("process %d: no upgrade, nothing has changed: it is no govirtiofsd, a version that can't be upgraded, or has --recovery=never", pid)
+		return notUpgradable(pid, role.parent)
 	case !role.ledger:
-		return fmt.Errorf("process %d is no govirtiofsd", pid)
+		return fmt.Errorf("process %d is no govirtiofsd: give the process id of the daemon, or its socket", pid)
 	}
 	return nil
+}
+
+// notUpgradable is why a process, which does not handle the signal that asks for an upgrade, can't be upgraded.
+func notUpgradable(pid, parent int) error {
+	name, command := commandOf(pid)
+	const restart = "no upgrade, nothing has changed; to run a new program, stop the daemon and start it again"
+	switch {
+	case !strings.Contains(name, "virtiofsd"):
+		return fmt.Errorf("process %d (%s) is no govirtiofsd: give the process id of the daemon, or its socket", pid, name)
+	case hasOption(command, "--recovery", "never"):
+		if above, _ := commandOf(parent); above == "govirtiofs" {
+			return fmt.Errorf("process %d serves govirtiofs relay, which can't be upgraded while it runs: %s", pid, restart)
+		}
+		return fmt.Errorf("process %d has --recovery=never: %s", pid, restart)
+	case hasOption(command, "--sandbox", "none"), hasOption(command, "--sandbox", "chroot"):
+		return fmt.Errorf("process %d has --sandbox=none or chroot: %s", pid, restart)
+	}
+	return fmt.Errorf("process %d (%s) is a version that can't be upgraded while it runs: %s", pid, name, restart)
+}
+
+// commandOf is the name of a process, and its command line. Both are empty if it has ended.
+func commandOf(pid int) (name string, command []string) {
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.TrimSpace(string(comm)), strings.Split(string(line), "\x00")
+}
+
+// hasOption reports whether a command line gives an option this value, in one word or in two.
+func hasOption(command []string, name, value string) bool {
+	for i, word := range command {
+		if word == name+"="+value || word == name && i+1 < len(command) && command[i+1] == value {
+			return true
+		}
+	}
+	return false
 }
 
 // role is what tells a keeper, a worker and other processes apart.
@@ -247,7 +284,7 @@ type role struct {
 	parent   int
 }
 
-// roleOf looks at a process. The error is os.ErrNotExist if there is none.
+// roleOf reads the role of a process from /proc. The error is os.ErrNotExist if there is none.
 func roleOf(pid int) (r role, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -184,7 +184,7 @@ func main() {
 		t.Fatal(err)
 	}
 	until(t, "the process is not ready", func() bool { _, err := os.Stat(dir + "/ready"); return err == nil })
-	if said := upgradeTool(t, 1, fmt.Sprint(foreign.Process.Pid)); !strings.Contains(said, fmt.Sprintf("process %d is no govirtiofsd\n", foreign.Process.Pid)) {
+	if said := upgradeTool(t, 1, fmt.Sprint(foreign.Process.Pid)); !strings.Contains(said, fmt.Sprintf("process %d is no govirtiofsd: give the process id", foreign.Process.Pid)) {
 		t.Error(said)
 	}
 	_ = in.Close()
@@ -207,7 +207,22 @@ func TestUpgradeOthers(t *testing.T) {
 		_ = sleep.Wait()
 	}()
 	socket, daemon := backend(t, program(t, "govirtiofsd"), t.TempDir(), "--recovery=never")
-	const others = "it is no govirtiofsd, a version that can't be upgraded, or has --recovery=never"
+	path, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(guest.TempDir(t), "govirtiofsd")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	old := exec.Command(link, "100")
+	if err := old.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = old.Process.Kill()
+		_ = old.Wait()
+	}()
 	gone := filepath.Join(guest.TempDir(t), "gone")
 	for _, name := range []string{gone, gone + ".pid"} {
 		if err := os.WriteFile(name, []byte("999999999"), 0o600); err != nil {
@@ -218,9 +233,10 @@ func TestUpgradeOthers(t *testing.T) {
 		arg, says string
 		status    int
 	}{
-		{fmt.Sprint(sleep.Process.Pid), others, 1},
-		{socket, others, 1},
-		{fmt.Sprint(daemon.Process.Pid), others, 1},
+		{fmt.Sprint(sleep.Process.Pid), fmt.Sprintf("process %d (sleep) is no govirtiofsd", sleep.Process.Pid), 1},
+		{socket, "has --recovery=never: no upgrade, nothing has changed; to run a new program, stop the daemon", 1},
+		{fmt.Sprint(daemon.Process.Pid), fmt.Sprintf("process %d has --recovery=never", daemon.Process.Pid), 1},
+		{fmt.Sprint(old.Process.Pid), "is a version that can't be upgraded while it runs", 1},
 		{"/nonexistent", "there is no file or socket /nonexistent", 1},
 		{"/", "/ names no daemon", 1},
 		{gone, gone + ": its daemon (process 999999999) has ended", 1},
@@ -259,7 +275,7 @@ func TestUpgradeTrust(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if said := upgradeTool(t, 1, forged); !strings.Contains(said, "forged.pid is not of process") {
+	if said := upgradeTool(t, 1, forged); !strings.Contains(said, "which has not written it") {
 		t.Error(said)
 	}
 	for _, change := range []func() error{

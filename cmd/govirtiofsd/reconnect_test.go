@@ -144,8 +144,7 @@ func TestKilledVMM(t *testing.T) {
 	if err := vmm.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	d.waitLine("its session waits")
-	d.waitLine("has not come back")
+	d.waitLine("the guest's session has ended")
 	if !hostLocks(t, path) {
 		t.Error("the lock is still there")
 	}

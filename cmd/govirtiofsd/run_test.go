@@ -174,7 +174,7 @@ func TestIntegrationStartFailures(t *testing.T) {
 		name, says string
 		args       []string
 	}{
-		{"no share", "no such file", []string{"--shared-dir", dir + "/nosuch", "--socket-path", dir + "/s"}},
+		{"no share", "no such file or directory: make the directory first (mkdir -p " + dir + "/nosuch)", []string{"--shared-dir", dir + "/nosuch", "--socket-path", dir + "/s"}},
 		{"share is a fifo", "neither a directory nor a regular file", []string{"--shared-dir", dir + "/fifo", "--socket-path", dir + "/s"}},
 		{"no folder for socket", "mkdir -p " + dir + "/nosuch", []string{"--shared-dir", dir, "--socket-path", dir + "/nosuch/s"}},
 		{"no group for socket", "there is no group nosuch-group on this host",

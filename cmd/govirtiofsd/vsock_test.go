@@ -82,7 +82,7 @@ func TestVsockMistakes(t *testing.T) {
 		o := &options{}
 		c.set(o)
 		err := o.checkShares()
-		if want := c.want + "stat " + missing + ": no such file or directory"; err == nil || err.Error() != want {
+		if want := c.want + "stat " + missing + ": no such file or directory: make the directory first (mkdir -p " + missing + "), or give another path"; err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", name, err, want)
 		}
 	}

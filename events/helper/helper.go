@@ -58,7 +58,7 @@ func Watch(ctx context.Context, dir string, o Options) error {
 func watch(ctx context.Context, dir string, o *Options) error {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", dir, err)
+		return fmt.Errorf("open %s: %w: give the directory on which the share is mounted", dir, err)
 	}
 	defer func() { _ = unix.Close(root) }()
 	h := &helper{Options: o, root: root, buf: make([]byte, readSize), parent: -1}
@@ -90,9 +90,9 @@ func (h *helper) fatal(err error, tries int) error {
 	case errors.Is(err, unix.ENOENT) && !h.served, errors.Is(err, unix.ENOTDIR) && !h.served:
 		return ErrNoEvents
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("only root may hear of changes: %w", err)
+		return fmt.Errorf("only root receives changes: %w", err)
 	case errors.Is(err, unix.EBUSY) && !h.served && tries >= busyTries:
-		return fmt.Errorf("another helper is at work: %w", err)
+		return fmt.Errorf("another helper runs already for this share: %w", err)
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return errors.New("the host can't watch the share: its kernel has no fanotify or does not permit it; the log of govirtiofsd says more")
 	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):

@@ -52,13 +52,13 @@ func newRoot(f *os.File) (vfs.Node, error) {
 		}
 		z, err := zip.NewReader(f, st.Size())
 		if err != nil && !errors.Is(err, zip.ErrInsecurePath) { // no path leads out of a file system
-			return nil, err
+			return nil, fmt.Errorf("%w (%w)", errNoArchive, err)
 		}
 		return iofs.Root(z, iofs.Options{Immutable: true}), nil
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(start)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w (%w)", errNoArchive, err)
 		}
 		return decompressed(z)
 	case bytes.HasPrefix(magic, []byte("BZh")):
@@ -70,6 +70,9 @@ func newRoot(f *os.File) (vfs.Node, error) {
 	return readTar(f)
 }
 
+// errNoArchive is the error for a file that no package can read.
+var errNoArchive = errors.New("this is no zip archive, no tar archive, and no tar archive that is compressed with gzip or bzip2; or it is damaged")
+
 // decompressed is the root of a tar archive that r has.
 func decompressed(r io.Reader) (vfs.Node, error) {
 	f, err := os.CreateTemp("", "archivefs-")
@@ -80,7 +83,7 @@ func decompressed(r io.Reader) (vfs.Node, error) {
 		return nil, err
 	}
 	if _, err := io.Copy(f, r); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err

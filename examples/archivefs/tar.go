@@ -49,7 +49,10 @@ func readTar(f *os.File) (*member, error) {
 			return x.root, nil
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return nil, err
+			if x.members == 0 {
+				return nil, fmt.Errorf("%w (%w)", errNoArchive, err)
+			}
+			return nil, fmt.Errorf("the tar archive is damaged behind its file %d: %w", x.members, err)
 		}
 		at, err := f.Seek(0, io.SeekCurrent) // where the data of the file begins
 		if err != nil {

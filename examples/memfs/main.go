@@ -6,7 +6,7 @@
 package main
 
 import (
-	"flag"
+	"github.com/spf13/pflag"
 
 	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
 	"github.com/govirtiofs/govirtiofs/server"
@@ -17,7 +17,7 @@ func main() {
 	var size, files int64
 	var xattr bool
 	p := cli.Program{
-		Flags: func(set *flag.FlagSet) {
+		Flags: func(set *pflag.FlagSet) {
 			set.Int64Var(&size, "size", 1<<30, "`BYTES` that all files may take")
 			set.Int64Var(&files, "files", 1<<20, "`NUMBER` of files that there may be")
 			set.BoolVar(&xattr, "xattr", true, "have extended attributes; without them the client asks less")

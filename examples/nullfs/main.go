@@ -5,7 +5,7 @@
 package main
 
 import (
-	"flag"
+	"github.com/spf13/pflag"
 
 	"github.com/govirtiofs/govirtiofs/examples/internal/cli"
 	"github.com/govirtiofs/govirtiofs/passthrough"
@@ -19,7 +19,7 @@ type nullFS struct{ server.FileSystem }
 func main() {
 	var always bool
 	p := cli.Program{Args: "DIR", NArgs: 1,
-		Flags: func(set *flag.FlagSet) {
+		Flags: func(set *pflag.FlagSet) {
 			set.BoolVar(&always, "cache-always", false, "nobody else changes the directory: the client may keep all")
 		},
 		New: func(args []string) (server.FileSystem, error) {
