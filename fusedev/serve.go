@@ -121,53 +121,12 @@ func (m *Mount) clone() (*os.File, error) {
 // and is returned. No request is left when Serve returns: a late reply would go to the
 // file that has the descriptor's number by then.
 func (m *Mount) Serve(h fuse.Handler, threads int) error {
-	var (
-		wg      sync.WaitGroup
-		waiting sync.WaitGroup
-		linger  atomic.Int32
-		mu      sync.Mutex // guards first
-		first   error
-	)
-	var r *rings
-	var run func(fd int)
-	run = func(fd int) {
-		m.host.AddQueues(1)
-		wg.Go(func() {
-			defer m.host.AddQueues(-1)
-			q := &queue{mount: m, rings: r, fd: fd, pair: m.takePair(), waiting: &waiting, linger: &linger,
-				more: func() { run(fd) }}
-			if err := q.serve(h); err != nil {
-				mu.Lock()
-				first = errors.Join(first, err)
-				mu.Unlock()
-				_ = m.Detach() // the others would wait for ever
-			}
-		})
+	if err := m.recordRequests(); err != nil {
+		return err
 	}
-	if m.ledger != nil && m.cells == nil { // nothing to recover
-		q, err := m.ledger.Queue(0, ledger.MaxQueueSize)
-		if err != nil {
-			return err
-		}
-		m.ledger.Begin()
-		q.Begin(1, 0)
-		m.cells = newCells(q)
-		m.cells.fill()
-		m.ledger.Serving()
-	}
-	r = m.startRings(h, &waiting, func(serve func() error) {
-		m.host.AddQueues(1)
-		wg.Go(func() {
-			defer m.host.AddQueues(-1)
-			if err := serve(); err != nil {
-				mu.Lock()
-				first = errors.Join(first, err)
-				mu.Unlock()
-				m.abort()
-			}
-		})
-	})
-	defer r.close()
+	s := &serving{mount: m, handler: h}
+	s.rings = m.startRings(h, &s.waiting, func(serve func() error) { s.run(serve, m.abort) })
+	defer s.rings.close()
 	for i := range max(threads, 1) {
 		file := m.file
 		if i > 0 && m.ledger == nil {
@@ -177,12 +136,66 @@ func (m *Mount) Serve(h fuse.Handler, threads int) error {
 				file = c
 			}
 		}
-		run(int(file.Fd()))
+		s.addQueue(int(file.Fd()))
 	}
-	wg.Wait()
+	s.running.Wait()
 	h.Reset() // ends what waits for other clients
-	waiting.Wait()
-	return first
+	s.waiting.Wait()
+	return s.failed
+}
+
+// recordRequests begins the ledger's part about requests, unless there is one to recover.
+func (m *Mount) recordRequests() error {
+	if m.ledger == nil || m.cells != nil {
+		return nil
+	}
+	q, err := m.ledger.Queue(0, ledger.MaxQueueSize)
+	if err != nil {
+		return err
+	}
+	m.ledger.Begin()
+	q.Begin(1, 0)
+	m.cells = newCells(q)
+	m.cells.fill()
+	m.ledger.Serving()
+	return nil
+}
+
+// serving is what the goroutines of one Serve have in common.
+type serving struct {
+	mount   *Mount
+	handler fuse.Handler
+	rings   *rings         // nil is none
+	running sync.WaitGroup // goroutines
+	waiting sync.WaitGroup // requests that wait and will be answered
+	linger  atomic.Int32   // those of them that wait for other clients
+
+	mu     sync.Mutex // guards failed
+	failed error
+}
+
+// addQueue has one more goroutine serve the requests that it reads from fd.
+func (s *serving) addQueue(fd int) {
+	m := s.mount
+	s.run(func() error {
+		q := &queue{mount: m, rings: s.rings, fd: fd, pair: m.takePair(), waiting: &s.waiting, linger: &s.linger,
+			more: func() { s.addQueue(fd) }}
+		return q.serve(s.handler)
+	}, func() { _ = m.Detach() })
+}
+
+// run calls serve on a goroutine of its own. If it fails, abort ends the others, which would wait for ever.
+func (s *serving) run(serve func() error, abort func()) {
+	s.mount.host.AddQueues(1)
+	s.running.Go(func() {
+		defer s.mount.host.AddQueues(-1)
+		if err := serve(); err != nil {
+			s.mu.Lock()
+			s.failed = errors.Join(s.failed, err)
+			s.mu.Unlock()
+			abort()
+		}
+	})
 }
 
 // serve is one goroutine of Serve. A thread that is unfit ends, and another
