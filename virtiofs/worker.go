@@ -305,23 +305,29 @@ func (w *worker) drain(s *shift) (err error) {
 		if s.late != nil {
 			return nil
 		}
-		w.startBrief()
-		if w.stopping.Load() {
-			w.cancelWaiting()
-		}
-		w.reap()
-		w.flush()
-		w.yield()
-		if w.again != nil && w.again.canGoOn(s) {
-			continue
-		}
-		if !s.ending() && !w.holds() && w.spin.poll(&w.clock, w.queue, w.called) {
-			continue
-		}
-		if !w.queue.EnableKicks() || s.ending() || w.holds() {
+		if !w.endBatch(s) {
 			return nil
 		}
 	}
+}
+
+// endBatch publishes what is done, and reports whether this thread looks at the ring again at once: it spins,
+// or something has come meanwhile.
+func (w *worker) endBatch(s *shift) (more bool) {
+	w.startBrief()
+	if w.stopping.Load() {
+		w.cancelWaiting()
+	}
+	w.reap()
+	w.flush()
+	w.yield()
+	if w.again != nil && w.again.canGoOn(s) {
+		return true
+	}
+	if !s.ending() && !w.holds() && w.spin.poll(&w.clock, w.queue, w.called) {
+		return true
+	}
+	return w.queue.EnableKicks() && !s.ending() && !w.holds()
 }
 
 // takesMore reports whether this thread takes another request.
