@@ -254,8 +254,6 @@ func notUpgradable(pid, parent int) error {
 			return fmt.Errorf("process %d serves govirtiofs relay, which can't be upgraded while it runs: %s", pid, restart)
 		}
 		return fmt.Errorf("process %d has --recovery=never: %s", pid, restart)
-	case hasOption(command, "--sandbox", "none"), hasOption(command, "--sandbox", "chroot"):
-		return fmt.Errorf("process %d has --sandbox=none or chroot: %s", pid, restart)
 	}
 	return fmt.Errorf("process %d (%s) is a version that can't be upgraded while it runs: %s", pid, name, restart)
 }

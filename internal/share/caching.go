@@ -45,10 +45,10 @@ func cachingOptions() []Option {
 				word[passthrough.CachePolicy]{text: "metadata", is: passthrough.CacheMetadata},
 				word[passthrough.CachePolicy]{text: "auto", is: passthrough.CacheAuto},
 				word[passthrough.CachePolicy]{text: "always", is: passthrough.CacheAlways}),
-			Help: "How long the guest may use what it has seen. never: not at all. metadata: names and attributes for a day, no data. auto: a second. always: a day, data too. Default {default}.",
-			Manual: `How long the guest may trust what it has seen.
+			Help: "How long the guest may use cached names, attributes and data. never: not at all. metadata: names and attributes for a day, no data. auto: names and attributes for a second. always: everything for a day. Default {default}.",
+			Manual: `How long the guest may use cached names, attributes and file data.
 .Cm never :
-not at all, and it keeps no file data.
+not at all, and it caches no file data.
 .Cm metadata :
 names and attributes for a day, no file data.
 .Cm auto
@@ -65,33 +65,34 @@ only when nobody else changes the share.`,
 		{
 			Name: "events", Default: string(EventsNever), Doctor: true,
 			Value: oneOf(func(c *Config) *EventsMode { return &c.Events }, literally(EventsAuto, EventsNever)...),
-			Help:  "Tell the guest what others change in the share. auto: if govirtiofs-guest watch runs there, programs in the guest get inotify events, and what the guest keeps is corrected; without it the guest keeps things for a second. Default {default}.",
+			Help:  "Tell the guest what others change in the share. auto: if govirtiofs-guest watch runs in the guest, programs there get inotify events, and the guest's caches are updated; without it the guest caches names and attributes for a second. Default {default}.",
 			Manual: `Tell the guest what others change in the share.
 .Cm auto :
 if
 .Dq govirtiofs-guest watch
-runs in the guest, programs there get inotify events of changes on the host, and what the guest has
-kept is corrected; it may keep everything for up to ten minutes, as far as
+runs in the guest, programs there get inotify events of changes on the host, and the guest's caches
+are updated.
+The guest may then cache everything for up to ten minutes, as far as
 .Fl -cache
 allows it.
-Without that program in the guest names and attributes are good for a second.
-The share then has a directory
+Without that program in the guest, cached names and attributes are valid for a second.
+The share has a directory
 .Pa .govirtiofs ,
-which is in no listing and which only root of the guest can enter.
+which no listing shows and which only the guest's root can enter.
 Over vsock
 .Pq Fl -vsock
-the guest drops what it has kept as soon as something changes, without that program, and there are no
-inotify events.
+the guest drops cached entries as soon as something changes.
+It does not need that program, and there are no inotify events.
 .Cm never
-(the default): the guest is told of nothing.`,
+(the default): the guest is not told of changes.`,
 		},
 		{
 			Name: "entry-timeout", Arg: "TIME",
 			Value: maybeTime(func(c *Config) **time.Duration { return &c.EntryTimeout }),
-			Help:  "How long the guest may keep names, instead of what --cache says: seconds, or with a unit (500ms, 2h).",
-			Manual: `How long names and attributes are good, instead of what
+			Help:  "How long the guest may cache names, instead of the time that --cache sets: seconds, or with a unit (500ms, 2h).",
+			Manual: `How long the guest may use cached names and attributes, instead of the time that
 .Fl -cache
-says: seconds, with a fraction if need be, or a number with a unit (500ms, 2h).`,
+sets: seconds, also with a fraction, or a number with a unit (500ms, 2h).`,
 		},
 		{
 			Name: "attr-timeout", Arg: "TIME", Joined: true,
@@ -108,37 +109,37 @@ Default: 0.`,
 		{
 			Name:  "immutable",
 			Value: on(func(c *Config) *bool { return &c.Immutable }),
-			Help:  "For a share that never changes, also on the host. It is read-only. The guest keeps all that it has seen for a year, missing names too, and opens files without a request.",
-			Manual: `For a share that never changes, not on the host either.
-It is read-only, and the guest keeps names, attributes, missing names, listings, targets of symbolic
-links and data for a year, unless a timeout says otherwise.
-It opens files and directories without asking the daemon, and keeps locks to itself.`,
+			Help:  "For a share that never changes, also not on the host. It is read-only. The guest caches everything for a year, missing names too, and opens files without a request.",
+			Manual: `For a share that never changes, also not on the host.
+The share is read-only.
+The guest caches names, attributes, missing names, listings, targets of symbolic links and data for a
+year, unless a timeout option sets another time.
+It opens files and directories without a request to the daemon, and locks stay in the guest.`,
 		},
 		{
 			Name: "cache-symlinks", Off: "no-cache-symlinks",
 			Value: maybeOn(func(c *Config) **bool { return &c.CacheSymlinks }),
-			Help:  "Let the guest keep the targets of symbolic links. This is the default with --cache=metadata and always; --no-cache-symlinks turns it off.",
-			Manual: `Whether the guest keeps targets of symbolic links.
+			Help:  "Let the guest cache the targets of symbolic links. This is the default with --cache=metadata and always; --no-cache-symlinks turns it off.",
+			Manual: `Whether the guest caches the targets of symbolic links.
 It does by default with
 .Fl -cache Ns = Ns Cm metadata
 and
 .Cm always .
-Links of proc and sysfs must not be kept.`,
+Links of proc and sysfs must not be cached.`,
 		},
 		{
 			Name: "direct-io", Arg: "PATTERN",
 			Value: lines(func(c *Config) *[]string { return &c.DirectIO }),
 			Check: func(c *Config) error { return checkPatterns("direct-io", c.DirectIO) },
-			Help:  "Let the guest keep no data of files whose name (*.db) or path in the share (vm/**/*.img) matches. ** is any number of directories. May be repeated.",
-			Manual: `The guest keeps no data of files whose name matches
-.Ar pattern ,
-as with
-.Fl -cache Ns = Ns Cm never
-for these files: each read and write reaches the host.
+			Help:  "Let the guest cache no data of files whose name (*.db) or path in the share (vm/**/*.img) matches. ** is any number of directories. May be repeated.",
+			Manual: `The guest caches no data of files whose name matches
+.Ar pattern .
+For these files each read and write reaches the host, as with
+.Fl -cache Ns = Ns Cm never .
 A pattern with a slash is compared with the path in the share;
 .Cm **
-in it is any number of directories.
-Names are those by which the guest has found a file.
+in it stands for any number of directories.
+The name that counts is the one by which the guest has found the file.
 May be repeated.`,
 		},
 		{
@@ -151,8 +152,8 @@ May be repeated.`,
 			Name:  "writeback",
 			Value: on(func(c *Config) *bool { return &c.Writeback }),
 			Help:  "Let the guest collect writes in its page cache. Use it only if nobody else writes to the share.",
-			Manual: `Let the guest collect writes.
-Only when nobody else writes to the share.`,
+			Manual: `Let the guest collect writes in its page cache.
+Use this only when nobody else writes to the share.`,
 		},
 		{
 			Name:  "allow-direct-io",
@@ -164,17 +165,19 @@ on to the host.
 Otherwise files are opened without it.`,
 		},
 		{
-			Name:   "allow-mmap",
-			Value:  on(func(c *Config) *bool { return &c.AllowMmap }),
-			Help:   "Let the guest map files with MAP_SHARED also when --cache=never or metadata bypasses its page cache.",
-			Manual: `Let the guest map files shared when their data is not cached.`,
+			Name:  "allow-mmap",
+			Value: on(func(c *Config) *bool { return &c.AllowMmap }),
+			Help:  "Let the guest map files with MAP_SHARED also when --cache=never or metadata bypasses its page cache.",
+			Manual: `Let the guest map files with
+.Dv MAP_SHARED
+also when it does not cache their data.`,
 		},
 		{
 			Name: "readdirplus", Off: "no-readdirplus", Default: "true",
 			Value: on(func(c *Config) *bool { return &c.Readdirplus }),
-			Help:  "Answer listings without attributes.",
-			Manual: `Whether listings come with the files' attributes.
-Default: they do.`,
+			Help:  "List directories without the attributes of the files.",
+			Manual: `Whether the listing of a directory includes the attributes of the files.
+Default: it does.`,
 		},
 	}
 }

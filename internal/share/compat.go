@@ -26,8 +26,10 @@ func compatOptions() []Option {
 			Value: text(func(c *Config) *string { return &c.oldSocket }),
 			Help:  "Old name of --socket-path.",
 			Manual: `Old name of
-.Fl -socket-path ,
-which goes before if both are there.`,
+.Fl -socket-path .
+If both are given,
+.Fl -socket-path
+counts.`,
 		},
 		{
 			Name: "option", Short: "o", Arg: "LIST",
@@ -64,13 +66,13 @@ They are applied after all other options.`,
 			Name: "foreground", Short: "f",
 			Value:  on(func(c *Config) *bool { return &c.foreground }),
 			Help:   "No effect: the daemon never goes to the background.",
-			Manual: `No effect but a warning: the daemon always stays in the foreground.`,
+			Manual: `This only gives a warning: the daemon always stays in the foreground.`,
 		},
 		{
 			Name: "thread-pool-size", Arg: "N",
 			Value:  count(func(c *Config) *uint64 { return &c.threadPool }),
-			Help:   "No effect: every queue has a thread, and slow requests get threads as they need them.",
-			Manual: `No effect: each queue has a thread, and slow requests get others as they need them.`,
+			Help:   "No effect: every queue has a thread, and slow requests get more threads when they need them.",
+			Manual: `No effect: each queue has a thread, and slow requests get more threads when they need them.`,
 		},
 	}
 }

@@ -33,14 +33,14 @@ func connectionOptions() []Option {
 			Value: text(func(c *Config) *string { return &c.SocketPath }),
 			Help:  "Make a vhost-user socket at PATH, and PATH.pid with the process id.",
 			Manual: `Make a listening socket.
-A socket that is left from a program that is gone is replaced.
-A socket that a program still uses is an error, and so is any other file.
+If a program has ended and left a socket at this path, the daemon replaces it.
+If a program still uses the socket, or if another kind of file is there, the daemon does not start.
 Only the daemon's user may connect.
 The file
 .Ar path Ns Pa .pid
-holds the process id; it is locked as long as the daemon runs, and a second daemon for the same
-socket does not start.
-Both files are removed at the end, unless others have put files of theirs in place of them.`,
+holds the process id.
+It is locked while the daemon runs, so that a second daemon for the same socket does not start.
+The daemon removes both files at the end, unless another process has replaced them.`,
 		},
 		{
 			Name: "socket-group", Arg: "GROUP", Complete: CompleteGroup,
@@ -55,18 +55,19 @@ Both files are removed at the end, unless others have put files of theirs in pla
 			Manual: `Use the open descriptor
 .Ar n ,
 a listening socket or a connected one.
-Without this and
+Without this option and
 .Fl -socket-path
-the daemon takes the socket of a systemd socket unit, if it was started by one.`,
+the daemon uses the socket of the systemd socket unit that has started it.`,
 		},
 		{
 			Name:  "keep-listening",
 			Value: on(func(c *Config) *bool { return &c.KeepListening }),
 			Help:  "When a front-end disconnects, wait for the next one instead of ending.",
-			Manual: `When a front-end has disconnected wait for the next one.
-The next one starts with nothing: open files are closed and locks dropped when a front-end
-ends. One that only loses its connection and connects again within 10 seconds goes on where it was.
-Needs a listening socket.`,
+			Manual: `When a front-end has disconnected, wait for the next one.
+The next one starts a new session: when a front-end ends, its open files are closed and its locks
+are dropped.
+A front-end that only loses its connection, and connects again within 10 seconds, continues its session.
+This option needs a listening socket.`,
 		},
 		{
 			Name: "num-request-queues", Arg: "N",
@@ -75,31 +76,31 @@ Needs a listening socket.`,
 			Help: fmt.Sprintf("How many request queues the front-end may use, 1 to %d. Default %d. The front-end chooses how many of them it uses. With --tag, the configuration space says N, or 1 without this option.",
 				virtiofs.MaxRequestQueues, MaxRequestQueues),
 			Manual: `How many request queues the front-end may use, 1 to 255.
-Without this option 64 are offered and the front-end decides; the configuration space that comes
-with
+Without this option the daemon offers 64, and the front-end chooses how many it uses.
+The configuration space that
 .Fl -tag
-says 1.
+adds then says 1.
 Linux uses more than one since 6.12.`,
 		},
 		{
 			Name: "busy-poll", Arg: "TIME[,PERCENT]",
 			Value: busyPoll(func(c *Config) *virtiofs.BusyPoll { return &c.BusyPoll }),
-			Help:  "Let the thread of each queue look for the next request for up to TIME (50us; microseconds without a unit) before it sleeps, while requests come that fast. It spends at most PERCENT of one CPU on this. Answers come sooner and cost more CPU time. 0: it sleeps at once. Default: the daemon looks for a short time, and only when sleeping costs more.",
-			Manual: `Let each request queue's thread look for the next request for up to
+			Help:  "Let the thread of each queue poll for the next request for up to TIME (50us; microseconds without a unit) before it sleeps, while requests come that fast. It spends at most PERCENT of one CPU on this. Replies come sooner and cost more CPU time. 0: it sleeps at once. Default: the thread polls for a short time, and only when sleeping costs more.",
+			Manual: `Let the thread of each request queue poll for the next request for up to
 .Ar time
 before it sleeps: microseconds, or with a unit
 .Pq Li 50 , 50us , 1ms ;
 at most 10ms.
-A thread that finds nothing looks less and
-less often, so an idle guest costs nothing.
+A thread that finds no request polls less and less often, so an idle guest costs nothing.
 .Ar percent
-is the most of one CPU that a thread may spend on looking, 100 if it is not given.
-While the thread looks, the guest need not notify the daemon. A notification takes most
-of the time of a small request when there is only one at a time.
-It is worth it if a CPU is free for the daemon beside those of the guest.
+is the largest part of one CPU that a thread may spend on polling; 100 if it is not given.
+While the thread polls, the guest need not notify the daemon.
+If there is only one small request at a time, the notification takes most of its time.
+Polling is worth its cost if a CPU is free for the daemon beside those of the guest.
 .Pp
-Without this option a thread measures now and then how long the next request takes to arrive, with a sleep and with
-a look of at most 50us. It looks as long as that is shorter by a quarter and takes less than 32us.
+Without this option a thread measures from time to time how long the next request takes to arrive, once while it
+sleeps and once while it polls for at most 50us.
+It polls as long as this is faster by a quarter and takes less than 32us.
 With 0 it always sleeps at once.`,
 		},
 	}, vsockOptions()...)

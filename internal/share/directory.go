@@ -27,12 +27,13 @@ A regular file can be shared, too, but not with
 		{
 			Name: "readonly", Doctor: true,
 			Value: on(func(c *Config) *bool { return &c.ReadOnly }),
-			Help:  "Let the guest change nothing, whatever its mount says.",
+			Help:  "Refuse every request that changes something, also if the guest mounts the share read-write.",
 			Manual: `Refuse every request that would change something.
 With the namespace sandbox the mount is read-only as well, so that access times do not change.
-Without that sandbox some of them change: those of files and directories that do not belong to the
-daemon's user, if it does not have CAP_FOWNER; and those of symbolic links, unless root starts the daemon, the
-links are on the share's own file system, and that has file handles.
+In other sandboxes some of them change.
+Those of other users' files and directories change if the daemon does not have CAP_FOWNER.
+Those of symbolic links change, unless root starts the daemon, the links are on the share's own file
+system, and this file system has file handles.
 A mount with
 .Cm ro
 or
@@ -45,14 +46,14 @@ prevents that.`,
 			Check: (*Config).checkTag,
 			Help:  "Name of the share in the device's configuration space, 1 to 36 bytes, for VMMs that have no option for it (crosvm, User-Mode Linux).",
 			Manual: `Name of the share in the device's configuration space, 1 to 36 bytes.
-QEMU and cloud-hypervisor have an option of their own for it; crosvm and User-Mode Linux take it
-from here.`,
+QEMU and cloud-hypervisor have an option of their own for the name.
+crosvm and User-Mode Linux get it from the daemon.`,
 		},
 		{
 			Name: "announce-submounts", Off: "no-announce-submounts", Default: "true",
 			Value: on(func(c *Config) *bool { return &c.AnnounceSubmounts }),
-			Help:  "Do not tell the guest where other file systems are mounted in the share.",
-			Manual: `Whether the guest sees other file systems in the share as mounts of their own.
+			Help:  "Do not show other file systems in the share as separate mounts in the guest.",
+			Manual: `Whether the guest sees other file systems in the share as separate mounts.
 Default: it does.`,
 		},
 	}

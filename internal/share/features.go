@@ -72,7 +72,7 @@ func featureOptions() []Option {
 			Name: "xattrmap-preset", Arg: "LIST", Doctor: true,
 			Value:   text(func(c *Config) *string { return &c.XattrPreset }),
 			Suggest: xattrmap.Presets(),
-			Help:    "The same by purpose, separated by commas: " + strings.Join(xattrmap.Presets(), ", ") + ".",
+			Help:    "Prepared rules of --xattrmap for a purpose, separated by commas: " + strings.Join(xattrmap.Presets(), ", ") + ".",
 			Manual:  presetManual,
 		},
 		{
@@ -101,9 +101,10 @@ func accessOptions() []Option {
 			Name: "killpriv-v2", Off: "no-killpriv-v2",
 			Value: on(func(c *Config) *bool { return &c.KillprivV2 }),
 			Help:  "Clear set-user-ID bits in the daemon when a file is written. This saves the guest a request for each write.",
-			Manual: `Clear set-user-ID and set-group-ID bits and capabilities here when a file is written, truncated or
-changes its owner, which saves the guest requests.
-Default: the guest does.`,
+			Manual: `Whether the daemon clears set-user-ID bits, set-group-ID bits and file capabilities when a file is
+written, is truncated or changes its owner.
+This saves requests of the guest.
+Default: the guest clears them.`,
 		},
 		{
 			Name: "inode-file-handles", Default: "prefer",
@@ -113,21 +114,27 @@ Default: the guest does.`,
 				word[passthrough.FileHandles]{text: "fallback", is: passthrough.HandlesPrefer, old: "use prefer, which means the same"},
 				word[passthrough.FileHandles]{text: "mandatory", is: passthrough.HandlesMandatory}),
 			Help: "How the daemon finds a file again when it keeps no descriptor of it. never: by name. prefer: by file handle where that is possible, else by name. mandatory: by file handle, or the daemon does not start. Handles find files that the host has renamed. They need CAP_DAC_READ_SEARCH. Default {default}.",
-			Manual: `How the daemon finds a file again when it keeps no descriptor of it:
-the guest has only seen its name, or there are too many files.
+			Manual: `How the daemon finds a file again of which it keeps no descriptor, because the guest has only seen
+its name or because too many files are open.
 .Cm never :
 by name.
 .Cm prefer
 (the default): by file handle
 .Pq Xr name_to_handle_at 2
-first, where the file system has these and the daemon
-.Dv CAP_DAC_READ_SEARCH ,
-which it then keeps; a file that the host has renamed meanwhile is found so.
+where the file system has file handles and the daemon has
+.Dv CAP_DAC_READ_SEARCH ;
+otherwise by name.
+A file handle also finds a file that the host has renamed meanwhile.
 .Cm mandatory :
-every file gets a file handle, and a file system without is refused, at the start if it is that of the
-shared directory.
-With the capability a daemon that somebody has broken into could open every file on the
-file systems that the share is on;
+by file handle only.
+A file system without file handles is refused; if the shared directory is on it, the daemon does not
+start.
+With
+.Cm prefer
+and
+.Cm mandatory
+the daemon keeps that capability.
+An attacker who controls the daemon could then open every file on the file systems of the share;
 .Cm never
 avoids that.`,
 		},
@@ -142,17 +149,16 @@ on to the host.`,
 		{
 			Name:  "short-dir-positions",
 			Value: on(func(c *Config) *bool { return &c.ShortPositions }),
-			Help:  "Give positions in directories 31 bits where the host's are hashes of 64 bits (ext4). For 32-bit programs in the guest, which get EOVERFLOW from readdir without it.",
-			Manual: `Give positions in directories 31 bits where the host's are hashes of 64 bits
+			Help:  "Use directory positions of 31 bits where the host's are hashes of 64 bits (ext4). For 32-bit programs in the guest: without this option they get EOVERFLOW from readdir.",
+			Manual: `Use directory positions of 31 bits where the host's positions are hashes of 64 bits
 .Pq ext4 .
-Programs in the guest that have 32 bits and no large file support get
+Without this option, 32-bit programs in the guest that have no large file support get
 .Er EOVERFLOW
 from
-.Xr readdir 3
-without it.
-A program that goes back with
+.Xr readdir 3 .
+With it, a program that returns with
 .Xr seekdir 3
-to a name whose hash another name has, too, may see one of them twice.`,
+to a name may see a name twice if another name has the same hash.`,
 		},
 		{
 			Name: "locks", Default: "guest", Doctor: true,
@@ -168,21 +174,21 @@ locks are kept.
 .Cm host :
 on the host's files, for shares that several guests or the host write to.
 A program in a virtio-fs guest that waits for such a lock can't be interrupted or killed, and a
-time-out such as that of
+timeout such as that of
 .Ql flock -w
-has no effect, because the guest's driver has no request for it.
-Over
+has no effect: the guest's driver has no request to interrupt a waiting one.
+With
 .Pa /dev/fuse
 .Pq Nm govirtiofs Cm mount
-waiting can be interrupted.
+the wait can be interrupted.
 On a share with
 .Fl -readonly
-there are shared locks only.
+only shared locks are possible.
 With
 .Fl -immutable
 locks stay in the guest, even with
 .Cm host .
-At most half of a queue's entries wait for locks at the same time; one more fails with
+At most half of a queue's entries may wait for locks at the same time; a further request fails with
 .Er ENOLCK .`,
 		},
 	}

@@ -23,13 +23,13 @@ func identityOptions() []Option {
 		{
 			Name: "translate-uid", Arg: "KIND:FROM:TO:COUNT",
 			Value:  lines(func(c *Config) *[]string { return &c.TranslateUID }),
-			Help:   "Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (nothing may belong to these). Other ids stay what they are.",
+			Help:   "Translate COUNT user ids from FROM on between guest and host; may be repeated. KIND is map (guest ids FROM, host ids TO, both ways), guest (guest to host only), host (host to guest only), squash-guest or squash-host (the same, all to the one id TO), or forbid-guest:FROM:COUNT (no file may belong to these). Other ids are not changed.",
 			Manual: translateManual,
 		},
 		{
 			Name: "translate-gid", Arg: "KIND:FROM:TO:COUNT", Joined: true,
 			Value: lines(func(c *Config) *[]string { return &c.TranslateGID }),
-			Help:  "Translate group ids, as --translate-uid does user ids.",
+			Help:  "Translate group ids, as --translate-uid translates user ids.",
 		},
 		{
 			Name: "ownership", Default: "host", Doctor: true,
@@ -39,13 +39,13 @@ func identityOptions() []Option {
 			Help: "Where owners, modes and device numbers of files are kept: in the host's files; or in extended attributes, so that a daemon without privileges can serve a guest with users of its own. Default {default}.",
 			Manual: `Where the owner, the mode and the device number of a file are kept.
 .Cm host
-(the default): in the host's file, which needs the privilege to give files away.
+(the default): in the host's file; the daemon needs the privilege to change owners.
 .Cm xattr :
 in the extended attribute
 .Va user.containers.override_stat ,
 which the guest can neither see nor set.
-All files belong to the daemon's user then, devices, FIFOs and sockets are regular files, and the
-guest's root can do what root can do on a disk of its own: change owners, make devices, set
+On the host all files then belong to the daemon's user, and devices, FIFOs and sockets are regular files.
+The guest's root can do everything that root can do on a local disk: change owners, make devices, set
 set-user-ID bits.
 The share's file system must have user attributes.
 Excludes
@@ -59,11 +59,11 @@ and
 			Name: "uid-map", Arg: ":INSIDE:OUTSIDE:COUNT:", Doctor: true,
 			Value: lines(func(c *Config) *[]string { return &c.UIDMaps }),
 			Help:  "Ids in the sandbox, for users other than root; may be repeated. Default: the id of the user who starts it.",
-			Manual: `Ids in the user namespace of a user other than root; may be repeated.
+			Manual: `Which ids the user namespace has if a user other than root starts the daemon; may be repeated.
 The first character is the separator.
-Anything but the user's own id needs
+All ids other than the user's own need
 .Xr newuidmap 1 .
-Default: one's own id to itself.`,
+Default: the user's own id, mapped to itself.`,
 		},
 		{
 			Name: "gid-map", Arg: ":INSIDE:OUTSIDE:COUNT:", Joined: true, Doctor: true,
@@ -88,7 +88,7 @@ to
 .Ar to Ns + Ns Ar count Ns \-1 ,
 both ways.
 .It Cm guest
-The same from the guest to the host only: what is made or changed.
+The same, but only from the guest to the host: for files that are made or changed.
 .It Cm host
 Host ids
 .Ar from
@@ -100,16 +100,16 @@ Like
 .Cm guest
 and
 .Cm host ,
-but all become the one id
+but all these ids become the one id
 .Ar to .
 .It Cm forbid-guest
-Without
-.Ar to :
-the guest can't make files with these ids, nor give files away to them
+The guest can't make files with these ids, nor change the owner of a file to one of them
 .Pq Er EPERM .
+This kind has no
+.Ar to .
 .El
 .Pp
-Ids that no rule covers stay what they are.
+Ids that no rule covers are not changed.
 Two rules that cover the same id are an error.
 A
 .Ar count

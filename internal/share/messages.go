@@ -17,7 +17,7 @@ func messageOptions() []Option {
 		{
 			Name: "log-level", Default: "info",
 			Value: oneOf(func(c *Config) *string { return &c.LogLevel }, literally(LogLevels...)...),
-			Help:  "Which messages to write. RUST_LOG in the environment comes first. Default {default}.",
+			Help:  "Which messages to write. The environment variable RUST_LOG overrides this option. Default {default}.",
 			Manual: `Which messages to write.
 Default:
 .Cm info .`,
@@ -32,36 +32,36 @@ Default:
 			Name: "print-capabilities", Alone: true,
 			Value:  on(func(c *Config) *bool { return &c.PrintCapabilities }),
 			Help:   "Print vhost-user capabilities as JSON.",
-			Manual: `Print what management programs want to know, as JSON.`,
+			Manual: `Print the daemon's vhost-user capabilities as JSON, for management programs.`,
 		},
 		{
 			Name: "print-ledger-versions", Alone: true,
 			Value: on(func(c *Config) *bool { return &c.PrintLedgerVersions }),
-			Help:  "Print what another version has to know for an upgrade.",
-			Manual: `Print what another version of the program has to know before this one takes over from it.
+			Help:  "Print which versions of the daemon's state this program can read, for an upgrade.",
+			Manual: `Print which versions of the daemon's state this program can read.
 .Xr govirtiofs 1
-asks for it at an upgrade.`,
+checks this before an upgrade.`,
 		},
 		{
 			Name: "completion", Alone: true,
 			Value: oneOf(func(c *Config) *string { return &c.Completion }, literally(Shells...)...),
 			Help:  "Print a script that lets this shell complete the options.",
 			Manual: `Print a script that lets this shell complete the options.
-The shell then asks the program what to offer; bash needs the package bash-completion for that.`,
+The shell runs the program to get the possible words; bash needs the package bash-completion for this.`,
 		},
 		{
 			Name: "version", Short: "V", Alone: true,
 			Value: on(func(c *Config) *bool { return &c.Version }),
 			Help:  "Print the version.",
 			Manual: `Print the version.
-A program that was put in place of virtiofsd, under that name, prints first which version of
+A program that is installed under the name virtiofsd first prints which version of
 virtiofsd it replaces, in the form that other programs read:
 .Ql virtiofsd 1.14.0 (govirtiofsd ...) .`,
 		},
 		{
 			Name: "help", Short: "h", Alone: true,
 			Value:  on(func(c *Config) *bool { return &c.Help }),
-			Help:   "Print this.",
+			Help:   "Print this help.",
 			Manual: `Print all options.`,
 		},
 	}

@@ -14,10 +14,10 @@ type Moves struct {
 }
 
 const migrationIntro = `A guest can move between two daemons, on one host or on two, while it has files open.
-Both must have been started with the same features; the one that the guest comes to says what is
-missing.
-Locks move, too: the old daemon lets go of them and the new one takes them again, so that another
-client of the file system may get one in between.`
+Both must have been started with the same features; if one is missing, the daemon that the guest moves
+to says which.
+Locks move, too: the old daemon releases them, and the new one takes them again.
+Between these, another client of the file system may get a lock.`
 
 func migrationOptions() []Option {
 	return []Option{
@@ -26,10 +26,10 @@ func migrationOptions() []Option {
 			Value: oneOf(func(c *Config) *bool { return &c.Moving.FileHandles },
 				word[bool]{text: "find-paths"}, word[bool]{text: "file-handles", is: true}),
 			Help: "How the guest's files are found on the host that it moves to. find-paths: by their paths. file-handles: by file handles too, for a file system that both hosts mount. Give both daemons the same mode. Default {default}.",
-			Manual: `How the guest's files are found on the host that it comes to.
+			Manual: `How the guest's files are found on the host that it moves to.
 Give both daemons the same mode.
 .Cm find-paths ,
-the default, goes by their paths: the trees may be copies of each other.
+the default, finds them by their paths: the trees may be copies of each other.
 .Cm file-handles
 is for one file system that both hosts mount, and whose file handles mean the same on both, such as
 NFS or CephFS.
@@ -38,7 +38,7 @@ The other one takes a file only if it has the right file handle.
 If it was started with
 .Cm file-handles ,
 too, it also finds a file that the host has moved within the share meanwhile, as long as the kernel
-knows the new path; this takes
+knows the new path; this needs
 .Dv CAP_DAC_READ_SEARCH
 and
 .Fl -inode-file-handles
@@ -50,14 +50,14 @@ A file without a name in the share is not found.`,
 			Name: "migration-on-error", Default: "abort",
 			Value: oneOf(func(c *Config) *bool { return &c.Moving.GuestErrors },
 				word[bool]{text: "abort"}, word[bool]{text: "guest-error", is: true}),
-			Help: "What happens when a file is not found on this host. abort: the guest is refused and goes on where it was. guest-error: the guest gets an error when it uses the file. Default {default}.",
+			Help: "What happens when a file is not found on this host. abort: the guest is refused and continues on the host where it was. guest-error: the guest gets an error when it uses the file. Default {default}.",
 			Manual: `What happens when a file is not found on this host, or a lock of the guest is taken by somebody else.
 With
 .Cm abort ,
-the default, the guest is refused, and goes on where it was.
+the default, the guest is refused, and continues on the host where it was.
 With
 .Cm guest-error
-it comes here, and gets
+it moves to this host, and gets
 .Er ESTALE
 or
 .Er EBADF
@@ -77,7 +77,7 @@ On the host that the guest comes to, refuse a state without file handles.`,
 			Name:   "migration-confirm-paths",
 			Value:  on(func(c *Config) *bool { return &c.confirmPaths }),
 			Help:   "No effect: paths are always confirmed when they are sent.",
-			Manual: `No effect but a warning: every path is confirmed when it is sent.`,
+			Manual: `This only gives a warning: every path is confirmed when it is sent.`,
 		},
 	}
 }

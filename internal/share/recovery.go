@@ -30,10 +30,10 @@ func recoveryOptions() []Option {
 			Name: "recovery", Default: string(RecoveryAuto),
 			Value: oneOf(func(c *Config) *RecoveryMode { return &c.Recover }, literally(RecoveryAuto, RecoveryNever)...),
 			Help:  "What happens when the serving process dies. auto: another process takes over. never: the daemon ends. Default {default}.",
-			Manual: `What happens when the process that serves the share dies: it is killed, or has a fault.
+			Manual: `What happens when the process that serves the share dies because it is killed or has a fault.
 .Cm auto
 (the default): another process takes over.
-The process that was started stays: it holds what the next process needs, and starts it.
+The process that was started stays: it holds what the next process needs, and starts that process.
 Guests of several shares
 .Pq Fl -vsock-share
 have to mount again.
@@ -43,7 +43,7 @@ With
 .Fl -sandbox Ns = Ns Cm chroot
 and
 .Cm none
-there is one process only.`,
+the daemon is then one process only.`,
 		},
 		{
 			Name: "request-timeout", Arg: "SECONDS", Default: "0",
@@ -54,25 +54,25 @@ there is one process only.`,
 				}
 				return nil
 			},
-			Help: "Let the guest's kernel give up the whole mount when one request takes longer. Programs then get errors instead of hanging, and the guest must mount again. Needs Linux 6.14 in the guest. Default {default}: it waits for ever.",
-			Manual: `Have the guest's kernel
+			Help: "Let the guest's kernel abort the whole mount when one request takes longer. Programs then get errors instead of hanging, and the guest must mount again. Needs Linux 6.14 in the guest. Default {default}: the guest waits without a limit.",
+			Manual: `Let the guest's kernel
 .Pq Linux 6.14
-give up the mount when the answer to one request takes longer than so many seconds: this one, all
-others and all later ones fail with
+abort the mount when the answer to one request takes longer than this many seconds.
+This request, all others and all later ones then fail with
 .Er ECONNABORTED
 or
-.Er ENOTCONN ,
-open files are lost, data in the guest's page cache that was not written is lost, too, and the guest must
-mount the share again.
-The kernel looks every 15 seconds: less than 15 counts as 15, and it may take 15 more.
+.Er ENOTCONN .
+Open files are lost, and so is data in the guest's page cache that was not written.
+The guest must mount the share again.
+The kernel checks every 15 seconds: less than 15 counts as 15, and the abort may come up to 15 seconds later.
 The time begins when the guest sends the request, so it must be longer than the slowest
 .Xr fsync 2
 and than any pause of the host.
-0 (the default) lets the guest wait for as long as it takes, which is better unless somebody watches
-the guest and mounts again.
+With 0 (the default) the guest waits without a limit.
+This is better, unless somebody monitors the guest and mounts the share again.
 Not possible with
 .Fl -locks Ns = Ns Cm host :
-a program that waits for a lock would end the mount.`,
+a program that waits for a lock would abort the mount.`,
 		},
 	}
 }

@@ -41,8 +41,8 @@ const securityOutro = `.Pp
 A system call filter that is in force when the daemon starts, such as
 .Ql SystemCallFilter=@system-service
 of a systemd unit, may end processes at system calls that the daemon makes.
-Then it goes without Landlock and without file handles, and says so; the namespace sandbox
-and the chroot sandbox are errors.
+The daemon then works without Landlock and without file handles, and logs this.
+With the namespace sandbox and the chroot sandbox it does not start.
 In a unit that filters,
 .Bd -literal -offset indent
 SystemCallFilter=@system-service @mount seccomp open_by_handle_at
@@ -81,20 +81,27 @@ A sandbox that can't be made is an error.`,
 				word[sandbox.FilterAction]{text: "log", is: sandbox.FilterLog},
 				word[sandbox.FilterAction]{text: "trap", is: sandbox.FilterTrap}),
 			Help: "What happens at a system call that is not on the daemon's list. none: nothing. kill: the daemon is killed. log: the kernel logs it. trap: the daemon prints its stacks and ends. Default {default}.",
-			Manual: `What happens at a system call that the daemon never makes: nothing, the process is killed (the
-default), the kernel logs it, or the process ends with its stacks on standard error.`,
+			Manual: `What happens at a system call that is not on the daemon's list.
+.Cm none :
+nothing.
+.Cm kill
+(the default): the process is killed.
+.Cm log :
+the kernel logs it.
+.Cm trap :
+the process prints its stacks on standard error, and ends.`,
 		},
 		{
 			Name: "landlock", Default: "auto",
 			Value: oneOf(func(c *Config) *LandlockMode { return &c.Landlock }, literally(LandlockAuto, LandlockNever, LandlockAlways)...),
-			Help:  "Let the kernel refuse the daemon all files outside of the share, beside the sandbox. auto: if the kernel can. always: if it can't, the daemon does not start. Default {default}.",
-			Manual: `Have the kernel refuse the daemon everything but the share: opening, making, moving
-and removing files elsewhere, running programs, changing mounts, TCP.
-It holds beside the sandbox, also with
-.Fl -sandbox Ns = Ns Cm none
-and for descriptors that lead elsewhere.
-A file that was found again by a file handle, after the host has renamed it, can be opened when
-the guest has looked its new name up.
+			Help:  "Let the kernel refuse the daemon all files outside of the share, in addition to the sandbox. auto: if the kernel can. always: if it can't, the daemon does not start. Default {default}.",
+			Manual: `Let the kernel refuse the daemon everything outside of the share: opening, making, moving
+and removing files, running programs, changing mounts, TCP.
+This protection does not depend on the sandbox: it is also there with
+.Fl -sandbox Ns = Ns Cm none ,
+and it also covers descriptors that lead out of the share.
+If the host has renamed a file and the daemon has found it again by its file handle, the file can be opened
+as soon as the guest has looked up the new name.
 .Cm auto
 (the default): if the kernel can (Linux 5.19, with landlock among its security modules).
 .Cm always :
@@ -106,10 +113,9 @@ do not start if it can't.`,
 			Help:  "Change which capabilities the daemon keeps, for example +sys_admin:-mknod.",
 			Manual: `Change the set of capabilities that the daemon keeps, for example
 .Ql -mknod:+sys_admin .
-It keeps CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP, SETGID and SETUID, and
+If it has them, it keeps CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP, SETGID and SETUID, and
 DAC_READ_SEARCH for
-.Fl -inode-file-handles ,
-as far as it has them.
+.Fl -inode-file-handles .
 The guest's
 .Ql chattr +i
 and

@@ -79,35 +79,37 @@ only the guest that has it may connect.
 Without
 .Fl -vsock-token
 the guest has to connect from a port below 1024, which only its root can.
-The daemon goes on when a guest has unmounted.`,
+The daemon continues to run when a guest has unmounted.`,
 		},
 		{
 			Name: "vsock-uds", Arg: "PATH[:PORT]", Complete: CompleteFile, Doctor: true,
 			Value: text(func(c *Config) *string { return &c.vsockUDS }),
 			Check: (*Config).checkVsockUDS,
-			Help: fmt.Sprintf("The same for VMMs that have Unix sockets in place of the host's vsock (Firecracker, cloud-hypervisor, vhost-device-vsock): PATH is the socket that the VMM was given, and PORT, %d without it, the port that the guest connects to. The daemon listens on PATH_PORT.",
+			Help: fmt.Sprintf("Like --vsock, for VMMs that have Unix sockets in place of the host's vsock (Firecracker, cloud-hypervisor, vhost-device-vsock). PATH is the socket that the VMM was given. PORT is the port that the guest connects to, %d by default. The daemon listens on PATH_PORT.",
 				DefaultVsockPort),
-			Manual: `The same for VMMs that have Unix sockets in place of the host's vsock: Firecracker, cloud-hypervisor,
+			Manual: `Like
+.Fl -vsock ,
+for VMMs that have Unix sockets in place of the host's vsock: Firecracker, cloud-hypervisor,
 vhost-device-vsock,
 .Ic govirtiofs vsock-device .
 .Ar path
-is the socket that the VMM was given, and
-.Ar port ,
-1024 without it, the port that the guest connects to.
+is the socket that the VMM was given.
+.Ar port
+is the port that the guest connects to; the default is 1024.
 The daemon listens on
 .Ar path Ns Li _ Ns Ar port ,
-where such a VMM connects to, and keeps
+because such a VMM connects there, and makes
 .Ar path Ns Li _ Ns Ar port Ns Pa .pid
 as for
 .Fl -socket-path .
-Needs
+This option needs
 .Fl -vsock-token .`,
 		},
 		{
 			Name: "vsock-share", Arg: "NAME[:ro]=DIR", Complete: CompleteDirectory, Doctor: true,
 			Value: lines(func(c *Config) *[]string { return &c.vsockShares }),
 			Check: (*Config).checkVsockShares,
-			Help:  "Share DIR under this name, which the guest gives in vsock:CID:PORT/NAME, instead of --shared-dir. May be repeated: the guest mounts each share by itself. With :ro it can change nothing in this one.",
+			Help:  "Instead of --shared-dir: share DIR under this name. The guest mounts it as vsock:CID:PORT/NAME. May be repeated; the guest mounts each share separately. With :ro the guest can change nothing in this share.",
 			Manual: `Share the directory or regular file
 .Ar dir
 under this name, instead of
@@ -118,9 +120,9 @@ for each of them.
 With
 .Li \&:ro
 the guest can change nothing in this share.
-All other options are those of every share, and the sandbox has all shares in it: for shares of
-guests that do not trust each other start a daemon for each guest.
-Not with
+All other options apply to every share.
+All shares are in one sandbox: for guests that do not trust each other, start a daemon for each guest.
+Not possible with
 .Fl -sandbox Ns = Ns Cm chroot ,
 which has one directory.`,
 		},
@@ -128,36 +130,38 @@ which has one directory.`,
 			Name: "vsock-token", Arg: "FILE", Complete: CompleteFile, Suggest: []string{NoToken}, Doctor: true,
 			Value: text(func(c *Config) *string { return &c.VsockToken }),
 			Help:  "Accept only a guest that knows the contents of FILE. Only the daemon's user may be able to read FILE. none: any process in the guest may connect and act as its root.",
-			Manual: `The guest has to know what is in
-.Ar file ,
-from 16 to 1024 bytes; white space at its end does not count.
-Nobody but the daemon's user, or root, may be able to read or change it.
-In the guest only root may be able to read its copy; see
+			Manual: `Accept only a guest that knows the contents of
+.Ar file :
+16 to 1024 bytes; white space at the end does not count.
+Only the daemon's user and root may be able to read or change the file.
+In the guest only root may be able to read the copy; see
 .Xr govirtiofs-guest 8 .
 With
 .Cm none
-any process in the guest may connect and then act as the guest's root: for guests without
-unprivileged processes.`,
+any process in the guest may connect and then act as the guest's root.
+Use this only for guests without unprivileged processes.`,
 		},
 		{
 			Name: "vsock-state", Arg: "FILE", Complete: CompleteFile,
 			Value: text(func(c *Config) *string { return &c.VsockState }),
-			Help:  "Save the guest's session in FILE when a signal ends the daemon, and go on with it at the next start: the guest only waits meanwhile. Without it what the guest has open is stale then.",
+			Help:  "Save the guest's session in FILE when a signal ends the daemon, and continue it at the next start: the guest only waits meanwhile. Without this option the guest's open files are stale after a restart.",
 			Manual: `Save the guest's session in
 .Ar file
-when a signal ends the daemon, and go on with the session that is there at the start.
-A guest only waits while the daemon is restarted.
-Without the option, or if the whole daemon dies, its mount goes on with another session: files and working
-directories that it has open are stale.
-The death of the serving process alone is what
+when a signal ends the daemon, and continue with the saved session at the next start.
+The guest then only waits while the daemon is restarted.
+Without this option, or if the whole daemon dies, the guest's mount continues with a new session: open
+files and working directories are stale
+.Pq Er ESTALE .
+If only the serving process dies,
 .Fl -recovery
-is for, and under systemd the restart of the daemon, too.
+keeps the session; under systemd it also keeps it when the daemon is restarted.
 With
 .Fl -vsock-share
 each share has a file of its own:
 .Ar file Ns Li \&. Ns Ar name .
-The file is made if it is not there; nobody but the daemon's user may be able to read or change it.
-A lock that waits at the end of the daemon is refused.`,
+The daemon makes the file if it does not exist.
+Only the daemon's user may be able to read or change it.
+A request that waits for a lock when the daemon ends is refused.`,
 		},
 	}
 }

@@ -43,10 +43,10 @@ const (
 // HasWindow reports whether there is a window.
 func (w *Window) HasWindow() bool { return w.DAX == DAXInode || w.DAX == DAXAlways }
 
-const windowIntro = `The VMM can give the guest a window into which files are mapped: the guest then uses the
-host's page cache in place, and shares it with the host and other guests.
-QEMU 11.1 has a window with its generic vhost-user device only, and asks for it by the
-configuration space, so
+const windowIntro = `The VMM can give the guest a window into which files are mapped.
+The guest then uses the host's page cache directly, and shares it with the host and other guests.
+QEMU 11.1 has a window only with its generic vhost-user device.
+That device reads the configuration space, so
 .Fl -tag
 is needed.
 Guests use the window unless they mount with
@@ -57,13 +57,18 @@ func windowOptions() []Option {
 		{
 			Name: "dax", Default: "never", Doctor: true,
 			Value: oneOf(func(c *Config) *DAXMode { return &c.DAX }, literally(DAXNever, DAXInode, DAXAlways)...),
-			Help:  "Which files the guest may map into a window instead of reading them. inode: those for which it pays. always: all. The VMM must have shared memory regions, as QEMU's generic vhost-user device has. Default {default}.",
-			Manual: `Offer a window: not at all, which is the default; for regular files for which it pays; for
-all regular files.
+			Help:  "Which files the guest may map into a window instead of reading them. inode: those for which a mapping is worth its cost. always: all. The VMM must have shared memory regions, as QEMU's generic vhost-user device has. Default {default}.",
+			Manual: `Which regular files the guest may map into the window.
+.Cm never
+(the default): there is no window.
+.Cm inode :
+those for which a mapping is worth its cost.
+.Cm always :
+all.
 Every other file is read as usual.
 A guest that mounts with
 .Ql -o dax=always
-maps all files, whatever this says.`,
+maps all files; this option does not change that.`,
 		},
 		{
 			Name: "dax-window-size", Arg: "SIZE", Default: formatSize(defaultWindow),
@@ -89,13 +94,14 @@ Default 64K.`,
 			Value: lines(func(c *Config) *[]string { return &c.DAXInclude }),
 			Check: func(c *Config) error { return checkPatterns("dax-include", c.DAXInclude) },
 			Help:  "Let the guest map only files whose name (*.db) or path in the share (vm/**/*.img) matches. ** is any number of directories. May be repeated.",
-			Manual: `Map only files that match an
-.Fl -dax-include ,
-if there is any, and none that match a
+			Manual: `Map no files that match
 .Fl -dax-exclude .
-Patterns are those of
+If
+.Fl -dax-include
+is given, map only files that match it.
+The patterns are like those of
 .Fl -direct-io .
-Both may be repeated.`,
+Both options may be repeated.`,
 		},
 		{
 			Name: "dax-exclude", Arg: "PATTERN", Joined: true,
@@ -110,12 +116,16 @@ Both may be repeated.`,
 				word[vhostuser.FSMap]{text: "fs-map", is: vhostuser.FSMapLate},
 				word[vhostuser.FSMap]{text: "fs-map-6", is: vhostuser.FSMapEarly}),
 			Help: "Which messages ask the VMM for mappings. shmem: those of the vhost-user specification. fs-map, fs-map-6: also those of old VMMs, with the numbers 1002 and 1003, or 6 and 7. The window of such a VMM must be as large as --dax-window-size. Default {default}.",
-			Manual: `How to ask the VMM for mappings: with the messages of the vhost-user specification, which is
-the default; or, if the VMM does not know these, with messages that old VMMs had before, of
-the numbers 1002 and 1003, or 6 and 7.
-Such a VMM sets the size of the window itself, and
+			Manual: `Which messages ask the VMM for mappings.
+.Cm shmem
+(the default): those of the vhost-user specification.
+.Cm fs-map
+and
+.Cm fs-map-6 :
+if the VMM does not know these, messages that older VMMs have, with the numbers 1002 and 1003, or 6 and 7.
+Such a VMM sets the size of the window itself;
 .Fl -dax-window-size
-must say the same.`,
+must have the same value.`,
 		},
 	}
 }

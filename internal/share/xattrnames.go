@@ -35,7 +35,7 @@ is
 is put before names from the guest and taken off those of the host
 .Pc ,
 .Cm ok
-(the name stays),
+(the name is not changed),
 .Cm bad
 (EPERM, and hidden) or
 .Cm unsupported
@@ -46,13 +46,16 @@ which moves names from
 .Ar key
 to
 .Ar prepend ,
-keeps the guest from going there directly, and leaves other names as they are; with an empty
+hides the names below
+.Ar prepend
+from the guest, and does not change other names.
+With an empty
 .Ar key
 it moves all names.
 Turns on
 .Fl -xattr .`
 
-const presetManual = `The same by purpose, with commas between:
+const presetManual = `Prepared rules for a purpose, separated by commas:
 .Cm selinux
 keeps the guest's labels apart from the host's, in
 .Li trusted.virtiofs.*
