@@ -74,6 +74,9 @@ func (f *FS) Setattr(r *server.Request, in *fp.SetattrIn, out *fp.AttrOut) unix.
 			defer f.open.Release(o)
 			set.Handle = o.handle
 		}
+		if err := f.beforeSetattr(ctx, r, in, &set); err != nil {
+			return err
+		}
 		if set != (SetAttr{Handle: set.Handle}) {
 			if err := SetAttrOf(ctx, n, set); err != nil {
 				return err
@@ -190,6 +193,7 @@ const maxXattr = 64 << 10
 // Setxattr implements server.FileSystem.
 func (f *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value []byte) unix.Errno {
 	return f.setXattr(r, func(ctx context.Context, x XattrSetter) error {
+		defer f.capabilitySet(r, name.String())
 		return x.Setxattr(ctx, name.String(), value, int(in.Flags))
 	})
 }

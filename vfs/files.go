@@ -25,7 +25,7 @@ func (f *FS) Open(r *server.Request, in *fp.OpenIn, out *fp.OpenOut) unix.Errno 
 		return unix.EROFS
 	}
 	return f.use(r, func(ctx context.Context, n Node) error {
-		h, err := Open(ctx, n, int(in.Flags&openFlags))
+		h, err := f.openIn(ctx, n, in.Flags)
 		if err != nil {
 			return err
 		}
@@ -53,6 +53,9 @@ func (f *FS) opening(r *server.Request, nodeID uint64, o *openFile, out *fp.Open
 	}
 	n.Hold()
 	o.node = n
+	if o.writes {
+		n.writers.Add(1)
+	}
 	fh := f.open.Add(r.Cell, o)
 	if fh == 0 {
 		f.closed(o)
@@ -89,8 +92,7 @@ func (f *FS) openOut(h Handle) (flags uint32) {
 // its CREATE: then the file is opened, unless it must be new.
 func (f *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
 	return f.change(r, func(ctx context.Context, dir Node) error {
-		flags := int(in.Flags & openFlags)
-		n, h, err := Create(ctx, dir, name.String(), flags, FileMode(in.Mode&0o7777))
+		n, h, err := Create(ctx, dir, name.String(), f.openMode(in.Flags), FileMode(in.Mode&0o7777))
 		if errors.Is(err, fs.ErrExist) && in.Flags&unix.O_EXCL == 0 {
 			n, h, err = f.openExisting(ctx, dir, name.String(), in)
 		}
@@ -117,7 +119,7 @@ func (f *FS) openingNew(r *server.Request, h Handle, out *fp.CreateOut) error {
 // Tmpfile implements server.FileSystem.
 func (f *FS) Tmpfile(r *server.Request, in *fp.CreateIn, out *fp.CreateOut) unix.Errno {
 	return f.change(r, func(ctx context.Context, dir Node) error {
-		n, h, err := Tmpfile(ctx, dir, int(in.Flags&openFlags), FileMode(in.Mode&0o7777))
+		n, h, err := Tmpfile(ctx, dir, f.openMode(in.Flags), FileMode(in.Mode&0o7777))
 		if err != nil {
 			return err
 		}
@@ -143,11 +145,11 @@ func (f *FS) openExisting(ctx context.Context, dir Node, name string, in *fp.Cre
 		return nil, nil, unix.EEXIST // the client looks again
 	}
 	if in.Flags&unix.O_TRUNC != 0 {
-		if err := SetAttrOf(ctx, n, SetAttr{Size: new(int64)}); err != nil {
+		if err := f.truncateExisting(ctx, n, &attr, in.OpenFlags&fp.OpenKillSuidgid != 0); err != nil {
 			return nil, nil, err
 		}
 	}
-	h, err := Open(ctx, n, int(in.Flags&openFlags))
+	h, err := f.openIn(ctx, n, in.Flags)
 	return n, h, err
 }
 
@@ -226,6 +228,9 @@ func (f *FS) Write(r *server.Request, in *fp.WriteIn, src fuse.Buffers) (n int, 
 		if !o.writes {
 			return unix.EBADF
 		}
+		if err := f.changesData(ctx, o.node, in.WriteFlags&fp.WriteKillSuidgid != 0); err != nil {
+			return err
+		}
 		b := chunks.Get().(*[chunk]byte)
 		defer chunks.Put(b)
 		for n < int(in.Size) {
@@ -280,6 +285,10 @@ func (f *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 			return unix.EBADF
 		case !ok:
 			return unix.EOPNOTSUPP
+		}
+		// Linux before 6.1 sends no SETATTR first, but a user.
+		if err := f.changesData(ctx, o.node, r.Header.UID != 0); err != nil {
+			return err
 		}
 		return a.Allocate(ctx, in.Mode, int64(in.Offset), int64(in.Length))
 	})

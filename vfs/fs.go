@@ -44,6 +44,19 @@ type Options struct {
 	// NoXattr says that no file has extended attributes: the client asks once, and not again before each write. It is so
 	// anyway if the root is no Xattrer.
 	NoXattr bool
+	// Writeback has the client's kernel collect what programs write, and write it later and in larger pieces
+	// (FUSE_WRITEBACK_CACHE). It is for files that only this client changes: the kernel takes its own size and time of change
+	// for right while it has a file's data, and tells the time by a SetAttr. Opener and Creator do not get O_APPEND then, and
+	// O_RDWR for O_WRONLY, because the kernel reads the rest of a page that is written in part. An error of a write is
+	// that of a later fsync(2) or close(2). Without it each write(2) is at least one Write.
+	Writeback bool
+	// KillPriv has the client leave it to FS that who changes the data or the owner of a file ends its set-ID bits and
+	// capabilities (FUSE_HANDLE_KILLPRIV_V2). FS does so by Attr and SetAttr of the node, and by Getxattr and
+	// Removexattr of "security.capability" where the node has these. Without it the kernel of the client does it, and
+	// asks for that attribute before a write, unless NoXattr says that there is none. Who may keep set-ID bits loses those of a
+	// file with capabilities all the same: the client does not say which of both it means. A capability that is set
+	// behind the back of FS can outlive a write.
+	KillPriv bool
 	// Locks has the client ask for the locks of fcntl(2) and flock(2), for open files that are a
 	// Locker. A lock of another file is refused with EOPNOTSUPP. Without it the client's kernel keeps
 	// locks itself, which is enough, and faster, for nodes that nobody else uses.
@@ -72,13 +85,20 @@ type FS struct {
 	owners lockOwners    // of locks
 
 	accesses bool // some nodes are Accessers
+
+	writeback, killPriv atomic.Bool // what Options want and the client can
+
 	notifier atomic.Pointer[fuse.Notifier]
 }
 
 var _ server.FileSystem = (*FS)(nil)
 
 // inode is what the client knows of a node. Its key is the node.
-type inode struct{ nodes.Node[Node, inode] }
+type inode struct {
+	nodes.Node[Node, inode]
+	writers      atomic.Int32 // open files that were opened for writing
+	noCapability atomic.Bool  // it had none when it was asked
+}
 
 // openFile is an open file or directory.
 type openFile struct {
@@ -146,6 +166,9 @@ func (f *FS) gone(n *inode) {
 func (f *FS) closed(o *openFile) {
 	f.opened.Add(-1)
 	f.listed.Add(-o.listed)
+	if o.writes {
+		o.node.writers.Add(-1)
+	}
 	f.nodes.Unhold(o.node)
 }
 
@@ -163,6 +186,15 @@ func (f *FS) Init(p *server.InitParams) unix.Errno {
 	if f.opts.Locks {
 		p.Flags |= fp.InitPosixLocks | fp.InitFlockLocks
 	}
+	if f.opts.Writeback && !f.opts.ReadOnly {
+		p.Flags |= fp.InitWritebackCache
+	}
+	if f.opts.KillPriv && !f.opts.ReadOnly {
+		p.Flags |= fp.InitHandleKillprivV2
+	}
+	agreed := p.Flags & p.Offered
+	f.writeback.Store(agreed&fp.InitWritebackCache != 0)
+	f.killPriv.Store(agreed&fp.InitHandleKillprivV2 != 0)
 	// More of the client's read-ahead and write-back at once would only queue up, and have
 	// buffers.
 	p.MaxBackground = uint16(min(max(2*f.opts.MaxRunning, 8), math.MaxUint16))

@@ -30,6 +30,9 @@ func (f *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (copied ui
 		if dst.node.ID() != in.NodeIDOut || !dst.writes {
 			return unix.EBADF
 		}
+		if err := f.changesData(ctx, dst.node, r.Header.UID != 0); err != nil {
+			return err
+		}
 		k, err := CopyFrom(ctx, dst.handle, int64(in.OffOut), src.handle, int64(in.OffIn), int64(n))
 		if k < 0 || k > int64(n) {
 			return unix.EIO

@@ -38,10 +38,18 @@ func TestMain(m *testing.M) {
 				Connect: func(m *fusedev.Mount) { f.Connect(m) },
 			}
 		},
+		"kept":            func() fuse.Handler { return onShelf(vfs.Options{Writeback: true, KillPriv: true}) },
+		"written through": func() fuse.Handler { return onShelf(vfs.Options{KillPriv: true}) },
 		"slow": func() fuse.Handler {
 			return server.New(vfs.New(new(slow), vfs.Options{}), server.Options{Log: slog.New(slog.DiscardHandler)})
 		},
 	}))
+}
+
+func onShelf(o vfs.Options) fuse.Handler {
+	o.AttrTimeout = time.Hour
+	f := vfs.New(&shelf{file: kept{attr: vfs.Attr{Mode: 0o777}}}, o)
+	return server.New(f, server.Options{Log: slog.New(slog.DiscardHandler)})
 }
 
 // slow is a directory with a file that can't be read, and one that says how many tried.

@@ -29,5 +29,5 @@ func main() {
 
 // newFS is a file system of at most so many bytes and files, with extended attributes or without.
 func newFS(size, files int64, xattr bool) *vfs.FS {
-	return vfs.New(newMemory(size, files).root, vfs.Options{NonBlocking: true, NoXattr: !xattr, EntryTimeout: hour, AttrTimeout: hour, NegativeTimeout: hour})
+	return vfs.New(newMemory(size, files).root, vfs.Options{NonBlocking: true, KillPriv: true, NoXattr: !xattr, EntryTimeout: hour, AttrTimeout: hour, NegativeTimeout: hour})
 }
