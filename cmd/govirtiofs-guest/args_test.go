@@ -65,7 +65,7 @@ func TestUsage(t *testing.T) {
 		says   string
 	}{
 		{"govirtiofs-guest", 2, "a command is missing"},
-		{"govirtiofs-guest unmount", 2, `no command "unmount"`},
+		{"govirtiofs-guest unmount", 2, `unknown command "unmount"`},
 		{"govirtiofs-guest mount", 2, "give the ADDRESS"},
 		{"govirtiofs-guest mount --nosuch a b", 2, "--nosuch"},
 		{"govirtiofs-guest mount nfs:/x /", 2, "want vsock:CID:PORT/SHARE"},

@@ -60,7 +60,7 @@ func (o *mountOptions) startBackground() error {
 	case said != "":
 		return errors.New(said)
 	}
-	return fmt.Errorf("background: it has ended without a word: %w", errors.Join(cmd.Wait(), noEOF(err)))
+	return fmt.Errorf("the process in the background has ended without a message: %w", errors.Join(cmd.Wait(), noEOF(err)))
 }
 
 func noEOF(err error) error {
@@ -76,7 +76,7 @@ func (o *mountOptions) answers(cmd *exec.Cmd) error {
 	switch err := unix.Statfs(o.dir, &st); {
 	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNABORTED):
 		_ = cmd.Process.Signal(unix.SIGTERM)
-		return fmt.Errorf("%s was mounted, but the host does not serve it: %w", o.dir, err)
+		return fmt.Errorf("%s was mounted, but the host does not answer: %w", o.dir, err)
 	}
 	return nil // any other error is an answer, too
 }

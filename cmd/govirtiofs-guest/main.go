@@ -1,8 +1,9 @@
-// Command govirtiofs-guest is what a virtual machine needs of govirtiofs: it mounts shares
-// over vsock where there is no virtio-fs device, and tells programs of changes on the host. It is static and needs nothing else.
+// Command govirtiofs-guest is the part of govirtiofs that runs in a virtual machine. It mounts shares over vsock
+// where there is no virtio-fs device, and reports changes on the host to the guest's programs. It is one static
+// program and needs nothing else.
 //
-// Exit status: 0 for success, 1 for a failure, 2 for a wrong command line. Called by mount(8),
-// as mount.govirtiofs, it has that program's: 1 for a wrong command line, 32 for a failure.
+// Exit status: 0 for success, 1 for a failure, 2 for a wrong command line. If mount(8) runs it as
+// mount.govirtiofs, it has the statuses of mount(8): 1 for a wrong command line, 32 for a failure.
 package main
 
 import (
@@ -43,7 +44,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"mount", "[options] ADDRESS DIR", "mount a share", mountCommand},
-		{"watch", "[options] DIR", "tell programs what others change in a share", watchCommand},
+		{"watch", "[options] DIR", "report to programs what others change in a share", watchCommand},
 	}
 }
 
@@ -77,7 +78,7 @@ func report(name string, err error, usage, fail int, stderr io.Writer) int {
 // dispatch runs a subcommand.
 func dispatch(args []string, stdout io.Writer) error {
 	if len(args) == 0 {
-		return usagef("a command is missing")
+		return usagef("a command is missing: mount or watch")
 	}
 	switch args[0] {
 	case "-h", "--help", "help":
@@ -91,7 +92,7 @@ func dispatch(args []string, stdout io.Writer) error {
 			return c.run(args[1:], stdout)
 		}
 	}
-	return usagef("no command %q", args[0])
+	return usagef("unknown command %q: mount and watch are possible", args[0])
 }
 
 func help(w io.Writer) error {

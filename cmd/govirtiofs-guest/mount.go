@@ -24,9 +24,9 @@ import (
 
 const mountHelp = `Usage: govirtiofs-guest mount [options] ADDRESS DIR
 
-Mounts a share of govirtiofsd --vsock or --vsock-uds on DIR. ADDRESS is vsock:CID:PORT/SHARE: CID
-is 2 for the host, and SHARE the name of the daemon's --vsock-share, or its --tag; it may be left out
-if there is only one. unix:PATH is a Unix socket of this machine.
+Mounts a share of govirtiofsd --vsock or --vsock-uds on DIR. ADDRESS is vsock:CID:PORT/SHARE. CID
+is 2 for the host. SHARE is the name of the daemon's --vsock-share, or its --tag; it may be left out
+if there is only one share. ADDRESS may also be unix:PATH, a Unix socket of this machine.
 
 The command returns when the share is mounted. A process stays in the background until DIR
 is unmounted.
@@ -82,7 +82,7 @@ func mountHelper(args []string, stdout io.Writer) error {
 	case err != nil:
 		return usageError{err}
 	case *namespace != "":
-		return usagef("-N: enter the mount namespace with nsenter(1)")
+		return usagef("-N is not supported: enter the mount namespace with nsenter(1)")
 	case f.NArg() != 2:
 		return usagef("want ADDRESS and DIR, not %q", f.Args())
 	}

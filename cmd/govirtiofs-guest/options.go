@@ -80,7 +80,7 @@ func (o *mountOptions) words(list string) error {
 		case "reconnect":
 			n, err := strconv.Atoi(value)
 			if err != nil || n < 1 {
-				return usagef("-o %s: want a number of seconds, 1 or more; without it the mount waits for ever", word)
+				return usagef("-o %s: want a number of seconds, 1 or more; without this option the mount waits without a limit", word)
 			}
 			o.patience = time.Duration(n) * time.Second
 		default:

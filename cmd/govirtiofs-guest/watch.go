@@ -17,11 +17,11 @@ import (
 
 const watchHelp = `Usage: govirtiofs-guest watch [options] DIR
 
-Tells the programs of this guest what others change in the share that is mounted on DIR: they get
-inotify events, and what the guest has kept of the share is corrected. DIR is an ordinary
-virtio-fs mount of a govirtiofsd or govirtiofs relay with --events=auto. Root only.
+Reports to the programs of this guest what others change in the share that is mounted on DIR: they
+get inotify events, and the caches of this guest's kernel are updated. DIR is an ordinary virtio-fs
+mount of a govirtiofsd or govirtiofs relay with --events=auto. Only root can run it.
 
-The command stays in the foreground until it gets SIGTERM; that takes up to 5 seconds.
+The command runs in the foreground until it gets SIGTERM; it then takes up to 5 seconds to end.
 
 Options:
 `
@@ -48,10 +48,10 @@ func watchCommand(args []string, stdout io.Writer) error {
 	o := helper.Options{Log: log, Ready: func() {
 		if !told {
 			told = true
-			fmt.Fprintf(stdout, "%s: changes of the host are told\n", f.Arg(0))
+			fmt.Fprintf(stdout, "%s: changes on the host are reported from now on\n", f.Arg(0))
 			notifyReady()
 		} else {
-			log.Info("Changes of the host are told again")
+			log.Info("Changes on the host are reported again")
 		}
 	}}
 	if *trace {

@@ -48,28 +48,28 @@ func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench (--socket PATH --dir DIR | --daemon 'COMMAND {socket} {dir}') [options]",
 		Short: "Measure a vhost-user-fs back-end, or compare several",
-		Long: `Drives a vhost-user-fs back-end the way a Linux guest does, without a virtual
-machine, and reports operations per second, the back-end's processor time per
-operation, latencies and notifications.
+		Long: `Drives a vhost-user-fs back-end as a Linux guest does, without a virtual machine.
+Reports operations per second, the back-end's processor time per operation,
+latencies and notifications.
 
-The files that the workloads need are made in a new directory in the shared one,
-which is removed again: up to 68 MiB, --cold-size more for randread. Reads share a
-file; each queue of each guest writes to one of its own (64 MiB more for each after
-the first, 512 MiB together), since the host's kernel lets one writer at a time into
-a file.
+The files that the workloads need are made in a new directory in the shared one and
+removed at the end: up to 68 MiB, and --cold-size more for randread. All reads use
+one file. Each queue of each guest writes to a file of its own (64 MiB more for each
+after the first, at most 512 MiB together), because the host's kernel lets only one
+writer at a time into a file.
 
-With --daemon it starts the back-end itself, and with --vs others to compare with;
-all share one directory and are measured in turn, round by round. A ratio is the
-median of the rounds' ratios, and its range is where it lies with 95 % confidence.
-"noise" instead of a ratio says that the rounds show no difference, or differ too
-much; --self measures the first back-end a second time, to show how much noise
-there is.
+With --daemon it starts the back-end itself, and with --vs other back-ends to compare
+with. All use the same directory and are measured in turn, round by round. A ratio is
+the median of the rounds' ratios; its range is the 95 % confidence interval. "noise"
+instead of a ratio means that the rounds show no difference, or differ too much.
+--self measures the first back-end a second time, to show how much noise there is.
 
-Rounds in which other programs had more than --max-foreign percent of the
-processors' time are left out, counted and repeated, up to once each.
+Rounds in which other programs used more than --max-foreign percent of the
+processors' time are left out and counted. Each is repeated at most once.
 
-SIGINT, SIGTERM or SIGHUP ends it, removes what it has made and writes what it has
-measured; the exit status is 128 and the signal's number. A second one ends it at once.`,
+SIGINT, SIGTERM or SIGHUP ends the measurement. The command then removes its files and
+writes the results so far; the exit status is 128 plus the number of the signal. A
+second signal ends it at once.`,
 		Example: `  govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}'
   govirtiofs bench --daemon 'govirtiofsd --shared-dir {dir} --socket-path {socket}' \
     --vs '/usr/libexec/virtiofsd --shared-dir {dir} --socket-path {socket}' --depth 1,8 --rounds 9 --self
@@ -87,40 +87,40 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl.IntVar(&f.pid, "pid", 0, "the process whose CPU time counts, with --socket (default: the one that listens)")
 	fl.StringVar(&f.daemon, "daemon", "", "start a back-end with this command; {socket} and {dir} are replaced")
 	fl.StringArrayVar(&f.vs, "vs", nil, "compare with the back-end that this command starts (repeatable)")
-	fl.BoolVar(&f.self, "self", false, "compare with a second back-end of --daemon's, too, to show what noise is")
-	fl.StringArrayVar(&f.names, "name", nil, "name of a target in the report, in their order (default: the program's)")
+	fl.BoolVar(&f.self, "self", false, "compare also with a second back-end of --daemon, to show how much noise there is")
+	fl.StringArrayVar(&f.names, "name", nil, "name of a back-end in the report; repeat it in their order (default: the program's name)")
 	fl.StringVar(&o.Dir, "dir", "", "the shared directory (default with --daemon: a new one in the temporary directory)")
-	fl.StringSliceVarP(&f.workloads, "workload", "w", nil, "measure only these; see --list")
+	fl.StringSliceVarP(&f.workloads, "workload", "w", nil, "measure only these workloads; see --list")
 	fl.BoolVar(&f.listOnly, "list", false, "list the workloads and end")
 	fl.IntSliceVar(&o.Depths, "depth", []int{1, 8, 32}, "requests under way at the same time, per queue")
 	fl.IntVar(&o.Queues, "queues", 1, "request queues, each driven by a thread")
 	fl.IntVar(&o.Guests, "guests", 1, "daemons of each command, each with a guest of its own, measured together")
 	fl.IntVar(&o.QueueSize, "queue-size", 128, "entries of each queue")
 	fl.DurationVar(&o.Duration, "duration", 300*time.Millisecond, "length of a round")
-	fl.Uint64Var(&o.Count, "count", 0, "make so many operations in a round instead")
+	fl.Uint64Var(&o.Count, "count", 0, "make this many operations in a round, instead of measuring for --duration")
 	fl.IntVar(&o.Rounds, "rounds", 5, "rounds of each workload and depth")
-	fl.BoolVar(&o.Best, "best", false, "report the best round of each instead of medians, for a machine that does other things, too")
-	fl.IntVar(&f.foreign, "max-foreign", 10, "leave out rounds in which others had more than this percentage of the processors' time; 100 leaves none out")
-	fl.DurationVar(&o.Warmup, "warm-up", 100*time.Millisecond, "before the first round of each")
-	fl.DurationVar(&o.Spin, "spin", 0, "look for replies so long before sleeping, as a guest that polls does")
-	fl.IntVar(&o.Chunk, "chunk", 0, "largest data buffer in bytes; 4096 is a guest without large folios (default: one for all)")
-	fl.IntVar(&o.Files, "files", 10000, "nodes that lookup-new goes through")
+	fl.BoolVar(&o.Best, "best", false, "report the best round of each instead of medians, for a machine that also does other work")
+	fl.IntVar(&f.foreign, "max-foreign", 10, "leave out rounds in which others used more than this percentage of the processors' time; with 100 none is left out")
+	fl.DurationVar(&o.Warmup, "warm-up", 100*time.Millisecond, "how long to run before the first round of each")
+	fl.DurationVar(&o.Spin, "spin", 0, "poll for replies for this time before sleeping, as a guest that polls does")
+	fl.IntVar(&o.Chunk, "chunk", 0, "size of the largest data buffer in bytes; 4096 is a guest without large folios (default: one buffer for all data)")
+	fl.IntVar(&o.Files, "files", 10000, "number of nodes that lookup-new looks up")
 	fl.IntVar(&f.coldMiB, "cold-size", 256, "MiB of the file that randread reads from disk, in the shared directory")
-	fl.IntVar(&o.ListSize, "list-size", 32<<10, "bytes of a READDIRPLUS")
+	fl.IntVar(&o.ListSize, "list-size", 32<<10, "size in bytes of the reply to a READDIRPLUS")
 	fl.BoolVar(&o.NoIndirect, "no-indirect", false, "use no indirect descriptors")
 	fl.BoolVar(&o.NoEventIdx, "no-event-idx", false, "use no event indexes")
-	fl.BoolVar(&o.Floor, "floor", false, "measure the bare system calls of each operation, too")
-	fl.BoolVar(&o.Syscalls, "syscalls", false, "count the back-end's system calls per operation, too (needs root)")
-	fl.IntSliceVar(&f.idle, "idle", nil, "measure instead what so many idle daemons take: memory, threads, wake-ups (1,8,64)")
-	fl.IntSliceVar(&f.scale, "scale", nil, "measure instead directories of so many files and as many known nodes (10,10000,1000000); a million take 1 GiB in a tmpfs, and minutes on a disk")
-	fl.Float64Var(&f.require.Ratio, "require-ratio", 0, "fail if a ratio of operations per second is certainly less, as 0.97")
-	fl.Float64Var(&f.require.CPURatio, "require-cpu-ratio", 0, "fail if a ratio of processor times is certainly more, as 1.03")
+	fl.BoolVar(&o.Floor, "floor", false, "measure also the system calls of each operation alone, without a back-end")
+	fl.BoolVar(&o.Syscalls, "syscalls", false, "count also the back-end's system calls per operation (needs root)")
+	fl.IntSliceVar(&f.idle, "idle", nil, "measure instead what this many idle daemons cost: memory, threads, wake-ups (1,8,64)")
+	fl.IntSliceVar(&f.scale, "scale", nil, "measure instead directories of this many files, and the same number of known nodes (10,10000,1000000); a million take 1 GiB in a tmpfs, and minutes on a disk")
+	fl.Float64Var(&f.require.Ratio, "require-ratio", 0, "fail if a ratio of operations per second is certainly less than this, for example 0.97")
+	fl.Float64Var(&f.require.CPURatio, "require-cpu-ratio", 0, "fail if a ratio of processor times is certainly more than this, for example 1.03")
 	fl.BoolVar(&f.json, "json", false, "write JSON")
 	fl.BoolVar(&f.benchstat, "benchstat", false, "write the format of Go benchmarks, for benchstat")
 	fl.BoolVar(&f.markdown, "markdown", false, "write a table for a document")
-	fl.StringVar(&f.show, "show", "", "measure nothing, and write what an earlier run has written with --json to this file, - for standard input; all of it, or what -w names")
-	fl.StringVar(&f.svg, "svg", "", "write a picture of the ratios to this file, too")
-	fl.BoolVar(&f.noProgress, "no-progress", false, "no progress on the terminal")
+	fl.StringVar(&f.show, "show", "", "measure nothing; print the results that an earlier run has written with --json to this file (- is standard input); with -w, only these workloads")
+	fl.StringVar(&f.svg, "svg", "", "write also a picture of the ratios to this file")
+	fl.BoolVar(&f.noProgress, "no-progress", false, "show no progress on the terminal")
 }
 
 func (f *benchFlags) run(cmd *cobra.Command) (err error) {

@@ -24,12 +24,14 @@ func newDoctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor [options]",
 		Short: "Find out why a share does not work, and what to do",
-		Long: `Looks at the host, the shared directory, the socket and the VMM that uses it, and
-says in one line each what is well, what could be better (warn) and what keeps the
-share from working (FAIL), with what to type in the line after it.
+		Long: `Checks the host, the shared directory, the socket and the VMM that uses the socket.
+Each check gives one line: ok, warn for something that could be better, or FAIL for
+something that keeps the share from working. The line after a warn or FAIL says what
+to do.
 
-Run it as the user that runs the daemon, with the daemon's options. Options that are not below are
-accepted and have no effect. It changes nothing and disturbs nobody; only --probe connects to the daemon.
+Run it as the user that runs the daemon, with the daemon's options. Options that are not
+listed below are accepted and have no effect. It changes nothing and does not disturb the
+daemon or the VMM; only --probe connects to the daemon.
 
 Exit status: 0 if nothing keeps the share from working, 1 if something does, 2 for
 a wrong command line.`,
@@ -49,8 +51,8 @@ a wrong command line.`,
 	f.SortFlags = false
 	f.IntSliceVar(&o.pids, "pid", nil, "process `ID` of a VMM, if it does not use --socket-path")
 	f.BoolVar(&o.probe, "probe", false, "connect to --socket-path and mount once; a daemon without --keep-listening ends after that")
-	f.BoolVar(&o.guest, "guest", false, "look at this machine as the guest")
-	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that should be there; otherwise the daemon's")
+	f.BoolVar(&o.guest, "guest", false, "check this machine as the guest")
+	f.StringVar(&o.tag, "tag", "", "with --guest: `NAME` of the share that this guest should have; without --guest: the daemon's option")
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	takeDaemonOptions(f, &o.plan)
 	if err := share.AddCompletion(cmd); err != nil {

@@ -39,20 +39,20 @@ func newMount() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "mount [options] SOCKET DIR [-- COMMAND [ARG]...]",
 		Short: "Mount a vhost-user-fs back-end on this machine, without a virtual machine",
-		Long: `Mounts what a vhost-user-fs back-end serves (govirtiofsd, virtiofsd or another) on
+		Long: `Mounts the share of a vhost-user-fs back-end (govirtiofsd, virtiofsd or another) on
 the directory DIR of this machine. This machine's own FUSE client takes the guest's
 place, so that any program or test suite can run against the back-end.
 
 With a COMMAND, the share is mounted while the command runs, and the exit status is
-the command's. Otherwise it is mounted until SIGINT, SIGTERM or SIGHUP, until somebody unmounts
-DIR, or until the back-end ends, which is a failure. If DIR is in use at a signal, it
-disappears from the directory tree and is served until nobody uses it; a second signal
-ends it at once.
+that of the command. Otherwise it is mounted until SIGINT, SIGTERM or SIGHUP, until
+somebody unmounts DIR, or until the back-end ends, which is a failure. If DIR is in use
+when the signal comes, it disappears from the directory tree and is served until nobody
+uses it. A second signal ends the mount at once.
 
-Locks are kept where the back-end has been told to (govirtiofsd --locks). At most half
-of --requests may wait for locks on the host; one more fails with ENOLCK.
+The back-end decides where locks are kept (govirtiofsd --locks). At most half of
+--requests may wait for locks on the host; a further request fails with ENOLCK.
 
-It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has none.`,
+It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse does not have it.`,
 		Example: `  govirtiofsd --socket-path /tmp/fs.sock --shared-dir /srv/share & sleep 1
   govirtiofs mount /tmp/fs.sock /mnt -- ls -l /mnt`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -74,8 +74,8 @@ It needs root, or fusermount3 (package fuse3). There is no DAX: /dev/fuse has no
 	f.Uint16Var(&o.queueSize, "queue-size", 128, "`entries` of each queue, a power of two up to 32768")
 	f.IntVar(&o.requests, "requests", 16, "`requests` under way at the same time, per queue")
 	f.BoolVar(&o.readOnly, "read-only", false, "mount read-only")
-	f.StringSliceVarP(&o.words, "options", "o", nil, "mount `options` as mount(8) has them: suid and dev let set-user-ID programs and devices work as in a guest (root only); nosuid and nodev, the default, do not; ro and rw")
-	f.BoolVar(&o.private, "private", false, "let nobody in but the user who mounts (always so unless root mounts)")
+	f.StringSliceVarP(&o.words, "options", "o", nil, "mount `options` as in mount(8): suid and dev let set-user-ID programs and devices work as in a guest (root only); nosuid and nodev, the default, do not; ro and rw")
+	f.BoolVar(&o.private, "private", false, "give access only to the user who mounts (this is always so unless root mounts)")
 	_ = c.RegisterFlagCompletionFunc("options", completeWords) // the option is there
 	return c
 }

@@ -78,13 +78,13 @@ program. govirtiofsd serves the guest; it must be installed beside this program 
 	f := c.Flags()
 	f.SetInterspersed(false) // the program's options are its own
 	f.SortFlags = false
-	f.StringVar(&o.mount, "mount", "", "instead of a guest: mount on this `directory` of this machine")
-	f.BoolVar(&o.restart, "restart", false, "when the program ends start it again; the guest's files stay open where that is possible")
-	f.IntVar(&o.timeout, "request-timeout", 0, "after so many `seconds` without an answer of the program a request fails with ETIMEDOUT; 0 waits for ever")
+	f.StringVar(&o.mount, "mount", "", "instead of serving a guest: mount on this `directory` of this machine")
+	f.BoolVar(&o.restart, "restart", false, "when the program ends, start it again; the guest's files stay open where that is possible")
+	f.IntVar(&o.timeout, "request-timeout", 0, "a request that the program does not answer within so many `seconds` fails with ETIMEDOUT; 0 is no limit")
 	f.StringVar(&o.sandbox, "program-sandbox", string(fuseprogram.SandboxAuto), "whether the program has namespaces of its own: `auto|namespace|none`; auto: if the system allows them")
 	f.BoolVar(&o.network, "program-network", true, "let the program use the network")
 	f.StringVar(&o.capabilities, "program-capabilities", defaultCapabilities, "comma-separated `list` of capabilities that the program keeps if root starts it, or none")
-	f.StringVar(&o.pid, "program-pid", pidNone, "which process the program takes for the one that asks: `none|self`; self: itself")
+	f.StringVar(&o.pid, "program-pid", pidNone, "process id that the program gets with each request: `none|self`; self: its own")
 	f.IntVar(&o.grace, "stop-timeout", 10, "how many `seconds` the program may take to end before it is killed")
 	for _, g := range share.Groups() {
 		for _, row := range g.Options {

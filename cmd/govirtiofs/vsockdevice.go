@@ -29,16 +29,17 @@ func newVsockDevice() *cobra.Command {
 		Use:   "vsock-device --socket-path SOCKET --uds-path PATH --guest-cid CID",
 		Short: "Serve a virtio-vsock device, with Unix sockets on this machine's side",
 		Long: `Serves a virtio-vsock device for QEMU (vhost-user-vsock-pci) or a User-Mode Linux kernel. It needs
-neither /dev/vhost-vsock nor root. On this machine's side are Unix sockets, as Firecracker and
-cloud-hypervisor have them:
+neither /dev/vhost-vsock nor root. On this machine's side there are Unix sockets, as with Firecracker
+and cloud-hypervisor:
 
-A connection of the guest to PORT of CID 2 becomes one to the Unix socket PATH_PORT, if a
-program listens there. 'govirtiofsd --vsock-uds PATH:PORT' is one.
+A connection of the guest to PORT of CID 2 becomes a connection to the Unix socket PATH_PORT, if a
+program listens there. 'govirtiofsd --vsock-uds PATH:PORT' is such a program.
 
 A program of this machine connects to PATH, and writes "CONNECT PORT" and a newline. When the guest
-has accepted it reads "OK" with a number, and a newline. What follows is the guest's.
+has accepted the connection, the program reads "OK" with a number, and a newline. All bytes after
+that come from the guest.
 
-It ends when the VMM disconnects.`,
+The command ends when the VMM disconnects.`,
 		Example: `  govirtiofs vsock-device --socket-path /tmp/vsock.sock --uds-path /tmp/vm.vsock --guest-cid 3
   qemu-system-x86_64 -chardev socket,id=vsock,path=/tmp/vsock.sock \
       -device vhost-user-vsock-pci,chardev=vsock ...`,
@@ -46,7 +47,7 @@ It ends when the VMM disconnects.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.socket, "socket-path", "", "make a vhost-user `socket` here, for the VMM")
-	f.StringVar(&o.uds, "uds-path", "", "make a socket at this `path` for programs of this machine; ports have path_PORT")
+	f.StringVar(&o.uds, "uds-path", "", "make a socket at this `path` for programs of this machine; each port of the host is at path_PORT")
 	f.Uint32Var(&o.cid, "guest-cid", 3, "the guest's `CID`")
 	f.BoolVar(&o.keep, "keep-listening", false, "when the VMM disconnects, wait for the next one instead of ending")
 	return c
