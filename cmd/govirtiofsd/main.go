@@ -107,6 +107,13 @@ type options struct {
 	onConnection    func()   // called before a front-end is served; nil: nothing
 }
 
+// connected is called when the process has a front-end.
+func (o *options) connected() {
+	if o.onConnection != nil {
+		o.onConnection()
+	}
+}
+
 // parse reads the command line. Every error is a mistake in it.
 func parse(args []string) (*options, error) {
 	c, err := share.Parse(args, socketsPassed() || inChild())

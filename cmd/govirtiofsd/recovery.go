@@ -68,7 +68,7 @@ func (p *process) frontend(ctx context.Context, o *options, a *acceptor, d *virt
 		p.again = false
 		conn, a.first = a.first, nil
 		log.Debug("Going on with the front-end of another process")
-		return conn, func(ctx context.Context, conn *net.UnixConn) error { return d.Resume(ctx, conn, p.left(log)) }, nil
+		return conn, func(ctx context.Context, conn *net.UnixConn) error { return d.Resume(ctx, conn, p.left(o, log)) }, nil
 	}
 	log.Info("Waiting for vhost-user socket connection...")
 	conn, err = a.next(ctx, func(err error) {
@@ -83,17 +83,21 @@ func (p *process) frontend(ctx context.Context, o *options, a *acceptor, d *virt
 }
 
 // left is what another worker has left.
-func (p *process) left(log *logrus.Logger) virtiofs.Inherited {
+func (p *process) left(o *options, log *logrus.Logger) virtiofs.Inherited {
 	var steps atomic.Int32
 	replied := func() { // the keeper is told of replies after it is told that the worker serves
 		if steps.Add(1) == 2 {
 			p.client.Replied()
+			p.phases.end("reply")
+			log.Debugf("Until the first reply, and processor time: %s", p.phases)
 		}
 	}
 	return virtiofs.Inherited{
 		Inherited: connectionKeeper{p.client}.left(),
 		Fail:      p.start.Fail, Killed: p.start.Killed,
 		Goes: func() {
+			p.phases.end("rings")
+			o.connected()
 			if err := p.ready(); err != nil {
 				log.WithError(err).Debug("The keeper is gone")
 			}

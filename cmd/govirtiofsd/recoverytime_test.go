@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,13 +26,15 @@ var firstReply = regexp.MustCompile(`has died .* serves after (\S+) with .* firs
 
 // TestRecoveryTime measures how long a guest waits when a worker is killed that has 100,000 nodes, 1,000
 // open files and 1 GiB of the guest's memory touched: from the signal to the first reply. GOVIRTIOFS_NODES and
-// GOVIRTIOFS_GIB are other numbers of nodes and GiB, GOVIRTIOFS_DEATHS of deaths (60). It asserts nothing about that, and runs with GOVIRTIOFS_LONG=1 only.
+// GOVIRTIOFS_GIB are other numbers of nodes and GiB, GOVIRTIOFS_DEATHS of deaths (60), and GOVIRTIOFS_LOG=debug
+// lists the phases of each recovery. It asserts nothing about that, and runs with GOVIRTIOFS_LONG=1 only.
 func TestRecoveryTime(t *testing.T) {
 	if os.Getenv("GOVIRTIOFS_LONG") != "1" {
 		t.Skip("takes a minute: set GOVIRTIOFS_LONG=1")
 	}
 	guest.NeedRoot(t)
 	const opens = 1000
+	level := cmp.Or(os.Getenv("GOVIRTIOFS_LOG"), "info")
 	nodes, gib, kills := 100_000, 1, 60
 	if n, err := strconv.Atoi(os.Getenv("GOVIRTIOFS_DEATHS")); err == nil && n > 0 {
 		kills = n
@@ -46,7 +50,7 @@ func TestRecoveryTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	d := startDaemon(t, nil, "--socket-path", socket, "--shared-dir", dir, "--log-level=info",
+	d := startDaemon(t, nil, "--socket-path", socket, "--shared-dir", dir, "--log-level="+level,
 		fmt.Sprintf("--num-request-queues=%d", max(gib, 1)))
 	d.waitLine(waitingLine)
 	f, err := frontend.Dial(socket, frontend.Options{Queues: max(gib, 1), QueueSize: 1024, Slots: 1024, Data: 1 << 20, Indirect: true})
@@ -73,14 +77,14 @@ func TestRecoveryTime(t *testing.T) {
 	must(err)
 	must(os.Truncate(filepath.Join(dir, "big"), int64(gib)<<30))
 	var waits []float64
-	for range kills {
+	for i := range kills {
 		worker := daemontest.Children(t, d.cmd.Process.Pid)[0]
 		for touched(t, worker) < uint64(gib)<<20*15/16 {
 			var wg sync.WaitGroup
-			for i := range 64 {
+			for part := range 64 {
 				wg.Go(func() {
 					for n := range gib * 1024 / 64 {
-						_, _ = c.Read(big.Entry.NodeID, big.Open.Fh, uint64(i*gib*1024/64+n)<<20, 1<<20)
+						_, _ = c.Read(big.Entry.NodeID, big.Open.Fh, uint64(part*gib*1024/64+n)<<20, 1<<20)
 					}
 				})
 			}
@@ -92,6 +96,14 @@ func TestRecoveryTime(t *testing.T) {
 		must(err)
 		waits = append(waits, float64(time.Since(began).Microseconds())/1000)
 		d.waitLine("first reply")
+		if level == "debug" {
+			t.Logf("death %d: %.1f ms", i, waits[i])
+		}
+	}
+	for _, line := range d.said {
+		if strings.Contains(line, "Until the first reply") { // debug messages only
+			t.Log(line)
+		}
 	}
 	slices.Sort(waits)
 	t.Logf("%d GiB, %d nodes, %d open files: %d deaths: p50 %.1f ms, p90 %.1f ms, p99 %.1f ms, most %.1f ms", gib, nodes, opens, kills,

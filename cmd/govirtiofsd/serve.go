@@ -53,10 +53,12 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	p.phases.end("view")
 	links := o.openLinks(view)
 	if err := dropPrivileges(o); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	p.phases.end("privileges")
 	if err := o.enterLandlock(view, p.endpoint, log); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
@@ -66,14 +68,17 @@ func serve(o *options, p *process, log *logrus.Logger, signals <-chan os.Signal)
 	if err := sandbox.Filter(sandbox.FilterOptions{Action: o.Seccomp, Accept: true, Extra: o.watchCalls()}); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	p.phases.end("filter")
 	a, err := p.takeOver()
 	if err != nil {
 		return err
 	}
+	p.phases.end("take over")
 	serveClients, err := newService(o, p, view, links, files, log)
 	if err != nil {
 		return err
 	}
+	p.phases.end("ledger")
 	if !p.again { // otherwise when the front-end's rings go on
 		if err := p.ready(); err != nil {
 			return err
@@ -187,6 +192,7 @@ func within(ctx context.Context, log *logrus.Logger, f func() error) error {
 func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virtiofs.Device, log *logrus.Logger) error {
 	a.frontends()
 	for {
+		again := p.again
 		conn, serve, err := p.frontend(ctx, o, a, d, log)
 		if errors.Is(err, io.EOF) {
 			log.Info("Client disconnected, shutting down")
@@ -198,8 +204,10 @@ func serveAll(ctx context.Context, o *options, p *process, a *acceptor, d *virti
 		if !o.KeepListening {
 			a.close()
 		}
-		if o.onConnection != nil {
-			o.onConnection()
+		if again { // the guest waits; left has it done before the keeper is told that this process serves
+			go o.connected()
+		} else {
+			o.connected()
 		}
 		if err := p.connected(conn, o.KeepListening); err != nil {
 			log.WithError(err).Warn("If the daemon dies, this front-end is lost")

@@ -29,6 +29,9 @@ func newService(o *options, p *process, v sandbox.View, links []int, files *vsoc
 	if err != nil {
 		return nil, err
 	}
+	if p.generation > 1 {
+		process.Want(resumeProcessors)
+	}
 	settings := server.Options{Host: process, Log: slog.New(libraryHandler{log: log}), ThreadState: tasks.Dir(v.Tasks).Text}
 	if o.relay != nil {
 		settings.ReadOnly = o.ReadOnly
@@ -97,6 +100,11 @@ func newDevice(o *options, p *process, v sandbox.View, links int, settings serve
 
 // resumeTime is longer than from a successor's start to its first replies.
 const resumeTime = time.Second
+
+// resumeProcessors is one for the goroutine that starts the rings, and one for the thread of the first of them. That thread
+// sleeps in a system call as soon as it has started. With one processor the other rings would wait until Go's monitor thread has
+// taken it away, which looks every ten milliseconds at most, and takes it at its second look.
+const resumeProcessors = 2
 
 // resume takes over what a predecessor has left. The garbage collector would look at nodes meanwhile, all of which are
 // needed, while the guest waits. It would also keep queues from starting: their processors can't be added before a

@@ -170,7 +170,7 @@ func keeperFiles(o *options) int {
 
 // start starts a worker.
 func (s *supervisor) start(l keeper.Launch) (*os.Process, error) {
-	env := append(leanEnviron("govirtiofsd"), childEnv+"=1")
+	env := append(leanEnviron("govirtiofsd"), childEnv+"=1", startedNow())
 	files := []*os.File{childChannel - 3: l.Channel}
 	if s.ledger != nil {
 		env = append(env, ledgerEnv+"=1")

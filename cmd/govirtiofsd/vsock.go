@@ -303,9 +303,7 @@ func (o *options) streams(servers []*stream.Server, files *vsockFiles, log *logr
 		if a.vsock != nil {
 			l = a.vsock
 		}
-		if o.onConnection != nil {
-			o.onConnection()
-		}
+		o.connected()
 		for i, sh := range o.Shares() { // a state that was taken is empty
 			if err := loadState(servers[i], files.states[sh.Name], o.relay == nil, log); err != nil {
 				return err

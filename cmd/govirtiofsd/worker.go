@@ -48,6 +48,7 @@ type process struct {
 	ledger     *ledger.Ledger   // nil without recovery
 	more       []*ledger.Ledger // of other shares than the first
 	paused     sync.Once        // see pauseCollector
+	phases     *phases          // of a worker's start; nil: not measured
 
 	mu      sync.Mutex
 	servers []*server.Server // whose requests are logged at requestSignal
@@ -58,13 +59,14 @@ type process struct {
 
 // startChild is start in a worker.
 func startChild(o *options, log *logrus.Logger) error {
+	phases := newPhases()
 	owner := keeper.NewOwner() // soon: only at its start a program knows that it is on its first thread
 	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
 	// a signal could interrupt before a front-end connects. Until then the keeper says when to end.
 	signal.Ignore(append([]os.Signal{unix.SIGUSR2}, servingSignals...)...)
 	signals := make(chan os.Signal, 4)
 	o.onConnection = sync.OnceFunc(func() { signal.Notify(signals, servingSignals...) })
-	p := &process{signals: signals, link: keeper.NewClient(childChannel), long: adoptStretch()}
+	p := &process{signals: signals, link: keeper.NewClient(childChannel), long: adoptStretch(), phases: phases}
 	forbidden, err := o.probeCalls(log)
 	if err == nil {
 		err = o.takeRelay()
@@ -81,6 +83,7 @@ func startChild(o *options, log *logrus.Logger) error {
 		p.client = p.link
 		p.owner = owner
 	}
+	phases.end("options")
 	return serve(o, p, log, signals)
 }
 
@@ -97,6 +100,7 @@ func (p *process) takeOver() (*acceptor, error) {
 	if p.start, err = p.link.Receive(takeOverPatience); err != nil {
 		return nil, err
 	}
+	p.phases.end("receive")
 	if err := p.link.Listen(p.obey); err != nil {
 		return nil, err
 	}
