@@ -25,9 +25,15 @@ import (
 // standard input.
 const fakeEnv = "KEEPER_TEST_WORKER"
 
-func TestMain(m *testing.M) {
+// init keeps a worker on its first thread, for NewOwner: TestMain may find itself on another one.
+func init() {
 	if os.Getenv(fakeEnv) != "" {
 		runtime.LockOSThread()
+	}
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(fakeEnv) != "" {
 		fakeWorker()
 		os.Exit(0)
 	}

@@ -37,8 +37,10 @@ var helpers = map[string]func(arg string) error{
 	"layer":        helpLayer,
 }
 
+// init keeps TestMain on the first thread: on a busy machine it would begin on another one now and then.
+func init() { runtime.LockOSThread() }
+
 func TestMain(m *testing.M) {
-	runtime.LockOSThread()
 	name, arg, _ := strings.Cut(os.Getenv(helperEnv), ":")
 	if name == "" {
 		status := m.Run()

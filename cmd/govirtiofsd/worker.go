@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,10 +58,18 @@ type process struct {
 	signals chan<- os.Signal // in a worker: gets SIGTERM when the keeper says that it is to end
 }
 
+// init keeps a worker's main goroutine on the first thread, for startChild: on a busy machine it is on another one soon.
+func init() {
+	if inChild() {
+		runtime.LockOSThread()
+	}
+}
+
 // startChild is start in a worker.
 func startChild(o *options, log *logrus.Logger) error {
 	phases := newPhases()
-	owner := keeper.NewOwner() // soon: only at its start a program knows that it is on its first thread
+	owner := keeper.NewOwner()
+	runtime.UnlockOSThread()
 	// Signals that arrive as such take three threads (package os/signal), and there is nothing that
 	// a signal could interrupt before a front-end connects. Until then the keeper says when to end.
 	signal.Ignore(append([]os.Signal{unix.SIGUSR2}, servingSignals...)...)
