@@ -138,7 +138,7 @@ func (fs *FS) introduce(pid uint32, name string) bool {
 	fs.suspect.Store(0)
 	fs.mu.Unlock()
 	fs.remember()
-	fs.log.Info("The guest has a helper for changes of the host", "by", watchedBy(w))
+	fs.log.Info("The guest's helper for changes on the host has connected", "by", watchedBy(w))
 	if w != nil {
 		go p.read(w)
 	}
@@ -166,7 +166,7 @@ func (fs *FS) blind(s *session, err error) {
 	}
 	fs.mu.Unlock()
 	if first {
-		fs.log.Error("The host's changes can't be watched: the guest hears of none, and keeps what it knows for a second only", "error", err)
+		fs.log.Error("Changes on the host can't be watched: the guest is not told of them, and caches names and attributes for a second only", "error", err)
 	}
 	fs.end(s, "")
 }
@@ -279,7 +279,7 @@ func (fs *FS) Release(r *server.Request, in *fp.ReleaseIn) unix.Errno {
 	ours := fs.session != nil && fs.session.fh == in.Fh
 	fs.mu.Unlock()
 	if ours {
-		fs.endSession("The guest's helper has gone: the guest keeps what it knows for a second only")
+		fs.endSession("The guest's helper has gone: the guest caches names and attributes for a second only")
 	} else if fs.suspect.Swap(0) != 0 { // its helper was another process's, and is gone
 		fs.remember()
 	}

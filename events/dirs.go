@@ -198,7 +198,7 @@ func (fs *FS) notAll(err error) {
 	fs.warned = true
 	fs.mu.Unlock()
 	if first {
-		fs.log.Warn("Not all directories of the share are watched: the guest keeps what is in the others for a second only", "error", err)
+		fs.log.Warn("Not all directories of the share are watched: the guest caches the contents of the others for a second only", "error", err)
 	}
 }
 

@@ -60,6 +60,6 @@ func (fs *FS) late(s *session) {
 	}
 	if fs.state.CompareAndSwap(stateCoherent, stateAlone) {
 		s.wasLate = true
-		fs.log.Warn("The guest's helper is behind: the guest keeps what it knows for a second only", "by", time.Since(at).Round(time.Second))
+		fs.log.Warn("The guest's helper is behind: the guest caches names and attributes for a second only", "by", time.Since(at).Round(time.Second))
 	}
 }

@@ -37,7 +37,7 @@ func (p *pump) again(stale *hostwatch.Watcher) bool {
 		if fs.watched == nil && !p.rest() {
 			return false
 		}
-		fs.log.Warn("Changes of the host were missed: looking at all that the guest knows")
+		fs.log.Warn("Changes on the host were missed: checking all files that the guest knows")
 	} else if err := p.replace(stale); err != nil {
 		fs.blind(p.session, err)
 		return false

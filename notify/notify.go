@@ -165,7 +165,7 @@ func (fs *FS) begin(resumed bool) {
 	}
 	if fs.blind {
 		fs.blind = false
-		fs.log.Info("The host's changes are watched again")
+		fs.log.Info("Changes on the host are watched again")
 	}
 	p := fs.beginSession(&session{watcher: w, done: make(chan struct{})}, resumed)
 	go p.onThread(p.read)
@@ -178,7 +178,7 @@ func (fs *FS) beginBlind(resumed bool, err error) {
 	resumed = resumed && !fs.blind
 	if !fs.blind {
 		fs.blind = true
-		fs.log.Warn("The host's changes can't be watched: the guest keeps what it knows for a second only", "error", err)
+		fs.log.Warn("Changes on the host can't be watched: the guest caches names and attributes for a second only", "error", err)
 	}
 	s := &session{done: make(chan struct{})}
 	if !errors.Is(err, hostwatch.ErrUnsupported) {
@@ -252,7 +252,7 @@ func (fs *FS) watch(r *server.Request, id uint64) {
 	fs.dirs[id] = err == nil
 	if err != nil && !fs.partial {
 		fs.partial = true
-		fs.log.Warn("Not all directories of the share are watched: the guest keeps what is in the others for a second only", "error", err)
+		fs.log.Warn("Not all directories of the share are watched: the guest caches the contents of the others for a second only", "error", err)
 	}
 }
 

@@ -295,7 +295,7 @@ func (fs *FS) Return(t *server.Thread) (warning string) {
 		return ""
 	}
 	// The guest may be in the middle of anything: it keeps the files.
-	return "the guest goes on here, and locks that it believes to hold are lost: " + fs.find.lostNames(t.Local.(*threadState), lost)
+	return "the guest continues here, but locks that it holds are lost: " + fs.find.lostNames(t.Local.(*threadState), lost)
 }
 
 // takeAgain takes an owner's locks again. What can't be taken is forgotten.

@@ -95,7 +95,7 @@ func (s *Server) Started() {
 		return nil
 	})
 	if err != nil {
-		s.log.Error("locks that the guest believes to hold are lost", "error", err)
+		s.log.Error("locks that the guest holds are lost", "error", err)
 	}
 }
 

@@ -115,7 +115,7 @@ func (c *Client) renew(cause error) error {
 
 // beginAgain begins another session, as soon as the host can be reached.
 func (c *Client) beginAgain(cause error) error {
-	c.log.Warn(fmt.Sprintf("Beginning another session, in which what is open is stale: %v", cause))
+	c.log.Warn(fmt.Sprintf("Beginning a new session, files that are open are stale: %v", cause))
 	w := newWait(c)
 	for {
 		if c.closing.Load() {

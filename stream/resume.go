@@ -99,7 +99,7 @@ func (s *Server) Resume() (resumed bool, err error) {
 		c.ended = make(chan struct{})
 		go c.goOn(left[i], c.ended)
 	}
-	s.log.Info(fmt.Sprintf("Going on with the session of %s, which another process has begun", n.name()))
+	s.log.Info(fmt.Sprintf("Continuing the session of %s, which another process has begun", n.name()))
 	s.keep(n)
 	return true, nil
 }

@@ -171,7 +171,7 @@ func (s *Server) find(guest string, h hello) (*session, status, error) {
 	s.session.note()
 	s.handler.Started()
 	if h.Mode == modeRenew {
-		s.log.Info(fmt.Sprintf("The session of %s is not known here (the daemon was restarted, or has ended it): it begins another one; what it had open is stale", s.session.name()))
+		s.log.Info(fmt.Sprintf("The session of %s is not known here (the daemon was restarted, or has ended it): it begins a new one; files that it had open are stale", s.session.name()))
 	} else {
 		s.log.Info(fmt.Sprintf("Session with %s begins", s.session.name()))
 	}

@@ -16,7 +16,7 @@ func TestUnknownSessionLog(t *testing.T) {
 		renew     bool
 		want, not string
 	}{
-		"another session":     {true, "level=INFO msg=\"The session of the guest is not known here (the daemon was restarted, or has ended it): it begins another one; what it had open is stale\"", "unmount"},
+		"another session":     {true, "level=INFO msg=\"The session of the guest is not known here (the daemon was restarted, or has ended it): it begins a new one; files that it had open are stale\"", "unmount"},
 		"no session any more": {false, "level=WARN msg=\"Connection from the VMM's socket refused: there is no such session any more: unmount and mount again\"", "begins"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -101,7 +101,7 @@ func (c *Conn) resume(left Inherited) error {
 	c.note()
 	for i := range c.rings {
 		if err := c.startRing(i); err != nil {
-			c.log.Warn("vhost-user: a ring that ran does not go on yet", "error", err)
+			c.log.Warn("vhost-user: a ring that ran does not run again yet", "error", err)
 		}
 	}
 	return nil
@@ -112,7 +112,7 @@ func (c *Conn) resume(left Inherited) error {
 func (c *Conn) resumeLeft(n *leftNotes, left *Inherited) error {
 	l, err := n.waiting(left, c.recovery.Keeper)
 	if err != nil {
-		c.log.Warn("vhost-user: a guest can't come back to this process", "error", err)
+		c.log.Warn("vhost-user: a guest can't continue with this process", "error", err)
 	}
 	if n.state == leftWaits {
 		if left.Left != nil {

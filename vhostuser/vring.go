@@ -280,7 +280,7 @@ func (c *Conn) startRing(index int) error {
 	if back != nil {
 		// It is not known which calls the driver got, and there may be nothing to publish.
 		r.call.Notify()
-		c.log.Info(fmt.Sprintf("vhost-user: ring %d goes on at index %d, %d requests were under way", index, at, underWay))
+		c.log.Info(fmt.Sprintf("vhost-user: ring %d continues at index %d, %d requests were under way", index, at, underWay))
 	}
 	c.begun.Do(func() {
 		c.log.Info(fmt.Sprintf("vhost-user: the first ring runs: features %#x, protocol features %s", c.features, c.protocol))

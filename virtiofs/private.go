@@ -11,6 +11,6 @@ const vainKicks = 2
 // descriptor for a memfd with share=off as well.
 func (w *worker) kickedInVain() {
 	if w.vain++; w.vain == vainKicks && len(w.waiting) == 0 && !w.broken {
-		w.log.Warn("The guest has sent a request that can't be seen. " + vhostuser.ShareHint)
+		w.log.Warn("The guest has sent a request that the daemon can't read. " + vhostuser.ShareHint)
 	}
 }

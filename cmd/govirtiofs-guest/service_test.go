@@ -36,7 +36,7 @@ func TestIntegrationService(t *testing.T) {
 			h.stop()
 		}
 		h.start()
-		if !strings.Contains(h.log.String(), "Going on with the session") {
+		if !strings.Contains(h.log.String(), "Continuing the session") {
 			t.Errorf("restart %d: another session:\n%s", i, h.log)
 		}
 	}

@@ -226,7 +226,7 @@ func (o *relayOptions) serveHere(ctx context.Context, p *fuseprogram.Program, fi
 			late = time.After(o.graceTime())
 			go leave(mount) // this waits for the program if there is data to write
 		case <-late: // a process uses it and may wait for a program that hangs; or only a namespace has a copy, see Program.Hide
-			log.Warn("the mount is still in use: who uses it gets errors from now on")
+			log.Warn("the mount is still in use: programs that use it get errors from now on")
 			fs.Close()
 			_ = p.Close()
 			last = time.After(lastWord)

@@ -43,7 +43,7 @@ func (o *options) goWithout(calls []string, log *logrus.Logger) error {
 		missed = append(missed, "fanotify")
 	}
 	if len(missed) > 0 {
-		log.Warnf("A system call filter is in force (SystemCallFilter= of a systemd unit?). It forbids %s: going on without %s. govirtiofsd(1) says how to allow them",
+		log.Warnf("A system call filter is in force (SystemCallFilter= of a systemd unit?). It forbids %s: continuing without %s. govirtiofsd(1) says how to allow them",
 			strings.Join(calls, ", "), strings.Join(missed, " and "))
 	}
 	return nil

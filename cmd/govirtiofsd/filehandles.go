@@ -10,9 +10,9 @@ import (
 // them.
 func (o *options) reportFileHandles(fs *passthrough.FS, log *logrus.Logger) {
 	if o.Moving.FileHandles && !fs.UsesFileHandles() {
-		log.Warn("--migration-mode=file-handles: file handles can't be opened here, so a guest that comes does not find files that were moved within the share meanwhile. That takes root, and --inode-file-handles other than never.")
+		log.Warn("--migration-mode=file-handles: file handles can't be opened here, so a guest that moves to this host does not find files that were moved within the share meanwhile. It needs root, and --inode-file-handles other than never.")
 	}
 	if o.FileHandles != passthrough.HandlesNever && !fs.UsesFileHandles() {
-		log.Debug("No file handles: the file system has none, or CAP_DAC_READ_SEARCH is missing. What the host renames is looked up again.")
+		log.Debug("No file handles: the file system has none, or CAP_DAC_READ_SEARCH is missing. Files that the host renames are looked up again.")
 	}
 }

@@ -448,7 +448,7 @@ func TestIntegrationHangTold(t *testing.T) {
 			h = s.hang(1, func(int) error { _, err := s.Mkdir(host.NodeID, box+"2", 0o755); return err })
 			s.rest("a")
 			_ = s.daemon.cmd.Process.Signal(unix.SIGTERM)
-			s.daemon.waitLine("a request does not end: leaving it")
+			s.daemon.waitLine("a request does not end: the daemon ends without waiting for it")
 			d.thaw()
 			s.daemon.wantStatus(exitOK)
 			<-h.left // answered or not

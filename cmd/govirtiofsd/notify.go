@@ -40,7 +40,7 @@ func openNotifier(log *logrus.Logger) *notifier {
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
 	if err != nil {
-		log.WithError(err).Warn("The service manager can't be told that the daemon is ready")
+		log.WithError(err).Warn("Can't report to the service manager that the daemon is ready")
 		return nil
 	}
 	return &notifier{to: conn}

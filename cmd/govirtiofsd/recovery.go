@@ -67,7 +67,7 @@ func (p *process) frontend(ctx context.Context, o *options, a *acceptor, d *virt
 	if p.again {
 		p.again = false
 		conn, a.first = a.first, nil
-		log.Debug("Going on with the front-end of another process")
+		log.Debug("Continuing with the front-end of the previous process")
 		return conn, func(ctx context.Context, conn *net.UnixConn) error { return d.Resume(ctx, conn, p.left(o, log)) }, nil
 	}
 	log.Info("Waiting for vhost-user socket connection...")

@@ -183,7 +183,7 @@ func within(ctx context.Context, log *logrus.Logger, f func() error) error {
 	case err := <-done:
 		return err
 	case <-time.After(endGrace):
-		log.Warn("a request does not end: leaving it")
+		log.Warn("a request does not end: the daemon ends without waiting for it")
 		return context.Cause(ctx)
 	}
 }

@@ -107,7 +107,7 @@ func start(o *options, log *logrus.Logger) error {
 		return errors.New("--keep-listening needs a listening socket: the descriptor of --fd is a connection")
 	}
 	if builtWithCgo && o.Sandbox != sandbox.ModeNone {
-		return errors.New("this program was built with cgo and can't take privileges off its threads in a sandbox: build it with CGO_ENABLED=0")
+		return errors.New("this program was built with cgo and can't drop the privileges of its threads in a sandbox: build it with CGO_ENABLED=0")
 	}
 	forbidden, err := o.probeCalls(log)
 	if err != nil {

@@ -34,7 +34,7 @@ func startStretch(o *options, log *logrus.Logger) *os.File {
 	}
 	f, err := startStretchHelper(o)
 	if err != nil {
-		log.WithError(err).Warn("DAX only for files of a multiple of 2 MiB, if the VMM maps no more than a file has (QEMU): more takes root and Linux 6.9")
+		log.WithError(err).Warn("DAX only for files of a multiple of 2 MiB, if the VMM does not map beyond the end of a file (QEMU): files of other sizes need root and Linux 6.9")
 		return nil
 	}
 	return f

@@ -117,11 +117,11 @@ func (s *supervisor) openLedger() {
 		l, err := ledger.Open(fd)
 		if err == nil && !l.Ended() {
 			s.ledger = l
-			s.log.Infof("Going on with the front-end of before; the service manager has kept %d descriptors", len(s.passed.stored)+1)
+			s.log.Infof("Continuing with the previous front-end; the service manager has kept %d descriptors", len(s.passed.stored)+1)
 			return
 		}
 		if err != nil {
-			s.log.WithError(err).Error("The front-end of before is lost")
+			s.log.WithError(err).Error("The previous front-end is lost")
 		}
 	}
 	if ok1 {

@@ -17,7 +17,7 @@ import (
 )
 
 // ErrNoEvents says that a mount is not a share that tells of changes.
-var ErrNoEvents = errors.New("the share does not tell of changes: start govirtiofsd or govirtiofs relay with --events=auto (and mount a virtio-fs share)")
+var ErrNoEvents = errors.New("the share does not report changes: start govirtiofsd or govirtiofs relay with --events=auto (and mount a virtio-fs share)")
 
 // Options are those of Watch.
 type Options struct {
@@ -74,7 +74,7 @@ func watch(ctx context.Context, dir string, o *Options) error {
 		}
 		if text := fmt.Sprint(err); text != last || !errors.Is(err, unix.EBUSY) { // each second would be too often
 			last = text
-			o.Log.Warn("The share does not tell of changes; asking again each second", "dir", dir, "error", err)
+			o.Log.Warn("The share does not report changes; asking again each second", "dir", dir, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -164,7 +164,7 @@ func (h *helper) perform(r *wire.Record) error {
 		}
 		return nil
 	case wire.Lost:
-		h.Log.Warn("Changes of the host were missed; telling what has become of the files")
+		h.Log.Warn("Changes on the host were missed: reporting the present state of the files")
 		return nil
 	case wire.Found:
 		if h.Ready != nil {

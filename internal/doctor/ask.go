@@ -144,7 +144,7 @@ func (r *Report) noAnswer(s *Socket, err error) {
 			"%s: %s %s busy with %s", what, processes(s.Owners), verb(s.Owners, "is", "are"), processes(s.Front))
 		return
 	}
-	r.add(Fail, "probe", "see the daemon's messages; one that serves a VMM already answers nobody else", "%s", what)
+	r.add(Fail, "probe", "see the daemon's messages; a daemon that already serves a VMM does not answer others", "%s", what)
 }
 
 // withoutAddresses removes the addresses from the errors of a connection. The daemon's

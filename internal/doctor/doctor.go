@@ -155,11 +155,11 @@ func (r *Report) noVMM(f *Facts) {
 	switch {
 	case f.Socket == nil || len(f.VMMs) > 0:
 	case f.Socket.Connected > 0:
-		r.add(OK, "vmm", "", "%s %s the socket, and %s no VMM that is known here (govirtiofs mount?): memory and queues were not looked at",
+		r.add(OK, "vmm", "", "%s %s the socket, and %s no VMM that this program knows (govirtiofs mount?): memory and queues were not checked",
 			processes(f.Socket.Front), verb(f.Socket.Front, "uses", "use"), verb(f.Socket.Front, "is", "are"))
 	default:
 		r.add(OK, "vmm", "run this again with --pid PID of the VMM when it runs",
-			"no VMM that uses the socket is running: its memory and queues were not looked at")
+			"no VMM that uses the socket is running: its memory and queues were not checked")
 	}
 }
 

@@ -110,7 +110,7 @@ func TestExamine(t *testing.T) {
 		"unlabeled":   {func(_ *share.Config, f *Facts) { f.Share.Label = "system_u:object_r:unlabeled_t:s0" }, Warn, "share.label", "unlabeled_t", "restorecon"},
 		"no handles":  {func(_ *share.Config, f *Facts) { f.Share.Handle = unix.ENOTSUP }, Warn, "share.handles", "descriptor", ""},
 		"no tmpfile":  {func(_ *share.Config, f *Facts) { f.Share.TmpFile = unix.ENOTSUP }, Warn, "share.tmpfile", "O_TMPFILE", ""},
-		"no fanotify": {func(c *share.Config, f *Facts) { c.Events, f.Share.Watch = share.EventsAuto, unix.ENOSYS }, Warn, "share.caching", "can't be heard of", ""},
+		"no fanotify": {func(c *share.Config, f *Facts) { c.Events, f.Share.Watch = share.EventsAuto, unix.ENOSYS }, Warn, "share.caching", "can't be watched", ""},
 		"no nowait":   {func(_ *share.Config, f *Facts) { f.Share.Nowait = unix.EOPNOTSUPP }, Warn, "share.nowait", "RWF_NOWAIT", ""},
 
 		"ownership, no xattrs": {func(p *share.Config, f *Facts) {
@@ -156,7 +156,7 @@ func TestExamine(t *testing.T) {
 		"no vmm":           {func(_ *share.Config, f *Facts) { f.VMMs[0].Name = "" }, Warn, "vmm", "no VMM", "wrapper"},
 		"vmm is gone":      {func(_ *share.Config, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: os.ErrNotExist}} }, Fail, "vmm", "no process 999999", "pgrep"},
 		"vmm ended":        {func(_ *share.Config, f *Facts) { f.VMMs = []VMM{{PID: 999999, Err: unix.ESRCH}} }, Fail, "vmm", "no process 999999", "pgrep"},
-		"vmm unseen":       {func(_ *share.Config, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be looked at", "root"},
+		"vmm unseen":       {func(_ *share.Config, f *Facts) { f.VMMs[0].Err = unix.EACCES }, Warn, "vmm", "can't be checked", "root"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, f := well()
@@ -185,7 +185,7 @@ func TestExamineUser(t *testing.T) {
 	f.Socket.Connected, f.Socket.Front = 0, nil
 	expectFinding(t, Examine(p, f), OK, "vmm", "no VMM that uses the socket", "--pid PID")
 	f.Socket.Connected, f.Socket.Front = 1, []int{4711} // govirtiofs mount
-	expectFinding(t, Examine(p, f), OK, "vmm", "process 4711 uses the socket, and is no VMM that is known here", "")
+	expectFinding(t, Examine(p, f), OK, "vmm", "process 4711 uses the socket, and is no VMM that this program knows", "")
 }
 
 // TestExamineDaemon: the words fit one process and several.

@@ -293,7 +293,7 @@ func (r *Report) tags(g *Guest, want string) {
 	case len(have) > 0:
 		r.ok(check, "shares: %s", strings.Join(have, " "))
 	case len(g.Devices) > 0:
-		r.add(OK, check, "mount -t virtiofs TAG DIR with the VMM's tag", "Linux before 6.9 does not tell the names of shares")
+		r.add(OK, check, "mount -t virtiofs TAG DIR with the VMM's tag", "Linux before 6.9 does not show the names of shares")
 	}
 	for _, tag := range have {
 		if !mounted(tag) {
@@ -321,7 +321,7 @@ func (r *Report) guestQueues(g *Guest, d GuestDevice) {
 	case d.Used == 1 || d.Queues == 1 || old:
 		r.ok(check, "%s: one request queue for one processor", d.Name)
 	default:
-		r.ok(check, "%s: the number of queues in use can't be seen", d.Name)
+		r.ok(check, "%s: the number of queues in use is unknown", d.Name)
 	}
 }
 

@@ -67,7 +67,7 @@ var kernelFeatures = []feature{
 	{"open_tree", "5.2", "the namespace sandbox", true, func() error {
 		return call(unix.SYS_OPEN_TREE, ^uintptr(0), 0, ^uintptr(0))
 	}},
-	{"openat2", "5.6", "nothing that is needed; kernels that old are hardly tested", false, func() error {
+	{"openat2", "5.6", "no feature is missing; kernels that old are hardly tested", false, func() error {
 		return call(unix.SYS_OPENAT2, ^uintptr(0), 0, 0)
 	}},
 	{"statx mount ids", "5.8", "submounts of the same file system in a share can't be told apart", false, tryMountID},
@@ -142,7 +142,7 @@ func (r *Report) kernel(p *share.Config, k *Kernel) {
 	}
 	if k.Landlock < 2 { // the first version does not let files be moved
 		r.add(Warn, "kernel.landlock", "add landlock to the kernel's lsm= parameter (Linux 5.19 or later)",
-			"no Landlock: one layer less around the daemon")
+			"no Landlock: the daemon is confined by one layer less")
 	} else {
 		r.ok("kernel.landlock", "Landlock, version %d of its interface", k.Landlock)
 	}

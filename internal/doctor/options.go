@@ -51,7 +51,7 @@ func (r *Report) locks(p *share.Config) {
 			"locks stay in the guest: other guests and the host do not see them")
 		return
 	}
-	r.add(Warn, check, "leave --locks=host away if only one guest writes to the share; programs with a time-out (flock -w) need that",
+	r.add(Warn, check, "leave out --locks=host if only one guest writes to the share; programs with a timeout (flock -w) need that",
 		"locks are taken on the host: in a virtio-fs guest, a program that waits for one can't be interrupted or killed")
 }
 
@@ -62,7 +62,7 @@ func (r *Report) hostDAX(p *share.Config, f *Facts) {
 	const lost = "QEMU maps only files whose size is a multiple of 2 MiB"
 	switch {
 	case p.ReadOnly:
-		r.add(Warn, check, "leave --readonly away, and mount -o ro in the guest if that is enough",
+		r.add(Warn, check, "leave out --readonly, and mount -o ro in the guest if that is enough",
 			"QEMU maps files for writing: with --readonly it maps none")
 	case before(f.Kernel.Release, 6, 9):
 		r.add(Warn, check, "use Linux 6.9 or later on the host, which has FUSE passthrough", "Linux %s: %s", f.Kernel.Release, lost)

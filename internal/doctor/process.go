@@ -146,7 +146,7 @@ func (r *Report) sandbox(p *share.Config, f *Process) {
 	const others = "give the daemon --sandbox=none if something else confines it"
 	switch p.Sandbox {
 	case sandbox.ModeNone:
-		r.add(Warn, check, "leave --sandbox=none away", "no sandbox is asked for: only names, capabilities and seccomp confine the daemon")
+		r.add(Warn, check, "leave out --sandbox=none", "no sandbox is asked for: only names, capabilities and seccomp confine the daemon")
 	case sandbox.ModeChroot:
 		if f.UID != 0 || !slices.Contains(f.Capabilities, cap.SYS_CHROOT) {
 			r.add(Fail, check, "start the daemon as root with CAP_SYS_CHROOT, or use --sandbox=namespace", "chroot is for root only")
@@ -200,7 +200,7 @@ func (r *Report) capabilities(p *share.Config, f *Process) {
 		}
 	}
 	if len(missing) == 0 {
-		r.ok(check, "all that the daemon keeps are there")
+		r.ok(check, "all capabilities that the daemon keeps are there")
 		return
 	}
 	status := Warn // what needs them fails with EPERM in the guest
@@ -237,7 +237,7 @@ func (r *Report) fileLimit(f *Process) {
 func (r *Report) idMaps(p *share.Config, f *Process) {
 	const check = "idmap"
 	if f.UID == 0 {
-		r.add(Fail, check, "leave --uid-map and --gid-map away, or start the daemon as another user", "id maps are for users other than root")
+		r.add(Fail, check, "leave out --uid-map and --gid-map, or start the daemon as another user", "id maps are for users other than root")
 		return
 	}
 	u, g := r.outside(check, p.UIDMaps, f.UID), r.outside(check, p.GIDMaps, f.GID)

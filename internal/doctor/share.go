@@ -167,7 +167,7 @@ type fileSystem struct {
 }
 
 const (
-	staleCache = "other hosts change it unseen: names and attributes in the guest can be old"
+	staleCache = "changes by other hosts are not noticed: names and attributes in the guest can be old"
 	noHandles  = "files have no lasting handles"
 )
 
@@ -186,12 +186,12 @@ var fileSystems = map[int64]fileSystem{
 	unix.CEPH_SUPER_MAGIC:      {"ceph", staleCache},
 	unix.V9FS_MAGIC:            {"9p", staleCache + "; " + noHandles},
 	unix.AFS_SUPER_MAGIC:       {"afs", staleCache},
-	unix.FUSE_SUPER_MAGIC:      {"fuse", "what works depends on its server; " + noHandles + " after that was restarted"},
+	unix.FUSE_SUPER_MAGIC:      {"fuse", "what works depends on its server; " + noHandles + " after the server was restarted"},
 	unix.OVERLAYFS_SUPER_MAGIC: {"overlay", noHandles + " without its mount option nfs_export; a guest can't use it as an overlay's upper layer"},
 	unix.ECRYPTFS_SUPER_MAGIC:  {"ecryptfs", noHandles},
 	unix.MSDOS_SUPER_MAGIC:     {"vfat", "no owners, modes, links or case"},
-	unix.PROC_SUPER_MAGIC:      {"proc", "its files are not what a guest takes them for"},
-	unix.SYSFS_MAGIC:           {"sysfs", "its files are not what a guest takes them for"},
+	unix.PROC_SUPER_MAGIC:      {"proc", "its files describe the host, not the guest"},
+	unix.SYSFS_MAGIC:           {"sysfs", "its files describe the host, not the guest"},
 }
 
 // share judges what is shared.
@@ -226,15 +226,15 @@ func (r *Report) caching(p *share.Config, s *Share) {
 	case p.Immutable:
 	case p.Events == share.EventsAuto && s.Watch != nil && !errors.Is(s.Watch, errUntried):
 		r.add(Warn, check, "share a file system that fanotify or inotify works on; see doc/events.md",
-			"--events=auto: changes on the host can't be heard of (%v), so the guest keeps what it knows for a second only", s.Watch)
+			"--events=auto: changes on the host can't be watched (%v), so the guest caches names and attributes for a second only", s.Watch)
 	case p.Events == share.EventsAuto && long:
-		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there")
+		r.ok(check, "changes on the host are reported to the guest if 'govirtiofs-guest watch' runs there")
 	case p.Events == share.EventsAuto:
-		r.ok(check, "changes on the host are told to the guest if 'govirtiofs-guest watch' runs there; --cache=always is faster then, and as right")
+		r.ok(check, "changes on the host are reported to the guest if 'govirtiofs-guest watch' runs there; --cache=always is then faster, and the guest sees no old data")
 	case long:
-		r.ok(check, "the guest may see what others change a day late; for source trees add --events=auto, and run 'govirtiofs-guest watch' in the guest")
+		r.ok(check, "the guest may see the changes of others a day late; for source trees add --events=auto, and run 'govirtiofs-guest watch' in the guest")
 	case !p.ReadOnly:
-		r.ok(check, "programs in the guest do not hear of changes on the host; recommended for source trees: --cache=always --events=auto, with 'govirtiofs-guest watch' in the guest")
+		r.ok(check, "programs in the guest get no events for changes on the host; recommended for source trees: --cache=always --events=auto, with 'govirtiofs-guest watch' in the guest")
 	}
 }
 
@@ -313,7 +313,7 @@ func (r *Report) attributes(p *share.Config, s *Share) {
 		case a.err == nil:
 			r.ok(a.check, "%s work", a.name)
 		case a.wanted:
-			r.add(Fail, a.check, "share a file system that has them (ext4, xfs, btrfs), or leave the option away", "no %s here: %s", a.name, a.lost)
+			r.add(Fail, a.check, "share a file system that has them (ext4, xfs, btrfs), or leave the option out", "no %s here: %s", a.name, a.lost)
 		default:
 			r.ok(a.check, "no %s here, and none are asked for", a.name)
 		}
@@ -346,8 +346,8 @@ func (r *Report) shareFeatures(s *Share) {
 		err               error
 	}{
 		{"share.handles", "files have handles (name_to_handle_at)", "files have no handles: each file that the guest knows takes a descriptor or is found again by name", s.Handle},
-		{"share.tmpfile", "files without a name (O_TMPFILE) can be made", "no files without a name (O_TMPFILE): the guest makes do, overlay mounts in it are slower", s.TmpFile},
-		{"share.nowait", "reads that would wait can be told (RWF_NOWAIT)", "no RWF_NOWAIT: a read of a slow disk holds up its queue", s.Nowait},
+		{"share.tmpfile", "files without a name (O_TMPFILE) can be made", "no files without a name (O_TMPFILE): overlay mounts in the guest are slower", s.TmpFile},
+		{"share.nowait", "reads that would wait can be detected (RWF_NOWAIT)", "no RWF_NOWAIT: a read of a slow disk holds up its queue", s.Nowait},
 	} {
 		switch {
 		case f.err == nil:

@@ -71,7 +71,7 @@ func unixSockets() ([]unixSocket, error) {
 	}
 }
 
-var errNetlink = errors.New("netlink: answer that makes no sense")
+var errNetlink = errors.New("netlink: invalid answer")
 
 // parseSockets reads a datagram of answers. more reports whether others follow.
 func parseSockets(b []byte) (out []unixSocket, more bool, err error) {

@@ -176,7 +176,7 @@ func (r *Report) listening(s *Socket) {
 	case s.Connected > 0:
 		r.ok(check, "%s; nobody listens for another VMM", serves(s))
 	case s.PIDLives:
-		r.add(Warn, check, start, "nobody listens on %s, but process %d of its pid file lives", s.Path, s.PIDFile)
+		r.add(Warn, check, start, "nobody listens on %s, but process %d of its pid file runs", s.Path, s.PIDFile)
 	default:
 		r.add(Fail, check, start, "nobody listens on %s: it is left from a daemon that has ended", s.Path)
 	}

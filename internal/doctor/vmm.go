@@ -213,11 +213,11 @@ func (r *Report) vmm(p *share.Config, v *VMM) {
 		return
 	}
 	if v.Err != nil {
-		r.add(Warn, "vmm", "run this as root", "process %d can't be looked at: %v", v.PID, v.Err)
+		r.add(Warn, "vmm", "run this as root", "process %d can't be checked: %v", v.PID, v.Err)
 		return
 	}
 	if v.Name == "" {
-		r.add(Warn, "vmm", "give --pid the process of the VMM itself, not of a wrapper such as sudo or timeout", "process %d is no VMM that is known here", v.PID)
+		r.add(Warn, "vmm", "give --pid the process of the VMM itself, not of a wrapper such as sudo or timeout", "process %d is no VMM that this program knows", v.PID)
 		return
 	}
 	r.ok("vmm", "process %d is %s, of user %d", v.PID, v.Name, v.UID)
@@ -231,7 +231,7 @@ func (r *Report) vmm(p *share.Config, v *VMM) {
 			"it locks its memory, but may lock %d bytes only", v.LockLimit)
 	}
 	if len(v.Devices) == 0 {
-		r.add(Fail, "vmm.device", deviceRemedy(v), "it has no virtio-fs device on its command line (one that was plugged in later is not seen)")
+		r.add(Fail, "vmm.device", deviceRemedy(v), "it has no virtio-fs device on its command line (a device that was plugged in later is not shown there)")
 		return
 	}
 	for i := range v.Devices {

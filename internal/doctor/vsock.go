@@ -85,7 +85,7 @@ func (r *Report) vsockSocket(path, port string, s *Socket) {
 	case s.Err == nil && s.Listed == nil:
 		r.add(Warn, check, "start the daemon: it replaces the file", "nobody listens on %s", path)
 	case s.Err == nil:
-		r.ok(check, "%s is there; whether somebody listens can't be seen: %v", path, s.Listed)
+		r.ok(check, "%s is there; it is unknown whether a program listens: %v", path, s.Listed)
 	case s.DirErr != nil:
 		r.add(Fail, check, "make the directory, or start the daemon as a user that can write there",
 			"the daemon can't make %s: %v", path, s.DirErr)
@@ -117,8 +117,8 @@ func (r *Report) vsockToken(p *share.Config, v *Vsock) {
 	case p.VsockToken == "" && v.Socket != nil:
 		r.add(Fail, check, remedy, "--vsock-uds needs --vsock-token")
 	case p.VsockToken == "":
-		r.ok(check, "without one the guest connects from a port below 1024, as its root")
+		r.ok(check, "without a token the guest connects from a port below 1024, as its root")
 	default:
-		r.ok(check, "only a guest that knows what is in %s may connect", p.VsockToken)
+		r.ok(check, "only a guest that knows the contents of %s may connect", p.VsockToken)
 	}
 }

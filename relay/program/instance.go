@@ -374,7 +374,7 @@ func (i *instance) stop(grace time.Duration) {
 	}
 	_ = i.cmd.Process.Kill() // with a namespace this ends all that the kernel can end
 	if !i.within(killPatience) {
-		i.log.Error(i.name + " hangs in the kernel: a process is left behind")
+		i.log.Error(i.name + " hangs in the kernel: one of its processes is left running")
 	}
 }
 
