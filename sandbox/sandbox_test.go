@@ -31,6 +31,8 @@ var helpers = map[string]func(arg string) error{
 	"refused":      helpRefused,
 	"chroot":       helpChroot,
 	"capabilities": helpCapabilities,
+	"launched":     helpLaunched,
+	"inherited":    helpInherited,
 	"filter":       helpFilter,
 	"rlimit":       helpRlimit,
 	"landlock":     helpLandlock,

@@ -33,8 +33,9 @@ type supervisor struct {
 	passed *passed
 	log    *logrus.Logger
 
-	ledger *ledger.Ledger // nil without recovery
-	store  *fdStore       // nil if the service manager has none
+	ledger *ledger.Ledger    // nil without recovery
+	again  *sandbox.Launcher // starts all workers but the first
+	store  *fdStore          // nil if the service manager has none
 }
 
 // isStored reports whether the name is one of a descriptor in a service manager's store.
@@ -51,6 +52,7 @@ func supervise(o *options, s *supervisor, e *endpoint, signals <-chan os.Signal)
 		s.store = nil
 	}
 	s.openLedger()
+	s.again = sandbox.NewLauncher(o.Capabilities)
 	path, err := ownPath()
 	if err != nil {
 		return err
@@ -199,7 +201,14 @@ func (s *supervisor) start(l keeper.Launch) (*os.Process, error) {
 		box.Program = program
 		start = func(_ string, env []string, files []*os.File) (*exec.Cmd, error) { return box.Start(env, files) }
 	}
-	cmd, err := start(program, env, files)
+	var cmd *exec.Cmd
+	var err error
+	begin := func() { cmd, err = start(program, env, files) }
+	if l.Generation == 1 {
+		begin()
+	} else { // a guest waits. At the first start nobody does, and most daemons never need the launcher's thread
+		s.again.Do(begin)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
