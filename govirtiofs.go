@@ -34,6 +34,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/fuse"
 	"github.com/govirtiofs/govirtiofs/fusedev"
 	"github.com/govirtiofs/govirtiofs/host"
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 	"github.com/govirtiofs/govirtiofs/server"
 	"github.com/govirtiofs/govirtiofs/virtiofs"
 )
@@ -116,8 +117,12 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	for {
-		conn, err := l.AcceptUnix()
+		conn, err := accept.Next(ctx, l.AcceptUnix, func(err error) {
+			s.Log.Warn("a virtual machine can't connect for now", "tag", s.Tag, "error", err)
+		})
 		switch {
+		case ctx.Err() != nil:
+			return nil
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil:

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 	"github.com/govirtiofs/govirtiofs/internal/fdstat"
 )
 
@@ -16,9 +17,6 @@ import (
 // a worker dies, at whatever point. It accepts one when the worker asks for it. Later ones wait in the kernel's backlog.
 // The connection has the key Accepted until the worker has it held as the front-end's and drops it; a successor gets
 // it in the same way as if it were new.
-
-// acceptPause is how long after a failure that others may have caused the keeper tries again.
-const acceptPause = 100 * time.Millisecond
 
 // accepting is a wait for a connection.
 type accepting struct {
@@ -104,7 +102,7 @@ func (a *accepting) wait(k *Keeper) (came bool) {
 			select {
 			case <-a.stop:
 				return false
-			case <-time.After(acceptPause):
+			case <-time.After(accept.Pause):
 			}
 		}
 	}

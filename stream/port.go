@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 	"golang.org/x/time/rate"
 )
 
@@ -21,8 +21,6 @@ const (
 	// the oldest of them, so that processes that connect and send nothing do not keep
 	// others out.
 	maxHellos = 16
-	// acceptPause is how long after a failure that others may have caused the port tries again.
-	acceptPause = 100 * time.Millisecond
 	// maxNamed is how many names of shares a guest is told of when it asks for another one.
 	maxNamed = 10
 )
@@ -71,21 +69,16 @@ func ServeAll(ctx context.Context, l net.Listener, servers ...*Server) error {
 	defer stop()
 	defer p.finish()
 	for {
-		c, err := l.Accept()
+		c, err := accept.Next(ctx, l.Accept, func(err error) {
+			p.refused.Do(func() { servers[0].log.Warn(fmt.Sprintf("A guest can't connect for now: %v", err)) })
+		})
 		switch {
 		case ctx.Err() != nil:
-			if err == nil {
-				_ = c.Close()
-			}
 			return context.Cause(ctx)
-		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			p.refused.Do(func() { servers[0].log.Warn(fmt.Sprintf("A guest can't connect for now: %v", err)) })
-			time.Sleep(acceptPause)
 		case err != nil:
 			return fmt.Errorf("accept: %w", err)
-		default:
-			p.accept(c)
 		}
+		p.accept(c)
 	}
 }
 

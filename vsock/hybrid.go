@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 )
 
 const (
@@ -28,17 +30,11 @@ func (d *Device) Listen(ctx context.Context, l *net.UnixListener) error {
 	defer stop()
 	defer func() { _ = l.Close() }()
 	for {
-		s, err := l.AcceptUnix()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = s.Close()
-			}
-			return context.Cause(ctx)
-		case err != nil:
+		s, err := accept.Next(ctx, l.AcceptUnix, func(err error) {
 			d.broken.Do(func() { d.log.Warn("A program can't connect for now", "error", err) })
-			time.Sleep(100 * time.Millisecond)
-			continue
+		})
+		if err != nil {
+			return err
 		}
 		d.mu.Lock()
 		full := d.hellos >= maxCommands

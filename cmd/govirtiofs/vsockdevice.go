@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 	"github.com/govirtiofs/govirtiofs/vhostuser"
 	"github.com/govirtiofs/govirtiofs/vsock"
 )
@@ -112,10 +113,9 @@ func listenUnix(path string) (*net.UnixListener, error) {
 // serveVsock serves one front-end, or one after the other.
 func serveVsock(ctx context.Context, o *vsockOptions, d *vsock.Device, l *net.UnixListener) error {
 	for {
-		c, err := l.AcceptUnix()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+		c, err := accept.Next(ctx, l.AcceptUnix, func(err error) {
+			fmt.Fprintf(os.Stderr, "govirtiofs: a VMM can't connect for now: %v\n", err)
+		})
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 	"github.com/govirtiofs/govirtiofs/keeper"
 )
 
@@ -142,15 +143,6 @@ func newAcceptor(e *endpoint) (*acceptor, error) {
 	return &acceptor{listener: l.(*net.UnixListener)}, nil
 }
 
-// acceptPause is how long after a failure that others may have caused next tries again.
-const acceptPause = 100 * time.Millisecond
-
-// lacking reports whether a connection can't be taken for want of something that may be
-// there again soon: all processes share the host's files and memory (accept(2)).
-func lacking(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
-}
-
 // next waits for a front-end, or the end of ctx. A connection that is closed before the header
 // of a message has come does not count: a process has checked whether the daemon is ready. warn
 // is called once if an error makes the wait longer. The error io.EOF means that there was only
@@ -187,15 +179,7 @@ func (a *acceptor) accept(ctx context.Context, warn func(error)) (*net.UnixConn,
 	}
 	stop := context.AfterFunc(ctx, func() { a.listener.Close() })
 	defer stop()
-	c, err := a.listener.AcceptUnix()
-	for lacking(err) && ctx.Err() == nil {
-		if warn != nil {
-			warn(err)
-			warn = nil
-		}
-		time.Sleep(acceptPause)
-		c, err = a.listener.AcceptUnix()
-	}
+	c, err := accept.Next(ctx, a.listener.AcceptUnix, warn)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
