@@ -10,7 +10,7 @@ import (
 // Store is the nodes, open files and locks of a ledger, and what requests under way have been granted.
 //
 // It takes no lock of its own for a node or an open file: the tables of package nodes call it with
-// theirs held, see NodeRecorder and OpenRecorder.
+// theirs held.
 type Store struct {
 	ledger *Ledger
 	nodes  section
