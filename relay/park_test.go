@@ -56,26 +56,14 @@ func TestParkedInterrupt(t *testing.T) {
 
 // TestParkedLetsGo: what a parked request refers to is let go of when its reply has come, also when the client has forgotten it meanwhile.
 func TestParkedLetsGo(t *testing.T) {
-	m := newModel(t, 31)
-	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
-	k := &keeper{op: fp.OpRead}
-	m.hook = k.hook
-	g := newGuest(t, m, Options{})
-	e := g.lookup(1, "file")
-	fh := g.open(fp.OpOpen, e.NodeID, 0)
-	read := g.start(fp.OpRead, e.NodeID, 10, fp.Bytes(&fp.ReadIn{Fh: fh, Size: 10}))
-	eventually(t, "no READ", func() bool { return k.count() == 1 })
-	g.must(fp.OpRelease, e.NodeID, 0, fp.Bytes(&fp.ReleaseIn{Fh: fh}))
-	g.do(fp.OpForget, e.NodeID, 0, fp.Bytes(&fp.ForgetIn{NLookup: 1}))
-	k.release()
-	if b, errno := g.wait(read); errno != 0 || string(b) != "text" {
+	g, r := newKeptRead(t)
+	g.must(fp.OpRelease, r.node, 0, fp.Bytes(&fp.ReleaseIn{Fh: r.fh}))
+	g.do(fp.OpForget, r.node, 0, fp.Bytes(&fp.ForgetIn{NLookup: 1}))
+	r.program.release()
+	if b, errno := g.wait(r.reply); errno != 0 || string(b) != "text" {
 		t.Errorf("READ of a file that the client has closed: %q, %v", b, errno)
 	}
-	eventually(t, "something is left in the program", func() bool {
-		m.tree.Lock()
-		defer m.tree.Unlock()
-		return len(m.current.handles) == 0 && len(m.current.nodes) == 1
-	})
+	r.model.nothingLeft(t, "the READ")
 }
 
 // parked makes one request of a client over and over, with the program's end of the socket in the same process.

@@ -56,6 +56,39 @@ func (k *keeper) release() {
 	k.kept = nil
 }
 
+// keptRead is a READ of "file", which holds "text", that the program does not answer until it is released.
+type keptRead struct {
+	model   *model
+	program *keeper
+	node    uint64
+	fh      uint64
+	reply   <-chan result
+}
+
+func newKeptRead(t *testing.T) (*guest, keptRead) {
+	t.Helper()
+	m := newModel(t, 31)
+	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
+	k := &keeper{op: fp.OpRead}
+	m.hook = k.hook
+	g := newGuest(t, m, Options{})
+	node := g.lookup(1, "file").NodeID
+	fh := g.open(fp.OpOpen, node, 0)
+	reply := g.start(fp.OpRead, node, 10, fp.Bytes(&fp.ReadIn{Fh: fh, Size: 10}))
+	eventually(t, "no READ", func() bool { return k.count() == 1 })
+	return g, keptRead{m, k, node, fh, reply}
+}
+
+// nothingLeft waits until the program has no open file, and no node but the root.
+func (m *model) nothingLeft(t *testing.T, what string) {
+	t.Helper()
+	eventually(t, what+" has left something in the program", func() bool {
+		m.tree.Lock()
+		defer m.tree.Unlock()
+		return len(m.current.handles) == 0 && len(m.current.nodes) == 1
+	})
+}
+
 func threads(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/task")
@@ -194,11 +227,7 @@ func TestTimeout(t *testing.T) {
 			g.must(fp.OpRelease, e.NodeID, 0, fp.Bytes(&fp.ReleaseIn{Fh: fh}))
 			g.do(fp.OpForget, e.NodeID, 0, fp.Bytes(&fp.ForgetIn{NLookup: 1}))
 		}
-		eventually(t, op.String()+" has left something in the program", func() bool {
-			m.tree.Lock()
-			defer m.tree.Unlock()
-			return len(m.current.handles) == 0 && len(m.current.nodes) == 1
-		})
+		m.nothingLeft(t, op.String())
 	}
 	l := g.fs.link.Load()
 	eventually(t, "orphans are left", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.orphans) == 0 })
@@ -206,30 +235,22 @@ func TestTimeout(t *testing.T) {
 
 // TestEndOfSession: requests under way end with the guest's session, and a new session begins on the same program.
 func TestEndOfSession(t *testing.T) {
-	m := newModel(t, 31)
-	m.add(m.root, "file", unix.S_IFREG|0o644, "text")
-	k := &keeper{op: fp.OpRead}
-	m.hook = k.hook
-	g := newGuest(t, m, Options{})
-	e := g.lookup(1, "file")
-	fh := g.open(fp.OpOpen, e.NodeID, 0)
-	read := g.start(fp.OpRead, e.NodeID, 10, fp.Bytes(&fp.ReadIn{Fh: fh, Size: 10}))
-	eventually(t, "no READ", func() bool { return k.count() == 1 })
+	g, r := newKeptRead(t)
 	g.must(fp.OpDestroy, 0, 0)
-	if _, errno := g.wait(read); errno != unix.ENOTCONN && errno != unix.EINTR {
+	if _, errno := g.wait(r.reply); errno != unix.ENOTCONN && errno != unix.EINTR {
 		t.Errorf("READ at the end of a session: %v", errno)
 	}
-	k.release()
+	r.program.release()
 	g.init()
-	if _, errno := g.do(fp.OpGetattr, e.NodeID, 104, fp.Bytes(&fp.GetattrIn{})); errno != unix.ESTALE {
+	if _, errno := g.do(fp.OpGetattr, r.node, 104, fp.Bytes(&fp.GetattrIn{})); errno != unix.ESTALE {
 		t.Errorf("a node of the session before: %v", errno)
 	}
-	e = g.lookup(1, "file")
-	fh = g.open(fp.OpOpen, e.NodeID, 0)
+	e := g.lookup(1, "file")
+	fh := g.open(fp.OpOpen, e.NodeID, 0)
 	if got := g.read(e.NodeID, fh, 0, 10); string(got) != "text" {
 		t.Errorf("READ: %q", got)
 	}
-	if n := m.count(fp.OpInit); n != 1 {
+	if n := r.model.count(fp.OpInit); n != 1 {
 		t.Errorf("the program has got %d INIT", n)
 	}
 }
