@@ -82,6 +82,10 @@ func (s *Server) init() error {
 			return
 		}
 		s.handler = s.Handler
+		if s.handler == nil && s.FS == nil {
+			s.err = errors.New("govirtiofs: a Server needs FS or Handler")
+			return
+		}
 		if s.handler == nil {
 			s.handler = server.New(s.FS, server.Options{ReadOnly: s.ReadOnly, Host: s.host, Log: s.Log})
 		}
@@ -178,6 +182,9 @@ func (s *Server) Close(ctx context.Context) error {
 	return s.handler.Close(ctx)
 }
 
+// maxSocket is the length of a path in struct sockaddr_un.
+const maxSocket = 107
+
 // listen makes a socket for this user alone.
 func listen(path string) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
@@ -192,7 +199,13 @@ func listen(path string) (*net.UnixListener, error) {
 			}
 		}
 	}
+	if len(path) > maxSocket {
+		return nil, fmt.Errorf("socket %s: the path has %d bytes, and may have %d", path, len(path), maxSocket)
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if errors.Is(err, unix.ENOENT) {
+		err = fmt.Errorf("%w: make the directory first", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -133,6 +134,21 @@ func TestSocket(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWrongUse: what is missing is said.
+func TestWrongUse(t *testing.T) {
+	dir := t.TempDir()
+	s := govirtiofs.Server{Tag: "test"}
+	if err := s.ListenAndServe(t.Context(), filepath.Join(dir, "socket")); err == nil || !strings.Contains(err.Error(), "needs FS") {
+		t.Errorf("no file system: %v", err)
+	}
+	if err := newServer().ListenAndServe(t.Context(), filepath.Join(dir, "none", "socket")); !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "make the directory first") {
+		t.Errorf("no directory: %v", err)
+	}
+	if err := newServer().ListenAndServe(t.Context(), filepath.Join(dir, strings.Repeat("x", 120))); err == nil || !strings.Contains(err.Error(), "may have 107") {
+		t.Errorf("a long path: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package fusedev_test
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 
@@ -28,4 +29,11 @@ func ExampleMount_Serve() {
 	if err := mount.Serve(server.New(fs, server.Options{}), 2); err != nil {
 		panic(err)
 	}
+}
+
+// Errors say what to do.
+func ExampleNew() {
+	_, err := fusedev.New("/no/such/directory", fusedev.Options{})
+	fmt.Println(err)
+	// Output: stat /no/such/directory: no such file or directory: make the directory first
 }

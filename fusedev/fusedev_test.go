@@ -327,8 +327,22 @@ func TestUnprivileged(t *testing.T) {
 
 func TestMountErrors(t *testing.T) {
 	guest.NeedFUSE(t)
-	if _, err := New(filepath.Join(t.TempDir(), "none"), Options{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := New(filepath.Join(t.TempDir(), "none"), Options{}); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "make the directory first") {
 		t.Errorf("missing target: %v", err)
+	}
+	left := t.TempDir()
+	dead, err := New(left, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(left, Options{}); !errors.Is(err, unix.ENOTCONN) || !strings.Contains(err.Error(), "umount "+left) {
+		t.Errorf("a mount whose server has died: %v", err)
+	}
+	if err := unix.Unmount(left, 0); err != nil {
+		t.Error(err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
@@ -349,6 +363,26 @@ func TestMountErrors(t *testing.T) {
 	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHint: errors that a new user meets say what to do.
+func TestHint(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		says string
+	}{
+		{&os.PathError{Op: "open", Path: "/dev/fuse", Err: unix.ENOENT}, "modprobe fuse"},
+		{&os.PathError{Op: "open", Path: "/dev/fuse", Err: unix.ENODEV}, "modprobe fuse"},
+		{&os.PathError{Op: "open", Path: "/dev/fuse", Err: unix.EACCES}, "give the container the device"},
+		{&os.PathError{Op: "stat", Path: "/mnt/x", Err: unix.ENOENT}, "make the directory first"},
+		{&os.PathError{Op: "stat", Path: "/mnt/x", Err: unix.ENOTCONN}, "umount /mnt/x"},
+		{&os.PathError{Op: "stat", Path: "/mnt/x", Err: unix.EIO}, ""},
+	} {
+		err := hint(c.err, "/mnt/x")
+		if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.says) || c.says == "" && err.Error() != c.err.Error() {
+			t.Errorf("%v: %v, want %q", c.err, err, c.says)
+		}
 	}
 }
 

@@ -68,14 +68,15 @@ type Mount struct {
 }
 
 // New mounts on the directory target. Root mounts by itself; for other users
-// fusermount3, which is set-user-ID root, must be installed.
+// fusermount3, which is set-user-ID root, must be installed. Errors say what to do, and are still
+// fs.ErrNotExist, unix.EPERM and so on for errors.Is.
 func New(target string, o Options) (*Mount, error) {
 	if o.Source == "" {
 		o.Source = "govirtiofs"
 	}
 	st, err := os.Stat(target)
 	if err != nil {
-		return nil, err
+		return nil, hint(err, target)
 	}
 	mode := uint32(unix.S_IFREG)
 	if st.IsDir() {
@@ -91,7 +92,7 @@ func New(target string, o Options) (*Mount, error) {
 		err = m.byHelper(o)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("mount on %s: %w", target, err)
+		return nil, hint(fmt.Errorf("mount on %s: %w", target, err), target)
 	}
 	m.control = openControl(target)
 	return m, nil

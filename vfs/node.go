@@ -89,8 +89,8 @@ func split(t, other time.Time) (sec uint64, nsec uint32) {
 type SetAttr struct {
 	Mode         *fs.FileMode // permissions with set-ID and sticky bits
 	UID, GID     *uint32
-	Size         *int64
-	Atime, Mtime *time.Time
+	Size         *int64     // bytes; what is added reads as zeros
+	Atime, Mtime *time.Time // of last access and of last change of the data
 	// Handle is the open file of ftruncate(2), or nil.
 	Handle Handle
 }
@@ -130,8 +130,8 @@ type Opener interface {
 	Open(ctx context.Context, flags int) (Handle, error)
 }
 
-// Attrer is a node whose attributes can be changed.
-type Attrer interface {
+// AttrSetter is a node whose attributes can be changed.
+type AttrSetter interface {
 	// SetAttr changes all that is not nil in set, or nothing. Attr is called after it.
 	SetAttr(ctx context.Context, set SetAttr) error
 }
@@ -187,6 +187,7 @@ type Renamer interface {
 type Xattrer interface {
 	// Getxattr is the value of an attribute; ENODATA if there is none.
 	Getxattr(ctx context.Context, name string) ([]byte, error)
+	// Listxattr is the names of all attributes.
 	Listxattr(ctx context.Context) ([]string, error)
 }
 
@@ -205,9 +206,10 @@ type StatFSer interface {
 
 // StatFS is what statfs(2) says.
 type StatFS struct {
-	BlockSize                        uint32 // bytes; 0 is 4096
+	BlockSize uint32 // bytes; 0 is 4096
+	// Blocks are all blocks, BlocksFree those without data, and BlocksUsable those of them that not only root may use.
 	Blocks, BlocksFree, BlocksUsable uint64
-	Files, FilesFree                 uint64
+	Files, FilesFree                 uint64 // how many files there can be, and how many more
 	NameMax                          uint32 // bytes in a name; 0 is 255
 }
 

@@ -169,9 +169,9 @@ func Open(ctx context.Context, n Node, flags int) (Handle, error) {
 	return h, err
 }
 
-// SetAttrOf changes attributes; EPERM if n is no Attrer.
+// SetAttrOf changes attributes; EPERM if n is no AttrSetter.
 func SetAttrOf(ctx context.Context, n Node, set SetAttr) error {
-	if s, ok := As[Attrer](n); ok {
+	if s, ok := As[AttrSetter](n); ok {
 		return s.SetAttr(ctx, set)
 	}
 	return unix.EPERM

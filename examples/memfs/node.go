@@ -181,7 +181,7 @@ func (n *node) Attr(context.Context) (vfs.Attr, error) {
 	return a, nil
 }
 
-// SetAttr implements vfs.Attrer.
+// SetAttr implements vfs.AttrSetter.
 func (n *node) SetAttr(_ context.Context, set vfs.SetAttr) error {
 	m := n.fs
 	if set.Size != nil {

@@ -208,7 +208,7 @@ func (n *node) Attr(context.Context) (vfs.Attr, error) {
 	return a, nil
 }
 
-// SetAttr implements vfs.Attrer.
+// SetAttr implements vfs.AttrSetter.
 func (n *node) SetAttr(_ context.Context, set vfs.SetAttr) error {
 	defer runtime.KeepAlive(n)
 	for _, p := range n.all() {
@@ -386,7 +386,7 @@ var _ interface {
 	vfs.Lookuper
 	vfs.ReadDirer
 	vfs.Readlinker
-	vfs.Attrer
+	vfs.AttrSetter
 	vfs.StatFSer
 	vfs.Xattrer
 	vfs.XattrSetter
