@@ -40,6 +40,14 @@ func long(t *testing.T) {
 	}
 }
 
+// fewOrMany is how many of a kind a test has, many with GOVIRTIOFS_LONG=1.
+func fewOrMany(few, many int) int {
+	if os.Getenv("GOVIRTIOFS_LONG") == "1" {
+		return many
+	}
+	return few
+}
+
 // daxProgram is daxguest, which runs on both sides.
 func daxProgram(t testing.TB) string { return build(t, "build", "./test/dax/daxguest") }
 
@@ -118,7 +126,8 @@ func sameSums(t *testing.T, what string, guest, host map[string]string, want int
 // TestIntegrationDAXSums compares files of random sizes both ways under each of the
 // guest's mount options, and mounts again in between.
 func TestIntegrationDAXSums(t *testing.T) {
-	const files, most = 200, 3 << 20
+	const most = 3 << 20
+	files := fewOrMany(60, 200)
 	forDAXKernels(t, func(t *testing.T, kernel guest.Kind) {
 		options := []string{"none", "dax=inode", "dax=always"}
 		if kernel != guest.QEMU11 && os.Getenv("GOVIRTIOFS_LONG") != "1" {
@@ -193,10 +202,11 @@ func stampedFiles(t testing.TB, dir string, files, size int) {
 	}
 }
 
-// TestIntegrationDAXPressure maps 1 GiB of files through a window of two ranges and also
+// TestIntegrationDAXPressure maps files of 384 MiB, with GOVIRTIOFS_LONG=1 of 1 GiB, through a window of two ranges and also
 // writes to them. The files are sparse: one page of 16 has data.
 func TestIntegrationDAXPressure(t *testing.T) {
-	const files, size, workers = 64, 16 << 20, 2
+	const size, workers = 16 << 20, 2
+	files := fewOrMany(24, 64)
 	forDAXKernels(t, func(t *testing.T, kernel guest.Kind) {
 		if kernel != guest.QEMU11 {
 			long(t)
