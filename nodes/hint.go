@@ -1,6 +1,8 @@
 package nodes
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"sync/atomic"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -23,18 +25,28 @@ const noNode = 1 << 31
 
 // hashName is a hash of a name in a directory.
 func (t *Table[K, N]) hashName(parent *N, name fp.Name) uint64 {
-	h := hashBytes(base[K](parent).id^hashBegin, name)
-	return h ^ h>>32
+	return HashName(base[K](parent).id, name.Bytes())
 }
 
-const hashBegin = 0xcbf29ce484222325
-
-func hashBytes(h uint64, b []byte) uint64 {
-	const prime = 0x100000001b3
-	for _, c := range b {
-		h = (h ^ uint64(c)) * prime
+// HashName is a hash of a name without its NUL in the directory with the id parent. It takes a few nanoseconds: it
+// looks at eight bytes at a time. It has no seed, so that a successor of the process finds what was noted by it.
+func HashName(parent uint64, name []byte) uint64 {
+	h := parent ^ uint64(len(name))<<56
+	for len(name) >= 8 {
+		h = mix(h, binary.LittleEndian.Uint64(name))
+		name = name[8:]
 	}
-	return h
+	var rest uint64
+	for i, c := range name {
+		rest |= uint64(c) << (8 * i)
+	}
+	return mix(h, rest)
+}
+
+// mix has all bits of a word change all bits of a hash.
+func mix(h, word uint64) uint64 {
+	hi, lo := bits.Mul64(h^0x9e3779b97f4a7c15, word^0xd6e8feb86659fd93)
+	return hi ^ lo
 }
 
 // hint is the place for a name with this hash. It says which node the name was last seen to be. It

@@ -102,8 +102,7 @@ func (t *Table[K, N]) Restore(left Left[K, N], count int, end, generations uint3
 			if parent := uint32(k.Parent); parent < end {
 				r.parents.set(parent)
 			}
-			h := hashBytes(hashBytes(k.Parent^hashBegin, k.Name), noName)
-			hints[(h^h>>32)%uint64(len(hints))] = k.ID
+			hints[HashName(k.Parent, k.Name)%uint64(len(hints))] = k.ID
 		}
 		if k.Found && indexed < size-1 {
 			indexed++

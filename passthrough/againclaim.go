@@ -7,6 +7,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -25,6 +26,8 @@ type claims struct {
 	files map[claimedFile]uint64 // of the request that was served first
 }
 
+// claimedName tells the names apart that are made in a directory at the same time. If two of them have the same hash and one
+// of them is refused for that, a guest that has chosen them has only itself to blame.
 type claimedName struct{ parent, hash uint64 }
 
 type claimedFile struct {
@@ -71,7 +74,7 @@ func (c *claims) claim(file claimedFile, unique uint64) bool {
 // noted that it has made it.
 func (d *decider) madeByOther(r *server.Request, ts *threadState, st *unix.Statx_t, name fp.Name) bool {
 	unique := r.Header.Unique
-	return d.madeNode(ts, st) || d.claims.other(claimedName{r.Header.NodeID, hashOfName(name)}, unique) ||
+	return d.madeNode(ts, st) || d.claims.other(claimedName{r.Header.NodeID, nodes.HashName(r.Header.NodeID, name.Bytes())}, unique) ||
 		!d.claims.claim(claimedFile{keyOf(st), birthOf(st)}, unique)
 }
 
@@ -87,14 +90,4 @@ func (d *decider) madeNode(ts *threadState, st *unix.Statx_t) bool {
 	}
 	defer d.nodes.release(n)
 	return store.Made(n.ID())
-}
-
-// hashOfName tells the names apart that are made in a directory at the same time. If two of them have the same hash and one
-// of them is refused for that, a guest that has chosen them has only itself to blame.
-func hashOfName(name fp.Name) uint64 {
-	h := uint64(14695981039346656037) // FNV-1a
-	for _, b := range name {
-		h = (h ^ uint64(b)) * 1099511628211
-	}
-	return h
 }

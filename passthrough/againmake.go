@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
+	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -30,7 +31,7 @@ func (d *decider) intendNew(r *server.Request, dir *inode, name fp.Name) {
 	}
 	n := d.nodes.Placed(dir, name)
 	e := evidenceOf(n)
-	e[newName] = hashOfName(name)
+	e[newName] = nodes.HashName(dir.ID(), name.Bytes())
 	intend(r, e)
 	if n != nil {
 		d.nodes.release(n)

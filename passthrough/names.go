@@ -116,8 +116,7 @@ func (d *names) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		if r.Cell != nil {
 			victim, e = d.lookAt(ts, victim, dirfd, name)
 		}
-		if errno = d.pins.open(ts, victim); errno == 0 {
-			d.pins.keepLinked(ts, victim)
+		if errno = d.pins.unnaming(ts, victim); errno == 0 {
 			intend(r, e)
 			errno = sysUnlinkat(dirfd, name.CString(), flags)
 			settle(r, errno)
@@ -218,10 +217,9 @@ func (d *names) renameFile(r *server.Request, c *renameCall, victim *inode) (mov
 			victim, new = d.lookAt(c.ts, victim, c.toFD, c.newName)
 		}
 		if c.flags&unix.RENAME_EXCHANGE == 0 {
-			if errno = d.pins.open(c.ts, victim); errno != 0 {
+			if errno = d.pins.unnaming(c.ts, victim); errno != 0 {
 				return moved, victim, errno
 			}
-			d.pins.keepLinked(c.ts, victim)
 		}
 		intend(r, renaming(old, new))
 	}

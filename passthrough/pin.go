@@ -42,19 +42,22 @@ type pinner struct {
 	recovery  *recovery
 }
 
-// open pins a node that is about to lose a name, if it is open. An error is the request's: a
-// file that is lost with this process is worse than one that keeps its name.
-func (p *pinner) open(ts *threadState, n *inode) unix.Errno {
-	if p.cfg.Keeper == nil || n == nil {
+// unnaming makes sure that a successor of this process finds a node that is about to lose a name; nil is none. An error is
+// the request's: a file that is lost with this process is worse than one that keeps its name.
+func (p *pinner) unnaming(ts *threadState, n *inode) (errno unix.Errno) {
+	if n == nil {
 		return 0
 	}
 	n.Lock()
-	needed := n.openFiles != nil && n.marks&markPinned == 0
+	open, linked := n.openFiles != nil && n.marks&markPinned == 0, n.marks&markLinked != 0
 	n.Unlock()
-	if !needed {
-		return 0
+	if open {
+		errno = p.node(ts, n)
 	}
-	return p.node(ts, n)
+	if linked && errno == 0 {
+		p.keepLinked(ts, n)
+	}
+	return errno
 }
 
 // node has the keeper hold a descriptor of a node that is open.
@@ -287,16 +290,10 @@ func (r *resumer) pinnedFile(k keeper.Key) bool {
 	return true
 }
 
-// keepLinked gives a node that is about to lose a name a file handle if its file has others: none of
-// them may be known, and a successor of this process has no descriptor of it. nil is none.
+// keepLinked gives a node that is about to lose a name a file handle. Its file has others, of which none may be known, and a
+// successor of this process has no descriptor of it.
 func (p *pinner) keepLinked(ts *threadState, n *inode) {
-	if p.recovery.store == nil || n == nil || p.cfg.FileHandles == HandlesNever {
-		return
-	}
-	n.Lock()
-	linked := n.marks&markLinked != 0
-	n.Unlock()
-	if !linked {
+	if p.recovery.store == nil || p.cfg.FileHandles == HandlesNever {
 		return
 	}
 	if fd, errno := p.find.fdOf(ts, n); errno == 0 {

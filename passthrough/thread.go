@@ -2,7 +2,6 @@ package passthrough
 
 import (
 	"fmt"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,8 +27,8 @@ type threadState struct {
 	mark    [markMax]byte // scratch: see ownxattr.go
 	handle  rawHandle     // scratch
 
-	fileTimeThen int64 // see fileTime
-	fileTimeRead time.Time
+	fileTimeThen int64  // see fileTime
+	fileTimeRead uint64 // by package ticks
 
 	// cell is that of the request that the thread serves, or nil.
 	cell *fuse.Cell
