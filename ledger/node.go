@@ -83,9 +83,16 @@ func (s *Store) knownNode(id uint64) *nodeRecord {
 	return nil
 }
 
-// AddNode records a new node, without a place, for the request by, which may be nil. It
-// returns false if there is no room. Calls of AddNode and RemoveNode never overlap.
-func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
+// Place is where a node was last seen, and its file handle.
+type Place struct {
+	Parent     uint64  // id of a node; 0 is none
+	Name       fp.Name // in the parent, with its NUL
+	FileHandle []byte  // nil is none
+}
+
+// AddNode records a new node for the request by, which may be nil. It returns false if there is no room. Calls of
+// AddNode and RemoveNode never overlap. It keeps nothing of i and p.
+func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i *Identity, p *Place) bool {
 	slot := uint32(id)
 	if slot == 0 || slot >= MaxNodes {
 		return false
@@ -110,13 +117,16 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i Identity) bool {
 	r := s.node(slot)
 	if r.id == 0 {
 		s.nodes.use(c)
-		r.place = 0
 	} else if r.id != id { // the same is the root, which each process begins with
 		store(&r.id, 0)
 		s.names.drop(nameRef(r.place))
-		r.place = 0
 	}
 	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind, made: madeBy(by)}
+	if r.id == 0 {
+		put(&r.place, s.writePlace(r, 0, p))
+	} else if len(p.Name)+len(p.FileHandle) > 0 {
+		s.PlaceNode(id, p)
+	}
 	put(&r.lookups, lookups)
 	switch {
 	case by == nil:
@@ -197,34 +207,37 @@ func (s *Store) ForgetNode(by *fuse.Cell, id uint64) { s.CountNode(by, id, 0) }
 // UnkeyNode records that the node is no longer found by its key.
 func (s *Store) UnkeyNode(id uint64) { s.node(uint32(id)).unkeyed = 1 }
 
-// PlaceNode records where a node was last seen, and its file handle, which may be nil. parent is
-// the id of a node, or 0. Calls about one node come one after the other.
-func (s *Store) PlaceNode(id, parent uint64, name fp.Name, handle []byte) {
+// PlaceNode records where a node was last seen, and its file handle. Calls about one node come one after the other.
+func (s *Store) PlaceNode(id uint64, p *Place) {
 	r := s.node(uint32(id))
+	old := nameRef(r.place)
+	put(&r.place, s.writePlace(r, old, p))
+	s.names.drop(old)
+}
+
+// writePlace writes the name and the file handle of a node, and returns what nodeRecord.place is to be. Until that is
+// stored, the name at old counts.
+func (s *Store) writePlace(r *nodeRecord, old nameRef, p *Place) uint64 {
 	var bytes []byte
-	if parent != 0 {
-		bytes = name.Bytes()
+	if p.Parent != 0 {
+		bytes = p.Name.Bytes()
 	}
-	old, ref := nameRef(r.place), nameRef(0)
-	switch size := nameHeader + len(bytes) + len(handle); {
+	ref := nameRef(0)
+	switch size := nameHeader + len(bytes) + len(p.FileHandle); {
 	case size == nameHeader:
+		return 0
 	case size <= insideSize && old != nameInside:
 		ref = nameInside
-		writeName(r.name[:], bytes, handle)
+		writeName(r.name[:], bytes, p.FileHandle)
 	default:
-		ref = s.names.add(bytes, handle)
+		ref = s.names.add(bytes, p.FileHandle)
 	}
-	place := uint64(uint32(parent))<<32 | uint64(ref)
 	if ref == 0 {
-		place = 0
-		if len(bytes)+len(handle) > 0 {
-			// A successor that does not find the node says ESTALE, and the client looks it
-			// up again.
-			s.ledger.header.unplaced++
-		}
+		// A successor that does not find the node says ESTALE, and the client looks it up again.
+		s.ledger.header.unplaced++
+		return 0
 	}
-	put(&r.place, place)
-	s.names.drop(old)
+	return uint64(uint32(p.Parent))<<32 | uint64(ref)
 }
 
 // RemoveNode records that a node is gone.

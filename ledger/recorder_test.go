@@ -20,13 +20,15 @@ type NodeRecorder[N any, P NodeOf[N]] struct{ Store *Store }
 
 // Added implements nodes.Recorder.
 func (r NodeRecorder[N, P]) Added(by *fuse.Cell, n *N, lookups uint64) bool {
-	if !r.Store.AddNode(by, P(n).ID(), lookups, P(n).Identity()) {
-		return false
+	identity, place := P(n).Identity(), placeOf[N, P](n)
+	return r.Store.AddNode(by, P(n).ID(), lookups, &identity, &place)
+}
+
+func placeOf[N any, P NodeOf[N]](n *N) Place {
+	if p := P(n).Parent(); p != nil {
+		return Place{Parent: P(p).ID(), Name: P(n).Name(), FileHandle: P(n).FileHandle()}
 	}
-	if P(n).Parent() != nil || P(n).FileHandle() != nil {
-		r.Placed(n)
-	}
-	return true
+	return Place{FileHandle: P(n).FileHandle()}
 }
 
 // Granted implements nodes.Recorder.
@@ -41,11 +43,8 @@ func (r NodeRecorder[N, P]) Counted(by *fuse.Cell, n *N, lookups uint64) {
 
 // Placed implements nodes.Recorder.
 func (r NodeRecorder[N, P]) Placed(n *N) {
-	parent := uint64(0)
-	if p := P(n).Parent(); p != nil {
-		parent = P(p).ID()
-	}
-	r.Store.PlaceNode(P(n).ID(), parent, P(n).Name(), P(n).FileHandle())
+	place := placeOf[N, P](n)
+	r.Store.PlaceNode(P(n).ID(), &place)
 }
 
 // Unkeyed implements nodes.Recorder.

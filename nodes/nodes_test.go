@@ -406,3 +406,42 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("%d nodes are gone", gone)
 	}
 }
+
+// TestPlaceNew: a node is added with its place, and holds its parent. If the recorder is full, it does not.
+func TestPlaceNew(t *testing.T) {
+	l := newLedger()
+	table := New(Config[uint64, file]{Recorder: l})
+	root := table.Intern(nil, 1, nil, func() *file { return &file{} })
+	dir := intern(table, 2)
+	table.Place(dir, root, fp.Name("dir\x00"))
+	add := func(key uint64) *file {
+		return table.Intern(nil, key, nil, func() *file {
+			n := &file{}
+			table.PlaceNew(n, dir, fp.Name("new\x00"))
+			return n
+		})
+	}
+	n := add(3)
+	if e := l.nodes[uint32(n.ID())]; e.parent != uint32(dir.ID()) || e.name != "new" {
+		t.Errorf("recorded as %+v, want it with its place", e)
+	}
+	if parent, name := table.Location(n); parent != dir || name.String() != "new" {
+		t.Errorf("it is %q in %v", name, parent)
+	} else {
+		table.Release(parent)
+	}
+	l.full = true
+	if add(4) != nil {
+		t.Error("a node was added that the recorder refuses")
+	}
+	table.Forget(nil, n, 1)
+	table.Release(n)
+	table.Forget(nil, dir, 1)
+	table.Release(dir)
+	if !dir.Gone() {
+		t.Error("the directory is held for ever")
+	}
+	if len(l.strange) > 0 {
+		t.Error(l.strange)
+	}
+}

@@ -25,6 +25,15 @@ func (t *Table[K, N]) Place(n, parent *N, name fp.Name) (first bool) {
 	return old == nil
 }
 
+// PlaceNew is Place for a node that is not in the table yet: for the function that Intern calls to make one. The recorder is
+// told of both at once. The caller has a reference on parent. There is no hint for the name yet, see SetHint.
+func (t *Table[K, N]) PlaceNew(n, parent *N, name fp.Name) {
+	base[K](parent).Hold()
+	b := base[K](n)
+	b.parent = parent
+	b.setName(name, nil)
+}
+
 // Displace notes that a node's name was removed.
 func (t *Table[K, N]) Displace(n *N) { t.displace(n, func(*Node[K, N]) bool { return true }) }
 

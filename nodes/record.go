@@ -25,8 +25,8 @@ import "github.com/govirtiofs/govirtiofs/fuse"
 // Gone may come early when Adopt needs a slot. This happens for a forgotten node that only
 // a request uses which has outlived its session. The slot can then be another node's.
 type Recorder[N any] interface {
-	// Added says that n is new, with its id, key and lookup count. It has no place, or,
-	// when it was adopted, the one that it has.
+	// Added says that n is new, with its id, key and lookup count. It has a place if PlaceNew has
+	// given it one, or if it was adopted with one.
 	Added(by *fuse.Cell, n *N, lookups uint64) bool
 	// Granted says that the client's lookup count of the node with an id grows to lookups. It is called
 	// most often: for each known name that the client looks up.

@@ -204,6 +204,9 @@ func (t *Table[K, N]) Intern(by *fuse.Cell, key K, same func(*N) bool, create fu
 	b.refs.Store(refHold + 1)
 	if !t.add(by, n) {
 		s.mu.Unlock()
+		if parent := b.parent; parent != nil { // see PlaceNew
+			t.Unhold(parent)
+		}
 		return nil
 	}
 	t.link(s, hash, b)

@@ -71,14 +71,17 @@ type nodeRecorder struct {
 // Added implements nodes.Recorder.
 func (r *nodeRecorder) Added(by *fuse.Cell, n *inode, lookups uint64) bool {
 	k := n.Key()
-	if !r.AddNode(by, n.ID(), lookups, ledger.Identity{Mount: r.mounts.of(k.mount), Dev: k.dev, Ino: k.ino,
-		BirthSec: n.bornSec, BirthNsec: n.bornNsec, Kind: n.kind}) {
-		return false
+	place := placeOf(n)
+	return r.AddNode(by, n.ID(), lookups, &ledger.Identity{Mount: r.mounts.of(k.mount), Dev: k.dev, Ino: k.ino,
+		BirthSec: n.bornSec, BirthNsec: n.bornNsec, Kind: n.kind}, &place)
+}
+
+// placeOf is a node's place and file handle.
+func placeOf(n *inode) ledger.Place {
+	if p := n.Parent(); p != nil {
+		return ledger.Place{Parent: p.ID(), Name: n.Name(), FileHandle: n.FileHandle()}
 	}
-	if n.Parent() != nil || n.HasFileHandle() {
-		r.Placed(n)
-	}
-	return true
+	return ledger.Place{FileHandle: n.FileHandle()}
 }
 
 // Counted implements nodes.Recorder. A count that goes down because a link was forgotten is noted with that.
@@ -95,11 +98,8 @@ func (r *nodeRecorder) Forgotten(by *fuse.Cell, n *inode) { r.Counted(by, n, 0) 
 
 // Placed implements nodes.Recorder.
 func (r *nodeRecorder) Placed(n *inode) {
-	parent := uint64(0)
-	if p := n.Parent(); p != nil {
-		parent = p.ID()
-	}
-	r.PlaceNode(n.ID(), parent, n.Name(), n.FileHandle())
+	place := placeOf(n)
+	r.PlaceNode(n.ID(), &place)
 }
 
 // Unkeyed implements nodes.Recorder.

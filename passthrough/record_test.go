@@ -51,6 +51,7 @@ func (r *recorded) changeID(id uint64, what string, f func(e *recordedNode)) {
 func (r *recorded) Added(_ *fuse.Cell, n *inode, lookups uint64) bool {
 	r.change(n, "added", func(e *recordedNode) {
 		*e = recordedNode{id: n.ID(), lookups: lookups, key: n.Key(), birth: n.birth()}
+		e.place(n)
 	})
 	return true
 }

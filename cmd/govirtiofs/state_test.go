@@ -26,9 +26,9 @@ func TestStateShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.AddNode(nil, 7<<32|2, 3, ledger.Identity{Ino: 5})
-	s.AddNode(nil, fp.RootID, 1, ledger.Identity{Ino: 4})
-	s.PlaceNode(7<<32|2, fp.RootID, fp.Name("new\nline\x00"), nil)
+	s.AddNode(nil, 7<<32|2, 3, &ledger.Identity{Ino: 5}, &ledger.Place{})
+	s.AddNode(nil, fp.RootID, 1, &ledger.Identity{Ino: 4}, &ledger.Place{})
+	s.PlaceNode(7<<32|2, &ledger.Place{Parent: fp.RootID, Name: fp.Name("new\nline\x00")})
 	for _, arg := range []string{strconv.Itoa(os.Getpid()), filepath.Join("/proc/self/fd", strconv.Itoa(l.FD()))} {
 		var b bytes.Buffer
 		if err := showState(&b, arg); err != nil {
