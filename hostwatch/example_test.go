@@ -2,33 +2,37 @@ package hostwatch_test
 
 import (
 	"fmt"
-	"log"
 	"os"
+	"path/filepath"
 
 	"github.com/govirtiofs/govirtiofs/hostwatch"
 )
 
-// What others change in a directory. It waits for them, so it is not run.
+// What happens in a directory. With inotify it may be this process that does it; fanotify, which is used where it is there,
+// leaves that out.
 func ExampleWatcher() {
-	w, err := hostwatch.New(hostwatch.Options{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer func() { _ = w.Close() }()
-	dir, err := os.Open("/srv")
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := w.Add(int(dir.Fd()), 1); err != nil { // number 1 is ours
-		log.Fatal(err)
-	}
-	for {
-		list, err := w.Read(nil)
+	check := func(err error) {
 		if err != nil {
-			log.Fatal(err)
-		}
-		for _, e := range list {
-			fmt.Println(e.Op, e.Dir, e.Name)
+			panic(err)
 		}
 	}
+	path, err := os.MkdirTemp("", "example")
+	check(err)
+	defer func() { _ = os.RemoveAll(path) }()
+	w, err := hostwatch.New(hostwatch.Options{Inotify: true})
+	check(err)
+	defer func() { _ = w.Close() }()
+	dir, err := os.Open(path)
+	check(err)
+	defer func() { _ = dir.Close() }()
+	const number = 1 // ours for this directory
+	check(w.Add(int(dir.Fd()), number))
+
+	check(os.Mkdir(filepath.Join(path, "new"), 0o755))
+	list, err := w.Read(nil) // waits
+	check(err)
+	for _, e := range list {
+		fmt.Println(e.Dir, e.Op, e.Name, e.IsDir)
+	}
+	// Output: 1 created new true
 }
