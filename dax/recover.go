@@ -5,7 +5,7 @@ import (
 )
 
 // A front-end keeps the mappings in its window when this process dies. So a Table can record them
-// for a successor, which goes on with them:
+// for a successor, which continues with them:
 //
 //	recorded as  what the successor does
 //	sure         it is mapped: nothing

@@ -282,7 +282,7 @@ func (t *Table) Unmap(ranges []Range, cancel <-chan struct{}) error {
 }
 
 // unmap begins Unmap and returns the operations to wait for. A guest may send 65,535 ranges
-// of the whole window each, so this looks at each entry only once.
+// of the whole window each, so this checks each entry only once.
 func (t *Table) unmap(ranges []Range) (ops []*op, err error) {
 	ranges = slices.SortedFunc(slices.Values(ranges), func(a, b Range) int { return cmp.Compare(a.Offset, b.Offset) })
 	t.mu.Lock()
@@ -381,7 +381,7 @@ func (t *Table) end(o *op, err error) {
 	}
 }
 
-// completeMap ends the op of e, which is mapped now. If e has to be unmapped, the op goes on
+// completeMap ends the op of e, which is mapped now. If e has to be unmapped, the op continues
 // until that is done. mu is held.
 func (t *Table) completeMap(e *entry, err error) {
 	o := e.op

@@ -34,7 +34,7 @@ type session struct {
 	fh     uint64
 	secret string
 	pid    uint32 // of the thread; 0 before it is known
-	// readOnly says that the guest can't make phantoms: only what it keeps is made right.
+	// readOnly says that the guest can't make phantoms: only what it keeps is corrected.
 	readOnly bool
 	pump     *pump // once the thread is known
 	done     chan struct{}

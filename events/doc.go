@@ -1,6 +1,6 @@
 // Package events tells a guest of what others change on the host.
 //
-// A virtio-fs guest has no way to hear of such changes. So a helper in it (govirtiofs-guest watch)
+// A virtio-fs guest has no way to be notified of such changes. So a helper in it (govirtiofs-guest watch)
 // makes the system call that would have caused the change, and [FS], a server.FileSystem around
 // another one, answers as if it were done and does nothing on the host: a phantom. The guest's
 // kernel then does what it always does: it tells inotify, and drops what it remembered.
@@ -12,7 +12,7 @@
 // # Shares that tell of changes themselves
 //
 // With NewNotified nothing is watched: the share says what has changed, by FUSE notifications to FS.Notify. Package relay's does,
-// whose program does. A notification says less than an event of the host, so FS looks what has become of a name. It is not
+// whose program does. A notification says less than an event of the host, so FS looks what happened to a name. It is not
 // believed more than it has to: what it makes the helper do is limited (maxNotices, noticeRate).
 //
 // # What is a phantom

@@ -64,7 +64,7 @@ type Share interface {
 
 // Options are those of FS.
 type Options struct {
-	ReadOnly       bool           // only what the guest keeps is made right
+	ReadOnly       bool           // only what the guest keeps is corrected
 	MaxDirectories int            // that are watched; 0 is hostwatch.DefaultMax
 	Inotify        bool           // inotify is to be used, also where there is fanotify
 	Ledger         *ledger.Ledger // where the helper's thread is noted for a successor; nil is nowhere
@@ -73,7 +73,7 @@ type Options struct {
 	Patience time.Duration
 }
 
-// FS is a file system whose guest hears of changes on the host.
+// FS is a file system whose guest is notified of changes on the host.
 type FS struct {
 	Share
 	watched Watched // the same; nil if it tells of changes itself, see NewNotified

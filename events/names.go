@@ -47,7 +47,7 @@ func (fs *FS) told(r *server.Request, parent uint64, out *fp.EntryOut, errno uni
 		fs.watch(r, out.NodeID)
 	}
 	fs.validEntry(parent, out)
-	if fs.watched == nil && out.NodeID == 0 && out.EntryValid >= 1 { // when all is looked at it can't be known which these are
+	if fs.watched == nil && out.NodeID == 0 && out.EntryValid >= 1 { // when all is checked it can't be known which these are
 		out.EntryValid, out.EntryValidNsec = 1, 0
 	}
 }

@@ -15,12 +15,12 @@ import (
 // watched on this machine then.
 
 // Limits of what such a share can make the helper do. A program that tells of more is not believed to be more precise: when there
-// is no room, the guest's memory is made right by looking at all that it knows.
+// is no room, the guest's memory is corrected by checking all that it knows.
 const (
 	maxNotices  = 4096 // nodes and names that wait, each once
 	noticeRate  = 1000 // a second
 	noticeBurst = 4096 // before noticeRate holds
-	// minRest is how long at least nothing is done after all was looked at; at most a fifth of the time is spent on that.
+	// minRest is how long at least nothing is done after all was checked; at most a fifth of the time is spent on that.
 	minRest = 5 * time.Second
 )
 
@@ -163,7 +163,7 @@ func (p *pump) aboutName(e *event) bool {
 	return p.nowIs(e.Dir, e.Name, id, time.Time{})
 }
 
-// nowIs looks what a name stands for, and queues what has become of it if the guest knows it as the node id; 0 is none. If it is
+// nowIs looks what a name stands for, and queues what happened to it if the guest knows it as the node id; 0 is none. If it is
 // the same, and not older than a time that is not zero, it is told as changed.
 func (p *pump) nowIs(dir uint64, name string, id uint64, since time.Time) bool {
 	st, same, errno := p.fs.Share.Look(p.request(dir), dir, nameOf(name), id)
@@ -180,7 +180,7 @@ func (p *pump) nowIs(dir uint64, name string, id uint64, since time.Time) bool {
 	return p.push(p.replaced(c, id, exists)...)
 }
 
-// asksAnew has the guest's kernel ask for a name, and for the attributes of what it stands for. No watcher hears of that.
+// asksAnew has the guest's kernel ask for a name, and for the attributes of what it stands for. No watcher is notified of that.
 func (p *pump) asksAnew(c change, exists bool) bool {
 	c.op = wire.Check
 	list := []change{c}
@@ -236,7 +236,7 @@ func (p *pump) lookAtAll(since time.Time) bool {
 	return true
 }
 
-// rest waits until all may be looked at again. It returns false when the session has ended.
+// rest waits until all may be checked again. It returns false when the session has ended.
 func (p *pump) rest() bool { return p.wait(time.Until(p.tired)) }
 
 // wait waits for a time. It returns false when the session has ended.

@@ -15,7 +15,7 @@ import (
 )
 
 // What the guest has changed itself, for a watcher that does not leave it out (inotify). An event of such a
-// name or file is no event for the guest: its own kernel has told of it. What the guest keeps is made right all
+// name or file is no event for the guest: its own kernel has told of it. What the guest keeps is corrected all
 // the same, since somebody on the host may have changed the file, too.
 
 const (
@@ -105,7 +105,7 @@ func (p *pump) byGuest(e *hostwatch.Event) bool {
 }
 
 // temporary reports whether an event is about a name as a daemon makes for a moment. Others can make such names, too: what
-// the guest keeps is made right all the same.
+// the guest keeps is corrected all the same.
 func (p *pump) temporary(e *hostwatch.Event) bool {
 	return p.fs.own.on.Load() && (strings.HasPrefix(e.Name, tempPrefix) && e.NewName == "" || strings.HasPrefix(e.NewName, tempPrefix))
 }

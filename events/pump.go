@@ -15,7 +15,7 @@ import (
 )
 
 // pump makes changes of the host's events. One goroutine reads them, so that the kernel's
-// queue does not overflow; the other looks what has become of the files.
+// queue does not overflow; the other looks what happened to the files.
 type pump struct {
 	fs      *FS
 	session *session
@@ -32,8 +32,8 @@ type pump struct {
 
 	// The goroutine that tells has the following.
 	at    time.Time // of what is told
-	quiet bool      // only what the guest keeps is made right
-	tired time.Time // until when it does not look at all again
+	quiet bool      // only what the guest keeps is corrected
+	tired time.Time // until when it does not check everything again
 }
 
 // event is one of the host's, and when it was read.

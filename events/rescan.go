@@ -26,7 +26,7 @@ func (p *pump) watchAll() {
 	}
 }
 
-// again looks at all that the guest knows: events were lost, or another watcher has to take the place of
+// again checks all that the guest knows: events were lost, or another watcher has to take the place of
 // one that is stale, if it is not nil. It returns false when the session has ended.
 func (p *pump) again(stale *hostwatch.Watcher) bool {
 	fs := p.fs

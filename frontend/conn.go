@@ -228,7 +228,7 @@ func (f *Frontend) ShareMemory() error {
 	return f.Acked(vu.ReqSetMemTable, append(append([]byte(nil), vu.Bytes(&h)...), vu.Bytes(&r)...), f.memfd)
 }
 
-// Start starts all queues. After Stop they go on where they stopped.
+// Start starts all queues. After Stop they continue where they stopped.
 func (f *Frontend) Start() error {
 	if f.opts.CloudHypervisor {
 		return f.cloudSetUp()

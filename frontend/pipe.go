@@ -45,7 +45,7 @@ type Pipe struct {
 	// Now is the time of the batch that Source.Done is called for, in nanoseconds of a
 	// clock that Slot.Sent uses as well.
 	Now int64
-	// Spin is how long to look at the used ring before sleeping.
+	// Spin is how long to poll the used ring before sleeping.
 	Spin time.Duration
 	// Timeout is how long a request may take; 0 is 30 s.
 	Timeout time.Duration

@@ -49,7 +49,7 @@ func (f *Frontend) Cut() {
 
 // Reconnect starts the device over another connection, which it takes over, to the same back-end
 // or another one: with the same memory, the same rings, and the in-flight area if there is one. The
-// back-end is told to go on where VMMs say that have lost a back-end: QEMU names the index that was in
+// back-end is told to continue where VMMs say that have lost a back-end: QEMU names the index that was in
 // the used ring when it noticed, cloud-hypervisor, which has the area, the driver's.
 func (f *Frontend) Reconnect(c *net.UnixConn) error {
 	f.sock.Store(vu.NewSocket(c, vu.ToBackend))
@@ -91,7 +91,7 @@ func (q *Queue) Clear() {
 	q.avail, q.next, q.kicked, q.lastUsed = 0, 0, 0, 0
 }
 
-// guess sets where the device is to go on.
+// guess sets where the device is to continue.
 func (q *Queue) guess(next uint16) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -41,7 +41,7 @@ type Handler interface {
 // INIT and ends with DESTROY, or with a method of this interface.
 type Session interface {
 	// Started says that a queue runs, before its first request. If the client was saved,
-	// it goes on here and not at the destination.
+	// it continues here and not at the destination.
 	Started()
 	// Restarted says that the client's queues were stopped and run again. It comes before
 	// Started. An INIT without a DESTROY before it is then a reboot and not a mistake.
@@ -56,7 +56,7 @@ type Session interface {
 // State moves a session to another process, possibly on another host. No request runs
 // meanwhile.
 type State interface {
-	// Save writes the session. The Handler can go on with it afterwards; then Started is called.
+	// Save writes the session. The Handler can continue with it afterwards; then Started is called.
 	Save(w io.Writer) error
 	// Load begins the session that Save wrote. Its input is not trusted and is
 	// checked. After an error there is no session.
@@ -82,7 +82,7 @@ type Thread interface {
 	// is false and Try has done nothing.
 	Try(p Pending) (r Reply, ok bool)
 	// Broken reports whether the thread can't serve another request. Its owner then stops it,
-	// ends the goroutine and with it the operating system thread, and goes on with a new one.
+	// ends the goroutine and with it the operating system thread, and continues with a new one.
 	Broken() bool
 	// Stop releases the thread. The goroutine must end soon after, without unlocking its
 	// operating system thread.
@@ -103,7 +103,7 @@ type Hooks struct {
 	// Stuck says that the thread's request has not returned for a while, so that other requests
 	// wait behind it. It is called at most once for a thread, on another goroutine, while
 	// Handle, Run or Try is under way; that call does not return before Stuck has. The
-	// transport goes on with another thread. The result of the call, whenever it returns, is
+	// transport continues with another thread. The result of the call, whenever it returns, is
 	// only for its own request; the thread gets no other request, and no other hook is called
 	// after it. A transport whose Stuck is nil waits.
 	Stuck func()
@@ -121,7 +121,7 @@ type Backing interface {
 	// EPERM: this process has no CAP_SYS_ADMIN; ELOOP: the file is on a file system that is
 	// stacked on another.
 	OpenBacking(fd int) (id int32, err error)
-	// CloseBacking takes a number back. Files that are open with it go on.
+	// CloseBacking takes a number back. Files that are open with it continue.
 	CloseBacking(id int32) error
 }
 

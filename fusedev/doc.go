@@ -27,7 +27,7 @@
 //
 // # Death of the server
 //
-// With Options.Ledger another process can go on when this one dies, if somebody has kept the descriptor
+// With Options.Ledger another process can continue when this one dies, if somebody has kept the descriptor
 // (Mount.File) and the ledger: Adopt and Mount.Recover. The kernel sends it again what had no reply (Linux 6.9), and
 // the mount lives on. examples/recoverfs is a program with both sides.
 //

@@ -39,7 +39,7 @@ type Options struct {
 	// processor has a queue then, in which a request that hangs holds up the ones behind it
 	// (fuse.Hooks.Stuck is not used), and takes up to 16 MiB of memory for data.
 	IOUring bool
-	// Ledger is where Serve notes requests under way for a process that goes on after a death of this
+	// Ledger is where Serve notes requests under way for a process that continues after a death of this
 	// one (Mount.Recover). The handler's server and file system have the same ledger. All goroutines of Serve
 	// then read from one descriptor, and IOUring does nothing.
 	Ledger *ledger.Ledger

@@ -26,7 +26,7 @@ func (m *Mount) File() *os.File { return m.file }
 
 // Adopt is the Mount of a file system that another process has mounted on target with the same options. file, which it owns, is a
 // descriptor of the same open file as that Mount's: inherited, or received over a socket. A process that
-// goes on with what another one has begun calls Recover next.
+// continues with what another one has begun calls Recover next.
 func Adopt(target string, file *os.File, o Options) *Mount {
 	return &Mount{target: target, file: file, helper: os.Geteuid() != 0, ledger: o.Ledger, host: o.Host}
 }
@@ -115,7 +115,7 @@ func (m *Mount) readResent() error {
 }
 
 // hold gets all of a buffer into memory, and keeps it there if it may. If the process is killed while the kernel
-// copies a request or a reply, the kernel goes on with the copy as long as it needs no page that is not there. Otherwise the
+// copies a request or a reply, the kernel continues with the copy as long as it needs no page that is not there. Otherwise the
 // client gets EIO (fs/fuse/dev.c: fuse_dev_do_read, fuse_dev_do_write).
 func hold(b []byte) {
 	for i := 0; i < len(b); i += os.Getpagesize() {

@@ -66,7 +66,7 @@ type queue struct {
 	lost    bool            // its thread is stuck in a request, and answers that one only
 }
 
-// relieve has another goroutine go on, with buffers of its own; see fuse.Hooks.Stuck.
+// relieve has another goroutine continue, with buffers of its own; see fuse.Hooks.Stuck.
 func (q *queue) relieve() {
 	q.lost = true
 	q.more()
@@ -220,7 +220,7 @@ func (q *queue) serve(h fuse.Handler) error {
 	}
 }
 
-// loop serves requests on t; again tells that t is broken and another has to go on. A thread that
+// loop serves requests on t; again tells that t is broken and another has to continue. A thread that
 // was stuck in a request ends after it.
 func (q *queue) loop(t fuse.Thread) (again bool, err error) {
 	var m fuse.Message

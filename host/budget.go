@@ -69,7 +69,7 @@ func (b *Budget) draw(n int64) bool {
 // Take takes n. It returns false if there is not as much.
 func (p *Part) Take(n int64) bool { return p.change(n, 0) }
 
-// Put gives back n of what Take has taken.
+// Put returns n of what Take has taken.
 func (p *Part) Put(n int64) { p.change(-n, 0) }
 
 // Keep says that n of what is taken, or is about to be, may stay as long as the client

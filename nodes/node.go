@@ -16,7 +16,7 @@ import (
 // Its lock, Lock, guards the node's place and file handle. The file system may guard its
 // own part with it, too.
 type Node[K comparable, N any] struct {
-	// What a request looks at that comes with the node's number is behind this, next to the
+	// What a request reads that comes with the node's number is behind this, next to the
 	// file system's own part.
 	mu     sync.Mutex
 	parent *N    // held; nil for the root and for files without a name

@@ -50,7 +50,7 @@ type OpenConfig[F any] struct {
 	// Gone is called when the last reference on an open file was released, with none of
 	// the table's locks held.
 	Gone func(*F)
-	// Recorder is told of every change.
+	// Recorder is called for every change.
 	Recorder OpenRecorder[F]
 }
 
@@ -126,7 +126,7 @@ func (t *OpenFiles[F]) drop(f *F) {
 	}
 }
 
-// Close ends an open file's id. Requests that use it go on. Close returns false if it
+// Close ends an open file's id. Requests that use it continue. Close returns false if it
 // is closed already. The caller has a reference and keeps it.
 func (t *OpenFiles[F]) Close(f *F) bool {
 	b := openFile(f)

@@ -3,7 +3,7 @@ package nodes
 import "sync"
 
 // The table of nodes by key is a hash table of lists whose links are slots: 4 bytes a list
-// and 4 a node, none of which the garbage collector looks at. A map of Go's takes about 60
+// and 4 a node, none of which the garbage collector scans. A map of Go's takes about 60
 // bytes a node.
 
 // shardCount is a power of two; growing a shard with its lock held stays short.

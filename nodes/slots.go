@@ -33,7 +33,7 @@ type slots[T any] struct {
 	first uint32 // generation of slots that were never used
 }
 
-// slot is 16 bytes, side by side because they are looked at together.
+// slot is 16 bytes, side by side because they are read together.
 type slot[T any] struct {
 	value      atomic.Pointer[T]
 	generation atomic.Uint32

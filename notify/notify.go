@@ -156,7 +156,7 @@ func (fs *FS) current() *session {
 	return fs.session
 }
 
-// begin begins to watch; fs.turn is held, and there is no session. The client of a session that goes on may remember what has changed meanwhile.
+// begin begins to watch; fs.turn is held, and there is no session. The client of a session that continues may remember what has changed meanwhile.
 func (fs *FS) begin(resumed bool) {
 	w, err := fs.newWatcher()
 	if err != nil {
@@ -172,7 +172,7 @@ func (fs *FS) begin(resumed bool) {
 	go p.onThread(p.tellAll)
 }
 
-// beginBlind begins a session in which nothing is watched. What the client of a session that goes on has been told was
+// beginBlind begins a session in which nothing is watched. What the client of a session that continues has been told was
 // good for longer than it is now: it drops that.
 func (fs *FS) beginBlind(resumed bool, err error) {
 	resumed = resumed && !fs.blind

@@ -58,7 +58,7 @@ func (at *attributes) stat(ts *threadState, n *inode) unix.Errno {
 // basic is stat of only those attributes that GETATTR has, which takes less time.
 func (at *attributes) basic(ts *threadState, n *inode) unix.Errno {
 	fd := int(n.fd.Load())
-	if fd < 0 || !n.local || at.cfg.DAX != nil { // which looks at more
+	if fd < 0 || !n.local || at.cfg.DAX != nil { // which checks more
 		return at.stat(ts, n)
 	}
 	n.touch()
@@ -82,7 +82,7 @@ func (at *attributes) closed(ts *threadState, n *inode) unix.Errno {
 	return at.ofFD(ts, fd)
 }
 
-// inPlace looks at the place where the node was last seen, and reports whether
+// inPlace checks the place where the node was last seen, and reports whether
 // it is still there.
 func (at *attributes) inPlace(ts *threadState, n *inode) bool {
 	parent, name := at.nodes.Location(n)

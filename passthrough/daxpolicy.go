@@ -175,7 +175,7 @@ func (ch *daxChoice) mapsForWriting(st *unix.Statx_t) bool {
 // executable are the mode bits of a program.
 const executable = 0o111
 
-// meetMount looks at the mount of a directory, before files in it are announced.
+// meetMount checks the mount of a directory, before files in it are announced.
 func (ch *daxChoice) meetMount(dir *inode, fd int) {
 	if ch.cfg.DAX != nil {
 		ch.mounts.of(dir.Key(), fd)

@@ -88,7 +88,7 @@ type dirStream struct {
 	pos int
 	end int
 	// next is the cookie after the last entry delivered. The descriptor, or what the
-	// buffer has of it, goes on from there unless lost is set.
+	// buffer has of it, continues from there unless lost is set.
 	next uint64
 	lost bool
 	used bool // something was read since the descriptor was last positioned

@@ -6,9 +6,9 @@ import "golang.org/x/sys/unix"
 // hashes on ext4 with dir_index: 31 bits of a hash, and 32 bits that tell names with the same hash
 // apart (fs/ext4/dir.c: hash2pos). A 32-bit program without large file support gets EOVERFLOW for
 // them. For such a program the kernel leaves the lower half out on a local disk; FUSE does not say
-// who asks. With Config.ShortPositions all programs get the upper half.
+// who has made the request. With Config.ShortPositions all programs get the upper half.
 //
-// A listing that goes on where it was loses nothing. One that goes back to a position between
+// A listing that continues where it was loses nothing. One that goes back to a position between
 // two names of the same hash gets the first of them a second time, as a 32-bit program on the host does.
 type dirPositions struct {
 	short  bool // it may have to be done here

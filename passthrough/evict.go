@@ -15,13 +15,13 @@ import (
 // left; the client gets ESTALE if it uses such a node again.
 const (
 	evictAtOnce = 32  // how many are closed when there are too many
-	evictLook   = 256 // how many are looked at for it, at most twice
+	evictLook   = 256 // how many are checked for it, at most twice
 )
 
 // evictor is where the evictor is.
 type evictor struct {
 	mu     sync.Mutex // one at a time; guards the following
-	hand   uint32     // descriptor at which it goes on
+	hand   uint32     // descriptor at which it continues
 	handle rawHandle  // scratch
 }
 
@@ -46,7 +46,7 @@ func (d *descriptors) evict(want int) (n int) {
 	return d.evictTwice(evictLook, want)
 }
 
-// evictTwice is evict that looks at so many descriptors. evictor.mu is held.
+// evictTwice is evict that checks so many descriptors. evictor.mu is held.
 func (d *descriptors) evictTwice(look uint32, want int) (n int) {
 	from := d.evictor.hand
 	n = d.evictFrom(from, look, want, false)
@@ -72,7 +72,7 @@ func (d *descriptors) makeRoom(enough func() bool) bool {
 	return true
 }
 
-// evictFrom looks at so many descriptors and leaves the hand behind the last.
+// evictFrom checks so many descriptors and leaves the hand behind the last.
 func (d *descriptors) evictFrom(hand, look uint32, want int, all bool) (n int) {
 	for range look {
 		if hand++; hand >= d.owners.end() {

@@ -164,7 +164,7 @@ func (fs *FS) Init(p *server.InitParams) unix.Errno {
 	add(fs.cfg.SecurityLabel != Never, fp.InitSecurityCtx)
 	want |= fs.dax.init(p)
 	openless := fs.openless.can(p.Offered)
-	add(openless, openlessFlags) // which Linux does not look at, but a daemon that it moves to does
+	add(openless, openlessFlags) // which Linux does not read, but a daemon that it moves to does
 	p.Flags |= want
 	if got := p.Flags & p.Offered; !p.Resumed && got&fp.InitAllowIdmap != 0 && got&fp.InitHandleKillprivV2 == 0 {
 		// Nothing would say who truncates a file by opening it: see killpriv.go. It costs

@@ -95,7 +95,7 @@ type IDMap struct {
 	toHost, toGuest []idRange
 }
 
-// idRange is a range of ids, first to last, and what becomes of them.
+// idRange is a range of ids, first to last, and what happens to them.
 type idRange struct {
 	first, last uint32
 	to          uint32

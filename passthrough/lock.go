@@ -12,7 +12,7 @@ import (
 // POSIX locks of the guest become open-file-description locks: an owner (a process or an
 // open file of the guest) has one description a file, which only holds its locks, so that
 // two owners exclude each other although one process of the host acts for both. flock
-// locks go on the open file's own description, of which each OPEN makes one.
+// locks are taken on the open file's own description, of which each OPEN makes one.
 //
 // The locks are the host's: other guests, other daemons and processes of the host see
 // them, and they end with this process. doc/locks.md is the user's view.

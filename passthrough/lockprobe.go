@@ -25,7 +25,7 @@ const (
 type lockProbe struct {
 	mu      sync.Mutex // guards the following; a leaf
 	files   []*inode
-	listed  map[*inode]struct{} // that are in files, or looked at by probeLocks; changed with their mu held
+	listed  map[*inode]struct{} // that are in files, or checked by probeLocks; changed with their mu held
 	timer   *time.Timer
 	pause   time.Duration
 	running bool // the timer is set, or its function runs

@@ -29,7 +29,7 @@ type lockTable struct {
 	holders []*lockOwner          // those that hold something
 	waiters []*lockWaiter         // the longest first
 	ranges  int                   // held by all
-	next    int                   // waiter with which lockProbe goes on
+	next    int                   // waiter with which lockProbe continues
 }
 
 // lockOwner holds an owner's locks on a file. Of POSIX locks it is made with the first lock

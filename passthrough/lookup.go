@@ -40,7 +40,7 @@ func (fs *FS) Lookup(r *server.Request, name fp.Name, out *fp.EntryOut) unix.Err
 // lookup finds name in the directory behind fd and fills out. It opens a new
 // directory, because every next request for it needs a descriptor. It does not open
 // other files: they are opened, and checked, when they are used. Most names are only
-// looked at.
+// checked.
 func (e *entries) lookup(ts *threadState, parent *inode, fd int, name fp.Name, out *fp.EntryOut) unix.Errno {
 	if !parent.isDir() {
 		return unix.ENOTDIR

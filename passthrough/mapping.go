@@ -22,7 +22,7 @@ const mappingFDs = 2
 //
 // A mapping is writable from the start if the file can be opened for that, whatever
 // was asked for: Linux maps for reading, later asks for the same to be writable, and
-// processes go on to use the range meanwhile, so that it can't be exchanged. This gives
+// processes continue to use the range meanwhile, so that it can't be exchanged. This gives
 // the guest's kernel no more than it has: it may open the same file for writing. A
 // open file is not exceeded, though.
 func (fs *FS) SetupMapping(r *server.Request, in *fp.SetupMappingIn) unix.Errno {

@@ -28,7 +28,7 @@ type mountInfo struct {
 	touched atomic.Bool  // it was used since the last sweep
 }
 
-// mountKey names a mount. Numbers of mounts are used again, so the device is looked at
+// mountKey names a mount. Numbers of mounts are used again, so the device is checked
 // too.
 type mountKey struct{ mount, dev uint64 }
 

@@ -102,7 +102,7 @@ func (t *mountTable) lend(m *mountInfo, fd int) int {
 }
 
 // sweep closes descriptors of mounts that were not used since the last time, and
-// reports whether some are left to look at.
+// reports whether some are left to check.
 func (t *mountTable) sweep() (more bool) {
 	known := t.known.Load()
 	if known == nil {

@@ -25,7 +25,7 @@ type openFile struct {
 	direct bool       // open with O_DIRECT
 
 	shared  bool        // see openless; guarded by node.mu
-	touched atomic.Bool // a shared one was used since it was looked at
+	touched atomic.Bool // a shared one was used since it was checked
 
 	// lazy says that it is a predecessor's, and has no descriptor yet, see reopen.go; lost that
 	// its file was not found. pinned says that the keeper has its descriptor, see pin.go.
@@ -261,7 +261,7 @@ func (t *openTable) of(nodeID, fh uint64) (*openFile, unix.Errno) {
 	return f, 0
 }
 
-// close ends the open file's number; requests that use it go on. The caller has a
+// close ends the open file's number; requests that use it continue. The caller has a
 // reference.
 func (t *openTable) close(f *openFile) unix.Errno {
 	id := f.ID()

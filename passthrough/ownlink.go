@@ -12,7 +12,7 @@ import (
 
 // A symbolic link of the host's can't have the attribute with its owner. When the
 // guest gives one away, a regular file with the same target takes its place. The
-// guest goes on with the number of the old node until it looks the name up again, so
+// guest continues with the number of the old node until it looks the name up again, so
 // that number leads to the new node from then on.
 
 // convertedLinks says which node has taken the place of a link.
@@ -118,7 +118,7 @@ func (x *xattrOwnership) replaceLink(ts *threadState, n *inode, fd int, parent *
 		ts.cell.Amend(giveIno, st.Ino)
 	}
 	_ = sysUtimensat(x.cfg.ProcFD, procName(&ts.num, file), &times)
-	// An exchange, so that what was in that place can be looked at: it may be another
+	// An exchange, so that what was in that place can be checked: it may be another
 	// file by now, which then goes back.
 	if errno = sysRenameat2(dirfd, &temp[0], dirfd, name, unix.RENAME_EXCHANGE); errno != 0 {
 		return errno

@@ -17,7 +17,7 @@ func (t *openTable) restore(n *inode, rec *ledger.OpenFile) bool {
 	f.lazy.Store(true)
 	if n.isDir() {
 		f.dir = &f.stream
-		f.stream.lost = true // each request says where it goes on
+		f.stream.lost = true // each request says where it continues
 	} else {
 		f.mount = t.mounts.get(n.Key().onMount())
 		if f.mount == nil {

@@ -16,7 +16,7 @@ import (
 // kernel has no call that does. It is written after the kernel has changed the lock. If a process dies
 // between the two, the request is served again, and to take or drop a lock once more changes nothing.
 //
-// Where the keeper has no copy the locks are lost. A client must not go on with a file as if it
+// Where the keeper has no copy the locks are lost. A client must not continue with a file as if it
 // were alone, and gets EIO.
 
 // setBits changes some bits of an open file in the ledger. Its node is locked.

@@ -8,7 +8,7 @@ import "golang.org/x/sys/unix"
 // old name then, and open another file that has it by now.
 const (
 	searchReads = 8 // of a dirBuffer each: some 8000 names
-	searchTries = 4 // while renames go on
+	searchTries = 4 // while renames continue
 )
 
 // search opens a node that is not called name any more in the directory behind dirfd.

@@ -9,7 +9,7 @@ import (
 // A file that a client only remembers must not stay in use on the host: its space could not be
 // freed, nor its mount be unmounted. A sweep closes the descriptors of nodes that were not used
 // since the last one, and other things that only make the next request faster. The next sweep is
-// planned only if there is something for it to look at, so an idle share has no timer. Open files
+// planned only if there is something for it to check, so an idle share has no timer. Open files
 // and directories stay as they are, and so do descriptors of nodes that could not be found again.
 const sweepEvery = 2 * time.Second
 
@@ -49,7 +49,7 @@ func (s *sweeper) sweep() {
 	}
 }
 
-// sweepLook is how many descriptors are looked at before others may make room.
+// sweepLook is how many descriptors are checked before others may make room.
 const sweepLook = 256
 
 // sweep closes descriptors of nodes, and reports whether some are left that may be

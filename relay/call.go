@@ -73,7 +73,7 @@ type call struct {
 
 	parked  *parkedCall  // nil is not; see park
 	holders atomic.Int32 // of a call that is parked: how many let it go before it is another request's, see launch
-	unseen  bool         // it is parked and was answered with success, and nobody has looked at that
+	unseen  bool         // it is parked and was answered with success, and nobody has checked that
 	place   parkedCall   // for parked
 	kept    struct {     // memory for park
 		name   []byte

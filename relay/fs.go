@@ -19,7 +19,7 @@ import (
 )
 
 // FS is the file system of a FUSE program, for clients that are not trusted. It is a server.FileSystem for one
-// client at a time. The program goes on when a session ends: the next one finds nothing open and nothing looked up.
+// client at a time. The program continues when a session ends: the next one finds nothing open and nothing looked up.
 type FS struct {
 	server.NotImplemented
 	source Source

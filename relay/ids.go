@@ -21,10 +21,10 @@ type noIDs struct{}
 func (noIDs) Host(id uint32) (uint32, bool) { return id, true }
 func (noIDs) Guest(id uint32) uint32        { return id }
 
-// overflowID is who asks if the client's id has no other on the host: nobody (fs/proc: overflowuid).
+// overflowID is the user of a request whose id has no translation on the host: nobody (fs/proc: overflowuid).
 const overflowID = 65534
 
-// asker puts into a request's header who asks. It reports whether this one may make files.
+// asker puts the translated user and group into a request's header. It reports whether this user may make files.
 func (fs *FS) asker(to *fp.InHeader, from *fp.InHeader) bool {
 	var user, group bool
 	if to.UID, user = fs.opts.Users.Host(from.UID); !user {
@@ -57,7 +57,7 @@ func (fs *FS) owned(uid, gid *uint32) {
 	*uid, *gid = fs.opts.Users.Guest(*uid), fs.opts.Groups.Guest(*gid)
 }
 
-// makes reports whether a request makes a file, which then belongs to who asks.
+// makes reports whether a request makes a file, which then belongs to who has made the request.
 func makes(op fp.Opcode) bool {
 	switch op {
 	case fp.OpCreate, fp.OpMkdir, fp.OpMknod, fp.OpSymlink, fp.OpTmpfile:

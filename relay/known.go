@@ -94,7 +94,7 @@ func (fs *FS) Look(r *server.Request, parent uint64, name fp.Name, id uint64) (s
 	}
 	p := fs.patience(r)
 	defer p.stop()
-	p.session, p.canceled = r.Canceled, nil // who asks is not the client, and may give up at once
+	p.session, p.canceled = r.Canceled, nil // who has made the request is not the client, and may give up at once
 	l, errno := fs.current(&p)
 	if errno != 0 {
 		return st, false, errno

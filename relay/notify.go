@@ -19,7 +19,7 @@ func (fs *FS) notify(l *link, code fp.NotifyCode, body []byte, cut bool) {
 	}
 	switch code {
 	case fp.NotifyInvalInode, fp.NotifyInvalEntry, fp.NotifyDelete, fp.NotifyPrune, fp.NotifyIncEpoch:
-		// Not every client can be told, and others may hear of it too late. From now on they ask again soon.
+		// Not every client can be told, and others may be notified of it too late. From now on they ask again soon.
 		if fs.most.CompareAndSwap(0, int64(fs.opts.Notified)) {
 			fs.opts.Log.Info("the program reports changes that it makes by itself; clients do not cache names and attributes "+
 				"longer than", "time", fs.opts.Notified)

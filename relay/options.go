@@ -26,7 +26,7 @@ type Options struct {
 	// MaxNodes and MaxFiles limit what a client can have: nodes that it has looked up, and open files and
 	// directories. More are refused with ENFILE. 0 is 4,194,304 and 65,536.
 	MaxNodes, MaxFiles int
-	// Users and Groups translate ids: who asks, owners that the client sets, and owners of files; nil translates nothing.
+	// Users and Groups translate ids: who has made the request, owners that the client sets, and owners of files; nil translates nothing.
 	// Ids in extended attributes (access control lists) stay what they are.
 	Users, Groups IDs
 	// Log is where messages go; nil is slog.Default().

@@ -25,9 +25,9 @@
 // never does something that the client could not be told of, and a lookup count or
 // an open file is never lost.
 //
-// A method that would have to wait returns WouldBlock. The request then goes on as
+// A method that would have to wait returns WouldBlock. The request then continues as
 // a fuse.Pending on a thread that no queue depends on. After WouldBlockBriefly it
-// may go on in the queue's own thread, if that has nothing else to do. One that another process
+// may continue in the queue's own thread, if that has nothing else to do. One that another process
 // answers can be parked (Request.Park): no goroutine waits for it, and whoever gets the answer
 // finishes it.
 //

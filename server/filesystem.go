@@ -222,12 +222,12 @@ type Places interface {
 // system that can't be moved embeds NotImplemented.
 type State interface {
 	// SaveState writes what LoadState needs and changes nothing: the file system may
-	// have to go on. No request runs meanwhile. The format is the file system's own.
+	// have to continue. No request runs meanwhile. The format is the file system's own.
 	SaveState(t *Thread, w io.Writer) error
 	// Leave follows when a state was written completely. It gives up what only one
 	// process can have: locks.
 	Leave(t *Thread)
-	// Return follows Leave if the client goes on here and not at the destination. The
+	// Return follows Leave if the client continues here and not at the destination. The
 	// warning, if there is one, says what another process has taken meanwhile.
 	Return(t *Thread) (warning string)
 	// LoadState reads from r up to the end what SaveState has written, which may be forged.
@@ -237,7 +237,7 @@ type State interface {
 	LoadState(t *Thread, r io.Reader) (warning string, err error)
 	// Resume makes the nodes, open files and locks that another process has left in the ledger
 	// that both have, which may be forged, in a file system without any; Init has been called.
-	// If session is false there is none: what is left in the ledger is removed. It gives back what
+	// If session is false there is none: what is left in the ledger is removed. It returns what
 	// requests under way have been granted. After an error the ledger is as it was. The warning,
 	// if there is one, says what the client has lost.
 	Resume(t *Thread, session bool) (warning string, err error)

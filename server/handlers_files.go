@@ -25,7 +25,7 @@ func create(t *thread) (int, unix.Errno) {
 	return done[fp.CreateOut](t.opened(&o.Open, t.server.fs.Create(&t.request, v, name, o)))
 }
 
-// tmpfile does not look at the name that Linux sends, "/", which names nothing.
+// tmpfile does not read the name that Linux sends, "/", which names nothing.
 func tmpfile(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.CreateIn](t)
 	o := out[fp.CreateOut](t)
@@ -88,7 +88,7 @@ func lseek(t *thread) (int, unix.Errno) {
 }
 
 // copyFileRange answers with 32 bits: it copies no more than they can say, whole
-// pages, as the kernel's caller expects to go on from there.
+// pages, as the kernel's caller expects to continue from there.
 func copyFileRange(t *thread) (int, unix.Errno) {
 	v, _ := in[fp.CopyFileRangeIn](t)
 	v.Len = min(v.Len, math.MaxUint32&^0xfff)

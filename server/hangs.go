@@ -21,7 +21,7 @@ const (
 	// mostLines bounds the lines of one look, and mostNamed those of LogRequests.
 	mostLines = 10
 	mostNamed = 256
-	// restEvery is at how many looks those that wait without a thread are looked at.
+	// restEvery is at how many looks those that wait without a thread are checked.
 	restEvery = 4
 )
 

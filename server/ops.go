@@ -23,7 +23,7 @@ type op struct {
 	// again says what has to be known before the request is served a second time, because the
 	// process died that served it. Every row with a method has it.
 	again againClass
-	// modifies tells whether this request changes a share; nil is never. It is
+	// modifies reports whether this request changes a share; nil is never. It is
 	// asked when the body has been copied.
 	modifies func(t *thread) bool
 	named    bool // what follows the body is the name of a directory entry
@@ -128,7 +128,7 @@ func init() {
 	ops[fp.OpLookup].crosses, ops[fp.OpReaddirplus].crosses = true, true
 }
 
-// opensForWriting tells whether an OPEN could change the file.
+// opensForWriting reports whether an OPEN could change the file.
 func opensForWriting(t *thread) bool {
 	in, _, _ := fp.View[fp.OpenIn](t.args)
 	return in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0

@@ -61,7 +61,7 @@ type SecurityContext struct {
 type Again struct {
 	// Intended says that the process was about to change something, or has changed it; Stamp and
 	// Evidence are what it noted before (fuse.Cell.Intend). Otherwise it had changed nothing
-	// but lookup counts and open files, which were given back.
+	// but lookup counts and open files, which were returned.
 	Intended bool
 	Stamp    int64 // CLOCK_REALTIME_COARSE in ns
 	Evidence fuse.Evidence

@@ -304,7 +304,7 @@ func (t *thread) call(o *op) (n int, errno unix.Errno) {
 	return n, errno
 }
 
-// clientFault tells whether a panic comes from touching a buffer of the client's that
+// clientFault reports whether a panic comes from touching a buffer of the client's that
 // is gone. That is the transport's to handle, as a fault in Handle itself is, and not a
 // mistake of the method's.
 func (t *thread) clientFault(r any) bool {

@@ -77,7 +77,7 @@ func (s *Server) leave() error {
 	return err
 }
 
-// Started implements fuse.Session. If the client's state was saved, the client goes on
+// Started implements fuse.Session. If the client's state was saved, the client continues
 // here: the migration has failed, or there was none.
 func (s *Server) Started() {
 	s.initMu.Lock()

@@ -17,7 +17,7 @@ const (
 	argsSize = 8 << 10
 	maxArgs  = 1 << 20
 	// keptBuffers is how many buffers of file data a Thread has room for from one request
-	// to the next; memory for more is given back.
+	// to the next; memory for more is returned.
 	keptBuffers = 4096
 
 	headerSize    = int(unsafe.Sizeof(fp.InHeader{}))
@@ -70,7 +70,7 @@ type thread struct {
 	detour  bool   // the last request was not served here because others hang
 	op      *op    // of the last method that was called
 	sight   sight  // guarded by the watch's lock
-	lost    bool   // the transport goes on without this thread
+	lost    bool   // the transport continues without this thread
 
 	scratch []byte       // for args
 	total   uint64       // length of the request in the client's buffers

@@ -9,8 +9,8 @@ import (
 )
 
 // A method may hang in a system call for as long as a file system of the host does not answer: it
-// is frozen, or its server is dead. The watch looks at all threads a few times a second. It has
-// the transport go on without a thread that is stuck (fuse.Hooks.Stuck), has requests that would
+// is frozen, or its server is dead. The watch checks all threads a few times a second. It has
+// the transport continue without a thread that is stuck (fuse.Hooks.Stuck), has requests that would
 // get stuck, too, wait on other threads (detours), tells the pool which of its threads are lost
 // for now, and says in the log what hangs (hangs.go).
 //
@@ -65,7 +65,7 @@ type watch struct {
 type sight struct {
 	turn   uint64 // when it last looked
 	since  uint32 // the look that first saw this turn
-	stuck  bool   // held in this turn, and not only to be looked at
+	stuck  bool   // held in this turn, and not only to be checked
 	spot   spot   // while it is stuck
 	detour bool   // while it is stuck: others that touch the same do not wait on queues' threads
 	hang   *hang  // while it is stuck
@@ -142,7 +142,7 @@ func (w *watch) wake() {
 	w.timer.Reset(lookEvery)
 }
 
-// look looks at all threads, and at requests that wait without one.
+// look checks all threads, and the requests that wait without one.
 func (w *watch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,7 +168,7 @@ func (w *watch) look() {
 	w.timer.Reset(lookEvery)
 }
 
-// see looks at one thread, and reports whether it has done something or is about to.
+// see checks one thread, and reports whether it has done something or is about to.
 func (w *watch) see(t *thread, now uint32) bool {
 	v, s := atomic.LoadUint64(&t.turn), &t.sight
 	switch {

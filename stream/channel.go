@@ -204,7 +204,7 @@ func (c *channel) onThread(f func(t fuse.Thread) error) error {
 // flushEvery is after how many messages replies are sent although more messages are there.
 const flushEvery = 8
 
-// read serves what comes over s on t; again tells that t is broken and another has to go on.
+// read serves what comes over s on t; again tells that t is broken and another has to continue.
 func (c *channel) read(s *socket, t fuse.Thread) (again bool, err error) {
 	var m fuse.Message
 	if c.in == nil {

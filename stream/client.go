@@ -54,7 +54,7 @@ type Client struct {
 	renewing atomic.Bool // the channels meet in renew
 
 	closing atomic.Bool
-	failed  chan error // of a channel that can't go on
+	failed  chan error // of a channel that can't continue
 
 	deliveredMu sync.Mutex // for those that wait for what other channels deliver
 	delivered   sync.Cond
@@ -130,7 +130,7 @@ func (c *Client) Channels() int { return len(c.channels) - 1 }
 // Serve carries what the devices read, one for each channel, to the host, and its replies
 // back, until the file system was unmounted. Lost connections are made again, and so is a session that
 // the host does not have any more: see ClientOptions.Renewed. The error is ErrStale, ErrRefused or ErrBusy when
-// the host does not go on. Requests then remain unanswered until the devices are closed.
+// the host does not continue. Requests then remain unanswered until the devices are closed.
 func (c *Client) Serve(devices []Device) error {
 	if len(devices) != c.Channels() {
 		return fmt.Errorf("%d devices for %d channels", len(devices), c.Channels())

@@ -16,7 +16,7 @@ import (
 )
 
 // Recovery is where a Server leaves what its successor needs if the process dies. The guest then
-// only loses its connections, and goes on with the successor: a request is done once all the same.
+// only loses its connections, and continues with the successor: a request is done once all the same.
 type Recovery struct {
 	// Ledger has the cells of requests, as for rings, and who the guest is. The Handler must have the
 	// same one.

@@ -171,7 +171,7 @@ func (o *outbox) position() position {
 	return position{First: o.first, Sent: max(o.first, o.ever), Received: o.received}
 }
 
-// fits reports whether a side that is at p can go on with this one.
+// fits reports whether a side that is at p can continue with this one.
 func (o *outbox) fits(p position) bool {
 	own := o.position()
 	return own.First <= p.Received && p.Received <= own.Sent && p.First <= own.Received && own.Received <= p.Sent
@@ -245,7 +245,7 @@ func (o *outbox) flush(wait bool) {
 }
 
 // drain sends until nothing is left. o.mu is held, and let go while it sends; busy is the
-// caller's, and is passed on or given back.
+// caller's, and is passed on or returned.
 func (o *outbox) drain(wait bool) {
 	for o.socket != nil && o.gather() {
 		s := o.socket.get()

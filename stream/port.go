@@ -56,7 +56,7 @@ func newPort(servers []*Server) (*port, error) {
 }
 
 // ServeAll serves several shares, each with a Server, over the connections of one listener: the
-// guest says which share it wants by Options.Share. It goes on until ctx ends or the
+// guest says which share it wants by Options.Share. It continues until ctx ends or the
 // listener fails, and ends all sessions then. The listener is closed. An error at once says that
 // two servers have the same name, or that one has none.
 func ServeAll(ctx context.Context, l net.Listener, servers ...*Server) error {

@@ -96,7 +96,7 @@ func (c *Client) renew(cause error) error {
 	if r.arrived++; r.arrived < len(c.channels) {
 		for n := r.count; n == r.count; {
 			if c.closing.Load() {
-				return net.ErrClosed // a channel that can't go on does not come
+				return net.ErrClosed // a channel that can't continue does not come
 			}
 			r.changed.Wait()
 		}

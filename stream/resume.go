@@ -66,7 +66,7 @@ func (j *journal) begin() {
 	}
 }
 
-// Resume goes on with what a process has left that has died, and reports whether that was a session. It is
+// Resume continues with what a process has left that has died, and reports whether that was a session. It is
 // called once, before Serve, and after the Handler has resumed. After an error there is no session.
 func (s *Server) Resume() (resumed bool, err error) {
 	j := s.journal
@@ -252,7 +252,7 @@ func (c *channel) goOn(l *leftover, ended chan struct{}) {
 	}
 }
 
-// abandon ends a session that can't go on.
+// abandon ends a session that can't continue.
 func (s *Server) abandon(n *session, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

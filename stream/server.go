@@ -178,7 +178,7 @@ func (s *Server) find(guest string, h hello) (*session, status, error) {
 	return s.session, statusOK, nil
 }
 
-// lost is what it means for the guest that a session can't go on.
+// lost is what it means for the guest that a session can't continue.
 func (s *Server) lost() string {
 	if s.opts.Renew {
 		return "the guest begins another session; what it has open is stale"

@@ -72,7 +72,7 @@ func (n *session) note() {
 	}
 }
 
-// forgetIf has a successor of this process not go on with the session if something of it could not be recorded.
+// forgetIf has a successor of this process not continue with the session if something of it could not be recorded.
 func (n *session) forgetIf(err error) {
 	if err == nil || n.unnoted.Swap(true) {
 		return

@@ -77,7 +77,7 @@ type welcome struct {
 	TextLen    uint32
 }
 
-// status says what has become of a hello.
+// status says what happened to a hello.
 type status uint32
 
 const (

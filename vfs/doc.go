@@ -42,11 +42,11 @@
 // # Blocking and cancelling
 //
 // Methods run at the same time, each on a goroutine of its own, and may block: at most
-// [Options].MaxRunning of them run, and the rest wait for their turn. The queue goes on
+// [Options].MaxRunning of them run, and the rest wait for their turn. The queue continues
 // meanwhile. The context ends when the client interrupts the request (which Linux does over
 // /dev/fuse and vsock; virtio-fs has no such request), or when the session ends. It does so for every signal
 // that the asking process gets, not only when it is killed: a method whose work is soon done should do it, and
-// end with the context's error only if it would wait. [CallerOf] says who asks.
+// end with the context's error only if it would wait. [CallerOf] says who has made the request.
 //
 // A file system whose methods never block sets [Options].NonBlocking. Its methods run on the
 // thread of the queue, which saves the change of goroutine.

@@ -170,7 +170,7 @@ type Linker interface {
 // Remover is a directory whose names can be removed.
 type Remover interface {
 	// Remove removes a name. If dir is true it must be that of an empty directory, otherwise of
-	// anything but a directory. The file goes on to exist while the client has it open, if it
+	// anything but a directory. The file continues to exist while the client has it open, if it
 	// is kept in the node.
 	Remove(ctx context.Context, name string, dir bool) error
 }
@@ -280,7 +280,7 @@ type OpenOptions struct {
 	Stream bool
 }
 
-// Caller is who asks for something.
+// Caller is the process of the client that has made a request.
 type Caller struct {
 	UID, GID uint32
 	// PID is the thread in the client, whose numbers mean nothing on this host.
@@ -288,7 +288,7 @@ type Caller struct {
 	Groups []uint32 // supplementary groups, if the client sent them
 }
 
-// CallerOf is who asks, for a context that a method of a node was called with; zero, which is
+// CallerOf is who has made the request, for a context that a method of a node was called with; zero, which is
 // root, for others.
 func CallerOf(ctx context.Context) Caller {
 	c, _ := ctx.Value(callerKey{}).(*requestContext)
@@ -301,7 +301,7 @@ func CallerOf(ctx context.Context) Caller {
 type callerKey struct{}
 
 // requestContext is the context of a request. It has copies, because a method may leave its
-// context to a goroutine that goes on.
+// context to a goroutine that continues.
 type requestContext struct {
 	caller Caller
 	done   <-chan struct{}

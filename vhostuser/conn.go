@@ -78,7 +78,7 @@ func (c *Conn) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.sock.Close() })
 	defer stop()
 	c.ended = ctx.Done()
-	// Starting a queue looks at memory that a front-end may take away meanwhile.
+	// Starting a queue reads memory that a front-end may take away meanwhile.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer c.teardown()
 	c.beginNotes()
@@ -118,7 +118,7 @@ func (c *Conn) next() error {
 	}
 	if m.Flags&FlagReply != 0 {
 		// Nothing that we send on this socket is a request. To answer an answer may
-		// go on for ever.
+		// continue for ever.
 		c.refused(m, errors.New("it is marked as a reply"))
 		return c.send(m, nil)
 	}

@@ -12,7 +12,7 @@ import (
 // The front-end answers requests on the back-end channel in their order, and an answer does not say which
 // request of its kind it is for. So a successor of this process must know exactly which answers
 // are to come. The journal is the list of the requests without an answer. An answer is peeked at, taken off the list, and
-// then taken out of the socket: the socket's peek offset tells whether it was, as for the front-end's messages.
+// then taken out of the socket: the socket's peek offset reports whether it was, as for the front-end's messages.
 //
 // A request is put in the list before it is sent. If the process dies in between, only the kernel can tell
 // whether it was sent:
@@ -190,7 +190,7 @@ func readJournal(b []byte) (*journalNotes, error) {
 	return n, nil
 }
 
-// resumeJournal goes on with the requests of another process. Nobody uses ch yet.
+// resumeJournal continues with the requests of another process. Nobody uses ch yet.
 func (c *Conn) resumeJournal(ch *channel, n *notes, left Inherited) error {
 	ch.journal.again = true
 	if n.outbox == 0 || len(left.Channel) == 0 {

@@ -12,7 +12,7 @@ import (
 
 // What a connection has left is noted for a successor of this process, too: a front-end may come back to
 // another process than the one that it has lost. The keeper holds the files of the guest's memory until it
-// is decided whether the guest is the same. Then the numbers have where its rings go on, until they do.
+// is decided whether the guest is the same. Then the numbers have where its rings continue, until they do.
 
 // leftState is what the numbers have of an earlier connection.
 type leftState uint64

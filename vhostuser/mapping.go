@@ -62,7 +62,7 @@ func checkFile(fd int, offset, size uint64) (align uint64, err error) {
 	return align, nil
 }
 
-// checkRange is checkFile that does not look at how many bytes the file has.
+// checkRange is checkFile that does not read how many bytes the file has.
 func checkRange(fd int, offset, size uint64) (align uint64, err error) {
 	if size == 0 || size > maxMapping || offset > maxMapping {
 		return 0, fmt.Errorf("%#x bytes at offset %#x can't be mapped", size, offset)

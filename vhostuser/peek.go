@@ -13,7 +13,7 @@ import (
 // successor if this process dies before it has done what the message asks for. Its descriptors
 // are copies of those in the socket.
 //
-// The socket's peek offset (SO_PEEK_OFF) is the number of bytes that were looked at. It is the
+// The socket's peek offset (SO_PEEK_OFF) is the number of bytes that were peeked at. It is the
 // kernel's, so a successor sees it: take moves it back.
 func (s *Socket) receivePeek(m *Message) error {
 	if err := s.setPeeked(0); err != nil {
@@ -81,7 +81,7 @@ func (s *Socket) peekFull(b []byte, m *Message) error {
 	return nil
 }
 
-// take takes bytes out of the socket that were looked at. The kernel closes the descriptors that come
+// take takes bytes out of the socket that were peeked at. The kernel closes the descriptors that come
 // with them.
 func (s *Socket) take(n int) error {
 	b := make([]byte, n)
@@ -140,7 +140,7 @@ func (s *Socket) recvmsg(b, oob []byte, flags int) (n, oobn, got int, err error)
 	return n, oobn, got, os.NewSyscallError("recvmsg", err)
 }
 
-// peeked is how many bytes were looked at and not taken.
+// peeked is how many bytes were peeked at and not taken.
 func (s *Socket) peeked() (n int, err error) {
 	raw, err := s.SyscallConn()
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/govirtiofs/govirtiofs/virtqueue"
 )
 
-// Recovery is where a Conn leaves what a successor of this process needs to go on with the
+// Recovery is where a Conn leaves what a successor of this process needs to continue with the
 // connection, should this one die.
 type Recovery struct {
 	// Notes keeps the numbers of the connection, outside of the process. Each Store replaces what
@@ -188,7 +188,7 @@ func (c *Conn) dropAll() {
 	c.drop(DescriptorAnswer, r.answer.fd)
 }
 
-// unrecoverable ends noting. A successor can't go on with the connection, and the keeper holds nothing for one: a guest's
+// unrecoverable ends noting. A successor can't continue with the connection, and the keeper holds nothing for one: a guest's
 // memory is much.
 func (c *Conn) unrecoverable(err error) {
 	if !c.recovery.on {
@@ -322,7 +322,7 @@ func (c *Conn) answerNoted(m *message, reply *Message) error {
 	return c.sendNoted(reply)
 }
 
-// sendNoted sends an answer. If the process dies in that, the outbox tells whether it was sent, unless it has a
+// sendNoted sends an answer. If the process dies in that, the outbox reports whether it was sent, unless it has a
 // descriptor.
 func (c *Conn) sendNoted(reply *Message) error {
 	box := &c.recovery.answers

@@ -24,7 +24,7 @@ import (
 //	     GET_VRING_BASE (forgets KICK), ENABLE 0, reset
 //
 // The specification starts a ring with its first kick. Starting before it does no
-// harm, because an empty ring is only looked at, and saves waiting for a kick that a
+// harm, because an empty ring is only checked, and saves waiting for a kick that a
 // front-end may have taken back.
 type ring struct {
 	size    uint16 // 0: not known
@@ -39,7 +39,7 @@ type ring struct {
 	queue   *virtqueue.Queue // while it runs
 	known   bool             // the in-flight area says nothing that base does not
 	stopped virtqueue.Position
-	whole   bool // stopped is where another queue can go on
+	whole   bool // stopped is where another queue can continue
 	hasCall bool
 	hasErr  bool
 	start   uint32 // see Vring.Start
@@ -269,7 +269,7 @@ func (c *Conn) startRing(index int) error {
 	if c.recovery.on && !r.ran {
 		c.recovery.starts++
 		r.start = c.recovery.starts
-		c.note() // before it takes a request: a successor has to go on with that
+		c.note() // before it takes a request: a successor has to continue with that
 	}
 	r.ran = false
 	v := Vring{Queue: q, Kick: r.kick, Call: &r.call, Err: &r.err, Start: r.start, Back: back}

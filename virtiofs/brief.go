@@ -10,7 +10,7 @@ import (
 // Short waits on a queue's own thread: of a request that is alone, and for pages that the
 // kernel is reading already. To have each of these waited for by another thread takes four
 // switches and gains nothing while this one has nothing else to do: the disk works on all
-// of them meanwhile. This thread waits for one after the other and looks at the ring in
+// of them meanwhile. This thread waits for one after the other and checks the ring in
 // between. Measured with "govirtiofs bench -w randread --depth 8,32": 0.36 of the
 // processor time, 1.35 and 1.57 times as fast.
 //
@@ -20,7 +20,7 @@ import (
 type shortWaits struct {
 	list   []*waiting // to be waited for here, the oldest first
 	asked  bool       // the request that is served may wait, and knows it
-	waited bool       // this thread has just waited, and has not looked at the ring since
+	waited bool       // this thread has just waited, and has not checked the ring since
 	held   int        // rises with requests that were held up, falls with waits that held up none
 }
 
@@ -73,7 +73,7 @@ func (s *shortWaits) served(atOnce bool, ring ringState) {
 }
 
 // ended notes that a wait has ended. Its request is not answered yet: what the driver sends
-// when it has the answer was not held up, even if it comes before the next look at the ring.
+// when it has the answer was not held up, even if it comes before the next check of the ring.
 func (s *shortWaits) ended(ring ringState) {
 	s.waited = true
 	if !ring.More() {

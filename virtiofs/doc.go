@@ -14,7 +14,7 @@
 // chain in the used ring. A queue that is stopped first waits for its waiting
 // requests, after it has cancelled those that can be.
 //
-// Stopping the queues does not end the guest's session: a paused guest goes on
+// Stopping the queues does not end the guest's session: a paused guest continues
 // without a new INIT. A guest that was rebooted sends INIT again; see
 // fuse.Session. The end of the connection ends the session: the next front-end starts
 // with nothing.

@@ -14,7 +14,7 @@ import (
 //
 // A front-end that stops a device stops all its queues, one right after the other. So
 // requests are held back from the first of them on. A front-end may also stop one queue for good
-// (VIRTIO_F_RING_RESET): then they go on after a pause, as other queues run.
+// (VIRTIO_F_RING_RESET): then they continue after a pause, as other queues run.
 type frontendReady struct {
 	mu    sync.Mutex
 	ready bool

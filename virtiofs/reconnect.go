@@ -15,7 +15,7 @@ import (
 
 // absentees is what a device knows of a guest whose front-end has gone while the guest's
 // requests were served: the guest keeps its session for a while. A front-end that comes back
-// with the guest's memory goes on. Any other front-end ends the session when it starts a queue.
+// with the guest's memory continues. Any other front-end ends the session when it starts a queue.
 type absentees struct {
 	mu   sync.Mutex // guards the following, and is held while the session is ended
 	left *vhostuser.Left
@@ -24,7 +24,7 @@ type absentees struct {
 	mapped bool // the last connection has ended with files mapped; belongs to Serve's goroutine
 }
 
-// unknownWait is the longest wait for a guest if the kernel can't tell whether its VMM lives
+// unknownWait is the longest wait for a guest if the kernel can't report whether its VMM lives
 // (before Linux 6.5). A killed VMM has given up its memory, but the daemon still holds it.
 const unknownWait = 2 * time.Second
 

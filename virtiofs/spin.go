@@ -86,7 +86,7 @@ const (
 
 // How to spin.
 const (
-	// The ring is read pollReads times between two looks at the clock, with pollPauses pauses
+	// The ring is read pollReads times between two readings of the clock, with pollPauses pauses
 	// of the processor in between. That takes a microsecond. If it takes interrupted or more,
 	// another thread has run.
 	pollReads   = 8
@@ -97,11 +97,11 @@ const (
 	yieldEvery = 8 * time.Microsecond
 )
 
-// clock is a worker's. It is looked at once for many requests: to read the time takes 40 ns and more,
+// clock is a worker's. It is read once for many requests: reading the time takes 40 ns and more,
 // and twice that where the day is read with it, as by time.Now.
 type clock struct {
 	began time.Time
-	now   time.Duration // since began, when it was last looked at
+	now   time.Duration // since began, when it was last read
 }
 
 func newClock() clock { return clock{began: time.Now()} }
@@ -178,8 +178,8 @@ func yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 func (p *spinPolicy) slowWakeups() bool { return p.spinning }
 
 // poll spins until there is a request, or until wake reports that there is something else to do.
-// It reports whether the worker has to look at everything again. The ring has been found
-// empty, and the driver does not kick. The caller has just looked at its clock.
+// It reports whether the worker has to check everything again. The ring has been found
+// empty, and the driver does not kick. The caller has just read its clock.
 func (p *spinPolicy) poll(c *clock, q *virtqueue.Queue, wake func() bool) bool {
 	if p.max == 0 {
 		return false

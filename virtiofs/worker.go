@@ -47,12 +47,12 @@ type worker struct {
 	spin      spinPolicy
 	unflushed int
 	underWay  int    // requests that the driver has under way at the same time, lately
-	seen      uint16 // the driver's index, by which that was last looked at
+	seen      uint16 // the driver's index, by which that was last checked
 	bytes     uint64
 	waiting   map[*waiting]struct{}
 	lingering int // entries of the ring that requests take which wait for other clients
 	short     shortWaits
-	served    uint64        // chains given back
+	served    uint64        // chains returned
 	vain      int           // kicks before the first of these
 	broken    bool          // the ring makes no sense; nothing more is read from it
 	canceled  bool          // the waiting requests have been told to end
@@ -193,10 +193,10 @@ func (w *worker) run(ready chan<- error) {
 // something else on a worker's processor.
 const yieldInterval = 8 * time.Millisecond
 
-// yieldFlushes is after how many publications in the middle of a batch the worker looks at its clock.
+// yieldFlushes is after how many publications in the middle of a batch the worker reads its clock.
 const yieldFlushes = 4
 
-// yield looks at the clock, and lets the Go scheduler see the worker pass by now and then. Its
+// yield reads the clock, and lets the Go scheduler see the worker pass by now and then. Its
 // monitor thread takes the processor away from a goroutine that has been in system calls, short
 // ones included, for 10 ms on end without having been scheduled; it does so again at each
 // look, every 20 us, and each time looks again as soon.
@@ -207,11 +207,11 @@ func (w *worker) yield() {
 	}
 }
 
-// pollInterval is how often a ring without a kick eventfd is looked at, in
+// pollInterval is how often a ring without a kick eventfd is checked, in
 // milliseconds.
 const pollInterval = 1
 
-// idle replaces run when no thread can serve. It only gives back requests that
+// idle replaces run when no thread can serve. It only returns requests that
 // still wait, and ends with the queue.
 func (w *worker) idle() {
 	for !w.stopping.Load() || len(w.waiting) > 0 {
@@ -243,7 +243,7 @@ func (w *worker) batch(s *shift) (timeout int) {
 		w.broken = true
 		w.log.Error("queue stopped; it serves again after the front-end has set it up anew", "error", err)
 		w.vring.Err.Notify()
-		w.dropDone() // requests that were taken to be given back; no other wake-up comes for them
+		w.dropDone() // requests that were taken to be returned; no other wake-up comes for them
 	}
 	if s.late != nil {
 		return -1 // the queue is another's
@@ -311,7 +311,7 @@ func (w *worker) drain(s *shift) (err error) {
 	}
 }
 
-// endBatch publishes what is done, and reports whether this thread looks at the ring again at once: it spins,
+// endBatch publishes what is done, and reports whether this thread checks the ring again at once: it spins,
 // or something has come meanwhile.
 func (w *worker) endBatch(s *shift) (more bool) {
 	w.startBrief()
@@ -373,7 +373,7 @@ func (w *worker) alone() bool {
 	return w.unflushed == 0 && len(w.waiting) == 0 && w.again == nil && !w.queue.More() && w.short.ask()
 }
 
-// refuse gives back a chain that is malformed.
+// refuse returns a chain that is malformed.
 func (w *worker) refuse(s *shift, err error) {
 	w.badChain.Do(func() { w.log.Warn("guest sent a malformed descriptor chain", "error", err) })
 	s.message.Set(s.chain.Readable(), s.chain.Writable())

@@ -124,7 +124,7 @@ func (d *Device) Disconnected() {
 	d.ended.Wait()
 }
 
-// kick has the queue to the guest looked at. d.mu is held.
+// kick has the queue to the guest checked. d.mu is held.
 func (d *Device) kick() {
 	if d.toGuest != nil {
 		d.toGuest.wake()

@@ -59,7 +59,7 @@ func (w *worker) close() {
 	}
 }
 
-// wake has the queue looked at, now or when its goroutine next sleeps.
+// wake has the queue checked, now or when its goroutine next sleeps.
 func (w *worker) wake() {
 	one := [8]byte{1}
 	_, _ = unix.Write(w.own, one[:])
@@ -81,7 +81,7 @@ const (
 	gonePause    = 100 // without memory
 )
 
-// run has serve called for the queue whenever there may be something to do. serve tells whether it has
+// run has serve called for the queue whenever there may be something to do. serve reports whether it has
 // left the ring as it is because there is nothing to put in it.
 func (w *worker) run(serve func(*worker) (bool, error)) {
 	defer close(w.exited)

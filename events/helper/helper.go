@@ -1,5 +1,5 @@
 // Package helper is the guest's side of package events: it makes the system calls by which the
-// guest's kernel hears of the host's changes. See wire for what it reads.
+// guest's kernel is notified of the host's changes. See wire for what it reads.
 package helper
 
 import (

@@ -154,7 +154,7 @@ func confine(attr *syscall.SysProcAttr, noNetwork bool) {
 	attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 }
 
-// listen hears of init until that has ended.
+// listen receives the messages of init until init has ended.
 func (i *instance) listen() {
 	b, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
 	for {
