@@ -29,10 +29,16 @@ func (*shelf) Attr(context.Context) (vfs.Attr, error) {
 	return vfs.Attr{Mode: fs.ModeDir | 0o777}, nil
 }
 func (s *shelf) Lookup(_ context.Context, name string) (vfs.Node, error) {
-	if name == "file" {
+	switch name {
+	case "file":
 		return &s.file, nil
+	case "panic":
+		panic("a method of a test fails")
 	}
 	return nil, fs.ErrNotExist
+}
+func (*shelf) Create(context.Context, string, int, fs.FileMode) (vfs.Node, vfs.Handle, error) {
+	return nil, nil, fs.ErrExist
 }
 func (*shelf) Getxattr(context.Context, string) ([]byte, error) { return nil, unix.ENODATA }
 func (*shelf) Listxattr(context.Context) ([]string, error)      { return nil, nil }
@@ -48,6 +54,7 @@ type kept struct {
 	caps          []byte
 	writes, asked int
 	opened        int // flags
+	unreadable    bool
 }
 
 func (k *kept) Attr(context.Context) (vfs.Attr, error) {
@@ -77,6 +84,9 @@ func (k *kept) Open(_ context.Context, flags int) (vfs.Handle, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.opened = flags
+	if k.unreadable && flags&unix.O_ACCMODE != unix.O_WRONLY {
+		return nil, fs.ErrPermission
+	}
 	return k, nil
 }
 
@@ -302,6 +312,33 @@ func TestKillPriv(t *testing.T) {
 	}
 }
 
+// TestCreateExisting: a CREATE that finds a file truncates it, and ends its privileges.
+func TestCreateExisting(t *testing.T) {
+	const both = fs.ModeSetuid | fs.ModeSetgid
+	for kill, left := range map[uint32]fs.FileMode{0: both, fp.OpenKillSuidgid: 0} {
+		f, k, _ := session(t, fp.InitHandleKillprivV2)
+		k.data = []byte("data")
+		in := fp.CreateIn{Flags: unix.O_WRONLY | unix.O_TRUNC, Mode: 0o666, OpenFlags: kill}
+		errno := f.Create(asked(fp.RootID, 9), &in, fp.Name("file\x00"), new(fp.CreateOut))
+		if errno != 0 || len(k.data) != 0 || k.caps != nil || k.attr.Mode&both != left {
+			t.Errorf("%d: %v, %q, capabilities %q, mode %v", kill, errno, k.data, k.caps, k.attr.Mode)
+		}
+	}
+}
+
+// TestPanic: a method that panics costs its request.
+func TestPanic(t *testing.T) {
+	dir := mounttest.Mount(t, "kept")
+	for range 3 {
+		if _, err := os.Stat(filepath.Join(dir, "panic")); !errors.Is(err, unix.EIO) {
+			t.Errorf("%v, want EIO", err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestOpenFlags: what Open gets with and without the kernel's write-back.
 func TestOpenFlags(t *testing.T) {
 	for _, c := range []struct {
@@ -316,5 +353,10 @@ func TestOpenFlags(t *testing.T) {
 		if errno := f.Open(asked(id, 0), &fp.OpenIn{Flags: uint32(c.in)}, new(fp.OpenOut)); errno != 0 || k.opened != c.flags {
 			t.Errorf("%#x with %v: %v, %#x", c.in, c.offered, errno, k.opened)
 		}
+	}
+	f, k, id := session(t, fp.InitWritebackCache)
+	k.unreadable = true
+	if errno := f.Open(asked(id, 0), &fp.OpenIn{Flags: unix.O_WRONLY}, new(fp.OpenOut)); errno != 0 || k.opened != unix.O_WRONLY {
+		t.Errorf("a file that may not be read: %v, %#x", errno, k.opened)
 	}
 }
