@@ -29,6 +29,36 @@ func TestMemfsOptions(t *testing.T) {
 	}
 }
 
+// TestMemfsWriteback: memfs whose writes the client collects.
+func TestMemfsWriteback(t *testing.T) {
+	file := filepath.Join(mounttest.Program(t, program("memfs"), "--writeback"), "file")
+	var want []byte
+	for range 3 {
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			if _, err := f.WriteString("some bytes\n"); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, "some bytes\n"...)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := os.Truncate(file, 5); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != "some " {
+		t.Errorf("truncated: %q, %v", got, err)
+	}
+}
+
 // TestExampleUsage: mistakes are reported with what was wrong and what to do, in the words of the daemon's messages.
 func TestExampleUsage(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "text")

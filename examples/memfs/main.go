@@ -15,19 +15,20 @@ import (
 
 func main() {
 	var size, files int64
-	var xattr bool
+	var xattr, writeback bool
 	p := cli.Program{
 		Flags: func(set *pflag.FlagSet) {
 			set.Int64Var(&size, "size", 1<<30, "`BYTES` that all files may take")
 			set.Int64Var(&files, "files", 1<<20, "`NUMBER` of files that there may be")
 			set.BoolVar(&xattr, "xattr", true, "have extended attributes; without them the client asks less")
+			set.BoolVar(&writeback, "writeback", false, "have the client's kernel collect writes")
 		},
-		New: func([]string) (server.FileSystem, error) { return newFS(size, files, xattr), nil },
+		New: func([]string) (server.FileSystem, error) { return newFS(size, files, xattr, writeback), nil },
 	}
 	p.Main()
 }
 
-// newFS is a file system of at most so many bytes and files, with extended attributes or without.
-func newFS(size, files int64, xattr bool) *vfs.FS {
-	return vfs.New(newMemory(size, files).root, vfs.Options{NonBlocking: true, KillPriv: true, NoXattr: !xattr, EntryTimeout: hour, AttrTimeout: hour, NegativeTimeout: hour})
+// newFS is a file system of at most so many bytes and files, with extended attributes or without, whose writes the client collects or not.
+func newFS(size, files int64, xattr, writeback bool) *vfs.FS {
+	return vfs.New(newMemory(size, files).root, vfs.Options{NonBlocking: true, KillPriv: true, Writeback: writeback, NoXattr: !xattr, EntryTimeout: hour, AttrTimeout: hour, NegativeTimeout: hour})
 }

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) {
 	os.Exit(mounttest.Main(m, map[string]func() fuse.Handler{
-		"memfs": func() fuse.Handler { return server.New(newFS(1<<30, 1<<20, true), server.Options{}) },
+		"memfs": func() fuse.Handler { return server.New(newFS(1<<30, 1<<20, true, false), server.Options{}) },
 	}))
 }
 
