@@ -156,6 +156,20 @@ func TestParkedTooMany(t *testing.T) {
 	}
 }
 
+// TestParkedNoRoom: what a lock's request has parked is dropped when the client has no room for one more that waits.
+func TestParkedNoRoom(t *testing.T) {
+	e := &elsewhere{}
+	fs := &fakeFS{want: fp.InitPosixLocks, setlk: func(r *Request, _ bool) unix.Errno { return r.Park(e) }}
+	_, thread := newServer(t, fs, Options{})
+	thread.hooks.MayLinger = func() bool { return false }
+	if n, errno := serve(thread, fp.OpSetlkw, fp.Bytes(&fp.LkIn{}), 16); errno != unix.ENOLCK {
+		t.Errorf("%d bytes, %v", n, errno)
+	}
+	if n := e.dropped.Load(); n != 1 {
+		t.Errorf("dropped %d times", n)
+	}
+}
+
 // TestParkedTry: a method that parks its request once more when it is tried leaves nothing behind.
 func TestParkedTry(t *testing.T) {
 	e := &elsewhere{}

@@ -132,9 +132,10 @@ func waitsInGo(o *op, errno unix.Errno) bool {
 }
 
 // pend is newPending for a method that returned errno, one of those of waits. Otherwise
-// it returns the errno to answer with.
+// it returns the errno to answer with, and what the method has parked is dropped.
 func (t *thread) pend(o *op, errno unix.Errno) (*pending, unix.Errno) {
 	if o.lingers && !t.mayLinger() {
+		t.request.dropParked()
 		return nil, unix.ENOLCK
 	}
 	d := newPending(t, o, waitsInGo(o, errno))
