@@ -58,7 +58,8 @@ type restoring[K comparable, N any] struct {
 
 	// index is the slots by the hashes of their keys: a hash table in which a slot is at the place of its hash, or at the
 	// first one behind it that was free. 0 is free. It does not change.
-	index []uint32
+	index  []uint32
+	probes int // places that were taken when it was made
 
 	parents bitmap // slots of directories that have others in them. It does not change
 
@@ -104,18 +105,32 @@ func (t *Table[K, N]) Restore(left Left[K, N], count int, end, generations uint3
 			}
 			hints[HashName(k.Parent, k.Name)%uint64(len(hints))] = k.ID
 		}
-		if k.Found && indexed < size-1 {
+		if k.Found && indexed < size-1 && r.add(t.hash(k.Key), slot, mostProbes*(count+1)) {
 			indexed++
-			at := r.place(t.hash(k.Key))
-			for r.index[at] != 0 {
-				at = r.place(at + 1)
-			}
-			r.index[at] = slot
 		}
 	})
 	t.slots.settle(end, generations)
 	t.slots.left = there
 	t.restoring.Store(r)
+}
+
+// mostProbes is how many places that are taken Restore looks at for each node, on the average. Without a forged ledger it is less
+// than one.
+const mostProbes = 64
+
+// add adds a slot to the index. It returns false when the index has become too slow: there are more than most probes. This takes
+// thousands of nodes with one key, or with one hash, so the ledger is forged. The slot's node is then found by its
+// number, and by its key only when it is made.
+func (r *restoring[K, N]) add(hash uint64, slot uint32, most int) bool {
+	at := r.place(hash)
+	for r.index[at] != 0 {
+		if r.probes++; r.probes > most {
+			return false
+		}
+		at = r.place(at + 1)
+	}
+	r.index[at] = slot
+	return true
 }
 
 // place is where a slot with this hash is in the index.

@@ -422,3 +422,41 @@ func TestRestoreThreads(t *testing.T) {
 		t.Errorf("%d nodes are left in the ledger", len(l.nodes))
 	}
 }
+
+// TestRestoreCollisions: a forged ledger in which most nodes have one key, or keys of one hash, costs Restore no more than so many probes for
+// each of them. With one key each node is there by its number, and one of them by the key.
+func TestRestoreCollisions(t *testing.T) {
+	const count = 20_000
+	for what, key := range map[string]func(i uint64) uint64{
+		"one key":  func(uint64) uint64 { return 1 << 32 },
+		"one hash": func(i uint64) uint64 { return i << 32 },
+	} {
+		l := newLedger()
+		table := New[uint64, file](Config[uint64, file]{Recorder: l, Hash: func(k uint64) uint64 { return uint64(uint32(k)) }})
+		table.Intern(nil, 0, nil, func() *file { return new(file) })
+		for i := uint64(2); i < count; i++ {
+			l.nodes[uint32(i)] = &entry{id: i, key: key(i), lookups: 1, parent: 1, name: fmt.Sprint(i)}
+			l.nodes[1].children++
+		}
+		table.Restore(&testLeft{ledger: l}, count, count, 0)
+		if probes := table.restoring.Load().probes; probes > (mostProbes+1)*(count+1) {
+			t.Errorf("%s: %d places were looked at for %d nodes", what, probes, count)
+		}
+		if what != "one key" {
+			continue
+		}
+		for i := uint64(2); i < count; i++ {
+			n := table.Acquire(i)
+			if n == nil || n.ID() != i || n.Key() != key(i) {
+				t.Fatalf("node %d is %+v", i, n)
+			}
+			table.Release(n)
+		}
+		n := table.Find(nil, key(2), 0, nil)
+		if n == nil {
+			t.Fatal("no node has the key")
+		}
+		table.Release(n)
+		table.RestoreAll()
+	}
+}

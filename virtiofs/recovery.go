@@ -153,12 +153,15 @@ func (d *Device) noteRing(index int, v vhostuser.Vring, w *worker) error {
 // goesOn reports whether a ring's part of the ledger is at the place where the ring has stopped in an earlier connection:
 // the requests under way are those that it has given up.
 func goesOn(ring *ledger.Queue, at *virtqueue.Position) bool {
-	n := 0
+	if ring.Next() != at.Avail {
+		return false
+	}
+	given := slices.Sorted(slices.Values(at.Heads)) // as Unfinished has them
 	for head, cell := range ring.Unfinished {
-		if cell.Phase() == fuse.PhaseDone || !slices.Contains(at.Heads, head) {
+		if cell.Phase() == fuse.PhaseDone || len(given) == 0 || given[0] != head {
 			return false
 		}
-		n++
+		given = given[1:]
 	}
-	return n == len(at.Heads) && ring.Next() == at.Avail
+	return len(given) == 0
 }
