@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"sync/atomic"
 	"unsafe"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
@@ -78,8 +79,17 @@ const (
 //go:noinline
 func (c *Cell) set(state uint64) {
 	storing.Note()
-	c.state = state
+	c.store(state)
 	storing.Note()
+}
+
+// store is one plain store, which is whole on all machines, and which UnderWay may see at any time.
+func (c *Cell) store(state uint64) {
+	if raceEnabled {
+		atomic.StoreUint64(&c.state, state)
+		return
+	}
+	c.state = state
 }
 
 // put is set for functions that store the state once, and that each request comes through.
@@ -88,7 +98,7 @@ func (c *Cell) put(state uint64) {
 		c.set(state)
 		return
 	}
-	c.state = state
+	c.store(state)
 }
 
 // Phase is the progress of the request.
@@ -130,6 +140,13 @@ func (c *Cell) Order() uint64 { return c.order }
 func (c *Cell) Unique() uint64 { return c.unique }
 func (c *Cell) Node() uint64   { return c.node }
 
+// UnderWay reports whether the cell is that of the request with this order, and its reply is not in the client's memory
+// yet. Any thread may call it, of a cell that others write.
+func (c *Cell) UnderWay(order uint64) bool {
+	p := Phase(atomic.LoadUint64(&c.state))
+	return (p == PhaseTaken || p == PhaseIntent) && atomic.LoadUint64(&c.order) == order
+}
+
 // Avail is the request's index in the available ring.
 func (c *Cell) Avail() uint16 { return c.avail }
 
@@ -145,7 +162,12 @@ func (c *Cell) Take(h *fp.InHeader, order uint64, avail uint16, started int64) {
 // Prepare is the first half of Take. After it the cell still has no request. It returns what Taken needs. The
 // halves are small enough to be inlined.
 func (c *Cell) Prepare(h *fp.InHeader, order uint64, avail uint16, started int64) (state uint64) {
-	c.unique, c.node, c.order, c.avail, c.started = h.Unique, h.NodeID, order, avail, started
+	c.unique, c.node, c.avail, c.started = h.Unique, h.NodeID, avail, started
+	if raceEnabled {
+		atomic.StoreUint64(&c.order, order)
+	} else {
+		c.order = order
+	}
 	c.grant, c.making, c.interrupted = 0, 0, 0
 	return uint64(PhaseTaken) | uint64(uint16(h.Opcode))<<opcodeShift
 }

@@ -27,7 +27,7 @@ type identityRecord struct {
 	kind            uint8
 	unkeyed         uint8 // the node is not found by its key
 	standIn         uint8 // see standin.go
-	made            uint8 // the request that the node was added for has made its file
+	_               uint8
 }
 
 const (
@@ -121,7 +121,7 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i *Identity, p *Place
 		store(&r.id, 0)
 		s.names.drop(nameRef(r.place))
 	}
-	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind, made: madeBy(by)}
+	r.identityRecord = identityRecord{mount: i.Mount, dev: i.Dev, ino: i.Ino, birthSec: i.BirthSec, birthNsec: i.BirthNsec, kind: i.Kind}
 	if r.id == 0 {
 		put(&r.place, s.writePlace(r, 0, p))
 	} else if len(p.Name)+len(p.FileHandle) > 0 {
@@ -137,21 +137,6 @@ func (s *Store) AddNode(by *fuse.Cell, id, lookups uint64, i *Identity, p *Place
 		addGrant[storing.Quiet](by, entry, grantOf(id, lookups), &r.id, id)
 	}
 	return true
-}
-
-// madeBy is nodeRecord.made of a node that is added for the request by: 1 if it has noted that it has made something.
-func madeBy(by *fuse.Cell) uint8 {
-	if by == nil || by.Phase() != fuse.PhaseIntent || by.Step() == 0 {
-		return 0
-	}
-	return 1
-}
-
-// Made reports whether a request that has made the node's file was granted the node: no other request can have
-// made it. The id may be one that nobody knows.
-func (s *Store) Made(id uint64) bool {
-	r := s.knownNode(id)
-	return r != nil && r.made != 0
 }
 
 // Granted implements nodes.Recorder: the lookup count of a node has grown to lookups, by one if by is not

@@ -32,7 +32,7 @@ type decider struct {
 	own    ownership
 
 	recovery *recovery
-	claims   claims
+	turns    turns
 }
 
 // fileTime is the clock that times of files are from, in ns, as it was less than a millisecond ago.

@@ -22,7 +22,7 @@ func intendAppend(r *server.Request, fd int) unix.Errno {
 	}
 	end, errno := sysLseek(fd, 0, unix.SEEK_END)
 	if errno == 0 {
-		r.Cell.Intend(0, fuse.Evidence{uint64(end)})
+		r.Cell.Intend(0, fuse.Evidence{0: uint64(end), turnWord: uint64(turnOfEnd(r.Header.NodeID))})
 	}
 	return errno
 }
@@ -31,6 +31,7 @@ func intendAppend(r *server.Request, fd int) unix.Errno {
 // written: what is left is written next, behind them, unless done says that it has come to the end. The
 // evidence stays the same then, so that another successor finds all of it.
 func (d *decider) appendNext(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
+	d.turns.take(r, turnOfEnd(r.Header.NodeID), false)
 	a := past(r)
 	if a != nil && a.Step > 0 { // see Write
 		return min(a.Step-1, int(in.Size)), true, 0
@@ -123,29 +124,29 @@ func hasXattr(path, name *byte) bool {
 	return errno != unix.ENODATA
 }
 
-// intendXattr notes that r is about to make or to remove an attribute. The evidence is whether
-// there is one.
-func intendXattr(r *server.Request, path, name *byte) {
+// intendXattr notes that r is about to change an attribute. The evidence is whether there is one, if look says that it
+// matters.
+func intendXattr(r *server.Request, turn turnKey, path, name *byte, look bool) {
 	if r.Cell == nil {
 		return
 	}
-	e := fuse.Evidence{}
-	if hasXattr(path, name) {
+	e := fuse.Evidence{turnWord: uint64(turn)}
+	if look && hasXattr(path, name) {
 		e[0] = 1
 	}
 	r.Cell.Intend(0, e)
 }
 
-// setBefore decides on a SETXATTR that is to make an attribute: done if there was none, and it has
-// this value now. path and name are as in sysSetxattr.
-func (d *decider) setBefore(r *server.Request, path, name *byte, value []byte) (done bool) {
+// setBefore decides on SETXATTR. One that is to make an attribute is done if there was none, and it has
+// this value now; others may run again. path and name are as in sysSetxattr.
+func (d *decider) setBefore(r *server.Request, path, name *byte, value []byte, create bool) (done bool) {
 	a := past(r)
 	switch {
 	case a == nil:
 		return false
 	case a.Step > 0:
 		return true
-	case a.Evidence[0] != 0:
+	case !create || a.Evidence[0] != 0:
 		return false
 	}
 	has := make([]byte, len(value)+1)

@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
-	"github.com/govirtiofs/govirtiofs/nodes"
 	"github.com/govirtiofs/govirtiofs/server"
 )
 
@@ -19,23 +18,31 @@ type newFile struct {
 	target       fp.Name // of a symbolic link
 }
 
-// newName is the word of evidence about the name of what is made.
-const newName = fileWords
+// turnToMake waits until it is r's turn to make something that is called name. look says that something may be there that the
+// client does not know by that name.
+func (d *decider) turnToMake(r *server.Request, name fp.Name) (look bool) {
+	if r.Cell == nil {
+		return false
+	}
+	return d.turns.take(r, turnOf(r.Header.NodeID, name), false)
+}
 
 // intendNew notes that r is about to make something that is called name in dir. The evidence is the
 // time, and what the client knows by that name already: it may have been made in the same tick of
-// the clock.
-func (d *decider) intendNew(r *server.Request, dir *inode, name fp.Name) {
+// the clock. If the client may have forgotten it, look says so.
+func (d *decider) intendNew(r *server.Request, ts *threadState, dir *inode, dirfd int, name fp.Name, look bool) {
 	if r.Cell == nil {
 		return
 	}
 	n := d.nodes.Placed(dir, name)
 	e := evidenceOf(n)
-	e[newName] = nodes.HashName(dir.ID(), name.Bytes())
-	intend(r, e)
 	if n != nil {
 		d.nodes.release(n)
+	} else if look {
+		e = whatIs(ts, dirfd, name)
 	}
+	e[turnWord] = uint64(turnOf(r.Header.NodeID, name))
+	intend(r, e)
 }
 
 // madeBefore decides on MKNOD, MKDIR, SYMLINK and CREATE: whether the file called name was made
@@ -58,7 +65,7 @@ func (d *decider) madeBefore(r *server.Request, ts *threadState, dirfd int, name
 		return false, unix.EEXIST
 	}
 	if a.Step == 0 && (e[fileKnown] != 0 && sameFile(&st, e[fileIno], e[fileBirth]) ||
-		!d.looksMade(r, ts, dirfd, name, want) || d.madeByOther(r, ts, &st, name)) {
+		!d.looksMade(r, ts, dirfd, name, want) && !d.changedSince(ts, &st, dirfd, name, want)) {
 		return false, unix.EEXIST
 	}
 	return true, 0
@@ -67,20 +74,38 @@ func (d *decider) madeBefore(r *server.Request, ts *threadState, dirfd int, name
 // looksMade reports whether the file of ts.st, which is called name, is as this request makes it.
 func (d *decider) looksMade(r *server.Request, ts *threadState, dirfd int, name fp.Name, want *newFile) bool {
 	st := ts.st
-	if !d.own.looksMade(r, ts, dirfd, name, want) {
+	if !d.own.looksMade(r, ts, dirfd, name, want) || !sameContent(&st, dirfd, name, want) {
 		return false
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return d.isEmpty(ts, dirfd, name)
+	case unix.S_IFREG:
+		return st.Size == uint64(len(want.content())) || st.Size == 0 // which is written then
+	}
+	return true
+}
+
+// changedSince reports whether the file of st may be what this request has made, and the client has changed it since: another of
+// its requests has found it before this one was answered.
+func (d *decider) changedSince(ts *threadState, st *unix.Statx_t, dirfd int, name fp.Name, want *newFile) bool {
+	n := d.nodes.seen(ts, st, 0)
+	if n == nil {
+		return false
+	}
+	d.nodes.release(n)
+	return uint32(st.Mode)&unix.S_IFMT == want.mode&unix.S_IFMT && sameContent(st, dirfd, name, want)
+}
+
+// sameContent compares what can't be changed any more: the target of a symbolic link, and the number of a device.
+func sameContent(st *unix.Statx_t, dirfd int, name fp.Name, want *newFile) bool {
+	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		target := make([]byte, len(want.target))
 		n, errno := sysReadlinkat(dirfd, name.CString(), target)
 		return errno == 0 && bytes.Equal(target[:n], want.target.Bytes())
 	case unix.S_IFCHR, unix.S_IFBLK:
 		return st.Rdev_major == want.major && st.Rdev_minor == want.minor
-	case unix.S_IFREG:
-		return st.Size == uint64(len(want.content())) || st.Size == 0 // which is written then
 	}
 	return true
 }

@@ -63,7 +63,7 @@ const (
 	renameOldBirth
 	renameNewIno
 	renameNewBirth
-	renameKnown // bits
+	renameKnown // bits, and above them the turns, see turnsWord
 
 	renameOld = 1
 	renameNew = 2

@@ -49,15 +49,16 @@ func (m *maker) node(r *server.Request, name fp.Name, out *fp.EntryOut, want *ne
 		return errno
 	}
 	defer m.nodes.release(parent)
+	look := m.again.turnToMake(r, name)
 	made, errno := m.again.madeBefore(r, ts, fd, name, want)
 	if errno != 0 {
 		return errno
 	}
 	if !made {
-		m.again.intendNew(r, parent, name)
+		m.again.intendNew(r, ts, parent, fd, name, look)
 	}
 	errno = call(fd, made)
-	if !made || errno == 0 { // what a predecessor has made for the request is noted as well: no other one has made it
+	if !made || errno == 0 { // what a predecessor has made for the request is noted as well
 		settle(r, errno)
 	}
 	if errno != 0 {
@@ -112,28 +113,29 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 		return errno
 	}
 	defer fs.nodes.release(parent)
+	look := fs.again.turnToMake(r, name)
 	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}
-	errno = fs.fds.unkeepOn(fs.maker.createNew(r, ts, parent, dirfd, in, name, out))
+	errno = fs.fds.unkeepOn(fs.maker.createNew(r, ts, parent, dirfd, in, name, out, look))
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		return fs.maker.createExisting(r, ts, parent, dirfd, in, name, out)
 	}
 	return errno
 }
 
-// createNew is CREATE of a file that is not there yet, with EEXIST if it is.
-func (m *maker) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut) unix.Errno {
+// createNew is CREATE of a file that is not there yet, with EEXIST if it is. look is that of turnToMake.
+func (m *maker) createNew(r *server.Request, ts *threadState, parent *inode, dirfd int, in *fp.CreateIn, name fp.Name, out *fp.CreateOut, look bool) unix.Errno {
 	want := newFile{mode: unix.S_IFREG | in.Mode&permBits, mask: m.mask(in.Umask)}
 	made, errno := m.again.madeBefore(r, ts, dirfd, name, &want)
 	if errno != 0 {
 		return errno
 	}
 	if !made {
-		m.again.intendNew(r, parent, name)
+		m.again.intendNew(r, ts, parent, dirfd, name, look)
 	}
 	fd, seen, errno := m.own.create(r, dirfd, name, m.opener.hostFlags(in.Flags), &want, made)
-	if !made || errno == 0 { // what a predecessor has made for the request is noted as well: no other one has made it
+	if !made || errno == 0 { // what a predecessor has made for the request is noted as well
 		settle(r, errno)
 	}
 	if errno != 0 {

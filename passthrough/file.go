@@ -176,6 +176,7 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if in.Mode&shifts == 0 {
 		return sysFallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length))
 	}
+	fs.again.turns.take(r, turnOfEnd(r.Header.NodeID), false)
 	if done, errno := shiftedBefore(r, f.fd, in); done || errno != 0 {
 		return errno
 	}
@@ -238,7 +239,15 @@ func (fs *FS) CopyFileRange(r *server.Request, in *fp.CopyFileRangeIn) (uint64, 
 		return 0, errno
 	}
 	const most = math.MaxInt32 &^ 0xfff // MAX_RW_COUNT
+	if a := past(r); a != nil && a.Step > 0 {
+		// It is not copied twice: there may be something else by now.
+		return min(uint64(a.Step-1), in.Len), 0
+	}
+	begin(r)
 	n, errno := sysCopyFileRange(fs.opener.cachedFD(r, from), int64(in.OffIn), fs.opener.cachedFD(r, to), int64(in.OffOut), int(min(in.Len, most)))
+	if errno == 0 {
+		r.Cell.SetStep(n + 1)
+	}
 	return uint64(n), errno
 }
 

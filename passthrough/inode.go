@@ -102,3 +102,10 @@ func (n *inode) is(st *unix.Statx_t) bool { return keyOf(st) == n.Key() && birth
 func (n *inode) isDir() bool  { return n.mode() == unix.S_IFDIR }
 func (n *inode) isReg() bool  { return n.mode() == unix.S_IFREG }
 func (n *inode) isLink() bool { return n.mode() == unix.S_IFLNK }
+
+// mayHaveNames reports whether the node's file may have several names.
+func (n *inode) mayHaveNames() bool {
+	n.Lock()
+	defer n.Unlock()
+	return n.marks&markLinked != 0
+}

@@ -32,9 +32,10 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 		return errno
 	}
 	defer fs.nodes.release(n)
+	look := fs.again.turnToMake(r, newName) || n.mayHaveNames()
 	done, errno := fs.again.linkedBefore(r, ts, n, dirfd, newName)
 	if errno == 0 && !done {
-		fs.again.intendNew(r, parent, newName)
+		fs.again.intendNew(r, ts, parent, dirfd, newName, look)
 		errno = fs.names.linkNode(ts, n, dirfd, newName)
 		settle(r, errno)
 	}
@@ -110,11 +111,14 @@ func (d *names) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 		return errno
 	}
 	defer d.nodes.release(parent)
+	turn := turnOf(r.Header.NodeID, name)
+	d.again.turns.take(r, turn, true)
 	victim := d.holdVictim(ts, parent, dirfd, name)
 	if !d.again.removedBefore(r, ts, dirfd, name) {
 		var e fuse.Evidence
 		if r.Cell != nil {
 			victim, e = d.lookAt(ts, victim, dirfd, name)
+			e[turnWord] = uint64(turn)
 		}
 		if errno = d.pins.unnaming(ts, victim); errno == 0 {
 			intend(r, e)
@@ -166,8 +170,10 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 		return errno
 	}
 	defer fs.nodes.release(to)
+	turns := [2]turnKey{turnOf(r.Header.NodeID, oldName), turnOf(in.NewDir, newName)}
+	fs.again.turns.takeBoth(r, turns[0], turns[1])
 	victim := fs.names.holdVictim(ts, to, toFD, newName)
-	moved, victim, errno := fs.names.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags}, victim)
+	moved, victim, errno := fs.names.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags, turns}, victim)
 	if moved != nil {
 		defer fs.nodes.release(moved)
 	}
@@ -196,6 +202,7 @@ type renameCall struct {
 	fromFD, toFD     int
 	oldName, newName fp.Name
 	flags            uint32
+	turns            [2]turnKey // of the old and the new name
 }
 
 // renameFile renames on the host. It returns the node that has moved, and the one that was at the
@@ -221,7 +228,9 @@ func (d *names) renameFile(r *server.Request, c *renameCall, victim *inode) (mov
 				return moved, victim, errno
 			}
 		}
-		intend(r, renaming(old, new))
+		e := renaming(old, new)
+		e[renameKnown] |= turnsWord(c.turns[0], c.turns[1])
+		intend(r, e)
 	}
 	errno = d.own.rename(r, c.fromFD, c.oldName, c.toFD, c.newName, c.flags)
 	settle(r, errno)

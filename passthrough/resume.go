@@ -25,7 +25,7 @@ func (fs *FS) Resume(t *server.Thread, session bool) (warning string, err error)
 	if s == nil {
 		return "", nil
 	}
-	if err := s.Unfinished(fs.again.claims.left); err != nil {
+	if err := s.Unfinished(fs.again.turns.left); err != nil {
 		return "", err
 	}
 	if _, err := s.GiveBackAll(); err != nil {

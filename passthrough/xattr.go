@@ -144,10 +144,10 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	kill := in.SetxattrFlags&fp.SetxattrACLKillSgid != 0
 	fs.who.setFsetid(ts, !kill)
 	path, create := ts.procPath(fd), in.Flags&unix.XATTR_CREATE != 0
-	if !create {
-		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
-	} else if !fs.again.setBefore(r, path, hostName.CString(), value) {
-		intendXattr(r, path, hostName.CString())
+	turn := turnOf(r.Header.NodeID, name)
+	fs.again.turns.take(r, turn, false)
+	if !fs.again.setBefore(r, path, hostName.CString(), value, create) {
+		intendXattr(r, turn, path, hostName.CString(), create)
 		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
 		settle(r, errno)
 	}
@@ -190,8 +190,10 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 	if fs.own.reserved(hostName) {
 		return unix.EPERM
 	}
+	turn := turnOf(r.Header.NodeID, name)
+	fs.again.turns.take(r, turn, true)
 	if path := ts.procPath(fd); !fs.again.unsetBefore(r, path, hostName.CString()) {
-		intendXattr(r, path, hostName.CString())
+		intendXattr(r, turn, path, hostName.CString(), true)
 		errno = sysRemovexattr(path, hostName.CString())
 		settle(r, errno)
 	}

@@ -200,7 +200,10 @@ func (w *worker) sortOut(s *shift) error {
 			done = append(done, u)
 		}
 	}
-	slices.SortFunc(a.open, func(x, y *unfinished) int { return cmp.Compare(x.cell.Order(), y.cell.Order()) })
+	// Those that may have changed something come first: others may wait for them.
+	slices.SortFunc(a.open, func(x, y *unfinished) int {
+		return cmp.Or(cmp.Compare(y.cell.Phase(), x.cell.Phase()), cmp.Compare(x.cell.Order(), y.cell.Order()))
+	})
 	// Each gets the index that its cell has: another death may follow between two of them.
 	slices.SortFunc(done, func(x, y *unfinished) int { return cmp.Compare(x.index()-visible, y.index()-visible) })
 	for _, u := range done {
