@@ -1,19 +1,19 @@
-// Package events tells a guest of what others change on the host.
+// Package events reports to a guest what others change on the host.
 //
-// A virtio-fs guest has no way to be notified of such changes. So a helper in it (govirtiofs-guest watch)
-// makes the system call that would have caused the change, and [FS], a server.FileSystem around
+// Linux has no notifications of such changes for virtio-fs guests. So a helper in the guest (govirtiofs-guest watch)
+// makes the system call that would have caused the change. [FS], a server.FileSystem around
 // another one, answers as if it were done and does nothing on the host: a phantom. The guest's
-// kernel then does what it always does: it tells inotify, and drops what it remembered.
+// kernel then does the same as for every call: it raises inotify events, and drops its cached entries.
 //
 //	host change ──> hostwatch.Watcher ──> queue ──> READ of the control file ──> helper
 //	                                                                               │ unlink("a/b")
 //	inotify, caches <── guest's kernel <── reply "done" <── FS <── UNLINK ─────────┘
 //
-// # Shares that tell of changes themselves
+// # Shares that report changes themselves
 //
-// With NewNotified nothing is watched: the share says what has changed, by FUSE notifications to FS.Notify. Package relay's does,
-// whose program does. A notification says less than an event of the host, so FS looks what happened to a name. It is not
-// believed more than it has to: what it makes the helper do is limited (maxNotices, noticeRate).
+// With NewNotified nothing is watched: the share reports changes by FUSE notifications to FS.Notify. A share of package relay
+// passes on those of its program. A notification says less than an event of the host, so FS looks up the name to find out what has changed.
+// The program is not trusted: the work that its notifications cause is limited (maxNotices, noticeRate).
 //
 // # What is a phantom
 //
@@ -28,15 +28,15 @@
 // It refuses what would change something from that thread until the helper has
 // introduced itself again: an unlink that was meant as a phantom must not remove a file.
 //
-// The helper's lookups are answered from what the guest has been told (node table): a removed name
-// is still there for it, a new one not yet. Where the guest has no node for a name, it gets a
-// ghost: a number that stands for a file that is gone.
+// The helper's lookups are answered from the node table, which has the names that the guest knows: a removed name
+// is still there, and a new one is not there yet. Where the guest has no node for a name, the helper gets a
+// ghost: a number that stands for a file that no longer exists.
 //
 // # Times
 //
-// While the helper lives and all is told, what the guest keeps is good for at most [Lease], so that
-// a helper that dies leaves nothing stale for longer. Without it that is a second; while
-// changes were lost and have not been found again, it is nothing.
+// While the helper runs and receives all changes, the guest may cache for at most [Lease], so that
+// nothing is stale for longer after the helper has died. Without a helper the guest may cache for a second. While
+// changes were lost and have not been found again, it may not cache at all.
 //
 // # Limits
 //

@@ -1,5 +1,5 @@
-// Package fuse connects the transports of FUSE requests (virtqueues, /dev/fuse) to what
-// answers them (package server over a file system). A transport knows only a Handler. A
+// Package fuse connects the transports of FUSE requests (virtqueues, /dev/fuse, byte streams) to the
+// Handler that answers them (package server over a file system). A transport knows only a Handler. A
 // Handler knows no transport.
 //
 // A program rarely starts here: server.New makes a Handler of a file system, and virtiofs.New

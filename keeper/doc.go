@@ -9,7 +9,7 @@
 //
 // Keeper and worker talk over a SOCK_SEQPACKET pair, a new one for each worker. A message has a
 // fixed size, a key and at most one descriptor. Neither side ever waits for the other one: a worker
-// whose keeper is stopped serves on, and Keep fails for the time being.
+// whose keeper is stopped continues to serve, and Keep fails meanwhile.
 //
 // The worker is not trusted, because an attacker may control it. The keeper checks the shape and
 // the number of messages. It never reads, writes or maps what it holds, with one exception: when

@@ -29,9 +29,9 @@
 //
 // # Changes
 //
-// Every change of a node goes through a method of [Table] that tells [Config].Recorder,
-// and every change of an open file through a method of [OpenFiles]. A daemon that wants
-// to survive its own death stores there what its successor must know. Nothing else in
+// Every change of a node goes through a method of [Table] that calls [Config].Recorder,
+// and every change of an open file through a method of [OpenFiles]. A daemon with a
+// successor stores there what the successor must know. Nothing else in
 // this package changes nodes and open files.
 //
 // # Locks

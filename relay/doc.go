@@ -1,26 +1,26 @@
-// Package relay serves the file system of an unmodified FUSE program as a share. The program believes that it has
-// mounted: its /dev/fuse is one end of a socket pair, and the relay at the other end speaks to it as a kernel would.
+// Package relay serves the file system of an unmodified FUSE program as a share. For the program it seems to be
+// mounted: its /dev/fuse is one end of a socket pair, and the relay at the other end sends requests as a kernel would.
 //
 // New makes an FS, which is a server.FileSystem: server.New serves it to virtqueues, /dev/fuse or byte streams.
 //
 // # Firewall
 //
-// A FUSE program trusts its kernel. Many use addresses of their heap as node ids and file handles. A client of the relay
-// is hostile, so nothing of what it sends goes through unchecked: it gets the relay's own numbers for nodes, open files
-// and positions in directories, and tables lead from these to the program's. Counts of lookups are clamped, sizes are
-// bounded, process ids are 0.
+// A FUSE program trusts its kernel. Many programs use addresses of their heap as node ids and fh. A client of the relay
+// may be hostile, so the relay checks everything that it sends. The client gets the relay's own numbers for nodes, open files
+// and positions in directories; tables translate these to the program's numbers. Lookup counts are clamped, sizes are
+// bounded, and process ids are 0.
 //
-// The program is not trusted either. Each reply is checked against what was asked: its length, kinds of files, names,
-// sizes. A reply that is wrong costs its request, which gets EIO.
+// The program is not trusted either. Each reply is checked against its request: its length, kinds of files, names,
+// sizes. A wrong reply costs only its request, which gets EIO.
 //
 // # Waits
 //
 // Every method waits for the program, and holds no thread meanwhile. One goroutine receives replies, on a thread of its own. Requests
-// are sent without waiting: what the socket has no room for is queued, and belongs to requests that the server counts.
+// are sent without waiting: if the socket has no room for a request, it is queued. The server counts these requests.
 //
 // GETATTR, LOOKUP, READ and WRITE take no goroutine either, as long as the program runs and its socket has room (server.Request.Park): the
-// transport's thread sends them, and the receiving goroutine answers the client. Four system calls are all that one costs with
-// /dev/fuse: two there, and two on the program's socket. Others, and all when there is a time limit, wait on a goroutine (server.WouldBlockInGo).
+// transport's thread sends them, and the receiving goroutine answers the client. With /dev/fuse one request costs only four system calls:
+// two there, and two on the program's socket. Other requests, and all requests when there is a time limit, wait on a goroutine (server.WouldBlockInGo).
 //
 // # Locks
 //

@@ -24,8 +24,8 @@
 // that is right where nothing is renamed. Values that can't be compared, such as structs with a
 // slice, are refused.
 //
-// The numbers that the client has for nodes and open files, and how often it has looked a node up,
-// are looked after here. A node that the client has forgotten is told so if it is a [Forgetter].
+// This package manages the numbers that the client has for nodes and open files, and the lookup counts.
+// When the client has forgotten a node, the node is called if it is a [Forgetter].
 //
 // # Open files
 //
@@ -36,25 +36,25 @@
 //
 // # Notifications
 //
-// Over /dev/fuse the client's kernel can be told what has changed without it: [FS.Connect], [FS.InvalidateNode],
-// [FS.InvalidateEntry]. Virtio-fs has no notifications: there a short timeout is all that helps.
+// Over /dev/fuse and vsock the client's kernel can be notified of changes that it has not made: [FS.Connect], [FS.InvalidateNode],
+// [FS.InvalidateEntry]. Virtio-fs has no notifications: use short timeouts there.
 //
 // # Blocking and cancelling
 //
 // Methods run at the same time, each on a goroutine of its own, and may block: at most
 // [Options].MaxRunning of them run, and the rest wait for their turn. The queue continues
 // meanwhile. The context ends when the client interrupts the request (which Linux does over
-// /dev/fuse and vsock; virtio-fs has no such request), or when the session ends. It does so for every signal
-// that the asking process gets, not only when it is killed: a method whose work is soon done should do it, and
-// end with the context's error only if it would wait. [CallerOf] says who has made the request.
+// /dev/fuse and vsock; virtio-fs has no such request), or when the session ends. Every signal to the calling process
+// ends the context, not only SIGKILL. So a method that has little work left should finish it, and
+// return the context's error only if it would wait. [CallerOf] says who has made the request.
 //
 // A file system whose methods never block sets [Options].NonBlocking. Its methods run on the
 // thread of the queue, which saves the change of goroutine.
 //
 // # Decorators
 //
-// A node around another node is a [Wrapper]. What it does not have itself the inner node does,
-// whatever optional methods that has, and nodes that the inner one returns are wrapped again.
+// A node around another node is a [Wrapper]. Methods that it does not have itself are those of the inner node,
+// also all optional ones. Nodes that the inner node returns are wrapped again.
 // The functions of this package ([Lookup], [ReadDir], [Open], ...) call a method of an inner node in the
 // same way.
 //
