@@ -32,15 +32,21 @@ func (t *Table[K, N]) hashName(parent *N, name fp.Name) uint64 {
 // looks at eight bytes at a time. It has no seed, so that a successor of the process finds what was noted by it.
 func HashName(parent uint64, name []byte) uint64 {
 	h := parent ^ uint64(len(name))<<56
-	for len(name) >= 8 {
-		h = mix(h, binary.LittleEndian.Uint64(name))
-		name = name[8:]
+	// The last word begins in the one before it where the name has no multiple of eight bytes.
+	switch n := len(name); {
+	case n >= 8:
+		for at := 0; at < n-8; at += 8 {
+			h = mix(h, binary.LittleEndian.Uint64(name[at:]))
+		}
+		return mix(h, binary.LittleEndian.Uint64(name[n-8:]))
+	case n >= 4:
+		return mix(h, uint64(binary.LittleEndian.Uint32(name))<<32|uint64(binary.LittleEndian.Uint32(name[n-4:])))
 	}
-	var rest uint64
-	for i, c := range name {
-		rest |= uint64(c) << (8 * i)
+	var word uint64
+	for _, c := range name {
+		word = word<<8 | uint64(c)
 	}
-	return mix(h, rest)
+	return mix(h, word)
 }
 
 // mix has all bits of a word change all bits of a hash.

@@ -34,6 +34,7 @@ type Node[K comparable, N any] struct {
 	linked  bool   // in the shard's list; guarded by the shard
 	listed  bool   // has a slot, the lower half of id; does not change when others can see it
 
+	nameLen   uint8 // of the name, without its NUL; guarded by mu
 	handleLen uint8 // of the file handle behind the name; guarded by mu
 }
 
@@ -104,7 +105,7 @@ func (n *Node[K, N]) Name() fp.Name {
 	if n.parent == nil {
 		return nil
 	}
-	return keptName(n.name)
+	return n.keptName()
 }
 
 // FileHandle is what SetFileHandle has stored; nil means none. It is not changed in
@@ -113,7 +114,7 @@ func (n *Node[K, N]) FileHandle() []byte {
 	if n.handleLen == 0 {
 		return nil
 	}
-	at := addBytes(n.name, len(keptName(n.name)))
+	at := addBytes(n.name, int(n.nameLen)+1)
 	return unsafe.Slice(at, int(n.handleLen))
 }
 
@@ -121,7 +122,7 @@ func (n *Node[K, N]) FileHandle() []byte {
 // the node.
 func (n *Node[K, N]) HasFileHandle() bool { return n.handleLen != 0 }
 
-// setName replaces the name with its NUL, which may be nil, and the file handle behind it.
+// setName replaces the name with its NUL, which may be nil and has fp.NameMax bytes at most, and the file handle behind it.
 // It does not change the old bytes, because another thread may be reading them. n.mu is
 // held.
 func (n *Node[K, N]) setName(name fp.Name, handle []byte) {
@@ -135,21 +136,17 @@ func (n *Node[K, N]) setName(name fp.Name, handle []byte) {
 	} else {
 		n.name = unsafe.SliceData(b)
 	}
-	n.handleLen = uint8(len(handle))
+	n.nameLen, n.handleLen = uint8(max(len(name), 1)-1), uint8(len(handle))
 }
 
 var noName = fp.Name{0}
 
-// keptName is a kept name with its NUL; nil is none.
-func keptName(name *byte) fp.Name {
-	if name == nil {
+// keptName is the name with its NUL; nil is none. n.mu is held.
+func (n *Node[K, N]) keptName() fp.Name {
+	if n.name == nil {
 		return nil
 	}
-	i := 0
-	for *addBytes(name, i) != 0 {
-		i++
-	}
-	return unsafe.Slice(name, i+1)
+	return unsafe.Slice(n.name, int(n.nameLen)+1)
 }
 
 // sameName compares a kept name, which may be nil, with one that has its NUL.

@@ -130,7 +130,7 @@ func TestNames(t *testing.T) {
 		n.Unlock()
 		handle = handle[:min(i, MaxFileHandle)]
 		check(name, handle)
-		other := name[1:] + "yz"
+		other := (name[1:] + "yz")[:min(len(name)+1, fp.NameMax)]
 		if table.Place(n, root, fp.Name(other+"\x00")) {
 			t.Fatal("a node with a place had none")
 		}

@@ -76,7 +76,7 @@ func (t *Table[K, N]) Location(n *N) (parent *N, name fp.Name) {
 	if b.parent == nil || !base[K](b.parent).Acquire() {
 		return nil, nil
 	}
-	return b.parent, keptName(b.name)
+	return b.parent, b.keptName()
 }
 
 // TryLocation is Location that does not wait for the node's lock: the thread that holds it may
@@ -94,7 +94,7 @@ func (t *Table[K, N]) TryLocation(n *N) (parent *N, name fp.Name, ok bool) {
 	if !base[K](b.parent).Acquire() {
 		return nil, nil, false
 	}
-	return b.parent, keptName(b.name), true
+	return b.parent, b.keptName(), true
 }
 
 // MaxFileHandle is the maximum length of a file handle in bytes.
@@ -104,6 +104,6 @@ const MaxFileHandle = 255
 // under any name (name_to_handle_at(2)). It is copied. The caller has locked the node.
 func (t *Table[K, N]) SetFileHandle(n *N, handle []byte) {
 	b := base[K](n)
-	b.setName(keptName(b.name), handle[:min(len(handle), MaxFileHandle)])
+	b.setName(b.keptName(), handle[:min(len(handle), MaxFileHandle)])
 	t.placed(n)
 }
