@@ -103,13 +103,13 @@ func (c *Client) Readlink(node uint64) (string, error) {
 	return string(b), err
 }
 
-// Open and Opendir open; the number is the handle.
+// Open opens a file; the number is its fh.
 func (c *Client) Open(node uint64, flags uint32) (uint64, error) {
 	out, err := reply[fp.OpenOut](c.Do(&Request{Op: fp.OpOpen, NodeID: node, Body: bytesOf(fp.OpenIn{Flags: flags}), Reply: fp.Size[fp.OpenOut]()}))
 	return out.Fh, err
 }
 
-// Opendir opens a directory.
+// Opendir opens a directory; the number is its fh.
 func (c *Client) Opendir(node uint64) (uint64, error) {
 	out, err := reply[fp.OpenOut](c.Do(&Request{Op: fp.OpOpendir, NodeID: node, Body: bytesOf(fp.OpenIn{}), Reply: fp.Size[fp.OpenOut]()}))
 	return out.Fh, err

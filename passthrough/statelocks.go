@@ -124,7 +124,7 @@ func (l *loader) lock() error {
 	return nil
 }
 
-// maxHandlesToLock bounds how many open files of a node are checked for each of its locks.
+// maxOpenFilesToLock bounds how many open files of a node are checked for each of its locks.
 const maxOpenFilesToLock = 1000
 
 // lockFor takes a lock of the owner that was read. n.mu is held.

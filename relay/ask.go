@@ -120,14 +120,14 @@ func (fs *FS) fill(l *link, p *patience, c *call) (errno unix.Errno) {
 		c.putWord(c.otherAt, id)
 	}
 	if c.file != nil {
-		fh, errno := fs.handle(l, p, c, c.file)
+		fh, errno := fs.fh(l, p, c, c.file)
 		if errno != 0 {
 			return errno
 		}
 		c.putWord(c.fileAt, fh)
 	}
 	if c.otherFile != nil {
-		fh, errno := fs.handle(l, p, c, c.otherFile)
+		fh, errno := fs.fh(l, p, c, c.otherFile)
 		if errno != 0 {
 			return errno
 		}
@@ -144,8 +144,8 @@ func (fs *FS) number(l *link, p *patience, c *call, n *node) (uint64, unix.Errno
 	return fs.revive(l, p, c, n)
 }
 
-// handle is the program's number of an open file.
-func (fs *FS) handle(l *link, p *patience, c *call, f *file) (uint64, unix.Errno) {
+// fh is the program's number of an open file.
+func (fs *FS) fh(l *link, p *patience, c *call, f *file) (uint64, unix.Errno) {
 	if f.epoch.Load() == l.epoch {
 		return f.fh.Load(), 0
 	}

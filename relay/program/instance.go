@@ -164,7 +164,7 @@ func (i *instance) listen() {
 		}
 		var e event
 		if json.Unmarshal(b[:n], &e) == nil {
-			i.hear(e, rights[:nr])
+			i.take(e, rights[:nr])
 		}
 	}
 	_ = i.control.Close()
@@ -180,8 +180,8 @@ func (i *instance) listen() {
 	close(i.done)
 }
 
-// hear takes an event of init.
-func (i *instance) hear(e event, rights []byte) {
+// take acts on an event of init.
+func (i *instance) take(e event, rights []byte) {
 	switch e.Kind {
 	case eventFilter:
 		fd, err := oneFD(rights)
