@@ -61,6 +61,8 @@ type Server struct {
 	log     *slog.Logger
 	journal *journal   // nil without recovery
 	apart   sync.Mutex // of requests that processes may have died of
+	// stopTime is how long save waits; tests on a busy machine have more.
+	stopTime time.Duration
 
 	mu      sync.Mutex // guards the following > session.mu
 	session *session   // nil if there is none
@@ -87,7 +89,7 @@ func New(h fuse.Handler, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{handler: h, opts: o, log: o.Log}
+	s := &Server{handler: h, opts: o, log: o.Log, stopTime: stopTime}
 	if o.Recovery != nil {
 		var err error
 		if s.journal, err = newJournal(o.Recovery, o.MaxWrite); err != nil {

@@ -20,7 +20,7 @@ const stateMagic = "govirtiofs-stream\x01"
 // maxStatePart is how long the stream's own part can be: a window of replies for each channel.
 const maxStatePart = maxChannels * (windowMessages + 2) * maxMessage
 
-// stopTime is how long save waits for requests that are under way.
+// stopTime is Server.stopTime: how long save waits for requests that are under way.
 const stopTime = 4 * time.Second
 
 // save ends all connections, waits for the requests under way, and writes the session. Another
@@ -58,7 +58,7 @@ func (s *Server) save(w io.Writer) error {
 // suspend ends the connections and waits until no request is under way.
 func (n *session) suspend() error {
 	n.suspended.Store(true)
-	late := time.After(stopTime)
+	late := time.After(n.server.stopTime)
 	for _, c := range n.channels {
 		c.mu.Lock()
 		c.closed = true

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 )
@@ -30,6 +31,7 @@ func (r *restarts) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	s.stopTime = time.Minute
 	if err := s.Load(&r.state); err != nil {
 		r.t.Fatal(err)
 	}
@@ -83,7 +85,14 @@ func TestRestart(t *testing.T) {
 	}
 	for range times {
 		before := unique.Load()
-		eventually(t, "requests after a restart", func() bool { return unique.Load() > before+30 })
+		eventually(t, "requests after a restart", func() bool {
+			select {
+			case err := <-served:
+				t.Fatalf("the client has ended: %v", err)
+			default:
+			}
+			return unique.Load() > before+30
+		})
 		r.stop()
 		r.start()
 	}
