@@ -121,7 +121,9 @@ func (l *Ledger) ForgetQueues() error {
 	return nil
 }
 
-// ForgetRequests forgets the requests under way of all rings. No ring may be in use.
+// ForgetRequests forgets the requests under way of all rings. No ring may be in use: then no thread has one of these requests any
+// more, also none that hung. A ring stops when all its requests have ended, and a successor is started when no thread of the
+// dead process runs any more.
 func (l *Ledger) ForgetRequests() error {
 	return l.unfinished((*fuse.Cell).Free)
 }

@@ -194,6 +194,10 @@ func (o *options) newStream(p *process, cfg passthrough.Config, index int, files
 }
 
 // randomGeneration is what the numbers of nodes begin with: a guest may have those of a process before this one.
+// A generation is used up by each new node in the place of one that was forgotten, so an earlier process has used one or a few
+// after its first one. That this process begins just there has a chance of 1 in 2^30 for each of them, each time that a guest comes back without its session.
+// Only then may a number that the guest still has be another file's, of the same share. The time instead would not be better: generations
+// may be used up faster than seconds.
 func randomGeneration() uint32 {
 	var b [4]byte
 	_, _ = unix.Getrandom(b[:], 0) // never fails for so few bytes
