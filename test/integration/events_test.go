@@ -97,7 +97,7 @@ func testEvents(t *testing.T, kind guest.Kind) {
 	prepareEvents(t, d.dir)
 	host := guest.TempDir(t)
 	script := `/run/helper watch -v /mnt/fs >/run/host/helper 2>&1 & h=$!
-		i=0; until grep -q told /run/host/helper; do sleep 0.1; i=$((i+1)); [ $i -lt 300 ]; done
+		i=0; until grep -q reported /run/host/helper; do sleep 0.1; i=$((i+1)); [ $i -lt 300 ]; done
 		cd /mnt/fs; cat src/main.go lib/lib.go >/dev/null; ls -lR >/dev/null
 		$BUSYBOX tail -F log >/run/host/tail 2>/dev/null & t=$!
 		/run/guestwatch -ready /mnt/fs/.ready /mnt/fs >/run/host/events

@@ -86,7 +86,7 @@ func TestMigration(t *testing.T) {
 	guest.Need(t, guest.QEMU11)
 	const script = `
 /run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!
-until grep -q told /run/helped; do sleep 0.1; done
+until grep -q reported /run/helped; do sleep 0.1; done
 cd /mnt/fs
 mkdir dir && echo hello > dir/file && echo first > log
 exec 3<dir/file 4>>log

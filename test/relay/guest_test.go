@@ -89,7 +89,7 @@ var notified = recipe{name: "notified", options: []string{"--events=auto"}, read
 
 // notifiedScript looks at all names, has the program change, and expects to hear of it. The program has said that what is known is good for an hour.
 const notifiedScript = `(cd %[1]s || exit; /run/helper watch %[1]s >/tmp/helper 2>&1 & h=$!
-	until grep -q 'are told' /tmp/helper; do kill -0 $h || { cat /tmp/helper; exit 1; }; sleep 0.1; done
+	until grep -q 'are reported' /tmp/helper; do kill -0 $h || { cat /tmp/helper; exit 1; }; sleep 0.1; done
 	[ "$(cat hello)" = "hello, guest" ] && cat gone && [ ! -e new ] || exit
 	/run/guestwatch -ready /tmp/ready -until new %[1]s >/tmp/events & w=$!
 	until [ -e /tmp/ready ]; do sleep 0.1; done
