@@ -17,7 +17,7 @@ import (
 
 // tornScript keeps the tree t of the share in the guest's memory, has the helper die when the host says so, and then says
 // again and again what it sees.
-const tornScript = `helper() { /run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!; until grep -q told /run/helped; do sleep 0.1; done; }
+const tornScript = `helper() { /run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!; until grep -q reported /run/helped; do sleep 0.1; done; }
 cd /mnt/fs/t; export LC_ALL=C
 tree() { { ` + treeScript + `; } >/run/tree 2>/dev/null; cp /run/tree ../tree.new; mv ../tree.new ../tree; }
 helper; tree; : >../warm

@@ -110,7 +110,7 @@ func testWatchers(t *testing.T, kind guest.Kind, files map[string]string) {
 		watch = inHostWatch
 	}
 	o.Script = fmt.Sprintf(`/run/helper watch /mnt/fs >/run/helped 2>&1 & h=$!
-		i=0; until grep -q told /run/helped; do sleep 0.1; i=$((i+1)); [ $i -lt 1200 ] || exit 1; done
+		i=0; until grep -q reported /run/helped; do sleep 0.1; i=$((i+1)); [ $i -lt 1200 ] || exit 1; done
 		( %s ); status=$?
 		cd /mnt/fs; cat src/main.go lib/lib.go >/dev/null; ls src >/dev/null; : >.ready-dies
 		i=0; until [ "$(cat src/main.go)" = later ] && [ ! -e lib/lib.go ] && [ -e src/born ]; do
