@@ -10,8 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/govirtiofs/govirtiofs/internal/accept"
 	"golang.org/x/time/rate"
+
+	"github.com/govirtiofs/govirtiofs/internal/accept"
 )
 
 const (

@@ -41,7 +41,7 @@ func TestNextEnds(t *testing.T) {
 	end := errors.New("the end")
 	a, b := net.Pipe()
 	c, err := Next(ctx, func() (net.Conn, error) { cancel(end); return a, nil }, nil)
-	if c != nil || err != end {
+	if c != nil || !errors.Is(err, end) {
 		t.Errorf("%v, %v", c, err)
 	}
 	if _, err := b.Write([]byte{1}); err == nil {
