@@ -31,7 +31,9 @@ func intendAppend(r *server.Request, fd int) unix.Errno {
 // written: what is left is written next, behind them, unless done says that it has come to the end. The
 // evidence stays the same then, so that another successor finds all of it.
 func (d *decider) appendNext(r *server.Request, fd int, in *fp.WriteIn, src fuse.Buffers) (n int, done bool, errno unix.Errno) {
-	d.turns.take(r, turnOfEnd(r.Header.NodeID), false)
+	if _, errno = d.turns.take(r, turnOfEnd(r.Header.NodeID), false); errno != 0 {
+		return 0, false, errno
+	}
 	a := past(r)
 	if a != nil && a.Step > 0 { // see Write
 		return min(a.Step-1, int(in.Size)), true, 0

@@ -20,9 +20,9 @@ type newFile struct {
 
 // turnToMake waits until it is r's turn to make something that is called name. look says that something may be there that the
 // client does not know by that name.
-func (d *decider) turnToMake(r *server.Request, name fp.Name) (look bool) {
+func (d *decider) turnToMake(r *server.Request, name fp.Name) (look bool, errno unix.Errno) {
 	if r.Cell == nil {
-		return false
+		return false, 0
 	}
 	return d.turns.take(r, turnOf(r.Header.NodeID, name), false)
 }

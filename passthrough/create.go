@@ -49,7 +49,10 @@ func (m *maker) node(r *server.Request, name fp.Name, out *fp.EntryOut, want *ne
 		return errno
 	}
 	defer m.nodes.release(parent)
-	look := m.again.turnToMake(r, name)
+	look, errno := m.again.turnToMake(r, name)
+	if errno != 0 {
+		return errno
+	}
 	made, errno := m.again.madeBefore(r, ts, fd, name, want)
 	if errno != 0 {
 		return errno
@@ -113,7 +116,10 @@ func (fs *FS) Create(r *server.Request, in *fp.CreateIn, name fp.Name, out *fp.C
 		return errno
 	}
 	defer fs.nodes.release(parent)
-	look := fs.again.turnToMake(r, name)
+	look, errno := fs.again.turnToMake(r, name)
+	if errno != 0 {
+		return errno
+	}
 	if errno := fs.fds.keep(); errno != 0 {
 		return errno
 	}

@@ -176,7 +176,9 @@ func (fs *FS) Fallocate(r *server.Request, in *fp.FallocateIn) unix.Errno {
 	if in.Mode&shifts == 0 {
 		return sysFallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length))
 	}
-	fs.again.turns.take(r, turnOfEnd(r.Header.NodeID), false)
+	if _, errno := fs.again.turns.take(r, turnOfEnd(r.Header.NodeID), false); errno != 0 {
+		return errno
+	}
 	if done, errno := shiftedBefore(r, f.fd, in); done || errno != 0 {
 		return errno
 	}

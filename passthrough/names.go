@@ -32,7 +32,11 @@ func (fs *FS) Link(r *server.Request, in *fp.LinkIn, newName fp.Name, out *fp.En
 		return errno
 	}
 	defer fs.nodes.release(n)
-	look := fs.again.turnToMake(r, newName) || n.mayHaveNames()
+	look, errno := fs.again.turnToMake(r, newName)
+	if errno != 0 {
+		return errno
+	}
+	look = look || n.mayHaveNames()
 	done, errno := fs.again.linkedBefore(r, ts, n, dirfd, newName)
 	if errno == 0 && !done {
 		fs.again.intendNew(r, ts, parent, dirfd, newName, look)
@@ -112,7 +116,9 @@ func (d *names) remove(r *server.Request, name fp.Name, flags int) unix.Errno {
 	}
 	defer d.nodes.release(parent)
 	turn := turnOf(r.Header.NodeID, name)
-	d.again.turns.take(r, turn, true)
+	if _, errno = d.again.turns.take(r, turn, true); errno != 0 {
+		return errno
+	}
 	victim := d.holdVictim(ts, parent, dirfd, name)
 	if !d.again.removedBefore(r, ts, dirfd, name) {
 		var e fuse.Evidence
@@ -171,7 +177,9 @@ func (fs *FS) Rename(r *server.Request, in *fp.Rename2In, oldName, newName fp.Na
 	}
 	defer fs.nodes.release(to)
 	turns := [2]turnKey{turnOf(r.Header.NodeID, oldName), turnOf(in.NewDir, newName)}
-	fs.again.turns.takeBoth(r, turns[0], turns[1])
+	if errno = fs.again.turns.takeBoth(r, turns[0], turns[1]); errno != 0 {
+		return errno
+	}
 	victim := fs.names.holdVictim(ts, to, toFD, newName)
 	moved, victim, errno := fs.names.renameFile(r, &renameCall{ts, from, to, fromFD, toFD, oldName, newName, in.Flags, turns}, victim)
 	if moved != nil {

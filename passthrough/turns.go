@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govirtiofs/govirtiofs/fuse"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/nodes"
@@ -61,35 +63,42 @@ type turn struct {
 func (t *turns) slot(k turnKey) *turn { return &t.slots[(k>>1)%turnSlots] }
 
 // take waits until it is r's turn. takes says that r takes a name away. made reports whether another request may have
-// made this very name since the process began, and none has taken it away since.
-func (t *turns) take(r *server.Request, k turnKey, takes bool) (made bool) {
+// made this very name since the process began, and none has taken it away since. The errno is 0 or WouldBlock: the thread of
+// a queue does not wait for long. The other request may be one of the same queue, on another thread, and its reply is noted by
+// this thread.
+func (t *turns) take(r *server.Request, k turnKey, takes bool) (made bool, errno unix.Errno) {
 	if r.Cell == nil {
-		return false
+		return false, 0
 	}
 	s := t.slot(k)
 	s.mu.Lock()
-	if s.cell != nil && s.cell != r.Cell && s.cell.UnderWay(s.order) {
-		t.wait(s)
+	if s.cell != nil && s.cell != r.Cell && s.cell.UnderWay(s.order) && !t.wait(s, r.MayWait) {
+		s.mu.Unlock()
+		return false, server.WouldBlock
 	}
 	made = s.key == k && !s.takes
 	s.cell, s.order, s.key, s.takes = r.Cell, r.Cell.Order(), k, takes
 	s.mu.Unlock()
-	return made
+	return made, 0
 }
 
 // takeBoth is take for the two names of a RENAME, which takes away the first. The order is the same for all.
-func (t *turns) takeBoth(r *server.Request, from, to turnKey) {
+func (t *turns) takeBoth(r *server.Request, from, to turnKey) (errno unix.Errno) {
 	if t.slot(from) == t.slot(to) || (from>>1)%turnSlots < (to>>1)%turnSlots {
-		t.take(r, from, true)
-		t.take(r, to, false)
-		return
+		if _, errno = t.take(r, from, true); errno == 0 {
+			_, errno = t.take(r, to, false)
+		}
+		return errno
 	}
-	t.take(r, to, false)
-	t.take(r, from, true)
+	if _, errno = t.take(r, to, false); errno == 0 {
+		_, errno = t.take(r, from, true)
+	}
+	return errno
 }
 
-// wait waits until the request that has a slot is done, with the slot locked at the beginning and at the end.
-func (t *turns) wait(s *turn) {
+// wait waits until the request that has a slot is done, with the slot locked at the beginning and at the end. Without mayWait it
+// waits for some microseconds only. It returns false if they were not enough.
+func (t *turns) wait(s *turn, mayWait bool) bool {
 	pause, most := t.pause, t.most
 	if pause == nil {
 		pause = pauseTurn
@@ -99,15 +108,22 @@ func (t *turns) wait(s *turn) {
 	}
 	end := time.Now().Add(most)
 	for n := 0; s.cell.UnderWay(s.order) && time.Now().Before(end); n++ {
+		if n == shortPauses && !mayWait {
+			return false
+		}
 		s.mu.Unlock()
 		pause(n)
 		s.mu.Lock()
 	}
+	return true
 }
+
+// shortPauses is how many pauses do not sleep.
+const shortPauses = 8
 
 // pauseTurn gives the other request time: most take some microseconds.
 func pauseTurn(n int) {
-	if n < 8 {
+	if n < shortPauses {
 		runtime.Gosched()
 		return
 	}

@@ -220,6 +220,44 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// TestTurnsOnQueue: the thread of a queue does not wait for a request that takes long. It may be the one that notes its
+// reply. The request that has to wait changes nothing until then.
+func TestTurnsOnQueue(t *testing.T) {
+	l := newLine(t, func(c *Config) { c.Xattr = true }, 0)
+	g := l.first(t)
+	g.write("file", "file")
+	file := g.lookup(fp.RootID, "file")
+	fh := g.open(file, unix.O_RDWR|unix.O_APPEND)
+	pauses := 0
+	g.fs.again.turns.pause = func(int) { pauses++ }
+	c := l.cells(t)
+	for _, pair := range [][2]changer{
+		{mkdirOf("a"), rmdirOf("a")}, {mkdirOf("b"), mkdirOf("b")}, {mknodOf("c"), symlinkOf("c")}, {mknodOf("d"), createOf("d", 0)},
+		{mknodOf("e"), linkOf(file, "e")}, {mknodOf("f"), unlinkOf("f")}, {mknodOf("g"), renameOf("g", "h", 0)}, {mknodOf("i"), renameOf("file", "i", 0)},
+		{setxattrOf(file, 0), setxattrOf(file, 0)}, {setxattrOf(file, 0), removexattrOf(file)},
+		{appendOf(file, fh), appendOf(file, fh)}, {appendOf(file, fh), collapseOf(file, fh)},
+	} {
+		pauses = 0
+		first, errno := c.serve(g, pair[0])
+		wantErrno(t, pair[0].op.String(), errno, 0)
+		before := g.listing()
+		second, errno := c.serve(g, pair[1])
+		if errno != server.WouldBlock || pauses > shortPauses || second.Phase() != fuse.PhaseTaken || g.listing() != before {
+			t.Errorf("%s beside %s: %v after %d pauses, %d; want WouldBlock", pair[1].op, pair[0].op, errno, pauses, second.Phase())
+		}
+		first.Done(0, 0)
+		first.Free()
+		r := g.on(pair[1].at())
+		r.MayWait, r.Canceled, r.Cell = true, make(chan struct{}), second
+		if errno := pair[1].call(g, r); errno == server.WouldBlock {
+			t.Errorf("%s with leave to wait: WouldBlock", pair[1].op)
+		}
+		r.Cell = nil
+		second.Done(0, 0)
+		second.Free()
+	}
+}
+
 // TestTurnsLeft: a request that was under way when its process died, and may have changed something, has its turn in the next
 // process from the start on. If nobody serves it, others do not wait for good.
 func TestTurnsLeft(t *testing.T) {

@@ -145,7 +145,9 @@ func (fs *FS) Setxattr(r *server.Request, in *fp.SetxattrIn, name fp.Name, value
 	fs.who.setFsetid(ts, !kill)
 	path, create := ts.procPath(fd), in.Flags&unix.XATTR_CREATE != 0
 	turn := turnOf(r.Header.NodeID, name)
-	fs.again.turns.take(r, turn, false)
+	if _, errno = fs.again.turns.take(r, turn, false); errno != 0 {
+		return errno
+	}
 	if !fs.again.setBefore(r, path, hostName.CString(), value, create) {
 		intendXattr(r, turn, path, hostName.CString(), create)
 		errno = sysSetxattr(path, hostName.CString(), value, in.Flags)
@@ -191,7 +193,9 @@ func (fs *FS) Removexattr(r *server.Request, name fp.Name) unix.Errno {
 		return unix.EPERM
 	}
 	turn := turnOf(r.Header.NodeID, name)
-	fs.again.turns.take(r, turn, true)
+	if _, errno = fs.again.turns.take(r, turn, true); errno != 0 {
+		return errno
+	}
 	if path := ts.procPath(fd); !fs.again.unsetBefore(r, path, hostName.CString()) {
 		intendXattr(r, turn, path, hostName.CString(), true)
 		errno = sysRemovexattr(path, hostName.CString())
