@@ -148,12 +148,15 @@ func (p *pump) findOut(since time.Time) bool {
 // gone tells of names that the guest has, and that are gone or another file's.
 func (p *pump) gone() bool {
 	fs := p.fs
-	for id := range fs.Share.Nodes {
+	for id, dir := range fs.Share.Nodes {
 		parent, name, ok := fs.Share.Place(id)
 		if !ok || !fs.dirs.has(parent) {
 			continue
 		}
-		_, kind := fs.Share.Child(parent, name)
+		kind := uint32(unix.S_IFREG) // the helper only has to know whether it is a directory
+		if dir {
+			kind = unix.S_IFDIR
+		}
 		_, same, errno := fs.Share.Look(p.request(parent), parent, name, id)
 		if errno == 0 && same || errno != 0 && errno != unix.ENOENT {
 			continue

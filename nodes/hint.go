@@ -38,15 +38,17 @@ func HashName(parent uint64, name []byte) uint64 {
 		for at := 0; at < n-8; at += 8 {
 			h = mix(h, binary.LittleEndian.Uint64(name[at:]))
 		}
-		return mix(h, binary.LittleEndian.Uint64(name[n-8:]))
+		h = mix(h, binary.LittleEndian.Uint64(name[n-8:]))
 	case n >= 4:
-		return mix(h, uint64(binary.LittleEndian.Uint32(name))<<32|uint64(binary.LittleEndian.Uint32(name[n-4:])))
+		h = mix(h, uint64(binary.LittleEndian.Uint32(name))<<32|uint64(binary.LittleEndian.Uint32(name[n-4:])))
+	default:
+		var word uint64
+		for _, c := range name {
+			word = word<<8 | uint64(c)
+		}
+		h = mix(h, word)
 	}
-	var word uint64
-	for _, c := range name {
-		word = word<<8 | uint64(c)
-	}
-	return mix(h, word)
+	return mix(h, 0) // the lower bits of short names would be alike
 }
 
 // mix has all bits of a word change all bits of a hash.

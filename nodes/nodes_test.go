@@ -445,3 +445,30 @@ func TestPlaceNew(t *testing.T) {
 		t.Error(l.strange)
 	}
 }
+
+// TestHashName: the hashes of names that are alike are spread over a small table as well as random ones.
+func TestHashName(t *testing.T) {
+	const places = 256
+	var names []string
+	for i := 1; i <= 20; i++ {
+		names = append(names, fmt.Sprint("f", i))
+	}
+	names = append(names, "gone", "moved", "born", "tmp", "g17")
+	for _, place := range []func(h uint64) uint64{func(h uint64) uint64 { return h % places }, func(h uint64) uint64 { return h >> 56 }} {
+		shared, dirs := 0, 0
+		for generation := uint64(1); generation < 1<<30; generation += 1<<20 + 7 {
+			taken := map[uint64]bool{}
+			for _, name := range names {
+				p := place(HashName(generation<<32|7, []byte(name)))
+				if taken[p] {
+					shared++
+				}
+				taken[p] = true
+			}
+			dirs++
+		}
+		if mean := float64(shared) / float64(dirs); mean > 1.3 { // 1.14 if they were random
+			t.Errorf("%.2f of %d names have another one's place", mean, len(names))
+		}
+	}
+}

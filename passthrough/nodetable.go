@@ -49,17 +49,16 @@ func (t *nodeTable) seen(ts *threadState, st *unix.Statx_t, lookups uint64) *ino
 
 // intern returns the node of st with its lookup count raised and a reference taken,
 // making it when it is new. fd, if not -1, becomes the node's descriptor or is
-// closed. by is the request that the client hears of it by, or nil. The caller sets the hint for
-// the name, as entries.fill does.
+// closed. by is the request that the client hears of it by, or nil.
 func (t *nodeTable) intern(by *fuse.Cell, st *unix.Statx_t, fd int, parent *inode, name fp.Name) (*inode, unix.Errno) {
-	placed := parent == nil
+	isNew := false
 	n := t.Intern(by, keyOf(st),
 		func(n *inode) bool { return n.same(st) },
 		func() *inode {
 			n := t.newInode(st)
 			if parent != nil {
 				t.PlaceNew(n, parent, name)
-				placed = true
+				isNew = true
 			}
 			return n
 		})
@@ -72,7 +71,10 @@ func (t *nodeTable) intern(by *fuse.Cell, st *unix.Statx_t, fd int, parent *inod
 	if fd >= 0 && !t.setFD(n, fd) {
 		t.fds.close(fd)
 	}
-	if !placed {
+	switch {
+	case isNew:
+		t.SetHint(parent, name, n) // soon: until then it can't be found by its name
+	case parent != nil:
 		t.locate(n, parent, name)
 	}
 	return n, 0
