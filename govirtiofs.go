@@ -149,11 +149,15 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 const maxTag = 36
 
 // Mount serves on a directory of this machine until ctx ends or somebody unmounts it; then the error is
-// nil. When ctx ends, who still uses the directory gets ENOTCONN. It needs root, or fusermount3 (package fuse3 of most distributions). See package fusedev for
+// nil. For a root that is a file see fusedev.New. When ctx ends, who still uses the directory gets ENOTCONN. It needs root, or fusermount3 (package fuse3 of most distributions). See package fusedev for
 // what a process may not do with its own mount.
 func (s *Server) Mount(ctx context.Context, dir string, o fusedev.Options) error {
 	if err := s.init(); err != nil {
 		return err
+	}
+	// The kernel would mount a directory on a file, and answer EIO to all that is asked of it.
+	if st, err := os.Stat(dir); err == nil && !st.IsDir() {
+		return fmt.Errorf("mount on %s: %w: give a directory to mount on", dir, unix.ENOTDIR)
 	}
 	o.ReadOnly = o.ReadOnly || s.ReadOnly
 	if o.Host == nil {

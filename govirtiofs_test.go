@@ -17,6 +17,7 @@ import (
 
 	"github.com/govirtiofs/govirtiofs"
 	"github.com/govirtiofs/govirtiofs/frontend"
+	"github.com/govirtiofs/govirtiofs/fusedev"
 	fp "github.com/govirtiofs/govirtiofs/fuseproto"
 	"github.com/govirtiofs/govirtiofs/iofs"
 )
@@ -149,6 +150,13 @@ func TestWrongUse(t *testing.T) {
 	}
 	if err := newServer().ListenAndServe(t.Context(), filepath.Join(dir, strings.Repeat("x", 120))); err == nil || !strings.Contains(err.Error(), "may have 107") {
 		t.Errorf("a long path: %v", err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := newServer().Mount(t.Context(), file, fusedev.Options{}); !errors.Is(err, unix.ENOTDIR) || !strings.Contains(err.Error(), "give a directory to mount on") {
+		t.Errorf("a mount on a file: %v", err)
 	}
 }
 
