@@ -77,6 +77,8 @@ func TestExampleUsage(t *testing.T) {
 		{"memfs", []string{"--mount=/", "more"}, 2, "1 arguments are given: want none"},
 		{"memfs", nil, 2, "give one of --socket-path and --mount"},
 		{"nullfs", []string{"--mount=/"}, 2, "an argument is missing: want DIR"},
+		{"memfs", []string{"--mount=" + text}, 1, "mount on " + text + ": not a directory: give a directory to mount on"},
+		{"gofusefs", []string{"--mount=/", text + "-none"}, 1, text + "-none: no such file or directory"},
 		{"archivefs", []string{"--mount=/", text}, 1, "this is no zip archive, no tar archive"},
 		{"archivefs", []string{"--help"}, 0, "--socket-path PATH"},
 	} {

@@ -5,6 +5,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/hanwen/go-fuse/v2/fs"
 	"golang.org/x/sys/unix"
 
@@ -17,7 +19,7 @@ func main() {
 	p := cli.Program{Args: "DIR", NArgs: 1, New: func(args []string) (server.FileSystem, error) {
 		root, err := fs.NewLoopbackRoot(args[0])
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", args[0], err)
 		}
 		unix.Umask(0) // the client's is in the modes that it sends
 		return gofuse.New(fs.NewNodeFS(root, nil), gofuse.Options{}), nil

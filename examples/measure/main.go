@@ -31,6 +31,10 @@ func main() {
 	dir := flag.String("dir", os.TempDir(), "directory on the bare file system")
 	ioUring := flag.Bool("io-uring", false, "also with requests by io_uring (Linux 6.14)")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "measure: unexpected argument %q: every value belongs to an option\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	b := &bench{pairs: []pair{{"tmpfs", "memfs", nil}, {"bare", "nullfs", nil}}}
 	if *ioUring {
 		b.pairs = append(b.pairs, pair{"tmpfs", "memfs-io-uring", []string{"--io-uring"}}, pair{"bare", "nullfs-io-uring", []string{"--io-uring"}})
