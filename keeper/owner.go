@@ -23,7 +23,7 @@ type Owner struct {
 }
 
 // NewOwner prepares this process. It must be called on its first thread, which a Go program never
-// ends. It returns nil where it can't be done: the keeper then hears later of the process's death.
+// ends. It returns nil where it can't be done: the keeper then notices the death of the process later.
 func NewOwner() *Owner {
 	if unix.Gettid() != unix.Getpid() {
 		return nil

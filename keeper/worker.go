@@ -77,7 +77,7 @@ func (w *worker) wait(k *Keeper) {
 	k.tellRun(event{worker: w, state: state, err: err})
 }
 
-// guard has the keeper hear early of the worker's death. That takes a thread, which sleeps on the word. So it begins
+// guard has the keeper notice the worker's death early. That takes a thread, which sleeps on the word. So it begins
 // when there is a client, for whom a death should be short.
 func (w *worker) guard(k *Keeper) {
 	if w.patrol != nil {

@@ -49,7 +49,7 @@ func (t *nodeTable) seen(ts *threadState, st *unix.Statx_t, lookups uint64) *ino
 
 // intern returns the node of st with its lookup count raised and a reference taken,
 // making it when it is new. fd, if not -1, becomes the node's descriptor or is
-// closed. by is the request that the client hears of it by, or nil.
+// closed. by is the request that gives it to the client, or nil.
 func (t *nodeTable) intern(by *fuse.Cell, st *unix.Statx_t, fd int, parent *inode, name fp.Name) (*inode, unix.Errno) {
 	isNew := false
 	n := t.Intern(by, keyOf(st),

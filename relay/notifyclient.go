@@ -100,7 +100,7 @@ func (fs *FS) tellAll() {
 		next, to := t.waiting[0], t.to
 		t.waiting = t.waiting[1:]
 		t.mu.Unlock()
-		_ = to.Notify(next.code, next.body) // a client that does not hear it asks again soon
+		_ = to.Notify(next.code, next.body) // a client that does not get it asks again soon
 	}
 }
 
