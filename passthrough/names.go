@@ -274,9 +274,17 @@ func (d *names) lookAt(ts *threadState, n *inode, dirfd int, name fp.Name) (*ino
 	if n != nil {
 		return n, evidenceOf(n)
 	}
-	if sysStatx(dirfd, name.CString(), 0, &ts.st) != 0 {
-		return nil, fuse.Evidence{}
+	e := whatIs(ts, dirfd, name)
+	if e[fileKnown] == 0 {
+		return nil, e
 	}
-	e := fuse.Evidence{fileIno: ts.st.Ino, fileBirth: birthOf(&ts.st).word(), fileKnown: 1}
 	return d.nodes.seen(ts, &ts.st, 0), e
+}
+
+// whatIs is evidence of the file that is called name, by a system call. If there is one, ts.st has its attributes.
+func whatIs(ts *threadState, dirfd int, name fp.Name) (e fuse.Evidence) {
+	if sysStatx(dirfd, name.CString(), 0, &ts.st) == 0 {
+		e = fuse.Evidence{fileIno: ts.st.Ino, fileBirth: birthOf(&ts.st).word(), fileKnown: 1}
+	}
+	return e
 }

@@ -162,11 +162,3 @@ func turnsIn(word uint64) (from, to turnKey) {
 	const mask = 1<<turnKeyBits - 1
 	return turnKey(word >> 2 & mask), turnKey(word >> (2 + turnKeyBits) & mask)
 }
-
-// whatIs is evidence of the file that is called name, by a system call.
-func whatIs(ts *threadState, dirfd int, name fp.Name) (e fuse.Evidence) {
-	if sysStatx(dirfd, name.CString(), 0, &ts.st) == 0 {
-		e = fuse.Evidence{fileIno: ts.st.Ino, fileBirth: birthOf(&ts.st).word(), fileKnown: 1}
-	}
-	return e
-}
